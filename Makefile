@@ -1,0 +1,52 @@
+# make demo | test | check | quick | lint-fix | golden | picture | clean. Each makes .venv if it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STORE ?= opsctl-store
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test quick check lint-fix golden picture clean
+
+demo: $(VENV)/.installed
+	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
+	@echo
+	@echo "Browse the runs:    $(BIN)/opsctl ui --store $(STORE)"
+	@echo "Change the sweep:   $(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE) --set seed=[3]"
+
+test: check
+	$(BIN)/python -m pytest
+
+quick: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not slow"
+
+check: $(VENV)/.installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lint-fix: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+golden: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.golden
+
+picture: $(VENV)/.installed
+	$(BIN)/opsctl report sweeps/quickstart.yaml --store $(STORE) --format svg > docs/quickstart.svg
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"opsctl needs Python 3.11 or later, found {v[0]}.{v[1]}; try make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(PIP) -e '.[dev]'
+	touch $@ $(VENV)/.installed

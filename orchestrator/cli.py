@@ -1,0 +1,403 @@
+"""The command line, `opsctl`. The only file that imports typer; everything heavy is imported by the command
+that needs it."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from orchestrator.observer import Observer
+    from orchestrator.plan import Plan
+    from orchestrator.tracking import Tracker
+    from poisons import Store
+
+app = typer.Typer(
+    name="opsctl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help=(
+        "Sweeps over [bold]unlearnable examples[/]: "
+        "make poisoned data sets, train on them, and see what protects."
+        "\n\n"
+        "Begin with [cyan]opsctl sweep sweeps/quickstart.yaml[/]. A finished trial is never run twice: "
+        "the same command again goes on where the last one stopped."
+    ),
+)
+
+File = Annotated[
+    Path, typer.Argument(help="A sweep file, such as sweeps/quickstart.yaml.", show_default=False)
+]
+StoreOption = Annotated[
+    Path, typer.Option("--store", envvar="OPSCTL_STORE", help="Where data sets and results are kept.")
+]
+UriOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri",
+        envvar="OPSCTL_TRACKING_URI",
+        help=(
+            "MLflow's tracking store: sqlite:///file, http://server:5000, postgresql://... "
+            "[default: sqlite:///STORE/mlflow.db]"
+        ),
+        show_default=False,
+    ),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        envvar="OPSCTL_SET",
+        help=(
+            "Change the sweep: a path of the trial (train.epochs=2), an axis (seed=[0,1]), "
+            "run.* or report.*. Repeatable."
+        ),
+        show_default=False,
+    ),
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="OPSCTL_ADDRESS",
+        help=(
+            "An existing Ray cluster: auto, host:6379 or ray://host:10001. "
+            "[default: start Ray on this machine]"
+        ),
+        show_default=False,
+    ),
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", envvar="OPSCTL_DRY_RUN", help="Show the plan and stop.")
+]
+MaxConcurrentOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1, envvar="OPSCTL_MAX_CONCURRENT", help="Trials at a time, at most.", show_default=False
+    ),
+]
+GpusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        envvar="OPSCTL_GPUS_PER_TRIAL",
+        help="Share of a GPU for each trial, such as 0.25. [default: 1 where there is one]",
+        show_default=False,
+    ),
+]
+CpusOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        envvar="OPSCTL_CPUS_PER_TRIAL",
+        help="Processors for each trial. [default: 1]",
+        show_default=False,
+    ),
+]
+STORE = Path("opsctl-store")
+
+
+class Format(StrEnum):
+    """How a report is written."""
+
+    table = "table"
+    md = "md"
+    csv = "csv"
+    json = "json"
+
+
+@app.command()
+def plan(file: File, store: StoreOption = STORE, settings: SetOption = None) -> None:
+    """Say what a sweep would do: data sets to build, trials to run, trials already done. Starts nothing."""
+    _show_plan(_plan(file, store, settings)[0], _console())
+
+
+@app.command()
+def sweep(
+    file: File,
+    store: StoreOption = STORE,
+    tracking_uri: UriOption = None,
+    settings: SetOption = None,
+    address: AddressOption = None,
+    dry_run: DryRunOption = False,
+    max_concurrent: MaxConcurrentOption = None,
+    gpus_per_trial: GpusOption = None,
+    cpus_per_trial: CpusOption = None,
+) -> None:
+    """Run a sweep: build its data sets, train its trials, and print its report.
+
+    Results are in the store as soon as a trial ends; interrupt at will and run the same command again to go
+    on. Exit code 0: every trial is done; 1: some failed; 130: interrupted; 2: the sweep or an option is
+    wrong.
+    """
+    run = {
+        "run.max_concurrent": max_concurrent,
+        "run.gpus_per_trial": gpus_per_trial,
+        "run.cpus_per_trial": cpus_per_trial,
+    }
+    options = [f"{path}={value}" for path, value in run.items() if value is not None]
+    todo, stored = _plan(file, store, [*(settings or []), *options])
+    console = _console()
+    if dry_run:
+        _show_plan(todo, console)
+        return
+    tracker = _tracker(tracking_uri, todo, stored, console)
+    code = _run(todo, stored, tracker, address, file, console) if todo.missing else 0
+    if tracker is not None:
+        _sync(tracker, file, console)
+    _print_report(todo, stored, Format.table, console)
+    raise typer.Exit(code)
+
+
+@app.command()
+def status(file: File, store: StoreOption = STORE, settings: SetOption = None) -> None:
+    """Say how far a sweep is: what is done, what failed and why, what is missing."""
+    from rich.markup import escape
+
+    from orchestrator.results import Ledger
+
+    todo, stored = _plan(file, store, settings)
+    ledger, console = Ledger(stored.root), _console()
+    failures = [(task, failure) for task in todo.missing if (failure := ledger.failure(task.key)) is not None]
+    done = len(todo.tasks) - len(todo.missing)
+    console.print(
+        f"[bold]{todo.sweep.name}[/]: {done} of {len(todo.tasks)} trials done, {len(failures)} failed"
+    )
+    for task, failure in failures:
+        console.print(
+            f"[red]failed[/] {task.key} ({task.point.name}), "
+            f"{failure['attempts']} attempts: {escape(failure['error'])}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        console.print(f"       {ledger.root / task.key / 'failure.json'}", highlight=False, soft_wrap=True)
+    _print_report(todo, stored, Format.table, console)
+
+
+@app.command()
+def report(
+    file: File,
+    store: StoreOption = STORE,
+    settings: SetOption = None,
+    format: Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="How to write it.")] = Format.table,
+) -> None:
+    """Print a sweep's table from the results on disk: mean ± std over seeds."""
+    _print_report(*_plan(file, store, settings), format, _console())
+
+
+@app.command()
+def track(
+    file: File, store: StoreOption = STORE, tracking_uri: UriOption = None, settings: SetOption = None
+) -> None:
+    """Send to MLflow whatever results of a sweep are not there yet. Harmless to repeat."""
+    from orchestrator import tracking
+
+    todo, stored = _plan(file, store, settings)
+    tracker = tracking.Tracker(tracking_uri or tracking.default_uri(stored.root), todo, stored)
+    console = _console()
+    with console.status("sending results to MLflow") as line:
+        try:
+            sent = tracker.sync(lambda n, of: line.update(f"sending results to MLflow: {n} of {of}"))
+        except tracking.TROUBLE as error:
+            raise OSError(f"MLflow stopped answering ({error}); run the same command again") from None
+    done = len(todo.tasks) - len(todo.missing)
+    console.print(f"{todo.sweep.name}: {sent} trials sent, {done - sent} were there already")
+
+
+@app.command()
+def kinds(
+    family: Annotated[str | None, typer.Argument(help="Only this family.", show_default=False)] = None,
+) -> None:
+    """List every poison, source, architecture, augmentation, defense, optimizer and schedule, with fields
+    and defaults."""
+    from orchestrator.kinds import tables
+
+    console = _console()
+    for table in tables(family):
+        console.print(table)
+        console.print()
+
+
+@app.command()
+def ui(
+    store: StoreOption = STORE,
+    tracking_uri: UriOption = None,
+    host: Annotated[
+        str,
+        typer.Option(
+            envvar="OPSCTL_UI_HOST", help="Address to listen on; loopback keeps it to this machine."
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, envvar="OPSCTL_UI_PORT", help="Port to listen on.")
+    ] = 5000,
+) -> None:
+    """Start the MLflow pages on the right store and say where they are. Ctrl-C ends them."""
+    from orchestrator import tracking
+
+    database = store.expanduser().absolute() / "mlflow.db"
+    if tracking_uri is None and not database.exists():
+        from trainers import InputError
+
+        raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
+    console = _console()
+    server = tracking.serve(tracking_uri or tracking.default_uri(database.parent), host=host, port=port)
+    try:
+        with console.status("starting MLflow"):
+            answers = tracking.answers(server, host, port)
+        if answers:
+            console.print(f"MLflow is at [link]http://{host}:{port}[/link] (Ctrl-C ends it)", highlight=False)
+        code = server.wait()
+    except KeyboardInterrupt:
+        code = 0
+    finally:
+        server.terminate()
+        server.wait()
+    raise typer.Exit(code)
+
+
+@app.command()
+def doctor(store: StoreOption = STORE) -> None:
+    """Look at what this machine has and lacks: versions, devices, disk, store, data sets."""
+    from orchestrator.doctor import findings
+
+    console, colours = _console(), {"ok": "green", "note": "yellow", "missing": "red"}
+    for finding in findings(store):
+        console.print(
+            f"[{colours[finding.state]}]{finding.state:<8}[/] {finding.what:<16} {finding.says}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def main() -> None:
+    """The `opsctl` command. A user's mistake is one message and exit code 2, never a traceback."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        if not _is_users(error):
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        sys.exit(2)
+
+
+def _is_users(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return True
+    from trainers import InputError
+
+    return isinstance(error, InputError)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _plan(file: Path, store: Path, settings: list[str] | None) -> tuple[Plan, Store]:
+    from orchestrator.plan import make_plan
+    from orchestrator.sweep_file import load
+    from poisons import Store
+
+    spec = load(file, tuple(settings or ()))
+    stored = Store(store)
+    return make_plan(spec, stored, str(file)), stored
+
+
+def _show_plan(todo: Plan, console: Console) -> None:
+    from orchestrator.display import plan_table
+
+    console.print(f"[bold]{todo.sweep.name}[/]: {todo.sweep.question}", soft_wrap=True)
+    if todo.data:
+        console.print(plan_table(todo))
+    done = len(todo.tasks) - len(todo.missing)
+    console.print(
+        f"{len(todo.to_build)} data sets to build, {len(todo.missing)} trials to run, "
+        f"{done} trials already done, {len(todo.tasks)} in all",
+        soft_wrap=True,
+    )
+
+
+def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
+    """The tracker, or None and a warning: a tracking store that does not answer must not cost the sweep
+    anything."""
+    from orchestrator import tracking
+    from trainers import InputError
+
+    try:
+        return tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored)
+    except InputError as error:
+        console.print(
+            f"[yellow]warning:[/] {error}; the sweep goes on without it, see `opsctl track --help`",
+            soft_wrap=True,
+        )
+        return None
+
+
+def _run(
+    todo: Plan, stored: Store, tracker: Tracker | None, address: str | None, file: Path, console: Console
+) -> int:
+    from orchestrator import display
+    from orchestrator.observer import Audience
+
+    view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
+    observers = [view]
+    if tracker is not None:
+        from orchestrator.tracking import LiveTracker
+
+        observers.append(
+            LiveTracker(
+                tracker, lambda message: console.print(f"[yellow]warning:[/] {message}", soft_wrap=True)
+            )
+        )
+    with console.status("starting Ray"):
+        from orchestrator.engine import run_plan
+    outcome = run_plan(todo, stored, Audience(*observers), address=address)
+    if outcome.interrupted:
+        console.print(
+            f"[yellow]interrupted[/] after {outcome.done} trials; go on with: opsctl sweep {file}",
+            soft_wrap=True,
+        )
+        return 130
+    if outcome.failed:
+        console.print(
+            f"[red]{len(outcome.failed)} of {len(todo.missing)} trials failed[/]; see: opsctl status {file}",
+            soft_wrap=True,
+        )
+        return 1
+    return 0
+
+
+def _sync(tracker: Tracker, file: Path, console: Console) -> None:
+    from orchestrator.tracking import TROUBLE
+
+    try:
+        tracker.sync()
+    except TROUBLE:
+        console.print(
+            f"[yellow]warning:[/] MLflow lacks some results; send them later with: opsctl track {file}",
+            soft_wrap=True,
+        )
+
+
+def _print_report(todo: Plan, stored: Store, format: Format, console: Console) -> None:
+    from orchestrator import report as reports
+    from orchestrator.display import rich_table
+    from orchestrator.results import Ledger
+
+    table = reports.tabulate(todo, Ledger(stored.root))
+    if format is Format.table:
+        console.print(rich_table(table))
+        return
+    write = {Format.md: reports.markdown, Format.csv: reports.comma_separated, Format.json: reports.as_json}[
+        format
+    ]
+    typer.echo(write(table), nl=False)

@@ -1,0 +1,94 @@
+"""What this machine has and lacks for running sweeps."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import poisons  # noqa: F401  (its members join their families)
+from poisons import Store
+from poisons.sources.base import Source
+from trainers import InputError
+from trainers.provenance import PACKAGES, commit, installed
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `missing`: some command will not work without it."""
+
+    what: str
+    state: Literal["ok", "note", "missing"]
+    says: str
+
+
+def findings(store: Path) -> Iterator[Finding]:
+    """Everything worth knowing before a long sweep; changes nothing but creating an empty store."""
+    yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in PACKAGES:
+        found = installed(name)
+        yield Finding(name, "ok" if found else "missing", found or f"not installed: pip install {name}")
+    yield Finding(
+        "commit",
+        "ok" if commit() else "note",
+        commit() or "not a git checkout: results will not name a commit",
+    )
+    yield Finding(
+        "processors", "ok", f"{os.cpu_count()}; bfloat16 {'native' if _bfloat16() else 'emulated, and slow'}"
+    )
+    yield from _gpus()
+    yield from _space(store)
+    yield from _sources()
+
+
+def _bfloat16() -> bool:
+    """Whether convolutions in bfloat16 have instructions of their own here (AVX-512 BF16, AMX, or Arm's)."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return capability.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
+
+
+def _gpus() -> Iterator[Finding]:
+    if not torch.cuda.is_available():
+        yield Finding(
+            "gpu", "note", "none: trainings run on the processors; keep networks narrow or data sets small"
+        )
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        yield Finding(f"gpu {i}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+
+
+def _space(store: Path) -> Iterator[Finding]:
+    try:
+        root = Store(store).root
+    except InputError as error:
+        yield Finding("store", "missing", str(error))
+        return
+    data, trials = (sum(1 for _ in (root / name).glob("*")) for name in ("data", "trials"))
+    yield Finding("store", "ok", f"{root}: {data} data sets, {trials} trials")
+    for what, place in (("disk", root), ("temporary disk", Path("/tmp"))):
+        if place.exists():
+            free = shutil.disk_usage(place).free / 2**30
+            yield Finding(what, "ok" if free > 10 else "note", f"{free:.0f} GiB free at {place}")
+
+
+def _sources() -> Iterator[Finding]:
+    for kind, member in sorted(Source.registry.items()):
+        if any(field.is_required() for field in member.model_fields.values()):
+            continue  # a source that must be told where its images lie
+        source = Source.model_validate(kind)
+        try:
+            there = source.present()
+        except InputError as error:
+            yield Finding(f"data {kind}", "missing", str(error))
+        else:
+            yield Finding(
+                f"data {kind}",
+                "ok" if there else "note",
+                "here" if there else "will be downloaded when first used",
+            )

@@ -1,0 +1,73 @@
+"""What a trial is, and what a sweep file holds."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+from poisons import DataSpec
+from trainers import Spec, TrainSpec
+
+
+class EvaluationSpec(Spec):
+    """What a trained network is looked at with: a class-balanced `limit` of the clean test images (default:
+    all)."""
+
+    limit: PositiveInt | None = None
+
+
+class TrialSpec(Spec):
+    """One training run: its data set, its recipe, its evaluation, its seed. One key, one result."""
+
+    data: DataSpec = DataSpec()
+    train: TrainSpec = TrainSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    seed: int = 0
+
+    @property
+    def test_data(self) -> DataSpec:
+        """The clean test images that go with the training data."""
+        return DataSpec(source=self.data.source, split="test", limit=self.evaluation.limit)
+
+    @property
+    def needs(self) -> tuple[DataSpec, DataSpec]:
+        return self.data, self.test_data
+
+
+class RunSpec(Spec):
+    """How a sweep is run: resources and patience. Never part of a key."""
+
+    cpus_per_trial: PositiveFloat = 1
+    gpus_per_trial: NonNegativeFloat | None = None  # default: one where the machine has any
+    cpus_per_data: PositiveFloat = 1
+    max_concurrent: PositiveInt | None = None
+    retries: NonNegativeInt = 1  # of a trial that failed
+    max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
+
+
+class ReportSpec(Spec):
+    """The table at the end: an axis (or several) down, an axis across, mean ± std of `metric` over the
+    seeds."""
+
+    rows: tuple[str, ...] = ()
+    columns: str | None = None
+    metric: str = "test/clean_acc"
+
+    @field_validator("rows", mode="before")
+    @classmethod
+    def _one_is_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
+class SweepSpec(Spec):
+    """One question, and the grid of trials that answers it."""
+
+    seed_axis: ClassVar[str] = "seed"
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    question: str = Field(min_length=1)
+    base: dict[str, Any] = Field(default_factory=dict)
+    grid: dict[str, Any]
+    skip: tuple[dict[str, Any], ...] = ()
+    run: RunSpec = RunSpec()
+    report: ReportSpec = ReportSpec()

@@ -1,0 +1,284 @@
+"""MLflow, as a view of the ledger. The only file that imports mlflow.
+
+One experiment per sweep, one run per trial, known by its tag `opsctl.key`. A run that is FINISHED is
+complete and is never touched again; any other run of the key is left over from a driver that died, and is
+replaced. So pushing twice is a no-op.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault(
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+)  # results are on disk: better to give up early than to wait
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.observer import Observer
+from orchestrator.plan import Plan, Task
+from orchestrator.results import Ledger, Record
+from poisons import DataSpec, Store
+from trainers import InputError
+from trainers.loop import Metrics
+from trainers.provenance import environment
+from trainers.spec import flatten, plain
+
+KEY = "opsctl.key"
+BATCH = 1000  # metrics in one call, MLflow's limit
+TROUBLE = (MlflowException, SQLAlchemyError, OSError)
+
+
+class Tracker:
+    """An experiment in an MLflow store, and what the ledger says should be in it."""
+
+    def __init__(self, uri: str, plan: Plan, store: Store) -> None:
+        """Connects, and creates the experiment. Raises InputError if nothing answers at `uri`."""
+        logging.getLogger("mlflow").setLevel(logging.ERROR)
+        logging.getLogger("alembic").setLevel(logging.ERROR)
+        self.plan, self.store = plan, store
+        try:
+            self.client = mlflow.MlflowClient(tracking_uri=uri)
+            self.experiment = self._experiment(plan.sweep.name, plan.sweep.question)
+        except TROUBLE as error:
+            raise InputError(f"no MLflow tracking store answers at {uri} ({_first_line(error)})") from None
+
+    def _experiment(self, name: str, question: str) -> str:
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return str(self.client.create_experiment(name, tags={"mlflow.note.content": question}))
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def runs(self) -> dict[str, list[Run]]:
+        """Every run of the experiment by trial key."""
+        found: dict[str, list[Run]] = {}
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
+            for run in page:
+                found.setdefault(run.data.tags.get(KEY, ""), []).append(run)
+            if not (token := page.token):
+                return found
+
+    def sync(self, report: Callable[[int, int], None] = lambda _sent, _of: None) -> int:
+        """Make every finished trial of the sweep appear once, complete; returns how many were sent."""
+        ledger, runs = Ledger(self.store.root), self.runs()
+        wanted = [
+            (task, record) for task in self.plan.tasks if (record := ledger.result(task.key)) is not None
+        ]
+        unsent = [(task, record) for task, record in wanted if not _complete(runs.get(task.key, []))]
+        for sent, (task, record) in enumerate(unsent, start=1):
+            self.discard(runs.get(task.key, []))
+            run_id = self.start(task)
+            self.log(run_id, record["history"])
+            self.finish(run_id, record)
+            report(sent, len(unsent))
+        for task, _ in wanted:
+            self._discard_doubles(runs.get(task.key, []))
+        return len(unsent)
+
+    def start(self, task: Task) -> str:
+        """A new run for a trial: its parameters by dotted path, its tags, its data set."""
+        told = environment()
+        tags = {
+            KEY: task.key,
+            "opsctl.data_key": task.trial.data.key,
+            "opsctl.sweep": self.plan.sweep.name,
+            "opsctl.commit": told["commit"] or "unknown",
+            "mlflow.note.content": task.point.name,
+            **{f"axis.{axis}": label for axis, label in task.point.labels.items()},
+        }
+        name = " ".join(label for axis, label in task.point.labels.items() if axis != "seed")
+        seed = f" s{task.trial.seed}" if "seed" in task.point.labels else ""
+        run = self.client.create_run(self.experiment, tags=tags, run_name=(name + seed)[:200])
+        params = [Param(path, str(value)[:6000]) for path, value in flatten(plain(task.trial)).items()]
+        for start in range(0, len(params), 100):
+            self.client.log_batch(run.info.run_id, params=params[start : start + 100])
+        self.client.log_inputs(run.info.run_id, [self._data_input(task.trial.data)])
+        return str(run.info.run_id)
+
+    def _data_input(self, spec: DataSpec) -> DatasetInput:
+        source = json.dumps({"uri": f"file://{self.store.path(spec)}/data.arrow"})
+        record = self.store.record(spec) or {}
+        profile = json.dumps(
+            {name: record[name] for name in ("images", "shape", "num_classes", "sha256") if name in record}
+        )
+        data = Dataset(spec.name, spec.key, source_type="local", source=source, profile=profile)
+        return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])
+
+    def log(self, run_id: str, rows: Iterable[Metrics]) -> None:
+        """Epochs' metrics, each at its epoch as the step."""
+        now = int(time.time() * 1000)
+        points = [
+            Metric(name, value, now, int(row["epoch"]))
+            for row in rows
+            for name, value in row.items()
+            if name != "epoch"
+        ]
+        for start in range(0, len(points), BATCH):
+            self.client.log_batch(run_id, metrics=points[start : start + BATCH])
+
+    def finish(self, run_id: str, record: Record) -> None:
+        """The metrics that belong to the whole trial; then, and only then, the run counts as complete."""
+        now, last = int(time.time() * 1000), int(record["history"][-1]["epoch"])
+        whole = {
+            name: value for name, value in record["metrics"].items() if name not in record["history"][-1]
+        }
+        points = [
+            Metric(name, value, now, last) for name, value in {**whole, "seconds": record["seconds"]}.items()
+        ]
+        tags = [
+            RunTag("opsctl.device", record["device"]),
+            RunTag("opsctl.host", record["environment"]["host"]),
+        ]
+        self.client.log_batch(run_id, metrics=points, tags=tags)
+        self.client.set_terminated(run_id, "FINISHED")
+
+    def fail(self, run_id: str, error: str) -> None:
+        """A run that ended without a result; it is replaced when the trial is done after all."""
+        self.client.set_tag(run_id, "opsctl.error", error[:4000])
+        self.client.set_terminated(run_id, "FAILED")
+
+    def discard(self, runs: Iterable[Run]) -> None:
+        for run in runs:
+            self.client.delete_run(run.info.run_id)
+
+    def _discard_doubles(self, runs: list[Run]) -> None:
+        finished = [run for run in runs if run.info.status == "FINISHED"]
+        if finished:
+            self.discard(run for run in runs if run is not finished[0])
+
+
+class LiveTracker(Observer):
+    """Sends a running sweep to MLflow from a thread of its own, so that no trial and no scheduling ever
+    waits for it.
+
+    When the store stops answering, it says so once and stays silent: `sync` later sends what is missing.
+    """
+
+    def __init__(self, tracker: Tracker, warn: Callable[[str], None]) -> None:
+        self.tracker, self.warn = tracker, warn
+        self.work: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.Queue()
+        self.run_ids: dict[str, str] = {}
+        self.logged: dict[str, int] = {}  # key -> last epoch sent
+        self.lost = False
+        self.thread = threading.Thread(target=self._run, name="tracker", daemon=True)
+
+    def sweep_started(self, plan: Plan) -> None:
+        self._runs = self.tracker.runs()
+        self.thread.start()
+
+    def trial_started(self, task: Task) -> None:
+        self.work.put((self._started, (task,)))
+
+    def trial_progress(self, task: Task, rows: list[Metrics]) -> None:
+        self.work.put((self._progress, (task, rows)))
+
+    def trial_done(self, task: Task, record: Record) -> None:
+        self.work.put((self._done, (task, record)))
+
+    def trial_failed(self, task: Task, error: str) -> None:
+        self.work.put((self._failed, (task, error)))
+
+    def sweep_ended(self) -> None:
+        self.work.put(None)
+        self.thread.join()
+
+    def _run(self) -> None:
+        while (item := self.work.get()) is not None:
+            if self.lost:
+                continue
+            method, arguments = item
+            try:
+                method(*arguments)
+            except TROUBLE as error:
+                self.lost = True
+                self.warn(
+                    f"MLflow no longer answers ({_first_line(error)}); the sweep goes on, results are on disk"
+                )
+
+    def _started(self, task: Task) -> None:
+        self.tracker.discard(self._runs.pop(task.key, []))
+        if (before := self.run_ids.pop(task.key, None)) is not None:  # a retry begins anew
+            self.tracker.client.delete_run(before)
+        self.run_ids[task.key] = self.tracker.start(task)
+        self.logged[task.key] = 0
+
+    def _progress(self, task: Task, rows: list[Metrics]) -> None:
+        fresh = [row for row in rows if row["epoch"] > self.logged[task.key]]
+        if fresh:
+            self.tracker.log(self.run_ids[task.key], fresh)
+            self.logged[task.key] = int(fresh[-1]["epoch"])
+
+    def _done(self, task: Task, record: Record) -> None:
+        self._progress(task, record["history"])
+        self.tracker.finish(self.run_ids.pop(task.key), record)
+
+    def _failed(self, task: Task, error: str) -> None:
+        if (run_id := self.run_ids.pop(task.key, None)) is not None:
+            self.tracker.fail(run_id, error)
+
+
+def default_uri(store: Path) -> str:
+    """The tracking store that a sweep uses unless told otherwise."""
+    return f"sqlite:///{store}/mlflow.db"
+
+
+def serve(uri: str, *, host: str, port: int) -> subprocess.Popen[bytes]:
+    """Start the MLflow server and its pages on `uri`, with one worker: the default of four makes every
+    request wait 40 ms."""
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    artifacts = uri.removeprefix("sqlite:///").rpartition("/")[0] if uri.startswith("sqlite:///") else "."
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--host",
+        host,
+        "--port",
+        str(port),
+    ]
+    return subprocess.Popen(
+        [*command, "--workers", "1", "--artifacts-destination", f"{artifacts}/mlartifacts"], env=env
+    )
+
+
+def answers(server: subprocess.Popen[bytes], host: str, port: int, *, seconds: float = 60) -> bool:
+    """Wait until the server answers; False if it ended or took longer."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as reply:
+                return bool(reply.status == 200)
+        except OSError:
+            time.sleep(0.2)
+    return False
+
+
+def _complete(runs: list[Run]) -> bool:
+    return any(run.info.status == "FINISHED" for run in runs)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]

@@ -1,0 +1,93 @@
+"""What a source is: clean training and test images, known by the fingerprint of their bytes and not by
+where they lie."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal, Self
+
+import fsspec
+from fsspec.core import url_to_fs
+
+from trainers.images import Images
+from trainers.spec import InputError, Plugin
+
+Split = Literal["train", "test"]
+
+
+class Source(Plugin, family="source"):
+    """Clean images. Fields say where they are found; the key holds `fingerprint` alone, which says what
+    they are.
+
+    A fingerprint written into a sweep file is a promise that is checked.
+    """
+
+    locators: ClassVar[tuple[str, ...]] = ()  # fields that hold a path or URL
+    fingerprint: str | None = None
+
+    @abstractmethod
+    def measure(self) -> str:
+        """The fingerprint of everything that decides the pixels and labels: bytes, and how they are read."""
+
+    @abstractmethod
+    def load(self, split: Split) -> Images:
+        """The images of a split, in a fixed order. Raises InputError naming the file or row that cannot be
+        used."""
+
+    def present(self) -> bool:
+        """Whether the images can be read without a download."""
+        self.measure()
+        return True
+
+    def pinned(self) -> Self:
+        """The same source with its fingerprint filled in and its paths made absolute, so that any machine
+        reads the same."""
+        found = self.measure()
+        if self.fingerprint not in (None, found):
+            raise InputError(
+                f"source {self.kind!r} has the fingerprint {found}, but the spec promises "
+                f"{self.fingerprint}; correct the path, or drop `fingerprint` to accept these data"
+            )
+        places = {name: absolute(getattr(self, name)) for name in self.locators}
+        return self.model_copy(update={"fingerprint": found, **places})
+
+    def identity(self) -> Any:
+        if self.fingerprint is None:
+            raise ValueError(f"source {self.kind!r} has no key before it is pinned")
+        head = {"version": self.version} if self.version > 1 else {}
+        return {"kind": self.kind, "fingerprint": self.fingerprint, **head}
+
+
+def absolute(place: str) -> str:
+    """A local path made absolute; a URL as it is."""
+    fs, path = url_to_fs(place)
+    return path if "file" in _protocols(fs) else place
+
+
+def find(place: str) -> list[str]:
+    """The files that a path, URL or glob names, sorted, as fsspec URLs. Raises InputError if there are
+    none."""
+    fs, path = url_to_fs(place)
+    try:
+        found = sorted(fs.glob(path)) if fs.exists(path) or "*" in path else []
+    except OSError as error:
+        raise InputError(f"cannot look at {place}: {error}") from None
+    if not found:
+        raise InputError(f"no file at {place} (looked from {absolute('.')})")
+    return [fs.unstrip_protocol(f) for f in found]
+
+
+def digest(files: Iterable[str], *how: str) -> str:
+    """A fingerprint of the files' bytes in order, and of the words that say how they are read; 32
+    hexadecimal digits."""
+    whole = hashlib.sha256("\0".join(how).encode())
+    for file in files:
+        with fsspec.open(file, "rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()[:32]
+
+
+def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:
+    return (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)

@@ -1,0 +1,92 @@
+"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and SVHN (Netzer et al. 2011), by torchvision's download and
+checksums."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+
+from poisons.sources.base import Source, Split
+from trainers.images import Images
+from trainers.spec import InputError
+
+
+class TorchvisionSet(Source):
+    """A published set under `root`, downloaded there if it is missing. Its fingerprint is the published
+    checksum."""
+
+    locators = ("root",)
+    published: ClassVar[str] = ""
+    files: ClassVar[tuple[str, ...]] = ()  # what lies under `root` once it is there
+    num_classes: ClassVar[int] = 10
+    root: str = "~/.cache/opsctl/torchvision"
+
+    def measure(self) -> str:
+        return self.published
+
+    def present(self) -> bool:
+        return any((self.folder() / name).exists() for name in self.files)
+
+    def load(self, split: Split) -> Images:
+        try:
+            x, y = self.read(split)
+        except ImportError:
+            raise InputError(f"source {self.kind!r} needs torchvision: pip install torchvision") from None
+        except (OSError, RuntimeError) as error:
+            raise InputError(
+                f"source {self.kind!r} is not under {self.root} and could not be downloaded ({error}). "
+                "Ways out: put its files there by hand; use a copy with "
+                "`source: {kind: parquet, train: ..., test: ...}` or `{kind: image_folder, root: ...}`; or try with `source: digits`, which needs no download"
+            ) from None
+        return Images(torch.from_numpy(x), torch.from_numpy(np.asarray(y, dtype=np.int64)), self.num_classes)
+
+    def folder(self) -> Path:
+        return Path(self.root).expanduser()
+
+    @abstractmethod
+    def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:
+        """uint8 N,C,H,W and labels, through torchvision, which verifies its checksums."""
+
+
+class Cifar10(TorchvisionSet, kind="cifar10"):
+    """CIFAR-10: 50,000 and 10,000 images of 3x32x32 in 10 classes."""
+
+    published = "md5:c58f30108f718f92721af3b95e74349a"
+    files = ("cifar-10-batches-py",)
+
+    def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:
+        from torchvision.datasets import CIFAR10  # here, for machines that have no torchvision
+
+        data = CIFAR10(self.folder(), train=split == "train", download=True)
+        return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), data.targets
+
+
+class Cifar100(TorchvisionSet, kind="cifar100"):
+    """CIFAR-100: 50,000 and 10,000 images of 3x32x32 in 100 classes."""
+
+    published = "md5:eb9058c3a382ffc7106e4002c42a8d85"
+    files = ("cifar-100-python",)
+    num_classes = 100
+
+    def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:
+        from torchvision.datasets import CIFAR100  # here, for machines that have no torchvision
+
+        data = CIFAR100(self.folder(), train=split == "train", download=True)
+        return np.ascontiguousarray(data.data.transpose(0, 3, 1, 2)), data.targets
+
+
+class Svhn(TorchvisionSet, kind="svhn"):
+    """SVHN, cropped digits: 73,257 and 26,032 images of 3x32x32 in 10 classes."""
+
+    published = "md5:e26dedcc434d2e4c54c9b2d4a06d8373+eb5a983be6a315427106f1b164d9cef3"
+    files = ("train_32x32.mat",)
+
+    def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:
+        from torchvision.datasets import SVHN  # here, for machines that have no torchvision
+
+        data = SVHN(self.folder(), split=split, download=True)
+        return data.data, data.labels

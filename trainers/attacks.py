@@ -1,0 +1,112 @@
+"""Adversarial inputs: budgets and projected gradient descent (Madry et al., ICLR 2018)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from pydantic import field_validator
+from torch import Tensor, nn
+
+from trainers.spec import Eps, Spec
+
+Norm = Literal["Linf", "L2"]
+
+
+class Budget(Spec):
+    """A ball of radius `eps` around each image: `Linf` per pixel value, `L2` over all C·H·W values; pixels
+    in [0, 1]."""
+
+    norm: Norm = "Linf"
+    eps: Eps = Fraction(8, 255)
+
+    @field_validator("eps")
+    @classmethod
+    def _positive(cls, eps: Fraction) -> Fraction:
+        if eps <= 0:
+            raise ValueError("a budget must be above 0; leave the attack out instead")
+        return eps
+
+    def project(self, delta: Tensor, x: Tensor) -> Tensor:
+        """The nearest `delta` inside the ball, then moved so that `x + delta` stays in [0, 1] (which keeps
+        it inside)."""
+        eps = float(self.eps)
+        inside = (
+            delta.clamp(-eps, eps) if self.norm == "Linf" else delta * (eps / _length(delta)).clamp(max=1)
+        )
+        return (x + inside).clamp(0, 1) - x
+
+    def step(self, delta: Tensor, grad: Tensor, size: float) -> Tensor:
+        """`delta` moved by `size` along the steepest ascent of this norm."""
+        direction = grad.sign() if self.norm == "Linf" else grad / _length(grad)
+        return delta + size * direction
+
+    def random(self, x: Tensor, gen: torch.Generator) -> Tensor:
+        """A random start in the ball: uniform for Linf; for L2 a uniform direction with a radius uniform in
+        [0, eps]."""
+        if self.norm == "Linf":
+            return self.project(
+                (2 * torch.rand(x.shape, generator=gen, device=x.device) - 1) * float(self.eps), x
+            )
+        noise = torch.randn(x.shape, generator=gen, device=x.device)
+        radius = torch.rand((len(x), 1, 1, 1), generator=gen, device=x.device) * float(self.eps)
+        return self.project(noise / _length(noise) * radius, x)
+
+
+def _length(v: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+
+
+def input_gradient(
+    model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """The gradient of `loss(model(x), y)` with respect to `x`; no gradient of a weight is formed or kept."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        (grad,) = torch.autograd.grad(loss(model(x), y), x)
+    return grad
+
+
+def pgd(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    budget: Budget,
+    *,
+    steps: int,
+    step: float,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    gen: torch.Generator,
+) -> Tensor:
+    """`x_adv` in [0, 1] within `budget` of `x`: random start, `steps` projected ascents of `loss`, each of
+    size `step`.
+
+    The model is used in the mode it is in. `y` is whatever `loss` takes beside the logits.
+    """
+    delta = budget.random(x, gen)
+    for _ in range(steps):
+        grad = input_gradient(model, x + delta, y, loss)
+        delta = budget.project(budget.step(delta, grad, step), x)
+    return x + delta
+
+
+class Frozen:
+    """A context in which `model` is in eval mode and its weights ask for no gradient; both are put back
+    after."""
+
+    def __init__(self, model: nn.Module, *, training: bool = False) -> None:
+        self.model, self.training = model, training
+
+    def __enter__(self) -> None:
+        self.before = self.model.training
+        self.wanted = [p for p in self.model.parameters() if p.requires_grad]
+        self.model.train(self.training)
+        for p in self.wanted:
+            p.requires_grad_(False)
+
+    def __exit__(self, *_: Any) -> None:
+        self.model.train(self.before)
+        for p in self.wanted:
+            p.requires_grad_(True)

@@ -1,0 +1,88 @@
+"""The families that plug into the training loop: architectures, augmentations, defenses; optimizers and
+schedules."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.images import Images
+from trainers.spec import Plugin
+
+
+class Normalised(nn.Module):
+    """Maps images in [0, 1] to about zero mean and unit scale, the same for every data set, then runs
+    `net`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net((x - 0.5) * 4)
+
+
+class Architecture(Plugin, family="architecture"):
+    """A network: float images N,C,H,W in [0, 1] in, logits N,K out. Normalisation is part of the network."""
+
+    @abstractmethod
+    def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        """The bare network for images of `shape` (C, H, W); weights are drawn from torch's global
+        generator."""
+
+    def network(self, *, num_classes: int, shape: tuple[int, int, int], seed: int) -> nn.Module:
+        """The network with its normalisation, its weights drawn from `seed`; no global state is changed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return Normalised(self.build(num_classes=num_classes, shape=shape))
+
+
+class Augmentation(Plugin, family="augmentation"):
+    """Maps a batch to a batch, on its device, every image with its own draw from `gen`."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`x` float N,C,H,W in [0, 1] and `y` class probabilities N,K; shapes and label mass are kept."""
+
+
+class Defense(Plugin, family="defense"):
+    """What a trainer does about a poison that it does not know: prepare the images once, or change the
+    loss."""
+
+    def prepare(self, images: Images) -> Images:
+        """The training set as it shall be trained on; called once."""
+        return images
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The loss to minimise and the logits N,K it was computed from, for one augmented batch."""
+        logits = model(x)
+        return cross_entropy(logits, y), logits
+
+
+class Optimizer(Plugin, family="optimizer"):
+    """How weights follow gradients. `lr` is the full learning rate, which a schedule multiplies."""
+
+    lr: Annotated[float, Field(gt=0)] = 0.1
+
+    @abstractmethod
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        """A torch optimizer over the model's parameters."""
+
+
+class Schedule(Plugin, family="schedule"):
+    """How the learning rate moves over a training."""
+
+    @abstractmethod
+    def factor(self, progress: float) -> float:
+        """What the full learning rate is multiplied with at `progress`, the share of the training done, in
+        (0, 1)."""
+
+
+def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy in nats against class probabilities `y` N,K, computed in float32."""
+    return F.cross_entropy(logits.float(), y)

@@ -1,0 +1,80 @@
+"""Images: uint8 pixels and their labels, the only thing that crosses layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainers.spec import InputError
+
+
+@dataclass(frozen=True)
+class Images:
+    """`x` uint8 N,C,H,W in 0..255 and `y` int64 N in 0..num_classes-1, both on one device."""
+
+    x: Tensor
+    y: Tensor
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
+            raise InputError(f"images must be uint8 N,C,H,W, found {self.x.dtype} {tuple(self.x.shape)}")
+        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            raise InputError(
+                f"labels must be int64 of shape ({len(self.x)},), found {self.y.dtype} {tuple(self.y.shape)}"
+            )
+        if len(self.y) and not 0 <= int(self.y.min()) <= int(self.y.max()) < self.num_classes:
+            low, high = int(self.y.min()), int(self.y.max())
+            raise InputError(f"labels must lie in 0..{self.num_classes - 1}, found {low}..{high}")
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        _, c, h, w = self.x.shape
+        return c, h, w
+
+    def to(self, device: torch.device) -> Images:
+        return Images(self.x.to(device), self.y.to(device), self.num_classes)
+
+    def take(self, index: Tensor) -> Images:
+        """The images at `index` (int64), in that order."""
+        return Images(self.x[index], self.y[index], self.num_classes)
+
+    def balanced(self, limit: int | None) -> Tensor:
+        """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie
+        inside larger.
+
+        Classes take turns in the order of their labels, each giving its images in one fixed random order.
+        """
+        if limit is None or limit >= len(self):
+            return torch.arange(len(self))
+        gen = torch.Generator().manual_seed(0)
+        order = torch.randperm(len(self), generator=gen)
+        labels = self.y.cpu()[order]
+        turn = torch.empty_like(labels)
+        for k in range(self.num_classes):
+            mine = labels == k
+            turn[mine] = torch.arange(int(mine.sum()))
+        ranked = torch.argsort(turn * self.num_classes + labels, stable=True)
+        return order[ranked[:limit]].sort().values
+
+
+def to_float(x: Tensor) -> Tensor:
+    """uint8 0..255 to float32 in [0, 1]."""
+    return x.float() / 255
+
+
+def batches(images: Images, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Float pixels in [0, 1] and int64 labels, `size` at a time, in `order` (default: as they stand)."""
+    for start in range(0, len(images), size):
+        if order is None:
+            yield to_float(images.x[start : start + size]), images.y[start : start + size]
+        else:
+            take = order[start : start + size]
+            yield to_float(images.x[take]), images.y[take]

@@ -1,0 +1,28 @@
+"""Stochastic gradient descent with momentum; the defaults are the One-Pixel Shortcut paper's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import nn
+
+from trainers.families import Optimizer
+
+
+class Sgd(Optimizer, kind="sgd"):
+    """`lr` 0.1, momentum 0.9, weight decay 5e-4, plain or Nesterov."""
+
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 5e-4
+    nesterov: bool = False
+
+    def build(self, model: nn.Module) -> torch.optim.Optimizer:
+        return torch.optim.SGD(
+            model.parameters(),
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.nesterov,
+        )

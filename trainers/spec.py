@@ -1,0 +1,210 @@
+"""Specs: frozen settings that have a content key, and plug-ins: specs chosen by their `kind`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import json
+import math
+import pkgutil
+import re
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+
+class InputError(ValueError):
+    """A user's mistake: the message says what, where, and what to write instead."""
+
+
+class Spec(BaseModel):
+    """Frozen settings; unknown fields are refused. Every field changes the numbers, so every field is in
+    the key.
+
+    `version` is raised by hand when the same fields begin to mean something new.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
+    version: ClassVar[int] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unknown(cls, value: Any) -> Any:
+        unknown = [name for name in value if name not in cls.model_fields] if isinstance(value, dict) else []
+        if unknown:
+            what = f"field of {cls.kind!r}" if issubclass(cls, Plugin) else "field"
+            raise ValueError(f"unknown {what}: {unknown[0]!r}{nearest(unknown[0], cls.model_fields)}")
+        return value
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name this content, however it was written."""
+        text = json.dumps(identity(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def identity(self) -> Any:
+        """What the key is made of: fields equal to their default are left out, so a new field moves no
+        key."""
+        head = {"version": self.version} if self.version > 1 else {}
+        return head | {name: identity(value) for name, value in self if self._tells(name, value)}
+
+    def _tells(self, name: str, value: Any) -> bool:
+        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        return type(value) is not type(default) or value != default or raised(value)
+
+    @classmethod
+    def parse(cls, data: Any, where: str) -> Self:
+        """Validate plain data; a mistake becomes one InputError that names its place and the nearest
+        spelling."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            raise InputError("\n".join(explain(e, where) for e in error.errors())) from None
+
+
+class Plugin(Spec):
+    """A spec chosen by its `kind`: a family opens a registry, a member joins with its class line.
+
+    `class Poison(Plugin, family="poison")` opens one, `class Clean(Poison, kind="clean")` joins it. Where a
+    family is expected, `"clean"` and `{"kind": "clean"}` both give `Clean()`.
+    """
+
+    family: ClassVar[str] = ""
+    kind: ClassVar[str] = ""
+    registry: ClassVar[dict[str, type[Plugin]]] = {}
+    families: ClassVar[dict[str, type[Plugin]]] = {}
+    smoke: ClassVar[dict[str, Any]] = {}  # settings that make a member quick enough for a test on a CPU
+
+    def __init_subclass__(
+        cls, *, family: str | None = None, kind: str | None = None, version: int = 1, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.version = version
+        if family is not None:
+            cls.family, cls.registry = family, {}
+            Plugin.families[family] = cls
+        if kind is not None:
+            if kind in cls.registry:
+                raise TypeError(f"two members of family {cls.family!r} are named {kind!r}")
+            cls.kind = kind
+            cls.registry[kind] = cls
+
+    def identity(self) -> Any:
+        return {"kind": self.kind} | super().identity()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _choose(cls, value: Any, handler: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"expected a kind of {cls.family}, by name or as a mapping with `kind`, found {value!r}"
+            )
+        if cls.kind:
+            if value.get("kind", cls.kind) != cls.kind:
+                raise ValueError(f"expected kind {cls.kind!r}, found {value['kind']!r}")
+            return handler({k: v for k, v in value.items() if k != "kind"})
+        if "kind" not in value:
+            raise ValueError(f"this {cls.family} needs `kind`, one of: {', '.join(sorted(cls.registry))}")
+        return cls.member(value["kind"]).model_validate(value)
+
+    @classmethod
+    def member(cls, kind: Any) -> type[Plugin]:
+        """The class registered under `kind`; an unknown one is a ValueError that names the nearest."""
+        if kind in cls.registry:
+            return cls.registry[kind]
+        raise ValueError(f"unknown {cls.family} {kind!r}{nearest(kind, cls.registry)}")
+
+
+def _fraction(value: Any) -> Fraction:
+    if isinstance(value, Fraction):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError(f"a budget is a fraction: write `8/255` or `1/2`, not {value!r}")
+    if not re.fullmatch(r"\s*\d+\s*(/\s*0*[1-9]\d*\s*)?", str(value)):
+        raise ValueError(f"a budget is a fraction of whole numbers, such as 8/255; found {value!r}")
+    return Fraction(str(value).replace(" ", ""))
+
+
+Eps = Annotated[Fraction, BeforeValidator(_fraction)]
+"""A budget or step in units of the pixel range [0, 1], kept exact and written `8/255`; floats are refused."""
+
+
+def raised(value: Any) -> bool:
+    """Whether a version above 1 sits anywhere inside."""
+    if isinstance(value, Spec):
+        return value.version > 1 or any(raised(v) for _, v in value)
+    if isinstance(value, tuple | list):
+        return any(raised(v) for v in value)
+    return isinstance(value, dict) and any(raised(v) for v in value.values())
+
+
+def identity(value: Any) -> Any:
+    """The canonical plain form that a key hashes. Refuses (TypeError) what has no stable form."""
+    return value.identity() if isinstance(value, Spec) else _plain(value, identity)
+
+
+def plain(value: Any) -> Any:
+    """The whole value as JSON types, defaults spelt out; parsing it gives an equal spec."""
+    if isinstance(value, Spec):
+        head = {"kind": value.kind} if isinstance(value, Plugin) else {}
+        return head | {name: plain(item) for name, item in value}
+    return _plain(value, plain)
+
+
+def _plain(value: Any, inner: Any) -> Any:
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value + 0.0  # -0.0 becomes 0.0
+    if isinstance(value, Fraction):
+        return str(value)
+    if isinstance(value, tuple | list):
+        return [inner(v) for v in value]
+    if isinstance(value, dict) and all(isinstance(k, str) for k in value):
+        return {k: inner(v) for k, v in value.items()}
+    raise TypeError(f"{value!r} has no stable plain form, so it cannot be part of a spec")
+
+
+def flatten(value: Any, path: str = "") -> dict[str, Any]:
+    """Leaves of `plain(value)` by dotted path; a list of plug-ins is numbered: `data.poison.0.kind`."""
+    items = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    )
+    if items is None:
+        return {path: value}
+    return {p: v for k, item in items for p, v in flatten(item, f"{path}.{k}" if path else str(k)).items()}
+
+
+def nearest(word: Any, known: Iterable[str]) -> str:
+    """`; did you mean 'ops'? Known: ...` for the end of an error message."""
+    if not known:
+        return "; it has no fields"
+    close = difflib.get_close_matches(str(word), list(known), n=2, cutoff=0.5)
+    hint = "; did you mean " + " or ".join(repr(c) for c in close) + "?" if close else "."
+    return f"{hint} Known: {', '.join(sorted(known))}"
+
+
+def explain(error: ErrorDetails, where: str) -> str:
+    """One line for one pydantic error: place, what is wrong, what was found."""
+    place = ".".join(str(part) for part in error["loc"])
+    head = f"{where}: {place}" if place else where
+    if error["type"] == "missing":
+        return f"{head}: this field is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    return f"{head}: {message}{found}"
+
+
+def import_members(package: str, path: Iterable[str]) -> None:
+    """Import every module of a package, so that its members join their families."""
+    for module in pkgutil.iter_modules(path):
+        if module.name != "__main__":
+            importlib.import_module(f"{package}.{module.name}")
