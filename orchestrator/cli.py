@@ -110,6 +110,7 @@ class Format(StrEnum):
     md = "md"
     csv = "csv"
     json = "json"
+    svg = "svg"
 
 
 @app.command()
@@ -390,12 +391,15 @@ def _sync(tracker: Tracker, file: Path, console: Console) -> None:
 
 def _print_report(todo: Plan, stored: Store, format: Format, console: Console) -> None:
     from orchestrator import report as reports
-    from orchestrator.display import rich_table
+    from orchestrator.display import picture, rich_table
     from orchestrator.results import Ledger
 
     table = reports.tabulate(todo, Ledger(stored.root))
     if format is Format.table:
         console.print(rich_table(table))
+        return
+    if format is Format.svg:
+        typer.echo(picture(table), nl=False)
         return
     write = {Format.md: reports.markdown, Format.csv: reports.comma_separated, Format.json: reports.as_json}[
         format

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -166,6 +167,13 @@ def rich_table(table: report.Table) -> RichTable:
             *(report.text(table.cells.get((row, column)), table.metric) for column in table.columns),
         )
     return rich
+
+
+def picture(table: report.Table) -> str:
+    """The report as an SVG image of a terminal."""
+    console = Console(record=True, width=30 + 22 * len(table.columns), file=io.StringIO())
+    console.print(rich_table(table))
+    return console.export_svg(title=f"opsctl report {table.name}")
 
 
 def plan_table(plan: Plan) -> RichTable:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from poisons.base import Perturbation, Poison, Report
 from trainers.images import Images
+from trainers.spec import InputError
 
 Objective = Literal["released", "paper"]
 
@@ -142,6 +143,10 @@ def search(m: Moments, objective: Objective) -> PixelWrite:
     for k in range(classes):
         if m.n[k] == 0:
             continue
+        if len(taken) == len(palette) * m.first[0, 0].numel():
+            raise InputError(
+                f"class {k} finds no free pixel: earlier classes have taken all {len(taken)} candidates"
+            )
         top, bottom, total = (t.flatten() for t in ratio(m, k, objective))
         best = _best(top, bottom, total, taken)
         taken.add(best)

@@ -75,7 +75,10 @@ class DataSpec(Spec):
 
     def pinned(self) -> DataSpec:
         """The same with its source's fingerprint filled in, which gives it a key."""
-        return self if self.source.fingerprint else self.model_copy(update={"source": self.source.pinned()})
+        return self.model_copy(update={"source": self.source.pinned()})
+
+    def _tells(self, name: str, value: Any) -> bool:
+        return name == "source" or super()._tells(name, value)  # which bytes it is, the default does not say
 
 
 class Store:
@@ -158,7 +161,7 @@ class Store:
         self, spec: DataSpec, device: torch.device, report: Report
     ) -> tuple[Images, torch.Tensor, dict[str, Any]]:
         if not spec.parents:
-            whole = spec.source.load(spec.split)
+            whole = spec.source.pinned().load(spec.split)  # the bytes are still those that the key names
             index = whole.balanced(spec.limit)
             return whole.take(index), index, {}
         for parent in spec.parents:

@@ -56,7 +56,9 @@ class Budget(Spec):
 
 
 def _length(v: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(v, dim=(1, 2, 3), keepdim=True).clamp(min=1e-12)
+    """The L2 length per image, never 0; right for gradients of 1e-20 too, as confident networks give them."""
+    largest = v.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
+    return largest * torch.linalg.vector_norm(v / largest, dim=(1, 2, 3), keepdim=True).clamp(min=1)
 
 
 def input_gradient(

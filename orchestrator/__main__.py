@@ -1,0 +1,5 @@
+"""`python -m orchestrator` is `opsctl`."""
+
+from orchestrator.cli import main
+
+main()

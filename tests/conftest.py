@@ -1,0 +1,73 @@
+"""What tests share: a store of their own, small images, the real CIFAR-10 where it is at hand, the command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator import cli
+from poisons import Store
+from trainers import Images
+
+ROOT = Path(__file__).parent.parent
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def images() -> Images:
+    """40 random 3x32x32 images of 4 classes."""
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (40, 3, 32, 32), generator=gen, dtype=torch.uint8)
+    return Images(x, torch.arange(40) % 4, 4)
+
+
+@pytest.fixture(scope="session")
+def cifar10() -> dict[str, str]:
+    """A sweep's `source` for CIFAR-10 as Parquet files: $OPSCTL_TEST_CIFAR10, or ../shared/data/cifar10."""
+    folder = Path(os.environ.get("OPSCTL_TEST_CIFAR10", ROOT.parent / "shared" / "data" / "cifar10"))
+    if not list(folder.glob("train-*.parquet")):
+        pytest.skip("no CIFAR-10 Parquet files at hand; name their folder in $OPSCTL_TEST_CIFAR10")
+    return {"kind": "parquet", "train": f"{folder}/train-*.parquet", "test": f"{folder}/test-*.parquet"}
+
+
+Opsctl = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def opsctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Opsctl:
+    """Runs the command line in this process: `code, out, err = opsctl("plan", file)`."""
+    monkeypatch.setenv("OPSCTL_STORE", str(tmp_path / "store"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["opsctl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+            raise SystemExit(0)
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return run
+
+
+def start(*arguments: object, store: Path, **options: str) -> subprocess.Popen[str]:
+    """`opsctl` as a process of its own, as a user starts it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", *map(str, arguments)],
+        env={**os.environ, "OPSCTL_STORE": str(store), "COLUMNS": "200", **options},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    )

@@ -1,0 +1,128 @@
+"""A plan names what is missing and nothing else; a trial runs once and leaves its record."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from orchestrator.results import Ledger
+from orchestrator.spec import TrialSpec
+from orchestrator.sweep_file import load
+from orchestrator.trial import run_trial
+from poisons import Store
+from trainers.loop import DivergenceError
+
+from ..conftest import CPU, ROOT
+from .sweeps import TRAIN, plan_of, tiny
+
+
+def test_a_plan_lists_each_data_set_once_after_what_it_is_made_from(store: Store) -> None:
+    sweep = tiny(grid={"data.poison": ["ops", ["em", "ops"], "em"], "seed": [0, 1, 2]})
+    plan = plan_of(sweep, store)
+    assert len(plan.tasks) == len(plan.missing) == 9
+    names = [spec.name.rpartition("-")[0] for spec in plan.to_build]
+    assert names == [
+        "digits-clean-train",
+        "digits-ops-train",
+        "digits-clean-test",
+        "digits-em-train",
+        "digits-em-ops-train",
+    ]
+    assert list(store.root.glob("data/*")) == [], "planning builds nothing"
+
+
+def test_what_is_done_and_what_is_built_is_left_out(store: Store) -> None:
+    plan = plan_of(tiny(), store)
+    run_trial(plan.tasks[0].trial, store, device=CPU)
+    after = plan_of(tiny(), store)
+    assert [task.done for task in after.tasks] == [True, False, False, False]
+    assert [spec.poison[0].kind for spec in after.to_build] == ["ops"]
+    for task in after.missing:
+        run_trial(task.trial, store, device=CPU)
+    assert plan_of(tiny(), store).data == ()
+    other = plan_of({**tiny(), "name": "other", "grid": {"data.poison": ["ops"], "seed": [0, 5]}}, store)
+    assert [task.done for task in other.tasks] == [True, False], "another sweep's results count"
+
+
+def test_parents_of_finished_data_sets_need_not_come_back(store: Store) -> None:
+    plan = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}), store)
+    for spec in plan.data:
+        store.ensure(spec)
+    import shutil
+
+    shutil.rmtree(store.path(plan.data[0]))
+    again = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}), store)
+    assert plan.data[0].poison[0].kind == "clean"
+    assert again.to_build == ()
+
+
+def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:
+    from orchestrator.plan import make_plan
+
+    plan = make_plan(load(ROOT / "sweeps" / "width.yaml"), store, "width.yaml")
+    assert len(plan.missing) == 3 * 6 * 3
+    assert len(plan.to_build) == 4  # clean, ops, em; and the clean test images
+    assert {task.trial.train.architecture.width for task in plan.tasks} == {1, 2, 4, 8, 16, 20}  # type: ignore[attr-defined]
+
+
+def test_a_trial_leaves_a_record_that_says_everything(store: Store) -> None:
+    trial = plan_of(tiny(), store).tasks[3].trial
+    rows: list[dict[str, float]] = []
+    record = run_trial(trial, store, device=CPU, report=rows.append)
+    assert Ledger(store.root).result(trial.key) == record
+    assert record["history"] == rows
+    assert record["metrics"]["test/clean_acc"] == rows[-1]["test/clean_acc"]
+    assert record["metrics"]["test/peak_clean_acc"] == max(row["test/clean_acc"] for row in rows)
+    assert TrialSpec.parse(record["spec"], "record") == trial
+    assert record["data_key"] == trial.data.key
+    assert record["parameters"] == 62_006
+    assert record["device"] == "cpu"
+    assert record["environment"]["versions"]["torch"]
+
+
+def test_run_twice_runs_once(store: Store) -> None:
+    trial = plan_of(tiny(), store).tasks[0].trial
+    rows: list[dict[str, float]] = []
+    runners = [
+        threading.Thread(target=run_trial, args=(trial, store), kwargs={"device": CPU, "report": rows.append})
+        for _ in range(3)
+    ]
+    for runner in runners:
+        runner.start()
+    for runner in runners:
+        runner.join()
+    assert len(rows) == trial.train.epochs
+
+
+def test_a_trial_that_raises_leaves_its_traceback_and_may_run_again(store: Store) -> None:
+    sweep = tiny(base={"data": {"limit": 60}, "train": {**TRAIN, "optimizer": {"kind": "sgd", "lr": 1e9}}})
+    trial, ledger = plan_of(sweep, store).tasks[0].trial, Ledger(store.root)
+    for attempt in (1, 2):
+        with pytest.raises(DivergenceError):
+            run_trial(trial, store, device=CPU)
+        failure = ledger.failure(trial.key)
+        assert failure is not None
+        assert failure["attempts"] == attempt
+        assert failure["error"].startswith("DivergenceError: the training loss became")
+        assert "in _train" in failure["traceback"]
+    assert ledger.result(trial.key) is None
+    ledger.publish(trial.key, {"metrics": {}})
+    assert ledger.failure(trial.key) is None
+
+
+def test_a_damaged_result_counts_as_missing(store: Store) -> None:
+    plan = plan_of(tiny(), store)
+    run_trial(plan.tasks[0].trial, store, device=CPU)
+    file: Path = store.root / "trials" / plan.tasks[0].key / "result.json"
+    file.write_text(file.read_text()[:100])
+    assert not plan_of(tiny(), store).tasks[0].done
+    run_trial(plan.tasks[0].trial, store, device=CPU)
+    assert plan_of(tiny(), store).tasks[0].done
+
+
+def test_the_same_trial_has_the_same_numbers_in_another_store(store: Store, tmp_path: Path) -> None:
+    trial = plan_of(tiny(), store).tasks[1].trial
+    one, other = (run_trial(trial, s, device=CPU)["history"] for s in (store, Store(tmp_path / "other")))
+    assert one == other

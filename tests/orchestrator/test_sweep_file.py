@@ -1,0 +1,106 @@
+"""Sweep files are parsed safely, and their mistakes are told with their place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.sweep_file import MAX_BYTES, load, set_path
+from trainers import InputError
+
+GOOD = "name: a\nquestion: b?\ngrid: {seed: [0, 1]}\n"
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "sweep.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "a sweep file is a mapping .* found a list"),
+        ("", "a sweep file is a mapping .* found nothing"),
+        ("just words", "found a str"),
+        ("name: a\nbase:\n\tdata: b\n", r"line 3, column 1: .*YAML takes no tabs"),
+        ("name: [a\n", r"line \d, column \d: "),
+        ("name: a\nname: b\n", r"line 2, column 1: the key 'name' is given twice"),
+        (LAUGHS, "more than 200000 values once aliases are followed"),
+        ("a: &a [*a]\n", "this is no YAML that can be read|more than 200000 values"),
+        ("[" * 5000, "this is no YAML that can be read"),
+        ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
+        ("x" * (MAX_BYTES + 1), "a sweep file has at most"),
+        (GOOD + "basis: {}\n", "unknown field: 'basis'; did you mean 'base'"),
+        ("name: a\ngrid: {seed: [0]}\n", "question: this field is missing"),
+        (GOOD.replace("name: a", "name: a/b"), "name: .*match"),
+        (GOOD + "run: {cpus: 2}\n", "run: unknown field: 'cpus'"),
+        (GOOD + "run: {retries: -1}\n", "run.retries: .*greater than or equal to 0, found -1"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load(write(tmp_path, text))
+    assert str(tmp_path / "sweep.yaml") in str(error.value)
+
+
+def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no file .*nowhere.yaml; the sweeps that ship are in sweeps/"):
+        load(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path)
+    (tmp_path / "latin.yaml").write_bytes(b"name: \xe9\xff")
+    with pytest.raises(InputError, match="cannot be read"):
+        load(tmp_path / "latin.yaml")
+
+
+def test_settings_change_the_base_the_grid_and_the_run(tmp_path: Path) -> None:
+    file = write(tmp_path, GOOD + "base: {train: {architecture: wide_resnet}}\n")
+    settings = (
+        "train.epochs=2",
+        "train.architecture.width=4",
+        "seed=7",
+        "run.retries=0",
+        "report.metric=train/loss",
+    )
+    sweep = load(file, settings)
+    assert sweep.base == {"train": {"architecture": {"kind": "wide_resnet", "width": 4}, "epochs": 2}}
+    assert sweep.grid == {"seed": [7]}
+    assert sweep.run.retries == 0
+    assert sweep.report.metric == "train/loss"
+
+
+@pytest.mark.parametrize("setting", ["epochs", "=3", "train.epochs=[1"])
+def test_a_setting_that_is_none_is_refused(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(InputError, match="--set"):
+        load(write(tmp_path, GOOD), (setting,))
+
+
+@pytest.mark.parametrize(
+    ("before", "path", "value", "after"),
+    [
+        ({}, "a.b", 1, {"a": {"b": 1}}),
+        ({"a": "x"}, "a.b", 1, {"a": {"kind": "x", "b": 1}}),
+        ({"a": [{"b": 0}, "y"]}, "a.1.b", 1, {"a": [{"b": 0}, {"kind": "y", "b": 1}]}),
+        ({"a": {"b": 1, "c": {"d": 2}}}, "a", {"c": {"e": 3}}, {"a": {"b": 1, "c": {"d": 2, "e": 3}}}),
+        ({"a": {"kind": "x", "b": 1}}, "a", {"kind": "y"}, {"a": {"kind": "y"}}),
+        ({"a": {"kind": "x", "b": 1}}, "a", "y", {"a": "y"}),
+    ],
+)
+def test_paths_are_set_and_mappings_merged(before: Any, path: str, value: Any, after: Any) -> None:
+    set_path(before, path, value, "test")
+    assert before == after
+
+
+@pytest.mark.parametrize(
+    ("before", "path"),
+    [({"a": 1}, "a.b"), ({"a": []}, "a.0.b"), ({"a": ["x"]}, "a.x.b"), ({"a": [1]}, "a.0")],
+)
+def test_there_is_nothing_below_a_number(before: Any, path: str) -> None:
+    with pytest.raises(InputError, match="there is nothing to set below"):
+        set_path(before, path, 1, "test")

@@ -1,0 +1,194 @@
+"""The command line tells, teaches, and answers a mistake with one message and exit code 2."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.results import Ledger
+from orchestrator.trial import run_trial
+from poisons import Store
+
+from .conftest import CPU, ROOT, Opsctl
+from .orchestrator.sweeps import plan_of, tiny, write
+
+
+def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
+    code, out, _ = opsctl("plan", ROOT / "sweeps" / "width.yaml")
+    assert code == 0
+    assert "4 data sets to build, 54 trials to run, 0 trials already done, 54 in all" in out
+    assert "Does a wider network follow the shortcut more, or less?" in out
+    code, out, _ = opsctl("sweep", ROOT / "sweeps" / "quickstart.yaml", "--dry-run", "--set", "seed=[0]")
+    assert code == 0
+    assert "5 data sets to build, 8 trials to run" in out
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": {}}, "the grid is empty"),
+        ({"grid": {"seed": []}}, "this axis has no values"),
+        ({"grid": {"train.epoch": [1]}}, "unknown field: 'epoch'; did you mean 'epochs'"),
+        ({"grid": {"data.poisn": ["ops"]}}, "unknown field: 'poisn'; did you mean 'poison'"),
+        ({"grid": {"data.poison": ["osp"]}}, "unknown poison 'osp'; did you mean 'ops'"),
+        ({"grid": {"data.poison": [{"kind": "em", "eps": 0.03}]}}, "write `8/255` or `1/2`, not 0.03"),
+        ({"grid": {"data.poison": {"a": "ops", "b": ["ops"]}}}, "two points are the same trial"),
+        ({"grid": {"seed": list(range(400)), "train.epochs": list(range(1, 251))}}, "100,000 points"),
+        (
+            {"base": {"data": {"source": {"kind": "parquet", "train": "no/x", "test": "y"}}}},
+            "no file at no/x",
+        ),
+        ({"base": {"data": {"source": {"kind": "parquet"}}}}, "data.source.train: this field is missing"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "sweep"])
+def test_a_mistake_is_one_message_and_exit_code_2(
+    opsctl: Opsctl, tmp_path: Path, command: str, change: dict[str, Any], message: str
+) -> None:
+    code, out, err = opsctl(command, write(tmp_path, tiny(**change)))
+    assert code == 2
+    assert message in err
+    assert err.startswith("error: ")
+    assert "Traceback" not in err + out
+    assert not list((tmp_path / "store" / "trials").glob("*")), "nothing was begun"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a list", "a sweep file is a mapping"),
+        ("name:\t[", "YAML takes no tabs|line 1"),
+        ("a: b: c", "line 1"),
+    ],
+)
+def test_yaml_that_is_no_sweep(opsctl: Opsctl, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.yaml").write_text(text)
+    code, _, err = opsctl("plan", tmp_path / "bad.yaml")
+    assert code == 2
+    assert any(part in err for part in message.split("|"))
+
+
+def test_stores_that_cannot_be_used(opsctl: Opsctl, tmp_path: Path) -> None:
+    file = write(tmp_path, tiny())
+    (tmp_path / "plain").write_text("")
+    code, _, err = opsctl("plan", file, "--store", tmp_path / "plain" / "store")
+    assert (code, "cannot be written" in err) == (2, True)
+    newer = tmp_path / "newer"
+    newer.mkdir()
+    (newer / "store.json").write_text('{"format": 2}')
+    code, _, err = opsctl("sweep", file, "--store", newer)
+    assert (code, "upgrade opsctl" in err) == (2, True)
+    code, _, err = opsctl("plan", tmp_path / "none.yaml")
+    assert (code, "no file" in err) == (2, True)
+
+
+def finished(tmp_path: Path) -> tuple[Path, Store]:
+    """A sweep of four trials, of which two are done and one has failed."""
+    store = Store(tmp_path / "store")
+    plan = plan_of(tiny(), store)
+    for task in plan.tasks[:2]:
+        run_trial(task.trial, store, device=CPU)
+    Ledger(store.root).fail(plan.tasks[2].key, {"error": "MemoryError: [no] more", "traceback": None})
+    return write(tmp_path, tiny()), store
+
+
+def test_status_and_report_read_the_disk(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, _ = finished(tmp_path)
+    code, out, _ = opsctl("status", file)
+    assert code == 0
+    assert "2 of 4 trials done, 1 failed" in out
+    assert "MemoryError: [no] more" in out
+    assert "failure.json" in out
+    _, out, _ = opsctl("report", file)
+    assert "Does it run?" in out
+    assert "1 failed" in out
+    _, out, _ = opsctl("report", file, "--format", "json")
+    assert [cell["seeds"] for cell in json.loads(out)["cells"]] == [2, 0]
+    _, out, _ = opsctl("report", file, "--format", "csv")
+    assert [row["row"] for row in csv.DictReader(io.StringIO(out))] == ["clean", "ops"]
+    _, out, _ = opsctl("report", file, "--format", "md")
+    assert "| clean | " in out
+    _, out, _ = opsctl("report", file, "--format", "svg")
+    assert out.startswith("<svg")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+def test_track_sends_what_is_missing_and_is_harmless_to_repeat(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, _ = finished(tmp_path)
+    assert "2 trials sent, 0 were there already" in opsctl("track", file)[1]
+    assert "0 trials sent, 2 were there already" in opsctl("track", file)[1]
+    code, _, err = opsctl("track", file, "--tracking-uri", "nonsense://x")
+    assert (code, "no MLflow tracking store answers" in err) == (2, True)
+
+
+def test_kinds_lists_every_member_with_its_fields(opsctl: Opsctl) -> None:
+    _, out, _ = opsctl("kinds")
+    for word in (
+        "wide_resnet",
+        "depth: 28",
+        "pgd_at",
+        "eps: 8/255",
+        "image_folder",
+        "root: required",
+        "one_cycle",
+    ):
+        assert word in out
+    _, out, _ = opsctl("kinds", "poison")
+    assert "objective: released" in out
+    assert "wide_resnet" not in out
+    code, _, err = opsctl("kinds", "poisons")
+    assert (code, "unknown family 'poisons'; did you mean 'poison'" in err) == (2, True)
+
+
+def test_doctor_tells_what_is_there(opsctl: Opsctl) -> None:
+    code, out, _ = opsctl("doctor")
+    assert code == 0
+    for word in (
+        "python",
+        "torch",
+        "ray",
+        "mlflow",
+        "processors",
+        "disk",
+        "store",
+        "data digits",
+        "data cifar10",
+    ):
+        assert word in out
+
+
+def test_ui_without_a_database_says_what_to_do(opsctl: Opsctl) -> None:
+    code, _, err = opsctl("ui")
+    assert (code, "run a sweep first" in err) == (2, True)
+
+
+def test_every_option_has_its_variable(opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, _ = opsctl("sweep", "--help")
+    for name in (
+        "STORE",
+        "TRACKING_URI",
+        "SET",
+        "ADDRESS",
+        "DRY_RUN",
+        "MAX_CONCURRENT",
+        "GPUS_PER_TRIAL",
+        "CPUS_PER_TRIAL",
+    ):
+        assert f"OPSCTL_{name}" in out
+    monkeypatch.setenv("OPSCTL_SET", "seed=[0] train.epochs=1")
+    monkeypatch.setenv("OPSCTL_DRY_RUN", "1")
+    code, out, _ = opsctl("sweep", ROOT / "sweeps" / "quickstart.yaml")
+    assert code == 0
+    assert "trials to run" in out
+
+
+def test_shipped_yaml_has_no_tabs_and_no_duplicates() -> None:
+    files = list((ROOT / "sweeps").rglob("*.yaml"))
+    assert files
+    assert all("\t" not in file.read_text() and yaml.safe_load(file.read_text()) for file in files)

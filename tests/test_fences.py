@@ -1,0 +1,57 @@
+"""Layers stay apart, imports stay light, public surfaces stay small."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"ray", "mlflow", "torch", "numpy"}
+
+
+def loaded(code: str) -> set[str]:
+    """Top-level modules after running `code` in a fresh interpreter."""
+    run = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys\nprint('|'.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.split(".")[0] for name in run.stdout.strip().splitlines()[-1].split("|")}
+
+
+@pytest.mark.parametrize("package", ["trainers", "poisons"])
+def test_lower_layers_run_on_a_bare_box(package: str) -> None:
+    found = loaded(f"import {package}")
+    assert "torch" in found
+    assert not found & {"ray", "mlflow", "typer", "rich", "sklearn", "torchvision", "PIL", "pandas"}
+
+
+def test_trainers_never_see_a_poison() -> None:
+    assert not loaded("import trainers") & {"poisons", "orchestrator"}
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["sweep"], ["plan"], ["status"], ["report"], ["track"], ["ui"], ["kinds"]]
+)
+def test_help_imports_nothing_heavy(command: list[str]) -> None:
+    found = loaded(
+        "import sys\nfrom orchestrator import cli\n"
+        f"sys.argv = ['opsctl', *{command!r}, '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass"
+    )
+    assert "typer" in found
+    assert not found & HEAVY
+
+
+def test_planning_needs_no_ray_and_no_mlflow() -> None:
+    assert not loaded("import orchestrator.plan, orchestrator.report, orchestrator.trial") & {"ray", "mlflow"}
+
+
+@pytest.mark.parametrize("package", ["trainers", "poisons"])
+def test_the_public_surface_is_small_and_real(package: str) -> None:
+    module = importlib.import_module(package)
+    assert 0 < len(module.__all__) <= 10
+    assert all(hasattr(module, name) for name in module.__all__)

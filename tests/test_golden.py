@@ -1,0 +1,24 @@
+"""Keys that were given out stay: old results are found again, and never served for something new."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from tests.golden import FILE, changed_in_silence, current
+
+
+def test_keys_and_defaults_are_as_recorded() -> None:
+    recorded = json.loads(FILE.read_text())
+    assert len(recorded) > 15
+    assert current() == recorded, (
+        "if the change is meant: raise the version of what changed, then `make golden`"
+    )
+
+
+def test_a_default_that_changes_in_silence_is_noticed() -> None:
+    new = copy.deepcopy(current())
+    new["defense.pgd_at"]["defaults"]["steps"] = 7
+    assert changed_in_silence(current(), new) == ["defense.pgd_at"]
+    new["defense.pgd_at"]["version"] = 2
+    assert changed_in_silence(current(), new) == []

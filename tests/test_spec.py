@@ -1,0 +1,146 @@
+"""A spec's key names its content, however it was written, and nothing else."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import poisons  # noqa: F401  (its members join their families)
+from trainers import InputError, Plugin, Spec, TrainSpec
+from trainers.spec import Eps, flatten, identity, plain
+
+
+class Part(Spec):
+    size: int = 1
+
+
+class Whole(Spec):
+    part: Part = Part()
+    rate: float = 0.5
+    many: tuple[Part, ...] = ()
+
+
+class Budgeted(Spec):
+    eps: Eps = Fraction(8, 255)
+
+
+def test_equal_content_has_one_key_however_it_is_written() -> None:
+    keys = {
+        Whole.parse(text, "test").key
+        for text in ({}, {"rate": 0.5}, {"part": {"size": 1}}, {"part": {"size": 1.0}, "many": []})
+    }
+    assert len(keys) == 1
+    assert Whole.parse({"rate": 1}, "test").key == Whole.parse({"rate": 1.0}, "test").key
+    assert Whole.parse({"rate": -0.0}, "test").key == Whole.parse({"rate": 0.0}, "test").key
+
+
+def test_different_content_has_different_keys() -> None:
+    texts = [
+        {},
+        {"rate": 0.25},
+        {"part": {"size": 2}},
+        {"many": [{}]},
+        {"many": [{}, {}]},
+        {"many": [{"size": 2}]},
+    ]
+    assert len({Whole.parse(text, "test").key for text in texts}) == len(texts)
+
+
+def test_a_new_field_with_a_default_moves_no_key() -> None:
+    class Longer(Whole):
+        late: int = 7
+
+    assert Longer().key == Whole().key
+
+
+def test_a_raised_version_shows_even_inside_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = Whole().key
+    monkeypatch.setattr(Part, "version", 2)
+    assert Whole().key != before
+    assert identity(Whole()) == {"part": {"version": 2}}
+
+
+def test_what_has_no_stable_form_is_refused() -> None:
+    for value in (object(), {1: 2}, float("nan"), {3, 4}, b"bytes"):
+        with pytest.raises(TypeError, match="stable plain form"):
+            identity(value)
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_budgets_are_exact_fractions(top: int, bottom: int) -> None:
+    spec = Budgeted.parse({"eps": f"{top}/{bottom}"}, "test")
+    assert spec.eps == Fraction(top, bottom)
+    assert Budgeted.parse(plain(spec), "test") == spec
+
+
+@pytest.mark.parametrize("eps", [0.031, "0.031", "8/0", "-1/255", "8 / 255 x", True, None, [8, 255]])
+def test_a_budget_that_is_no_fraction_is_refused_with_advice(eps: Any) -> None:
+    with pytest.raises(InputError, match=r"eps: .*(8/255|1/2)"):
+        Budgeted.parse({"eps": eps}, "test")
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"architecture": "resnet81"}, "architecture: unknown architecture 'resnet81'; did you mean 'resnet18'"),
+        ({"architecture": {"kind": "resnet18", "widht": 8}}, "architecture: unknown field of 'resnet18': 'widht'; did"),
+        ({"architecture": {"width": 8}}, "architecture: this architecture needs `kind`, one of: lenet5"),
+        ({"architecture": {"kind": "resnet18", "width": 0}}, "architecture.width: .*greater than 0, found 0"),
+        ({"architecture": {"kind": "wide_resnet", "depth": 27}}, "architecture.depth: depth must be 6·n . 4"),
+        ({"architecture": 3}, "architecture: expected a kind of architecture"),
+        ({"epoch": 3}, "unknown field: 'epoch'; did you mean 'epochs'"),
+        ({"augmentations": ["flipcrop"]}, "augmentations.0: unknown augmentation 'flipcrop'; did you mean 'flip_crop'"),
+        ({"defense": {"kind": "pgd_at", "budget": {"norm": "inf"}}}, "defense.budget.norm: .*'Linf' or 'L2'"),
+        ({"defense": {"kind": "pgd_at", "budget": {"eps": 0.03}}}, "defense.budget.eps: a budget is a fraction"),
+        ({"schedule": {"kind": "multi_step", "milestones": [1.5]}}, "schedule.milestones.0"),
+    ],
+)  # fmt: skip
+def test_a_mistake_names_its_place_and_the_nearest_spelling(data: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        TrainSpec.parse(data, "sweep.yaml")
+    assert str(error.value).startswith("sweep.yaml: ")
+    assert "\n" not in str(error.value)
+
+
+MEMBERS = [member for base in Plugin.families.values() for member in base.registry.values()]
+
+
+def test_every_family_has_members() -> None:
+    assert {"architecture", "augmentation", "defense", "optimizer", "schedule", "poison", "source"} == set(
+        Plugin.families
+    )
+    assert all(base.registry for base in Plugin.families.values())
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: f"{m.family}-{m.kind}")
+def test_every_member_survives_dump_and_load(member: type[Plugin]) -> None:
+    required = {name: f"no/{name}" for name, field in member.model_fields.items() if field.is_required()}
+    fingerprint = {"fingerprint": "f"} if member.family == "source" else {}
+    for settings in ({}, member.smoke):
+        spec = member.parse({**required, **fingerprint, **settings}, "test")
+        base = Plugin.families[member.family]
+        again = base.parse(plain(spec), "test")
+        assert again == spec
+        assert again.key == spec.key
+        assert type(again) is member
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: f"{m.family}-{m.kind}")
+def test_every_member_has_a_docstring_of_its_own(member: type[Plugin]) -> None:
+    assert member.__doc__
+    assert member.__doc__ != Plugin.families[member.family].__doc__
+
+
+def test_two_members_cannot_have_one_name() -> None:
+    with pytest.raises(TypeError, match="two members"):
+        type("Again", (Plugin.families["poison"],), {}, kind="clean")
+
+
+def test_leaves_have_dotted_paths() -> None:
+    flat = flatten(plain(TrainSpec.parse({"architecture": {"kind": "wide_resnet", "width": 4}}, "test")))
+    assert flat["architecture.width"] == 4
+    assert flat["augmentations.0.kind"] == "flip_crop"

@@ -1,0 +1,96 @@
+"""Budgets hold, attacks reach them, and no weight's gradient is formed on the way."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from poisons.sources.digits import Digits
+from trainers import Budget, InputError, TrainSpec, fit
+from trainers.attacks import Frozen, Norm, input_gradient, pgd
+from trainers.families import cross_entropy
+from trainers.images import Images, to_float
+
+from ..conftest import CPU
+
+
+def length(delta: torch.Tensor, norm: Norm) -> torch.Tensor:
+    flat = delta.double().flatten(1)
+    return flat.abs().amax(1) if norm == "Linf" else flat.square().sum(1).sqrt()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from(["Linf", "L2"]), st.integers(1, 300), st.integers(0, 2**31))
+def test_a_projection_is_inside_and_moves_nothing_that_is_inside(norm: Norm, levels: int, seed: int) -> None:
+    gen = torch.Generator().manual_seed(seed)
+    budget, x = Budget(norm=norm, eps=Fraction(levels, 255)), torch.rand(4, 3, 5, 5, generator=gen)
+    delta = budget.project(torch.randn(x.shape, generator=gen), x)
+    assert (length(delta, norm) <= levels / 255 * (1 + 1e-5) + 1e-6).all()
+    assert 0 <= (x + delta).min() <= (x + delta).max() <= 1
+    assert torch.allclose(budget.project(delta, x), delta, atol=1e-6)
+    start = budget.random(x, gen)
+    assert (length(start, norm) <= levels / 255 * (1 + 1e-5) + 1e-6).all()
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[nn.Module, Images]:
+    """A small network that reads digits of half the contrast, so that the box [0, 1] stops no attack."""
+    digits = Digits().load("train")
+    images = Images(digits.x // 2 + 64, digits.y, 10)
+    settings = {
+        "architecture": "lenet5",
+        "epochs": 8,
+        "batch_size": 64,
+        "optimizer": {"kind": "sgd", "lr": 0.05},
+    }
+    spec = TrainSpec.parse({**settings, "augmentations": [], "schedule": "one_cycle"}, "test")
+    result = fit(spec, images, images, seed=0, device=CPU)
+    assert result.history[-1]["test/clean_acc"] > 0.9
+    return result.model.eval(), images.take(torch.arange(200))
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "8/255"), ("L2", "1/2"), ("L2", "1"), ("L2", "2")])
+def test_the_default_step_reaches_the_budget(trained: tuple[nn.Module, Images], norm: Norm, eps: str) -> None:
+    model, images = trained
+    budget = Budget.parse({"norm": norm, "eps": eps}, "test")
+    x, gen = to_float(images.x), torch.Generator().manual_seed(0)
+    x_adv = pgd(model, x, images.y, budget, steps=10, step=float(budget.eps) / 4, loss=cross_entropy, gen=gen)
+    moved = length(x_adv - x, norm)
+    assert (moved <= float(budget.eps) * (1 + 1e-5)).all()
+    assert (moved >= 0.9 * float(budget.eps)).all()
+    with torch.no_grad():
+        assert cross_entropy(model(x_adv), images.y) > cross_entropy(model(x), images.y)
+
+
+def test_the_input_gradient_is_the_true_one_and_weights_get_none(trained: tuple[nn.Module, Images]) -> None:
+    model, images = trained
+    x = to_float(images.x[:4])
+    with Frozen(model):
+        grad = input_gradient(model, x, images.y[:4], cross_entropy)
+    leaf = x.clone().requires_grad_()
+    cross_entropy(model(leaf), images.y[:4]).backward()
+    assert leaf.grad is not None
+    assert torch.allclose(grad, leaf.grad, atol=1e-7)
+    model.zero_grad(set_to_none=True)
+    with Frozen(model):
+        assert not any(p.requires_grad for p in model.parameters())
+        input_gradient(model, x, images.y[:4], cross_entropy)
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+
+
+def test_frozen_puts_the_mode_back_even_after_an_error() -> None:
+    model = nn.BatchNorm1d(2).train()
+    with pytest.raises(KeyError), Frozen(model):
+        assert not model.training
+        raise KeyError
+    assert model.training
+
+
+def test_a_budget_of_nothing_is_refused() -> None:
+    with pytest.raises(InputError, match="above 0"):
+        Budget.parse({"eps": 0}, "test")
