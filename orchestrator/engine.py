@@ -12,6 +12,7 @@ import os
 import platform
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -358,6 +359,7 @@ def _cluster(address: str | None) -> Iterator[None]:
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told once, by the display
     try:
+        _knock(address)
         ray.init(
             address or "local",
             include_dashboard=None if address else False,
@@ -374,6 +376,13 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """See whether anyone listens at `host:port` (OSError if not): Ray would wait for minutes."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 @contextmanager

@@ -14,9 +14,8 @@ import yaml
 from orchestrator.results import Ledger
 from orchestrator.trial import run_trial
 from poisons import Store
-
-from .conftest import CPU, ROOT, Opsctl
-from .orchestrator.sweeps import plan_of, tiny, write
+from tests.conftest import CPU, ROOT, Opsctl
+from tests.orchestrator.sweeps import plan_of, tiny, write
 
 
 def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:

@@ -40,7 +40,8 @@ class TorchvisionSet(Source):
             raise InputError(
                 f"source {self.kind!r} is not under {self.root} and could not be downloaded ({error}). "
                 "Ways out: put its files there by hand; use a copy with "
-                "`source: {kind: parquet, train: ..., test: ...}` or `{kind: image_folder, root: ...}`; or try with `source: digits`, which needs no download"
+                "`source: {kind: parquet, train: ..., test: ...}` or `{kind: image_folder, root: ...}`; "
+                "or try with `source: digits`, which needs no download"
             ) from None
         return Images(torch.from_numpy(x), torch.from_numpy(np.asarray(y, dtype=np.int64)), self.num_classes)
 

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from orchestrator.expansion import Point, expand, label
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep_file import load
+from tests.conftest import ROOT
 from trainers import InputError
-
-from ..conftest import ROOT
 
 
 def points(grid: Any, **rest: Any) -> tuple[Point, ...]:

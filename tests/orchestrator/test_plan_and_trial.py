@@ -12,10 +12,9 @@ from orchestrator.spec import TrialSpec
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from poisons import Store
+from tests.conftest import CPU, ROOT
+from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from trainers.loop import DivergenceError
-
-from ..conftest import CPU, ROOT
-from .sweeps import TRAIN, plan_of, tiny
 
 
 def test_a_plan_lists_each_data_set_once_after_what_it_is_made_from(store: Store) -> None:

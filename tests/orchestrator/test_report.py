@@ -14,9 +14,8 @@ from orchestrator import report
 from orchestrator.plan import Plan
 from orchestrator.results import Ledger
 from poisons import Store
+from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
-
-from .sweeps import plan_of, tiny
 
 GRID = {"data.poison": ["clean", "ops"], "train.epochs": [1, 2], "seed": [0, 1, 2]}
 
@@ -63,7 +62,7 @@ def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
 
 
 def test_different_settings_are_never_averaged(store: Store) -> None:
-    with pytest.raises(InputError, match="names neither as row nor as column the axis 'train.epochs'"):
+    with pytest.raises(InputError, match=r"names neither as row nor as column the axis 'train.epochs'"):
         table(store, [0.1], report={"rows": "data.poison", "columns": "seed"})
 
 

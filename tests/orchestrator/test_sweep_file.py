@@ -50,7 +50,7 @@ def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, message: 
 
 
 def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no file .*nowhere.yaml; the sweeps that ship are in sweeps/"):
+    with pytest.raises(InputError, match=r"no file .*nowhere.yaml; the sweeps that ship are in sweeps/"):
         load(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match="cannot be read"):
         load(tmp_path)

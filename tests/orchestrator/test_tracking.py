@@ -10,10 +10,9 @@ from orchestrator.results import Ledger
 from orchestrator.tracking import KEY, LiveTracker, Tracker, default_uri
 from orchestrator.trial import run_trial
 from poisons import Store
+from tests.conftest import CPU
+from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
-
-from ..conftest import CPU
-from .sweeps import plan_of, tiny
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"

@@ -11,9 +11,8 @@ from torch.nn import functional as F
 
 from poisons import DataSpec, Store
 from poisons.em import Delta, Em
+from tests.conftest import CPU
 from trainers import Images, InputError
-
-from ..conftest import CPU
 
 SMALL: dict[str, Any] = {
     "generator": {"kind": "resnet18", "width": 4},

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 from poisons import Poison
+from tests.conftest import CPU
 from trainers import Images
-
-from ..conftest import CPU
 
 MEMBERS = list(Poison.registry.values())
 

@@ -9,9 +9,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from poisons.ops import Objective, Ops, colours, moments, search
+from tests.conftest import CPU
 from trainers import Images, InputError
-
-from ..conftest import CPU
 
 
 def naive(images: Images, objective: Objective) -> list[tuple[int, int, tuple[int, ...]] | None]:
@@ -116,7 +115,7 @@ def test_a_later_class_may_share_the_position_but_not_the_colour_too() -> None:
 
 def test_a_class_without_a_free_candidate_is_an_error() -> None:
     images = made(np.random.default_rng(0).integers(0, 255, (6, 1, 1, 1)), [0, 0, 1, 1, 2, 2], 3)
-    with pytest.raises(InputError, match="class 2 finds no free pixel: .* all 2 candidates"):
+    with pytest.raises(InputError, match=r"class 2 finds no free pixel: .* all 2 candidates"):
         found(images, "paper")
 
 

@@ -140,7 +140,7 @@ def test_a_test_label_beyond_the_training_labels_is_named(parquet: Parquet, tmp_
 def test_parquet_mistakes_name_what_is_there(parquet: Parquet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no column 'image'; it has: img, label"):
         parquet.model_copy(update={"image": "image"}).load("train")
-    with pytest.raises(InputError, match="no file at .*nowhere"):
+    with pytest.raises(InputError, match=r"no file at .*nowhere"):
         Parquet(train=f"{tmp_path}/nowhere.parquet", test="x").pinned()
     (tmp_path / "test.parquet").write_bytes(b"PAR1 but not really")
     with pytest.raises(InputError, match=r"test\.parquet cannot be read as Parquet"):
@@ -176,9 +176,9 @@ def test_image_folder_mistakes_are_named(tmp_path: Path) -> None:
         source.load("train")
     (tmp_path / "test" / "d").mkdir()
     (tmp_path / "test" / "d" / "0.png").write_bytes(png(0)[1])
-    with pytest.raises(InputError, match="class 'd' has no folder in .*train"):
+    with pytest.raises(InputError, match=r"class 'd' has no folder in .*train"):
         source.load("test")
-    with pytest.raises(InputError, match="no folder .*has train/<class>/ and test/<class>/"):
+    with pytest.raises(InputError, match=r"no folder .*has train/<class>/ and test/<class>/"):
         ImageFolder(root=str(tmp_path / "nowhere")).pinned()
 
 

@@ -9,13 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from poisons import DataSpec, Store
+from tests.conftest import CPU
 from trainers import Images, TrainSpec, fit
 from trainers.evaluate import accuracy
 from trainers.families import Architecture, Defense, Schedule
 from trainers.loop import DivergenceError, Metrics, generator, summary
 from trainers.spec import Plugin
-
-from ..conftest import CPU
 
 TINY: dict[str, Any] = {"architecture": "lenet5", "epochs": 2, "batch_size": 16, "augmentations": []}
 

@@ -1,0 +1,289 @@
+"""Whole sweeps with real Ray, real MLflow and real processes: nothing runs twice, nothing is lost, everything is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.results import Ledger
+from poisons import Store
+from tests.conftest import ROOT, start
+from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+    ),
+]
+LONG = {**TRAIN, "epochs": 60}  # some seconds a trial: time to be killed in
+RESULT = re.compile(r"trial +\d+/\d+ ([0-9a-f]{16}) \((.*?)\): [\d.]+ %")
+
+
+def finish(process: subprocess.Popen[str], *, seconds: float = 240) -> tuple[int, str]:
+    out, _ = process.communicate(timeout=seconds)
+    return process.returncode, out
+
+
+def wait_for(process: subprocess.Popen[str], pattern: str, *, times: int = 1) -> list[str]:
+    """Read the process's lines until `pattern` was seen `times` times."""
+    lines: list[str] = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if sum(bool(re.search(pattern, seen)) for seen in lines) >= times:
+            return lines
+    raise AssertionError(f"{pattern!r} never came:\n{''.join(lines)}")
+
+
+def tracked(sweep: dict[str, Any], store: Path, uri: str | None = None) -> dict[str, list[str]]:
+    """Status of every MLflow run of a sweep's experiment, by trial key."""
+    from orchestrator.tracking import Tracker, default_uri
+
+    stored = Store(store)
+    runs = Tracker(uri or default_uri(store), plan_of(sweep, stored), stored).runs()
+    return {key: [run.info.status for run in group] for key, group in runs.items()}
+
+
+def finish_times(store: Path) -> dict[str, int]:
+    return {file.parent.name: file.stat().st_mtime_ns for file in (store / "trials").glob("*/result.json")}
+
+
+def left_over(store: Path) -> list[Path]:
+    return [p for p in store.rglob("*") if ".tmp" in p.name or p.parent.name == "tune"]
+
+
+def test_a_sweep_runs_once_and_its_numbers_are_those_of_a_trial_alone(tmp_path: Path) -> None:
+    from orchestrator.trial import run_trial
+    from tests.conftest import CPU
+
+    store, sweep = tmp_path / "store", tiny(grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2]})
+    file = write(tmp_path, sweep)
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    assert "3 data sets to build, 6 trials to run" in out
+    keys = [task.key for task in plan_of(sweep, Store(store)).tasks]
+    assert {key for key, _ in RESULT.findall(out)} == set(keys)
+    assert "Does it run?" in out
+    assert tracked(sweep, store) == {key: ["FINISHED"] for key in keys}
+    assert left_over(store) == []
+
+    before = finish_times(store)
+    code, again = finish(start("sweep", file, store=store))
+    assert code == 0, again
+    assert RESULT.findall(again) == []
+    assert finish_times(store) == before
+
+    elsewhere = Store(tmp_path / "alone")
+    trial = plan_of(sweep, elsewhere).tasks[4].trial
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = run_trial(trial, elsewhere, device=CPU)["history"]
+    torch.set_num_threads(threads)
+    record = Ledger(store).result(trial.key)
+    assert record is not None
+    assert record["history"] == alone
+
+
+def test_a_killed_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sweep = tiny(
+        base={"data": {"limit": 300}, "train": LONG},
+        grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2, 3]},
+    )
+    file = write(tmp_path, sweep)
+    driver = start("sweep", file, store=store)
+    wait_for(driver, r"trial +\d+/8", times=3)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    before = finish_times(store)
+    assert 3 <= len(before) < 8
+    for result in (store / "trials").glob("*/result.json"):
+        json.loads(result.read_text())  # whole, every one
+
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    after = finish_times(store)
+    assert len(after) == 8
+    assert {key: after[key] for key in before} == before, "no finished trial ran twice"
+    late = {key for key, _ in RESULT.findall(out)}
+    assert not late & set(before)
+    assert tracked(sweep, store) == {key: ["FINISHED"] for key in after}, "each trial once"
+    assert left_over(store) == []
+
+
+def test_a_trial_that_fails_is_retried_told_and_stops_no_other(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sweep = tiny(grid={"train.optimizer.lr": [0.05, 1e9], "seed": [0, 1]})
+    sweep["base"] = {**sweep["base"], "train": {**TRAIN, "optimizer": "sgd"}}
+    file = write(tmp_path, sweep)
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 1, out
+    assert "2 of 4 trials failed" in out
+    assert "FAILED, DivergenceError: the training loss became" in out
+    assert "Traceback" not in out
+    ledger, plan = Ledger(store), plan_of(sweep, Store(store))
+    failures = [ledger.failure(task.key) for task in plan.missing]
+    assert [failure["attempts"] for failure in failures if failure] == [2, 2], "tried once more"
+    assert all("DivergenceError" in failure["traceback"] for failure in failures if failure)
+    statuses = tracked(sweep, store)
+    assert sorted(status for (status,) in statuses.values()) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
+
+
+def test_a_data_set_that_cannot_be_built_fails_its_trials_and_no_other(tmp_path: Path) -> None:
+    store, folder = tmp_path / "store", tmp_path / "images"
+    for split in ("train", "test"):
+        (folder / split / "a").mkdir(parents=True)
+        (folder / split / "a" / "0.png").write_bytes(b"torn")
+    bad = {"kind": "image_folder", "root": str(folder)}
+    sweep = tiny(grid={"data.source": {"good": "digits", "torn": bad}, "seed": [0, 1]})
+    code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
+    assert code == 1, out
+    assert "2 of 4 trials failed" in out
+    assert "0.png is not an image that can be decoded" in out
+    assert len(finish_times(store)) == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_sweep_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+    store = tmp_path / "store"
+    sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3, 4, 5]})
+    file = write(tmp_path, sweep)
+    driver = start("sweep", file, store=store)
+    wait_for(driver, r"trial +\d+/6", times=1)
+    driver.send_signal(number)
+    code, out = finish(driver, seconds=60)
+    assert code == 130, out
+    assert "interrupted" in out
+    assert "Traceback" not in out
+    done = finish_times(store)
+    assert 1 <= len(done) < 6
+    assert left_over(store) == []
+    assert {key for key, statuses in tracked(sweep, store).items() if statuses == ["FINISHED"]} >= set(done)
+
+
+def test_a_signal_while_data_are_built_ends_it_too(tmp_path: Path) -> None:
+    em = {"kind": "em", "generator": "lenet5", "steps": 20, "max_rounds": 10_000, "stop_error": 0}
+    sweep = tiny(grid={"data.poison": {"em": em}, "seed": [0, 1]})
+    driver = start("sweep", write(tmp_path, sweep), store=tmp_path / "store")
+    wait_for(driver, r"em-train-\w+: round 2")
+    driver.send_signal(signal.SIGINT)
+    code, out = finish(driver, seconds=60)
+    assert code == 130, out
+    assert finish_times(tmp_path / "store") == {}
+
+
+def test_a_dead_tracking_server_costs_the_sweep_nothing(tmp_path: Path) -> None:
+    store, sweep = tmp_path / "store", tiny(grid={"seed": [0, 1]})
+    file = write(tmp_path, sweep)
+    nobody = {"OPSCTL_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    code, out = finish(start("sweep", file, store=store, **nobody))
+    assert code == 0, out
+    assert "warning: no MLflow tracking store answers at http://127.0.0.1:9" in out
+    assert len(finish_times(store)) == 2
+    assert "2 trials sent, 0 were there already" in finish(start("track", file, store=store))[1]
+    assert "0 trials sent, 2 were there already" in finish(start("track", file, store=store))[1]
+
+
+def test_a_real_server_is_tracked_and_may_die_on_the_way(tmp_path: Path) -> None:
+    store, port = tmp_path / "store", 5099
+    server = start("ui", "--port", port, "--tracking-uri", f"sqlite:///{tmp_path}/server.db", store=store)
+    wait_for(server, f"MLflow is at http://127.0.0.1:{port}")
+    uri = f"http://127.0.0.1:{port}"
+    sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3]})
+    driver = start(
+        "sweep",
+        write(tmp_path, sweep),
+        store=store,
+        OPSCTL_TRACKING_URI=uri,
+        MLFLOW_HTTP_REQUEST_MAX_RETRIES="1",
+    )
+    wait_for(driver, r"trial +\d+/4", times=2)
+    server.send_signal(signal.SIGINT)
+    server.communicate(timeout=30)
+    code, out = finish(driver)
+    assert code == 0, out
+    assert out.count("MLflow no longer answers") == 1
+    assert "send them later with: opsctl track" in out
+    direct = f"sqlite:///{tmp_path}/server.db"
+    code, out = finish(start("track", tmp_path / "tiny.yaml", store=store, OPSCTL_TRACKING_URI=direct))
+    assert code == 0, out
+    statuses = tracked(sweep, store, direct)
+    assert statuses == {key: ["FINISHED"] for key in finish_times(store)}
+    assert len(statuses) == 4
+
+
+def test_an_existing_cluster_is_used_and_left_running(tmp_path: Path) -> None:
+    ray = [str(Path(sys.executable).with_name("ray"))]
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64, "RAY_USAGE_STATS_ENABLED": "0"}
+    begin = ["start", "--head", "--port=6399", "--num-cpus=2", "--include-dashboard=false"]
+    subprocess.run([*ray, *begin], env=env, check=True, capture_output=True, timeout=60)
+    try:
+        sweep = tiny(grid={"seed": [0, 1]})
+        file = write(tmp_path, sweep)
+        options = {name: env[name] for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN")}
+        driver = start("sweep", file, "--address", "127.0.0.1:6399", store=tmp_path / "store", **options)
+        code, out = finish(driver)
+        assert code == 0, out
+        assert len(finish_times(tmp_path / "store")) == 2
+        wrong = start("sweep", file, "--set", "seed=[9]", "--cpus-per-trial", "64", "--address", "127.0.0.1:6399",
+                      store=tmp_path / "store", **options)  # fmt: skip
+        code, out = finish(wrong)
+        assert code == 2, out
+        assert "64 CPU asked for, but the cluster has 2; lower it with --cpus-per-trial" in out
+        status = subprocess.run(
+            [*ray, "status", "--address", "127.0.0.1:6399"], env=env, capture_output=True, timeout=60
+        )
+        assert status.returncode == 0
+    finally:
+        subprocess.run([*ray, "stop", "--force"], env=env, check=False, capture_output=True, timeout=60)
+
+
+def test_an_address_where_no_cluster_is_gets_one_error(tmp_path: Path) -> None:
+    driver = start("sweep", write(tmp_path, tiny()), "--address", "127.0.0.1:1", store=tmp_path / "store")
+    code, out = finish(driver)
+    assert code == 2, out
+    assert "no Ray cluster answers at 127.0.0.1:1" in out
+    assert "Traceback" not in out
+
+
+def test_trials_begin_before_every_data_set_is_built(tmp_path: Path) -> None:
+    em = {
+        "kind": "em",
+        "generator": "lenet5",
+        "steps": 20,
+        "max_rounds": 15,
+        "stop_error": 0,
+        "batch_size": 50,
+    }
+    sweep = tiny(
+        base={"data": {"limit": 300}, "train": TRAIN},
+        grid={"data.poison": {"em": em, "clean": "clean"}, "seed": [0]},
+    )
+    code, out = finish(start("sweep", write(tmp_path, sweep), store=tmp_path / "store"))
+    assert code == 0, out
+    events = [
+        line for line in out.splitlines() if ("em-train" in line and "built" in line) or RESULT.search(line)
+    ]
+    assert "poison=clean" in events[0], events
+    assert "built" in events[1], events
+    assert time.monotonic() > 0
+
+
+def test_the_module_runs_as_the_command_does() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert run.returncode == 0
+    assert "quickstart.yaml" in run.stdout
