@@ -253,7 +253,10 @@ def ui(
         with console.status("starting MLflow"):
             answers = tracking.answers(server, host, port)
         if answers:
-            console.print(f"MLflow is at [link]http://{host}:{port}[/link] (Ctrl-C ends it)", highlight=False)
+            console.print(
+                f"MLflow is at http://{host}:{port}/#/experiments (Ctrl-C ends it)", highlight=False
+            )
+            console.print("Each sweep is an experiment; its trials are under 'Training runs'.")
         code = server.wait()
     except KeyboardInterrupt:
         code = 0

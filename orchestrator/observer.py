@@ -38,12 +38,19 @@ class Observer:
 
 
 class Audience(Observer):
-    """Passes every event on to several observers."""
+    """Passes every event on to several observers, in their order."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
-    def __getattribute__(self, name: str) -> Any:
-        if name.startswith(("sweep_", "data_", "trial_")):
-            return lambda *args: [getattr(observer, name)(*args) for observer in self.observers]
-        return super().__getattribute__(name)
+
+def _pass_on(name: str) -> Any:
+    def event(self: Audience, *what: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, name)(*what)
+
+    return event
+
+
+for _name in [name for name in vars(Observer) if not name.startswith("_")]:
+    setattr(Audience, _name, _pass_on(_name))

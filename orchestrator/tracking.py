@@ -17,6 +17,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ class Tracker:
     def _experiment(self, name: str, question: str) -> str:
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            return str(self.client.create_experiment(name, tags={"mlflow.note.content": question}))
+            tags = {"mlflow.note.content": question, "mlflow.experimentKind": "custom_model_development"}
+            return str(self.client.create_experiment(name, tags=tags))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -87,16 +89,16 @@ class Tracker:
         unsent = [(task, record) for task, record in wanted if not _complete(runs.get(task.key, []))]
         for sent, (task, record) in enumerate(unsent, start=1):
             self.discard(runs.get(task.key, []))
-            run_id = self.start(task)
-            self.log(run_id, record["history"])
+            run_id = self.start(task, ended(record) - int(record["seconds"] * 1000))
+            self.log(run_id, record["history"], ended(record))
             self.finish(run_id, record)
             report(sent, len(unsent))
         for task, _ in wanted:
             self._discard_doubles(runs.get(task.key, []))
         return len(unsent)
 
-    def start(self, task: Task) -> str:
-        """A new run for a trial: its parameters by dotted path, its tags, its data set."""
+    def start(self, task: Task, begun: int | None = None) -> str:
+        """A new run for a trial begun at `begun` (ms, default now): dotted parameters, tags, data set."""
         told = environment()
         tags = {
             KEY: task.key,
@@ -108,7 +110,7 @@ class Tracker:
         }
         name = " ".join(label for axis, label in task.point.labels.items() if axis != "seed")
         seed = f" s{task.trial.seed}" if "seed" in task.point.labels else ""
-        run = self.client.create_run(self.experiment, tags=tags, run_name=(name + seed)[:200])
+        run = self.client.create_run(self.experiment, begun, tags=tags, run_name=(name + seed)[:200])
         params = [Param(path, str(value)[:6000]) for path, value in flatten(plain(task.trial)).items()]
         for start in range(0, len(params), 100):
             self.client.log_batch(run.info.run_id, params=params[start : start + 100])
@@ -124,9 +126,9 @@ class Tracker:
         data = Dataset(spec.name, spec.key, source_type="local", source=source, profile=profile)
         return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])
 
-    def log(self, run_id: str, rows: Iterable[Metrics]) -> None:
-        """Epochs' metrics, each at its epoch as the step."""
-        now = int(time.time() * 1000)
+    def log(self, run_id: str, rows: Iterable[Metrics], when: int | None = None) -> None:
+        """Epochs' metrics, each at its epoch as the step; all at the time `when` (ms, default now)."""
+        now = int(time.time() * 1000) if when is None else when
         points = [
             Metric(name, value, now, int(row["epoch"]))
             for row in rows
@@ -138,7 +140,7 @@ class Tracker:
 
     def finish(self, run_id: str, record: Record) -> None:
         """The metrics that belong to the whole trial; then, and only then, the run counts as complete."""
-        now, last = int(time.time() * 1000), int(record["history"][-1]["epoch"])
+        now, last = ended(record), int(record["history"][-1]["epoch"])
         whole = {
             name: value for name, value in record["metrics"].items() if name not in record["history"][-1]
         }
@@ -150,7 +152,7 @@ class Tracker:
             RunTag("opsctl.host", record["environment"]["host"]),
         ]
         self.client.log_batch(run_id, metrics=points, tags=tags)
-        self.client.set_terminated(run_id, "FINISHED")
+        self.client.set_terminated(run_id, "FINISHED", now)
 
     def fail(self, run_id: str, error: str) -> None:
         """A run that ended without a result; it is replaced when the trial is done after all."""
@@ -237,6 +239,11 @@ class LiveTracker(Observer):
             self.tracker.fail(run_id, error)
 
 
+def ended(record: Record) -> int:
+    """When a trial ended, in milliseconds since 1970."""
+    return int(datetime.fromisoformat(record["environment"]["time"]).timestamp() * 1000)
+
+
 def default_uri(store: Path) -> str:
     """The tracking store that a sweep uses unless told otherwise."""
     return f"sqlite:///{store}/mlflow.db"
@@ -245,23 +252,18 @@ def default_uri(store: Path) -> str:
 def serve(uri: str, *, host: str, port: int) -> subprocess.Popen[bytes]:
     """Start the MLflow server and its pages on `uri`, with one worker: the default of four makes every
     request wait 40 ms."""
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     artifacts = uri.removeprefix("sqlite:///").rpartition("/")[0] if uri.startswith("sqlite:///") else "."
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--host",
-        host,
-        "--port",
-        str(port),
-    ]
-    return subprocess.Popen(
-        [*command, "--workers", "1", "--artifacts-destination", f"{artifacts}/mlartifacts"], env=env
-    )
+    options = {
+        "--backend-store-uri": uri,
+        "--artifacts-destination": f"{artifacts}/mlartifacts",
+        "--host": host,
+        "--port": str(port),
+        "--workers": "1",
+        "--uvicorn-opts": "--log-level warning",
+    }
+    words = [word for option in options.items() for word in option]
+    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], env=env)
 
 
 def answers(server: subprocess.Popen[bytes], host: str, port: int, *, seconds: float = 60) -> bool:

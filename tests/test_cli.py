@@ -115,6 +115,8 @@ def test_status_and_report_read_the_disk(opsctl: Opsctl, tmp_path: Path) -> None
     assert "| clean | " in out
     _, out, _ = opsctl("report", file, "--format", "svg")
     assert out.startswith("<svg")
+    assert "Does it run?" in out.replace("&#160;", " ")
+    assert "@font-face" not in out, "a picture fetches nothing"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")

@@ -40,6 +40,7 @@ def test_everything_is_sent_once(tracker: Tracker, store: Store) -> None:
     assert run.data.params["data.poison.0.kind"] == "ops"
     assert run.data.tags["opsctl.data_key"] == record["data_key"]
     assert run.data.tags["opsctl.commit"]
+    assert abs(run.info.end_time - run.info.start_time - record["seconds"] * 1000) <= 1, "as long as it took"
     assert run.data.metrics["test/peak_epoch"] == record["metrics"]["test/peak_epoch"]
     history = tracker.client.get_metric_history(run.info.run_id, "test/clean_acc")
     assert [(m.step, m.value) for m in history] == [
