@@ -67,7 +67,7 @@ AddressOption = Annotated[
     typer.Option(
         envvar="OPSCTL_ADDRESS",
         help=(
-            "An existing Ray cluster: auto, host:6379 or ray://host:10001. "
+            "An existing Ray cluster: auto or host:6379; its machines need opsctl and the store. "
             "[default: start Ray on this machine]"
         ),
         show_default=False,
@@ -166,13 +166,14 @@ def status(file: File, store: StoreOption = STORE, settings: SetOption = None) -
     todo, stored = _plan(file, store, settings)
     ledger, console = Ledger(stored.root), _console()
     failures = [(task, failure) for task in todo.missing if (failure := ledger.failure(task.key)) is not None]
-    done = len(todo.tasks) - len(todo.missing)
+    done, missing = len(todo.tasks) - len(todo.missing), len(todo.missing) - len(failures)
     console.print(
-        f"[bold]{todo.sweep.name}[/]: {done} of {len(todo.tasks)} trials done, {len(failures)} failed"
+        f"[bold]{todo.sweep.name}[/]: {done} of {len(todo.tasks)} trials done, "
+        f"{len(failures)} failed, {missing} missing"
     )
     for task, failure in failures:
         console.print(
-            f"[red]failed[/] {task.key} ({task.point.name}), "
+            f"[red]failed[/] {task.key} ({escape(task.point.name)}), "
             f"{failure['attempts']} attempts: {escape(failure['error'])}",
             highlight=False,
             soft_wrap=True,
@@ -198,6 +199,7 @@ def track(
 ) -> None:
     """Send to MLflow whatever results of a sweep are not there yet. Harmless to repeat."""
     from orchestrator import tracking
+    from trainers import InputError
 
     todo, stored = _plan(file, store, settings)
     tracker = tracking.Tracker(tracking_uri or tracking.default_uri(stored.root), todo, stored)
@@ -206,7 +208,7 @@ def track(
         try:
             sent = tracker.sync(lambda n, of: line.update(f"sending results to MLflow: {n} of {of}"))
         except tracking.TROUBLE as error:
-            raise OSError(f"MLflow stopped answering ({error}); run the same command again") from None
+            raise InputError(f"MLflow stopped answering ({error}); run the same command again") from None
     done = len(todo.tasks) - len(todo.missing)
     console.print(f"{todo.sweep.name}: {sent} trials sent, {done - sent} were there already")
 
@@ -239,31 +241,29 @@ def ui(
         int, typer.Option(min=1, max=65535, envvar="OPSCTL_UI_PORT", help="Port to listen on.")
     ] = 5000,
 ) -> None:
-    """Start the MLflow pages on the right store and say where they are. Ctrl-C ends them."""
+    """Start the MLflow pages on the store's database and say where they are. Ctrl-C ends them."""
     from orchestrator import tracking
+    from orchestrator.host import stoppable
+    from trainers import InputError
 
     database = store.expanduser().absolute() / "mlflow.db"
     if tracking_uri is None and not database.exists():
-        from trainers import InputError
-
         raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
     console = _console()
     server = tracking.serve(tracking_uri or tracking.default_uri(database.parent), host=host, port=port)
-    try:
+    with stoppable() as stop:
         with console.status("starting MLflow"):
-            answers = tracking.answers(server, host, port)
-        if answers:
+            there = tracking.answers(server, host, port, stop)
+        if there:
             console.print(
                 f"MLflow is at http://{host}:{port}/#/experiments (Ctrl-C ends it)", highlight=False
             )
             console.print("Each sweep is an experiment; its trials are under 'Training runs'.")
-        code = server.wait()
-    except KeyboardInterrupt:
-        code = 0
-    finally:
-        server.terminate()
-        server.wait()
-    raise typer.Exit(code)
+        while server.poll() is None and not stop.wait(0.2):
+            pass
+    server.terminate()
+    code = server.wait()
+    raise typer.Exit(0 if stop.is_set() else code)
 
 
 @app.command()
@@ -293,11 +293,10 @@ def main() -> None:
 
 
 def _is_users(error: Exception) -> bool:
-    if isinstance(error, OSError):
-        return True
+    from poisons.store import StoreError
     from trainers import InputError
 
-    return isinstance(error, InputError)
+    return isinstance(error, InputError | StoreError)
 
 
 def _console() -> Console:
@@ -307,19 +306,24 @@ def _console() -> Console:
 
 
 def _plan(file: Path, store: Path, settings: list[str] | None) -> tuple[Plan, Store]:
-    from orchestrator.plan import make_plan
-    from orchestrator.sweep_file import load
-    from poisons import Store
+    from rich.console import Console
 
-    spec = load(file, tuple(settings or ()))
-    stored = Store(store)
-    return make_plan(spec, stored, str(file)), stored
+    with Console(stderr=True).status("reading the sweep and the store"):
+        from orchestrator.plan import make_plan
+        from orchestrator.sweep_file import load
+        from poisons import Store
+
+        spec = load(file, tuple(settings or ()))
+        stored = Store(store)
+        return make_plan(spec, stored, str(file)), stored
 
 
 def _show_plan(todo: Plan, console: Console) -> None:
+    from rich.markup import escape
+
     from orchestrator.display import plan_table
 
-    console.print(f"[bold]{todo.sweep.name}[/]: {todo.sweep.question}", soft_wrap=True)
+    console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
     if todo.data:
         console.print(plan_table(todo))
     done = len(todo.tasks) - len(todo.missing)
@@ -333,16 +337,15 @@ def _show_plan(todo: Plan, console: Console) -> None:
 def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
     """The tracker, or None and a warning: a tracking store that does not answer must not cost the sweep
     anything."""
-    from orchestrator import tracking
     from trainers import InputError
 
     try:
-        return tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored)
+        with console.status("opening MLflow"):
+            from orchestrator import tracking
+
+            return tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored)
     except InputError as error:
-        console.print(
-            f"[yellow]warning:[/] {error}; the sweep goes on without it, see `opsctl track --help`",
-            soft_wrap=True,
-        )
+        _warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
         return None
 
 
@@ -357,13 +360,9 @@ def _run(
     if tracker is not None:
         from orchestrator.tracking import LiveTracker
 
-        observers.append(
-            LiveTracker(
-                tracker, lambda message: console.print(f"[yellow]warning:[/] {message}", soft_wrap=True)
-            )
-        )
-    with console.status("starting Ray"):
-        from orchestrator.engine import run_plan
+        observers.append(LiveTracker(tracker, lambda message: _warn(console, message)))
+    from orchestrator.engine import run_plan
+
     outcome = run_plan(todo, stored, Audience(*observers), address=address)
     if outcome.interrupted:
         console.print(
@@ -378,6 +377,12 @@ def _run(
         )
         return 1
     return 0
+
+
+def _warn(console: Console, message: str) -> None:
+    from rich.markup import escape
+
+    console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
 def _sync(tracker: Tracker, file: Path, console: Console) -> None:

@@ -91,6 +91,8 @@ class Screen(Observer):
         )
         self.building: dict[str, tuple[float, str]] = {}  # name -> since when, last word
         self.running: dict[str, tuple[Task, float, Metrics]] = {}
+        self.waiting = console.status("starting Ray")
+        self.waiting.start()
         self.live = Live(console=console, get_renderable=self.picture, refresh_per_second=4, transient=True)
 
     def picture(self) -> Group:
@@ -109,9 +111,11 @@ class Screen(Observer):
         self.trial_bar = self.bars.add_task(
             "trials", total=len(plan.tasks), completed=len(plan.tasks) - len(plan.missing)
         )
+        self.waiting.stop()
         self.live.start()
 
     def sweep_ended(self) -> None:
+        self.waiting.stop()
         self.live.stop()
 
     def data_started(self, spec: DataSpec) -> None:

@@ -40,7 +40,7 @@ def findings(store: Path) -> Iterator[Finding]:
         commit() or "not a git checkout: results will not name a commit",
     )
     yield Finding(
-        "processors", "ok", f"{os.cpu_count()}; bfloat16 {'native' if _bfloat16() else 'emulated, and slow'}"
+        "processors", "ok", f"{os.cpu_count()}; bfloat16 {'native' if _bfloat16() else 'perhaps slow'}"
     )
     yield from _gpus()
     yield from _space(store)
@@ -48,7 +48,7 @@ def findings(store: Path) -> Iterator[Finding]:
 
 
 def _bfloat16() -> bool:
-    """Whether convolutions in bfloat16 have instructions of their own here (AVX-512 BF16, AMX, or Arm's)."""
+    """Whether this processor has AVX-512's instructions for bfloat16; for others than x86 a guess."""
     capability = torch.backends.cpu.get_cpu_capability()
     return capability.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
 

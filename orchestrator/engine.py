@@ -1,7 +1,6 @@
 """Running a plan on Ray: tasks build data sets, Tune schedules trials. The only file that imports ray.
 
-There is no barrier between the two: Tune asks for the next trial, and gets one whose data sets are in the
-store.
+There is no barrier between the two: a trial starts when its own data sets are in the store.
 """
 
 from __future__ import annotations
@@ -9,31 +8,24 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
-import shutil
-import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault(
-    "RAY_CHDIR_TO_TRIAL_DIR", "0"
-)  # relative paths mean the same on the driver and in a trial
-os.environ.setdefault(
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1"
-)  # they write five files a trial; our ledger needs none
-os.environ.setdefault(
-    "TUNE_DISABLE_SIGINT_HANDLER", "1"
-)  # we have our own, which also ends the building of data sets
-os.environ.setdefault("TUNE_WARN_THRESHOLD_S", "30")
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the older output can be silenced; ours is the display
+SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the older output can be silenced; ours is the display
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on the driver and in a trial
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # five files a trial, and our ledger needs none
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which also ends the building of data sets
+    "TUNE_WARN_THRESHOLD_S": "30",
+}
+for _name, _value in SETTINGS.items():
+    os.environ.setdefault(_name, _value)
 
 import ray
 import torch
@@ -41,11 +33,13 @@ from ray import tune
 from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
+from ray.tune.search.search_generator import SearchGenerator
 from ray.util.queue import Queue
 
+from orchestrator.host import knock, scratch, stoppable
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan, Task
-from orchestrator.results import Ledger
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress
 from orchestrator.spec import TrialSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
@@ -54,6 +48,7 @@ from trainers.loop import Metrics
 from trainers.spec import plain
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
+POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -66,144 +61,102 @@ class Outcome:
 
 
 def run_plan(plan: Plan, store: Store, observer: Observer, *, address: str | None = None) -> Outcome:
-    """Build what is missing and run what is missing. Results are in the ledger; the observer is told on the
-    way.
+    """Build what is missing and run what is missing; results are in the ledger, the observer hears of them.
 
-    `address` is an existing Ray cluster (`auto`, `host:6379`, `ray://...`); by default Ray is started on
-    this machine. A failed trial does not stop the others. SIGINT and SIGTERM end the sweep at once, and
-    nothing finished is lost.
+    `address` is an existing Ray cluster (`auto` or `host:6379`); by default Ray is started on this machine.
+    A failed trial does not stop the others. SIGINT and SIGTERM end the sweep at once, and nothing finished
+    is lost. Raises InputError for a cluster that does not answer or can never give what a trial asks for.
     """
-    with _cluster(address), _scratch(store, plan) as scratch, _stoppable() as stop:
-        run = _Run(plan, store, observer, stop, gpus=_gpus_per_trial(plan))
-        run.submit_data()
-        observer.sweep_started(plan)
-        tune.run(
-            _train,
-            name=scratch.name,
-            storage_path=str(scratch.parent),
-            config={"store": str(store.root)},
-            search_alg=_Feed(run),
-            num_samples=len(plan.missing),
-            callbacks=[_Ears(run)],
-            stop=_Brake(stop),
-            resources_per_trial={"cpu": plan.sweep.run.cpus_per_trial, "gpu": run.gpus},
-            max_concurrent_trials=plan.sweep.run.max_concurrent,
-            max_failures=plan.sweep.run.retries,
-            reuse_actors=True,
-            raise_on_failed_trial=False,
-            trial_name_creator=_key_of,
-            trial_dirname_creator=_key_of,
-            progress_reporter=_Silence(),
-            verbose=0,
-        )
-        run.fail_the_rest()
+    try:
+        with _cluster(address), scratch(store.root / "tune", plan.sweep.name) as folder, stoppable() as stop:
+            gpus = _gpus_per_trial(plan)
+            progress = Progress(plan, store, observer)
+            builders = _Builders(progress)
+            observer.sweep_started(plan)
+            while not stop.is_set():
+                builders.poll()
+                if progress.ready() is not None:
+                    _tune(progress, builders, stop, gpus=gpus, folder=folder)
+                elif builders.refs:
+                    ray.wait(list(builders.refs), timeout=POLL_SECONDS)
+                else:
+                    break
+            return Outcome(progress.done, tuple(progress.failed), stop.is_set())
+    finally:
         observer.sweep_ended()
-        return Outcome(run.done, tuple(run.failed), stop.is_set())
+
+
+def _tune(
+    progress: Progress, builders: _Builders, stop: threading.Event, *, gpus: float, folder: Path
+) -> None:
+    """Let Tune run trials for as long as some run or can start."""
+    wanted = progress.plan.sweep.run
+    tune.run(
+        _train,
+        name=str(time.monotonic_ns()),
+        storage_path=str(folder),
+        config={"store": str(progress.store.root)},
+        search_alg=_Feed(progress, gpu=gpus > 0),
+        num_samples=len(progress.tasks),
+        callbacks=[_Ears(progress, builders)],
+        stop=_Brake(stop),
+        resources_per_trial={"cpu": wanted.cpus_per_trial, "gpu": gpus},
+        max_failures=wanted.retries,
+        reuse_actors=True,
+        raise_on_failed_trial=False,
+        trial_name_creator=_key_of,
+        trial_dirname_creator=_key_of,
+        progress_reporter=_Silence(),
+        verbose=0,
+    )
 
 
 @dataclass
-class _Run:
-    """What the driver knows while a sweep runs; its methods are called in Tune's thread."""
+class _Builders:
+    """The Ray tasks that build data sets."""
 
-    plan: Plan
-    store: Store
-    observer: Observer
-    stop: threading.Event
-    gpus: float
-    done: int = 0
-    failed: list[str] = field(default_factory=list)
-    refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)  # being built
-    broken: dict[str, str] = field(default_factory=dict)  # name of a data set -> why it cannot be built
+    progress: Progress
+    refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)
     mail: Queue | None = None
 
-    def __post_init__(self) -> None:
-        self.tasks = {task.key: task for task in self.plan.tasks}
-        self.waiting = list(self.plan.missing)
-        self.built = set(self.plan.ready)
-        self.ledger = Ledger(self.store.root)
-
-    def submit_data(self) -> None:
-        """One Ray task for each data set to build; one that is made from others waits for their tasks."""
-        specs = {spec.name: spec for spec in self.plan.to_build}
-        if not specs:
-            return
-        self.mail = Queue(actor_options={"num_cpus": 0})
-        by_name: dict[str, ray.ObjectRef] = {}
-        for spec in specs.values():
-            parents = [by_name[parent.name] for parent in spec.parents if parent.name in by_name]
-            gpus = 1 if spec.poison[-1].wants_gpu and ray.cluster_resources().get("GPU", 0) >= 1 else 0
-            task = _build.options(name=spec.name, num_cpus=self.plan.sweep.run.cpus_per_data, num_gpus=gpus)
-            ref = task.remote(str(self.store.root), json.dumps(plain(spec)), self.mail, *parents)
-            by_name[spec.name] = ref
-            self.refs[ref] = spec
-
     def poll(self) -> None:
-        """Take note of what the builders say and of which of them are done."""
-        if self.mail is not None:
-            for name, row in self._letters():
-                spec = next(spec for spec in self.plan.data if spec.name == name)
-                self.observer.data_progress(spec, row) if row else self.observer.data_started(spec)
+        """Hear what the builders say and which are done; submit what can be built now."""
+        self._read_mail()
         ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
         for ref in ready:
             spec = self.refs.pop(ref)
             try:
                 ray.get(ref)
-            except (RayError, OSError, ValueError, ArithmeticError, RuntimeError) as error:
-                self.broken[spec.name] = _cause(error)
-                self.observer.data_failed(spec, self.broken[spec.name])
+            except Exception as error:  # noqa: BLE001  (whatever a builder raises is this data set's failure)
+                self.progress.data_failed(spec, _cause(error))
             else:
-                self.built.add(spec.name)
-                self.observer.data_built(spec)
+                self.progress.data_built(spec)
+        for spec in self.progress.buildable()[: max(0, self._room() - len(self.refs))]:
+            self._submit(spec)
 
-    def next_task(self) -> Task | None:
-        """The first waiting trial whose data sets are there; trials whose data set cannot be built fail
-        here."""
-        self.poll()
-        for task in list(self.waiting):
-            names = [spec.name for spec in task.trial.needs]
-            if any(name in self.broken for name in names):
-                self.waiting.remove(task)
-                self._fail(task, next(self.broken[name] for name in names if name in self.broken))
-            elif all(name in self.built for name in names):
-                self.waiting.remove(task)
-                return task
-        return None
+    def _room(self) -> int:
+        """How many builders may run: all that fit, but half of that while trials could use the processors."""
+        room = int(ray.cluster_resources().get("CPU", 1) // self.progress.plan.sweep.run.cpus_per_data)
+        return max(1, room // 2 if self.progress.live or self.progress.ready() else room)
 
-    def ended(self, key: str) -> None:
-        """Tune says that a trial ended well; the ledger knows with what."""
-        record = self.ledger.result(key)
-        if record is None:
-            if not self.stop.is_set():
-                self._fail(self.tasks[key], f"the trial ended, but {self.ledger.root / key} has no result")
+    def _submit(self, spec: DataSpec) -> None:
+        self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
+        gpus = 1 if spec.poison[-1].wants_gpu and ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        cpus = self.progress.plan.sweep.run.cpus_per_data
+        task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=gpus)
+        self.refs[task.remote(str(self.progress.store.root), json.dumps(plain(spec)), self.mail)] = spec
+        del self.progress.unbuilt[spec.name]
+
+    def _read_mail(self) -> None:
+        if self.mail is None:
             return
-        self.done += 1
-        self.observer.trial_done(self.tasks[key], record)
-
-    def broke(self, key: str) -> None:
-        """Tune has given a trial up."""
-        failure = self.ledger.failure(key)
-        self._fail(
-            self.tasks[key], failure["error"] if failure else "its worker process died", write=failure is None
-        )
-
-    def fail_the_rest(self) -> None:
-        """Trials that could not start because their data set cannot be built."""
-        self.poll()
-        while not self.stop.is_set() and self.waiting and self.next_task() is not None:
-            pass
-
-    def _fail(self, task: Task, error: str, *, write: bool = True) -> None:
-        if write:
-            self.ledger.fail(task.key, {"error": error, "traceback": None})
-        self.failed.append(task.key)
-        self.observer.trial_failed(task, error)
-
-    def _letters(self) -> list[tuple[str, dict[str, Any]]]:
-        assert self.mail is not None
-        try:
-            return self.mail.get_nowait_batch(self.mail.qsize())
-        except RayError:
-            return []  # progress is a courtesy: its actor may have died with its node
+        specs = {spec.name: spec for spec in self.progress.plan.data}
+        with suppress(RayError):  # progress is a courtesy: its actor may have died with its node
+            for name, row in self.mail.get_nowait_batch(self.mail.qsize()):
+                if row:
+                    self.progress.observer.data_progress(specs[name], row)
+                else:
+                    self.progress.observer.data_started(specs[name])
 
 
 class _Unsaved:
@@ -213,53 +166,67 @@ class _Unsaved:
         return {}
 
 
-class _Feed(_Unsaved, Searcher):
-    """Gives Tune the next trial, as a JSON string, when its data sets are there."""
+class _Feed(_Unsaved, SearchGenerator):
+    """Gives Tune trials whose data sets are there.
 
-    def __init__(self, run: _Run) -> None:
+    It is finished whenever there is none, for the time being: then Tune lets go of the idle workers that it
+    keeps for reuse, whose processors and GPUs a builder may be waiting for.
+    """
+
+    def __init__(self, progress: Progress, *, gpu: bool) -> None:
+        super().__init__(_Suggestions(progress, gpu=gpu))
+        self.progress = progress
+
+    def is_finished(self) -> bool:
+        return self._finished or self.progress.ready() is None
+
+    def save_to_dir(self, dirpath: str, session_str: str) -> None: ...
+
+
+class _Suggestions(_Unsaved, Searcher):
+    """The next trial as a JSON string, which Tune cannot mistake for a search space."""
+
+    def __init__(self, progress: Progress, *, gpu: bool) -> None:
         super().__init__()
-        self.run = run
+        self.progress, self.gpu = progress, gpu
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.run.stop.is_set() or (task := self.run.next_task()) is None:
-            return self.FINISHED if self.run.stop.is_set() or not self.run.waiting else None
-        return {"key": task.key, "trial": json.dumps(plain(task.trial)), "gpu": self.run.gpus > 0}
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        if (task := self.progress.ready()) is None:
+            return None
+        self.progress.give(task)
+        return {"key": task.key, "trial": json.dumps(plain(task.trial)), "gpu": self.gpu}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None: ...
 
-    def save(self, checkpoint_path: str) -> None: ...
-
-    def restore(self, checkpoint_path: str) -> None: ...
-
 
 class _Ears(_Unsaved, tune.Callback):
     """Passes Tune's events on."""
 
-    def __init__(self, run: _Run) -> None:
-        self.run = run
+    def __init__(self, progress: Progress, builders: _Builders) -> None:
+        self.progress, self.builders = progress, builders
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        self.run.poll()
+        self.builders.poll()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.run.observer.trial_started(self.run.tasks[_key_of(trial)])
+        self.progress.started(_key_of(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         if rows := json.loads(result.get("rows", "[]")):
-            self.run.observer.trial_progress(self.run.tasks[_key_of(trial)], rows)
+            self.progress.observer.trial_progress(self.progress.tasks[_key_of(trial)], rows)
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.run.observer.trial_retried(self.run.tasks[_key_of(trial)])
+        self.progress.observer.trial_retried(self.progress.tasks[_key_of(trial)])
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.run.ended(_key_of(trial))
+        self.progress.ended(_key_of(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.run.broke(_key_of(trial))
+        self.progress.gave_up(_key_of(trial))
 
 
 class _Brake(_Unsaved, tune.Stopper):
@@ -285,12 +252,16 @@ class _Silence(tune.ProgressReporter):
 
 
 @ray.remote(max_retries=3)
-def _build(root: str, spec: str, mail: Queue, *parents: None) -> None:
-    """Build one data set on a worker; `parents` are here to be waited for."""
+def _build(root: str, spec: str, mail: Queue) -> None:
+    """Build one data set on a worker."""
     data = DataSpec.parse(json.loads(spec), "data set")
-    device = _prepare(gpu=bool(ray.get_gpu_ids()))
-    mail.put((data.name, {}))
-    Store(root).ensure(data, device=device, report=lambda row: mail.put((data.name, row)))
+
+    def say(row: dict[str, Any]) -> None:
+        with suppress(RayError):
+            mail.put((data.name, row))
+
+    say({})
+    Store(root).ensure(data, device=_prepare(gpu=bool(ray.get_gpu_ids())), report=say)
 
 
 def _train(config: dict[str, Any]) -> None:
@@ -318,7 +289,7 @@ def _prepare(*, gpu: bool) -> torch.device:
     """The device of this worker, with as many threads as Ray gave it processors."""
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, int(cpus)))
-    return torch.device("cuda" if gpu else "cpu")
+    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
 
 
 def _key_of(trial: Trial) -> str:
@@ -331,24 +302,22 @@ def _cause(error: BaseException) -> str:
 
 
 def _gpus_per_trial(plan: Plan) -> float:
-    """What the sweep says, else one where there is any; and an InputError if the cluster can never give
-    it."""
-    have = ray.cluster_resources()
-    wanted = plan.sweep.run.gpus_per_trial
-    gpus = wanted if wanted is not None else float(have.get("GPU", 0) >= 1)
-    for name, need, option in (
-        ("CPU", plan.sweep.run.cpus_per_trial, "cpus-per-trial"),
-        ("CPU", plan.sweep.run.cpus_per_data, "set run.cpus_per_data"),
-        ("GPU", gpus, "gpus-per-trial"),
+    """What the sweep says, else one where there is any; an InputError if no machine of the cluster has it."""
+    run = plan.sweep.run
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    most = {name: max(machine.get(name, 0.0) for machine in machines) for name in ("CPU", "GPU")}
+    gpus = float(most["GPU"] >= 1) if run.gpus_per_trial is None else run.gpus_per_trial
+    for name, need, way in (
+        ("CPU", run.cpus_per_trial, "--cpus-per-trial"),
+        ("CPU", run.cpus_per_data, "--set run.cpus_per_data=..."),
+        ("GPU", gpus, "--gpus-per-trial"),
     ):
-        if need > have.get(name, 0):
+        if need > most[name]:
             raise InputError(
-                f"{need:g} {name} asked for, but the cluster has {have.get(name, 0):g}; "
-                f"lower it with --{option}"
+                f"{need:g} {name} asked for, but no machine has more than {most[name]:g}; see {way}"
             )
-    slots = min(
-        have.get("CPU", 0) // plan.sweep.run.cpus_per_trial, have.get("GPU", 0) // gpus if gpus else 10**6
-    )
+    whole = ray.cluster_resources()
+    slots = min(whole["CPU"] // run.cpus_per_trial, whole["GPU"] // gpus if gpus else 10**6)
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(max(1, int(slots)))
     return gpus
 
@@ -358,8 +327,12 @@ def _cluster(address: str | None) -> Iterator[None]:
     """A connection to `address`, or a Ray of our own on this machine that ends with us."""
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told once, by the display
+    if address is not None and "://" in address:
+        raise InputError(
+            f"{address}: Ray Client is not supported; give host:6379, or `auto` on the head node"
+        )
     try:
-        _knock(address)
+        knock(address or "")  # Ray itself would wait for minutes
         ray.init(
             address or "local",
             include_dashboard=None if address else False,
@@ -376,58 +349,3 @@ def _cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def _knock(address: str | None) -> None:
-    """See whether anyone listens at `host:port` (OSError if not): Ray would wait for minutes."""
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-
-
-@contextmanager
-def _scratch(store: Store, plan: Plan) -> Iterator[Path]:
-    """A folder for Tune's own state, which nobody needs afterwards; those of drivers killed on this host go
-    too."""
-    home = store.root / "tune"
-    home.mkdir(exist_ok=True)
-    for left in home.glob(f"*-{platform.node()}-*"):
-        if not _alive(int(left.name.rpartition("-")[2])):
-            shutil.rmtree(left, ignore_errors=True)
-    scratch = home / f"{plan.sweep.name}-{platform.node()}-{os.getpid()}"
-    try:
-        yield scratch
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-@contextmanager
-def _stoppable() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal does what it always did."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, _: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for name in before:
-        signal.signal(name, handle)
-    try:
-        yield stop
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 from orchestrator.spec import SweepSpec, TrialSpec
 from orchestrator.sweep_file import set_path
 from trainers import InputError
-from trainers.spec import nearest, plain
+from trainers.spec import nearest
 
 
 @dataclass(frozen=True)
@@ -33,18 +32,18 @@ class Point:
 def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
     """Every point of the grid but the skipped ones, in the order of the file, the last axis fastest.
 
-    Raises InputError, beginning with `where`, for a point that is no trial, equal points, and everything
-    wrong with an axis.
+    Raises InputError, beginning with `where`, for a point that is no trial and everything wrong with an axis.
     """
     axes = {axis: _labelled(axis, values, where) for axis, values in sweep.grid.items()}
     _check_axes(sweep, axes, where)
     points: list[Point] = []
-    unused = list(range(len(sweep.skip)))
+    rules = [{axis: _wanted(value, axes[axis]) for axis, value in rule.items()} for rule in sweep.skip]
+    unused = set(range(len(rules)))
     for combination in itertools.product(*(values.items() for values in axes.values())):
         labels = {axis: label for axis, (label, _) in zip(axes, combination, strict=True)}
-        skipped = [i for i, rule in enumerate(sweep.skip) if _matches(rule, labels)]
+        skipped = {i for i, rule in enumerate(rules) if all(labels[axis] in rule[axis] for axis in rule)}
+        unused -= skipped
         if skipped:
-            unused = [i for i in unused if i not in skipped]
             continue
         data = copy.deepcopy(sweep.base)
         for axis, (_, value) in zip(axes, combination, strict=True):
@@ -52,12 +51,10 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
         point = ", ".join(f"{axis}={label}" for axis, label in labels.items())
         points.append(Point(labels, TrialSpec.parse(data, f"{where} (at {point})")))
     if unused:
-        raise InputError(
-            f"{where}: skip.{unused[0]}: {dict(sweep.skip[unused[0]])} leaves nothing out; is it misspelt?"
-        )
+        rule = sweep.skip[min(unused)]
+        raise InputError(f"{where}: skip.{min(unused)}: {rule} leaves nothing out; is it misspelt?")
     if not points:
         raise InputError(f"{where}: every point of the grid is skipped")
-    _refuse_equal(points, where)
     return tuple(points)
 
 
@@ -116,23 +113,8 @@ def _check_axes(sweep: SweepSpec, axes: dict[str, dict[str, Any]], where: str) -
             raise InputError(f"{where}: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
 
 
-def _matches(rule: dict[str, Any], labels: dict[str, str]) -> bool:
-    """A rule names, for some axes, a value or a list of them, each as its label or as it stands in the
-    grid."""
-    return all(
-        labels[axis] in {label(wanted), *(label(w) for w in wanted if isinstance(wanted, list))}
-        if isinstance(wanted, list)
-        else labels[axis] == label(wanted)
-        for axis, wanted in rule.items()
-    )
-
-
-def _refuse_equal(points: list[Point], where: str) -> None:
-    seen: dict[str, Point] = {}
-    for point in points:
-        text = json.dumps(plain(point.trial), sort_keys=True)
-        if text in seen:
-            raise InputError(
-                f"{where}: two points are the same trial: ({seen[text].name}) and ({point.name})"
-            )
-        seen[text] = point
+def _wanted(value: Any, axis: dict[str, Any]) -> set[str]:
+    """The labels that a value in a skip rule names: the one that is written so, or any of a list."""
+    if label(value) in axis or not isinstance(value, list):
+        return {label(value)}
+    return {label(v) for v in value}

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-import poisons  # noqa: F401  (its members join their families)
-from trainers import InputError, Plugin
+from orchestrator.spec import EvaluationSpec, ReportSpec, RunSpec
+from poisons import DataSpec
+from trainers import InputError, Plugin, Spec, TrainSpec
 from trainers.spec import nearest, plain
 
 
 def tables(family: str | None = None) -> Iterator[Table]:
     """A table per family. Raises InputError for a family that does not exist."""
+    if family is None:
+        yield _sweep_file()
     if family is not None and family not in Plugin.families:
         raise InputError(f"unknown family {family!r}{nearest(family, Plugin.families)}")
     for name, base in sorted(Plugin.families.items()):
@@ -29,7 +32,24 @@ def tables(family: str | None = None) -> Iterator[Table]:
             yield table
 
 
-def _fields(member: type[Plugin]) -> Iterator[str]:
+def _sweep_file() -> Table:
+    """The parts of a sweep file that are no plug-ins."""
+    parts: dict[str, type[Spec]] = {
+        "data": DataSpec,
+        "train": TrainSpec,
+        "evaluation": EvaluationSpec,
+        "run": RunSpec,
+        "report": ReportSpec,
+    }
+    table = Table(
+        "part", "fields and defaults", "what it is", title="sweep file", title_justify="left", expand=True
+    )
+    for part, spec in parts.items():
+        table.add_row(f"[cyan]{part}[/]", escape("\n".join(_fields(spec))), escape(_line(spec)))
+    return table
+
+
+def _fields(member: type[Spec]) -> Iterator[str]:
     for name, field in member.model_fields.items():
         default = (
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
@@ -41,8 +61,10 @@ def _written(default: object) -> str:
     value = plain(default)
     if isinstance(value, dict) and "kind" in value:
         return str(value["kind"])
+    if isinstance(value, list):
+        return "[" + ", ".join(str(v["kind"]) if isinstance(v, dict) else str(v) for v in value) + "]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _line(member: type[Plugin]) -> str:
+def _line(member: type[Spec]) -> str:
     return (inspect.getdoc(member) or "").split("\n\n")[0].replace("\n", " ")

@@ -14,7 +14,8 @@ class Observer:
     """Is told on the driver, in one thread, in the order of events. A method must not raise and must not
     wait."""
 
-    def sweep_started(self, plan: Plan) -> None: ...
+    def sweep_started(self, plan: Plan) -> None:
+        """Ray is there; what comes now is the sweep."""
 
     def data_started(self, spec: DataSpec) -> None: ...
 
@@ -34,7 +35,8 @@ class Observer:
 
     def trial_failed(self, task: Task, error: str) -> None: ...
 
-    def sweep_ended(self) -> None: ...
+    def sweep_ended(self) -> None:
+        """The last event, however the sweep ended, and even if it never started."""
 
 
 class Audience(Observer):
@@ -43,14 +45,46 @@ class Audience(Observer):
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
-
-def _pass_on(name: str) -> Any:
-    def event(self: Audience, *what: Any) -> None:
+    def sweep_started(self, plan: Plan) -> None:
         for observer in self.observers:
-            getattr(observer, name)(*what)
+            observer.sweep_started(plan)
 
-    return event
+    def data_started(self, spec: DataSpec) -> None:
+        for observer in self.observers:
+            observer.data_started(spec)
 
+    def data_progress(self, spec: DataSpec, row: dict[str, Any]) -> None:
+        for observer in self.observers:
+            observer.data_progress(spec, row)
 
-for _name in [name for name in vars(Observer) if not name.startswith("_")]:
-    setattr(Audience, _name, _pass_on(_name))
+    def data_built(self, spec: DataSpec) -> None:
+        for observer in self.observers:
+            observer.data_built(spec)
+
+    def data_failed(self, spec: DataSpec, error: str) -> None:
+        for observer in self.observers:
+            observer.data_failed(spec, error)
+
+    def trial_started(self, task: Task) -> None:
+        for observer in self.observers:
+            observer.trial_started(task)
+
+    def trial_progress(self, task: Task, rows: list[Metrics]) -> None:
+        for observer in self.observers:
+            observer.trial_progress(task, rows)
+
+    def trial_retried(self, task: Task) -> None:
+        for observer in self.observers:
+            observer.trial_retried(task)
+
+    def trial_done(self, task: Task, record: Record) -> None:
+        for observer in self.observers:
+            observer.trial_done(task, record)
+
+    def trial_failed(self, task: Task, error: str) -> None:
+        for observer in self.observers:
+            observer.trial_failed(task, error)
+
+    def sweep_ended(self) -> None:
+        for observer in self.observers:
+            observer.sweep_ended()

@@ -12,6 +12,9 @@ from orchestrator.results import Ledger
 from orchestrator.spec import SweepSpec, TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Source
+from trainers import InputError
+from trainers.loop import METRICS
+from trainers.spec import nearest
 
 
 @dataclass(frozen=True)
@@ -51,18 +54,39 @@ def make_plan(sweep: SweepSpec, store: Store, where: str) -> Plan:
     store's records."""
     ledger = Ledger(store.root)
     pinned: dict[Source, Source] = {}
-    tasks = []
+    tasks: dict[str, Task] = {}
+    _check_report(sweep, where)
     for point in expand(sweep, where):
         source = point.trial.data.source
         if source not in pinned:
             pinned[source] = source.pinned()
         data = point.trial.data.model_copy(update={"source": pinned[source]})
         trial = point.trial.model_copy(update={"data": data})
-        tasks.append(Task(trial.key, replace(point, trial=trial), ledger.result(trial.key) is not None))
-    data_sets = _with_parents(spec for task in tasks if not task.done for spec in task.trial.needs)
+        task = Task(trial.key, replace(point, trial=trial), ledger.result(trial.key) is not None)
+        if task.key in tasks:
+            first = tasks[task.key].point.name
+            raise InputError(f"{where}: two points are the same trial: ({first}) and ({point.name})")
+        tasks[task.key] = task
+    data_sets = _with_parents(spec for task in tasks.values() if not task.done for spec in task.trial.needs)
     ready = frozenset(spec.name for spec in data_sets if store.has(spec))
-    needed = _needed(data_sets, ready, tasks)
-    return Plan(sweep, tuple(tasks), tuple(spec for spec in data_sets if spec.name in needed), ready)
+    needed = _needed(data_sets, ready, tasks.values())
+    return Plan(sweep, tuple(tasks.values()), tuple(spec for spec in data_sets if spec.name in needed), ready)
+
+
+def _check_report(sweep: SweepSpec, where: str) -> None:
+    """A report that could not be made is told before the work, not after it."""
+    rows, columns = sweep.report_axes()
+    for axis in sweep.grid:
+        if axis not in (*rows, columns, sweep.seed_axis):
+            raise InputError(
+                f"{where}: report: the axis {axis!r} is named neither as row nor as column, "
+                "and different settings are not averaged: add it to report.rows"
+            )
+    if sweep.report.metric not in METRICS:
+        raise InputError(
+            f"{where}: report.metric: no metric {sweep.report.metric!r}"
+            f"{nearest(sweep.report.metric, METRICS)}"
+        )
 
 
 def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:
@@ -80,7 +104,7 @@ def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:
     return list(found.values())
 
 
-def _needed(data_sets: list[DataSpec], ready: frozenset[str], tasks: list[Task]) -> set[str]:
+def _needed(data_sets: list[DataSpec], ready: frozenset[str], tasks: Iterable[Task]) -> set[str]:
     """Names of what trials read, and of the parents of what is not built: ancestors of built data sets need
     not come back."""
     needed = {spec.name for task in tasks if not task.done for spec in task.trial.needs}

@@ -7,15 +7,9 @@ import io
 import json
 import statistics
 from dataclasses import asdict, dataclass
-from typing import Literal
 
 from orchestrator.plan import Plan, Task
 from orchestrator.results import Ledger
-from orchestrator.spec import SweepSpec
-from trainers import InputError
-from trainers.spec import nearest
-
-Format = Literal["table", "md", "csv", "json"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +44,7 @@ def tabulate(plan: Plan, ledger: Ledger) -> Table:
     """The sweep's table as far as it is done. Raises InputError if the metric is unknown or an axis would
     be averaged away."""
     sweep = plan.sweep
-    row_axes, column_axis = _axes(sweep)
+    row_axes, column_axis = sweep.report_axes()
     groups: dict[tuple[str, str], list[Task]] = {}
     for task in plan.tasks:
         labels = task.point.labels
@@ -61,31 +55,14 @@ def tabulate(plan: Plan, ledger: Ledger) -> Table:
     return Table(sweep.name, sweep.question, sweep.report.metric, row_axes, column_axis, rows, columns, cells)
 
 
-def _axes(sweep: SweepSpec) -> tuple[tuple[str, ...], str | None]:
-    """The axes of the report as it says, else the first axis down and the second across; seeds are averaged
-    over."""
-    axes = [axis for axis in sweep.grid if axis != sweep.seed_axis]
-    columns = sweep.report.columns or next((axis for axis in axes[1:] if axis not in sweep.report.rows), None)
-    rows = sweep.report.rows or tuple(axis for axis in axes if axis != columns)
-    left_over = [axis for axis in axes if axis not in rows and axis != columns]
-    if left_over:
-        raise InputError(
-            f"sweep {sweep.name!r}: the report names neither as row nor as column the axis {left_over[0]!r}, "
-            "and different settings are not averaged: add it to report.rows"
-        )
-    return rows, columns
-
-
 def _cell(row: str, column: str, tasks: list[Task], ledger: Ledger, metric: str) -> Cell:
     values, failed = [], 0
     for task in tasks:
         record = ledger.result(task.key)
         if record is None:
             failed += ledger.failure(task.key) is not None
-        elif metric in record["metrics"]:
-            values.append(record["metrics"][metric])
         else:
-            raise InputError(f"report.metric: no metric {metric!r}{nearest(metric, record['metrics'])}")
+            values.append(record["metrics"][metric])
     mean = statistics.fmean(values) if values else None
     std = statistics.stdev(values) if len(values) > 1 else None
     return Cell(row, column, mean, std, len(values), len(tasks), failed)

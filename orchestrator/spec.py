@@ -32,7 +32,7 @@ class TrialSpec(Spec):
 
     @property
     def needs(self) -> tuple[DataSpec, DataSpec]:
-        return self.data, self.test_data
+        return self.test_data, self.data
 
 
 class RunSpec(Spec):
@@ -71,3 +71,10 @@ class SweepSpec(Spec):
     skip: tuple[dict[str, Any], ...] = ()
     run: RunSpec = RunSpec()
     report: ReportSpec = ReportSpec()
+
+    def report_axes(self) -> tuple[tuple[str, ...], str | None]:
+        """The axes down and the axis across: as the report says, else the first down, the second across."""
+        axes = [axis for axis in self.grid if axis != self.seed_axis]
+        across = [axis for axis in axes if axis not in self.report.rows]
+        columns = self.report.columns or next(iter(across if self.report.rows else across[1:]), None)
+        return self.report.rows or tuple(axis for axis in axes if axis != columns), columns

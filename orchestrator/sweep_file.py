@@ -18,14 +18,15 @@ class _Loader(yaml.SafeLoader):
     """A safe loader that refuses a key given twice, which YAML would let the last one win."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str | int | float) and key in seen and key != "<<":
-                raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key if isinstance(key, str | int | float) else id(key_node))
+            if not isinstance(key, str | int | float) or str(key) in seen:
+                problem = "is given twice" if isinstance(key, str | int | float) else "cannot be a key"
+                raise yaml.MarkedYAMLError(problem=f"{key!r} {problem}", problem_mark=key_node.start_mark)
+            seen.add(str(key))
         return super().construct_mapping(node, deep=deep)
 
 
@@ -42,41 +43,61 @@ def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
 
 
 def change(data: dict[str, Any], path: str, value: Any) -> None:
-    """Set a path of a trial in the sweep's grid if it is an axis there, else in its base; `run.` and
-    `report.` are the sweep's."""
-    grid = data.setdefault("grid", {})
-    if isinstance(grid, dict) and path in grid:
-        grid[path] = value if isinstance(value, list) else [value]
-    elif path.split(".")[0] in ("run", "report", "name", "question"):
+    """Set a path of a trial: in the grid where an axis is that path or holds it, else in the base.
+
+    Paths that begin with `run` or `report` are the sweep's own.
+    """
+    grid = data.get("grid")
+    axes = grid if isinstance(grid, dict) else {}
+    around = [axis for axis in axes if path.startswith(f"{axis}.")]
+    if path in axes:
+        axes[path] = value if isinstance(value, list | dict) else [value]
+    elif around:
+        _change_values(axes, around[0], path.removeprefix(f"{around[0]}."), value)
+    elif path.split(".")[0] in ("run", "report"):
         set_path(data, path, value, "--set")
     else:
-        set_path(data.setdefault("base", {}), path, value, "--set")
+        data["base"] = {} if data.get("base") is None else data["base"]
+        set_path(data, f"base.{path}", value, "--set")
+
+
+def _change_values(axes: dict[str, Any], axis: str, rest: str, value: Any) -> None:
+    """Set a path below an axis in each of the axis's values."""
+    values = axes[axis]
+    places = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
+    for place in places:
+        holder = {"value": values[place]}
+        set_path(holder, f"value.{rest}", value, f"--set {axis}.{rest}")
+        values[place] = holder["value"]
 
 
 def set_path(data: dict[str, Any], path: str, value: Any, where: str) -> None:
-    """Set a dotted path in nested mappings; a plug-in written as a mere name becomes a mapping with that
-    `kind`.
+    """Set a dotted path in nested mappings; a plug-in written as a name becomes a mapping with that `kind`.
 
     A mapping is merged into the mapping that is there, unless it names a `kind`: then it replaces it.
     """
     node: Any = data
     *parents, last = path.split(".")
     for part in parents:
-        slot = int(part) if isinstance(node, list) and part.isdigit() and int(part) < len(node) else part
-        inner = node[slot] if isinstance(node, list) and isinstance(slot, int) else None
-        if isinstance(node, dict):
-            inner = node.get(part)
-        if isinstance(inner, str):
-            inner = {"kind": inner}
-        elif inner is None:
-            inner = {}
-        if not isinstance(inner, dict | list) or (isinstance(node, list) and isinstance(slot, str)):
-            raise InputError(f"{where}: {path}: there is nothing to set below {part!r}")
-        node[slot] = inner
-        node = inner
-    if not isinstance(node, dict):
-        raise InputError(f"{where}: {path}: there is nothing to set below {parents[-1]!r}")
-    node[last] = _merged(node.get(last), value)
+        place = _place(node, part)
+        if place is None:
+            raise InputError(f"{where}: {path}: there is nothing to set at {part!r}")
+        inner = node[place] if isinstance(place, int) else node.get(place)
+        node[place] = {} if inner is None else {"kind": inner} if isinstance(inner, str) else inner
+        node = node[place]
+    place = _place(node, last)
+    if place is None:
+        raise InputError(f"{where}: {path}: there is nothing to set at {last!r}")
+    node[place] = _merged(node[place] if isinstance(place, int) else node.get(place), value)
+
+
+def _place(node: Any, part: str) -> str | int | None:
+    """The key or index that a part of a path names in a mapping or list; None where it can name nothing."""
+    if isinstance(node, dict):
+        return part
+    if isinstance(node, list) and part.isascii() and part.isdecimal() and int(part) < len(node):
+        return int(part)
+    return None
 
 
 def _merged(old: Any, new: Any) -> Any:
@@ -104,8 +125,7 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        data = _Loader(text).get_single_data()
-        _count(data, [MAX_VALUES], where)
+        data = _own(_Loader(text).get_single_data(), [MAX_VALUES], where)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
@@ -118,15 +138,16 @@ def _parse(text: str, where: str) -> Any:
     return data
 
 
-def _count(value: Any, left: list[int], where: str) -> None:
+def _own(value: Any, left: list[int], where: str) -> Any:
+    """The value with every alias a copy of its own, so that changing one place changes no other."""
     left[0] -= 1
     if left[0] < 0:
         raise InputError(
             f"{where}: more than {MAX_VALUES} values once aliases are followed; write it smaller"
         )
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    for item in inner:
-        _count(item, left, where)
+    if isinstance(value, dict):
+        return {name: _own(item, left, where) for name, item in value.items()}
+    return [_own(item, left, where) for item in value] if isinstance(value, list) else value
 
 
 def _kind(data: Any) -> str:

@@ -1,8 +1,8 @@
 """MLflow, as a view of the ledger. The only file that imports mlflow.
 
 One experiment per sweep, one run per trial, known by its tag `opsctl.key`. A run that is FINISHED is
-complete and is never touched again; any other run of the key is left over from a driver that died, and is
-replaced. So pushing twice is a no-op.
+complete; any other run of the key is left over from a driver that died or was stopped, and is replaced. So
+pushing twice is a no-op.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import json
 import logging
 import os
 import queue
+import socket
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -179,14 +181,15 @@ class LiveTracker(Observer):
     def __init__(self, tracker: Tracker, warn: Callable[[str], None]) -> None:
         self.tracker, self.warn = tracker, warn
         self.work: queue.Queue[tuple[Callable[..., None], tuple[Any, ...]] | None] = queue.Queue()
+        self.old: dict[str, list[Run]] = {}  # runs that were there before
         self.run_ids: dict[str, str] = {}
         self.logged: dict[str, int] = {}  # key -> last epoch sent
         self.lost = False
         self.thread = threading.Thread(target=self._run, name="tracker", daemon=True)
 
     def sweep_started(self, plan: Plan) -> None:
-        self._runs = self.tracker.runs()
         self.thread.start()
+        self.work.put((self._look, ()))
 
     def trial_started(self, task: Task) -> None:
         self.work.put((self._started, (task,)))
@@ -201,8 +204,10 @@ class LiveTracker(Observer):
         self.work.put((self._failed, (task, error)))
 
     def sweep_ended(self) -> None:
+        self.work.put((self._abandon, ()))
         self.work.put(None)
-        self.thread.join()
+        if self.thread.is_alive():
+            self.thread.join()
 
     def _run(self) -> None:
         while (item := self.work.get()) is not None:
@@ -217,8 +222,16 @@ class LiveTracker(Observer):
                     f"MLflow no longer answers ({_first_line(error)}); the sweep goes on, results are on disk"
                 )
 
+    def _look(self) -> None:
+        self.old = self.tracker.runs()
+
+    def _abandon(self) -> None:
+        """Trials that ran when the sweep ended; their runs are replaced when they are done after all."""
+        for run_id in self.run_ids.values():
+            self.tracker.client.set_terminated(run_id, "KILLED")
+
     def _started(self, task: Task) -> None:
-        self.tracker.discard(self._runs.pop(task.key, []))
+        self.tracker.discard(self.old.pop(task.key, []))
         if (before := self.run_ids.pop(task.key, None)) is not None:  # a retry begins anew
             self.tracker.client.delete_run(before)
         self.run_ids[task.key] = self.tracker.start(task)
@@ -250,31 +263,33 @@ def default_uri(store: Path) -> str:
 
 
 def serve(uri: str, *, host: str, port: int) -> subprocess.Popen[bytes]:
-    """Start the MLflow server and its pages on `uri`, with one worker: the default of four makes every
-    request wait 40 ms."""
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    artifacts = uri.removeprefix("sqlite:///").rpartition("/")[0] if uri.startswith("sqlite:///") else "."
+    """Start the MLflow server and its pages on a database. Raises InputError if `uri` or `port` will not do.
+
+    It has one worker: with its default of four every request waits 40 ms.
+    """
+    if uri.startswith(("http://", "https://")):
+        raise InputError(f"{uri} is a server already: open it in a browser")
+    with suppress(OSError), socket.create_connection((host, port), timeout=2):
+        raise InputError(f"port {port} of {host} is taken; choose another with --port")
+    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else Path("mlflow.db")
     options = {
         "--backend-store-uri": uri,
-        "--artifacts-destination": f"{artifacts}/mlartifacts",
+        "--artifacts-destination": str(database.absolute().parent / "mlartifacts"),
         "--host": host,
         "--port": str(port),
         "--workers": "1",
         "--uvicorn-opts": "--log-level warning",
     }
+    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     words = [word for option in options.items() for word in option]
     return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], env=env)
 
 
-def answers(server: subprocess.Popen[bytes], host: str, port: int, *, seconds: float = 60) -> bool:
-    """Wait until the server answers; False if it ended or took longer."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and server.poll() is None:
-        try:
-            with urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            time.sleep(0.2)
+def answers(server: subprocess.Popen[bytes], host: str, port: int, stop: threading.Event) -> bool:
+    """Wait until the server answers; False if it ended, or was told to."""
+    while server.poll() is None and not stop.wait(0.2):
+        with suppress(OSError), urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as reply:
+            return bool(reply.status == 200)
     return False
 
 

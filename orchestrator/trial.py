@@ -11,7 +11,7 @@ from filelock import FileLock
 from orchestrator.results import Ledger, Record
 from orchestrator.spec import TrialSpec
 from poisons import Store
-from trainers import fit
+from trainers import InputError, fit
 from trainers.loop import Report, summary
 from trainers.provenance import environment
 from trainers.spec import plain
@@ -42,7 +42,12 @@ def run_trial(
 
 
 def _train(trial: TrialSpec, store: Store, device: torch.device, report: Report) -> Record:
-    train, test = (store.ensure(spec, device=device) for spec in trial.needs)
+    test, train = (store.ensure(spec, device=device) for spec in trial.needs)
+    if (train.shape, train.num_classes) != (test.shape, test.num_classes):
+        raise InputError(
+            f"training images are {train.shape} in {train.num_classes} classes, "
+            f"test images {test.shape} in {test.num_classes}; a source's splits must agree"
+        )
     start = time.monotonic()
     trained = fit(trial.train, train, test, seed=trial.seed, device=device, report=report)
     return {

@@ -33,15 +33,21 @@ def write(path: Path, images: Images, index: torch.Tensor) -> None:
             writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
-def read(path: Path) -> tuple[Images, torch.Tensor]:
-    """The images and their index. The map is read-only, so the pixels are copied out of it, once."""
+def read(path: Path) -> Images:
+    """The images. The map is read-only, so the pixels are copied out of it, once."""
     with pa.memory_map(str(path)) as source:
         reader = pa.ipc.open_file(source)
         told = json.loads(reader.schema.metadata[b"opsctl"])
         batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        pixels = [b.column("image").flatten().to_numpy() for b in batches]
-        x = np.concatenate(pixels).reshape(-1, *told["shape"])
-        y, index = (
-            np.concatenate([b.column(name).to_numpy() for b in batches]) for name in ("label", "index")
+        x = np.concatenate([b.column("image").flatten().to_numpy() for b in batches]).reshape(
+            -1, *told["shape"]
         )
-    return Images(torch.from_numpy(x), torch.from_numpy(y), told["num_classes"]), torch.from_numpy(index)
+        y = np.concatenate([b.column("label").to_numpy() for b in batches])
+    return Images(torch.from_numpy(x), torch.from_numpy(y), told["num_classes"])
+
+
+def read_index(path: Path) -> torch.Tensor:
+    """Where in the source each image stands; int64 N. The pixels are not touched."""
+    with pa.memory_map(str(path)) as source:
+        column = pa.ipc.open_file(source).read_all().column("index")
+        return torch.from_numpy(column.to_numpy().copy())

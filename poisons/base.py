@@ -28,8 +28,7 @@ class Perturbation(ABC):
 
 
 class Poison(Plugin, family="poison"):
-    """A way to craft a perturbation. Equal images, seed and device kind give an equal perturbation, bit for
-    bit."""
+    """A way to craft a perturbation. Equal images and seed give an equal one, bit for bit on a CPU."""
 
     wants_gpu: ClassVar[bool] = False
 

@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +24,7 @@ from trainers.architectures.resnet import ResNet18
 from trainers.attacks import Frozen, input_gradient
 from trainers.families import Architecture, Optimizer
 from trainers.images import Images, to_float
+from trainers.loop import DivergenceError
 from trainers.optimizers.sgd import Sgd
 from trainers.spec import Eps
 
@@ -56,6 +57,13 @@ class Em(Poison, kind="em"):
     optimizer: Optimizer = Sgd()
     max_grad_norm: PositiveFloat = 5.0
 
+    @field_validator("eps")
+    @classmethod
+    def _a_level_at_least(cls, eps: Fraction) -> Fraction:
+        if not Fraction(1, 255) <= eps <= 1:
+            raise ValueError(f"eps lies between 1/255 (one level) and 1; found {eps}; write 8/255")
+        return eps
+
     def craft(
         self, clean: Images, *, seed: int, device: torch.device, report: Report = lambda _: None
     ) -> Perturbation:
@@ -74,6 +82,8 @@ class Em(Poison, kind="em"):
                 for batch in torch.arange(len(clean), device=device).split(self.batch_size):
                     noise[batch] = self.descend(model, to_float(clean.x[batch]), clean.y[batch], noise[batch])
                 error = generator_error(model, clean, noise, self.batch_size)
+            if not noise.isfinite().all() or not all(p.isfinite().all() for p in model.parameters()):
+                raise DivergenceError(f"the generator diverged in round {number}; try a smaller optimizer.lr")
             trace.append({"round": number, "error": error, "seconds": round(time.monotonic() - start, 3)})
             report(trace[-1])
             if error <= self.stop_error:

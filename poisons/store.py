@@ -125,17 +125,12 @@ class Store:
         return record if isinstance(record, dict) and "sha256" in record and "bytes" in record else None
 
     def load(self, spec: DataSpec) -> Images | None:
-        """The images, or None if they are not there. Bytes that differ from the record are moved to
-        `quarantine`."""
-        folder = self.path(spec)
-        if not folder.exists():
+        """The images, or None if they are not there or their bytes are not those of the record."""
+        record, file = self.record(spec), self.path(spec) / "data.arrow"
+        try:
+            return arrow.read(file) if record is not None and sha256(file) == record["sha256"] else None
+        except FileNotFoundError:
             return None
-        record = self.record(spec)
-        file = folder / "data.arrow"
-        if record is None or not file.exists() or sha256(file) != record["sha256"]:
-            self._quarantine(folder)
-            return None
-        return arrow.read(file)[0]
 
     def ensure(
         self, spec: DataSpec, *, device: torch.device = CPU, report: Report = lambda _: None
@@ -151,6 +146,7 @@ class Store:
         with FileLock(self.root / "locks" / f"data-{spec.key}.lock"):
             if (images := self.load(spec)) is not None:
                 return images
+            self._quarantine(self.path(spec))
             start = time.monotonic()
             images, index, facts = self._make(spec, device, report)
             seconds = round(time.monotonic() - start, 3)
@@ -164,10 +160,9 @@ class Store:
             whole = spec.source.pinned().load(spec.split)  # the bytes are still those that the key names
             index = whole.balanced(spec.limit)
             return whole.take(index), index, {}
-        for parent in spec.parents:
-            self.ensure(parent, device=device, report=report)
-        clean, index = arrow.read(self.path(spec.parents[0]) / "data.arrow")
-        before, _ = arrow.read(self.path(spec.parents[-1]) / "data.arrow")
+        clean, *rest = (self.ensure(parent, device=device, report=report) for parent in spec.parents)
+        before = rest[0] if rest else clean
+        index = arrow.read_index(self.path(spec.parents[0]) / "data.arrow")
         poison = spec.poison[-1]
         perturbation = poison.craft(clean, seed=spec.seed, device=device, report=report)
         return perturbation.apply(before), index, {poison.kind: perturbation.facts()}
@@ -181,7 +176,7 @@ class Store:
             file = temporary / "data.arrow"
             arrow.write(file, images, index)
             _flush(file)
-            if not torch.equal(arrow.read(file)[0].x, images.x.cpu()):
+            if not torch.equal(arrow.read(file).x, images.x.cpu()):
                 raise OSError(f"{file} does not read back as it was written")
             record = {
                 "key": spec.key,
@@ -199,6 +194,7 @@ class Store:
                 not final.exists()
             ):  # a builder on a file system without locks may have come first: its bytes are as good
                 os.rename(temporary, final)
+                _flush(final.parent)
         except OSError as error:
             free = shutil.disk_usage(self.root).free
             raise StoreError(
@@ -209,12 +205,10 @@ class Store:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def _quarantine(self, folder: Path) -> None:
-        aside = self.root / "quarantine" / f"{folder.name}-{time.time_ns()}"
-        aside.parent.mkdir(exist_ok=True)
-        try:
-            os.rename(folder, aside)
-        except FileNotFoundError:
-            return  # another process was quicker
+        """Put a damaged data set aside, if there is one; the lock of its key is held."""
+        if folder.exists():
+            (self.root / "quarantine").mkdir(exist_ok=True)
+            os.rename(folder, self.root / "quarantine" / f"{folder.name}-{time.time_ns()}")
 
 
 class StoreError(OSError):
@@ -223,23 +217,23 @@ class StoreError(OSError):
 
 def write_whole(path: Path, value: Any) -> None:
     """Write JSON so that `path` appears whole or not at all, and stays after a power cut."""
-    write_text_whole(path, json.dumps(value, indent=1, allow_nan=False))
-
-
-def write_text_whole(path: Path, text: str) -> None:
-    """Write text beside `path`, then move it there."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text)
+        temporary.write_text(json.dumps(value, indent=1, allow_nan=False))
         _flush(temporary)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _flush(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _flush(path: Path) -> None:
+    """Have a file's bytes, or a folder's entries, on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256(file: Path) -> str:

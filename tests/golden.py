@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.spec import EvaluationSpec, TrialSpec
 from poisons import DataSpec
 from trainers import Budget, Plugin, Spec, TrainSpec
-from trainers.spec import plain
+from trainers.spec import identity
 
 FILE = Path(__file__).with_name("golden.json")
 SOURCE = {"kind": "digits", "fingerprint": "0" * 32}
@@ -34,7 +34,11 @@ def current() -> dict[str, dict[str, Any]]:
             promise = {"fingerprint": "0" * 32} if family == "source" else {}
             found[f"{family}.{kind}"] = member.parse({**required, **promise}, "golden")
     return {
-        name: {"version": spec.version, "key": spec.key, "defaults": plain(spec)}
+        name: {
+            "version": spec.version,
+            "key": spec.key,
+            "defaults": {field: identity(v) for field, v in spec},
+        }
         for name, spec in sorted(found.items())
     }
 
@@ -46,14 +50,17 @@ def changed_in_silence(old: dict[str, dict[str, Any]], new: dict[str, dict[str, 
         for name in old.keys() & new.keys()
         if old[name]["version"] == new[name]["version"]
         and any(
-            _own(new[name]["defaults"].get(f, "gone")) != _own(v) for f, v in old[name]["defaults"].items()
+            _unversioned(new[name]["defaults"].get(f, "gone")) != _unversioned(v)
+            for f, v in old[name]["defaults"].items()
         )
     ]
 
 
-def _own(default: Any) -> Any:
-    """Of a nested plug-in only its kind: what is inside is guarded under its own name."""
-    return default["kind"] if isinstance(default, dict) and "kind" in default else default
+def _unversioned(default: Any) -> Any:
+    """A default less the raised versions inside it: those show in the key by themselves."""
+    if isinstance(default, dict):
+        return {name: _unversioned(value) for name, value in default.items() if name != "version"}
+    return [_unversioned(value) for value in default] if isinstance(default, list) else default
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_trainers_never_see_a_poison() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["sweep"], ["plan"], ["status"], ["report"], ["track"], ["ui"], ["kinds"]]
+    "command", [[], ["sweep"], ["plan"], ["status"], ["report"], ["track"], ["ui"], ["kinds"], ["doctor"]]
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     found = loaded(

@@ -22,3 +22,12 @@ def test_a_default_that_changes_in_silence_is_noticed() -> None:
     assert changed_in_silence(current(), new) == ["defense.pgd_at"]
     new["defense.pgd_at"]["version"] = 2
     assert changed_in_silence(current(), new) == []
+
+
+def test_a_nested_default_that_changes_in_silence_is_noticed_and_a_raised_version_is_not() -> None:
+    new = copy.deepcopy(current())
+    new["train"]["defaults"]["schedule"]["gamma"] = 0.5
+    assert changed_in_silence(current(), new) == ["train"]
+    raised = copy.deepcopy(current())
+    raised["train"]["defaults"]["augmentations"][0]["version"] = 2
+    assert changed_in_silence(current(), raised) == []

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import torch
-from pydantic import field_validator
+from pydantic import field_validator, model_validator
 from torch import Tensor, nn
 
 from trainers.spec import Eps, Spec
@@ -28,6 +28,14 @@ class Budget(Spec):
         if eps <= 0:
             raise ValueError("a budget must be above 0; leave the attack out instead")
         return eps
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Budget:
+        if self.norm == "Linf" and self.eps > 1:
+            raise ValueError(
+                f"an Linf budget is at most 1, the whole pixel range; found {self.eps}; write 8/255"
+            )
+        return self
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
         """The nearest `delta` inside the ball, then moved so that `x + delta` stays in [0, 1] (which keeps

@@ -24,6 +24,7 @@ from trainers.optimizers.sgd import Sgd
 from trainers.schedules.multi_step import MultiStep
 from trainers.spec import Spec
 
+METRICS = ("test/clean_acc", "test/peak_clean_acc", "test/peak_epoch", "train/acc", "train/loss")
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
 
@@ -65,9 +66,9 @@ def fit(
 ) -> Trained:
     """Train on `train`, look at `test` after every epoch; `report` is given each epoch's row.
 
-    Equal arguments give equal numbers on the same kind of device with the same number of threads. Each
-    epoch draws from its own generator. Raises DivergenceError, naming the epoch, when the loss is no longer
-    finite.
+    Equal arguments give equal numbers on a CPU with the same number of threads, and on a GPU as far as its
+    kernels are deterministic. Each epoch draws from its own generator. Raises DivergenceError, naming the
+    epoch, when the loss is no longer finite.
     """
     train, test = spec.defense.prepare(train).to(device), test.to(device)
     model = spec.architecture.network(num_classes=train.num_classes, shape=train.shape, seed=seed)

@@ -36,6 +36,8 @@ def installed(package: str) -> str | None:
 def commit() -> str | None:
     """The git commit of this source tree, with `+` if files were changed since; None outside a checkout."""
     here = Path(__file__).parent.parent
+    if not (here / "pyproject.toml").exists():
+        return None  # installed, maybe inside somebody else's repository
     try:
         run = subprocess.run(
             ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],

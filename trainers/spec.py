@@ -118,7 +118,7 @@ class Plugin(Spec):
     @classmethod
     def member(cls, kind: Any) -> type[Plugin]:
         """The class registered under `kind`; an unknown one is a ValueError that names the nearest."""
-        if kind in cls.registry:
+        if isinstance(kind, str) and kind in cls.registry:
             return cls.registry[kind]
         raise ValueError(f"unknown {cls.family} {kind!r}{nearest(kind, cls.registry)}")
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import fsspec
@@ -62,21 +63,27 @@ class Source(Plugin, family="source"):
 
 def absolute(place: str) -> str:
     """A local path made absolute; a URL as it is."""
-    fs, path = url_to_fs(place)
+    fs, path = _opened(place)
     return path if "file" in _protocols(fs) else place
 
 
 def find(place: str) -> list[str]:
-    """The files that a path, URL or glob names, sorted, as fsspec URLs. Raises InputError if there are
-    none."""
-    fs, path = url_to_fs(place)
+    """The files that a path, URL or glob names, sorted, as fsspec URLs. InputError if there are none."""
+    fs, path = _opened(place)
     try:
-        found = sorted(fs.glob(path)) if fs.exists(path) or "*" in path else []
-    except OSError as error:
-        raise InputError(f"cannot look at {place}: {error}") from None
+        found = [path] if fs.isfile(path) else sorted(f for f in fs.glob(path) if fs.isfile(f))
+    except Exception as error:  # noqa: BLE001  (each of fsspec's many file systems has errors of its own)
+        raise InputError(f"cannot look at {place}: {type(error).__name__}: {error}") from None
     if not found:
-        raise InputError(f"no file at {place} (looked from {absolute('.')})")
+        raise InputError(f"no file at {place} (looked from {absolute('.')}), or it cannot be reached")
     return [fs.unstrip_protocol(f) for f in found]
+
+
+def _opened(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    try:
+        return url_to_fs(str(Path(place).expanduser()) if place.startswith("~") else place)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def digest(files: Iterable[str], *how: str) -> str:

@@ -39,7 +39,11 @@ def _rgb(name: str, raw: bytes) -> np.ndarray[Any, Any]:
         raise InputError("decoding images needs Pillow: pip install pillow") from None
     try:
         with Image.open(io.BytesIO(raw)) as image:
+            if image.mode.startswith(("I", "F")):
+                raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits first")
             return np.asarray(image.convert("RGB"))
+    except InputError:
+        raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{name} is not an image that can be decoded ({error})") from None
 

@@ -23,32 +23,36 @@ class ImageFolder(Source, kind="image_folder"):
     root: str
 
     def measure(self) -> str:
-        root = Path(self.root).expanduser()
         files = [file for split in ("train", "test") for file in self.files(split)]
-        return digest(map(str, files), *(str(file.relative_to(root)) for file in files))
+        return digest(map(str, files), *(str(file.relative_to(self.folder())) for file in files))
 
     def load(self, split: Split) -> Images:
-        files, classes = self.files(split), self.classes("train")
-        unknown = [file for file in files if file.parent.name not in classes]
-        if unknown:
-            raise InputError(
-                f"{unknown[0]}: class {unknown[0].parent.name!r} has no folder in {self.root}/train"
-            )
+        classes = sorted({self.class_of(file, "train") for file in self.files("train")})
+        files = self.files(split)
+        for file in files:
+            if self.class_of(file, split) not in classes:
+                raise InputError(
+                    f"{file}: class {self.class_of(file, split)!r} has no images in {self.root}/train"
+                )
         x = decode((str(file), file.read_bytes()) for file in files)
-        return Images(x, torch.tensor([classes.index(file.parent.name) for file in files]), len(classes))
+        labels = [classes.index(self.class_of(file, split)) for file in files]
+        return Images(x, torch.tensor(labels), len(classes))
 
-    def classes(self, split: str) -> list[str]:
-        folder = Path(self.root).expanduser() / split
+    def files(self, split: Split) -> list[Path]:
+        """Every image of a split, in sorted order; hidden files and folders are passed over."""
+        folder = self.folder() / split
         if not folder.is_dir():
             raise InputError(
                 f"no folder {folder}; an image_folder has train/<class>/ and test/<class>/ under its root"
             )
-        return sorted(d.name for d in folder.iterdir() if d.is_dir())
-
-    def files(self, split: str) -> list[Path]:
-        folder = Path(self.root).expanduser() / split
-        inside = [file for name in self.classes(split) for file in sorted((folder / name).iterdir())]
-        files = [file for file in inside if file.suffix.lower() in SUFFIXES]
+        files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in SUFFIXES)
+        files = [file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
         if not files:
             raise InputError(f"no images under {folder}; expected <class>/*.png, .jpg, .bmp, .webp or .ppm")
         return files
+
+    def class_of(self, file: Path, split: Split) -> str:
+        return file.relative_to(self.folder() / split).parts[0]
+
+    def folder(self) -> Path:
+        return Path(self.root).expanduser()

@@ -32,7 +32,10 @@ class Parquet(Source, kind="parquet"):
         return digest(train + test, self.image, self.label, f"{len(train)} for training")
 
     def load(self, split: Split) -> Images:
-        known = max(int(self._labels(file).max()) for file in find(self.train)) + 1
+        known = (
+            max((int(labels.max()) for f in find(self.train) if len(labels := self._labels(f))), default=-1)
+            + 1
+        )
         files = find(getattr(self, split))
         labels = torch.cat([self._labels(file, known) for file in files])
         x = decode(row for file in files for row in _encoded(file, _column(file, self.image)))

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from filelock import FileLock
 
 from poisons.sources.base import Source, Split
 from trainers.images import Images
@@ -33,7 +34,9 @@ class TorchvisionSet(Source):
 
     def load(self, split: Split) -> Images:
         try:
-            x, y = self.read(split)
+            self.folder().mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder() / "download.lock"):  # both splits come from one archive
+                x, y = self.read(split)
         except ImportError:
             raise InputError(f"source {self.kind!r} needs torchvision: pip install torchvision") from None
         except (OSError, RuntimeError) as error:

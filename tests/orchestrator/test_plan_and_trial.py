@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from orchestrator.results import Ledger
 from orchestrator.spec import TrialSpec
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from poisons import Store
+from poisons.sources.digits import Digits
 from tests.conftest import CPU, ROOT
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
+from trainers import InputError
 from trainers.loop import DivergenceError
+
+FOUND = Digits().measure()
 
 
 def test_a_plan_lists_each_data_set_once_after_what_it_is_made_from(store: Store) -> None:
@@ -23,9 +29,9 @@ def test_a_plan_lists_each_data_set_once_after_what_it_is_made_from(store: Store
     assert len(plan.tasks) == len(plan.missing) == 9
     names = [spec.name.rpartition("-")[0] for spec in plan.to_build]
     assert names == [
+        "digits-clean-test",
         "digits-clean-train",
         "digits-ops-train",
-        "digits-clean-test",
         "digits-em-train",
         "digits-em-ops-train",
     ]
@@ -51,10 +57,56 @@ def test_parents_of_finished_data_sets_need_not_come_back(store: Store) -> None:
         store.ensure(spec)
     import shutil
 
-    shutil.rmtree(store.path(plan.data[0]))
+    shutil.rmtree(store.path(plan.data[1]))
     again = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}), store)
-    assert plan.data[0].poison[0].kind == "clean"
+    assert (plan.data[1].poison[0].kind, plan.data[1].split) == ("clean", "train")
     assert again.to_build == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"grid": {"data.poison": {"one": "ops", "two": ["ops"]}}},
+            r"\(data.poison=one\) and \(data.poison=two\)",
+        ),
+        (
+            {"grid": {"train.schedule": {"a": "one_cycle", "b": {"kind": "one_cycle", "warmup": 0.25}}}},
+            "same trial",
+        ),
+        (
+            {"grid": {"data.source": {"a": "digits", "b": {"kind": "digits", "fingerprint": FOUND}}}},
+            "same trial",
+        ),
+        ({"grid": {"seed": [0], "train.epochs": [1, 2]}, "report": {"rows": "seed"}}, None),
+        ({"report": {"metric": "test/clean_ac"}}, "no metric 'test/clean_ac'; did you mean 'test/clean_acc'"),
+        (
+            {"grid": {"data.poison": ["ops"], "train.epochs": [1], "train.batch_size": [8]}}
+            | {"report": {"rows": "data.poison", "columns": "train.epochs"}},
+            "the axis 'train.batch_size' is named neither as row nor as column",
+        ),
+    ],
+)
+def test_equal_points_and_reports_that_cannot_be_made_are_told_before_the_work(
+    store: Store, changes: dict[str, Any], message: str | None
+) -> None:
+    if message is None:
+        assert len(plan_of(tiny(**changes), store).tasks) == 2
+        return
+    with pytest.raises(InputError, match=message):
+        plan_of(tiny(**changes), store)
+
+
+def test_splits_of_different_sizes_are_told(store: Store, tmp_path: Path) -> None:
+    for split, size in (("train", 16), ("test", 20)):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.new("RGB", (size, 16)).save(tmp_path / split / "a" / "0.png")
+    source = {"kind": "image_folder", "root": str(tmp_path)}
+    trial = plan_of(tiny(base={"data": {"source": source}}, grid={"seed": [0]}), store).tasks[0].trial
+    with pytest.raises(
+        InputError, match=r"training images are \(3, 16, 16\) in 1 classes, test images \(3, 16, 20\)"
+    ):
+        run_trial(trial, store, device=CPU)
 
 
 def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:

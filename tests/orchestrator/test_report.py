@@ -15,7 +15,6 @@ from orchestrator.plan import Plan
 from orchestrator.results import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
-from trainers import InputError
 
 GRID = {"data.poison": ["clean", "ops"], "train.epochs": [1, 2], "seed": [0, 1, 2]}
 
@@ -59,16 +58,6 @@ def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
     )
     assert (found.rows, found.columns) == (("1", "2"), ("clean", "ops"))
     assert report.text(found.cells["1", "ops"], found.metric) == "0.90 ± 0.00 (3)"
-
-
-def test_different_settings_are_never_averaged(store: Store) -> None:
-    with pytest.raises(InputError, match=r"names neither as row nor as column the axis 'train.epochs'"):
-        table(store, [0.1], report={"rows": "data.poison", "columns": "seed"})
-
-
-def test_an_unknown_metric_is_told_with_the_nearest(store: Store) -> None:
-    with pytest.raises(InputError, match="no metric 'test/clean_ac'; did you mean 'test/clean_acc'"):
-        table(store, [0.1], report={"metric": "test/clean_ac"})
 
 
 def test_written_forms_hold_the_same_numbers(store: Store) -> None:

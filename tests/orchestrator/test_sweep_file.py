@@ -30,7 +30,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("just words", "found a str"),
         ("name: a\nbase:\n\tdata: b\n", r"line 3, column 1: .*YAML takes no tabs"),
         ("name: [a\n", r"line \d, column \d: "),
-        ("name: a\nname: b\n", r"line 2, column 1: the key 'name' is given twice"),
+        ("name: a\nname: b\n", r"line 2, column 1: 'name' is given twice"),
         (LAUGHS, "more than 200000 values once aliases are followed"),
         ("a: &a [*a]\n", "this is no YAML that can be read|more than 200000 values"),
         ("[" * 5000, "this is no YAML that can be read"),
@@ -97,10 +97,38 @@ def test_paths_are_set_and_mappings_merged(before: Any, path: str, value: Any, a
     assert before == after
 
 
+def test_a_setting_reaches_below_an_axis(tmp_path: Path) -> None:
+    axis = "grid: {train: {a: {epochs: 3}, b: {batch_size: 4}}, train.architecture: [lenet5]}\n"
+    sweep = load(write(tmp_path, GOOD.split("grid")[0] + axis), ("train.epochs=2",))
+    assert sweep.grid["train"] == {"a": {"epochs": 2}, "b": {"batch_size": 4, "epochs": 2}}
+    axis = "grid: {data.poison: [em, {kind: em, steps: 3}]}\n"
+    sweep = load(write(tmp_path, GOOD.split("grid")[0] + axis), ("data.poison.eps=1/2",))
+    assert sweep.grid["data.poison"] == [
+        {"kind": "em", "eps": "1/2"},
+        {"kind": "em", "steps": 3, "eps": "1/2"},
+    ]
+
+
+def test_aliases_are_copies_and_merge_keys_merge(tmp_path: Path) -> None:
+    base = (
+        "base: {train: {architecture: &net {kind: resnet18}}, data: {poison: {kind: em, generator: *net}}}\n"
+    )
+    sweep = load(write(tmp_path, GOOD + base), ("train.architecture.width=16",))
+    assert sweep.base["data"]["poison"]["generator"] == {"kind": "resnet18"}
+    merged = "base:\n  a: &a {x: 1, y: 2}\n  b:\n    <<: *a\n    y: 3\n"
+    assert load(write(tmp_path, GOOD + merged)).base["b"] == {"x": 1, "y": 3}
+
+
+def test_an_empty_base_can_be_set_and_a_wrong_one_is_told(tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD + "base:\n"), ("train.epochs=2",)).base == {"train": {"epochs": 2}}
+    with pytest.raises(InputError, match="nothing to set at"):
+        load(write(tmp_path, GOOD + "base: 3\n"), ("train.epochs=2",))
+
+
 @pytest.mark.parametrize(
     ("before", "path"),
-    [({"a": 1}, "a.b"), ({"a": []}, "a.0.b"), ({"a": ["x"]}, "a.x.b"), ({"a": [1]}, "a.0")],
+    [({"a": 1}, "a.b"), ({"a": []}, "a.0.b"), ({"a": ["x"]}, "a.x.b"), ({"a": [1]}, "a.²")],
 )
 def test_there_is_nothing_below_a_number(before: Any, path: str) -> None:
-    with pytest.raises(InputError, match="there is nothing to set below"):
+    with pytest.raises(InputError, match="there is nothing to set at"):
         set_path(before, path, 1, "test")

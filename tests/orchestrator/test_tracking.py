@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mlflow
 import pytest
 from mlflow.entities import Run
 
@@ -133,5 +132,14 @@ def test_an_address_that_makes_no_sense_is_told(store: Store) -> None:
         Tracker("nonsense://x", plan_of(tiny(), store), store)
 
 
-def test_only_tracking_talks_to_mlflow() -> None:
-    assert mlflow.active_run() is None, "the fluent interface, with its global state, is never used"
+def test_what_still_runs_when_the_sweep_ends_is_marked_and_replaced_later(
+    tracker: Tracker, store: Store
+) -> None:
+    task = tracker.plan.tasks[0]
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.sweep_ended()
+    assert [run.info.status for run in runs(tracker)] == ["KILLED"]
+    run_trial(task.trial, store, device=CPU)
+    assert tracker.sync() == 1
+    assert [run.info.status for run in runs(tracker)] == ["FINISHED"]

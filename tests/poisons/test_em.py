@@ -13,6 +13,7 @@ from poisons import DataSpec, Store
 from poisons.em import Delta, Em
 from tests.conftest import CPU
 from trainers import Images, InputError
+from trainers.loop import DivergenceError
 
 SMALL: dict[str, Any] = {
     "generator": {"kind": "resnet18", "width": 4},
@@ -87,6 +88,20 @@ def test_noise_goes_on_images_of_its_own_shape_only(images: Images) -> None:
     delta = Em.parse(SMALL, "test").craft(images, seed=0, device=CPU)
     with pytest.raises(ValueError, match="cannot go on images"):
         delta.apply(images.take(torch.arange(3)))
+
+
+def test_a_generator_that_diverges_makes_no_data_set(images: Images) -> None:
+    wild = Em.parse({**SMALL, "optimizer": {"kind": "sgd", "lr": 1e30}}, "test")
+    with pytest.raises(
+        DivergenceError, match=r"the generator diverged in round 1; try a smaller optimizer.lr"
+    ):
+        wild.craft(images, seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("eps", [0, 8, "1/300"])
+def test_a_budget_of_no_level_or_of_more_than_all_is_refused(eps: object) -> None:
+    with pytest.raises(InputError, match=r"eps lies between 1/255 .* write 8/255"):
+        Em.parse({"eps": eps}, "test")
 
 
 def test_a_budget_as_a_float_is_refused() -> None:

@@ -137,6 +137,29 @@ def test_a_test_label_beyond_the_training_labels_is_named(parquet: Parquet, tmp_
         parquet.load("test")
 
 
+def test_an_empty_shard_is_no_harm_and_a_name_with_brackets_no_pattern(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a[1].parquet", [png(0)[1]], [0])
+    write_parquet(tmp_path / "b-0.parquet", [], pa.array([], pa.int64()))
+    write_parquet(tmp_path / "b-1.parquet", [png(1)[1]], [0])
+    source = Parquet(train=f"{tmp_path}/b-?.parquet", test=f"{tmp_path}/a[1].parquet")
+    assert (len(source.load("train")), len(source.load("test"))) == (1, 1)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/x.parquet", "foo://x", "http://127.0.0.1:9/x.parquet"])
+def test_a_place_that_cannot_be_opened_is_one_error(place: str) -> None:
+    with pytest.raises(InputError, match=place.split(":", maxsplit=1)[0]):
+        Parquet(train=place, test=place).pinned()
+
+
+def test_images_of_more_than_8_bits_are_refused_not_clipped(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.full((4, 4), 4000, dtype=np.uint16)).save(out, "PNG")
+    write_parquet(tmp_path / "deep.parquet", [out.getvalue()], [0])
+    source = Parquet(train=f"{tmp_path}/deep.parquet", test=f"{tmp_path}/deep.parquet")
+    with pytest.raises(InputError, match=r"row 0 has more than 8 bits a channel"):
+        source.load("train")
+
+
 def test_parquet_mistakes_name_what_is_there(parquet: Parquet, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="has no column 'image'; it has: img, label"):
         parquet.model_copy(update={"image": "image"}).load("train")
@@ -165,6 +188,11 @@ def test_an_image_folder_is_read_in_sorted_order(tmp_path: Path) -> None:
     assert torch.equal(train.x[1, 0], train.x[1, 2]), "grey-scale files become RGB"
     assert source.load("test").num_classes == 3
     before = source.measure()
+    (tmp_path / "train" / "aa").mkdir()
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / ".hidden" / "0.png").write_bytes(png(0)[1])
+    assert source.measure() == before
+    assert source.load("train").y.tolist() == [0, 0, 1, 1, 2, 2], "a folder without images is no class"
     (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "b" / "7.png")
     assert source.measure() != before, "a file in another class is another data set"
 
@@ -176,7 +204,7 @@ def test_image_folder_mistakes_are_named(tmp_path: Path) -> None:
         source.load("train")
     (tmp_path / "test" / "d").mkdir()
     (tmp_path / "test" / "d" / "0.png").write_bytes(png(0)[1])
-    with pytest.raises(InputError, match=r"class 'd' has no folder in .*train"):
+    with pytest.raises(InputError, match=r"class 'd' has no images in .*train"):
         source.load("test")
     with pytest.raises(InputError, match=r"no folder .*has train/<class>/ and test/<class>/"):
         ImageFolder(root=str(tmp_path / "nowhere")).pinned()

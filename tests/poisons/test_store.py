@@ -50,20 +50,23 @@ def test_what_is_built_is_opened_again_with_its_record(store: Store) -> None:
 
 def test_the_arrow_file_says_where_each_image_came_from(store: Store) -> None:
     built = store.ensure(OPS)
-    images, index = arrow.read(store.path(OPS) / "data.arrow")
+    images, index = (
+        arrow.read(store.path(OPS) / "data.arrow"),
+        arrow.read_index(store.path(OPS) / "data.arrow"),
+    )
     assert torch.equal(images.x, built.x)
     assert index.tolist() == sorted(set(index.tolist()))
     whole = OPS.source.load("train")
     assert torch.equal(whole.y[index], built.y)
     images.x[0] = 0  # a copy of its own: writing is safe and the file does not change
-    assert torch.equal(arrow.read(store.path(OPS) / "data.arrow")[0].x, built.x)
+    assert torch.equal(arrow.read(store.path(OPS) / "data.arrow").x, built.x)
 
 
 def test_arrow_files_hold_any_shape_and_more_than_one_batch(tmp_path: Path) -> None:
     x = torch.randint(256, (arrow.ROWS + 5, 1, 3, 2), dtype=torch.uint8)
     images = Images(x, torch.arange(len(x)) % 7, 9)
     arrow.write(tmp_path / "a.arrow", images, torch.arange(len(x)))
-    back, index = arrow.read(tmp_path / "a.arrow")
+    back, index = arrow.read(tmp_path / "a.arrow"), arrow.read_index(tmp_path / "a.arrow")
     assert torch.equal(back.x, x)
     assert torch.equal(back.y, images.y)
     assert back.num_classes == 9

@@ -14,6 +14,7 @@ from poisons.sources.digits import Digits
 from tests.conftest import CPU
 from trainers import Budget, InputError, TrainSpec, fit
 from trainers.attacks import Frozen, Norm, input_gradient, pgd
+from trainers.defenses.pgd_at import PgdAt
 from trainers.families import cross_entropy
 from trainers.images import Images, to_float
 
@@ -24,7 +25,7 @@ def length(delta: torch.Tensor, norm: Norm) -> torch.Tensor:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from(["Linf", "L2"]), st.integers(1, 300), st.integers(0, 2**31))
+@given(st.sampled_from(["Linf", "L2"]), st.integers(1, 255), st.integers(0, 2**31))
 def test_a_projection_is_inside_and_moves_nothing_that_is_inside(norm: Norm, levels: int, seed: int) -> None:
     gen = torch.Generator().manual_seed(seed)
     budget, x = Budget(norm=norm, eps=Fraction(levels, 255)), torch.rand(4, 3, 5, 5, generator=gen)
@@ -58,7 +59,10 @@ def test_the_default_step_reaches_the_budget(trained: tuple[nn.Module, Images], 
     model, images = trained
     budget = Budget.parse({"norm": norm, "eps": eps}, "test")
     x, gen = to_float(images.x), torch.Generator().manual_seed(0)
-    x_adv = pgd(model, x, images.y, budget, steps=10, step=float(budget.eps) / 4, loss=cross_entropy, gen=gen)
+    defense = PgdAt(budget=budget)
+    x_adv = pgd(
+        model, x, images.y, budget, steps=defense.steps, step=defense.step_size(), loss=cross_entropy, gen=gen
+    )
     moved = length(x_adv - x, norm)
     assert (moved <= float(budget.eps) * (1 + 1e-5)).all()
     assert (moved >= 0.9 * float(budget.eps)).all()
@@ -94,3 +98,7 @@ def test_frozen_puts_the_mode_back_even_after_an_error() -> None:
 def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="above 0"):
         Budget.parse({"eps": 0}, "test")
+    with pytest.raises(InputError, match="at most 1, the whole pixel range; found 8; write 8/255"):
+        Budget.parse({"eps": 8}, "test")
+    assert Budget.parse({"norm": "L2", "eps": 2}, "test").eps == 2
+    assert PgdAt().step_size() == pytest.approx(2 / 255)

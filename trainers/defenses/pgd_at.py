@@ -26,11 +26,14 @@ class PgdAt(Defense, kind="pgd_at"):
     step: Eps | None = None
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
 
+    def step_size(self) -> float:
+        """The length of one step in units of the pixel range."""
+        return float(self.budget.eps * 5 / (2 * self.steps) if self.step is None else self.step)
+
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-        step = self.budget.eps * 5 / (2 * self.steps) if self.step is None else self.step
         with Frozen(model):
             x_adv = pgd(
-                model, x, y, self.budget, steps=self.steps, step=float(step), loss=cross_entropy, gen=gen
+                model, x, y, self.budget, steps=self.steps, step=self.step_size(), loss=cross_entropy, gen=gen
             )
         logits = model(x_adv)
         return cross_entropy(logits, y), logits
