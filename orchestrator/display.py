@@ -169,7 +169,7 @@ def rich_table(table: report.Table) -> RichTable:
     for row in table.rows:
         rich.add_row(
             escape(row),
-            *(report.text(table.cells.get((row, column)), table.metric) for column in table.columns),
+            *(report.text(table, row, column) for column in table.columns),
         )
     return rich
 

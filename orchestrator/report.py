@@ -39,6 +39,12 @@ class Table:
     columns: tuple[str, ...]
     cells: dict[tuple[str, str], Cell]
 
+    @property
+    def seeds(self) -> int | None:
+        """How many trials every cell has, if all have as many."""
+        counts = {cell.trials for cell in self.cells.values()}
+        return counts.pop() if len(counts) == 1 else None
+
 
 def tabulate(plan: Plan, ledger: Ledger) -> Table:
     """The sweep's table as far as it is done. Raises InputError if the metric is unknown or an axis would
@@ -68,14 +74,17 @@ def _cell(row: str, column: str, tasks: list[Task], ledger: Ledger, metric: str)
     return Cell(row, column, mean, std, len(values), len(tasks), failed)
 
 
-def text(cell: Cell | None, metric: str) -> str:
-    """`97.84 ± 0.31 (3)`; a share is shown in percent; an unfinished cell says how far it is."""
+def text(table: Table, row: str, column: str) -> str:
+    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`."""
+    cell = table.cells.get((row, column))
     if cell is None:
         return ""
     if cell.mean is None:
         return f"{cell.failed} failed" if cell.failed else "-"
-    scale = 100 if metric.endswith("acc") else 1
+    scale = 100 if table.metric.endswith("acc") else 1
     spread = "" if cell.std is None else f" ± {cell.std * scale:.2f}"
+    if cell.seeds == table.seeds:
+        return f"{cell.mean * scale:.2f}{spread}"
     count = str(cell.seeds) if cell.seeds == cell.trials else f"{cell.seeds} of {cell.trials}"
     return f"{cell.mean * scale:.2f}{spread} ({count})"
 
@@ -83,14 +92,15 @@ def text(cell: Cell | None, metric: str) -> str:
 def caption(table: Table) -> str:
     """What the numbers are."""
     unit = " in %" if table.metric.endswith("acc") else ""
-    return f"{table.metric}{unit}, mean ± std over seeds (number of seeds)"
+    over = "(number of seeds)" if table.seeds is None else f"over {table.seeds} seeds"
+    return f"{table.metric}{unit}, " + (f"mean ± std {over}" if table.seeds != 1 else "one seed")
 
 
 def markdown(table: Table) -> str:
     head = [" / ".join(table.row_axes) or "sweep", *table.columns]
     lines = [_md_row(head), _md_row(["---", *("---:" for _ in table.columns)])]
     for row in table.rows:
-        cells = [text(table.cells.get((row, column)), table.metric) for column in table.columns]
+        cells = [text(table, row, column) for column in table.columns]
         lines.append(_md_row([row, *cells]))
     return f"**{table.name}**: {table.question}\n\n" + "\n".join(lines) + f"\n\n{caption(table)}\n"
 

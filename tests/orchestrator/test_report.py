@@ -37,9 +37,9 @@ def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
     cell = found.cells["clean", "1"]
     assert cell.mean == pytest.approx(statistics.fmean(accs[:3]))
     assert cell.std == pytest.approx(statistics.stdev(accs[:3]))
-    assert [report.text(found.cells[place], found.metric) for place in found.cells] == [
-        "30.00 ± 26.46 (3)",
-        "40.00 ± 0.00 (3)",
+    assert [report.text(found, *place) for place in found.cells] == [
+        "30.00 ± 26.46",
+        "40.00 ± 0.00",
         "90.00 (1 of 3)",
         "-",
     ]
@@ -47,9 +47,9 @@ def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
 
 def test_failures_show(store: Store) -> None:
     _, found = table(store, [None, None, None, 0.5, None, 0.7])
-    assert report.text(found.cells["clean", "1"], found.metric) == "3 failed"
+    assert report.text(found, "clean", "1") == "3 failed"
     assert found.cells["clean", "2"].failed == 1
-    assert report.text(found.cells["clean", "2"], found.metric) == "60.00 ± 14.14 (2 of 3)"
+    assert report.text(found, "clean", "2") == "60.00 ± 14.14 (2 of 3)"
 
 
 def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
@@ -57,7 +57,8 @@ def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
         store, [0.1] * 12, report={"rows": "train.epochs", "columns": "data.poison", "metric": "train/loss"}
     )
     assert (found.rows, found.columns) == (("1", "2"), ("clean", "ops"))
-    assert report.text(found.cells["1", "ops"], found.metric) == "0.90 ± 0.00 (3)"
+    assert report.text(found, "1", "ops") == "0.90 ± 0.00"
+    assert report.caption(found) == "train/loss, mean ± std over 3 seeds"
 
 
 def test_written_forms_hold_the_same_numbers(store: Store) -> None:
@@ -71,7 +72,8 @@ def test_written_forms_hold_the_same_numbers(store: Store) -> None:
     lines = report.markdown(found).splitlines()
     assert lines[2] == "| data.poison | 1 | 2 |"
     assert lines[3] == "| --- | ---: | ---: |"
-    assert lines[4] == "| clean | 30.00 ± 26.46 (3) | 40.00 (1 of 3) |"
+    assert lines[4] == "| clean | 30.00 ± 26.46 | 40.00 (1 of 3) |"
+    assert lines[-1] == "test/clean_acc in %, mean ± std over 3 seeds"
 
 
 def test_one_axis_makes_one_column(store: Store) -> None:
