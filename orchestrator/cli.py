@@ -256,9 +256,11 @@ def ui(
             there = tracking.answers(server, host, port, stop)
         if there:
             console.print(
-                f"MLflow is at http://{host}:{port}/#/experiments (Ctrl-C ends it)", highlight=False
+                f"MLflow is at http://{host}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it); "
+                "each sweep is an experiment, each trial a run",
+                highlight=False,
+                soft_wrap=True,
             )
-            console.print("Each sweep is an experiment; its trials are under 'Training runs'.")
         while server.poll() is None and not stop.wait(0.2):
             pass
     server.terminate()

@@ -19,11 +19,12 @@ from trainers.spec import nearest
 
 @dataclass(frozen=True)
 class Task:
-    """One trial of a sweep, with its key."""
+    """One trial of a sweep, with its key and the names of the data sets that it reads."""
 
     key: str
     point: Point
     done: bool
+    needs: tuple[str, ...]
 
     @property
     def trial(self) -> TrialSpec:
@@ -62,11 +63,11 @@ def make_plan(sweep: SweepSpec, store: Store, where: str) -> Plan:
             pinned[source] = source.pinned()
         data = point.trial.data.model_copy(update={"source": pinned[source]})
         trial = point.trial.model_copy(update={"data": data})
-        task = Task(trial.key, replace(point, trial=trial), ledger.result(trial.key) is not None)
-        if task.key in tasks:
-            first = tasks[task.key].point.name
+        key, needs = trial.key, tuple(spec.name for spec in trial.needs)
+        if key in tasks:
+            first = tasks[key].point.name
             raise InputError(f"{where}: two points are the same trial: ({first}) and ({point.name})")
-        tasks[task.key] = task
+        tasks[key] = Task(key, replace(point, trial=trial), ledger.result(key) is not None, needs)
     data_sets = _with_parents(spec for task in tasks.values() if not task.done for spec in task.trial.needs)
     ready = frozenset(spec.name for spec in data_sets if store.has(spec))
     needed = _needed(data_sets, ready, tasks.values())
@@ -107,7 +108,7 @@ def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:
 def _needed(data_sets: list[DataSpec], ready: frozenset[str], tasks: Iterable[Task]) -> set[str]:
     """Names of what trials read, and of the parents of what is not built: ancestors of built data sets need
     not come back."""
-    needed = {spec.name for task in tasks if not task.done for spec in task.trial.needs}
+    needed = {name for task in tasks if not task.done for name in task.needs}
     for spec in reversed(data_sets):
         if spec.name in needed and spec.name not in ready:
             needed.update(parent.name for parent in spec.parents)

@@ -51,7 +51,7 @@ class Progress:
                 del self.unbuilt[child.name]
                 self.data_failed(child, error)
         for task in list(self.waiting):
-            if any(need.name == spec.name for need in task.trial.needs):
+            if spec.name in task.needs:
                 self.waiting.remove(task)
                 self._fail(task, error)
 
@@ -60,9 +60,7 @@ class Progress:
         most = self.plan.sweep.run.max_concurrent
         if most is not None and len(self.live) >= most:
             return None
-        return next(
-            (task for task in self.waiting if all(need.name in self.built for need in task.trial.needs)), None
-        )
+        return next((task for task in self.waiting if self.built.issuperset(task.needs)), None)
 
     def give(self, task: Task) -> None:
         """A trial is given out to be run."""
