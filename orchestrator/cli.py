@@ -256,8 +256,8 @@ def ui(
             there = tracking.answers(server, host, port, stop)
         if there:
             console.print(
-                f"MLflow is at http://{host}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C ends it); "
-                "each sweep is an experiment, each trial a run",
+                f"MLflow is at http://{host}:{port}/#/experiments?workflowType=machine_learning "
+                "(Ctrl-C ends it); each sweep is an experiment, each trial a run",
                 highlight=False,
                 soft_wrap=True,
             )
