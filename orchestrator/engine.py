@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -133,11 +134,18 @@ class _Builders:
                 self.progress.data_built(spec)
         for spec in self.progress.buildable()[: max(0, self._room() - len(self.refs))]:
             self._submit(spec)
+        self.progress.most = self._trials()
 
     def _room(self) -> int:
         """How many builders may run: all that fit, but half of that while trials could use the processors."""
         room = int(ray.cluster_resources().get("CPU", 1) // self.progress.plan.sweep.run.cpus_per_data)
         return max(1, room // 2 if self.progress.live or self.progress.ready() else room)
+
+    def _trials(self) -> float:
+        """How many trials may run: Tune hands processors from trial to trial, and no builder would get one."""
+        run, whole = self.progress.plan.sweep.run, ray.cluster_resources().get("CPU", 1)
+        left = whole - len(self.refs) * run.cpus_per_data
+        return max(1, left // run.cpus_per_trial) if self.refs else math.inf
 
     def _submit(self, spec: DataSpec) -> None:
         self.mail = self.mail or Queue(actor_options={"num_cpus": 0})

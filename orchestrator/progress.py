@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from orchestrator.observer import Observer
@@ -20,6 +21,7 @@ class Progress:
     done: int = 0
     failed: list[str] = field(default_factory=list)
     live: set[str] = field(default_factory=set)  # keys of trials given out and not ended
+    most: float = math.inf  # how many may be live, so that builders find processors
     broken: dict[str, str] = field(default_factory=dict)  # name of a data set -> why it cannot be built
 
     def __post_init__(self) -> None:
@@ -57,8 +59,7 @@ class Progress:
 
     def ready(self) -> Task | None:
         """The first waiting trial whose data sets are there, unless as many run as may."""
-        most = self.plan.sweep.run.max_concurrent
-        if most is not None and len(self.live) >= most:
+        if len(self.live) >= min(self.most, self.plan.sweep.run.max_concurrent or math.inf):
             return None
         return next((task for task in self.waiting if self.built.issuperset(task.needs)), None)
 

@@ -304,6 +304,18 @@ def test_trials_begin_before_every_data_set_is_built(tmp_path: Path) -> None:
     assert "built" in events[1], events
 
 
+def test_data_sets_are_built_while_trials_run(tmp_path: Path) -> None:
+    em = {"kind": "em", "generator": "lenet5", "steps": 5, "max_rounds": 3, "stop_error": 0, "batch_size": 50}
+    grid = {"data.poison": {"clean": "clean", "em": em}, "seed": [0, 1, 2, 3, 4]}
+    sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid=grid)
+    code, out = finish(start("sweep", write(tmp_path, sweep), store=tmp_path / "store"))
+    assert code == 0, out
+    lines = out.splitlines()
+    built = next(i for i, line in enumerate(lines) if "em-train" in line and "built" in line)
+    last = max(i for i, line in enumerate(lines) if RESULT.search(line) and "poison=clean" in line)
+    assert built < last, out
+
+
 def test_the_module_runs_as_the_command_does() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, cwd=ROOT
