@@ -142,7 +142,7 @@ class _Builders:
         return max(1, room // 2 if self.progress.live or self.progress.ready() else room)
 
     def _trials(self) -> float:
-        """How many trials may run: Tune hands processors from trial to trial, and no builder would get one."""
+        """How many trials may run: Tune hands processors from trial to trial, and builders would get none."""
         run, whole = self.progress.plan.sweep.run, ray.cluster_resources().get("CPU", 1)
         left = whole - len(self.refs) * run.cpus_per_data
         return max(1, left // run.cpus_per_trial) if self.refs else math.inf
