@@ -16,8 +16,8 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 
 
 class ImageFolder(Source, kind="image_folder"):
-    """Files under `root`/train and `root`/test; a class is a folder, its label the folder's place in sorted
-    order."""
+    """Files under `root`/train and `root`/test; a class is a folder with images, its label the folder's place
+    in sorted order."""
 
     locators = ("root",)
     root: str
