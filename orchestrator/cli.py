@@ -151,7 +151,7 @@ def sweep(
     tracker = _tracker(tracking_uri, todo, stored, console)
     code = _run(todo, stored, tracker, address, file, console) if todo.missing else 0
     if tracker is not None:
-        _sync(tracker, file, console)
+        _sync(tracker, file, stored, console)
     _print_report(todo, stored, Format.table, console)
     raise typer.Exit(code)
 
@@ -166,10 +166,9 @@ def status(file: File, store: StoreOption = STORE, settings: SetOption = None) -
     todo, stored = _plan(file, store, settings)
     ledger, console = Ledger(stored.root), _console()
     failures = [(task, failure) for task in todo.missing if (failure := ledger.failure(task.key)) is not None]
-    done, missing = len(todo.tasks) - len(todo.missing), len(todo.missing) - len(failures)
     console.print(
-        f"[bold]{todo.sweep.name}[/]: {done} of {len(todo.tasks)} trials done, "
-        f"{len(failures)} failed, {missing} missing"
+        f"[bold]{todo.sweep.name}[/]: {todo.done} of {len(todo.tasks)} trials done, "
+        f"{len(failures)} failed, {len(todo.missing) - len(failures)} missing"
     )
     for task, failure in failures:
         console.print(
@@ -209,8 +208,7 @@ def track(
             sent = tracker.sync(lambda n, of: line.update(f"sending results to MLflow: {n} of {of}"))
         except tracking.TROUBLE as error:
             raise InputError(f"MLflow stopped answering ({error}); run the same command again") from None
-    done = len(todo.tasks) - len(todo.missing)
-    console.print(f"{todo.sweep.name}: {sent} trials sent, {done - sent} were there already")
+    console.print(f"{todo.sweep.name}: {sent} trials sent, {todo.done - sent} were there already")
 
 
 @app.command()
@@ -328,10 +326,9 @@ def _show_plan(todo: Plan, console: Console) -> None:
     console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
     if todo.data:
         console.print(plan_table(todo))
-    done = len(todo.tasks) - len(todo.missing)
     console.print(
         f"{len(todo.to_build)} data sets to build, {len(todo.missing)} trials to run, "
-        f"{done} trials already done, {len(todo.tasks)} in all",
+        f"{todo.done} trials already done, {len(todo.tasks)} in all",
         soft_wrap=True,
     )
 
@@ -354,6 +351,8 @@ def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tr
 def _run(
     todo: Plan, stored: Store, tracker: Tracker | None, address: str | None, file: Path, console: Console
 ) -> int:
+    from rich.markup import escape
+
     from orchestrator import display
     from orchestrator.observer import Audience
 
@@ -368,13 +367,14 @@ def _run(
     outcome = run_plan(todo, stored, Audience(*observers), address=address)
     if outcome.interrupted:
         console.print(
-            f"[yellow]interrupted[/] after {outcome.done} trials; go on with: opsctl sweep {file}",
+            f"[yellow]interrupted[/] after {outcome.done} trials; the same command again goes on",
             soft_wrap=True,
         )
         return 130
     if outcome.failed:
         console.print(
-            f"[red]{len(outcome.failed)} of {len(todo.missing)} trials failed[/]; see: opsctl status {file}",
+            f"[red]{len(outcome.failed)} of {len(todo.missing)} trials failed[/]; see: "
+            f"opsctl status {escape(str(file))} --store {escape(str(stored.root))}",
             soft_wrap=True,
         )
         return 1
@@ -387,16 +387,14 @@ def _warn(console: Console, message: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
-def _sync(tracker: Tracker, file: Path, console: Console) -> None:
+def _sync(tracker: Tracker, file: Path, stored: Store, console: Console) -> None:
     from orchestrator.tracking import TROUBLE
 
     try:
         tracker.sync()
     except TROUBLE:
-        console.print(
-            f"[yellow]warning:[/] MLflow lacks some results; send them later with: opsctl track {file}",
-            soft_wrap=True,
-        )
+        again = f"opsctl track {file} --store {stored.root}"
+        _warn(console, f"MLflow lacks some results; send them later with: {again}")
 
 
 def _print_report(todo: Plan, stored: Store, format: Format, console: Console) -> None:

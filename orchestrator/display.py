@@ -108,9 +108,7 @@ class Screen(Observer):
 
     def sweep_started(self, plan: Plan) -> None:
         self.data_bar = self.bars.add_task("data sets", total=len(plan.to_build))
-        self.trial_bar = self.bars.add_task(
-            "trials", total=len(plan.tasks), completed=len(plan.tasks) - len(plan.missing)
-        )
+        self.trial_bar = self.bars.add_task("trials", total=len(plan.tasks), completed=plan.done)
         self.waiting.stop()
         self.live.start()
 

@@ -158,7 +158,7 @@ class _Builders:
     def _read_mail(self) -> None:
         if self.mail is None:
             return
-        specs = {spec.name: spec for spec in self.progress.plan.data}
+        specs = self.progress.data
         with suppress(RayError):  # progress is a courtesy: its actor may have died with its node
             for name, row in self.mail.get_nowait_batch(self.mail.qsize()):
                 if row:

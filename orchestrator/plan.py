@@ -45,6 +45,11 @@ class Plan:
     def missing(self) -> tuple[Task, ...]:
         return tuple(task for task in self.tasks if not task.done)
 
+    @property
+    def done(self) -> int:
+        """How many trials are done already, whichever sweep ran them."""
+        return len(self.tasks) - len(self.missing)
+
     @cached_property
     def to_build(self) -> tuple[DataSpec, ...]:
         return tuple(spec for spec in self.data if spec.name not in self.ready)

@@ -22,23 +22,20 @@ class Progress:
     failed: list[str] = field(default_factory=list)
     live: set[str] = field(default_factory=set)  # keys of trials given out and not ended
     most: float = math.inf  # how many may be live, so that builders find processors
-    broken: dict[str, str] = field(default_factory=dict)  # name of a data set -> why it cannot be built
 
     def __post_init__(self) -> None:
         self.tasks = {task.key: task for task in self.plan.tasks}
         self.ledger = Ledger(self.store.root)
         self.waiting = list(self.plan.missing)
-        self.unbuilt = {spec.name: spec for spec in self.plan.to_build}
+        self.data = {spec.name: spec for spec in self.plan.data}
+        self.parents = {name: {parent.name for parent in spec.parents} for name, spec in self.data.items()}
+        self.unbuilt = {name: spec for name, spec in self.data.items() if name not in self.plan.ready}
         self.built = set(self.plan.ready)
         self.attempts: dict[str, int] = {}  # failures in the ledger when a trial was last started
 
     def buildable(self) -> list[DataSpec]:
         """Data sets whose parents are there, in the order of the plan."""
-        return [
-            spec
-            for spec in self.unbuilt.values()
-            if all(parent.name in self.built for parent in spec.parents)
-        ]
+        return [spec for name, spec in self.unbuilt.items() if self.parents[name] <= self.built]
 
     def data_built(self, spec: DataSpec) -> None:
         self.built.add(spec.name)
@@ -46,14 +43,13 @@ class Progress:
 
     def data_failed(self, spec: DataSpec, error: str) -> None:
         """A data set cannot be built, nor what is made from it; trials that need any of these have failed."""
-        self.broken[spec.name] = error
         self.observer.data_failed(spec, error)
-        for child in list(self.unbuilt.values()):
-            if any(parent.name == spec.name for parent in child.parents):
-                del self.unbuilt[child.name]
-                self.data_failed(child, error)
+        name = spec.name
+        for child in [child for child in self.unbuilt if name in self.parents[child]]:
+            if child in self.unbuilt:  # it may have gone already, with a parent of its own that went
+                self.data_failed(self.unbuilt.pop(child), error)
         for task in list(self.waiting):
-            if spec.name in task.needs:
+            if name in task.needs:
                 self.waiting.remove(task)
                 self._fail(task, error)
 

@@ -110,8 +110,9 @@ class Tracker:
             "mlflow.note.content": task.point.name,
             **{f"axis.{axis}": label for axis, label in task.point.labels.items()},
         }
-        name = " ".join(label for axis, label in task.point.labels.items() if axis != "seed")
-        seed = f" s{task.trial.seed}" if "seed" in task.point.labels else ""
+        seeds = self.plan.sweep.seed_axis
+        name = " ".join(label for axis, label in task.point.labels.items() if axis != seeds)
+        seed = f" s{task.trial.seed}" if seeds in task.point.labels else ""
         run = self.client.create_run(self.experiment, begun, tags=tags, run_name=(name + seed)[:200])
         params = [Param(path, str(value)[:6000]) for path, value in flatten(plain(task.trial)).items()]
         for start in range(0, len(params), 100):

@@ -31,7 +31,8 @@ from trainers.spec import Eps
 
 class Em(Poison, kind="em"):
     """Sample-wise noise within ±`eps`, signed and rounded once to whole levels; the defaults are the
-    paper's for CIFAR-10.
+    paper's for CIFAR-10. Unlike the published generator, ours normalises its images inside, as every
+    network here does.
 
     Each round takes `train_steps` steps of the generator, then `steps` descents of every image's noise of
     `step` (default eps/10) each. It ends when the generator's error on the noisy images is at most

@@ -190,9 +190,8 @@ class Store:
                 "environment": environment(),
             }
             write_whole(temporary / "record.json", record)
-            if (
-                not final.exists()
-            ):  # a builder on a file system without locks may have come first: its bytes are as good
+            # on a file system without locks another builder may have come first: its bytes are as good
+            if not final.exists():
                 os.rename(temporary, final)
                 _flush(final.parent)
         except OSError as error:

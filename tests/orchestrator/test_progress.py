@@ -80,6 +80,17 @@ def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None
     assert [task.point.name for task in progress.waiting] == ["data.poison=clean, seed=0"]
 
 
+def test_clean_images_that_cannot_be_read_break_each_thing_once(store: Store) -> None:
+    progress, told = begun(store, grid={"data.poison": ["em", ["em", "ops"]], "seed": [0]})
+    (clean,) = [spec for spec in progress.buildable() if "clean-train" in spec.name]
+    del progress.unbuilt[clean.name]
+    progress.data_failed(clean, "Boom: torn")
+    broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train"]
+    assert [name for name, _ in told.heard if name.startswith("digits")] == broken
+    assert len(progress.failed) == 2
+    assert progress.waiting == []
+
+
 def test_an_old_failure_is_not_told_as_new(store: Store) -> None:
     progress, told = begun(store, grid={"seed": [0]})
     task = progress.plan.tasks[0]
