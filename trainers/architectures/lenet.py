@@ -3,6 +3,8 @@ ReLU, max pooling."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import nn
 
 from trainers.families import Architecture
@@ -11,6 +13,8 @@ from trainers.spec import InputError
 
 class LeNet5(Architecture, kind="lenet5"):
     """Two 5x5 convolutions and three linear layers; 62,006 parameters for 3x32x32 and 10 classes."""
+
+    memorises: ClassVar[bool] = False
 
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         c, h, w = shape

@@ -1,27 +1,30 @@
 """WideResNet (Zagoruyko, Komodakis; BMVC 2016), in the form whose sizes the One-Pixel Shortcut paper gives
-in its Table 3.
+in its Table 3, or in the original one.
 
-That form has biases in its convolutions, the stride in each block's second convolution, and a last
+The released form has biases in its convolutions, the stride in each block's second convolution, and a last
 BatchNorm of momentum 0.9.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainers.architectures.preact_resnet import PreactBlock
+from trainers.architectures.resnet import kaiming_normal
 from trainers.families import Architecture
 
 
 class WideResNet(Architecture, kind="wide_resnet"):
     """WRN-`depth`-`width`: three stages of (depth - 4) / 6 blocks; 36,489,290 parameters for 28-10 and 10
-    classes."""
+    classes, 36,479,194 in the original form."""
 
     depth: PositiveInt = 28
     width: PositiveInt = 10
+    form: Literal["released", "original"] = "released"
     smoke: ClassVar[dict[str, Any]] = {"depth": 10, "width": 1}
 
     @field_validator("depth")
@@ -33,17 +36,26 @@ class WideResNet(Architecture, kind="wide_resnet"):
             )
         return depth
 
+    def recipe(self) -> dict[str, Any]:
+        return {"batch_size": 64} if (self.depth, self.width) == (28, 10) else {}
+
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        blocks = (self.depth - 4) // 6
-        layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1)]
+        original = self.form == "original"
+        block_type = PreactBlock if original else WideBlock
+        layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1, bias=not original)]
         before = 16
         for stage in range(3):
             after = 16 * self.width * 2**stage
-            for block in range(blocks):
-                layers.append(WideBlock(before, after, stride=2 if stage and not block else 1))
+            for block in range((self.depth - 4) // 6):
+                layers.append(block_type(before, after, stride=2 if stage and not block else 1))
                 before = after
-        tail = [nn.BatchNorm2d(before, momentum=0.9), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-        return nn.Sequential(*layers, *tail, nn.Linear(before, num_classes))
+        layers += [nn.BatchNorm2d(before, momentum=0.1 if original else 0.9), nn.ReLU()]
+        head = nn.Linear(before, num_classes)
+        net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+        if original:
+            kaiming_normal(net)
+            nn.init.zeros_(head.bias)
+        return net
 
 
 class WideBlock(nn.Module):
