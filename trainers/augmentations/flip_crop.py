@@ -6,9 +6,9 @@ from __future__ import annotations
 import torch
 from pydantic import NonNegativeInt
 from torch import Tensor
-from torch.nn import functional as F
 
 from trainers.families import Augmentation
+from trainers.operations import matrix, warp
 
 
 class FlipCrop(Augmentation, kind="flip_crop"):
@@ -20,20 +20,15 @@ class FlipCrop(Augmentation, kind="flip_crop"):
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         n = len(x)
-        if self.flip:
-            flips = torch.randint(2, (n,), generator=gen, device=x.device).bool()
-            x = torch.where(flips[:, None, None, None], x.flip(3), x)
+        flips = torch.randint(2, (n,), generator=gen, device=x.device).bool() if self.flip else None
         corners = torch.randint(2 * self.pad + 1, (2, n), generator=gen, device=x.device)
-        return crop(x, corners[0], corners[1], pad=self.pad), y
+        return crop(x, corners[0], corners[1], pad=self.pad, flips=flips), y
 
 
-def crop(x: Tensor, top: Tensor, left: Tensor, *, pad: int) -> Tensor:
-    """Windows of the images' own size, each at its (top, left) in 0..2·pad, from images padded with `pad`
-    zeros."""
-    n, c, h, w = x.shape
-    padded = F.pad(x, (pad, pad, pad, pad))
-    rows = top[:, None, None, None] + torch.arange(h, device=x.device)[:, None]
-    cols = left[:, None, None, None] + torch.arange(w, device=x.device)
-    image = torch.arange(n, device=x.device)[:, None, None, None]
-    channel = torch.arange(c, device=x.device)[:, None, None]
-    return padded[image, channel, rows, cols]
+def crop(x: Tensor, top: Tensor, left: Tensor, *, pad: int, flips: Tensor | None = None) -> Tensor:
+    """Windows of the images' own size, each at its (top, left) in 0..2·pad, from images that are mirrored
+    where `flips` is true, then padded with `pad` zeros. One gather, which moves pixels and changes none."""
+    down, right = (top - pad).float(), (left - pad).float()
+    zero, one = torch.zeros_like(down), torch.ones_like(down)
+    across = one if flips is None else 1 - 2 * flips.float()
+    return warp(x, matrix((across, zero, across * right), (zero, one, down)))

@@ -1,0 +1,21 @@
+"""TrivialAugment (Mueller, Hutter, ICCV 2021): one random operation at a random magnitude; operations and
+ranges are those of torchvision's TrivialAugmentWide."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from trainers.augmentations.rand_augment import BINS, OPS, augment, strengths
+from trainers.families import Augmentation
+
+
+class TrivialAugment(Augmentation, kind="trivial_augment"):
+    """One operation of 14 and one magnitude of 31 for each image; those with a direction go either way."""
+
+    def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        op = torch.randint(len(OPS), (1, len(x)), generator=gen, device=x.device)
+        magnitude = torch.randint(BINS, op.shape, generator=gen, device=x.device)
+        negative = torch.randint(2, op.shape, generator=gen, device=x.device)
+        reach = strengths(shear=0.99, shifts=(32, 32), degrees=135, factor=0.99, bits=6, device=x.device)
+        return augment(x, op, reach[negative, magnitude, op]), y
