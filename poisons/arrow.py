@@ -1,9 +1,11 @@
-"""Images as an Arrow IPC file: written in bounded batches, opened by memory map, copied out once."""
+"""Images as an Arrow IPC file: one record batch, so that pixels lie in one piece and are used from a memory
+map, however many there are."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,38 +13,37 @@ import torch
 
 from trainers.images import Images
 
-ROWS = 4096  # per record batch
-
 
 def write(path: Path, images: Images, index: torch.Tensor) -> None:
     """Columns: image (uint8, C·H·W values a row), label (int64), index (int64: the row in the source)."""
-    c, h, w = images.shape
-    size = c * h * w
-    meta = {"opsctl": json.dumps({"shape": [c, h, w], "num_classes": images.num_classes})}
+    size = images.x[0].numel()
+    meta = {"opsctl": json.dumps({"shape": images.shape, "num_classes": images.num_classes})}
     fields = [("image", pa.list_(pa.uint8(), size)), ("label", pa.int64()), ("index", pa.int64())]
     schema = pa.schema(fields, metadata=meta)
+    pixels = pa.array(images.x.cpu().contiguous().numpy().reshape(-1))
+    columns = [
+        pa.FixedSizeListArray.from_arrays(pixels, size),
+        pa.array(images.y.cpu().numpy()),
+        pa.array(index.cpu().numpy()),
+    ]
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        for start in range(0, len(images), ROWS):
-            rows = slice(start, start + ROWS)
-            pixels = pa.array(images.x[rows].cpu().contiguous().numpy().reshape(-1))
-            columns = [
-                pa.FixedSizeListArray.from_arrays(pixels, size),
-                pa.array(images.y[rows].cpu().numpy()),
-                pa.array(index[rows].cpu().numpy()),
-            ]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
+        writer.write_batch(pa.record_batch(columns, schema=schema))
 
 
 def read(path: Path) -> Images:
-    """The images. The map is read-only, so the pixels are copied out of it, once."""
+    """The images; their pixels are a memory map of the file, private to this process: what is written into
+    them never reaches it."""
     with pa.memory_map(str(path)) as source:
-        reader = pa.ipc.open_file(source)
-        told = json.loads(reader.schema.metadata[b"opsctl"])
-        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
-        x = np.concatenate([b.column("image").flatten().to_numpy() for b in batches]).reshape(
-            -1, *told["shape"]
-        )
-        y = np.concatenate([b.column("label").to_numpy() for b in batches])
+        whole = source.read_buffer()
+        reader = pa.ipc.open_file(whole)
+        told: dict[str, Any] = json.loads(reader.schema.metadata[b"opsctl"])
+        if reader.num_record_batches != 1:
+            raise ValueError(f"{path} has {reader.num_record_batches} record batches, not one")
+        batch = reader.get_batch(0)
+        y = batch.column("label").to_numpy().copy()
+        offset = batch.column("image").flatten().buffers()[1].address - whole.address
+    shape = (len(y), *told["shape"])
+    x = np.memmap(path, np.uint8, mode="c", offset=offset, shape=shape)
     return Images(torch.from_numpy(x), torch.from_numpy(y), told["num_classes"])
 
 

@@ -129,7 +129,7 @@ class Store:
         record, file = self.record(spec), self.path(spec) / "data.arrow"
         try:
             return arrow.read(file) if record is not None and sha256(file) == record["sha256"] else None
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):  # gone meanwhile, or laid out as an older opsctl did
             return None
 
     def ensure(

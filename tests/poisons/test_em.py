@@ -30,7 +30,7 @@ def plain_em(
     """The published loop in its plainest form: float noise N,C,H,W after `rounds` rounds."""
     model = Em.parse(SMALL, "test").generator.network(num_classes=4, shape=(3, 32, 32), seed=5)
     model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    sgd = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
     x, noise, at = images.x.float() / 255, torch.zeros(images.x.shape), 0
     for _ in range(rounds):
         model.train()

@@ -1,6 +1,9 @@
-"""The One-Pixel Shortcut search is exact: the same choice as a naive search, candidate by candidate, in float64."""
+"""The One-Pixel Shortcut search is exact: the same choice as a naive search, candidate by candidate, in exact
+arithmetic."""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -14,24 +17,26 @@ from trainers import Images, InputError
 
 
 def naive(images: Images, objective: Objective) -> list[tuple[int, int, tuple[int, ...]] | None]:
-    """For each class the best free (row, column, colour), by the definition, in float64."""
+    """For each class the best free (row, column, colour), by the definition, in exact fractions."""
     _, c, h, w = images.x.shape
     palette = [tuple(int(v) for v in colour) for colour in colours(c)]
     taken, chosen = set(), []
     for k in range(images.num_classes):
-        x = images.x[images.y == k].numpy().astype(np.float64) / 255
+        x = images.x[images.y == k].numpy().astype(np.int64)
         best, best_rank = None, None
         for row in range(h):
             for column in range(w):
                 for colour in palette:
                     if len(x) == 0 or (row, column, colour) in taken:
                         continue
-                    d = np.abs(x[:, :, row, column] - np.array(colour) / 255)
+                    d = np.abs(x[:, :, row, column] - np.array(colour))
                     values = d.ravel() if objective == "released" else d.sum(1)
-                    spread = values.std() if objective == "released" else values.var()
-                    constant = bool(np.ptp(values) == 0) and values.mean() > 0
-                    score = 0.0 if constant or values.mean() == 0 else values.mean() / spread
-                    rank = (constant, round(score, 9), round(values.mean(), 9))
+                    mean = Fraction(int(values.sum()), len(values))
+                    variance = Fraction(int((values**2).sum()), len(values)) - mean**2
+                    constant = variance == 0 and mean > 0
+                    # mean / std or mean / variance: squares of what is positive are in the same order
+                    score = 0 if variance == 0 else (mean**2 if objective == "released" else mean) / variance
+                    rank = (constant, score, mean)
                     if best_rank is None or rank >= best_rank:  # later candidates win ties
                         best, best_rank = (row, column, colour), rank
         chosen.append(best)
