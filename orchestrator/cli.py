@@ -161,6 +161,7 @@ def status(file: File, store: StoreOption = STORE, settings: SetOption = None) -
     """Say how far a sweep is: what is done, what failed and why, what is missing."""
     from rich.markup import escape
 
+    from orchestrator.report import doubts
     from orchestrator.results import Ledger
 
     todo, stored = _plan(file, store, settings)
@@ -178,7 +179,13 @@ def status(file: File, store: StoreOption = STORE, settings: SetOption = None) -
             soft_wrap=True,
         )
         console.print(f"       {ledger.root / task.key / 'failure.json'}", highlight=False, soft_wrap=True)
-    _print_report(todo, stored, Format.table, console)
+    for task, text in doubts(todo, ledger):
+        console.print(
+            f"[yellow]doubt[/]  {task.key} ({escape(task.point.name)}): {escape(text)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    _print_report(todo, stored, Format.table, console, hint=False)
 
 
 @app.command()
@@ -397,14 +404,18 @@ def _sync(tracker: Tracker, file: Path, stored: Store, console: Console) -> None
         _warn(console, f"MLflow lacks some results; send them later with: {again}")
 
 
-def _print_report(todo: Plan, stored: Store, format: Format, console: Console) -> None:
+def _print_report(todo: Plan, stored: Store, format: Format, console: Console, *, hint: bool = True) -> None:
     from orchestrator import report as reports
     from orchestrator.display import picture, rich_table
     from orchestrator.results import Ledger
 
-    table = reports.tabulate(todo, Ledger(stored.root))
+    ledger = Ledger(stored.root)
+    table = reports.tabulate(todo, ledger)
     if format is Format.table:
         console.print(rich_table(table))
+        doubtful = {task.key for task, _ in reports.doubts(todo, ledger)} if hint else set()
+        if doubtful:
+            console.print(f"[yellow]{len(doubtful)} results are in doubt[/]; `opsctl status` says why")
         return
     if format is Format.svg:
         typer.echo(picture(table), nl=False)

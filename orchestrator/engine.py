@@ -41,7 +41,7 @@ from orchestrator.host import knock, scratch, stoppable
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
-from orchestrator.spec import TrialSpec
+from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from trainers import InputError
@@ -96,7 +96,7 @@ def _tune(
         _train,
         name=str(time.monotonic_ns()),
         storage_path=str(folder),
-        config={"store": str(progress.store.root)},
+        config={"store": str(progress.store.root), "run": json.dumps(plain(wanted))},
         search_alg=_Feed(progress, gpu=gpus > 0),
         num_samples=len(progress.tasks),
         callbacks=[_Ears(progress, builders)],
@@ -289,7 +289,9 @@ def _train(config: dict[str, Any]) -> None:
         tune.report({"rows": json.dumps(rows)})
         rows.clear()
 
-    run_trial(trial, Store(config["store"]), device=_prepare(gpu=config["gpu"]), report=report)
+    run = RunSpec.parse(json.loads(config["run"]), "run")
+    device = _prepare(gpu=config["gpu"])
+    run_trial(trial, Store(config["store"]), device=device, report=report, run=run)
     flush()
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from rich.markup import escape
 from rich.table import Table
 
-from orchestrator.spec import EvaluationSpec, ReportSpec, RunSpec
+from orchestrator.spec import ReportSpec, RunSpec
 from poisons import DataSpec
-from trainers import InputError, Plugin, Spec, TrainSpec
+from trainers import EvaluationSpec, InputError, Plugin, Spec, TrainSpec
 from trainers.spec import nearest, plain
 
 

@@ -13,7 +13,6 @@ from orchestrator.spec import SweepSpec, TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Source
 from trainers import InputError
-from trainers.loop import METRICS
 from trainers.spec import nearest
 
 
@@ -61,8 +60,9 @@ def make_plan(sweep: SweepSpec, store: Store, where: str) -> Plan:
     ledger = Ledger(store.root)
     pinned: dict[Source, Source] = {}
     tasks: dict[str, Task] = {}
-    _check_report(sweep, where)
-    for point in expand(sweep, where):
+    points = expand(sweep, where)
+    _check_report(sweep, points, where)
+    for point in points:
         source = point.trial.data.source
         if source not in pinned:
             pinned[source] = source.pinned()
@@ -79,7 +79,7 @@ def make_plan(sweep: SweepSpec, store: Store, where: str) -> Plan:
     return Plan(sweep, tuple(tasks.values()), tuple(spec for spec in data_sets if spec.name in needed), ready)
 
 
-def _check_report(sweep: SweepSpec, where: str) -> None:
+def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> None:
     """A report that could not be made is told before the work, not after it."""
     rows, columns = sweep.report_axes()
     for axis in sweep.grid:
@@ -88,11 +88,13 @@ def _check_report(sweep: SweepSpec, where: str) -> None:
                 f"{where}: report: the axis {axis!r} is named neither as row nor as column, "
                 "and different settings are not averaged: add it to report.rows"
             )
-    if sweep.report.metric not in METRICS:
-        raise InputError(
-            f"{where}: report.metric: no metric {sweep.report.metric!r}"
-            f"{nearest(sweep.report.metric, METRICS)}"
-        )
+    for metrics in {point.trial.metrics for point in points}:
+        if sweep.report.metric not in metrics:
+            raise InputError(
+                f"{where}: report.metric: no metric {sweep.report.metric!r}"
+                f"{nearest(sweep.report.metric, metrics)}; "
+                "each attack in evaluation.attacks brings its own"
+            )
 
 
 def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:

@@ -119,5 +119,11 @@ def as_json(table: Table) -> str:
     return json.dumps({**told, "cells": [asdict(cell) for cell in table.cells.values()]}, indent=1) + "\n"
 
 
+def doubts(plan: Plan, ledger: Ledger) -> list[tuple[Task, str]]:
+    """Finished trials with what their evaluation, or their checkpoints, gave as a warning."""
+    records = ((task, ledger.result(task.key)) for task in plan.tasks)
+    return [(task, text) for task, record in records if record for text in record.get("warnings", ())]
+
+
 def _md_row(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

@@ -27,7 +27,7 @@ class Ledger:
 
     def publish(self, key: str, record: Record) -> None:
         """Say that a trial is done. From here on it is, whatever dies."""
-        folder = self._folder(key)
+        folder = self.folder(key)
         write_whole(folder / "result.json", {"key": key, **record})
         (folder / "failure.json").unlink(missing_ok=True)
 
@@ -35,9 +35,10 @@ class Ledger:
         """Say why a trial is not done; counts the attempts."""
         before = self.failure(key)
         attempts = before["attempts"] + 1 if before else 1
-        write_whole(self._folder(key) / "failure.json", {"key": key, "attempts": attempts, **record})
+        write_whole(self.folder(key) / "failure.json", {"key": key, "attempts": attempts, **record})
 
-    def _folder(self, key: str) -> Path:
+    def folder(self, key: str) -> Path:
+        """The trial's own folder, made if need be."""
         folder = self.root / key
         folder.mkdir(parents=True, exist_ok=True)
         return folder

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from poisons import DataSpec
-from trainers import Spec, TrainSpec
+from trainers import Spec
+from trainers.job import Job
 
 
-class EvaluationSpec(Spec):
-    """What a trained network is looked at with: a class-balanced `limit` of the clean test images (default:
-    all)."""
-
-    limit: PositiveInt | None = None
-
-
-class TrialSpec(Spec):
+class TrialSpec(Job):
     """One training run: its data set, its recipe, its evaluation, its seed. One key, one result."""
 
     data: DataSpec = DataSpec()
-    train: TrainSpec = TrainSpec()
-    evaluation: EvaluationSpec = EvaluationSpec()
-    seed: int = 0
 
     @property
     def test_data(self) -> DataSpec:
@@ -43,6 +34,8 @@ class RunSpec(Spec):
     cpus_per_data: PositiveFloat = 1
     max_concurrent: PositiveInt | None = None
     retries: NonNegativeInt = 1  # of a trial that failed
+    checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
+    keep: Literal["weights"] | None = None  # the trained weights, as trials/<key>/weights.pt
     max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
 
 

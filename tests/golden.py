@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec import EvaluationSpec, TrialSpec
+from orchestrator.spec import TrialSpec
 from poisons import DataSpec
-from trainers import Budget, Plugin, Spec, TrainSpec
+from trainers import Budget, EvaluationSpec, Plugin, Spec, TrainSpec
 from trainers.spec import identity
 
 FILE = Path(__file__).with_name("golden.json")
@@ -30,7 +30,11 @@ def current() -> dict[str, dict[str, Any]]:
     }
     for family, base in Plugin.families.items():
         for kind, member in base.registry.items():
-            required = {name: name for name, field in member.model_fields.items() if field.is_required()}
+            required = {
+                name: member.smoke.get(name, name)
+                for name, field in member.model_fields.items()
+                if field.is_required()
+            }
             promise = {"fingerprint": "0" * 32} if family == "source" else {}
             found[f"{family}.{kind}"] = member.parse({**required, **promise}, "golden")
     return {

@@ -51,6 +51,11 @@ class Budget(Spec):
         direction = grad.sign() if self.norm == "Linf" else grad / _length(grad)
         return delta + size * direction
 
+    @property
+    def name(self) -> str:
+        """As in a metric's name: `Linf_8_255`, `L2_1_2`, `L2_1`."""
+        return f"{self.norm}_{self.eps}".replace("/", "_")
+
     def random(self, x: Tensor, gen: torch.Generator) -> Tensor:
         """A random start in the ball: uniform for Linf; for L2 a uniform direction with a radius uniform in
         [0, eps]."""
@@ -89,22 +94,29 @@ def pgd(
     step: float,
     loss: Callable[[Tensor, Tensor], Tensor],
     gen: torch.Generator,
+    start: Tensor | None = None,
 ) -> Tensor:
-    """`x_adv` in [0, 1] within `budget` of `x`: random start, `steps` projected ascents of `loss`, each of
-    size `step`.
+    """`x_adv` in [0, 1] within `budget` of `x`: `steps` projected ascents of `loss`, each of size `step`,
+    from `start` (a delta; default: random in the ball).
 
     The model is used in the mode it is in. `y` is whatever `loss` takes beside the logits.
     """
-    delta = budget.random(x, gen)
+    delta = budget.random(x, gen) if start is None else budget.project(start, x)
     for _ in range(steps):
         grad = input_gradient(model, x + delta, y, loss)
         delta = budget.project(budget.step(delta, grad, step), x)
     return x + delta
 
 
+def step_size(budget: Budget, steps: int, step: Fraction | None) -> float:
+    """The length of one step in units of the pixel range: `step`, or 2.5·eps/steps, which reaches the
+    budget's edge from anywhere in the ball."""
+    return float(budget.eps * 5 / (2 * steps) if step is None else step)
+
+
 class Frozen:
-    """A context in which `model` is in eval mode and its weights ask for no gradient; both are put back
-    after."""
+    """A context in which `model` is in eval mode (or in train mode, if `training`) and its weights ask for
+    no gradient; both are put back after."""
 
     def __init__(self, model: nn.Module, *, training: bool = False) -> None:
         self.model, self.training = model, training

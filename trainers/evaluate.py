@@ -1,21 +1,157 @@
-"""What a trained network is worth: its accuracy on images it has not seen."""
+"""What a trained network is worth: accuracy on images it has not seen, under attack, by class; and doubts.
+
+An evaluation suspects itself: what makes its numbers doubtful is said beside them.
+"""
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Iterator
+from dataclasses import dataclass
 
-from trainers.images import Images, batches
+import torch
+from pydantic import PositiveInt, field_validator
+from torch import Tensor, nn
+
+from trainers.attackers.pgd import Pgd
+from trainers.attacks import Frozen, input_gradient
+from trainers.families import Attack, cross_entropy
+from trainers.feed import feed
+from trainers.images import Images
+from trainers.spec import Spec
+
+BATCH = 500
+PROMISED = 0.99  # the share of a training set that a large network learns (One-Pixel Shortcut paper, Table 1)
+SILENT = 0.1  # the share of images without any gradient from which an attack by gradients is in doubt
+NOISE = 0.01  # a stronger attack may leave this much more accuracy by chance
+
+
+class EvaluationSpec(Spec):
+    """What a trained network is looked at with: a class-balanced `limit` of the clean test images (default:
+    all), and `attacks` on them, or on a class-balanced `attack_limit` of them."""
+
+    limit: PositiveInt | None = None
+    attacks: tuple[Attack, ...] = ()
+    attack_limit: PositiveInt | None = None
+
+    @field_validator("attacks")
+    @classmethod
+    def _distinct(cls, attacks: tuple[Attack, ...]) -> tuple[Attack, ...]:
+        names = [attack.name for attack in attacks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two attacks are named alike: {', '.join(names)}")
+        return attacks
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Shares by name, the clean test accuracy of each class (None for a class without images), and doubts."""
+
+    metrics: dict[str, float]
+    per_class: list[float | None]
+    warnings: list[str]
+
+
+def evaluate(
+    model: nn.Module,
+    train: Images,
+    test: Images,
+    spec: EvaluationSpec,
+    *,
+    gen: torch.Generator,
+    memorises: bool = False,
+) -> Evaluation:
+    """Look at a trained `model` once, in eval mode, on the device of `gen`. `memorises` says that the
+    training should have learnt every training image, so that it is a doubt if it did not."""
+    device = gen.device
+    with Frozen(model):
+        answers = correct(model, test, device)
+        metrics = {
+            "test/clean_acc": share(answers),
+            "train/unaugmented_acc": share(correct(model, train, device)),
+        }
+        some = test.take(test.balanced(spec.attack_limit).to(test.y.device))
+        robust = {attack: robust_accuracy(model, some, attack, gen) for attack in spec.attacks}
+        doubts = list(_doubts_about_attacks(model, some, robust, gen)) if robust else []
+    if memorises and metrics["train/unaugmented_acc"] < PROMISED:
+        doubts.append(
+            f"the training set was not learnt: {metrics['train/unaugmented_acc']:.1%} of its images, where "
+            f"this network promises {PROMISED:.0%}; a longer training may end elsewhere"
+        )
+    metrics |= {f"test/{attack.name}_acc": value for attack, value in robust.items()}
+    return Evaluation(metrics, by_class(answers, test), doubts)
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, images: Images, *, batch_size: int = 500) -> float:
-    """The share of `images` (on the model's device) that the model, in eval mode, puts into their class; in
-    [0, 1]."""
-    before = model.training
-    model.eval()
-    right = torch.zeros((), dtype=torch.int64, device=images.x.device)
-    for x, labels in batches(images, batch_size):
-        right += (model(x.to(memory_format=torch.channels_last)).argmax(1) == labels).sum()
-    model.train(before)
+def correct(model: nn.Module, images: Images, device: torch.device) -> Tensor:
+    """Whether each image's largest logit is its label's: bool N on `device`. Uses the model in its mode."""
+    told = [
+        model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == labels
+        for x, labels in feed(images, BATCH, device)
+    ]
+    return torch.cat(told)
+
+
+def accuracy(model: nn.Module, images: Images, device: torch.device) -> float:
+    """The share of `images` that the model, in eval mode, puts into their class; in [0, 1]."""
+    with Frozen(model):
+        return share(correct(model, images, device))
+
+
+def share(answers: Tensor) -> float:
+    """The share of true values in bool N, in [0, 1]."""
+    return answers.sum().item() / len(answers)
+
+
+def robust_accuracy(model: nn.Module, images: Images, attack: Attack, gen: torch.Generator) -> float:
+    """The share of `images` that the model still puts into their class after `attack`."""
+    right = torch.zeros((), dtype=torch.int64, device=gen.device)
+    for x, labels in feed(images, BATCH, gen.device):
+        x_adv = attack.craft(model, x.contiguous(memory_format=torch.channels_last), labels, gen)
+        with torch.no_grad():
+            right += (model(x_adv).argmax(1) == labels).sum()
     return right.item() / len(images)
+
+
+def by_class(answers: Tensor, images: Images) -> list[float | None]:
+    """The share of right `answers` (bool N) in each class."""
+    labels = images.y.to(answers.device)
+    count = torch.bincount(labels, minlength=images.num_classes).tolist()
+    right = torch.bincount(labels[answers], minlength=images.num_classes).tolist()
+    return [r / n if n else None for r, n in zip(right, count, strict=True)]
+
+
+def _doubts_about_attacks(
+    model: nn.Module, images: Images, robust: dict[Attack, float], gen: torch.Generator
+) -> Iterator[str]:
+    """Signs that attacks by gradients say little (as AutoAttack's checks: Croce, Hein; ICML 2020)."""
+    silent = silent_share(model, images, gen.device)
+    if silent >= SILENT:
+        yield (
+            f"{silent:.1%} of the test images give no gradient at all: attacks by gradients, and robust "
+            "accuracies from them, are in doubt"
+        )
+    budget = next(iter(robust)).budget
+    weak = Pgd(budget=budget, steps=1, step=budget.eps)
+    yield from suspicious(robust | {weak: robust_accuracy(model, images, weak, gen)})
+
+
+def suspicious(robust: dict[Attack, float]) -> Iterator[str]:
+    """Pairs of attacks of which the stronger (more steps, or more eps with as many) leaves more accuracy."""
+    for a, left_a in robust.items():
+        for b, left_b in robust.items():
+            comparable = a.budget.norm == b.budget.norm and a.budget.eps <= b.budget.eps
+            harder = (a.strength, a.budget.eps) != (b.strength, b.budget.eps) and a.strength <= b.strength
+            if comparable and harder and left_b > left_a + NOISE:
+                yield (
+                    f"{b.name} is the stronger attack and leaves more accuracy ({left_b:.1%}) than "
+                    f"{a.name} ({left_a:.1%}): gradients may be masked"
+                )
+
+
+def silent_share(model: nn.Module, images: Images, device: torch.device) -> float:
+    """The share of images for which the loss has no gradient with respect to any pixel."""
+    silent = torch.zeros((), dtype=torch.int64, device=device)
+    for x, labels in feed(images, BATCH, device):
+        grad = input_gradient(model, x.contiguous(memory_format=torch.channels_last), labels, cross_entropy)
+        silent += (grad.abs().amax((1, 2, 3)) == 0).sum()
+    return silent.item() / len(images)

@@ -1,16 +1,17 @@
-"""The families that plug into the training loop: architectures, augmentations, defenses; optimizers and
-schedules."""
+"""The families that plug into the training loop: architectures, augmentations, defenses, optimizers and
+schedules; and the attacks of an evaluation."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainers.attacks import Budget
 from trainers.images import Images
 from trainers.spec import Plugin
 
@@ -30,6 +31,12 @@ class Normalised(nn.Module):
 class Architecture(Plugin, family="architecture"):
     """A network: float images N,C,H,W in [0, 1] in, logits N,K out. Normalisation is part of the network."""
 
+    memorises: ClassVar[bool] = True  # large enough to learn a training set such as CIFAR-10 by heart
+
+    def recipe(self) -> dict[str, Any]:
+        """How its paper trains it: fields of TrainSpec, as plain data, that are not that spec's defaults."""
+        return {}
+
     @abstractmethod
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """The bare network for images of `shape` (C, H, W); weights are drawn from torch's global
@@ -45,23 +52,53 @@ class Architecture(Plugin, family="architecture"):
 class Augmentation(Plugin, family="augmentation"):
     """Maps a batch to a batch, on its device, every image with its own draw from `gen`."""
 
+    mixes: ClassVar[bool] = False  # images with each other: a defense crafts its attack before that
+
     @abstractmethod
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """`x` float N,C,H,W in [0, 1] and `y` class probabilities N,K; shapes and label mass are kept."""
 
 
 class Defense(Plugin, family="defense"):
-    """What a trainer does about a poison that it does not know: prepare the images once, or change the
-    loss."""
+    """What a trainer does about a poison that it does not know: prepare the images once, perturb each
+    batch, or change the loss."""
+
+    memorises: ClassVar[bool] = False  # whether training ends with every image of the training set learnt
 
     def prepare(self, images: Images) -> Images:
         """The training set as it shall be trained on; called once."""
         return images
 
+    def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
+        """The batch to train on in place of `x`. Called before the first augmentation that mixes images
+        (mixup, cutmix), so an attack is crafted on unmixed images, as published."""
+        return x
+
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         """The loss to minimise and the logits N,K it was computed from, for one augmented batch."""
         logits = model(x)
         return cross_entropy(logits, y), logits
+
+
+class Attack(Plugin, family="attack"):
+    """What an evaluation tries a trained network with, within `budget`."""
+
+    budget: Budget = Budget()
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """As in its metric `test/<name>_acc`: `pgd20_Linf_8_255`."""
+
+    @property
+    def strength(self) -> int:
+        """Orders attacks of one budget: a stronger one that leaves more accuracy is suspect."""
+        return 1
+
+    @abstractmethod
+    def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+        """`x_adv` in [0, 1] within the budget of `x` float N,C,H,W, for a model in eval mode; labels int64
+        N."""
 
 
 class Optimizer(Plugin, family="optimizer"):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from trainers.checkpoint import write_tensors
 from trainers.spec import InputError
 
 
@@ -45,6 +47,26 @@ class Images:
     def take(self, index: Tensor) -> Images:
         """The images at `index` (int64), in that order."""
         return Images(self.x[index], self.y[index], self.num_classes)
+
+    def save(self, file: Path) -> None:
+        """Write all of it as one file of tensors, which `load` and plain torch read."""
+        write_tensors(file, {"x": self.x.cpu(), "y": self.y.cpu(), "num_classes": self.num_classes})
+
+    @classmethod
+    def load(cls, file: Path) -> Images:
+        """What `save` wrote: {"x": uint8 N,C,H,W, "y": int64 N, "num_classes"}, as a private memory map."""
+        try:
+            found = torch.load(file, weights_only=True, mmap=True)
+            return cls(found["x"], found["y"], found["num_classes"])
+        except FileNotFoundError:
+            raise InputError(f"there is no {file}; write it with Images.save") from None
+        except InputError as error:
+            raise InputError(f"{file}: {error}") from None
+        except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
+            raise InputError(
+                f"{file} holds no images ({type(error).__name__}); "
+                "it should be torch.save of {'x': uint8 N,C,H,W, 'y': int64 N, 'num_classes': K}"
+            ) from None
 
     def balanced(self, limit: int | None) -> Tensor:
         """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie

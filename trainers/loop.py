@@ -4,43 +4,35 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from pydantic import PositiveInt
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from trainers.architectures.resnet import ResNet18
-from trainers.augmentations.flip_crop import FlipCrop
-from trainers.defenses.erm import Erm
+from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
-from trainers.families import Architecture, Augmentation, Defense, Optimizer, Schedule
-from trainers.images import Images, batches
-from trainers.optimizers.sgd import Sgd
-from trainers.schedules.multi_step import MultiStep
-from trainers.spec import Spec
+from trainers.feed import feed, place
+from trainers.images import Images
+from trainers.recipe import TrainSpec
 
-METRICS = ("test/clean_acc", "test/peak_clean_acc", "test/peak_epoch", "train/acc", "train/loss")
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
 
 
-class TrainSpec(Spec):
-    """How a network is trained. The defaults are the One-Pixel Shortcut paper's recipe for CIFAR-10 (Wu et
-    al., ICLR 2023)."""
+class DivergenceError(ArithmeticError):
+    """The training stopped being made of numbers. `history` holds the epochs before."""
 
-    architecture: Architecture = ResNet18()
-    augmentations: tuple[Augmentation, ...] = (FlipCrop(),)
-    defense: Defense = Erm()
-    optimizer: Optimizer = Sgd()
-    schedule: Schedule = MultiStep()
-    epochs: PositiveInt = 200
-    batch_size: PositiveInt = 128
-    precision: Literal["float32", "bfloat16"] = "float32"
+    def __init__(self, message: str, history: Sequence[Metrics] = ()) -> None:
+        super().__init__(message)
+        self.history = tuple(history)
+
+
+class OutOfMemoryError(MemoryError):
+    """The device has too little memory for this training."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,45 @@ class Trained:
     history: list[Metrics]
 
 
-class DivergenceError(ArithmeticError):
-    """The training loss stopped being a number."""
+@dataclass
+class Training:
+    """All that changes while a network is trained: what a checkpoint holds."""
+
+    spec: TrainSpec
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: AveragedModel | None
+    history: list[Metrics] = field(default_factory=list)
+
+    @classmethod
+    def begin(cls, spec: TrainSpec, images: Images, *, seed: int, device: torch.device) -> Training:
+        model = spec.architecture.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
+        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        average = None
+        if spec.ema is not None:
+            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.ema), use_buffers=True)
+        return cls(spec, model, spec.optimizer.build(model), average)
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network to evaluate: the average where there is one."""
+        return self.model if self.average is None else self.average.module
+
+    def state(self) -> dict[str, Any]:
+        average = None if self.average is None else self.average.state_dict()
+        told = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": average,
+        }
+        return {**told, "history": self.history}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.history = list(state["history"])
 
 
 def fit(
@@ -63,74 +92,147 @@ def fit(
     seed: int,
     device: torch.device,
     report: Report = lambda _: None,
+    checkpoint: Checkpoint | None = None,
 ) -> Trained:
-    """Train on `train`, look at `test` after every epoch; `report` is given each epoch's row.
+    """Train on `train`, look at `test` after every epoch; `report` is given each epoch's row, those before
+    a resumption too.
 
     Equal arguments give equal numbers on a CPU with the same number of threads, and on a GPU as far as its
-    kernels are deterministic. Each epoch draws from its own generator. Raises DivergenceError, naming the
-    epoch, when the loss is no longer finite.
+    kernels are deterministic, whether or not the training was killed and resumed from `checkpoint`. Each
+    epoch draws from its own generators. Raises DivergenceError, naming epoch and batch, when the loss is no
+    longer finite, and OutOfMemoryError.
     """
-    train, test = spec.defense.prepare(train).to(device), test.to(device)
-    model = spec.architecture.network(num_classes=train.num_classes, shape=train.shape, seed=seed)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = spec.optimizer.build(model)
-    history: list[Metrics] = []
-    for epoch in range(1, spec.epochs + 1):
-        row = {"epoch": float(epoch), **train_epoch(spec, model, optimizer, train, epoch=epoch, seed=seed)}
-        if not math.isfinite(row["train/loss"]):
-            raise DivergenceError(
-                f"the training loss became {row['train/loss']} in epoch {epoch}; try a smaller optimizer.lr"
-            )
-        with autocast(spec, device):
-            row["test/clean_acc"] = accuracy(model, test)
-        history.append(row)
-        report(row)
-    return Trained(model, history)
+    with _memory_named(spec, train, device):
+        train, test = place(spec.defense.prepare(train), device), place(test, device)
+        training = Training.begin(spec, train, seed=seed, device=device)
+        owner = f"{spec.key}, seed {seed}, {len(train)} images"
+        if checkpoint is not None and (state := checkpoint.load(owner=owner, device=device)) is not None:
+            training.restore(state)
+        for row in training.history:
+            report(row)
+        forward = compiled(spec, training.model)
+        for epoch in range(len(training.history) + 1, spec.epochs + 1):
+            row = {"epoch": float(epoch)}
+            row |= train_epoch(training, forward, train, epoch=epoch, seed=seed, device=device)
+            with spec.autocast(device):
+                row["test/clean_acc"] = accuracy(training.judged, test, device)
+            training.history.append(row)
+            report(row)
+            if checkpoint is not None and checkpoint.due():
+                checkpoint.save(training.state(), owner=owner)
+    return Trained(training.judged, training.history)
 
 
 def train_epoch(
-    spec: TrainSpec,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    training: Training,
+    forward: nn.Module,
     train: Images,
     *,
     epoch: int,
     seed: int,
+    device: torch.device,
 ) -> Metrics:
     """One pass over `train` in a fresh random order; the mean loss and accuracy on the batches as they were
-    trained on."""
-    device = train.x.device
+    trained on. The host waits for the device once, at the end."""
+    spec = training.spec
     gen = generator(device, seed, epoch)
     order = torch.randperm(len(train), generator=gen, device=device)
     steps = math.ceil(len(train) / spec.batch_size)
-    loss_sum, right = torch.zeros(2, device=device).unbind()
-    model.train()
-    for i, (x, labels) in enumerate(batches(train, spec.batch_size, order)):
-        lr = spec.optimizer.lr * spec.schedule.factor((epoch - 1 + (i + 0.5) / steps) / spec.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        y = F.one_hot(labels, train.num_classes).float()
-        for augment in spec.augmentations:
-            x, y = augment(x, y, gen)
-        with autocast(spec, device):
-            loss, logits = spec.defense.loss(model, x.contiguous(memory_format=torch.channels_last), y, gen)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(x)
-        right += (logits.detach().argmax(1) == y.argmax(1)).sum()
+    loss_sum, right, bad = torch.zeros(3, device=device).unbind()
+    bad += steps
+    training.model.train()
+    with seeded(device, seed, epoch, 1):
+        for i, (x, labels) in enumerate(feed(train, spec.batch_size, device, order)):
+            lr = spec.optimizer.lr * spec.schedule.factor((epoch - 1 + (i + 0.5) / steps) / spec.epochs)
+            y = spec.targets(labels, train.num_classes)
+            loss, hits = train_step(training, forward, x, y, gen, lr=lr)
+            loss_sum += loss * len(x)
+            right += hits
+            bad.clamp_(max=torch.where(loss.isfinite(), steps, i))
+    _check(training, epoch=epoch, batch=int(bad.item()), steps=steps)
     return {"train/loss": loss_sum.item() / len(train), "train/acc": right.item() / len(train), "lr": lr}
 
 
-def autocast(spec: TrainSpec, device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 arithmetic around float32 weights where the spec asks for it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=spec.precision == "bfloat16")
+def _check(training: Training, *, epoch: int, batch: int, steps: int) -> None:
+    """A DivergenceError if the loss of some batch (`batch` is the first such), or a weight, is not finite."""
+    if batch == steps and all(bool(p.isfinite().all()) for p in training.model.parameters()):
+        return
+    what = f"loss was not finite in epoch {epoch}, batch {batch + 1} of {steps}"
+    if batch == steps:
+        what = f"loss stayed finite, but some weights were not after epoch {epoch}, batch {steps} of {steps}"
+    raise DivergenceError(
+        f"the training {what}; try a smaller optimizer.lr, or clip_norm: 1.0", training.history
+    )
+
+
+def train_step(
+    training: Training, forward: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator, *, lr: float
+) -> tuple[Tensor, Tensor]:
+    """One step on one batch; its mean loss and how many of it were right, both on the device."""
+    spec, optimizer = training.spec, training.optimizer
+    before = spec.before_attack
+    for augment in spec.augmentations[:before]:
+        x, y = augment(x, y, gen)
+    with spec.autocast(x.device):
+        x = spec.defense.perturb(forward, x.contiguous(memory_format=torch.channels_last), y, gen)
+        for augment in spec.augmentations[before:]:
+            x, y = augment(x, y, gen)
+        loss, logits = spec.defense.loss(forward, x.contiguous(memory_format=torch.channels_last), y, gen)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if spec.clip_norm is not None:
+        nn.utils.clip_grad_norm_(training.model.parameters(), spec.clip_norm)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    if training.average is not None:
+        training.average.update_parameters(training.model)
+    return loss.detach(), (logits.detach().argmax(1) == y.argmax(1)).sum()
+
+
+def compiled(spec: TrainSpec, model: nn.Module) -> nn.Module:
+    """The model as the spec wants it executed; it shares the weights."""
+    if spec.execution == "eager":
+        return model
+    mode = "reduce-overhead" if spec.execution == "cuda_graphs" else "default"
+    return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
 def generator(device: torch.device, *parts: int) -> torch.Generator:
     """A random generator on `device` whose stream is named by `parts`, such as (seed, epoch)."""
+    return torch.Generator(device).manual_seed(_stream(*parts))
+
+
+@contextmanager
+def seeded(device: torch.device, *parts: int) -> Iterator[None]:
+    """Within, the global generators, which dropout draws from, run the stream named by `parts`; afterwards
+    they are as before."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(_stream(*parts))
+        if device.type == "cuda":
+            torch.cuda.manual_seed(_stream(*parts))
+        yield
+
+
+def _stream(*parts: int) -> int:
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
-    return torch.Generator(device).manual_seed(int.from_bytes(digest[:7], "big"))
+    return int.from_bytes(digest[:7], "big")
+
+
+@contextmanager
+def _memory_named(spec: TrainSpec, images: Images, device: torch.device) -> Iterator[None]:
+    """Turns a failed allocation into an OutOfMemoryError that says what asked for it and what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
+            raise
+        size = "x".join(map(str, images.shape))
+        raise OutOfMemoryError(
+            f"out of memory on {device}, with batch_size {spec.batch_size} of {size} images in a "
+            f"{spec.architecture.kind}: try train.batch_size {max(1, spec.batch_size // 2)} "
+            "(and a learning rate to match), or give each trial more of the device (run.gpus_per_trial: 1)"
+        ) from error
 
 
 def summary(history: list[Metrics]) -> Metrics:

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
+from orchestrator.plan import make_plan
 from orchestrator.results import Ledger
-from orchestrator.spec import TrialSpec
+from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -109,9 +111,75 @@ def test_splits_of_different_sizes_are_told(store: Store, tmp_path: Path) -> Non
         run_trial(trial, store, device=CPU)
 
 
-def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:
-    from orchestrator.plan import make_plan
+@pytest.mark.parametrize(
+    ("name", "rows", "columns", "data"),
+    [("architectures", 6, 3, 4), ("strategies", 9, 4, 5), ("l2_budgets", 3, 3, 4), ("width", 6, 3, 4)],
+)
+def test_the_papers_tables_plan_to_the_right_counts(
+    store: Store, name: str, rows: int, columns: int, data: int
+) -> None:
+    """Rows x columns x 3 seeds; data sets: the columns' own, and the clean test images."""
+    plan = make_plan(load(ROOT / "sweeps" / f"{name}.yaml"), store, name)
+    assert len(plan.missing) == rows * columns * 3
+    assert len(plan.to_build) == data
 
+
+def test_the_papers_recipes_are_those_that_run(store: Store) -> None:
+    plan = make_plan(load(ROOT / "sweeps" / "architectures.yaml"), store, "architectures")
+    recipes = {task.point.labels["train.architecture"]: task.trial.train for task in plan.tasks}
+    assert {
+        name: (spec.optimizer.kind, spec.optimizer.lr, spec.batch_size) for name, spec in recipes.items()
+    } == {
+        "LeNet-5": ("sgd", 0.1, 128),
+        "CVT-7-4": ("adamw", 5e-4, 128),
+        "CCT-7-3x1": ("adamw", 5e-4, 128),
+        "DenseNet-121": ("sgd", 0.1, 128),
+        "ResNet-18": ("sgd", 0.1, 128),
+        "WRN-28-10": ("sgd", 0.1, 64),
+    }
+    budgets = make_plan(load(ROOT / "sweeps" / "l2_budgets.yaml"), store, "l2")
+    assert {str(t.trial.train.defense.budget.eps) for t in budgets.tasks} == {"1/2", "1", "2"}  # type: ignore[attr-defined]
+
+
+def test_a_trial_that_was_killed_goes_on_and_ends_alike(store: Store, tmp_path: Path) -> None:
+    trial = plan_of(tiny(base={"data": {"limit": 60}, "train": {**TRAIN, "epochs": 4}}), store).tasks[0].trial
+    whole = run_trial(trial, Store(tmp_path / "other"), device=CPU)
+    run = RunSpec(checkpoint_seconds=0, keep="weights")
+
+    def cut(row: dict[str, float]) -> None:
+        if row["epoch"] == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(trial, store, device=CPU, report=cut, run=run)
+    folder = store.root / "trials" / trial.key
+    assert [file.name for file in folder.iterdir()] == ["checkpoint.pt"], "one checkpoint, and no failure"
+    record = run_trial(trial, store, device=CPU, run=run)
+    assert record["history"] == whole["history"]
+    assert record["metrics"] == whole["metrics"]
+    assert sorted(file.name for file in folder.iterdir()) == ["result.json", "weights.pt"]
+    weights = torch.load(folder / "weights.pt", weights_only=True)
+    assert sum(w.numel() for w in weights.values()) == record["parameters"] == 62_006
+
+
+def test_the_epochs_before_a_divergence_are_kept(store: Store) -> None:
+    """The rate rises until the loss is no number; what came before stays in the ledger."""
+    wild = {
+        **TRAIN,
+        "epochs": 40,
+        "optimizer": {"kind": "sgd", "lr": 3e4},
+        "schedule": {"kind": "one_cycle", "warmup": 0.99},
+    }
+    trial = plan_of(tiny(base={"data": {"limit": 60}, "train": wild}), store).tasks[0].trial
+    rows: list[dict[str, float]] = []
+    with pytest.raises(DivergenceError):
+        run_trial(trial, store, device=CPU, report=rows.append)
+    failure = Ledger(store.root).failure(trial.key)
+    assert failure is not None
+    assert failure["history"] == rows
+
+
+def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:
     plan = make_plan(load(ROOT / "sweeps" / "width.yaml"), store, "width.yaml")
     assert len(plan.missing) == 3 * 6 * 3
     assert len(plan.to_build) == 4  # clean, ops, em; and the clean test images
@@ -156,8 +224,9 @@ def test_a_trial_that_raises_leaves_its_traceback_and_may_run_again(store: Store
         failure = ledger.failure(trial.key)
         assert failure is not None
         assert failure["attempts"] == attempt
-        assert failure["error"].startswith("DivergenceError: the training loss became")
-        assert "in _train" in failure["traceback"]
+        assert failure["error"].startswith("DivergenceError: the training loss was not finite in epoch 1")
+        assert failure["history"] == []
+        assert "in run_trial" in failure["traceback"]
     assert ledger.result(trial.key) is None
     ledger.publish(trial.key, {"metrics": {}})
     assert ledger.failure(trial.key) is None

@@ -13,8 +13,10 @@ from torch import nn
 from poisons.sources.digits import Digits
 from tests.conftest import CPU
 from trainers import Budget, InputError, TrainSpec, fit
-from trainers.attacks import Frozen, Norm, input_gradient, pgd
+from trainers.attacks import Frozen, Norm, input_gradient, pgd, step_size
+from trainers.defenses.fast_at import FastAt
 from trainers.defenses.pgd_at import PgdAt
+from trainers.defenses.trades import Trades, divergence, probabilities
 from trainers.families import cross_entropy
 from trainers.images import Images, to_float
 
@@ -59,15 +61,75 @@ def test_the_default_step_reaches_the_budget(trained: tuple[nn.Module, Images], 
     model, images = trained
     budget = Budget.parse({"norm": norm, "eps": eps}, "test")
     x, gen = to_float(images.x), torch.Generator().manual_seed(0)
-    defense = PgdAt(budget=budget)
-    x_adv = pgd(
-        model, x, images.y, budget, steps=defense.steps, step=defense.step_size(), loss=cross_entropy, gen=gen
-    )
+    x_adv = PgdAt(budget=budget).perturb(model, x, images.y, gen)
     moved = length(x_adv - x, norm)
     assert (moved <= float(budget.eps) * (1 + 1e-5)).all()
     assert (moved >= 0.9 * float(budget.eps)).all()
     with torch.no_grad():
         assert cross_entropy(model(x_adv), images.y) > cross_entropy(model(x), images.y)
+
+
+def test_linf_is_exact_after_clamping(trained: tuple[nn.Module, Images]) -> None:
+    """At the edges of the pixel range too, in float64: no pixel value is further away than 8/255."""
+    model, images = trained
+    x = to_float(torch.where(images.x > 100, 255, 0).to(torch.uint8))
+    x_adv = PgdAt().perturb(model, x, images.y, torch.Generator().manual_seed(1))
+    assert 0 <= x_adv.min() <= x_adv.max() <= 1
+    assert (x_adv.double() - x.double()).abs().max() <= 8 / 255 + 1e-7
+    assert (x_adv - x).abs().max() == pytest.approx(8 / 255)
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("Linf", "8/255"), ("L2", "1")])
+def test_more_steps_are_the_stronger_attack(trained: tuple[nn.Module, Images], norm: Norm, eps: str) -> None:
+    model, images = trained
+    budget, gen = Budget.parse({"norm": norm, "eps": eps}, "test"), torch.Generator().manual_seed(0)
+    x = to_float(images.x)
+
+    def loss(x_adv: torch.Tensor) -> float:
+        with torch.no_grad():
+            return cross_entropy(model(x_adv), images.y).item()
+
+    one, ten = FastAt(budget=budget), PgdAt(budget=budget)
+    assert loss(x) < loss(one.perturb(model, x, images.y, gen)) <= loss(ten.perturb(model, x, images.y, gen))
+
+
+def test_the_mode_of_an_attacked_network_is_a_choice() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(3 * 16, 2)).train()
+    x, y, gen = torch.rand(8, 3, 4, 4), torch.zeros(8, dtype=torch.int64), torch.Generator().manual_seed(0)
+    PgdAt(mode="eval").perturb(model, x, y, gen)
+    assert model[0].num_batches_tracked == 0
+    PgdAt(mode="train", steps=3).perturb(model, x, y, gen)
+    assert model[0].num_batches_tracked == 3
+    assert model.training
+
+
+def test_trades_is_its_closed_form(trained: tuple[nn.Module, Images]) -> None:
+    """CE + beta KL(clean || adversarial), in float64, at the point that the attack found."""
+    model, images = trained
+    x, y = to_float(images.x), torch.nn.functional.one_hot(images.y, 10).float()
+    defense = Trades(steps=5, beta=3)
+    loss, logits = defense.loss(model, x, y, torch.Generator().manual_seed(5))
+    with Frozen(model), torch.no_grad():
+        target = probabilities(model(x))
+        start = 0.001 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
+    with Frozen(model):
+        x_adv = pgd(
+            model,
+            x,
+            target,
+            Budget(),
+            steps=5,
+            step=4 / 255,
+            loss=divergence,
+            gen=torch.Generator(),
+            start=start,
+        )
+    with torch.no_grad():
+        p, q = (model(z).double().softmax(1) for z in (x, x_adv))
+    plain = -(y.double() * p.log()).sum(1).mean() + 3 * (p * (p.log() - q.log())).sum(1).mean()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-4)
+    assert torch.equal(logits, model(x))
+    assert length(x_adv - x, "Linf").max() <= 8 / 255 + 1e-6
 
 
 def test_the_input_gradient_is_the_true_one_and_weights_get_none(trained: tuple[nn.Module, Images]) -> None:
@@ -101,4 +163,5 @@ def test_a_budget_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="at most 1, the whole pixel range; found 8; write 8/255"):
         Budget.parse({"eps": 8}, "test")
     assert Budget.parse({"norm": "L2", "eps": 2}, "test").eps == 2
-    assert PgdAt().step_size() == pytest.approx(2 / 255)
+    assert step_size(Budget(), PgdAt().steps, None) == pytest.approx(2 / 255)
+    assert step_size(Budget(), 10, Fraction(1, 255)) == pytest.approx(1 / 255)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, model_validator
 from torch import nn
 
 from trainers.families import Optimizer
@@ -18,6 +18,12 @@ class Sgd(Optimizer, kind="sgd"):
     weight_decay: NonNegativeFloat = 5e-4
     nesterov: bool = False
 
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Sgd:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs a momentum above 0, such as 0.9")
+        return self
+
     def build(self, model: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             model.parameters(),
@@ -25,4 +31,5 @@ class Sgd(Optimizer, kind="sgd"):
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             nesterov=self.nesterov,
+            fused=True,
         )

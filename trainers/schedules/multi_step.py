@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainers.families import Schedule
 
@@ -13,8 +13,21 @@ class MultiStep(Schedule, kind="multi_step"):
     """Multiplies by `gamma` at each of `milestones` (shares of the training); the defaults are 100 and 150
     of 200 epochs."""
 
-    milestones: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.5, 0.75)
-    gamma: Annotated[float, Field(gt=0)] = 0.1
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+
+    @field_validator("milestones")
+    @classmethod
+    def _shares(cls, milestones: tuple[float, ...]) -> tuple[float, ...]:
+        wrong = [m for m in milestones if not 0 < m < 1]
+        if wrong:
+            raise ValueError(
+                f"milestones are shares of the training, between 0 and 1; found {wrong[0]:g}: "
+                "for epochs 100 and 150 of 200 write [0.5, 0.75]"
+            )
+        if list(milestones) != sorted(set(milestones)):
+            raise ValueError(f"milestones must ascend; found {list(milestones)}")
+        return milestones
 
     def factor(self, progress: float) -> float:
         return float(self.gamma ** sum(progress >= m for m in self.milestones))

@@ -1,0 +1,113 @@
+"""`python -m trainers SPEC.yaml --data DIR`: train one spec on a bare machine, and print JSON lines.
+
+SPEC.yaml holds `train`, `evaluation` and `seed` as a sweep file's `base` does. DIR holds `train.pt` and
+`test.pt`, written by `Images.save`. Each epoch prints one line, and the record is the last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.checkpoint import Checkpoint, write_tensors
+from trainers.images import Images
+from trainers.job import Job
+from trainers.loop import DivergenceError, OutOfMemoryError
+from trainers.spec import InputError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when the training is done, 1 when it failed, 2 when the spec, the data or an option is wrong."""
+    options = _options(arguments)
+    try:
+        _run(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (DivergenceError, OutOfMemoryError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    job = Job.parse(_read(options.spec), str(options.spec))
+    train, test = (Images.load(options.data / f"{split}.pt") for split in ("train", "test"))
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    checkpoint = Checkpoint(options.checkpoint, every=options.every) if options.checkpoint else None
+    device = _device(options.device)
+    model, record = job.run(train, test, device=device, report=_print, checkpoint=checkpoint)
+    if options.weights:
+        write_tensors(options.weights, model.state_dict())
+    _print(record)
+    if checkpoint is not None:
+        checkpoint.remove()
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    about, _, more = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser("python -m trainers", description=about, epilog=more)
+    parser.add_argument(
+        "spec", type=Path, metavar="SPEC.yaml", help="train, evaluation, seed; `-` for all defaults"
+    )
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="holds train.pt and test.pt")
+    parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
+    parser.add_argument("--threads", type=int, metavar="N", help="processors to use")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="resume from, and write to, this file"
+    )
+    parser.add_argument(
+        "--every", type=float, default=60, metavar="S", help="seconds between checkpoints (default 60)"
+    )
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="keep the trained weights here")
+    return parser.parse_args(arguments)
+
+
+def _read(file: Path) -> Any:
+    """The spec as plain data. YAML where pyyaml is installed; JSON, which is YAML too, everywhere."""
+    if str(file) == "-":
+        return {}
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return _yaml(text, file)
+
+
+def _yaml(text: str, file: Path) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise InputError(f"{file} is no JSON, and pyyaml is not installed: pip install pyyaml") from None
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _print(row: dict[str, Any]) -> None:
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""AutoAttack (Croce, Hein; ICML 2020): an ensemble without settings, by its authors' own library."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trainers.families import Attack
+from trainers.spec import InputError
+
+
+class AutoAttack(Attack, kind="auto_attack"):
+    """The `standard` version: APGD-CE, targeted APGD-DLR and FAB, and Square, one after another on what
+    still stands. `quick` is its first member alone. Needs the package `pyautoattack`.
+    """
+
+    members: Literal["standard", "quick"] = "standard"
+    smoke: ClassVar[dict[str, Any]] = {"members": "quick"}
+
+    @property
+    def name(self) -> str:
+        return f"auto_attack{'' if self.members == 'standard' else '_quick'}_{self.budget.name}"
+
+    @property
+    def strength(self) -> int:
+        return 10**9 if self.members == "standard" else 10**8
+
+    def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+        try:
+            from pyautoattack import AutoAttack as Ensemble
+        except ImportError:
+            raise InputError("auto_attack needs a package: pip install 'opsctl[autoattack]'") from None
+
+        def logits(batch: Tensor) -> Tensor:
+            # through a flat view, so that gradients come back in the plain layout that the library assumes
+            return model(batch.flatten(1).view(batch.shape)).float()
+
+        seed = int(torch.randint(2**31, (), generator=gen, device=x.device))
+        ensemble = Ensemble(
+            logits,
+            norm=self.budget.norm,
+            eps=float(self.budget.eps),
+            seed=seed,
+            device=x.device,
+            **({"version": "custom", "attacks": ["apgd-ce"]} if self.members == "quick" else {}),
+        )
+        others = model(x[:1]).shape[1] - 1
+        for member in (ensemble.apgd_targeted, ensemble.fab):
+            member.n_target_classes = min(member.n_target_classes, others)
+        with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
+            x_adv, _ = ensemble.run_standard_evaluation(x.contiguous(), labels, batch_size=len(x))
+        return x_adv

@@ -1,0 +1,35 @@
+"""Projected gradient descent as an evaluation (Madry, Makelov, Schmidt, Tsipras, Vladu; ICLR 2018)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from trainers.attacks import pgd, step_size
+from trainers.families import Attack, cross_entropy
+from trainers.spec import Eps
+
+
+class Pgd(Attack, kind="pgd"):
+    """`steps` ascents of the cross-entropy of `step` (default 2.5·eps/steps) from a random start."""
+
+    steps: PositiveInt = 20
+    step: Eps | None = None
+    smoke: ClassVar[dict[str, Any]] = {"steps": 2}
+
+    @property
+    def name(self) -> str:
+        own = "" if self.step is None else f"_step_{self.step}".replace("/", "_")
+        return f"pgd{self.steps}_{self.budget.name}{own}"
+
+    @property
+    def strength(self) -> int:
+        reach = self.steps * step_size(self.budget, self.steps, self.step)
+        return self.steps if reach >= float(self.budget.eps) else 0
+
+    def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+        step = step_size(self.budget, self.steps, self.step)
+        return pgd(model, x, labels, self.budget, steps=self.steps, step=step, loss=cross_entropy, gen=gen)

@@ -1,0 +1,85 @@
+"""Checkpoints: one file per training, written whole over the last one, safe to load."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainers.spec import InputError
+
+
+@dataclass
+class Checkpoint:
+    """Where a training keeps what it needs to go on, and how often, in seconds, it writes that down.
+
+    `warnings` gathers what went wrong and did not stop the training: a full disk, a damaged file.
+    """
+
+    path: Path
+    every: float = 60.0
+    warnings: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+        return time.monotonic() - self._last >= self.every
+
+    def save(self, state: dict[str, Any], *, owner: str) -> None:
+        """Replace the file by `state` (tensors, numbers, strings, lists, dicts) of the training `owner`."""
+        self._last = time.monotonic()
+        try:
+            write_tensors(self.path, {"owner": owner, "state": state})
+        except OSError as error:
+            text = f"no checkpoint could be written: {error}"
+            if text not in self.warnings:
+                self.warnings.append(text)
+
+    def load(self, *, owner: str, device: torch.device) -> dict[str, Any] | None:
+        """The last state saved, or None if there is none or the file is damaged. InputError if it is another
+        training's."""
+        try:
+            found = torch.load(self.path, map_location=device, weights_only=True)
+            known, state = found["owner"], found["state"]
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
+            self.warnings.append(f"the checkpoint was damaged ({type(error).__name__}); training began again")
+            return None
+        if known != owner:
+            raise InputError(
+                f"{self.path} belongs to another training ({known}, this is {owner}): "
+                "delete it, or name another file"
+            )
+        return dict(state)
+
+    def remove(self) -> None:
+        """Called when the training's result is safe."""
+        for file in (self.path, _beside(self.path)):
+            file.unlink(missing_ok=True)
+
+
+def write_tensors(path: Path, value: dict[str, Any]) -> None:
+    """Write with torch.save so that `path` appears whole or not at all; for one writer at a time. What a
+    killed writer leaves, the next one overwrites. Raises OSError."""
+    temporary = _beside(path)
+    try:
+        with temporary.open("wb") as stream:
+            torch.save(value, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except RuntimeError as error:  # what torch's writer makes of a full disk
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")

@@ -1,0 +1,62 @@
+"""TRADES: accuracy on clean inputs, and the same answer near them (Zhang, Yu, Jiao, Xing, El Ghaoui,
+Jordan; ICML 2019)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.attacks import Budget, Frozen, pgd, step_size
+from trainers.families import Defense, cross_entropy
+from trainers.spec import Eps
+
+START = 0.001  # standard deviation of the start, as published: at the input itself the divergence is flat
+
+
+class Trades(Defense, kind="trades"):
+    """Minimises cross-entropy plus `beta` times the divergence between the answers for an input and for
+    the worst one near it, which `steps` steps of `step` (default 2.5·eps/steps) find within `budget`.
+
+    Crafts inside its loss, on the batch as it is trained on: after mixup, if there is any.
+    """
+
+    budget: Budget = Budget()
+    beta: PositiveFloat = 6.0
+    steps: PositiveInt = 10
+    step: Eps | None = None
+    smoke: ClassVar[dict[str, Any]] = {"steps": 2}
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        with Frozen(model):
+            with torch.no_grad():
+                target = probabilities(model(x))
+            start = START * torch.randn(x.shape, generator=gen, device=x.device)
+            step = step_size(self.budget, self.steps, self.step)
+            x_adv = pgd(
+                model,
+                x,
+                target,
+                self.budget,
+                steps=self.steps,
+                step=step,
+                loss=divergence,
+                gen=gen,
+                start=start,
+            )
+        logits = model(x)
+        apart = divergence(model(x_adv), probabilities(logits))
+        return cross_entropy(logits, y) + self.beta * apart, logits
+
+
+def probabilities(logits: Tensor) -> Tensor:
+    """Softmax over classes, in float32."""
+    return logits.float().softmax(1)
+
+
+def divergence(logits: Tensor, target: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence KL(target || softmax(logits)) over the batch, in nats."""
+    return F.kl_div(logits.float().log_softmax(1), target, reduction="batchmean")

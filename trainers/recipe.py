@@ -1,0 +1,84 @@
+"""TrainSpec: how a network is trained, and the arithmetic that it is trained in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainers.architectures.resnet import ResNet18
+from trainers.augmentations.flip_crop import FlipCrop
+from trainers.defenses.erm import Erm
+from trainers.families import Architecture, Augmentation, Defense, Optimizer, Schedule
+from trainers.optimizers.sgd import Sgd
+from trainers.schedules.multi_step import MultiStep
+from trainers.spec import Spec
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class TrainSpec(Spec):
+    """How a network is trained. The defaults are the One-Pixel Shortcut paper's recipe for CIFAR-10 (Wu et
+    al., ICLR 2023); an architecture that its paper trains otherwise brings its own.
+
+    `precision: auto` is bfloat16 arithmetic around float32 weights where the device has it natively, else
+    float32. `ema` is the decay, per step, of an average of the weights, which is then what is evaluated.
+    """
+
+    version: ClassVar[int] = 2  # 2: `precision` is `auto` by default
+    architecture: Architecture = ResNet18()
+    augmentations: tuple[Augmentation, ...] = (FlipCrop(),)
+    defense: Defense = Erm()
+    optimizer: Optimizer = Sgd()
+    schedule: Schedule = MultiStep()
+    epochs: PositiveInt = 200
+    batch_size: PositiveInt = 128
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    clip_norm: PositiveFloat | None = None  # of the gradient of all weights together
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    execution: Literal["eager", "compiled", "cuda_graphs"] = "eager"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_recipe(cls, value: Any) -> Any:
+        """Fields that are not given are the architecture's, where it has its own."""
+        if not isinstance(value, dict) or "architecture" not in value:
+            return value
+        try:
+            architecture = Architecture.model_validate(value["architecture"])
+        except ValidationError:
+            return value  # the field itself will say so
+        return architecture.recipe() | value
+
+    @property
+    def before_attack(self) -> int:
+        """How many of the augmentations come before the defense perturbs the batch: all up to the first
+        that mixes."""
+        return next((i for i, one in enumerate(self.augmentations) if one.mixes), len(self.augmentations))
+
+    def arithmetic(self, device: torch.device) -> Precision:
+        """What `precision` means on `device`."""
+        if self.precision != "auto":
+            return self.precision
+        return "bfloat16" if native_bfloat16(device) else "float32"
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """bfloat16 arithmetic around float32 weights, where `arithmetic` says so."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.arithmetic(device) == "bfloat16")
+
+    def targets(self, labels: Tensor, num_classes: int) -> Tensor:
+        """Class probabilities N,K for int64 labels N, smoothed."""
+        y = F.one_hot(labels, num_classes).float()
+        return y * (1 - self.label_smoothing) + self.label_smoothing / num_classes
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 matrices by itself, rather than in an emulation that is slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
