@@ -11,6 +11,7 @@ from rich.table import Table
 from orchestrator.spec import ReportSpec, RunSpec
 from poisons import DataSpec
 from trainers import EvaluationSpec, InputError, Plugin, Spec, TrainSpec
+from trainers.families import Architecture
 from trainers.spec import nearest, plain
 
 
@@ -55,12 +56,21 @@ def _fields(member: type[Spec]) -> Iterator[str]:
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
         )
         yield f"{name}: {default}"
+    if issubclass(member, Architecture) and not any(f.is_required() for f in member.model_fields.values()):
+        yield from (f"train.{name}: {_yaml(value)}" for name, value in member().recipe().items())
+
+
+def _yaml(value: object) -> str:
+    """As a sweep file would have it, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_yaml(item)}" for name, item in value.items()) + "}"
+    return str(value)
 
 
 def _written(default: object) -> str:
     value = plain(default)
-    if isinstance(value, dict) and "kind" in value:
-        return str(value["kind"])
+    if isinstance(value, dict):
+        return str(value["kind"]) if "kind" in value else _yaml(value)
     if isinstance(value, list):
         return "[" + ", ".join(str(v["kind"]) if isinstance(v, dict) else str(v) for v in value) + "]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

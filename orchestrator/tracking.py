@@ -154,6 +154,8 @@ class Tracker:
             RunTag("opsctl.device", record["device"]),
             RunTag("opsctl.host", record["environment"]["host"]),
         ]
+        if record.get("warnings"):
+            tags.append(RunTag("opsctl.warnings", "\n".join(record["warnings"])[:4000]))
         self.client.log_batch(run_id, metrics=points, tags=tags)
         self.client.set_terminated(run_id, "FINISHED", now)
 

@@ -1,4 +1,4 @@
-"""One-Pixel Shortcut (Wu, Chen, Liu, Huang; ICLR 2023): one pixel per class, set to one extreme colour.
+"""One-Pixel Shortcut (Wu, Chen, Xie, Huang; ICLR 2023): one pixel per class, set to one extreme colour.
 
 The score of a candidate (position, colour) is a function of per-pixel sums and second moments of the class,
 so one integer pass over the images serves every colour and both objectives, and the choice is exact.

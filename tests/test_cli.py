@@ -17,6 +17,7 @@ from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
+from trainers import Plugin
 
 
 def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
@@ -131,8 +132,13 @@ def test_track_sends_what_is_missing_and_is_harmless_to_repeat(opsctl: Opsctl, t
 
 def test_kinds_lists_every_member_with_its_fields(opsctl: Opsctl) -> None:
     _, out, _ = opsctl("kinds")
+    members = [kind for base in Plugin.families.values() for kind in base.registry]
+    assert len(members) > 50
+    assert [kind for kind in members if kind not in out] == []
     for word in (
         "wide_resnet",
+        "budget: {norm: Linf, eps: 8/255}",
+        "train.optimizer: {kind: adamw, lr: 0.0005, weight_decay: 0.03}",
         "depth: 28",
         "pgd_at",
         "eps: 8/255",

@@ -19,7 +19,7 @@ from trainers.feed import feed
 from trainers.images import Images
 from trainers.spec import Spec
 
-BATCH = 500
+BATCH = 500  # images answered at a time; an attack, which needs gradients, is told how many
 PROMISED = 0.99  # the share of a training set that a large network learns (One-Pixel Shortcut paper, Table 1)
 SILENT = 0.1  # the share of images without any gradient from which an attack by gradients is in doubt
 NOISE = 0.01  # a stronger attack may leave this much more accuracy by chance
@@ -58,10 +58,12 @@ def evaluate(
     spec: EvaluationSpec,
     *,
     gen: torch.Generator,
+    batch_size: int = 128,
     memorises: bool = False,
 ) -> Evaluation:
-    """Look at a trained `model` once, in eval mode, on the device of `gen`. `memorises` says that the
-    training should have learnt every training image, so that it is a doubt if it did not."""
+    """Look at a trained `model` once, in eval mode, on the device of `gen`; attack `batch_size` images at a
+    time. `memorises` says that the training should have learnt every training image, so that it is a doubt
+    if it did not."""
     device = gen.device
     with Frozen(model):
         answers = correct(model, test, device)
@@ -70,8 +72,8 @@ def evaluate(
             "train/unaugmented_acc": share(correct(model, train, device)),
         }
         some = test.take(test.balanced(spec.attack_limit).to(test.y.device))
-        robust = {attack: robust_accuracy(model, some, attack, gen) for attack in spec.attacks}
-        doubts = list(_doubts_about_attacks(model, some, robust, gen)) if robust else []
+        robust = {a: robust_accuracy(model, some, a, gen, batch_size) for a in spec.attacks}
+        doubts = list(_doubts_about_attacks(model, some, robust, gen, batch_size)) if robust else []
     if memorises and metrics["train/unaugmented_acc"] < PROMISED:
         doubts.append(
             f"the training set was not learnt: {metrics['train/unaugmented_acc']:.1%} of its images, where "
@@ -102,10 +104,12 @@ def share(answers: Tensor) -> float:
     return answers.sum().item() / len(answers)
 
 
-def robust_accuracy(model: nn.Module, images: Images, attack: Attack, gen: torch.Generator) -> float:
+def robust_accuracy(
+    model: nn.Module, images: Images, attack: Attack, gen: torch.Generator, batch_size: int = 128
+) -> float:
     """The share of `images` that the model still puts into their class after `attack`."""
     right = torch.zeros((), dtype=torch.int64, device=gen.device)
-    for x, labels in feed(images, BATCH, gen.device):
+    for x, labels in feed(images, batch_size, gen.device):
         x_adv = attack.craft(model, x.contiguous(memory_format=torch.channels_last), labels, gen)
         with torch.no_grad():
             right += (model(x_adv).argmax(1) == labels).sum()
@@ -121,10 +125,14 @@ def by_class(answers: Tensor, images: Images) -> list[float | None]:
 
 
 def _doubts_about_attacks(
-    model: nn.Module, images: Images, robust: dict[Attack, float], gen: torch.Generator
+    model: nn.Module,
+    images: Images,
+    robust: dict[Attack, float],
+    gen: torch.Generator,
+    batch_size: int,
 ) -> Iterator[str]:
     """Signs that attacks by gradients say little (as AutoAttack's checks: Croce, Hein; ICML 2020)."""
-    silent = silent_share(model, images, gen.device)
+    silent = silent_share(model, images, gen.device, batch_size)
     if silent >= SILENT:
         yield (
             f"{silent:.1%} of the test images give no gradient at all: attacks by gradients, and robust "
@@ -132,7 +140,7 @@ def _doubts_about_attacks(
         )
     budget = next(iter(robust)).budget
     weak = Pgd(budget=budget, steps=1, step=budget.eps)
-    yield from suspicious(robust | {weak: robust_accuracy(model, images, weak, gen)})
+    yield from suspicious(robust | {weak: robust_accuracy(model, images, weak, gen, batch_size)})
 
 
 def suspicious(robust: dict[Attack, float]) -> Iterator[str]:
@@ -148,10 +156,10 @@ def suspicious(robust: dict[Attack, float]) -> Iterator[str]:
                 )
 
 
-def silent_share(model: nn.Module, images: Images, device: torch.device) -> float:
+def silent_share(model: nn.Module, images: Images, device: torch.device, batch_size: int = 128) -> float:
     """The share of images for which the loss has no gradient with respect to any pixel."""
     silent = torch.zeros((), dtype=torch.int64, device=device)
-    for x, labels in feed(images, BATCH, device):
+    for x, labels in feed(images, batch_size, device):
         grad = input_gradient(model, x.contiguous(memory_format=torch.channels_last), labels, cross_entropy)
         silent += (grad.abs().amax((1, 2, 3)) == 0).sum()
     return silent.item() / len(images)

@@ -11,7 +11,7 @@ from torch import nn
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import EvaluationSpec, evaluate
 from trainers.images import Images
-from trainers.loop import Report, fit, generator, summary
+from trainers.loop import Report, fit, generator, memory_named, summary
 from trainers.provenance import environment
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError, Spec, plain
@@ -57,13 +57,14 @@ class Job(Spec):
         start, spec = time.monotonic(), self.train
         trained = fit(spec, train, test, seed=self.seed, device=device, report=report, checkpoint=checkpoint)
         memorises = spec.defense.memorises and spec.architecture.memorises
-        with spec.autocast(device):
+        with memory_named(spec, train, device), spec.autocast(device):
             seen = evaluate(
                 trained.model,
-                spec.defense.prepare(train),
+                train,
                 test,
                 self.evaluation,
                 gen=generator(device, self.seed, 0),
+                batch_size=spec.batch_size,
                 memorises=memorises,
             )
         return trained.model, {

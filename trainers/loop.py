@@ -102,7 +102,7 @@ def fit(
     epoch draws from its own generators. Raises DivergenceError, naming epoch and batch, when the loss is no
     longer finite, and OutOfMemoryError.
     """
-    with _memory_named(spec, train, device):
+    with memory_named(spec, train, device):
         train, test = place(spec.defense.prepare(train), device), place(test, device)
         training = Training.begin(spec, train, seed=seed, device=device)
         owner = f"{spec.key}, seed {seed}, {len(train)} images"
@@ -155,7 +155,8 @@ def train_epoch(
 
 def _check(training: Training, *, epoch: int, batch: int, steps: int) -> None:
     """A DivergenceError if the loss of some batch (`batch` is the first such), or a weight, is not finite."""
-    if batch == steps and all(bool(p.isfinite().all()) for p in training.model.parameters()):
+    finite = torch.stack([p.isfinite().all() for p in training.model.parameters()]).all()
+    if batch == steps and finite.item():
         return
     what = f"loss was not finite in epoch {epoch}, batch {batch + 1} of {steps}"
     if batch == steps:
@@ -220,7 +221,7 @@ def _stream(*parts: int) -> int:
 
 
 @contextmanager
-def _memory_named(spec: TrainSpec, images: Images, device: torch.device) -> Iterator[None]:
+def memory_named(spec: TrainSpec, images: Images, device: torch.device) -> Iterator[None]:
     """Turns a failed allocation into an OutOfMemoryError that says what asked for it and what to do."""
     try:
         yield

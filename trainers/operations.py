@@ -32,6 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainers.spec import InputError
+
 GEOMETRY = ("shear_x", "shear_y", "translate_x", "translate_y", "rotate")
 TONE = ("brightness", "contrast", "posterize", "solarize", "auto_contrast", "equalize", "invert")
 BLEND = ("color", "sharpness")

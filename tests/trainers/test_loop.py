@@ -8,13 +8,22 @@ from typing import Any
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from poisons import DataSpec, Store
 from tests.conftest import CPU
-from trainers import Images, InputError, TrainSpec, fit
+from trainers import Images, InputError, TrainSpec, fit, operations
 from trainers.evaluate import accuracy
 from trainers.families import Architecture, Defense, Schedule
-from trainers.loop import DivergenceError, Metrics, OutOfMemoryError, generator, summary
+from trainers.loop import (
+    DivergenceError,
+    Metrics,
+    OutOfMemoryError,
+    Training,
+    generator,
+    summary,
+    train_epoch,
+)
 from trainers.recipe import native_bfloat16
 from trainers.spec import Plugin, plain
 
@@ -224,6 +233,41 @@ def test_an_attack_is_crafted_on_the_unmixed_batch_and_then_mixed(images: Images
     assert torch.equal(trained, x)
     assert torch.equal(mixed, y)
     assert not torch.equal(pure, mixed)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values that it reads, and shapes that depend on values."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.__name__.split(".")[0] in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "is_nonzero",
+        )
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("defense", ["erm", {"kind": "pgd_at", "steps": 2}, {"kind": "trades", "steps": 2}])
+def test_the_host_waits_for_the_device_once_an_epoch(
+    images: Images, monkeypatch: pytest.MonkeyPatch, defense: Any
+) -> None:
+    """However many batches there are: a value read inside a step would stall a GPU at every step."""
+    monkeypatch.setattr(operations, "counting_is_free", lambda _: False)
+
+    def waits(batch_size: int) -> int:
+        # without ema, whose counter torch keeps, and reads, on the host
+        settings = {**TINY, "batch_size": batch_size, "clip_norm": 1.0, "label_smoothing": 0.1}
+        settings |= {"augmentations": ["flip_crop", "rand_augment", "cutmix"], "defense": defense}
+        spec = TrainSpec.parse(settings, "test")
+        training = Training.begin(spec, images, seed=0, device=CPU)
+        with Waits() as mode:
+            train_epoch(training, training.model, images, epoch=1, seed=0, device=CPU)
+        return mode.count
+
+    assert waits(20) == waits(5) == 4, "loss, accuracy, the first bad batch, and whether weights are finite"
 
 
 def test_smoothed_labels_are_torchs(images: Images) -> None:

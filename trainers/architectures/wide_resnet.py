@@ -20,7 +20,7 @@ from trainers.families import Architecture
 
 class WideResNet(Architecture, kind="wide_resnet"):
     """WRN-`depth`-`width`: three stages of (depth - 4) / 6 blocks; 36,489,290 parameters for 28-10 and 10
-    classes, 36,479,194 in the original form."""
+    classes, 36,479,194 in the original form. The paper trains 28-10 in batches of 64."""
 
     depth: PositiveInt = 28
     width: PositiveInt = 10
