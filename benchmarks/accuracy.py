@@ -17,7 +17,7 @@ import torch
 from data import cifar10
 
 from trainers import TrainSpec
-from trainers.job import Job
+from trainers.trial import Trial
 
 PAPER = 0.9401  # One-Pixel Shortcut paper, Table 2: ResNet-18 on clean CIFAR-10
 
@@ -42,8 +42,8 @@ def main() -> None:
     recipe = {"architecture": architecture, "epochs": args.epochs, "schedule": args.schedule}
     train, test = cifar10(args.data, "train", args.limit), cifar10(args.data, "test")
     for seed in range(args.seeds):
-        job = Job(train=TrainSpec.parse(recipe, "benchmark"), seed=seed)
-        _, told = job.run(
+        trial = Trial(train=TrainSpec.parse(recipe, "benchmark"), seed=seed)
+        _, told = trial.run(
             train, test, device=torch.device(args.device), report=lambda row: print(row, flush=True)
         )
         found = {

@@ -16,4 +16,4 @@ def cifar10(folder: Path, split: str, limit: int | None = None) -> Images:
         from poisons.sources.parquet import Parquet
 
         images = Parquet(train=f"{folder}/train-*.parquet", test=f"{folder}/test-*.parquet").load(split)
-    return images.take(images.balanced(limit))
+    return images.subset(limit)

@@ -8,10 +8,10 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from poisons import DataSpec
 from trainers import Spec
-from trainers.job import Job
+from trainers.trial import Trial
 
 
-class TrialSpec(Job):
+class TrialSpec(Trial):
     """One training run: its data set, its recipe, its evaluation, its seed. One key, one result."""
 
     data: DataSpec = DataSpec()
@@ -35,7 +35,7 @@ class RunSpec(Spec):
     max_concurrent: PositiveInt | None = None
     retries: NonNegativeInt = 1  # of a trial that failed
     checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
-    keep: Literal["weights"] | None = None  # the trained weights, as trials/<key>/weights.pt
+    keep: Literal["weights"] | None = None  # of trials run from now on: trials/<key>/weights.pt
     max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
 
 

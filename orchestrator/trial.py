@@ -30,10 +30,11 @@ def run_trial(
     """
     ledger, key = Ledger(store.root), trial.key
     with FileLock(store.root / "locks" / f"trial-{key}.lock"):
-        if (done := ledger.result(key)) is not None:
-            return done
         folder = ledger.folder(key)
         checkpoint = Checkpoint(folder / "checkpoint.pt", every=run.checkpoint_seconds)
+        if (done := ledger.result(key)) is not None:
+            checkpoint.remove()  # a runner may have been killed between its result and this
+            return done
         try:
             test, train = (store.ensure(spec, device=device) for spec in trial.needs)
             model, record = trial.run(train, test, device=device, report=report, checkpoint=checkpoint)

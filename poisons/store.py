@@ -117,19 +117,21 @@ class Store:
         return record is not None and file.exists() and file.stat().st_size == record["bytes"]
 
     def record(self, spec: DataSpec) -> dict[str, Any] | None:
-        """The record beside the bytes, or None if there is no data set (or what is there is no record)."""
+        """The record beside the bytes, or None if there is no data set (or what is there is no record, or the
+        bytes are laid out as an older opsctl did)."""
         try:
             record = json.loads((self.path(spec) / "record.json").read_text())
         except (FileNotFoundError, NotADirectoryError, ValueError):
             return None
-        return record if isinstance(record, dict) and "sha256" in record and "bytes" in record else None
+        known = isinstance(record, dict) and record.get("layout") == arrow.LAYOUT
+        return record if known and "sha256" in record and "bytes" in record else None
 
     def load(self, spec: DataSpec) -> Images | None:
         """The images, or None if they are not there or their bytes are not those of the record."""
         record, file = self.record(spec), self.path(spec) / "data.arrow"
         try:
             return arrow.read(file) if record is not None and sha256(file) == record["sha256"] else None
-        except (FileNotFoundError, ValueError):  # gone meanwhile, or laid out as an older opsctl did
+        except FileNotFoundError:
             return None
 
     def ensure(
@@ -181,6 +183,7 @@ class Store:
             record = {
                 "key": spec.key,
                 "spec": plain(spec),
+                "layout": arrow.LAYOUT,
                 "sha256": sha256(file),
                 "bytes": file.stat().st_size,
                 "images": len(images),

@@ -1,13 +1,16 @@
 """`python -m trainers SPEC.yaml --data DIR`: train one spec on a bare machine, and print JSON lines.
 
-SPEC.yaml holds `train`, `evaluation` and `seed` as a sweep file's `base` does. DIR holds `train.pt` and
+SPEC.yaml, or .json where pyyaml is not installed, holds `train`, `evaluation` and `seed` as a sweep file's
+`base` does. DIR holds `train.pt` and
 `test.pt`, written by `Images.save`. Each epoch prints one line, and the record is the last one.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ import torch
 
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
-from trainers.job import Job
 from trainers.loop import DivergenceError, OutOfMemoryError
 from trainers.spec import InputError
+from trainers.trial import Trial
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,23 +32,29 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    except (DivergenceError, OutOfMemoryError) as error:
+    except (DivergenceError, OutOfMemoryError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 def _run(options: argparse.Namespace) -> None:
-    job = Job.parse(_read(options.spec), str(options.spec))
-    train, test = (Images.load(options.data / f"{split}.pt") for split in ("train", "test"))
+    trial = Trial.parse(_read(options.spec), str(options.spec))
+    for name in ("checkpoint", "weights"):
+        if (file := getattr(options, name)) is not None and not os.access(file.parent, os.W_OK):
+            raise InputError(f"--{name} {file}: there is no folder {file.parent} that can be written")
+    files = [options.data / f"{split}.pt" for split in ("train", "test")]
+    train, test = (Images.load(file) for file in files)
     if options.threads:
         torch.set_num_threads(options.threads)
-    checkpoint = Checkpoint(options.checkpoint, every=options.every) if options.checkpoint else None
+    checkpoint = None
+    if options.checkpoint:
+        checkpoint = Checkpoint(options.checkpoint, every=options.every, data=_digest(files[0]))
     device = _device(options.device)
-    model, record = job.run(train, test, device=device, report=_print, checkpoint=checkpoint)
+    model, record = trial.run(train, test, device=device, report=_print, checkpoint=checkpoint)
+    _print(record)
     if options.weights:
         write_tensors(options.weights, model.state_dict())
-    _print(record)
     if checkpoint is not None:
         checkpoint.remove()
 
@@ -92,6 +101,11 @@ def _yaml(text: str, file: Path) -> Any:
         return yaml.safe_load(text) or {}
     except yaml.YAMLError as error:
         raise InputError(f"{file}: {error}") from None
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
 def _device(name: str) -> torch.device:

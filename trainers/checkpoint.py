@@ -15,13 +15,15 @@ from trainers.spec import InputError
 
 @dataclass
 class Checkpoint:
-    """Where a training keeps what it needs to go on, and how often, in seconds, it writes that down.
+    """Where a training keeps what it needs to go on, and how often, in seconds, it writes that down. `data`
+    names the images that it is trained on.
 
     `warnings` gathers what went wrong and did not stop the training: a full disk, a damaged file.
     """
 
     path: Path
     every: float = 60.0
+    data: str = ""
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -35,26 +37,30 @@ class Checkpoint:
         """Replace the file by `state` (tensors, numbers, strings, lists, dicts) of the training `owner`."""
         self._last = time.monotonic()
         try:
-            write_tensors(self.path, {"owner": owner, "state": state})
+            write_tensors(self.path, {"owner": self._of(owner), "state": state})
         except OSError as error:
             text = f"no checkpoint could be written: {error}"
             if text not in self.warnings:
                 self.warnings.append(text)
 
-    def load(self, *, owner: str, device: torch.device) -> dict[str, Any] | None:
-        """The last state saved, or None if there is none or the file is damaged. InputError if it is another
-        training's."""
+    def load(self, *, owner: str) -> dict[str, Any] | None:
+        """The last state saved, on the host, or None if there is none or the file is damaged. InputError if
+        it cannot be read, or is another training's."""
         try:
-            found = torch.load(self.path, map_location=device, weights_only=True)
+            found = torch.load(self.path, map_location="cpu", weights_only=True)
             known, state = found["owner"], found["state"]
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InputError(f"the checkpoint {self.path} cannot be read: {error.strerror}") from None
+        except MemoryError:
+            raise
         except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
             self.warnings.append(f"the checkpoint was damaged ({type(error).__name__}); training began again")
             return None
-        if known != owner:
+        if known != self._of(owner):
             raise InputError(
-                f"{self.path} belongs to another training ({known}, this is {owner}): "
+                f"{self.path} belongs to another training ({known}; this is {self._of(owner)}): "
                 "delete it, or name another file"
             )
         return dict(state)
@@ -63,6 +69,9 @@ class Checkpoint:
         """Called when the training's result is safe."""
         for file in (self.path, _beside(self.path)):
             file.unlink(missing_ok=True)
+
+    def _of(self, owner: str) -> str:
+        return f"{owner}, data {self.data}" if self.data else owner
 
 
 def write_tensors(path: Path, value: dict[str, Any]) -> None:

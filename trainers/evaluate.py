@@ -71,7 +71,7 @@ def evaluate(
             "test/clean_acc": share(answers),
             "train/unaugmented_acc": share(correct(model, train, device)),
         }
-        some = test.take(test.balanced(spec.attack_limit).to(test.y.device))
+        some = test.subset(spec.attack_limit)
         robust = {a: robust_accuracy(model, some, a, gen, batch_size) for a in spec.attacks}
         doubts = list(_doubts_about_attacks(model, some, robust, gen, batch_size)) if robust else []
     if memorises and metrics["train/unaugmented_acc"] < PROMISED:

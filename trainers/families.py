@@ -95,6 +95,9 @@ class Attack(Plugin, family="attack"):
         """Orders attacks of one budget: a stronger one that leaves more accuracy is suspect."""
         return 1
 
+    def check_ready(self) -> None:
+        """Raise InputError if this machine lacks what the attack needs: before a training, not after it."""
+
     @abstractmethod
     def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
         """`x_adv` in [0, 1] within the budget of `x` float N,C,H,W, for a model in eval mode; labels int64

@@ -36,7 +36,7 @@ def stream(
     images: Images, size: int, device: torch.device, order: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As `feed`, from images on the host, such as a memory map. A thread gathers the next batches, into
-    page-locked memory where the device is a GPU, so that copying them does not hold up the device."""
+    page-locked memory where the device is a GPU, so that the host gathers while the device computes."""
     rows = torch.arange(len(images)) if order is None else order.cpu()
 
     def gather(take: Tensor) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,12 @@ class Images:
                 "it should be torch.save of {'x': uint8 N,C,H,W, 'y': int64 N, 'num_classes': K}"
             ) from None
 
+    def subset(self, limit: int | None) -> Images:
+        """At most `limit` of the images, as `balanced` chooses; these very images if that is all of them."""
+        return (
+            self if limit is None or limit >= len(self) else self.take(self.balanced(limit).to(self.y.device))
+        )
+
     def balanced(self, limit: int | None) -> Tensor:
         """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie
         inside larger.

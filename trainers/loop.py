@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,14 +13,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from trainers.average import Average
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
 from trainers.feed import feed, place
 from trainers.images import Images
-from trainers.recipe import TrainSpec
+from trainers.recipe import TrainSpec, repeatable
 
+MEMORY = re.compile(
+    "out of memory|allocate memory|ALLOC_FAILED|ALLOCATION_FAILED"
+)  # torch, CUDA, cuBLAS, cuDNN
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
 
@@ -37,10 +42,11 @@ class OutOfMemoryError(MemoryError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network and one row of metrics per epoch."""
+    """A trained network, one row of metrics per epoch, and how long that took, before a resumption too."""
 
     model: nn.Module
     history: list[Metrics]
+    seconds: float
 
 
 @dataclass
@@ -50,38 +56,40 @@ class Training:
     spec: TrainSpec
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    average: AveragedModel | None
+    average: Average | None
     history: list[Metrics] = field(default_factory=list)
+    seconds: float = 0.0
 
     @classmethod
     def begin(cls, spec: TrainSpec, images: Images, *, seed: int, device: torch.device) -> Training:
         model = spec.architecture.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        average = None
-        if spec.ema is not None:
-            average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(spec.ema), use_buffers=True)
+        average = None if spec.ema is None else Average(model, spec.ema)
         return cls(spec, model, spec.optimizer.build(model), average)
 
     @property
     def judged(self) -> nn.Module:
         """The network to evaluate: the average where there is one."""
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else self.average.model
 
     def state(self) -> dict[str, Any]:
-        average = None if self.average is None else self.average.state_dict()
-        told = {
+        return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "average": average,
+            "average": None if self.average is None else self.average.state(),
+            "history": self.history,
+            "seconds": self.seconds,
         }
-        return {**told, "history": self.history}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def resume(self, checkpoint: Checkpoint, owner: str) -> None:
+        """Go on from where the checkpoint is, if there is one."""
+        if (state := checkpoint.load(owner=owner)) is None:
+            return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.history = list(state["history"])
+            self.average.restore(state["average"])
+        self.history, self.seconds = list(state["history"]), state["seconds"]
 
 
 def fit(
@@ -102,25 +110,27 @@ def fit(
     epoch draws from its own generators. Raises DivergenceError, naming epoch and batch, when the loss is no
     longer finite, and OutOfMemoryError.
     """
-    with memory_named(spec, train, device):
+    with memory_named(spec, train, device), repeatable():
         train, test = place(spec.defense.prepare(train), device), place(test, device)
         training = Training.begin(spec, train, seed=seed, device=device)
-        owner = f"{spec.key}, seed {seed}, {len(train)} images"
-        if checkpoint is not None and (state := checkpoint.load(owner=owner, device=device)) is not None:
-            training.restore(state)
+        owner = f"{spec.key}, seed {seed}"
+        if checkpoint is not None:
+            training.resume(checkpoint, owner)
         for row in training.history:
             report(row)
         forward = compiled(spec, training.model)
         for epoch in range(len(training.history) + 1, spec.epochs + 1):
+            start = time.monotonic()
             row = {"epoch": float(epoch)}
             row |= train_epoch(training, forward, train, epoch=epoch, seed=seed, device=device)
             with spec.autocast(device):
                 row["test/clean_acc"] = accuracy(training.judged, test, device)
             training.history.append(row)
+            training.seconds += time.monotonic() - start
             report(row)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(training.state(), owner=owner)
-    return Trained(training.judged, training.history)
+    return Trained(training.judged, training.history, training.seconds)
 
 
 def train_epoch(
@@ -187,7 +197,7 @@ def train_step(
         group["lr"] = lr
     optimizer.step()
     if training.average is not None:
-        training.average.update_parameters(training.model)
+        training.average.update(training.model)
     return loss.detach(), (logits.detach().argmax(1) == y.argmax(1)).sum()
 
 
@@ -211,7 +221,8 @@ def seeded(device: torch.device, *parts: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(_stream(*parts))
         if device.type == "cuda":
-            torch.cuda.manual_seed(_stream(*parts))
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(_stream(*parts))
         yield
 
 
@@ -226,7 +237,7 @@ def memory_named(spec: TrainSpec, images: Images, device: torch.device) -> Itera
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)):
+        if not isinstance(error, MemoryError) and not MEMORY.search(str(error)):
             raise
         size = "x".join(map(str, images.shape))
         raise OutOfMemoryError(

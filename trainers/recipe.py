@@ -79,6 +79,12 @@ class TrainSpec(Spec):
         return y * (1 - self.label_smoothing) + self.label_smoothing / num_classes
 
 
+def repeatable() -> AbstractContextManager[None]:
+    """cuDNN's deterministic kernels, and float32 that is float32 (not TF32): what a GPU computes twice is the
+    same twice."""
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
 def native_bfloat16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 matrices by itself, rather than in an emulation that is slower."""
     if device.type == "cuda":

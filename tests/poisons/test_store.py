@@ -10,13 +10,12 @@ import sys
 import time
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 
 from poisons import DataSpec, Store, arrow
-from poisons.store import StoreError, sha256
+from poisons.store import StoreError
 from trainers import Images, InputError
 
 OPS = DataSpec.parse({"poison": "ops", "limit": 50}, "test").pinned()
@@ -89,23 +88,16 @@ def test_pixels_are_a_private_map_of_the_file(tmp_path: Path) -> None:
     assert torch.equal(arrow.read(file).x, images.x)
 
 
-def test_a_file_laid_out_otherwise_is_built_again(store: Store) -> None:
-    """An older opsctl wrote several record batches; the bytes are those of the record, so no damage is seen."""
+def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
+    """An older opsctl wrote several record batches, and no layout into the record."""
     before = store.ensure(OPS).x.clone()
-    data, record = store.path(OPS) / "data.arrow", store.path(OPS) / "record.json"
-    with pa.memory_map(str(data)) as source:
-        batch = pa.ipc.open_file(source).get_batch(0)
-        with (
-            pa.OSFile(str(data.with_suffix(".new")), "wb") as sink,
-            pa.ipc.new_file(sink, batch.schema) as writer,
-        ):
-            writer.write_batch(batch.slice(0, 10))
-            writer.write_batch(batch.slice(10))
-    data.with_suffix(".new").rename(data)
+    record = store.path(OPS) / "record.json"
     told = json.loads(record.read_text())
-    record.write_text(json.dumps(told | {"sha256": sha256(data), "bytes": data.stat().st_size}))
-    assert store.load(OPS) is None
+    assert told.pop("layout") == arrow.LAYOUT
+    record.write_text(json.dumps(told))
+    assert not store.has(OPS), "so a plan says that it is to be built"
     assert torch.equal(store.ensure(OPS).x, before)
+    assert store.has(OPS)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "no record", "broken record", "no data"])

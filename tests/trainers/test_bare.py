@@ -16,7 +16,9 @@ from packaging.requirements import Requirement
 from tests.conftest import ROOT
 from trainers import Images, InputError, TrainSpec
 from trainers.__main__ import main
-from trainers.job import Job
+from trainers.attackers import auto_attack
+from trainers.spec import plain
+from trainers.trial import Trial
 
 ABSENT = (
     "ray",
@@ -70,8 +72,8 @@ def test_it_trains_where_neither_ray_nor_mlflow_nor_typer_is_installed(folder: P
     *rows, record = (json.loads(line) for line in run.stdout.splitlines())
     assert [row["epoch"] for row in rows] == [1, 2]
     assert record["history"] == rows
-    job = Job.parse(record["spec"], "record")
-    assert job == Job(train=TrainSpec.parse({"architecture": "lenet5", "epochs": 2}, "test"), seed=3)
+    trial = Trial.parse(record["spec"], "record")
+    assert trial == Trial(train=TrainSpec.parse({"architecture": "lenet5", "epochs": 2}, "test"), seed=3)
     weights = torch.load(folder / "w.pt", weights_only=True)
     assert sum(w.numel() for w in weights.values()) == record["parameters"]
 
@@ -84,6 +86,8 @@ def test_it_trains_where_neither_ray_nor_mlflow_nor_typer_is_installed(folder: P
         ("a: [", [], "spec.yaml: while parsing"),
         ("train: {epochs: 1}", ["--device", "tpu9"], "--device tpu9: "),
         ("train: {epochs: 1}", ["--data", "nowhere"], "there is no nowhere/train.pt"),
+        ("train: {epochs: 1}", ["--weights", "no/w.pt"], "--weights no/w.pt: there is no folder no that can be written"),
+        ("train: {epochs: 1}", ["--checkpoint", "no/c.pt"], "--checkpoint no/c.pt: there is no folder no"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_and_exit_code_2(
@@ -110,9 +114,25 @@ def test_a_failed_training_is_exit_code_1(folder: Path, capsys: pytest.CaptureFi
     assert "not finite in epoch" in capsys.readouterr().err
 
 
+def test_a_limit_is_kept_and_what_a_machine_lacks_is_told_before_the_training(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = TrainSpec.parse({"architecture": "lenet5", "epochs": 1}, "test")
+    trial = Trial.parse({"train": plain(train), "evaluation": {"limit": 8}}, "test")
+    _, record = trial.run(images, images, device=torch.device("cpu"))
+    assert record["metrics"] == trial.run(images, images.subset(8), device=torch.device("cpu"))[1]["metrics"]
+    monkeypatch.setattr(auto_attack, "find_spec", lambda _: None)
+    rows: list[dict[str, float]] = []
+    with pytest.raises(InputError, match="auto_attack needs a package: pip install pyautoattack"):
+        Trial.parse({"train": plain(train), "evaluation": {"attacks": ["auto_attack"]}}, "test").run(
+            images, images, device=torch.device("cpu"), report=rows.append
+        )
+    assert rows == []
+
+
 def test_sets_that_do_not_belong_together_are_told(images: Images) -> None:
     other = Images(images.x[:, :1], images.y, 4)
     with pytest.raises(
         InputError, match=r"training images are \(3, 32, 32\) in 4 classes, test images \(1, 32, 32\)"
     ):
-        Job().run(images, other, device=torch.device("cpu"))
+        Trial().run(images, other, device=torch.device("cpu"))

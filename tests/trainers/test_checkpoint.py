@@ -108,6 +108,18 @@ def test_a_checkpoint_of_another_training_is_refused(images: Images, tmp_path: P
     fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(file, every=0))
     with pytest.raises(InputError, match=r"belongs to another training .*seed 0.* seed 1.*: delete it"):
         fit(spec, images, images, seed=1, device=CPU, checkpoint=Checkpoint(file, every=0))
+    with pytest.raises(InputError, match=r"belongs to another training .*data poisoned"):
+        fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(file, every=0, data="poisoned"))
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(
+    images: Images, tmp_path: Path
+) -> None:
+    """It may be whole: training again, and saving, would destroy it."""
+    (tmp_path / "c.pt").mkdir()
+    spec = TrainSpec.parse({**SETTINGS, "epochs": 1}, "test")
+    with pytest.raises(InputError, match="cannot be read"):
+        fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(tmp_path / "c.pt", every=0))
 
 
 def test_a_full_disk_is_told_once_and_stops_nothing(images: Images, tmp_path: Path) -> None:
@@ -145,7 +157,7 @@ def test_a_file_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
 
     torch.save({"owner": "x", "state": Evil()}, tmp_path / "c.pt")
     checkpoint = Checkpoint(tmp_path / "c.pt")
-    assert checkpoint.load(owner="x", device=CPU) is None
+    assert checkpoint.load(owner="x") is None
     assert not (tmp_path / "ran").exists()
     with pytest.raises(InputError, match="holds no images"):
         Images.load(tmp_path / "c.pt")

@@ -258,8 +258,7 @@ def test_the_host_waits_for_the_device_once_an_epoch(
     monkeypatch.setattr(operations, "counting_is_free", lambda _: False)
 
     def waits(batch_size: int) -> int:
-        # without ema, whose counter torch keeps, and reads, on the host
-        settings = {**TINY, "batch_size": batch_size, "clip_norm": 1.0, "label_smoothing": 0.1}
+        settings = {**TINY, "batch_size": batch_size, "clip_norm": 1.0, "ema": 0.9, "label_smoothing": 0.1}
         settings |= {"augmentations": ["flip_crop", "rand_augment", "cutmix"], "defense": defense}
         spec = TrainSpec.parse(settings, "test")
         training = Training.begin(spec, images, seed=0, device=CPU)
@@ -329,13 +328,16 @@ def test_dropout_follows_the_seed_and_leaves_global_state_alone(images: Images, 
 
 
 @pytest.mark.slow
-def test_a_compiled_network_learns_the_same_within_rounding(images: Images) -> None:
+@pytest.mark.parametrize("defense", ["erm", {"kind": "pgd_at", "steps": 2}], ids=["erm", "pgd_at"])
+def test_a_compiled_network_learns_the_same_within_rounding(images: Images, defense: Any) -> None:
+    """Of a compiled network, the attack's eval mode and weights without gradients are a graph of their own."""
     if shutil.which("c++") is None:
         pytest.skip("torch.compile needs a C++ compiler")
-    architecture = {"kind": "resnet18", "width": 4}
+    settings = {**TINY, "epochs": 1, "architecture": {"kind": "wide_resnet", "depth": 10, "width": 1}}
+    settings |= {"defense": defense, "batch_size": 20}
     eager, fused = (
         fit(
-            TrainSpec.parse({**TINY, "epochs": 1, "architecture": architecture, "execution": how}, "test"),
+            TrainSpec.parse({**settings, "execution": how}, "test"),
             *(images, images),
             seed=0,
             device=CPU,

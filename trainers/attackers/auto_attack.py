@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -27,11 +28,12 @@ class AutoAttack(Attack, kind="auto_attack"):
     def strength(self) -> int:
         return 10**9 if self.members == "standard" else 10**8
 
+    def check_ready(self) -> None:
+        if find_spec("pyautoattack") is None:
+            raise InputError("auto_attack needs a package: pip install pyautoattack")
+
     def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
-        try:
-            from pyautoattack import AutoAttack as Ensemble
-        except ImportError:
-            raise InputError("auto_attack needs a package: pip install 'opsctl[autoattack]'") from None
+        from pyautoattack import AutoAttack as Ensemble
 
         def logits(batch: Tensor) -> Tensor:
             # through a flat view, so that gradients come back in the plain layout that the library assumes

@@ -1,4 +1,4 @@
-"""A job: one training and its evaluation, from a spec and images to a record."""
+"""A trial: one training and its evaluation, from a spec and images to a record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainers.evaluate import EvaluationSpec, evaluate
 from trainers.images import Images
 from trainers.loop import Report, fit, generator, memory_named, summary
 from trainers.provenance import environment
-from trainers.recipe import TrainSpec
+from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import InputError, Spec, plain
 
 METRICS = (
@@ -26,8 +26,9 @@ METRICS = (
 )
 
 
-class Job(Spec):
-    """One training and its evaluation, on images that somebody else chooses."""
+class Trial(Spec):
+    """One training and its evaluation, on images that somebody else chooses: of the test images, a
+    class-balanced `evaluation.limit`."""
 
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -54,10 +55,13 @@ class Job(Spec):
                 f"training images are {train.shape} in {train.num_classes} classes, "
                 f"test images {test.shape} in {test.num_classes}; they must agree"
             )
-        start, spec = time.monotonic(), self.train
+        for attack in self.evaluation.attacks:
+            attack.check_ready()
+        spec, test = self.train, test.subset(self.evaluation.limit)
         trained = fit(spec, train, test, seed=self.seed, device=device, report=report, checkpoint=checkpoint)
+        start = time.monotonic()
         memorises = spec.defense.memorises and spec.architecture.memorises
-        with memory_named(spec, train, device), spec.autocast(device):
+        with memory_named(spec, train, device), repeatable(), spec.autocast(device):
             seen = evaluate(
                 trained.model,
                 train,
@@ -74,7 +78,7 @@ class Job(Spec):
             "warnings": seen.warnings + (checkpoint.warnings if checkpoint else []),
             "history": trained.history,
             "parameters": sum(p.numel() for p in trained.model.parameters()),
-            "seconds": round(time.monotonic() - start, 3),
+            "seconds": round(trained.seconds + time.monotonic() - start, 3),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "precision": spec.arithmetic(device),
             "threads": torch.get_num_threads(),
