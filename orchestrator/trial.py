@@ -38,14 +38,17 @@ def run_trial(
         try:
             test, train = (store.ensure(spec, device=device) for spec in trial.needs)
             model, record = trial.run(train, test, device=device, report=report, checkpoint=checkpoint)
-            if run.keep == "weights":
-                write_tensors(folder / "weights.pt", model.state_dict())
         except Exception as error:
             told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
             history = {"history": list(error.history)} if isinstance(error, DivergenceError) else {}
             ledger.fail(key, told | history)
             raise
         record["data_key"] = trial.data.key
+        if run.keep == "weights":
+            try:
+                write_tensors(folder / "weights.pt", model.state_dict())
+            except OSError as error:  # the result is worth more than the weights
+                record["warnings"].append(f"the weights could not be kept: {error}")
         ledger.publish(key, record)
         checkpoint.remove()
         return {"key": key, **record}

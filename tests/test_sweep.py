@@ -327,7 +327,7 @@ PAPER = {
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_tables_run_at_smoke_size(tmp_path: Path, name: str) -> None:
-    """Every cell of Tables 2, 5 and D trains, on forty digits for one epoch, and has its number in the table."""
+    """Every cell of Tables 2, 5 and D trains, on twenty digits for one epoch, and has its number in the table."""
     changes, trials = PAPER[name]
     sizes = {
         "data.source": "digits",

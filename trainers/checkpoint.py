@@ -87,7 +87,8 @@ def write_tensors(path: Path, value: dict[str, Any]) -> None:
     except RuntimeError as error:  # what torch's writer makes of a full disk
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if not temporary.is_dir():
+            temporary.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> Path:

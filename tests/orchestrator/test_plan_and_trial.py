@@ -162,6 +162,15 @@ def test_a_trial_that_was_killed_goes_on_and_ends_alike(store: Store, tmp_path: 
     assert sum(w.numel() for w in weights.values()) == record["parameters"] == 62_006
 
 
+def test_weights_that_cannot_be_kept_cost_no_result(store: Store) -> None:
+    trial = plan_of(tiny(), store).tasks[0].trial
+    folder = Ledger(store.root).folder(trial.key)
+    (folder / ".weights.pt.tmp").mkdir()
+    record = run_trial(trial, store, device=CPU, run=RunSpec(keep="weights"))
+    assert "the weights could not be kept" in record["warnings"][-1]
+    assert Ledger(store.root).result(trial.key) == record
+
+
 def test_the_epochs_before_a_divergence_are_kept(store: Store) -> None:
     """The rate rises until the loss is no number; what came before stays in the ledger."""
     wild = {
