@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,14 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.expansion import expand
 from orchestrator.results import Ledger
+from orchestrator.spec import RunSpec, SweepSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
-from trainers import Plugin
+from trainers import Images, Plugin
 
 
 def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
@@ -221,3 +224,18 @@ def test_shipped_yaml_has_no_tabs_and_no_duplicates() -> None:
     files = list((ROOT / "sweeps").rglob("*.yaml"))
     assert files
     assert all("\t" not in file.read_text() and yaml.safe_load(file.read_text()) for file in files)
+
+
+def test_what_the_readme_shows_is_what_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every YAML block is a sweep or parts of one, and the Python block runs."""
+    pytest.importorskip("timm")
+    blocks = re.findall(r"```(yaml|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert [language for language, _ in blocks] == ["yaml", "yaml", "python"]
+    sweep, parts = (yaml.safe_load(text) for language, text in blocks if language == "yaml")
+    assert len(expand(SweepSpec.parse(sweep, "README"), "README")) == 66
+    RunSpec.parse(parts.pop("run"), "README")
+    trial = TrialSpec.parse(parts, "README")
+    assert trial.train.before_attack == 3
+    monkeypatch.chdir(tmp_path)
+    exec(blocks[2][1], {})
+    assert Images.load(Path("train.pt")).shape == Images.load(Path("test.pt")).shape
