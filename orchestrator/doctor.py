@@ -16,7 +16,8 @@ import poisons  # noqa: F401  (its members join their families)
 from poisons import Store
 from poisons.sources.base import Source
 from trainers import InputError
-from trainers.provenance import PACKAGES, commit, installed
+from trainers.provenance import OPTIONAL, PACKAGES, commit, installed
+from trainers.recipe import native_bfloat16
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,22 @@ def findings(store: Path) -> Iterator[Finding]:
     for name in PACKAGES:
         found = installed(name)
         yield Finding(name, "ok" if found else "missing", found or f"not installed: pip install {name}")
+    for name in OPTIONAL:
+        found = installed(name)
+        yield Finding(name, "ok" if found else "note", found or f"for auto_attack: pip install {name}")
     yield Finding(
         "commit",
         "ok" if commit() else "note",
         commit() or "not a git checkout: results will not name a commit",
     )
     yield Finding(
-        "processors", "ok", f"{os.cpu_count()}; bfloat16 {'native' if _bfloat16() else 'perhaps slow'}"
+        "processors",
+        "ok",
+        f"{os.cpu_count()}; bfloat16 {'native' if native_bfloat16(torch.device('cpu')) else 'perhaps slow'}",
     )
     yield from _gpus()
     yield from _space(store)
     yield from _sources()
-
-
-def _bfloat16() -> bool:
-    """Whether this processor has AVX-512's instructions for bfloat16; for others than x86 a guess."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    return capability.startswith("AVX512") and torch.cpu._is_avx512_bf16_supported()
 
 
 def _gpus() -> Iterator[Finding]:

@@ -10,7 +10,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("opsctl", "torch", "torchvision", "numpy", "pyarrow", "scikit-learn", "pillow", "ray", "mlflow")
+PACKAGES = (
+    "opsctl",
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pyarrow",
+    "scikit-learn",
+    "pillow",
+    "ray",
+    "mlflow",
+)
+OPTIONAL = ("pyautoattack",)
 
 
 def environment() -> dict[str, Any]:
@@ -20,7 +32,7 @@ def environment() -> dict[str, Any]:
         "host": platform.node(),
         "python": platform.python_version(),
         "commit": commit(),
-        "versions": {name: found for name in PACKAGES if (found := installed(name))},
+        "versions": {name: found for name in PACKAGES + OPTIONAL if (found := installed(name))},
     }
 
 
