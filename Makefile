@@ -1,11 +1,11 @@
-# make demo | test | check | quick | lint-fix | golden | picture | clean. Each makes .venv if it is missing.
+# make demo | test | check | quick | lint-fix | golden | picture | bench | clean. Each makes .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= opsctl-store
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick check lint-fix golden picture clean
+.PHONY: demo test quick check lint-fix golden picture bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
@@ -34,6 +34,12 @@ golden: $(VENV)/.installed-dev
 
 picture: $(VENV)/.installed
 	$(BIN)/opsctl report sweeps/quickstart.yaml --store $(STORE) --format svg > docs/quickstart.svg
+
+bench: $(VENV)/.installed
+	@test -n "$(DATA)" || { echo "make bench DATA=DIR, with CIFAR-10 as Parquet files in DIR"; exit 2; }
+	$(BIN)/python benchmarks/augment.py
+	$(BIN)/python benchmarks/attack.py --data $(DATA)
+	$(BIN)/python benchmarks/train_step.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

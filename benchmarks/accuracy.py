@@ -1,16 +1,13 @@
 """The clean test accuracy that a recipe reaches on CIFAR-10.
 
     python benchmarks/accuracy.py --data DIR --device cuda               # ResNet-18, the paper's 200 epochs
-    python benchmarks/accuracy.py --data DIR --width 16 --epochs 16      # what two processors can do
+    python benchmarks/accuracy.py --data DIR --width 16 --epochs 12 --schedule one_cycle   # two processors
 
 `--width`, `--epochs`, `--limit` and `--schedule` make it smaller, and the result says so. Results, one line a
 seed, are added to benchmarks/results/accuracy.jsonl, unless the run is quick.
 """
 
 from __future__ import annotations
-
-import argparse
-from pathlib import Path
 
 import record
 import torch
@@ -24,19 +21,12 @@ PAPER = 0.9401  # One-Pixel Shortcut paper, Table 2: ResNet-18 on clean CIFAR-10
 
 def main() -> None:
     """Trains, once a seed, and says how it went."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="CIFAR-10: Parquet or .pt files"
-    )
-    parser.add_argument("--device", default="cpu")
+    parser = record.parser(__doc__)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--schedule", default="multi_step")
     parser.add_argument("--limit", type=int, help="class-balanced training images (default: all 50,000)")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="nothing is written")
     args = parser.parse_args()
     architecture = {"kind": "resnet18", "width": args.width}
     recipe = {"architecture": architecture, "epochs": args.epochs, "schedule": args.schedule}

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from pathlib import Path
 from typing import Any
 
 import record
@@ -47,15 +46,8 @@ def plain_pgd(model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator)
 
 def main() -> None:
     """Times both attacks and compares what they leave."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="CIFAR-10: Parquet or .pt files"
-    )
-    parser.add_argument("--device", default="cpu")
+    parser = record.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--quick", action="store_true", help="one repeat; nothing is written")
     args = parser.parse_args()
     device = torch.device(args.device)
     row = speed(args, device) | robustness(args, device)

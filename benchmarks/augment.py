@@ -11,7 +11,6 @@ timed in turn. Results are added to benchmarks/results/augment.jsonl, unless the
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections.abc import Callable
 from functools import partial
@@ -99,13 +98,9 @@ PER_BATCH: dict[str, Transform] = {
 
 def main() -> None:
     """Times every augmentation that has a rival and prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cpu")
+    parser = record.parser(__doc__, data=False)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--quick", action="store_true", help="three repeats, and nothing is written")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     repeats = 3 if args.quick else args.repeats

@@ -3,6 +3,7 @@ machine."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -19,6 +20,18 @@ import torch
 from trainers.provenance import commit, installed
 
 RESULTS = Path(__file__).with_name("results")
+
+
+def parser(about: str | None, *, data: bool = True) -> argparse.ArgumentParser:
+    """Options that every benchmark here takes; `data` says whether it needs CIFAR-10."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if data:
+        parser.add_argument(
+            "--data", type=Path, required=True, metavar="DIR", help="CIFAR-10: Parquet or .pt files"
+        )
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--quick", action="store_true", help="as short as can be; nothing is written")
+    return parser
 
 
 def machine() -> dict[str, Any]:

@@ -17,7 +17,6 @@ import argparse
 import itertools
 import statistics
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import record
@@ -87,18 +86,11 @@ class Plain:
 
 def main() -> None:
     """Times every network, compares accuracies, prints a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="CIFAR-10: Parquet or .pt files"
-    )
-    parser.add_argument("--device", default="cpu")
+    parser = record.parser(__doc__)
     parser.add_argument("--workers", type=int, default=2, help="of the plain loop's DataLoader (default 2)")
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4, help="timed at a time")
     parser.add_argument("--execution", default="eager", help="of ours: eager, compiled, cuda_graphs")
-    parser.add_argument("--quick", action="store_true", help="one repeat; nothing is written")
     args = parser.parse_args()
     device = torch.device(args.device)
     rates = {p: matrix_rate(device, getattr(torch, p)) for p in ("float32", "bfloat16")}
