@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": installed("torchvision"),
-        "command": " ".join(["python", *sys.argv]),
+        "command": _command(sys.argv),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
     }
@@ -87,6 +87,12 @@ def interleave(
 def _finish(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def _command(words: list[str]) -> str:
+    """As typed, but for where the data lie."""
+    folder = words.index("--data") + 1 if "--data" in words else len(words)
+    return " ".join(["python", *("DIR" if i == folder else word for i, word in enumerate(words))])
 
 
 def _cpu() -> str:
