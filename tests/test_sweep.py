@@ -131,7 +131,7 @@ def test_a_trial_that_fails_is_retried_told_and_stops_no_other(tmp_path: Path) -
     code, out = finish(start("sweep", file, store=store))
     assert code == 1, out
     assert "2 of 4 trials failed" in out
-    assert "FAILED, DivergenceError: the training loss became" in out
+    assert "FAILED, DivergenceError: the training loss was not finite in epoch" in out
     assert "Traceback" not in out
     ledger, plan = Ledger(store), plan_of(sweep, Store(store))
     failures = [ledger.failure(task.key) for task in plan.missing]
