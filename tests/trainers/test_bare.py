@@ -6,12 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
 import torch
-from packaging.requirements import Requirement
 
 from tests.conftest import ROOT
 from trainers import Images, InputError, TrainSpec
@@ -43,14 +41,12 @@ def folder(images: Images, tmp_path: Path) -> Path:
 
 
 def bare(to: Path) -> Path:
-    """A folder of links to the installed packages that torch and pydantic need, and to no other."""
+    """A folder of links to all installed packages but those that a bare machine lacks."""
     site = Path(torch.__file__).parent.parent
     to.mkdir()
     for entry in site.iterdir():
         if not entry.name.startswith(ABSENT) and not entry.name.startswith(("_", "opsctl")):
             (to / entry.name).symlink_to(entry)
-    assert requires("torch")
-    assert all(Requirement(line).name for line in requires("torch") or [])
     return to
 
 

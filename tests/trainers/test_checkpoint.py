@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import random
 import signal
 import subprocess
@@ -153,7 +154,7 @@ def test_a_checkpoint_is_written_only_when_it_is_due(images: Images, tmp_path: P
 def test_a_file_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[Any, tuple[str]]:
-            return __import__("os").system, (f"touch {tmp_path}/ran",)
+            return os.system, (f"touch {tmp_path}/ran",)
 
     torch.save({"owner": "x", "state": Evil()}, tmp_path / "c.pt")
     checkpoint = Checkpoint(tmp_path / "c.pt")
