@@ -29,7 +29,6 @@ ABSENT = (
     "timm",
     "PIL",
     "yaml",
-    "filelock_",
 )
 
 
