@@ -415,8 +415,9 @@ def _print_report(todo: Plan, stored: Store, format: Format, console: Console, *
         console.print(rich_table(table))
         doubtful = {task.key for task, _ in reports.doubts(todo, ledger)} if hint else set()
         if doubtful:
+            done = sum(cell.seeds for cell in table.cells.values())
             console.print(
-                f"[yellow]{len(doubtful)} of {todo.done} results are in doubt[/]; opsctl status says why"
+                f"[yellow]{len(doubtful)} of {done} results are in doubt[/]; opsctl status says why"
             )
         return
     if format is Format.svg:
