@@ -9,37 +9,26 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from trainers.bare import device_named, exit_code, read_spec, say
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
-from trainers.loop import DivergenceError, OutOfMemoryError
 from trainers.spec import InputError
 from trainers.trial import Trial
 
 
 def main(arguments: list[str] | None = None) -> int:
     """0 when the training is done, 1 when it failed, 2 when the spec, the data or an option is wrong."""
-    options = _options(arguments)
-    try:
-        _run(options)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except (DivergenceError, OutOfMemoryError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(_run, _options(arguments))
 
 
 def _run(options: argparse.Namespace) -> None:
-    trial = Trial.parse(_read(options.spec), str(options.spec))
+    trial = Trial.parse(read_spec(options.spec), str(options.spec))
     for name in ("checkpoint", "weights"):
         if (file := getattr(options, name)) is not None and not os.access(file.parent, os.W_OK):
             raise InputError(f"--{name} {file}: there is no folder {file.parent} that can be written")
@@ -50,9 +39,9 @@ def _run(options: argparse.Namespace) -> None:
     checkpoint = None
     if options.checkpoint:
         checkpoint = Checkpoint(options.checkpoint, every=options.every, data=_digest(files[0]))
-    device = _device(options.device)
-    model, record = trial.run(train, test, device=device, report=_print, checkpoint=checkpoint)
-    _print(record)
+    device = device_named(options.device)
+    model, record = trial.run(train, test, device=device, report=say, checkpoint=checkpoint)
+    say(record)
     if options.weights:
         write_tensors(options.weights, model.state_dict())
     if checkpoint is not None:
@@ -78,49 +67,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _read(file: Path) -> Any:
-    """The spec as plain data. YAML where pyyaml is installed; JSON, which is YAML too, everywhere."""
-    if str(file) == "-":
-        return {}
-    try:
-        text = file.read_text()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-    try:
-        return json.loads(text)
-    except ValueError:
-        return _yaml(text, file)
-
-
-def _yaml(text: str, file: Path) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise InputError(f"{file} is no JSON, and pyyaml is not installed: pip install pyyaml") from None
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: {error}") from None
-
-
 def _digest(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return device
-
-
-def _print(row: dict[str, Any]) -> None:
-    print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

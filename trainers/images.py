@@ -48,6 +48,14 @@ class Images:
         """The images at `index` (int64), in that order."""
         return Images(self.x[index], self.y[index], self.num_classes)
 
+    def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Images]:
+        """The images from `start` to `stop`, `size` at a time, in order. Images that lie in a file are read
+        one chunk at a time, in memory of that size."""
+        stop = len(self) if stop is None else min(stop, len(self))
+        for at in range(start, stop, size):
+            some = slice(at, min(at + size, stop))
+            yield Images(self.x[some], self.y[some], self.num_classes)
+
     def save(self, file: Path) -> None:
         """Write all of it as one file of tensors, which `load` and plain torch read."""
         write_tensors(file, {"x": self.x.cpu(), "y": self.y.cpu(), "num_classes": self.num_classes})

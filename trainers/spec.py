@@ -137,6 +137,14 @@ Eps = Annotated[Fraction, BeforeValidator(_fraction)]
 """A budget or step in units of the pixel range [0, 1], kept exact and written `8/255`; floats are refused."""
 
 
+def parse_eps(text: str, where: str) -> Fraction:
+    """A budget as it is written in a spec; a mistake is an InputError that begins with `where`."""
+    try:
+        return _fraction(text)
+    except ValueError as error:
+        raise InputError(f"{where}: {error}") from None
+
+
 def raised(value: Any) -> bool:
     """Whether a version above 1 sits anywhere inside."""
     if isinstance(value, Spec):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -39,12 +40,12 @@ def folder(images: Images, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def bare(to: Path) -> Path:
+def bare(to: Path, absent: Sequence[str] = ABSENT) -> Path:
     """A folder of links to all installed packages but those that a bare machine lacks."""
     site = Path(torch.__file__).parent.parent
     to.mkdir()
     for entry in site.iterdir():
-        if not entry.name.startswith(ABSENT) and not entry.name.startswith(("_", "opsctl")):
+        if not entry.name.startswith(tuple(absent)) and not entry.name.startswith(("_", "opsctl")):
             (to / entry.name).symlink_to(entry)
     return to
 

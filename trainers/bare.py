@@ -1,0 +1,72 @@
+"""What the commands for bare machines share, `python -m trainers` and `python -m poisons`: a spec from a
+file, a device by name, JSON lines out, an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from trainers.loop import DivergenceError, OutOfMemoryError
+from trainers.spec import InputError
+
+Options = TypeVar("Options")
+
+
+def exit_code(run: Callable[[Options], None], options: Options) -> int:
+    """0 when `run` is done, 1 when it failed, 2 when the spec, the data or an option is wrong; the reason
+    goes to stderr."""
+    try:
+        run(options)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (DivergenceError, OutOfMemoryError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def read_spec(file: Path) -> Any:
+    """The spec as plain data. YAML where pyyaml is installed; JSON, which is YAML too, everywhere."""
+    if str(file) == "-":
+        return {}
+    try:
+        text = file.read_text()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    try:
+        return json.loads(text)
+    except ValueError:
+        return _yaml(text, file)
+
+
+def _yaml(text: str, file: Path) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise InputError(f"{file} is no JSON, and pyyaml is not installed: pip install pyyaml") from None
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: {error}") from None
+
+
+def device_named(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"--device {name}: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def say(row: dict[str, Any]) -> None:
+    """One JSON line on stdout."""
+    print(json.dumps(row), flush=True)
