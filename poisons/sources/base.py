@@ -5,17 +5,30 @@ from __future__ import annotations
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import fsspec
+import torch
 from fsspec.core import url_to_fs
+from torch import Tensor
 
 from trainers.images import Images
 from trainers.spec import InputError, Plugin
 
 Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A split of a source, opened: its labels (int64 N) are there, its pixels are read where they are asked
+    for. `take(rows)` (int64, ascending) gives the images of these rows."""
+
+    y: Tensor
+    num_classes: int
+    take: Callable[[Tensor], Images]
 
 
 class Source(Plugin, family="source"):
@@ -33,9 +46,14 @@ class Source(Plugin, family="source"):
         """The fingerprint of everything that decides the pixels and labels: bytes, and how they are read."""
 
     @abstractmethod
+    def open(self, split: Split) -> Reading:
+        """The images of a split, in a fixed order. It, and taking from it, raises InputError naming the file
+        or row that cannot be used."""
+
     def load(self, split: Split) -> Images:
-        """The images of a split, in a fixed order. Raises InputError naming the file or row that cannot be
-        used."""
+        """All the images of a split, in memory."""
+        reading = self.open(split)
+        return reading.take(torch.arange(len(reading.y)))
 
     def present(self) -> bool:
         """Whether the images can be read without a download."""
@@ -59,6 +77,11 @@ class Source(Plugin, family="source"):
             raise ValueError(f"source {self.kind!r} has no key before it is pinned")
         head = {"version": self.version} if self.version > 1 else {}
         return {"kind": self.kind, "fingerprint": self.fingerprint, **head}
+
+
+def in_memory(images: Images) -> Reading:
+    """Images that are there already."""
+    return Reading(images.y, images.num_classes, images.take)
 
 
 def absolute(place: str) -> str:

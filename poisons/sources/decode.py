@@ -1,9 +1,11 @@
-"""Encoded images (PNG, JPEG, ...) into one uint8 tensor; the first that cannot be used is named."""
+"""Encoded images (PNG, JPEG, ...) into uint8 tensors; the first that cannot be used is named."""
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -13,26 +15,35 @@ from torch import Tensor
 from trainers.spec import InputError
 
 
-def decode(encoded: Iterable[tuple[str, bytes]]) -> Tensor:
-    """RGB uint8 N,3,H,W from (name, bytes) pairs, all of one size. Raises InputError with the name of the
-    first bad one."""
-    images: list[np.ndarray[Any, Any]] = []
-    first = ""
-    for name, raw in encoded:
-        image = _rgb(name, raw)
-        first = first or name
-        if images and image.shape != images[0].shape:
+class Decoder:
+    """Decodes the images of one source, all of one size: RGB, or grey (their luma) if `grey`."""
+
+    def __init__(self, *, grey: bool = False) -> None:
+        self.mode = "L" if grey else "RGB"
+        self.first: tuple[str, str] | None = None  # name and size of the first image
+
+    def __call__(self, encoded: Iterable[tuple[str, bytes]]) -> Tensor:
+        """uint8 N,C,H,W from (name, bytes) pairs. Raises InputError with the name of the first bad one."""
+        named = list(encoded)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            images = pool.map(lambda pair: _pixels(pair[0], pair[1], self.mode), named)
+            found = [self._checked(name, image) for (name, _), image in zip(named, images, strict=True)]
+        if not found:
+            raise InputError("the source has no images")
+        return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+
+    def _checked(self, name: str, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        self.first = self.first or (name, _size(image))
+        if _size(image) != self.first[1]:
             raise InputError(
-                f"{name} is {_size(image)} but {first} is {_size(images[0])}; "
+                f"{name} is {_size(image)} but {self.first[0]} is {self.first[1]}; "
                 "all images of a source must have one size: resize or crop them first"
             )
-        images.append(image)
-    if not images:
-        raise InputError("the source has no images")
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+        return image
 
 
-def _rgb(name: str, raw: bytes) -> np.ndarray[Any, Any]:
+def _pixels(name: str, raw: bytes, mode: str) -> np.ndarray[Any, Any]:
+    """uint8 H,W,C."""
     try:
         from PIL import Image  # here, for machines that only open finished data sets
     except ImportError:
@@ -41,11 +52,12 @@ def _rgb(name: str, raw: bytes) -> np.ndarray[Any, Any]:
         with Image.open(io.BytesIO(raw)) as image:
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits first")
-            return np.asarray(image.convert("RGB"))
+            pixels = np.asarray(image.convert(mode))
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"{name} is not an image that can be decoded ({error})") from None
+    return pixels.reshape(*pixels.shape[:2], -1)
 
 
 def _size(image: np.ndarray[Any, Any]) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from poisons.sources.base import Source, Split, digest
+from poisons.sources.base import Reading, Source, Split, digest, in_memory
 from trainers.images import Images
 from trainers.spec import InputError
 
@@ -23,14 +23,14 @@ class Digits(Source, kind="digits"):
     def measure(self) -> str:
         return digest([str(_file())])
 
-    def load(self, split: Split) -> Images:
+    def open(self, split: Split) -> Reading:
         with gzip.open(_file(), "rt") as stream:
             table = torch.from_numpy(np.loadtxt(stream, delimiter=","))
         grey = table[:, :-1].reshape(-1, 1, 8, 8) / 16
         x = F.interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
         x = (x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
         images = Images(x, table[:, -1].long(), 10)
-        return images.take(_split(images)[split])
+        return in_memory(images.take(_split(images)[split]))
 
 
 def _split(images: Images) -> dict[Split, torch.Tensor]:

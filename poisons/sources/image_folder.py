@@ -6,9 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from poisons.sources.base import Source, Split, digest
-from poisons.sources.decode import decode
+from poisons.sources.base import Reading, Source, Split, digest
+from poisons.sources.decode import Decoder
 from trainers.images import Images
 from trainers.spec import InputError
 
@@ -17,16 +18,18 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 
 class ImageFolder(Source, kind="image_folder"):
     """Files under `root`/train and `root`/test; a class is a folder with images, its label the folder's place
-    in sorted order."""
+    in sorted order. `grey` gives one channel."""
 
     locators = ("root",)
     root: str
+    grey: bool = False
 
     def measure(self) -> str:
         files = [file for split in ("train", "test") for file in self.files(split)]
-        return digest(map(str, files), *(str(file.relative_to(self.folder())) for file in files))
+        names = (str(file.relative_to(self.folder())) for file in files)
+        return digest(map(str, files), *(["grey"] if self.grey else []), *names)
 
-    def load(self, split: Split) -> Images:
+    def open(self, split: Split) -> Reading:
         classes = sorted({self.class_of(file, "train") for file in self.files("train")})
         files = self.files(split)
         for file in files:
@@ -34,9 +37,15 @@ class ImageFolder(Source, kind="image_folder"):
                 raise InputError(
                     f"{file}: class {self.class_of(file, split)!r} has no images in {self.root}/train"
                 )
-        x = decode((str(file), file.read_bytes()) for file in files)
-        labels = [classes.index(self.class_of(file, split)) for file in files]
-        return Images(x, torch.tensor(labels), len(classes))
+        labels = torch.tensor([classes.index(self.class_of(file, split)) for file in files])
+        decode = Decoder(grey=self.grey)
+
+        def take(rows: Tensor) -> Images:
+            some = [files[row] for row in rows.tolist()]
+            x = decode((str(file), file.read_bytes()) for file in some)
+            return Images(x, labels[rows], len(classes))
+
+        return Reading(labels, len(classes), take)
 
     def files(self, split: Split) -> list[Path]:
         """Every image of a split, in sorted order; hidden files and folders are passed over."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from poisons.sources.base import Source, Split
+from poisons.sources.base import Reading, Source, Split, in_memory
 from trainers.images import Images
 from trainers.spec import InputError
 
@@ -32,7 +32,7 @@ class TorchvisionSet(Source):
     def present(self) -> bool:
         return any((self.folder() / name).exists() for name in self.files)
 
-    def load(self, split: Split) -> Images:
+    def open(self, split: Split) -> Reading:
         try:
             self.folder().mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder() / "download.lock"):  # both splits come from one archive
@@ -46,7 +46,8 @@ class TorchvisionSet(Source):
                 "`source: {kind: parquet, train: ..., test: ...}` or `{kind: image_folder, root: ...}`; "
                 "or try with `source: digits`, which needs no download"
             ) from None
-        return Images(torch.from_numpy(x), torch.from_numpy(np.asarray(y, dtype=np.int64)), self.num_classes)
+        labels = torch.from_numpy(np.asarray(y, dtype=np.int64))
+        return in_memory(Images(torch.from_numpy(x), labels, self.num_classes))
 
     def folder(self) -> Path:
         return Path(self.root).expanduser()
