@@ -3,28 +3,80 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import torch
+from torch import Tensor
 
+from poisons.crew import Alone, Crew
+from trainers.checkpoint import Checkpoint
 from trainers.images import Images
 from trainers.spec import Plugin
 
 Report = Callable[[dict[str, Any]], None]
+Tensors = dict[str, Tensor]
 
 
 class Perturbation(ABC):
-    """A change to images: uint8 in, uint8 out; same order, same labels, same shape; the input is left as it
-    was."""
+    """A change to images, as a value: it can be stored, listed and applied again.
+
+    uint8 in, uint8 out; same order, same labels, same shape; the input is left as it was. Stored as tensors
+    of one length (`columns`) and JSON (`told`), from which `restore` makes an equal one.
+    """
+
+    kind: ClassVar[str] = ""
+    kinds: ClassVar[dict[str, type[Perturbation]]] = {}
+
+    def __init_subclass__(cls, *, kind: str, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.kind = kind
+        cls.kinds[kind] = cls
 
     @abstractmethod
-    def apply(self, images: Images) -> Images:
-        """The changed images."""
+    def apply(self, images: Images, rows: Tensor | None = None) -> Images:
+        """The changed images. `rows` (int64 N) says which of the images that it was crafted from these are
+        (default: all, in order); what differs by class alone needs no rows. InputError if it does not fit."""
 
     def facts(self) -> dict[str, Any]:
         """What the record beside the data set should say about this perturbation, as JSON types."""
         return {}
+
+    @abstractmethod
+    def columns(self) -> Tensors:
+        """Its tensors, all of one length: a row per class, or per image."""
+
+    def told(self) -> dict[str, Any]:
+        """The rest of it, as JSON types."""
+        return {}
+
+    @classmethod
+    @abstractmethod
+    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Self:
+        """What `columns` and `told` came from."""
+
+
+def _compute(_: str, make: Callable[[], Tensors]) -> Tensors:
+    return make()
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """By what means a poison is crafted. Nothing in it changes the result.
+
+    `checkpoint` is where long work goes on after a kill. `crew` are the processes that share the work.
+    `memo(name, make)` gives what `make` makes, kept from an earlier call where somebody keeps it: `name` says
+    all that it depends on but the clean images. `imports` is the folder of imported perturbations.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    report: Report = lambda _: None
+    checkpoint: Checkpoint | None = None
+    crew: Crew = field(default_factory=Alone)
+    memo: Callable[[str, Callable[[], Tensors]], Tensors] = _compute
+    imports: Path | None = None
 
 
 class Poison(Plugin, family="poison"):
@@ -32,8 +84,11 @@ class Poison(Plugin, family="poison"):
 
     wants_gpu: ClassVar[bool] = False
 
+    @property
+    def transfers(self) -> bool:
+        """Whether what is crafted from some images can be applied to others of the same classes and shape."""
+        return True
+
     @abstractmethod
-    def craft(
-        self, clean: Images, *, seed: int, device: torch.device, report: Report = lambda _: None
-    ) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
         """Craft from clean training images; long work reports on its way."""

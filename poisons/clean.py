@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Mapping
+from typing import Any
 
-from poisons.base import Perturbation, Poison, Report
+from torch import Tensor
+
+from poisons.base import Perturbation, Poison, Tensors, Workshop
 from trainers.images import Images
 
 
-class Identity(Perturbation):
+class Identity(Perturbation, kind="identity"):
     """Leaves images as they are."""
 
-    def apply(self, images: Images) -> Images:
+    def apply(self, images: Images, rows: Tensor | None = None) -> Images:
         return images
+
+    def columns(self) -> Tensors:
+        return {}
+
+    @classmethod
+    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Identity:
+        return cls()
 
 
 class Clean(Poison, kind="clean"):
     """Changes nothing."""
 
-    def craft(
-        self, clean: Images, *, seed: int, device: torch.device, report: Report = lambda _: None
-    ) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
         return Identity()

@@ -1,42 +1,56 @@
-"""Error-minimising noise (Huang, Ma, Erfani, Bailey, Wang; ICLR 2021), sample-wise: noise that leaves
-nothing to learn.
+"""Error-minimising noise (Huang, Ma, Erfani, Bailey, Wang; ICLR 2021): noise that leaves nothing to learn.
 
-A bi-level loop: a generator network takes a few steps on the noisy images, then every image's noise
-descends the generator's loss, until the generator makes almost no error on the noisy images.
+A bi-level loop: a generator network takes a few steps on the noisy images, then the noise, one per image or
+one per class, descends the generator's loss, until the generator makes almost no error on the noisy images.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from poisons.base import Perturbation, Poison, Report
+from poisons.base import Poison, Workshop
+from poisons.delta import Application, Delta, whole_levels
+from poisons.em_noise import CPU, EM, TRAIN, ClassNoise, Descent, ImageNoise, Laps, Noise, begin, pick
+from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
-from trainers.attacks import Frozen, input_gradient
-from trainers.families import Architecture, Optimizer
-from trainers.images import Images, to_float
-from trainers.loop import DivergenceError
+from trainers.attacks import Frozen
+from trainers.families import Architecture, Augmentation, Optimizer
+from trainers.feed import place
+from trainers.images import Images
+from trainers.loop import DivergenceError, Training, generator, seeded, train_step
 from trainers.optimizers.sgd import Sgd
-from trainers.spec import Eps
+from trainers.recipe import TrainSpec, repeatable
+from trainers.spec import Eps, InputError
+
+GENERATOR_LAPS, NOISE_LAPS, CHOSEN = range(3)
+CLASS_WISE: dict[str, Any] = {
+    "steps": 1,
+    "share": 0.2,
+    "stop_error": 0.1,
+    "shuffle": True,
+    "drop_last": True,
+}
 
 
-class Em(Poison, kind="em"):
-    """Sample-wise noise within ±`eps`, signed and rounded once to whole levels; the defaults are the
-    paper's for CIFAR-10. Unlike the published generator, ours normalises its images inside, as every
-    network here does.
+class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
+    """Noise within ±`eps`, one per image (`sample_wise`) or per class; what is left out is as published for
+    that granularity and CIFAR-10. Unlike the published generator, ours normalises its images inside, as
+    every network here does.
 
-    Each round takes `train_steps` steps of the generator, then `steps` descents of every image's noise of
-    `step` (default eps/10) each. It ends when the generator's error on the noisy images is at most
-    `stop_error`, or after `max_rounds`; the record tells which.
+    Each round takes `train_steps` steps of the generator, on batches that go on where the last round's
+    stopped, then `steps` descents of `step` (default eps/10) each of the noise. It ends when the generator's
+    error on the noisy images is at most `stop_error`, or after `max_rounds`; the record tells which.
+    Class-wise noise descends, and the error is taken, on `share` of each class's images; the generator sees
+    all. `shuffle` and `drop_last` are about the generator's batches, and about those in which class-wise
+    noise descends.
+
+    `augmentations` come before the generator in both kinds of step. `application` says how float noise
+    becomes whole levels: rounded, or as released code does it. `precision` is as in a training.
     """
 
     wants_gpu: ClassVar[bool] = True
@@ -47,6 +61,7 @@ class Em(Poison, kind="em"):
         "max_rounds": 2,
         "batch_size": 64,
     }
+    granularity: Literal["sample_wise", "class_wise"] = "sample_wise"
     generator: Architecture = ResNet18()
     eps: Eps = Fraction(8, 255)
     step: Eps | None = None
@@ -54,9 +69,23 @@ class Em(Poison, kind="em"):
     train_steps: PositiveInt = 10
     max_rounds: PositiveInt = 50
     stop_error: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    random_start: bool = False
     batch_size: PositiveInt = 512
+    shuffle: bool = False
+    drop_last: bool = False
     optimizer: Optimizer = Sgd()
     max_grad_norm: PositiveFloat = 5.0
+    augmentations: tuple[Augmentation, ...] = ()
+    application: Application = "signed"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, value: Any) -> Any:
+        """Fields that are not given are those of the granularity."""
+        class_wise = isinstance(value, dict) and value.get("granularity") == "class_wise"
+        return CLASS_WISE | value if class_wise else value
 
     @field_validator("eps")
     @classmethod
@@ -65,99 +94,145 @@ class Em(Poison, kind="em"):
             raise ValueError(f"eps lies between 1/255 (one level) and 1; found {eps}; write 8/255")
         return eps
 
-    def craft(
-        self, clean: Images, *, seed: int, device: torch.device, report: Report = lambda _: None
-    ) -> Perturbation:
-        clean = clean.to(device)
-        model = self.generator.network(num_classes=clean.num_classes, shape=clean.shape, seed=seed)
-        model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = self.optimizer.build(model)
-        noise = torch.zeros(clean.x.shape, device=device)
-        turn = _cycle(len(clean), self.batch_size)
-        trace: list[dict[str, Any]] = []
-        for number in range(1, self.max_rounds + 1):
-            start = time.monotonic()
-            for _ in range(self.train_steps):
-                train_step(model, optimizer, clean, noise, next(turn), max_grad_norm=self.max_grad_norm)
-            with Frozen(model):
-                for batch in torch.arange(len(clean), device=device).split(self.batch_size):
-                    noise[batch] = self.descend(model, to_float(clean.x[batch]), clean.y[batch], noise[batch])
-                error = generator_error(model, clean, noise, self.batch_size)
-            if not noise.isfinite().all() or not all(p.isfinite().all() for p in model.parameters()):
-                raise DivergenceError(f"the generator diverged in round {number}; try a smaller optimizer.lr")
-            trace.append({"round": number, "error": error, "seconds": round(time.monotonic() - start, 3)})
-            report(trace[-1])
-            if error <= self.stop_error:
-                break
-        return Delta.rounded(noise.cpu(), self.eps, trace, stop_error=self.stop_error)
+    @field_validator("step")
+    @classmethod
+    def _moves(cls, step: Fraction | None) -> Fraction | None:
+        if step == 0:
+            raise ValueError("a step of 0 moves nothing; leave it out for eps/10")
+        return step
 
-    def descend(self, model: nn.Module, x: Tensor, labels: Tensor, noise: Tensor) -> Tensor:
-        """`noise` float N,C,H,W after `steps` signed descents from where it was, within ±eps."""
-        eps, step = float(self.eps), float(self.eps / 10 if self.step is None else self.step)
-        z = (x + noise).clamp(0, 1)
-        for _ in range(self.steps):
-            grad = input_gradient(model, z, labels, F.cross_entropy)
-            noise = (z - step * grad.sign() - x).clamp(-eps, eps)
-            z = (x + noise).clamp(0, 1)
-        return noise
+    @field_validator("augmentations")
+    @classmethod
+    def _gradient_flows(cls, augmentations: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        for one in augmentations:
+            if one.mixes:
+                raise ValueError(
+                    f"{one.kind!r} mixes images with each other, and noise belongs to one; use 'flip_crop'"
+                )
+            if not passes_gradient(one):
+                raise ValueError(
+                    f"no gradient flows through {one.kind!r}, so noise cannot descend; use 'flip_crop'"
+                )
+        return augmentations
 
-
-@dataclass(frozen=True)
-class Delta(Perturbation):
-    """Adds `delta` (int16 N,C,H,W, in levels of 1/255), one per image in order, and clips to 0..255."""
-
-    delta: Tensor
-    told: dict[str, Any]
-
-    @staticmethod
-    def rounded(noise: Tensor, eps: Fraction, trace: list[dict[str, Any]], *, stop_error: float) -> Delta:
-        """Round float noise once to whole levels, and never beyond the budget."""
-        limit = math.floor(eps * 255)
-        delta = (noise * 255).round().clamp(-limit, limit).to(torch.int16)
-        return Delta(delta, {"rounds": trace, "reached_stop_error": trace[-1]["error"] <= stop_error})
-
-    def apply(self, images: Images) -> Images:
-        if images.x.shape != self.delta.shape:
+    @model_validator(mode="after")
+    def _every_image_has_noise(self) -> Em:
+        if self.share < 1 and not self.transfers:
             raise ValueError(
-                f"noise for {tuple(self.delta.shape)} cannot go on images {tuple(images.x.shape)}"
+                f"share {self.share} would leave images without noise: leave `share` out, "
+                "or set `granularity: class_wise`"
             )
-        x = (images.x.to(torch.int16) + self.delta.to(images.x.device)).clamp(0, 255).to(torch.uint8)
-        return Images(x, images.y, images.num_classes)
+        return self
 
-    def facts(self) -> dict[str, Any]:
-        return self.told
+    @property
+    def transfers(self) -> bool:
+        return self.granularity == "class_wise"
+
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
+        """DivergenceError if the generator's weights or its loss stop being finite."""
+        if not len(clean):
+            raise InputError("error-minimising noise is crafted from images, and there are none")
+        device, checkpoint, owner = workshop.device, workshop.checkpoint, f"em {self.key}, seed {seed}"
+        recipe = self._recipe(device)
+        with repeatable():
+            clean = clean.to(CPU) if self._shared(workshop) else place(clean, device)
+            training = Training.begin(recipe, clean, seed=seed, device=device)
+            noise = self._begin(clean, seed, workshop)
+            if checkpoint is not None and (state := checkpoint.load(owner=owner)) is not None:
+                _resume(training, noise, state)
+            for row in training.history:
+                workshop.report(row)
+            while not self._ended(training):
+                start = time.monotonic()
+                self._train(training, clean, noise, seed, device)
+                error = self._descend(training, noise, seed, workshop)
+                seconds = round(time.monotonic() - start, 3)
+                training.history.append(
+                    {"round": len(training.history) + 1, "error": error, "seconds": seconds}
+                )
+                workshop.report(training.history[-1])
+                if checkpoint is not None and checkpoint.due():
+                    checkpoint.save(training.state() | {"noise": noise.values}, owner=owner)
+        facts = {
+            "rounds": training.history,
+            "reached_stop_error": training.history[-1]["error"] <= self.stop_error,
+            "precision": recipe.precision,
+        }
+        levels = whole_levels(noise.values, self.application, self.eps)
+        return Delta(levels, "class" if self.transfers else "image", facts)
+
+    def _recipe(self, device: torch.device) -> TrainSpec:
+        """How the generator is trained, and in what arithmetic on `device`; nothing is its paper's."""
+        fields = ("optimizer", "batch_size", "augmentations", "precision")
+        renamed = {"architecture": self.generator, "clip_norm": self.max_grad_norm}
+        recipe = TrainSpec().model_copy(update=renamed | {name: getattr(self, name) for name in fields})
+        return recipe.model_copy(update={"precision": recipe.arithmetic(device)})
+
+    def _shared(self, workshop: Workshop) -> bool:
+        """Whether other processes take part, for which all lies on the host."""
+        return workshop.crew.size > 1 and not self.transfers
+
+    def _laps(self, images: Images, seed: int, stream: int) -> Laps:
+        return Laps(len(images), self.batch_size, self.shuffle, self.drop_last, seed, stream)
+
+    def _begin(self, clean: Images, seed: int, workshop: Workshop) -> Noise:
+        """The noise before the first round."""
+        rows, device = clean.num_classes if self.transfers else len(clean), workshop.device
+        home = CPU if self._shared(workshop) else device
+        values = begin((rows, *clean.shape), float(self.eps), home, random=self.random_start, seed=seed)
+        if not self.transfers:
+            return ImageNoise(clean, values)
+        if self.share < 1:
+            gen = generator(CPU, seed, EM, CHOSEN)
+            chosen = stratified(clean.y, clean.num_classes, self.share, gen)
+            clean = place(clean.take(chosen.nonzero().squeeze(1).to(clean.y.device)), device)
+        return ClassNoise(clean, values, self._laps(clean, seed, NOISE_LAPS))
+
+    def _ended(self, training: Training) -> bool:
+        rounds = training.history
+        return bool(rounds) and (rounds[-1]["error"] <= self.stop_error or len(rounds) >= self.max_rounds)
+
+    def _train(
+        self, training: Training, clean: Images, noise: Noise, seed: int, device: torch.device
+    ) -> None:
+        """The generator's steps of one round. As published, noisy images are not clipped to [0, 1] here."""
+        laps, first = self._laps(clean, seed, GENERATOR_LAPS), len(training.history) * self.train_steps
+        training.model.train()
+        with seeded(device, seed, EM, TRAIN, first):
+            for turn in range(first, first + self.train_steps):
+                lap, at = divmod(turn, len(laps))
+                rows = laps.lap(lap)[at]
+                x, labels = pick(clean, rows, device)
+                y = training.spec.targets(labels, clean.num_classes)
+                gen = generator(device, seed, EM, TRAIN, turn)
+                noisy = x + noise.of(rows, labels)
+                train_step(training, training.model, noisy, y, gen, lr=self.optimizer.lr)
+
+    def _descend(self, training: Training, noise: Noise, seed: int, workshop: Workshop) -> float:
+        """The noise step of one round; the generator's error on the noisy images after it."""
+        step, number = self.eps / 10 if self.step is None else self.step, len(training.history) + 1
+        model, classes = training.model, noise.images.num_classes
+        with Frozen(model):
+            descent = Descent(
+                model, training.spec, classes, float(self.eps), float(step), self.steps, seed, number
+            )
+            wrong, lost = noise.descend(descent, workshop)
+        if lost:
+            what = f"the generator diverged in round {number}; try a smaller optimizer.lr"
+            raise DivergenceError(what, training.history)
+        return wrong / len(noise.images)
 
 
-def train_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    clean: Images,
-    noise: Tensor,
-    batch: slice,
-    *,
-    max_grad_norm: float,
-) -> None:
-    """One step of the generator on one noisy batch. As published, the sum is not clipped to [0, 1] here."""
-    model.train()
-    optimizer.zero_grad(set_to_none=True)
-    F.cross_entropy(model(to_float(clean.x[batch]) + noise[batch]), clean.y[batch]).backward()
-    nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    optimizer.step()
+def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:
+    training.model.load_state_dict(state["model"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    training.history = list(state["history"])
+    noise.values.copy_(state["noise"])
 
 
-@torch.no_grad()
-def generator_error(model: nn.Module, clean: Images, noise: Tensor, batch_size: int) -> float:
-    """The share of noisy images that the model, in the mode it is in, puts into a wrong class."""
-    wrong = torch.zeros((), dtype=torch.int64, device=noise.device)
-    for start in range(0, len(clean), batch_size):
-        batch = slice(start, start + batch_size)
-        x = (to_float(clean.x[batch]) + noise[batch]).clamp(0, 1)
-        wrong += (model(x).argmax(1) != clean.y[batch]).sum()
-    return wrong.item() / len(clean)
-
-
-def _cycle(n: int, batch_size: int) -> Iterator[slice]:
-    """Batches in order, round after round without end: the generator goes on where it stopped, as
-    published."""
-    while True:
-        yield from (slice(start, start + batch_size) for start in range(0, n, batch_size))
+def passes_gradient(augmentation: Augmentation) -> bool:
+    """Whether what augmented images give has a gradient in the images; tried on a few random ones."""
+    gen = torch.Generator().manual_seed(0)
+    x = torch.rand((8, 3, 32, 32), generator=gen).requires_grad_()
+    out, _ = augmentation(x, torch.full((8, 2), 0.5), gen)
+    return out.requires_grad and bool(torch.autograd.grad(out.sum(), x)[0].any())

@@ -1,169 +1,111 @@
-"""One-Pixel Shortcut (Wu, Chen, Xie, Huang; ICLR 2023): one pixel per class, set to one extreme colour.
+"""One-Pixel Shortcut (Wu, Chen, Xie, Huang; ICLR 2023): a few pixels per class, set to extreme colours.
 
 The score of a candidate (position, colour) is a function of per-pixel sums and second moments of the class,
-so one integer pass over the images serves every colour and both objectives, and the choice is exact.
+so one integer pass over the images serves every colour, every objective and every number of pixels, and the
+choice is exact.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated
 
 import torch
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from poisons.base import Perturbation, Poison, Report
+from poisons.base import Perturbation, Poison, Workshop
+from poisons.chain import Chain
+from poisons.delta import Delta, whole_levels
+from poisons.moments import gathered
+from poisons.pixel_search import Exclusion, Further, Objective, search
+from poisons.stratify import stratified
 from trainers.images import Images
-from trainers.spec import InputError
+from trainers.loop import generator
+from trainers.spec import Eps
 
-Objective = Literal["released", "paper"]
+FRACTION, NOISE = 1, 2  # name streams of random numbers
 
 
 class Ops(Poison, kind="ops"):
-    """One pixel per class, found by search.
+    """`pixels` per class, found by search.
 
-    With d the distance of a pixel's channels from the colour, over the images of the class: `objective:
-    released` is what the paper's released code maximises, mean / standard deviation of d pooled over
-    channels; `objective: paper` is its Eq. 2, mean / variance of the sum of d over channels. Colours have
-    every channel at 0 or 255.
+    With d the distance of a pixel's channels from the colour, over the images of the class, `objective` is
+    what is maximised: `released`, in the paper's released code, mean / standard deviation of d pooled over
+    channels; `paper`, its Eq. 2, mean / variance of the sum of d over channels; `art`, in the Adversarial
+    Robustness Toolbox, mean - variance of the mean of d over channels, in units of the pixel range. Colours
+    have every channel at 0 or 255.
 
-    Classes choose in the order of their labels, and no class may take a (position, colour) that an earlier
-    one has, or the two would merge. A pixel that is constant in its class has no spread: if the colour
-    changes it, it beats every pixel with spread, the larger change first. Remaining ties go to the last
-    candidate in the order row, column, colour (black first, white last). A class without images gets no
-    pixel.
+    Classes choose in the order of their labels. `exclusion` says what a class may not take because another
+    has taken it before, or the two would merge: that `candidate` (position and colour), any at that
+    `position`, or `none`, as in the Toolbox. `further` says how a class takes several pixels: `ranked`, as
+    released, its best candidates at once, so that one position may come twice, in two colours, and the
+    lower-ranked is written over the other; `nested`, classes in turn, one pixel a round, at positions that
+    the class has not taken yet, so that k pixels hold the k - 1 pixels.
+
+    For `released` and `paper`, a pixel that is constant in its class has no spread: if the colour changes it,
+    it beats every pixel with spread, the larger change first; if not, every other beats it. Remaining ties
+    go to the last candidate in the order row, column, colour (black first, white last), for `art` to the
+    first in the order colour, row, column. A class without images gets no pixel, a class of one image is
+    constant. InputError if a class finds too few candidates.
+
+    With `search_fraction` only that share of each class is searched (at least one image; `seed` draws it,
+    and a smaller one lies inside a larger one), and the pixels go on all images. `upload_noise` lays uniform
+    noise of ±eps, in whole levels, on the images outside that share, below the pixels.
     """
 
     objective: Objective = "released"
+    pixels: PositiveInt = 1
+    further: Further = "ranked"
+    exclusion: Exclusion = "candidate"
+    search_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    upload_noise: Eps | None = None
 
-    def craft(
-        self, clean: Images, *, seed: int, device: torch.device, report: Report = lambda _: None
-    ) -> Perturbation:
-        return search(moments(clean), self.objective)
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Exact per-class, per-pixel statistics in units of 0..255; the sum of two shards' is that of their
-    union.
-
-    `n` int64 K; `first` int64 K,C,H,W (sums of x_c); `second` int64 K,C,C,H,W (sums of x_c·x_d).
-    """
-
-    n: Tensor
-    first: Tensor
-    second: Tensor
-
-    def __add__(self, other: Moments) -> Moments:
-        return Moments(self.n + other.n, self.first + other.first, self.second + other.second)
-
-
-@dataclass(frozen=True)
-class PixelWrite(Perturbation):
-    """Sets the pixel (`row`, `column`) of every image of a class to `colour`; int64 K, int64 K, uint8 K,C;
-    row -1: none."""
-
-    row: Tensor
-    column: Tensor
-    colour: Tensor
-
-    def apply(self, images: Images) -> Images:
-        x = images.x.clone()
-        for k in range(len(self.row)):
-            if self.row[k] >= 0:
-                mine = (images.y == k).nonzero().squeeze(1)
-                x[mine, :, self.row[k], self.column[k]] = self.colour[k].to(x.device)
-        return Images(x, images.y, images.num_classes)
-
-    def facts(self) -> dict[str, Any]:
-        rows = zip(self.row.tolist(), self.column.tolist(), self.colour.tolist(), strict=True)
-        named = ({"class": k, "row": r, "column": c, "colour": v} for k, (r, c, v) in enumerate(rows))
-        return {"pixels": [pixel for pixel in named if pixel["row"] >= 0]}
-
-
-def moments(images: Images, *, batch_size: int = 4096) -> Moments:
-    """One exact pass over the images, in memory bounded by `batch_size`."""
-    c, h, w = images.shape
-    n = torch.bincount(images.y, minlength=images.num_classes)
-    first = torch.zeros((len(n), c, h, w), dtype=torch.int64)
-    second = torch.zeros((len(n), c, c, h, w), dtype=torch.int64)
-    for k in range(len(n)):
-        for mine in (images.y == k).nonzero().squeeze(1).split(batch_size):
-            x = images.x[mine].int()
-            first[k] += x.sum(0)
-            for a in range(c):
-                for b in range(a, c):
-                    second[k, a, b] += (x[:, a] * x[:, b]).sum(0)
-                    second[k, b, a] = second[k, a, b]
-    return Moments(n, first, second)
-
-
-def colours(channels: int) -> Tensor:
-    """All 2^C colours with channels at 0 or 255, int64 2^C,C; the first channel counts most, so (R, G, B)
-    as in binary."""
-    index = torch.arange(2**channels)[:, None]
-    return (index >> torch.arange(channels - 1, -1, -1)) % 2 * 255
-
-
-def ratio(m: Moments, k: int, objective: Objective) -> tuple[Tensor, Tensor, Tensor]:
-    """The score of class `k` as an exact fraction: numerator, denominator, and the summed distance T; int64
-    H,W,2^C each.
-
-    Distances are d_c = o_c + g_c·x_c with colour o and sign g. `released` gives the square of mean /
-    standard deviation: T² / (C·n·Q - T²), Q the sum of d_c² over images and channels. `paper` gives n·T /
-    (n·R - T²), R the sum of (Σ_c d_c)², which is 255 times Eq. 2. A denominator of 0 means that the
-    distance is constant.
-    """
-    n, c = int(m.n[k]), m.first.shape[1]
-    if n * c > 10_000_000:
-        raise OverflowError(f"class {k} has {n} images; the exact 64-bit search takes {10_000_000 // c}")
-    o = colours(c)
-    g = 1 - o // 255 * 2
-    total = n * o.sum(1) + torch.einsum("vc,chw->hwv", g, m.first[k])
-    pairs = (
-        n * torch.einsum("vc,vd->vcd", o, o)[None, None]
-        + torch.einsum("vc,vd,dhw->hwvcd", o, g, m.first[k])
-        + torch.einsum("vd,vc,chw->hwvcd", o, g, m.first[k])
-        + torch.einsum("vc,vd,cdhw->hwvcd", g, g, m.second[k])
-    )
-    if objective == "released":
-        squares = pairs.diagonal(dim1=3, dim2=4).sum(3)
-        return total**2, c * n * squares - total**2, total
-    return n * total, n * pairs.sum((3, 4)) - total**2, total
-
-
-def search(m: Moments, objective: Objective) -> PixelWrite:
-    """The best free (position, colour) of each class, classes in order, compared exactly."""
-    classes, c, _, width = m.first.shape
-    palette = colours(c)
-    row, column = torch.full((2, classes), -1)
-    colour = torch.zeros((classes, c), dtype=torch.uint8)
-    taken: set[int] = set()
-    for k in range(classes):
-        if m.n[k] == 0:
-            continue
-        if len(taken) == len(palette) * m.first[0, 0].numel():
-            raise InputError(
-                f"class {k} finds no free pixel: earlier classes have taken all {len(taken)} candidates"
+    @model_validator(mode="after")
+    def _noise_has_a_place(self) -> Ops:
+        if self.upload_noise is None:
+            return self
+        if self.search_fraction == 1:
+            raise ValueError(
+                "`upload_noise` is laid on the images that the search has not seen: "
+                "give a `search_fraction` below 1 too"
             )
-        top, bottom, total = (t.flatten() for t in ratio(m, k, objective))
-        best = _best(top, bottom, total, taken)
-        taken.add(best)
-        position, v = divmod(best, len(palette))
-        row[k], column[k] = divmod(position, width)
-        colour[k] = palette[v].to(torch.uint8)
-    return PixelWrite(row, column, colour)
+        if not Fraction(1, 255) <= self.upload_noise <= 1:
+            raise ValueError(
+                f"`upload_noise` lies between 1/255 (one level) and 1; found {self.upload_noise}; write 8/255"
+            )
+        return self
+
+    @property
+    def transfers(self) -> bool:
+        return self.upload_noise is None
+
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+        name, keep = "moments", None
+        if self.search_fraction < 1:
+            name = f"moments-fraction-{self.search_fraction}-seed-{seed}"
+            gen = generator(torch.device("cpu"), seed, 0, FRACTION)
+            keep = stratified(clean.y, clean.num_classes, self.search_fraction, gen)
+        found = search(
+            gathered(clean, workshop, name=name, keep=keep),
+            self.objective,
+            pixels=self.pixels,
+            further=self.further,
+            exclusion=self.exclusion,
+        )
+        if keep is None or self.upload_noise is None:
+            return found
+        return Chain((uniform_noise(clean, self.upload_noise, without=keep, seed=seed), found))
 
 
-def _best(top: Tensor, bottom: Tensor, total: Tensor, taken: set[int]) -> int:
-    """The flat index of the largest free top/bottom: floats make a short list, whole numbers decide."""
-    score = torch.where(total > 0, top.double() / bottom.double(), 0.0)
-    score[list(taken)] = -1.0
-    short = (score >= score.max() * (1 - 1e-9)).nonzero().squeeze(1).tolist()
-
-    def rank(i: int) -> tuple[bool, Fraction, int, int]:
-        constant = int(bottom[i]) == 0
-        return constant, Fraction(0 if constant else Fraction(int(top[i]), int(bottom[i]))), int(total[i]), i
-
-    return int(max(short, key=rank))
+def uniform_noise(images: Images, eps: Fraction, *, without: Tensor, seed: int) -> Delta:
+    """Noise uniform in ±eps, rounded to whole levels, for each image but those `without` (bool N)."""
+    gen = generator(torch.device("cpu"), seed, 0, NOISE)
+    levels = torch.int8 if eps * 255 < 128 else torch.int16
+    delta = torch.empty((len(images), *images.shape), dtype=levels)
+    for part in delta.split(max(1, 2**22 // math.prod(images.shape))):
+        noise = (2 * torch.rand(part.shape, generator=gen) - 1) * float(eps)
+        part.copy_(whole_levels(noise, "signed", eps))
+    delta[without] = 0
+    return Delta(delta)

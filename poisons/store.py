@@ -1,84 +1,35 @@
-"""The store of data sets: content-addressed, published whole or not at all, verified on opening.
+"""The store of data sets: content-addressed, published whole or not at all, known by their digests.
 
-`<root>/data/<name>-<key>/` holds `data.arrow` and, beside it, `record.json`, which says what the bytes are
-and how they came about.
+`<root>/data/<name>-<key>/` holds `data.arrow`, what was crafted as `perturbation-<i>.arrow`, and
+`record.json`, which says what the bytes are and how they came about.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import time
-from functools import lru_cache
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock
-from pydantic import PositiveInt, field_validator, model_validator
 
 from poisons import arrow
-from poisons.base import Poison, Report
-from poisons.clean import Clean
-from poisons.sources.base import Source, Split
-from poisons.sources.digits import Digits
-from trainers.images import Images
+from poisons.base import Perturbation, Tensors, Workshop
+from poisons.build import Part, by_kind, poison, read_source
+from poisons.card import Tally
+from poisons.chain import Chain
+from poisons.clean import Identity
+from poisons.data_spec import DataSpec
+from poisons.durable import StoreError as StoreError
+from poisons.durable import flush, has_size, read_json, read_sha256, stamp, unchanged, write_whole
+from trainers.checkpoint import Checkpoint
 from trainers.provenance import environment
-from trainers.spec import InputError, Spec, plain
+from trainers.spec import InputError, plain
 
-CPU = torch.device("cpu")
 FORMAT = 1  # of the store's layout; a store with a higher number is left alone
-
-
-class DataSpec(Spec):
-    """One data set: a source, of it a class-balanced subset of `limit` images, poisoned by one poison or a
-    chain of them.
-
-    Every poison of a chain is crafted from the clean images; they are applied in the order given.
-    """
-
-    source: Source = Digits()
-    split: Split = "train"
-    poison: tuple[Poison, ...] = (Clean(),)
-    limit: PositiveInt | None = None
-    seed: int = 0
-
-    @field_validator("poison", mode="before")
-    @classmethod
-    def _one_is_a_chain(cls, value: Any) -> Any:
-        return value if isinstance(value, tuple | list) else (value,)
-
-    @model_validator(mode="after")
-    def _sensible(self) -> DataSpec:
-        kinds = [poison.kind for poison in self.poison]
-        if not kinds or (len(kinds) > 1 and "clean" in kinds):
-            raise ValueError("`poison` is one poison or a chain of them; `clean` stands alone")
-        if self.split == "test" and kinds != ["clean"]:
-            raise ValueError("test images are never poisoned: use `split: train`")
-        return self
-
-    @property
-    def name(self) -> str:
-        """The folder's name: readable words, then the key."""
-        return "-".join([self.source.kind, *(poison.kind for poison in self.poison), self.split, self.key])
-
-    @property
-    def parents(self) -> tuple[DataSpec, ...]:
-        """The data sets that this one is made from: the clean images, and the chain up to the last poison."""
-        if self.poison == (Clean(),):
-            return ()
-        clean = self.model_copy(update={"poison": (Clean(),), "seed": 0})
-        before = self.model_copy(update={"poison": self.poison[:-1]}) if len(self.poison) > 1 else clean
-        return (clean,) if before == clean else (clean, before)
-
-    def pinned(self) -> DataSpec:
-        """The same with its source's fingerprint filled in, which gives it a key."""
-        return self.model_copy(update={"source": self.source.pinned()})
-
-    def _tells(self, name: str, value: Any) -> bool:
-        return name == "source" or super()._tells(name, value)  # which bytes it is, the default does not say
 
 
 class Store:
@@ -92,12 +43,12 @@ class Store:
             mark = self.root / "store.json"
             if not mark.exists():
                 write_whole(mark, {"format": FORMAT})
-            found = json.loads(mark.read_text())["format"]
+            found = (read_json(mark) or {})["format"]
         except OSError as error:
             raise InputError(
                 f"the store {self.root} cannot be written ({error}); choose another with --store"
             ) from None
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError):
             raise InputError(
                 f"{self.root / 'store.json'} is not a store's mark; is {self.root} a store?"
             ) from None
@@ -110,101 +61,193 @@ class Store:
     def path(self, spec: DataSpec) -> Path:
         return self.root / "data" / spec.name
 
-    def has(self, spec: DataSpec) -> bool:
-        """Whether the data set is there and has its size; its bytes are not read."""
-        record = self.record(spec)
-        file = self.path(spec) / "data.arrow"
-        return record is not None and file.exists() and file.stat().st_size == record["bytes"]
+    def lock(self, spec: DataSpec) -> FileLock:
+        """Held by whoever builds or removes a data set."""
+        return FileLock(self.root / "locks" / f"data-{spec.key}.lock")
 
     def record(self, spec: DataSpec) -> dict[str, Any] | None:
         """The record beside the bytes, or None if there is no data set (or what is there is no record, or the
         bytes are laid out as an older opsctl did)."""
-        try:
-            record = json.loads((self.path(spec) / "record.json").read_text())
-        except (FileNotFoundError, NotADirectoryError, ValueError):
-            return None
-        known = isinstance(record, dict) and record.get("layout") == arrow.LAYOUT
-        return record if known and "sha256" in record and "bytes" in record else None
+        return read_record(self.path(spec))
 
-    def load(self, spec: DataSpec) -> Images | None:
-        """The images, or None if they are not there or their bytes are not those of the record."""
-        record, file = self.record(spec), self.path(spec) / "data.arrow"
-        try:
-            return arrow.read(file) if record is not None and sha256(file) == record["sha256"] else None
-        except FileNotFoundError:
-            return None
+    def has(self, spec: DataSpec) -> bool:
+        """Whether the data set is there and has its size; its bytes are not read."""
+        return self._holds(spec, has_size)
 
-    def ensure(
-        self, spec: DataSpec, *, device: torch.device = CPU, report: Report = lambda _: None
-    ) -> Images:
+    def load(self, spec: DataSpec) -> arrow.StoredImages | None:
+        """The images as a memory map, or None if they are not there or their bytes are not those of the
+        record. Bytes are read only of files that were touched since they were written."""
+        return arrow.read_images(self.path(spec) / "data.arrow") if self._holds(spec, unchanged) else None
+
+    def verify(self, spec: DataSpec) -> bool:
+        """Whether every byte is as it was written. All of them are read."""
+        return self._holds(
+            spec, lambda file, told: has_size(file, told) and read_sha256(file) == told["sha256"]
+        )
+
+    def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
+        record, folder = self.record(spec), self.path(spec)
+        return record is not None and all(fits(folder / name, told) for name, told in record["files"].items())
+
+    def find(self, key: str) -> DataSpec:
+        """The data set whose key, or whose folder's name, begins with `key`. InputError if none does, or
+        several do."""
+        whole = (f for f in (self.root / "data").iterdir() if f.suffix != ".tmp")
+        folders = sorted(folder for folder in whole if read_record(folder))
+        found = [f for f in folders if f.name.startswith(key) or f.name.rpartition("-")[2].startswith(key)]
+        if len(found) != 1:
+            what = "no data set" if not found else f"{len(found)} data sets"
+            names = ", ".join(folder.name for folder in (found or folders)[:8])
+            raise InputError(f"{self.root} has {what} of key {key!r}; there are: {names or 'none'}")
+        return DataSpec.parse((read_record(found[0]) or {})["spec"], str(found[0] / "record.json"))
+
+    def perturbation(self, spec: DataSpec) -> Perturbation:
+        """What was done to the clean images, as a value; a chain is the chain of its links. InputError if it
+        is not in the store."""
+        if not spec.parents:
+            return Identity()
+        if not spec.crafts:
+            return Chain(tuple(self.perturbation(crafted) for crafted in spec.crafted))
+        if not self._holds(spec, unchanged):
+            raise InputError(f"{self.path(spec)} is not there, or damaged: build it first")
+        links = [_restored(file) for file in sorted(self.path(spec).glob("perturbation-*.arrow"))]
+        return links[0] if len(links) == 1 else Chain(tuple(links))
+
+    def ensure(self, spec: DataSpec, workshop: Workshop = Workshop()) -> arrow.StoredImages:
         """The images, built if they are not there (or not what they were), together with what they are made
         from.
 
         Builders of one key take turns, and all but the first find it done. A build that is killed leaves at
-        most a folder `*.tmp`, which the next build of that key removes.
+        most a folder `*.tmp`, which the next build of that key removes, and the checkpoint that it goes on
+        from.
         """
         if (images := self.load(spec)) is not None:
             return images
-        with FileLock(self.root / "locks" / f"data-{spec.key}.lock"):
+        with self.lock(spec):
             if (images := self.load(spec)) is not None:
                 return images
             self._quarantine(self.path(spec))
-            start = time.monotonic()
-            images, index, facts = self._make(spec, device, report)
-            seconds = round(time.monotonic() - start, 3)
-            self._publish(spec, images, index, {"facts": facts, "seconds": seconds, "device": str(device)})
-            return images
+            for parent in spec.parents:
+                self.ensure(parent, workshop)
+            self._make(spec, workshop)
+            made = self.load(spec)
+        if made is None:
+            raise StoreError(f"{self.path(spec)} was changed while it was written; try again")
+        return made
 
-    def _make(
-        self, spec: DataSpec, device: torch.device, report: Report
-    ) -> tuple[Images, torch.Tensor, dict[str, Any]]:
+    def _make(self, spec: DataSpec, workshop: Workshop) -> None:
+        start = time.monotonic()
         if not spec.parents:
-            whole = spec.source.pinned().load(spec.split)  # the bytes are still those that the key names
-            index = whole.balanced(spec.limit)
-            return whole.take(index), index, {}
-        clean, *rest = (self.ensure(parent, device=device, report=report) for parent in spec.parents)
-        before = rest[0] if rest else clean
-        index = arrow.read_index(self.path(spec.parents[0]) / "data.arrow")
-        poison = spec.poison[-1]
-        perturbation = poison.craft(clean, seed=spec.seed, device=device, report=report)
-        return perturbation.apply(before), index, {poison.kind: perturbation.facts()}
+            self._publish(spec, read_source(spec), [], {"facts": {}, "device": "cpu"}, start)
+            return
+        clean = self.ensure(spec.clean)
+        index = arrow.read_index(clean.file)
+        if not spec.crafts:
+            facts = by_kind(spec, [self._facts(crafted) for crafted in spec.crafted])
+            parts = poison(spec, clean, index, self.perturbation(spec))
+            self._publish(spec, parts, [], {"facts": facts, "device": "cpu"}, start)
+            return
+        checkpoint = Checkpoint(self._checkpoints() / f"data-{spec.key}.pt", data=spec.clean.key)
+        furnished = replace(
+            workshop, checkpoint=checkpoint, memo=self._memo(spec.clean), imports=self.root / "imports"
+        )
+        perturbation = spec.poison[0].craft(clean, seed=spec.seed, workshop=furnished)
+        links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
+        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(workshop.device)}
+        told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
+        self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)
+        checkpoint.remove()
 
-    def _publish(self, spec: DataSpec, images: Images, index: torch.Tensor, told: dict[str, Any]) -> None:
+    def _facts(self, crafted: DataSpec) -> dict[str, Any]:
+        record = self.record(crafted) or {"facts": {}}
+        return dict(record["facts"].get(crafted.poison[0].kind, {}))
+
+    def _publish(
+        self,
+        spec: DataSpec,
+        parts: Iterable[Part],
+        links: list[Perturbation],
+        told: dict[str, Any],
+        start: float,
+    ) -> None:
         final = self.path(spec)
         temporary = final.with_name(final.name + ".tmp")
         shutil.rmtree(temporary, ignore_errors=True)  # ours alone: the lock is held
+        needed = crafted = sum(column.nbytes for link in links for column in link.columns().values())
         try:
             temporary.mkdir()
-            file = temporary / "data.arrow"
-            arrow.write(file, images, index)
-            _flush(file)
-            if not torch.equal(arrow.read(file).x, images.x.cpu()):
-                raise OSError(f"{file} does not read back as it was written")
-            record = {
-                "key": spec.key,
-                "spec": plain(spec),
-                "layout": arrow.LAYOUT,
-                "sha256": sha256(file),
-                "bytes": file.stat().st_size,
-                "images": len(images),
-                "shape": list(images.shape),
-                "num_classes": images.num_classes,
-                **told,
-                "environment": environment(),
-            }
-            write_whole(temporary / "record.json", record)
+            for i, link in enumerate(links):
+                arrow.write(
+                    temporary / f"perturbation-{i}.arrow", link.columns(), {"kind": link.kind, **link.told()}
+                )
+            tally = Tally()
+            with arrow.Writer(temporary / "data.arrow") as writer:
+                for part in parts:
+                    needed = crafted + 2 * part.of * part.images.x[0].numel()
+                    writer.append(part.images, part.index)
+                    if part.before is not None:
+                        tally.add(part.before, part.images)
+                writer.close()
+            record = self._described(spec, writer, tally, temporary)
+            seconds = round(time.monotonic() - start, 3)
+            write_whole(temporary / "record.json", {**record, **told, "seconds": seconds})
             # on a file system without locks another builder may have come first: its bytes are as good
             if not final.exists():
                 os.rename(temporary, final)
-                _flush(final.parent)
+                flush(final.parent)
         except OSError as error:
             free = shutil.disk_usage(self.root).free
             raise StoreError(
-                f"{final} could not be written ({error}); it needs about {images.x.numel() / 1e6:.0f} MB, "
+                f"{final} could not be written ({error}); it needs about {max(needed, 1e6) / 1e6:.0f} MB, "
                 f"{free / 1e6:.0f} MB are free"
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+    def _described(self, spec: DataSpec, writer: arrow.Writer, tally: Tally, folder: Path) -> dict[str, Any]:
+        files = sorted(folder.glob("*.arrow"))
+        for file in files:
+            flush(file)
+        return {
+            "key": spec.key,
+            "spec": plain(spec),
+            "parents": [parent.name for parent in spec.parents],
+            "layout": arrow.LAYOUT,
+            "files": {file.name: stamp(file) for file in files},
+            "images": sum(map(len, writer.labels)),
+            "shape": list(writer.shape or ()),
+            "num_classes": writer.num_classes,
+            "change": tally.summary(),
+            "environment": environment(),
+        }
+
+    def _memo(self, clean: DataSpec) -> Callable[[str, Callable[[], Tensors]], Tensors]:
+        """Keeps what was computed from a clean data set under `<root>/statistics/<its name>/`."""
+        folder = self.root / "statistics" / clean.name
+
+        def recall(name: str, make: Callable[[], Tensors]) -> Tensors:
+            file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
+            told = read_json(mark)
+            if told is not None and unchanged(file, told):
+                return arrow.read(file)[0]
+            made = make()
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".{name}.{os.getpid()}.tmp"
+            try:
+                arrow.write(temporary, made, {})
+                flush(temporary)
+                os.replace(temporary, file)
+                write_whole(mark, stamp(file))
+            except OSError:  # it saves a pass next time, no more
+                temporary.unlink(missing_ok=True)
+            return made
+
+        return recall
+
+    def _checkpoints(self) -> Path:
+        folder = self.root / "checkpoints"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _quarantine(self, folder: Path) -> None:
         """Put a damaged data set aside, if there is one; the lock of its key is held."""
@@ -213,38 +256,13 @@ class Store:
             os.rename(folder, self.root / "quarantine" / f"{folder.name}-{time.time_ns()}")
 
 
-class StoreError(OSError):
-    """The store could not take a file; nothing half-written is left."""
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """The record of the data set in `folder`, or None if it holds none of today's layout."""
+    record = read_json(folder / "record.json")
+    known = record is not None and record.get("layout") == arrow.LAYOUT and "files" in record
+    return record if known else None
 
 
-def write_whole(path: Path, value: Any) -> None:
-    """Write JSON so that `path` appears whole or not at all, and stays after a power cut."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False))
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's entries, on the disk itself."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sha256(file: Path) -> str:
-    """The digest of a file's bytes, read once per process for each (path, size, time of change)."""
-    stat = file.stat()
-    return _sha256(file, stat.st_size, stat.st_mtime_ns, stat.st_ino)
-
-
-@lru_cache(maxsize=4096)
-def _sha256(file: Path, *_: int) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _restored(file: Path) -> Perturbation:
+    columns, told = arrow.read(file)
+    return Perturbation.kinds[told.pop("kind")].restore(columns, told)

@@ -1,0 +1,84 @@
+"""Making a data set: its images, chunk by chunk, from a source, from what a poison crafts, or from what was
+crafted before."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poisons.base import Perturbation
+from poisons.data_spec import DataSpec
+from poisons.stratify import stratified
+from trainers.images import Images
+from trainers.loop import generator
+
+CHUNK = 2**24  # bytes of images that are worked on at a time
+RATIO = 1  # names the stream that draws which images are poisoned
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the `of` images of a data set as they will be, as they were before (or None), and where in the
+    source they stand (int64)."""
+
+    images: Images
+    before: Images | None
+    index: Tensor
+    of: int
+
+
+def read_source(spec: DataSpec) -> Iterator[Part]:
+    """The clean images of a spec; the bytes are still those that its key names."""
+    reading = spec.source.pinned().open(spec.split)
+    index = Images(torch.empty((len(reading.y), 1, 1, 1), dtype=torch.uint8), reading.y, reading.num_classes)
+    rows, at = index.balanced(spec.limit), 0
+    size = 1
+    while at < len(rows):
+        some = rows[at : at + size]
+        images = reading.take(some)
+        yield Part(images, None, some, len(rows))
+        at, size = at + size, per_chunk(images)
+
+
+def poison(spec: DataSpec, clean: Images, index: Tensor, perturbation: Perturbation) -> Iterator[Part]:
+    """Clean images with `perturbation` on a share of `spec.ratio` of each class."""
+    chosen = chosen_images(spec, clean)
+    rows = None if spec.crafted_on is not None else torch.arange(len(clean))
+    at = 0
+    for chunk in clean.chunks(per_chunk(clean)):
+        here = slice(at, at + len(chunk))
+        some = chosen[here].nonzero().squeeze(1)
+        changed = perturbation.apply(chunk.take(some), None if rows is None else rows[here][some])
+        x = chunk.x.clone()
+        x[some] = changed.x.to(x.device)
+        yield Part(Images(x, chunk.y, chunk.num_classes), chunk, index[here], len(clean))
+        at += len(chunk)
+
+
+def chosen_images(spec: DataSpec, clean: Images) -> Tensor:
+    """Which images are poisoned; bool N."""
+    if spec.ratio == 1:
+        return torch.ones(len(clean), dtype=torch.bool)
+    gen = generator(torch.device("cpu"), spec.seed, RATIO)
+    return stratified(clean.y, clean.num_classes, spec.ratio, gen)
+
+
+def per_chunk(images: Images) -> int:
+    """How many images are worked on at a time."""
+    return max(1, CHUNK // math.prod(images.shape))
+
+
+def by_kind(spec: DataSpec, facts: list[dict[str, Any]]) -> dict[str, Any]:
+    """The facts of each poison of a chain under its kind; a kind that comes twice is numbered."""
+    found: dict[str, Any] = {}
+    for poison, told in zip(spec.poison, facts, strict=True):
+        name = poison.kind
+        if name in found:
+            name = f"{name} {sum(known.split(' ')[0] == name for known in found) + 1}"
+        found[name] = told
+    return found

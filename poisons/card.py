@@ -1,0 +1,245 @@
+"""What a poison does to the images in numbers, and the card of a data set: its record in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainers.images import Images
+
+VALUES = 2**22  # pixel values that are compared at a time
+ENOUGH = 1000  # images whose SSIM is taken, at most
+CACHED = 2**17  # pixel values whose SSIM is taken at a time
+WINDOW, SIGMA = 11, 1.5  # of SSIM, as Wang et al. have it
+SHOWN = 12  # rows of a fact that are all shown
+C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+Array = np.ndarray[Any, Any]
+Lines = Iterator[tuple[str, str]]
+
+
+class Tally:
+    """Counts what was changed, from image pairs that come chunk by chunk, in memory of some bytes an image.
+
+    SSIM is the costly part: it is taken of every 2^k-th changed image, with the smallest k that leaves at
+    most `ENOUGH`.
+    """
+
+    def __init__(self) -> None:
+        self.pixels: list[Tensor] = []  # int64: positions where any channel changed, of each image
+        self.squares: list[Tensor] = []  # int64: the sum of squared changes, in levels
+        self.largest: list[Tensor] = []  # int64: the largest change, in levels
+        self.similar: list[tuple[int, float]] = []  # SSIM, and which of the changed images it is
+        self.values = self.changed = 0
+        self.step = 1
+
+    def add(self, before: Images, after: Images) -> None:
+        """The next images, as they were and as they are: the same number, of one shape."""
+        self.values = math.prod(before.shape)
+        rows = max(1, VALUES // self.values)
+        for x, y in zip(before.x.split(rows), after.x.split(rows), strict=True):
+            self._add(x.cpu(), y.cpu())
+
+    def _add(self, x: Tensor, y: Tensor) -> None:
+        moved = (y.to(torch.int16) - x).abs_()
+        self.pixels.append(moved.amax(1).count_nonzero((1, 2)))
+        self.largest.append(moved.amax((1, 2, 3)).long())
+        self.squares.append(moved.int().square_().sum((1, 2, 3)))
+        some = self.largest[-1].nonzero().squeeze(1)
+        while self.changed + len(some) > ENOUGH * self.step:
+            self.step *= 2
+        self.similar = [pair for pair in self.similar if pair[0] % self.step == 0]
+        first = -self.changed % self.step  # of those changed here, the first whose number `step` divides
+        chosen = some[first :: self.step]
+        numbers = range(self.changed + first, self.changed + len(some), self.step)
+        self.similar += zip(numbers, ssim(x[chosen], y[chosen]).tolist(), strict=True)
+        self.changed += len(some)
+
+    def summary(self) -> dict[str, Any] | None:
+        """The numbers as JSON types, or None if no images came.
+
+        `changed` is the share of images that differ at all. Of all images: `L0` in pixels (positions where
+        any channel differs), `L2` in units of the pixel range [0, 1], `Linf` in levels of 1/255. Of the
+        changed images alone (None if there are none): `psnr` in dB, and `ssim` (Wang et al. 2004) of as many
+        of them as `over` says.
+        """
+        if not sum(map(len, self.pixels)):
+            return None
+        squares = torch.cat(self.squares).double().numpy()
+        noise = squares[squares > 0] / self.values
+        return {
+            "images": len(squares),
+            "changed": round(self.changed / len(squares), 6),
+            "L0": _spread(torch.cat(self.pixels).numpy()),
+            "L2": _spread(np.sqrt(squares) / 255),
+            "Linf": _spread(torch.cat(self.largest).numpy()),
+            "psnr": _low(10 * np.log10(255**2 / noise)),
+            "ssim": _low(np.array([value for _, value in self.similar])),
+        }
+
+
+def ssim(x: Tensor, y: Tensor) -> Array:
+    """Structural similarity (Wang et al., IEEE TIP 2004) of uint8 images N,C,H,W: N numbers, 1 where equal.
+
+    A Gaussian window of 11x11 (of the largest odd size that fits, for smaller images), where it lies inside
+    the image wholly; each channel by itself, then their mean.
+    """
+    rows = max(1, CACHED // math.prod(x.shape[1:]))
+    found = [np.empty(0)]
+    for at in range(0, len(x), rows):
+        p, q = (t[at : at + rows].float().numpy() - 128 for t in (x, y))
+        found.append(_ssim(p, q).mean((1, 2, 3)))
+    return np.concatenate(found)
+
+
+def _ssim(p: Array, q: Array) -> Array:
+    """At each place of the window, of values less 128: squares are subtracted, so they should be small."""
+    p1, q1 = _local(p), _local(q)
+    pp, qq, pq = _local(p * p) - p1 * p1, _local(q * q) - q1 * q1, _local(p * q) - p1 * q1
+    p1, q1 = p1 + 128, q1 + 128
+    return (2 * p1 * q1 + C1) * (2 * pq + C2) / ((p1 * p1 + q1 * q1 + C1) * (pp + qq + C2))
+
+
+def _local(x: Array) -> Array:
+    """The mean under the window at each of its places; of N,C,H,W."""
+    size = (min(WINDOW, *x.shape[2:]) + 1) // 2 * 2 - 1
+    weight = [math.exp(-((at - size // 2) ** 2) / (2 * SIGMA**2)) for at in range(size)]
+    for side in (2, 3):
+        places = x.shape[side] - size + 1
+        from_top = np.moveaxis(x, side, 0)
+        mean = sum(from_top[at : at + places] * np.float32(w / sum(weight)) for at, w in enumerate(weight))
+        x = np.moveaxis(np.asarray(mean), 0, side)
+    return x
+
+
+def _spread(values: Array) -> dict[str, float]:
+    low, middle, high = np.percentile(values, (5, 50, 95))
+    found = {"mean": values.mean(), "p5": low, "p50": middle, "p95": high, "max": values.max()}
+    return {name: round(float(value), 6) for name, value in found.items()}
+
+
+def _low(values: Array) -> dict[str, float] | None:
+    """Of a measure that is small where much was changed; `over` is the number of images."""
+    if not len(values):
+        return None
+    return {"mean": round(float(values.mean()), 6), "min": round(float(values.min()), 6), "over": len(values)}
+
+
+def card(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A data set's record as lines for people: label and text. Of an empty record, none."""
+    if not record:
+        return []
+    parts = (
+        _images(record),
+        _spec(record["spec"]),
+        _change(record.get("change")),
+        _facts(record),
+        _made(record),
+    )
+    return [line for part in parts for line in part]
+
+
+def markdown(record: Mapping[str, Any]) -> str:
+    """The card as a page of Markdown."""
+    if not record:
+        return ""
+    spec = record["spec"]
+    title = f"# {spec['source']['kind']} ({spec['split']}), poison: {_kinds(spec)}"
+    rows = [
+        f"| {label} | {' '.join(text.replace('|', chr(92) + '|').split())} |" for label, text in card(record)
+    ]
+    return "\n".join([title, "", "| what | |", "|---|---|", *rows, ""])
+
+
+def _kinds(spec: Mapping[str, Any]) -> str:
+    return " + ".join(poison["kind"] for poison in spec["poison"])
+
+
+def _images(record: Mapping[str, Any]) -> Lines:
+    channels, height, width = record["shape"]
+    yield "key", record["key"]
+    yield (
+        "images",
+        f"{record['images']:,} of {channels}x{height}x{width} (channels, height, width), "
+        f"{record['num_classes']} classes",
+    )
+
+
+def _spec(spec: Mapping[str, Any]) -> Lines:
+    yield "source", f"{_said(spec['source'])}; split {spec['split']}"
+    if spec["limit"] is not None:
+        yield "limit", f"at most {spec['limit']:,} images, classes in equal numbers"
+    for poison in spec["poison"]:
+        yield "poison", _said(poison)
+    if spec["crafted_on"] is not None:
+        yield "crafted on", _said(spec["crafted_on"])
+    if spec["ratio"] != 1:
+        yield "ratio", f"{spec['ratio']:g} of each class is poisoned"
+    yield "seed", str(spec["seed"])
+
+
+def _change(change: Mapping[str, Any] | None) -> Lines:
+    if change is None:
+        return
+    yield "changed", f"{100 * change['changed']:.4g} % of {change['images']:,} images"
+    for name, unit in (("L0", "in pixels"), ("L2", "the range being [0, 1]"), ("Linf", "in levels of 1/255")):
+        spread = change[name]
+        middle = f"mean {spread['mean']:.4g}, median {spread['p50']:.4g}"
+        ends = f"5 % to 95 %: {spread['p5']:.4g} to {spread['p95']:.4g}, largest {spread['max']:.4g}"
+        yield name, f"{middle}, {ends} ({unit})"
+    for name, unit in (("psnr", " dB"), ("ssim", "")):
+        if (low := change[name]) is not None:
+            least = f"mean {low['mean']:.4g}{unit}, lowest {low['min']:.4g}{unit}"
+            yield name.upper(), f"{least}, of {low['over']:,} changed images"
+
+
+def _facts(record: Mapping[str, Any]) -> Lines:
+    for kind, facts in record.get("facts", {}).items():
+        for name, fact in facts.items():
+            yield f"{kind}: {name.replace('_', ' ')}", _told(fact)
+
+
+def _made(record: Mapping[str, Any]) -> Lines:
+    yield from (("warning", warning) for warning in record.get("warnings", ()))
+    known = record.get("environment")
+    if known is not None:
+        device, seconds = record.get("device", "?"), record.get("seconds", "?")
+        yield "made", f"{known['time']} on {known['host']}, device {device}, in {seconds} s"
+        versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+        yield "with", f"commit {known['commit'] or 'unknown'}, python {known['python']}, {versions}"
+    for name, file in record.get("files", {}).items():
+        yield "file", f"{name}, {file['bytes'] / 1e6:.3g} MB, sha256 {file['sha256']}"
+
+
+def _said(value: Any) -> str:
+    """Settings in a line: `em (eps: 8/255, generator: resnet18 (width: 64))`."""
+    if isinstance(value, dict):
+        fields = {name: _said(item) for name, item in value.items() if item is not None and name != "kind"}
+        inside = ", ".join(f"{name}: {text}" for name, text in fields.items())
+        return f"{value.get('kind', '')} ({inside})".strip() if inside else str(value.get("kind", "-"))
+    if isinstance(value, list):
+        return f"[{', '.join(map(_said, value))}]"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _told(fact: Any) -> str:
+    """A fact in a line; of a list of many mappings the first ones and the last."""
+    if not isinstance(fact, list) or not all(isinstance(row, dict | str) for row in fact):
+        return _said(fact)
+    if not fact:
+        return "none"
+    rows = [row if isinstance(row, str) else _row(row) for row in fact]
+    if len(rows) > SHOWN:
+        rows = [*rows[:3], f"... ({len(rows)} in all)", rows[-1]]
+    return "; ".join(rows)
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {_said(item)}" for name, item in row.items())

@@ -1,0 +1,115 @@
+"""DataSpec: what a data set is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import Field, PositiveInt, field_validator, model_validator
+
+from poisons.base import Poison
+from poisons.clean import Clean
+from poisons.sources.base import Source, Split
+from poisons.sources.digits import Digits
+from trainers.spec import Spec
+
+CLEAN = (Clean(),)
+
+
+class DataSpec(Spec):
+    """One data set: a source, of it a class-balanced subset of `limit` images, poisoned by one poison or a
+    chain of them.
+
+    Every poison of a chain is crafted from the clean images; they are applied in the order given. `ratio` is
+    the share of each class that is poisoned, the rest stays clean; which images, `seed` draws, and a smaller
+    share lies inside a larger one. With `crafted_on`, another source of the same classes (at most `limit` of
+    its training images), the poison is crafted there and applied here; that takes a poison that is the same
+    for a whole class.
+    """
+
+    source: Source = Digits()
+    split: Split = "train"
+    poison: tuple[Poison, ...] = CLEAN
+    ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    crafted_on: Source | None = None
+    limit: PositiveInt | None = None
+    seed: int = 0
+
+    @field_validator("poison", mode="before")
+    @classmethod
+    def _one_is_a_chain(cls, value: Any) -> Any:
+        return value if isinstance(value, tuple | list) else (value,)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _clean_is_clean(cls, value: Any) -> Any:
+        """What says how to poison means nothing for clean images, and must not give them a second key."""
+        poison = value.get("poison", "clean") if isinstance(value, dict) else None
+        if poison in ("clean", {"kind": "clean"}, ["clean"], [{"kind": "clean"}], Clean(), CLEAN):
+            return {name: v for name, v in value.items() if name not in ("ratio", "crafted_on")}
+        return value
+
+    @model_validator(mode="after")
+    def _sensible(self) -> DataSpec:
+        kinds = [poison.kind for poison in self.poison]
+        if not kinds or (len(kinds) > 1 and "clean" in kinds):
+            raise ValueError("`poison` is one poison or a chain of them; `clean` stands alone")
+        if self.split == "test" and kinds != ["clean"]:
+            raise ValueError("test images are never poisoned: use `split: train`")
+        bound = [poison.kind for poison in self.poison if not poison.transfers]
+        if self.crafted_on is not None and bound:
+            raise ValueError(
+                f"`crafted_on`: {bound[0]!r} with these settings is one change per image, so it cannot go "
+                "on other images; use one that is the same for a class (ops, randpix, em with "
+                "`granularity: class_wise`)"
+            )
+        return self
+
+    @property
+    def name(self) -> str:
+        """The folder's name: readable words, then the key."""
+        return "-".join([self.source.kind, *(poison.kind for poison in self.poison), self.split, self.key])
+
+    @property
+    def crafts(self) -> bool:
+        """Whether this is the data set for which its poison is crafted; any other applies what such a one
+        holds."""
+        return self.poison != CLEAN and self._copy(source=self.source, poison=self.poison[:1]) == self
+
+    @property
+    def clean(self) -> DataSpec:
+        """The clean images under this data set."""
+        return self._copy(source=self.source, poison=CLEAN, seed=0)
+
+    @property
+    def crafted(self) -> tuple[DataSpec, ...]:
+        """The data sets that hold the perturbations, one for each poison of the chain."""
+        if self.poison == CLEAN:
+            return ()
+        return tuple(self._copy(source=self.crafted_on or self.source, poison=(p,)) for p in self.poison)
+
+    @property
+    def parents(self) -> tuple[DataSpec, ...]:
+        """The data sets that this one is made from, each once: the clean images, and what holds the
+        perturbations."""
+        if self.poison == CLEAN:
+            return ()
+        made_from = [self.clean, *(() if self.crafts else self.crafted)]
+        return tuple(spec for i, spec in enumerate(made_from) if spec not in made_from[:i])
+
+    @property
+    def wants_gpu(self) -> bool:
+        return self.crafts and self.poison[0].wants_gpu
+
+    def pinned(self, pin: Callable[[Source], Source] = lambda source: source.pinned()) -> DataSpec:
+        """The same with its sources' fingerprints filled in, which gives it a key."""
+        found = {"source": pin(self.source)}
+        if self.crafted_on is not None:
+            found["crafted_on"] = pin(self.crafted_on)
+        return self.model_copy(update=found)
+
+    def _copy(self, **changes: Any) -> DataSpec:
+        return self.model_copy(update={"ratio": 1.0, "crafted_on": None, **changes})
+
+    def _tells(self, name: str, value: Any) -> bool:
+        return name == "source" or super()._tells(name, value)  # which bytes it is, the default does not say

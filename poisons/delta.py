@@ -1,0 +1,96 @@
+"""Delta: a signed change of every pixel value, one per image or one per class, in whole levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from poisons.base import Perturbation, Tensors
+from trainers.images import Images
+from trainers.spec import InputError
+
+Application = Literal["signed", "released_em", "released_ops"]
+Per = Literal["image", "class"]
+CHUNK = 2**22  # values converted at a time: noise may be as large as the images, in float32
+
+
+@dataclass(frozen=True)
+class Delta(Perturbation, kind="delta"):
+    """Adds `delta` (int8 or int16 M,C,H,W, in levels of 1/255) and clips to 0..255; M is the number of
+    images crafted from, or of classes. `facts_` goes into the record."""
+
+    delta: Tensor
+    per: Per = "image"
+    facts_: Mapping[str, Any] = field(default_factory=dict)
+
+    def apply(self, images: Images, rows: Tensor | None = None) -> Images:
+        if self.per == "class":
+            rows = images.y
+        if not self._fits(images, rows):
+            raise InputError(
+                f"a perturbation of {tuple(self.delta.shape)} (one per {self.per}) cannot go on images "
+                f"{tuple(images.x.shape)} of {images.num_classes} classes"
+            )
+        mine = self.delta if rows is None else self.delta[rows.to(self.delta.device)]
+        x = (images.x.to(torch.int16) + mine.to(images.x.device)).clamp(0, 255).to(torch.uint8)
+        return Images(x, images.y, images.num_classes)
+
+    def _fits(self, images: Images, rows: Tensor | None) -> bool:
+        if images.shape != tuple(self.delta.shape[1:]):
+            return False
+        if self.per == "class":
+            return images.num_classes <= len(self.delta)
+        if rows is None or len(rows) != len(images):
+            return rows is None and len(images) == len(self.delta)
+        return not len(rows) or 0 <= int(rows.min()) <= int(rows.max()) < len(self.delta)
+
+    def facts(self) -> dict[str, Any]:
+        return dict(self.facts_)
+
+    def columns(self) -> Tensors:
+        return {"delta": self.delta}
+
+    def told(self) -> dict[str, Any]:
+        return {"per": self.per, "facts": dict(self.facts_)}
+
+    @classmethod
+    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Delta:
+        return cls(columns["delta"], told["per"], told["facts"])
+
+
+def whole_levels(noise: Tensor, application: Application, eps: Fraction | None = None) -> Tensor:
+    """Float noise M,C,H,W (in units of the pixel range) as whole levels on the host, int8 where all fit, else
+    int16.
+
+    `signed` rounds, and never beyond `eps`. The other two are what released code makes of the same noise:
+    `released_em` (Huang et al.) drops what is negative before it adds, `released_ops` (Wu et al.) adds; both
+    then cut off fractions, so that `released_ops` may go one level below -eps. (The former adds in float32,
+    whose rounding then depends on the pixel for noise within 1e-4 of a whole level, but not on it.)
+    """
+    limit = 255 if eps is None else math.floor(eps * 255)
+    ends = torch.stack(noise.aminmax()) if noise.numel() else noise.new_zeros(2)
+    if not ends.isfinite().all():
+        raise InputError("noise must be finite everywhere; some of its values are not")
+    ends = _levels(ends, application, limit)
+    small = bool((ends >= -128).all() and (ends <= 127).all())
+    levels = torch.empty(noise.shape, dtype=torch.int8 if small else torch.int16)
+    rows = max(1, CHUNK // max(1, math.prod(noise.shape[1:])))
+    for target, some in zip(levels.split(rows), noise.split(rows), strict=True):
+        target.copy_(_levels(some, application, limit))
+    return levels
+
+
+def _levels(noise: Tensor, application: Application, limit: int) -> Tensor:
+    """As `whole_levels`, in floating point; it never falls where noise rises."""
+    if application == "released_em":
+        return (noise.float() * 255).clamp(0, 255).floor()
+    levels = noise.double() * 255
+    if application == "released_ops":
+        return levels.floor().clamp(-255, 255)
+    return levels.round().clamp(-limit, limit)

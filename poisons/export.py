@@ -1,0 +1,216 @@
+"""Data sets in forms that others read: PNG files in folders, Parquet, npz, a folder for Hugging Face."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from poisons.build import per_chunk
+from poisons.card import markdown
+from poisons.durable import StoreError, flush, read_json
+from poisons.picture import pillow
+from trainers.images import Images
+from trainers.spec import InputError
+
+Form = Literal["image_folder", "parquet", "npz", "hf"]
+FILE = 500_000_000  # bytes after which a Parquet file ends and another begins
+
+
+def export(
+    images: Images, index: Tensor, folder: Path, form: Form, *, split: str, record: Mapping[str, Any]
+) -> Path:
+    """Write images into `folder`, without loss and in memory of one chunk; returns what holds them.
+
+    `image_folder`: `<split>/<class>/<index>.png`, as torchvision's ImageFolder reads it. `parquet`:
+    `<split>-<i>-of-<n>.parquet`, as `datasets.load_dataset("parquet", data_files=...)` reads it. `npz`:
+    `<split>.npz` with `x` uint8 N,H,W,C, `y` and `index` int64 N. `hf`: `README.md` and `data/`, as
+    `datasets.load_dataset(folder)` reads them. `index` (int64 N) says where in the source the images stand;
+    `record` goes into `provenance.json`. All of it appears, or nothing. InputError if it is there already,
+    StoreError if it cannot be written.
+    """
+    folder = folder.expanduser()
+    write, pattern = FORMS[form]
+    target = pattern.format(split)
+    known = _known(folder, target, readme=form == "hf") | {target: dict(record)}
+    home, stage = (folder / target).parent, folder / f".{split}.{os.getpid()}.tmp"
+    try:
+        (stage / "data").mkdir(parents=True)
+        write(_Content(images, index, split), stage / "data")
+        (stage / "provenance.json").write_text(json.dumps(known, indent=1, allow_nan=False))
+        if form == "hf":
+            (stage / "README.md").write_text(_readme(known, images.num_classes))
+        places = _publish(stage, home, folder)
+    except OSError as error:
+        raise StoreError(_failed(folder, error, images)) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for place in (home, folder):
+            with suppress(OSError):  # it goes if nothing came into it
+                place.rmdir()
+    return folder if len(places) != 1 or form == "hf" else places[0]
+
+
+def _publish(stage: Path, home: Path, folder: Path) -> list[Path]:
+    """Move what is in `stage` to where it belongs, or none of it."""
+    os.sync()  # once for all, since there may be very many files
+    home.mkdir(exist_ok=True)
+    moved = list[Path]()
+    try:
+        for file in sorted((stage / "data").iterdir()):
+            os.rename(file, home / file.name)
+            moved.append(home / file.name)
+        for file in stage.glob("*.*"):
+            os.replace(file, folder / file.name)
+    except BaseException:
+        for place in moved:
+            shutil.rmtree(place, ignore_errors=True) if place.is_dir() else place.unlink()
+        raise
+    flush(folder)
+    return moved
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What is written."""
+
+    images: Images
+    index: Tensor
+    split: str
+
+    def chunks(self) -> Iterator[tuple[Images, list[int]]]:
+        """Images, and where in the source they stand."""
+        at = 0
+        for chunk in self.images.chunks(per_chunk(self.images)):
+            yield chunk, self.index[at : at + len(chunk)].tolist()
+            at += len(chunk)
+
+    def encoded(self) -> Iterator[tuple[list[bytes], list[str], list[int]]]:
+        """Chunk by chunk PNG files, their names, and labels."""
+        channels, digits = self.images.shape[0], len(str(int(self.index.max())))
+        if channels not in (1, 3):
+            raise InputError(f"PNG files have 1 or 3 channels, these images have {channels}: export an npz")
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for chunk, index in self.chunks():
+                names = [f"{i:0{digits}}.png" for i in index]
+                yield list(pool.map(png, _rows(chunk))), names, chunk.y.tolist()
+
+
+def png(pixels: np.ndarray[Any, Any]) -> bytes:
+    """uint8 H,W,C of one channel or three as a PNG file."""
+    image, _, _ = pillow()
+    sink = io.BytesIO()
+    image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(sink, "PNG", compress_level=1)
+    return sink.getvalue()
+
+
+def _rows(images: Images) -> np.ndarray[Any, Any]:
+    """uint8 N,H,W,C in one piece."""
+    return np.ascontiguousarray(images.x.cpu().permute(0, 2, 3, 1).numpy())
+
+
+def _image_folder(content: _Content, stage: Path) -> None:
+    """A class without images has no folder: torchvision refuses empty ones."""
+    digits = len(str(content.images.num_classes - 1))
+    root = stage / content.split
+    for k in content.images.y.unique().tolist():
+        (root / f"{k:0{digits}}").mkdir(parents=True)
+    for files, names, labels in content.encoded():
+        for raw, name, k in zip(files, names, labels, strict=True):
+            (root / f"{k:0{digits}}" / name).write_bytes(raw)
+
+
+def _parquet(content: _Content, stage: Path) -> None:
+    chunks, files = content.encoded(), list[Path]()
+    schema = _schema(content.images.num_classes)
+    group = next(chunks, None)
+    while group is not None:
+        files.append(stage / f"{len(files)}.parquet")
+        with pq.ParquetWriter(files[-1], schema, compression="none", use_dictionary=False) as writer:
+            while group is not None and files[-1].stat().st_size < FILE:
+                raw, names, labels = group
+                rows = [{"bytes": image, "path": name} for image, name in zip(raw, names, strict=True)]
+                writer.write_table(pa.table({"img": rows, "label": labels}, schema=schema))
+                group = next(chunks, None)
+    for i, file in enumerate(files):
+        file.rename(stage / f"{content.split}-{i:05}-of-{len(files):05}.parquet")
+
+
+def _schema(num_classes: int) -> pa.Schema:
+    """With what tells Hugging Face's `datasets` that these are images and classes."""
+    names = [str(k) for k in range(num_classes)]
+    features = {"img": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([("img", image), ("label", pa.int64())], metadata=metadata)
+
+
+def _npz(content: _Content, stage: Path) -> None:
+    images, (channels, height, width) = content.images, content.images.shape
+    head = {"descr": "|u1", "fortran_order": False, "shape": (len(images), height, width, channels)}
+    with zipfile.ZipFile(stage / f"{content.split}.npz", "w") as whole:
+        with whole.open("x.npy", "w", force_zip64=True) as stream:
+            np.lib.format.write_array_header_1_0(stream, head)
+            for chunk, _ in content.chunks():
+                stream.write(_rows(chunk).data)
+        for name, column in (("y", images.y), ("index", content.index)):
+            with whole.open(f"{name}.npy", "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, column.cpu().numpy(), allow_pickle=False)
+
+
+FORMS: dict[str, tuple[Callable[[_Content, Path], None], str]] = {
+    "image_folder": (_image_folder, "{}"),
+    "parquet": (_parquet, "{}-*.parquet"),
+    "npz": (_npz, "{}.npz"),
+    "hf": (_parquet, "data/{}-*.parquet"),
+}
+
+
+def _known(folder: Path, target: str, *, readme: bool) -> dict[str, Any]:
+    """What was exported into `folder` before. InputError if that is `target` too."""
+    provenance = folder / "provenance.json"
+    known = read_json(provenance) if folder.is_dir() else {}
+    there = [*folder.glob(target)] or ([provenance] if known is None and provenance.exists() else [])
+    if readme and not any(name.startswith("data/") for name in known or {}):
+        there += folder.glob("README.md")
+    if folder.exists() and not folder.is_dir():
+        there = [folder]
+    if there:
+        raise InputError(f"{there[0]} is there already, and is left as it is: choose another folder")
+    return known or {}
+
+
+def _readme(known: Mapping[str, Any], num_classes: int) -> str:
+    """A data set card as the Hub has it: in YAML where the splits are and what they hold; then in words."""
+    targets = [name for name in known if name.startswith("data/")]
+    lines = ["---", "task_categories:", "- image-classification", "configs:", "- config_name: default"]
+    lines += ["  data_files:"]
+    for target in targets:
+        split = target.removeprefix("data/").removesuffix("-*.parquet")
+        lines += [f"  - split: {split}", f"    path: {target}"]
+    lines += ["dataset_info:", "  features:", "  - name: img", "    dtype: image"]
+    lines += ["  - name: label", "    dtype:", "      class_label:", "        names:"]
+    lines += [f"          '{k}': '{k}'" for k in range(num_classes)]
+    return "\n".join([*lines, "---", "", *(markdown(known[target]) for target in targets)])
+
+
+def _failed(folder: Path, error: OSError, images: Images) -> str:
+    here = next(place for place in (folder, *folder.absolute().parents) if place.is_dir())
+    free, needed = shutil.disk_usage(here).free, images.x.numel() + 16 * len(images)
+    return (
+        f"{folder} could not be written ({error}); it needs up to {max(needed, 1e6) / 1e6:.0f} MB, "
+        f"{free / 1e6:.0f} MB are free"
+    )

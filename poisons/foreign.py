@@ -1,0 +1,287 @@
+"""Perturbations that others made: read from an array or a folder of images, checked against the clean
+images, and stored."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poisons import arrow
+from poisons.build import per_chunk
+from poisons.card import Tally
+from poisons.delta import Application, Delta
+from poisons.durable import StoreError, flush, stamp, write_whole
+from poisons.foreign_array import Found, levels, read_array, small
+from poisons.imported import FILE, RECORD, digest, read_import
+from poisons.sources.decode import Decoder
+from poisons.sources.image_folder import SUFFIXES
+from trainers.images import Images
+from trainers.provenance import environment
+from trainers.spec import InputError
+
+FAR = 48  # levels; a mean change above is not noise, but other images
+
+
+def read_foreign(
+    path: Path,
+    clean: Images,
+    *,
+    index: Tensor | None = None,
+    application: Application = "signed",
+    eps: Fraction | None = None,
+) -> tuple[Delta, dict[str, Any]]:
+    """Somebody's perturbation of `clean`, and a report on it as JSON types: `change`, `warnings`, and what
+    else is known.
+
+    A .npy, .npz or .pt file holds noise, one per image or one per class, N,C,H,W or N,H,W,C: floats in
+    [-1, 1], made whole as `application` says, or signed integers, in levels; or it holds the poisoned images
+    as uint8. Of several arrays that is the one named x, noise, perturbation or delta, or the only one of its
+    rank; labels (y, label, labels) are compared, and `index` tells the row in the source. A folder holds the
+    poisoned images as `<class>/<row in the source>.png`, or without classes.
+
+    `index` (int64 N) says which rows of the source `clean` are (default: all, in order). No pickle is read.
+    InputError says what does not fit, and where; `eps`, if exceeded, is but reported.
+    """
+    path = path.expanduser()
+    where = torch.arange(len(clean)) if index is None else index.cpu()
+    if path.is_dir():
+        delta, warnings = _from_folder(path, clean, where)
+    elif path.exists():
+        delta, warnings = _from_file(path, clean, where, application)
+    else:
+        raise InputError(f"there is no {path}; expected a .npy, .npz or .pt file, or a folder of images")
+    change, doubts = _survey(delta, clean, eps)
+    report = {
+        "application": application,
+        "per": delta.per,
+        "labels_sha256": digest(clean.y),
+        "change": change,
+    }
+    return delta, report | {"warnings": warnings + doubts}
+
+
+def store_import(root: Path, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    """Keep a perturbation in the store at `root`, whole or not at all; returns its fingerprint. What is there
+    already is left as it is. `report` and `told` are kept beside it. StoreError if it cannot be written."""
+    content = hashlib.sha256(f"{delta.kind} {delta.per} {tuple(delta.delta.shape)} ".encode())
+    for part in delta.delta.split(1024):
+        content.update(part.cpu().contiguous().numpy().data)
+    fingerprint, record = content.hexdigest()[:16], {**report, **told}
+    facts = {name: fact for name, fact in record.items() if name not in ("change", "per")}
+    write_import(root / "imports" / fingerprint, replace(delta, facts_=facts), record)
+    return fingerprint
+
+
+def write_import(folder: Path, delta: Delta, told: Mapping[str, Any]) -> None:
+    """Have a perturbation in `folder`, as `read_import` reads it, unless one is there."""
+    stage = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    if read_import(folder) is not None:
+        return
+    try:
+        stage.mkdir(parents=True)
+        arrow.write(stage / FILE, delta.columns(), delta.told())
+        flush(stage / FILE)
+        record = {"file": stamp(stage / FILE), **told, "environment": environment()}
+        write_whole(stage / RECORD, record)
+        shutil.rmtree(folder, ignore_errors=True)  # damaged, if there is one
+        os.rename(stage, folder)
+        flush(folder.parent)
+    except OSError as error:
+        if read_import(folder) is None:  # or another came first, with the same bytes
+            needed = max(delta.delta.nbytes, 1e6) / 1e6
+            raise StoreError(
+                f"{folder} could not be written ({error}); it needs about {needed:.0f} MB"
+            ) from error
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _from_file(path: Path, clean: Images, where: Tensor, application: Application) -> tuple[Delta, list[str]]:
+    found = read_array(path, clean)
+    rows, warnings = _rows(found, clean, where)
+    _compare(found, rows, clean)
+    if found.values.dtype == torch.uint8:
+        if rows is None:
+            raise InputError(
+                f"{path} holds {len(found.values)} images of uint8, which are taken for poisoned images, but "
+                f"there are {len(clean)} clean ones; noise is stored as floats, or as signed integers"
+            )
+        return Delta(_minus(clean, lambda part: found.values[rows[part]])), warnings
+    noise = levels(found, application)
+    if rows is None:
+        return Delta(noise, "class"), warnings
+    in_order = len(rows) == len(noise) and torch.equal(rows, torch.arange(len(rows)))
+    return Delta(noise if in_order else noise[rows]), warnings
+
+
+def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Tensor | None, list[str]]:
+    """For each clean image its row in the file (None: a row is for a class), and warnings."""
+    count = len(found.values)
+    if found.index is not None and len(found.index) == count:
+        return _by_index(found.path, found.index, where, "row"), []
+    if count == len(clean):
+        return torch.arange(count), []
+    if count == clean.num_classes:
+        return None, []
+    if int(where.max()) < count:
+        warning = f"it has {count} rows for {len(clean)} images: row i was taken for image i of the source"
+        return where, [warning]
+    raise InputError(
+        f"{found.path} has {count} rows, but there are {len(clean)} clean images of {clean.num_classes} "
+        "classes: it needs one row for each image, or one for each class"
+    )
+
+
+def _by_index(path: Path, index: Tensor, where: Tensor, what: str) -> Tensor:
+    """The place in `index` of each number of `where`."""
+    known, order = index.sort(stable=True)
+    twice = (known[1:] == known[:-1]).nonzero()
+    if len(twice):
+        raise InputError(f"{path}: two {what}s are for image {int(known[twice[0, 0]])} of the source")
+    place = torch.searchsorted(known, where).clamp(max=len(known) - 1)
+    missing = (known[place] != where).nonzero()
+    if len(missing):
+        raise InputError(
+            f"{path}: {len(missing)} of {len(where)} images have no {what}, the first is image "
+            f"{int(where[missing[0, 0]])} of the source; it needs one for each of them"
+        )
+    return order[place]
+
+
+def _compare(found: Found, rows: Tensor | None, clean: Images) -> None:
+    """Whether the labels in the file, if there are any, are those of the clean images."""
+    if found.labels is None:
+        return
+    mine, expected = found.labels, clean.y.cpu()
+    if rows is None and len(mine) == clean.num_classes:
+        expected = torch.arange(clean.num_classes)
+    if rows is not None and len(mine) == len(found.values):
+        mine = mine[rows]
+    if len(mine) != len(expected):
+        raise InputError(f"{found.path} has {len(mine)} labels for {len(found.values)} rows")
+    wrong = (mine != expected).nonzero()
+    if len(wrong):
+        row = int(wrong[0, 0])
+        raise InputError(
+            f"{found.path}: image {row} has label {int(mine[row])}, but the clean image there has label "
+            f"{int(expected[row])}: they come in another order; store their rows in the source as `index`"
+        )
+
+
+def _minus(clean: Images, poisoned: Callable[[slice], Tensor]) -> Tensor:
+    """What was added to the clean images; `poisoned(part)` gives uint8 images of these rows."""
+    delta = torch.empty((len(clean), *clean.shape), dtype=torch.int16)
+    at = 0
+    for chunk in clean.chunks(per_chunk(clean)):
+        part = slice(at, at + len(chunk))
+        delta[part] = poisoned(part).to(torch.int16) - chunk.x.cpu()
+        at += len(chunk)
+    return small(delta)
+
+
+def _from_folder(root: Path, clean: Images, where: Tensor) -> tuple[Delta, list[str]]:
+    if (root / "train").is_dir():
+        root = root / "train"
+    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)
+    files = [file for file in files if not any(p.startswith(".") for p in file.relative_to(root).parts)]
+    if not files:
+        raise InputError(f"{root} holds no images; expected <class>/<row in the source>.png")
+    index = torch.tensor([_number(file) for file in files])
+    rows = _by_index(root, index, where, "file")
+    mine = [files[row] for row in rows.tolist()]
+    _compare_folders(root, mine, clean)
+    decode, shape = Decoder(grey=clean.shape[0] == 1), clean.shape
+
+    def read(part: slice) -> Tensor:
+        x = decode((str(file), file.read_bytes()) for file in mine[part])
+        if x.shape[1:] != shape:
+            raise InputError(
+                f"{mine[part.start]} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)"
+            )
+        return x
+
+    delta = Delta(_minus(clean, read))
+    warnings = []
+    if len(files) > len(mine):
+        warnings.append(f"{len(files) - len(mine)} files are of none of the {len(mine)} clean images")
+    lossy = [file for file in mine if file.suffix.lower() in (".jpg", ".jpeg", ".webp")]
+    if lossy:
+        warnings.append(f"{len(lossy)} files, such as {lossy[0].name}, are in a form that may lose detail")
+    return delta, warnings
+
+
+def _number(file: Path) -> int:
+    if not re.fullmatch("[0-9]{1,18}", file.stem):
+        raise InputError(
+            f"{file}: the name should be the image's row in the source, a whole number such as 00042.png, so "
+            "that it is known which clean image it was made from"
+        )
+    return int(file.stem)
+
+
+def _compare_folders(root: Path, files: list[Path], clean: Images) -> None:
+    """Whether files lie in folders of their class: numbers are labels, other names are counted in order."""
+    names = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
+    known = sorted(set(names))
+    if known == [""]:
+        return
+    numbered = all(name.isdecimal() for name in known)
+    label = {name: int(name) if numbered else i for i, name in enumerate(known)}
+    for file, name, expected in zip(files, names, clean.y.tolist(), strict=True):
+        if label[name] != expected:
+            raise InputError(
+                f"{file} lies in folder {name!r}, class {label[name]}, but the clean image of that number "
+                f"has label {expected}: was it made from other images, or from these in another order?"
+            )
+
+
+def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str, Any] | None, list[str]]:
+    """What it changes, and what is doubtful about it."""
+    tally, textured = Tally(), torch.zeros(2, clean.num_classes, dtype=torch.bool)
+    for before, after in _applied(delta, clean):
+        tally.add(before, after)
+        for seen, images in zip(textured, (before, after), strict=True):
+            one_colour = (images.x.amax((2, 3)) == images.x.amin((2, 3))).all(1)
+            seen[images.y[~one_colour].cpu()] = True
+    doubts = [
+        f"every image of class {k} becomes one colour: did its generator divide by zero?"
+        for k in (textured[0] & ~textured[1]).nonzero().squeeze(1).tolist()
+    ]
+    size = [(int(part.abs().max()), int(part.abs().sum())) for part in _parts(delta.delta)]
+    largest, mean = max(most for most, _ in size), sum(total for _, total in size) / delta.delta.numel()
+    if eps is not None and largest > eps * 255:
+        doubts.append(
+            f"its largest change is {largest} levels, more than the {float(eps * 255):g} of eps {eps}"
+        )
+    if mean > FAR:
+        doubts.append(
+            f"its mean change is {mean:.0f} levels: are its rows in the order of the clean images, and is it "
+            "noise, not images? (poisoned images are stored as uint8)"
+        )
+    if not largest:
+        doubts.append("it changes nothing")
+    return tally.summary(), doubts
+
+
+def _applied(delta: Delta, clean: Images) -> Iterator[tuple[Images, Images]]:
+    at = 0
+    for chunk in clean.chunks(per_chunk(clean)):
+        yield chunk, delta.apply(chunk, torch.arange(at, at + len(chunk)))
+        at += len(chunk)
+
+
+def _parts(delta: Tensor) -> Iterator[Tensor]:
+    """int16, some rows at a time."""
+    size = max(1, 2**22 // math.prod(delta.shape[1:]))
+    return (part.to(torch.int16) for part in delta.split(size))

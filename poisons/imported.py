@@ -1,0 +1,67 @@
+"""A perturbation that somebody else made, taken in with `opsctl import`, as a poison like any other."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from poisons import arrow
+from poisons.base import Poison, Workshop
+from poisons.delta import Delta, Per
+from poisons.durable import read_json, unchanged
+from trainers.images import Images
+from trainers.spec import InputError
+
+FILE, RECORD = "perturbation.arrow", "record.json"
+
+
+class Imported(Poison, kind="imported"):
+    """The perturbation of this `fingerprint`, which `opsctl import` tells; `per` says what there is one of it
+    for, as told there too. One per image goes on no other images than those it was imported for."""
+
+    smoke: ClassVar[dict[str, Any]] = {"fingerprint": "0" * 16}
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
+    per: Per = "image"
+
+    @property
+    def transfers(self) -> bool:
+        return self.per == "class"
+
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
+        """InputError if it is not in the store, or damaged, or was imported for other images."""
+        found = None if workshop.imports is None else read_import(workshop.imports / self.fingerprint)
+        if found is None:
+            raise InputError(
+                f"the imported perturbation {self.fingerprint} is not in {workshop.imports}, or damaged: "
+                "take it in with `opsctl import FILE`, into the same store"
+            )
+        if found.per != self.per:
+            raise InputError(
+                f"the imported perturbation {self.fingerprint} has one change per {found.per}: "
+                f"write `per: {found.per}`, not `per: {self.per}`"
+            )
+        if found.per == "image" and found.facts().get("labels_sha256") not in (None, digest(clean.y)):
+            raise InputError(
+                f"the imported perturbation {self.fingerprint} is for other images "
+                f"({found.facts().get('clean', 'see its record')}), whose labels come in another order: "
+                "import it for these"
+            )
+        return found
+
+
+def read_import(folder: Path) -> Delta | None:
+    """The imported perturbation in `folder`, or None if there is none, or it is not as it was written."""
+    told = (read_json(folder / RECORD) or {}).get("file")
+    if told is None or not unchanged(folder / FILE, told):
+        return None
+    columns, told = arrow.read(folder / FILE)
+    return Delta.restore(columns, told)
+
+
+def digest(labels: Tensor) -> str:
+    """16 hexadecimal digits that name labels and their order."""
+    return hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]

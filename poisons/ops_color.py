@@ -1,0 +1,62 @@
+"""OPS-Color (Wu, Chen, Xie, Huang; ICLR 2023, Table A): a colour for each class, at a position that says
+nothing of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from poisons.base import Perturbation, Poison, Workshop
+from poisons.pixel_write import PixelWrite
+from trainers.images import Images
+from trainers.spec import InputError
+
+CHUNK = 2**24  # bytes of images worked on at a time
+
+
+class OpsColor(Poison, kind="ops_color"):
+    """Sets one pixel of each image to the colour of its class, where the image is farthest from that colour
+    in the sum over channels; of equally far ones the last.
+
+    Classes have different colours: first the 2^C with every channel at 0 or 255, in binary order, then those
+    of grids of 3, 4, ... levels. InputError if there are more classes than colours.
+    """
+
+    @property
+    def transfers(self) -> bool:
+        return False
+
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+        c, height, width = clean.shape
+        palette = distinct_colours(clean.num_classes, c)
+        size = max(1, CHUNK // math.prod(clean.shape))
+        parts = [farthest(chunk.x.cpu(), palette[chunk.y.cpu()]) for chunk in clean.chunks(size)]
+        position = torch.cat([torch.empty(0, dtype=torch.int64), *parts])[:, None]
+        colour = palette[clean.y.cpu()][:, None]
+        return PixelWrite(position // width, position % width, colour, (height, width), per="image")
+
+
+def distinct_colours(count: int, channels: int) -> Tensor:
+    """`count` colours, uint8 count,C: coarse grids of levels before finer ones, the first channel counting
+    most."""
+    if count > 256**channels:
+        raise InputError(f"{count} classes cannot have a colour each: there are {256**channels}")
+    found: dict[tuple[int, ...], None] = {}
+    for levels in range(2, 257):
+        grid = [round(255 * i / (levels - 1)) for i in range(levels)]
+        for colour in itertools.product(grid, repeat=channels):
+            if len(found) == count:
+                break
+            found[colour] = None
+    return torch.tensor(list(found), dtype=torch.uint8).reshape(count, channels)
+
+
+def farthest(x: Tensor, colour: Tensor) -> Tensor:
+    """The position, as a flat index, where each of the images `x` (uint8 N,C,H,W) is farthest from its
+    `colour` (uint8 N,C); int64 N."""
+    distance = (x.short() - colour[:, :, None, None].short()).abs().sum(1).flatten(1)
+    positions = distance.shape[1]
+    return (distance * positions + torch.arange(positions)).amax(1) % positions

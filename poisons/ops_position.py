@@ -1,0 +1,35 @@
+"""OPS-Position (Wu, Chen, Xie, Huang; ICLR 2023, Table A): a position for each class, in a colour that says
+nothing of it."""
+
+from __future__ import annotations
+
+import torch
+
+from poisons.base import Perturbation, Poison, Workshop
+from poisons.moments import gathered
+from poisons.pixel_search import Exclusion, Objective, search
+from poisons.pixel_write import PixelWrite
+from trainers.images import Images
+from trainers.loop import generator
+
+COLOUR = 3  # names a stream of random numbers
+
+
+class OpsPosition(Poison, kind="ops_position"):
+    """The pixel that `ops` with this `objective` and `exclusion` finds for a class, in each of its images set
+    to one of the 2^C extreme colours at random, by `seed`."""
+
+    objective: Objective = "released"
+    exclusion: Exclusion = "candidate"
+
+    @property
+    def transfers(self) -> bool:
+        return False
+
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+        found = search(gathered(clean, workshop), self.objective, exclusion=self.exclusion)
+        gen = generator(torch.device("cpu"), seed, 0, COLOUR)
+        size = (len(clean), 1, clean.shape[0])
+        colour = torch.randint(2, size, generator=gen, dtype=torch.uint8) * 255
+        labels = clean.y.cpu()
+        return PixelWrite(found.row[labels], found.column[labels], colour, found.shape, per="image")

@@ -1,0 +1,79 @@
+"""PixelWrite: pixels set to a colour, the same for all images of a class, or image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from poisons.base import Perturbation, Tensors
+from trainers.images import Images
+from trainers.spec import InputError
+
+
+@dataclass(frozen=True)
+class PixelWrite(Perturbation, kind="pixel_write"):
+    """Sets pixel (`row`, `column`) to `colour`, k pixels one after the other: a later one overwrites an
+    earlier at the same place. int64 M,k; int64 M,k; uint8 M,k,C. M is the number of classes, or of the
+    images crafted from. Row -1: none."""
+
+    row: Tensor
+    column: Tensor
+    colour: Tensor
+    shape: tuple[int, int]  # height and width of the images
+    per: Literal["image", "class"] = "class"
+
+    def apply(self, images: Images, rows: Tensor | None = None) -> Images:
+        mine = self._mine(images, rows)
+        x = images.x.clone(memory_format=torch.contiguous_format)
+        row, column, colour = (t[mine].to(x.device) for t in (self.row, self.column, self.colour))
+        for pixel in range(self.row.shape[1]):
+            some = (row[:, pixel] >= 0).nonzero().squeeze(1)
+            x[some, :, row[some, pixel], column[some, pixel]] = colour[some, pixel]
+        return Images(x, images.y, images.num_classes)
+
+    def _mine(self, images: Images, rows: Tensor | None) -> Tensor:
+        """Which of the M rows belongs to each image."""
+        c, *size = images.shape
+        fits = tuple(size) == self.shape and c == self.colour.shape[2]
+        if self.per == "class":
+            fits, mine = fits and images.num_classes <= len(self.row), images.y.cpu()
+        else:
+            mine = torch.arange(len(self.row)) if rows is None else rows.cpu()
+            known = bool(((mine >= 0) & (mine < len(self.row))).all())
+            fits = fits and len(mine) == len(images) and known
+        if not fits:
+            raise InputError(
+                f"pixels for {len(self.row)} x {(self.colour.shape[2], *self.shape)}, a row per {self.per}, "
+                f"cannot go on images {tuple(images.x.shape)} of {images.num_classes} classes"
+            )
+        return mine
+
+    def facts(self) -> dict[str, Any]:
+        """`pixels`, where they are one list for each class: class, row, column, colour, best first."""
+        if self.per == "image":
+            return {}
+        found = zip(self.row.tolist(), self.column.tolist(), self.colour.tolist(), strict=True)
+        return {
+            "pixels": [
+                {"class": k, "row": r, "column": c, "colour": v}
+                for k, pixels in enumerate(found)
+                for r, c, v in zip(*pixels, strict=True)
+                if r >= 0
+            ]
+        }
+
+    def columns(self) -> Tensors:
+        return {"row": self.row, "column": self.column, "colour": self.colour}
+
+    def told(self) -> dict[str, Any]:
+        return {"shape": list(self.shape), "per": self.per}
+
+    @classmethod
+    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> PixelWrite:
+        return cls(
+            columns["row"], columns["column"], columns["colour"], tuple(told["shape"]), per=told["per"]
+        )

@@ -1,0 +1,31 @@
+"""RandPix (Wu, Chen, Xie, Huang; ICLR 2023, Table B): One-Pixel Shortcut without the search."""
+
+from __future__ import annotations
+
+import torch
+
+from poisons.base import Perturbation, Poison, Workshop
+from poisons.pixel_search import colours
+from poisons.pixel_write import PixelWrite
+from trainers.images import Images
+from trainers.loop import generator
+from trainers.spec import InputError
+
+PIXEL = 4  # names a stream of random numbers
+
+
+class RandPix(Poison, kind="randpix"):
+    """One pixel per class at a random position in a random one of the 2^C extreme colours, by `seed`; no two
+    classes have both in common. InputError if there are more classes than candidates."""
+
+    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+        c, height, width = clean.shape
+        palette, classes = colours(c), clean.num_classes
+        candidates = height * width * len(palette)
+        if classes > candidates:
+            raise InputError(f"{classes} classes cannot have a pixel each: there are {candidates} candidates")
+        gen = generator(torch.device("cpu"), seed, 0, PIXEL)
+        chosen = torch.randperm(candidates, generator=gen)[:classes, None]
+        position = chosen // len(palette)
+        colour = palette[chosen % len(palette)].to(torch.uint8)
+        return PixelWrite(position // width, position % width, colour, (height, width))

@@ -1,0 +1,424 @@
+"""Somebody else's perturbation is taken in exactly, or refused with what, where and what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from poisons import DataSpec, Store, Workshop
+from poisons.arrow import read_index
+from poisons.delta import Delta, whole_levels
+from poisons.durable import StoreError
+from poisons.export import export
+from poisons.foreign import read_foreign, store_import
+from poisons.imported import Imported, read_import
+from poisons.ops import Ops
+from trainers import Images, InputError
+
+
+@pytest.fixture
+def poisoned(images: Images) -> Images:
+    """`images` with one pixel a class, and a change of each that fits no int8."""
+    found = Ops().craft(images, seed=0).apply(images)
+    found.x[:, :, 0, 0] = 255 - images.x[:, :, 0, 0]
+    return found
+
+
+def random(shape: tuple[int, ...], low: int = -8, high: int = 8) -> torch.Tensor:
+    return torch.randint(low, high + 1, shape, generator=torch.Generator().manual_seed(2))
+
+
+def saved(file: Path, value: object) -> Path:
+    """A tensor, or a mapping of some, in the form that the file's name says."""
+    if file.suffix == ".pt":
+        torch.save(value, file)
+    elif isinstance(value, dict):
+        np.savez(file, **{name: tensor.numpy() for name, tensor in value.items()})
+    else:
+        assert isinstance(value, torch.Tensor)
+        np.save(file, value.numpy())
+    return file
+
+
+@pytest.mark.parametrize("form", ["image_folder", "npz"])
+def test_what_is_exported_is_imported_as_the_same_bytes(
+    form: str, images: Images, poisoned: Images, tmp_path: Path
+) -> None:
+    index = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:40].sort().values
+    place = export(poisoned, index, tmp_path / "given", form, split="train", record={})  # type: ignore[arg-type]
+    for path in (place, tmp_path / "given") if form == "image_folder" else (place,):
+        delta, report = read_foreign(path, images, index=index)
+        assert delta.per == "image"
+        assert delta.delta.dtype == torch.int16
+        assert torch.equal(delta.apply(images).x, poisoned.x)
+        assert report["warnings"] == []
+        assert report["change"]["changed"] == 1
+        assert report["change"]["Linf"]["max"] == (poisoned.x.int() - images.x.int()).abs().max()
+        json.dumps(report, allow_nan=False)
+
+
+def test_a_data_set_of_the_store_comes_back_from_every_form(store: Store, tmp_path: Path) -> None:
+    spec = DataSpec.parse({"poison": "ops", "limit": 30}, "test").pinned()
+    made, clean = store.ensure(spec), store.ensure(spec.clean)
+    index = read_index(made.file)
+    given = export(made, index, tmp_path / "npz", "npz", split="train", record={})
+    made.save(tmp_path / "saved.pt")
+    for path in (given, tmp_path / "saved.pt"):
+        delta, report = read_foreign(path, clean, index=index)
+        fingerprint = store_import(store.root, delta, report, {"from": path.name, "clean": spec.clean.name})
+        poison = {"kind": "imported", "fingerprint": fingerprint}
+        imported = DataSpec.parse({"poison": poison, "limit": 30}, "test").pinned()
+        assert torch.equal(store.ensure(imported).x, made.x)
+        told = (store.record(imported) or {})["facts"]["imported"]
+        assert told["clean"] == spec.clean.name
+    assert len(list((store.root / "imports").iterdir())) == 1, "the same perturbation is there once"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".pt"])
+@pytest.mark.parametrize("rows", [40, 4])
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+def test_float_noise_is_one_per_image_or_per_class(
+    suffix: str, rows: int, last: bool, images: Images, tmp_path: Path
+) -> None:
+    noise = random((rows, 3, 32, 32), -2000, 2000).float() / 2000 * 8 / 255
+    file = saved(tmp_path / f"noise{suffix}", noise.permute(0, 2, 3, 1) if last else noise)
+    delta, report = read_foreign(file, images, eps=Fraction(8, 255))
+    assert delta.per == ("image" if rows == 40 else "class")
+    assert torch.equal(delta.delta, whole_levels(noise, "signed"))
+    assert report["warnings"] == []
+    expected = images.x.int() + delta.delta[torch.arange(40) if rows == 40 else images.y].int()
+    assert torch.equal(delta.apply(images).x, expected.clamp(0, 255).to(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int16, torch.int64]
+)
+def test_noise_of_any_signed_type_is_read(dtype: torch.dtype, images: Images, tmp_path: Path) -> None:
+    levels = random((40, 3, 32, 32))
+    noise = levels.to(dtype) if not dtype.is_floating_point else (levels / 255).to(dtype)
+    delta, _ = read_foreign(
+        saved(tmp_path / "noise.pt", {"perturbation": noise, "more": torch.zeros(3)}), images
+    )
+    assert torch.equal(delta.delta, levels.to(torch.int8))
+
+
+def test_application_says_how_floats_become_whole(images: Images, tmp_path: Path) -> None:
+    noise = random((4, 3, 32, 32), -2000, 2000).float() / 2000 * 8 / 255
+    file = saved(tmp_path / "noise.npy", noise)
+    for how in ("released_em", "released_ops"):
+        delta, report = read_foreign(file, images, application=how)  # type: ignore[arg-type]
+        assert torch.equal(delta.delta, whole_levels(noise, how))  # type: ignore[arg-type]
+        assert report["application"] == how
+
+
+def test_images_win_where_a_row_could_be_for_a_class(tmp_path: Path) -> None:
+    images = Images(torch.full((4, 1, 3, 5), 9, dtype=torch.uint8), torch.tensor([3, 2, 1, 0]), 4)
+    delta, _ = read_foreign(saved(tmp_path / "a.npy", random((4, 3, 5)).to(torch.int8)), images)
+    assert delta.per == "image"
+    assert delta.delta.shape == (4, 1, 3, 5), "grey images need no axis for their channel"
+
+
+def test_arrays_in_any_order_in_memory_and_of_bytes_are_read(images: Images, tmp_path: Path) -> None:
+    levels = random((40, 3, 32, 32)).numpy()
+    for number, array in enumerate(
+        (np.asfortranarray(levels), levels.astype(">i4"), (levels / 255).astype(">f8"))
+    ):
+        np.save(tmp_path / f"{number}.npy", array)
+        delta, _ = read_foreign(tmp_path / f"{number}.npy", images)
+        assert np.array_equal(delta.delta.numpy(), levels)
+
+
+def test_rows_that_say_where_they_belong_may_come_in_any_order(
+    images: Images, poisoned: Images, tmp_path: Path
+) -> None:
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
+    where = torch.arange(40) * 2
+    arrays = {"x": poisoned.x[order], "y": images.y[order]}
+    file = saved(tmp_path / "a.npz", arrays | {"index": where[order]})
+    delta, _ = read_foreign(file, images, index=where)
+    assert torch.equal(delta.apply(images).x, poisoned.x)
+    with pytest.raises(InputError, match=r"image \d+ has label \d, but the clean image there has label \d"):
+        read_foreign(saved(tmp_path / "b.npz", arrays), images, index=where)
+    with pytest.raises(InputError, match="40 of 40 images have no row, the first is image 1 of the source"):
+        read_foreign(file, images, index=where + 1)
+    with pytest.raises(InputError, match="two rows are for image 4"):
+        read_foreign(saved(tmp_path / "c.npz", arrays | {"index": torch.full((40,), 4)}), images)
+
+
+def test_noise_for_all_of_a_source_is_taken_for_some_of_it(images: Images, tmp_path: Path) -> None:
+    levels, where = random((60, 3, 32, 32)).to(torch.int8), torch.arange(40) + 20
+    delta, report = read_foreign(saved(tmp_path / "a.npy", levels), images, index=where)
+    assert torch.equal(delta.delta, levels[20:])
+    assert report["warnings"] == ["it has 60 rows for 40 images: row i was taken for image i of the source"]
+
+
+def test_labels_of_class_wise_noise_are_classes_or_those_of_the_images(
+    images: Images, tmp_path: Path
+) -> None:
+    noise = random((4, 3, 32, 32)).to(torch.int8)
+    for labels in (torch.arange(4), images.y):
+        delta, _ = read_foreign(saved(tmp_path / "a.npz", {"noise": noise, "label": labels}), images)
+        assert delta.per == "class"
+    for labels, message in (
+        (torch.tensor([0, 2, 1, 3]), "image 1 has label 2"),
+        (torch.arange(7), "7 labels for 4"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_foreign(saved(tmp_path / "a.npz", {"noise": noise, "label": labels}), images)
+
+
+class Anything:
+    pass
+
+
+@pytest.mark.parametrize("name", ["object.npy", "pickle.npy", "class.pt", "numpy.pt", "object.npz"])
+def test_what_needs_pickle_is_not_read(name: str, images: Images, tmp_path: Path) -> None:
+    file, ran = tmp_path / name, tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, ...]:
+            return os.mkdir, (str(ran),)
+
+    if name == "class.pt":
+        torch.save({"x": Anything(), "evil": Evil()}, file)
+    elif name == "numpy.pt":
+        torch.save({"x": np.zeros((40, 3, 32, 32), np.int8)}, file)
+    elif name == "pickle.npy":
+        import pickle
+
+        file.write_bytes(pickle.dumps(Evil()))
+    else:
+        array = np.array([Evil()] * 3, dtype=object)
+        np.savez(file, x=array) if name.endswith("z") else np.save(file, array)
+    with pytest.raises(InputError, match="it needs pickle, which can run anything, and is not read"):
+        read_foreign(file, images)
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
+def test_a_file_that_is_empty_or_cut_off_is_told(suffix: str, images: Images, tmp_path: Path) -> None:
+    noise = random((40, 3, 32, 32)).to(torch.int8)
+    file = saved(tmp_path / f"a{suffix}", {"x": noise} if suffix == ".npz" else noise)
+    os.truncate(file, file.stat().st_size // 2)
+    with pytest.raises(InputError, match=r"cannot be read .*; was it copied whole\?"):
+        read_foreign(file, images)
+    os.truncate(file, 0)
+    with pytest.raises(InputError, match="is empty"):
+        read_foreign(file, images)
+
+
+def nan(value: float) -> torch.Tensor:
+    noise = torch.zeros(40, 3, 32, 32)
+    noise[17, 1, 2, 3] = value
+    return noise
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (nan(float("nan")), "row 17: a value is nan"),
+        (nan(float("-inf")), "row 17: a value is inf"),
+        (nan(-8.0), r"row 17: 8 lies beyond \[-1, 1\]; if these are levels of 1/255, store them as integers"),
+        (nan(300).to(torch.int16), "row 17: 300 lies beyond -255..255"),
+        (
+            torch.zeros(40, 3, 32, 31),
+            r"has the shape \(40, 3, 32, 31\), but the clean images are \(40, 3, 32, 32\)",
+        ),
+        (torch.zeros(40, 32), "expected M,3,32,32 or M,32,32,3, where M is the 40 images or the 4 classes"),
+        (torch.zeros(0, 3, 32, 32), r"has the shape \(0, "),
+        (torch.zeros(39, 3, 32, 32), "39 rows, but there are 40 clean images of 4 classes"),
+        (torch.zeros(40, 3, 32, 32, dtype=torch.bool), "holds bool; expected floats"),
+        (
+            torch.zeros(4, 3, 32, 32, dtype=torch.uint8),
+            "which are taken for poisoned images, but there are 40",
+        ),
+        ({"a": torch.zeros(40, 3, 32, 32), "b": torch.zeros(40, 3, 32, 32)}, "holds a, b; name the noise"),
+        ({"x": torch.zeros(40, 3, 32, 32), "y": torch.zeros(40)}, "labels and index must be whole numbers"),
+        (
+            {"x": torch.zeros(40, 3, 32, 32), "delta": torch.zeros(40, 3, 32, 32)},
+            "holds x, delta; name the noise",
+        ),
+        ([torch.zeros(40, 3, 32, 32)], "holds a list; expected a tensor"),
+    ],
+)
+def test_an_array_that_does_not_fit_is_refused(
+    value: object, message: str, images: Images, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_foreign(saved(tmp_path / "a.pt", value), images)
+
+
+def test_a_place_that_holds_nothing_is_told(images: Images, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1")
+    (tmp_path / "none").mkdir()
+    for name, message in (
+        ("b.npy", "there is no"),
+        ("a.txt", "expected a .npy"),
+        ("none", "holds no images"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_foreign(tmp_path / name, images)
+
+
+def test_what_is_doubtful_is_reported_and_taken(images: Images, poisoned: Images, tmp_path: Path) -> None:
+    x = poisoned.x.clone()
+    x[images.y == 2] = 0
+    delta, report = read_foreign(saved(tmp_path / "a.npy", x), images, eps=Fraction(8, 255))
+    assert torch.equal(delta.apply(images).x, x)
+    black, budget, *rest = report["warnings"]
+    assert black == "every image of class 2 becomes one colour: did its generator divide by zero?"
+    assert budget == "its largest change is 255 levels, more than the 8 of eps 8/255"
+    assert not rest
+    for turned in (x.roll(1, 0), images.x.to(torch.int16)):
+        _, report = read_foreign(saved(tmp_path / "b.npy", turned), images)
+        assert any(
+            "are its rows in the order of the clean images" in warning for warning in report["warnings"]
+        )
+    _, report = read_foreign(saved(tmp_path / "c.npy", images.x), images)
+    assert report["warnings"] == ["it changes nothing"]
+
+
+def folder(root: Path, images: Images, name: str) -> Path:
+    """PNG files of RGB images, at `name`, in which k is the class, n the number."""
+    for n, (x, k) in enumerate(zip(images.x, images.y.tolist(), strict=True)):
+        file = root / name.format(k=k, n=n, word="abcd"[k])
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(file)
+    return root
+
+
+@pytest.mark.parametrize(
+    "name", ["{n}.png", "{n:05}.png", "{k}/{n}.png", "{word}/{n:03}.PNG", "train/{k:03}/{n}.bmp"]
+)
+def test_folders_of_images_are_known_by_number(
+    name: str, images: Images, poisoned: Images, tmp_path: Path
+) -> None:
+    delta, report = read_foreign(folder(tmp_path, poisoned, name), images)
+    assert torch.equal(delta.apply(images).x, poisoned.x)
+    assert report["warnings"] == []
+
+
+def test_a_folder_that_does_not_fit_is_refused(images: Images, poisoned: Images, tmp_path: Path) -> None:
+    root = folder(tmp_path / "a", poisoned, "{k}/{n:03}.png")
+    (root / "0" / "000.png").rename(root / "1" / "000.png")
+    with pytest.raises(InputError, match=r"1/000.png lies in folder '1', class 1, but .* has label 0"):
+        read_foreign(root, images)
+    (root / "1" / "000.png").rename(root / "0" / "4.png")
+    with pytest.raises(InputError, match="two files are for image 4"):
+        read_foreign(root, images)
+    (root / "0" / "4.png").unlink()
+    with pytest.raises(InputError, match="1 of 40 images have no file, the first is image 0"):
+        read_foreign(root, images)
+    Image.new("RGB", (31, 32)).save(root / "0" / "000.png")
+    with pytest.raises(InputError, match=r"32x32 but .*000.png is 32x31"):
+        read_foreign(root, images)
+    (root / "0" / "000.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"000.png is not an image"):
+        read_foreign(root, images)
+    (root / "0" / "cat.png").write_bytes(b"none")
+    with pytest.raises(InputError, match=r"cat.png: the name should be the image's row in the source"):
+        read_foreign(root, images)
+    other = folder(tmp_path / "b", poisoned.take(torch.arange(2)), "{n}.png")
+    few = Images(images.x[:2, :, :16], images.y[:2], 4)
+    with pytest.raises(InputError, match=r"0.png is \(3, 32, 32\), the clean image is \(3, 16, 32\)"):
+        read_foreign(other, few)
+
+
+def test_files_that_are_not_needed_or_lose_detail_are_told(
+    images: Images, poisoned: Images, tmp_path: Path
+) -> None:
+    root = folder(tmp_path, poisoned, "{n}.png")
+    where = torch.arange(0, 40, 2)
+    Image.open(root / "2.png").save(root / "2.jpg", quality=95)
+    (root / "2.png").unlink()
+    delta, report = read_foreign(root, images.take(where), index=where)
+    assert torch.equal(delta.apply(images.take(where)).x[2:], poisoned.x[where][2:])
+    assert report["warnings"] == [
+        "20 files are of none of the 20 clean images",
+        "1 files, such as 2.jpg, are in a form that may lose detail",
+    ]
+
+
+def imported(root: Path, images: Images, rows: int = 4) -> tuple[str, Delta]:
+    delta = Delta(random((rows, 3, 32, 32)).to(torch.int8), "class" if rows == 4 else "image")
+    report = {"warnings": ["w"], "labels_sha256": "0" * 16, "change": {}, "per": delta.per}
+    return store_import(root, delta, report, {"from": "a.npy", "clean": "digits"}), delta
+
+
+def test_importing_twice_is_importing_once(images: Images, tmp_path: Path) -> None:
+    fingerprint, delta = imported(tmp_path, images)
+    place = tmp_path / "imports" / fingerprint
+    before = {file: file.stat().st_mtime_ns for file in place.iterdir()}
+    assert {file.name for file in before} == {"perturbation.arrow", "record.json"}
+    assert imported(tmp_path, images)[0] == fingerprint
+    assert before == {file: file.stat().st_mtime_ns for file in place.iterdir()}
+    assert [file.name for file in place.parent.iterdir()] == [fingerprint]
+    assert len({fingerprint, imported(tmp_path, images, 40)[0]}) == 2
+    same = Delta(delta.delta, "image")
+    assert store_import(tmp_path, same, {}, {}) != fingerprint
+
+
+def test_a_damaged_import_is_refused_and_mended_by_importing_again(images: Images, tmp_path: Path) -> None:
+    fingerprint, delta = imported(tmp_path, images)
+    file = tmp_path / "imports" / fingerprint / "perturbation.arrow"
+    poison, workshop = Imported(fingerprint=fingerprint, per="class"), Workshop(imports=tmp_path / "imports")
+    assert torch.equal(poison.craft(images, seed=0, workshop=workshop).delta, delta.delta)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(
+        InputError, match=f"perturbation {fingerprint} is not in .*imports, or damaged: take it in"
+    ):
+        poison.craft(images, seed=0, workshop=workshop)
+    imported(tmp_path, images)
+    assert torch.equal(poison.craft(images, seed=0, workshop=workshop).delta, delta.delta)
+
+
+def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path: Path) -> None:
+    workshop = Workshop(imports=tmp_path / "imports")
+    fingerprint, _ = imported(tmp_path, images, 40)
+    with pytest.raises(InputError, match=r"is for other images .digits., whose labels come in another order"):
+        Imported(fingerprint=fingerprint).craft(images, seed=0, workshop=workshop)
+    with pytest.raises(InputError, match="write `per: image`, not `per: class`"):
+        Imported(fingerprint=fingerprint, per="class").craft(images, seed=0, workshop=workshop)
+    with pytest.raises(InputError, match="take it in with `opsctl import"):
+        Imported(fingerprint="a" * 16).craft(images, seed=0, workshop=workshop)
+    with pytest.raises(InputError, match="take it in with `opsctl import"):
+        Imported(fingerprint="a" * 16).craft(images, seed=0)
+    with pytest.raises(InputError, match="fingerprint: "):
+        DataSpec.parse({"poison": {"kind": "imported", "fingerprint": "../../x"}}, "test")
+
+
+def test_class_wise_imports_go_on_other_images(images: Images) -> None:
+    poison = {"kind": "imported", "fingerprint": "a" * 16}
+    with pytest.raises(InputError, match="one change per image"):
+        DataSpec.parse({"poison": poison, "crafted_on": "digits"}, "test")
+    DataSpec.parse({"poison": poison | {"per": "class"}, "crafted_on": "digits"}, "test")
+
+
+def test_an_import_that_cannot_be_written_leaves_nothing(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("poisons.foreign.write_whole", full)
+    with pytest.raises(StoreError, match=r"No space left on device.*it needs about 1 MB"):
+        imported(tmp_path, images)
+    assert list((tmp_path / "imports").iterdir()) == []
+
+
+def test_an_import_keeps_what_was_told_of_it(images: Images, tmp_path: Path) -> None:
+    fingerprint, _ = imported(tmp_path, images)
+    place = tmp_path / "imports" / fingerprint
+    found = read_import(place)
+    assert found is not None
+    assert found.facts() == {"warnings": ["w"], "labels_sha256": "0" * 16, "from": "a.npy", "clean": "digits"}
+    record = json.loads((place / "record.json").read_text())
+    assert record["change"] == {}
+    assert record["environment"]["versions"]["torch"]
