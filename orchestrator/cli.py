@@ -32,6 +32,9 @@ app = typer.Typer(
     ),
 )
 
+cache = typer.Typer(no_args_is_help=True, help="The data sets of a store: list, show, verify, remove.")
+app.add_typer(cache, name="cache")
+
 File = Annotated[
     Path, typer.Argument(help="A sweep file, such as sweeps/quickstart.yaml.", show_default=False)
 ]
@@ -100,7 +103,32 @@ CpusOption = Annotated[
         show_default=False,
     ),
 ]
+KeyArgument = Annotated[
+    str,
+    typer.Argument(
+        help="The beginning of a data set's key, or of its folder's name; opsctl cache ls lists them.",
+        show_default=False,
+    ),
+]
 STORE = Path("opsctl-store")
+SOURCE = "digits"
+
+
+class ExportForm(StrEnum):
+    """How a data set is written for others."""
+
+    image_folder = "image_folder"
+    parquet = "parquet"
+    npz = "npz"
+    hf = "hf"
+
+
+class HowApplied(StrEnum):
+    """How float noise becomes whole levels."""
+
+    signed = "signed"
+    released_em = "released_em"
+    released_ops = "released_ops"
 
 
 class Format(StrEnum):
@@ -219,6 +247,168 @@ def track(
 
 
 @app.command()
+def poison(
+    spec: Annotated[
+        str,
+        typer.Argument(
+            help="A poison by name (ops), YAML ({source: cifar10, poison: [em, ops]}), or a file of it.",
+            show_default=False,
+        ),
+    ],
+    store: StoreOption = STORE,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Change the data set: source=cifar10, poison.pixels=2. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Ray tasks that share the work; 1 is this process, without Ray.")
+    ] = 1,
+    address: AddressOption = None,
+    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+) -> None:
+    """Make one data set outside any sweep, and show its card. What is in the store is not made again."""
+    from orchestrator import datasets
+    from orchestrator.sweep_file import load_data
+    from poisons import Store
+
+    wanted, stored = load_data(spec, tuple(settings or ())).pinned(), Store(store)
+    build = None
+    if workers > 1 or address:
+        from functools import partial
+
+        from orchestrator.engine import build_data
+
+        build = partial(build_data, workers=workers, address=address)
+    datasets.make(wanted, stored, _console(), build, device)
+
+
+@app.command()
+def show(
+    key: KeyArgument,
+    store: StoreOption = STORE,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="Where to draw it. [default: STORE/pictures/NAME.png]", show_default=False),
+    ] = None,
+) -> None:
+    """Show a data set's card: what changed and by how much, how it was made. Draws its picture."""
+    from orchestrator import datasets
+    from poisons import Store
+
+    stored = Store(store)
+    datasets.show(stored.find(key), stored, _console(), picture=picture)
+
+
+@app.command()
+def export(
+    key: KeyArgument,
+    to: Annotated[
+        Path, typer.Option(help="The folder to write into; what is there is kept.", show_default=False)
+    ],
+    format: Annotated[ExportForm, typer.Option(help="What to write.")] = ExportForm.image_folder,
+    store: StoreOption = STORE,
+) -> None:
+    """Write a data set for others: PNG files as torchvision's ImageFolder reads them, Parquet or a folder as
+    Hugging Face's datasets reads them, or one npz file. Lossless."""
+    from orchestrator import datasets
+    from poisons import Store
+
+    stored = Store(store)
+    datasets.give(stored.find(key), stored, _console(), form=format.value, to=to)
+
+
+@app.command(name="import")
+def import_(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="An array of noise or of poisoned images (.npy, .npz, .pt), or a folder of poisoned images.",
+            show_default=False,
+        ),
+    ],
+    clean: Annotated[
+        str,
+        typer.Option(help="The clean images that it goes on: a source, or YAML such as {source: cifar10}."),
+    ] = SOURCE,
+    application: Annotated[
+        HowApplied, typer.Option(help="How float noise is rounded: as here, or as released code does it.")
+    ] = HowApplied.signed,
+    eps: Annotated[
+        str | None,
+        typer.Option(
+            help="The budget it should keep, such as 8/255; exceeding it is told.", show_default=False
+        ),
+    ] = None,
+    store: StoreOption = STORE,
+) -> None:
+    """Take in a poison that somebody else made. It is checked against the clean images, stored, and from then
+    on a poison like any other."""
+    from orchestrator import datasets
+    from orchestrator.sweep_file import load_source
+    from poisons import Store
+    from trainers.spec import parse_eps
+
+    stored = Store(store)
+    datasets.take(
+        path,
+        load_source(clean).pinned(),
+        stored,
+        _console(),
+        application=application.value,
+        eps=None if eps is None else parse_eps(eps, "--eps"),
+    )
+
+
+@cache.command(name="ls")
+def cache_list(store: StoreOption = STORE) -> None:
+    """List the data sets of the store, and who needs them."""
+    from orchestrator import datasets
+    from poisons import Store
+
+    datasets.listed(Store(store), _console())
+
+
+@cache.command(name="show")
+def cache_show(key: KeyArgument, store: StoreOption = STORE) -> None:
+    """The same as opsctl show."""
+    show(key, store)
+
+
+@cache.command(name="verify")
+def cache_verify(
+    key: Annotated[str | None, typer.Argument(help="Only this data set.", show_default=False)] = None,
+    store: StoreOption = STORE,
+) -> None:
+    """Read every byte and compare. Exit code 0: all as written; 1: something is damaged."""
+    from orchestrator import datasets
+    from poisons import Store
+
+    raise typer.Exit(0 if datasets.verified(Store(store), _console(), key) else 1)
+
+
+@cache.command(name="gc")
+def cache_gc(
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    store: StoreOption = STORE,
+) -> None:
+    """Remove what nobody needs: it says what and why, and asks. What a trial of the ledger or a running sweep
+    names is never removed, nor what that was made from."""
+    from orchestrator import datasets
+    from poisons import Store
+
+    datasets.tidied(Store(store), _console(), lambda: yes or _agreed())
+
+
+def _agreed() -> bool:
+    """Whether the person at the terminal says yes; where there is none, no."""
+    return sys.stdin.isatty() and typer.confirm("remove all of this?")
+
+
+@app.command()
 def kinds(
     family: Annotated[str | None, typer.Argument(help="Only this family.", show_default=False)] = None,
 ) -> None:
@@ -247,7 +437,7 @@ def ui(
     ] = 5000,
 ) -> None:
     """Start the MLflow pages on the store's database and say where they are. Ctrl-C ends them."""
-    from orchestrator import tracking
+    from orchestrator import mlflow_server
     from orchestrator.host import stoppable
     from trainers import InputError
 
@@ -255,10 +445,10 @@ def ui(
     if tracking_uri is None and not database.exists():
         raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
     console = _console()
-    server = tracking.serve(tracking_uri or tracking.default_uri(database.parent), host=host, port=port)
+    server = mlflow_server.serve(tracking_uri or f"sqlite:///{database}", host=host, port=port)
     with stoppable() as stop:
         with console.status("starting MLflow"):
-            there = tracking.answers(server, host, port, stop)
+            there = mlflow_server.answers(server, host, port, stop)
         if there:
             console.print(
                 f"MLflow is at http://{host}:{port}/#/experiments?workflowType=machine_learning "

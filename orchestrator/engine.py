@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,13 +37,16 @@ from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 from ray.util.queue import Queue
 
+from orchestrator.cache import claim
 from orchestrator.host import knock, scratch, stoppable
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan
 from orchestrator.progress import Progress
 from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.trial import run_trial
-from poisons import DataSpec, Store
+from poisons import DataSpec, Store, Workshop
+from poisons.base import Report
+from poisons.crew import Alone, Crew, Item, Result, Shared
 from trainers import InputError
 from trainers.loop import Metrics
 from trainers.spec import plain
@@ -70,6 +73,7 @@ def run_plan(plan: Plan, store: Store, observer: Observer, *, address: str | Non
     """
     try:
         with _cluster(address), scratch(store.root / "tune", plan.sweep.name) as folder, stoppable() as stop:
+            claim(folder, plan.names)
             gpus = _gpus_per_trial(plan)
             progress = Progress(plan, store, observer)
             builders = _Builders(progress)
@@ -138,21 +142,27 @@ class _Builders:
 
     def _room(self) -> int:
         """How many builders may run: all that fit, but half of that while trials could use the processors."""
-        room = int(ray.cluster_resources().get("CPU", 1) // self.progress.plan.sweep.run.cpus_per_data)
+        room = int(ray.cluster_resources().get("CPU", 1) // self._cpus())
         return max(1, room // 2 if self.progress.live or self.progress.ready() else room)
 
     def _trials(self) -> float:
         """How many trials may run: Tune hands processors from trial to trial, and builders would get none."""
         run, whole = self.progress.plan.sweep.run, ray.cluster_resources().get("CPU", 1)
-        left = whole - len(self.refs) * run.cpus_per_data
+        left = whole - len(self.refs) * self._cpus()
         return max(1, left // run.cpus_per_trial) if self.refs else math.inf
+
+    def _cpus(self) -> float:
+        """Processors that one builder and its helpers take."""
+        run = self.progress.plan.sweep.run
+        return run.cpus_per_data * run.workers_per_data
 
     def _submit(self, spec: DataSpec) -> None:
         self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
-        gpus = 1 if spec.poison[-1].wants_gpu and ray.cluster_resources().get("GPU", 0) >= 1 else 0
-        cpus = self.progress.plan.sweep.run.cpus_per_data
-        task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=gpus)
-        self.refs[task.remote(str(self.progress.store.root), json.dumps(plain(spec)), self.mail)] = spec
+        run = self.progress.plan.sweep.run
+        ref = _start_build(
+            spec, self.progress.store, self.mail, cpus=run.cpus_per_data, workers=run.workers_per_data
+        )
+        self.refs[ref] = spec
         del self.progress.unbuilt[spec.name]
 
     def _read_mail(self) -> None:
@@ -259,17 +269,74 @@ class _Silence(tune.ProgressReporter):
     def report(self, trials: list[Trial], done: bool, *sys_info: dict[str, Any]) -> None: ...
 
 
+def build_data(
+    spec: DataSpec, store: Store, report: Report, *, workers: int, address: str | None = None
+) -> None:
+    """Build one data set, and what it is made from, with `workers` Ray tasks that share the work."""
+    with _cluster(address):
+        mail = Queue(actor_options={"num_cpus": 0})
+        cpus = max(1.0, ray.cluster_resources().get("CPU", 1) // workers)
+        ref = _start_build(spec, store, mail, cpus=cpus, workers=workers)
+        ready: list[ray.ObjectRef] = []
+        while not ready:
+            ready, _ = ray.wait([ref], timeout=POLL_SECONDS)
+            for _, row in mail.get_nowait_batch(mail.qsize()):
+                if row:
+                    report(row)
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from None
+
+
+def _start_build(spec: DataSpec, store: Store, mail: Queue, *, cpus: float, workers: int) -> ray.ObjectRef:
+    there = int(ray.cluster_resources().get("GPU", 0))
+    gpus = 1 if spec.wants_gpu and there else 0
+    helpers = min(workers, there) if gpus else workers
+    task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=gpus)
+    return task.remote(str(store.root), json.dumps(plain(spec)), mail, helpers)
+
+
 @ray.remote(max_retries=3)
-def _build(root: str, spec: str, mail: Queue) -> None:
-    """Build one data set on a worker."""
+def _build(root: str, spec: str, mail: Queue, workers: int) -> None:
+    """Build one data set on a worker, which others like it may help."""
     data = DataSpec.parse(json.loads(spec), "data set")
+    mine = ray.get_runtime_context().get_assigned_resources()
+    crew = _Helpers(workers, mine.get("CPU", 1), mine.get("GPU", 0)) if workers > 1 else Alone()
 
     def say(row: dict[str, Any]) -> None:
         with suppress(RayError):
             mail.put((data.name, row))
 
     say({})
-    Store(root).ensure(data, device=_prepare(gpu=bool(ray.get_gpu_ids())), report=say)
+    device = _prepare(gpu=bool(ray.get_gpu_ids()))
+    Store(root).ensure(data, Workshop(device=device, report=say, crew=crew))
+
+
+class _Helpers(Crew):
+    """This worker and others like it: it does the first item itself."""
+
+    def __init__(self, size: int, cpus: float, gpus: float) -> None:
+        self.size = size
+        self.task = _help.options(num_cpus=cpus, num_gpus=gpus)
+
+    def map(
+        self,
+        work: Callable[[Shared, Item, torch.device], Result],
+        shared: Shared,
+        items: Sequence[Item],
+        *,
+        device: torch.device,
+    ) -> list[Result]:
+        lent = ray.put(shared)
+        refs = [self.task.remote(work, lent, item) for item in items[1:]]
+        first = [work(shared, item, device) for item in items[:1]]
+        return first + ray.get(refs)
+
+
+@ray.remote(max_retries=3)
+def _help(work: Callable[[Shared, Item, torch.device], Result], shared: Shared, item: Item) -> Result:
+    return work(shared, item, _prepare(gpu=bool(ray.get_gpu_ids())))
 
 
 def _train(config: dict[str, Any]) -> None:

@@ -26,13 +26,19 @@ def scratch(home: Path, name: str) -> Iterator[Path]:
     """A folder of this process under `home`, gone afterwards; those of processes killed here go too."""
     home.mkdir(exist_ok=True)
     for left in home.glob(f"*-{platform.node()}-*"):
-        if not _alive(int(left.name.rpartition("-")[2])):
+        if not running(left):
             shutil.rmtree(left, ignore_errors=True)
     folder = home / f"{name}-{platform.node()}-{os.getpid()}"
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def running(folder: Path) -> bool:
+    """Whether the process of a scratch folder still runs; on another machine nobody can tell, so yes."""
+    name, _, pid = folder.name.rpartition("-")
+    return not name.endswith(f"-{platform.node()}") or _alive(int(pid))
 
 
 @contextmanager

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from orchestrator.expansion import Point, expand
 from orchestrator.results import Ledger
-from orchestrator.spec import SweepSpec, TrialSpec
+from orchestrator.spec import SweepSpec, TrialSpec, is_seed
 from poisons import DataSpec, Store
-from poisons.sources.base import Source
 from trainers import InputError
 from trainers.spec import nearest
 
@@ -49,6 +48,12 @@ class Plan:
         """How many trials are done already, whichever sweep ran them."""
         return len(self.tasks) - len(self.missing)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of all data sets that the sweep counts on."""
+        read = {name for task in self.tasks for name in task.needs}
+        return sorted(read | {spec.name for spec in self.data})
+
     @cached_property
     def to_build(self) -> tuple[DataSpec, ...]:
         return tuple(spec for spec in self.data if spec.name not in self.ready)
@@ -58,16 +63,12 @@ def make_plan(sweep: SweepSpec, store: Store, where: str) -> Plan:
     """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
     store's records."""
     ledger = Ledger(store.root)
-    pinned: dict[Source, Source] = {}
+    pin = cache(lambda source: source.pinned())
     tasks: dict[str, Task] = {}
     points = expand(sweep, where)
     _check_report(sweep, points, where)
     for point in points:
-        source = point.trial.data.source
-        if source not in pinned:
-            pinned[source] = source.pinned()
-        data = point.trial.data.model_copy(update={"source": pinned[source]})
-        trial = point.trial.model_copy(update={"data": data})
+        trial = point.trial.model_copy(update={"data": point.trial.data.pinned(pin)})
         key, needs = trial.key, tuple(spec.name for spec in trial.needs)
         if key in tasks:
             first = tasks[key].point.name
@@ -83,7 +84,7 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
     """A report that could not be made is told before the work, not after it."""
     rows, columns = sweep.report_axes()
     for axis in sweep.grid:
-        if axis not in (*rows, columns, sweep.seed_axis):
+        if axis not in (*rows, columns) and not is_seed(axis):
             raise InputError(
                 f"{where}: report: the axis {axis!r} is named neither as row nor as column, "
                 "and different settings are not averaged: add it to report.rows"

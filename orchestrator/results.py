@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from poisons.store import write_whole
+from poisons.durable import write_whole
 
 Record = dict[str, Any]
 

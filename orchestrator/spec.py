@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
@@ -32,6 +32,7 @@ class RunSpec(Spec):
     cpus_per_trial: PositiveFloat = 1
     gpus_per_trial: NonNegativeFloat | None = None  # default: one where the machine has any
     cpus_per_data: PositiveFloat = 1
+    workers_per_data: PositiveInt = 1  # that share the work on one data set, each with cpus_per_data
     max_concurrent: PositiveInt | None = None
     retries: NonNegativeInt = 1  # of a trial that failed
     checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
@@ -53,10 +54,14 @@ class ReportSpec(Spec):
         return (value,) if isinstance(value, str) else value
 
 
+def is_seed(axis: str) -> bool:
+    """Whether an axis only repeats: `seed`, of the training, or `data.seed`, of the poison."""
+    return axis.rpartition(".")[2] == "seed"
+
+
 class SweepSpec(Spec):
     """One question, and the grid of trials that answers it."""
 
-    seed_axis: ClassVar[str] = "seed"
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
     question: str = Field(min_length=1)
     base: dict[str, Any] = Field(default_factory=dict)
@@ -67,7 +72,7 @@ class SweepSpec(Spec):
 
     def report_axes(self) -> tuple[tuple[str, ...], str | None]:
         """The axes down and the axis across: as the report says, else the first down, the second across."""
-        axes = [axis for axis in self.grid if axis != self.seed_axis]
+        axes = [axis for axis in self.grid if not is_seed(axis)]
         across = [axis for axis in axes if axis not in self.report.rows]
         columns = self.report.columns or next(iter(across if self.report.rows else across[1:]), None)
         return self.report.rows or tuple(axis for axis in axes if axis != columns), columns

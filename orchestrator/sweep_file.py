@@ -1,45 +1,57 @@
-"""Reading a sweep file: YAML that is safe to parse, and mistakes that are told with their line."""
+"""What is written becomes a spec: a sweep file, or a data set on the command line; `--set` changes either."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.spec import SweepSpec
+from orchestrator.yaml_text import parse_yaml, read_yaml
+from poisons import DataSpec
 from trainers import InputError
-
-MAX_BYTES = 1_000_000
-MAX_VALUES = 200_000  # after aliases are followed: a file of a few lines can stand for billions
-
-
-class _Loader(yaml.SafeLoader):
-    """A safe loader that refuses a key given twice, which YAML would let the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                continue
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float) or str(key) in seen:
-                problem = "is given twice" if isinstance(key, str | int | float) else "cannot be a key"
-                raise yaml.MarkedYAMLError(problem=f"{key!r} {problem}", problem_mark=key_node.start_mark)
-            seen.add(str(key))
-        return super().construct_mapping(node, deep=deep)
 
 
 def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
     """The sweep in `file`, changed by `path=value` settings. Raises InputError for whatever is wrong with
     either."""
-    data = _mapping(Path(file))
+    data = read_yaml(Path(file), "the sweeps that ship are in sweeps/")
+    if not isinstance(data, dict):
+        raise InputError(
+            f"{file}: a sweep file is a mapping with name, question, base and grid; found {_kind(data)}"
+        )
+    for path, value in _settings(settings, "train.epochs=2 or seed=[0,1]"):
+        change(data, path, value)
+    return SweepSpec.parse(data, str(file))
+
+
+def load_data(text: str, settings: tuple[str, ...] = ()) -> DataSpec:
+    """A data set from a file, from the name of a poison, or from YAML: `{source: cifar10, poison: ops}`, or
+    the poison alone, `{kind: ops, pixels: 2}` or `[em, ops]`."""
+    is_file = text.endswith((".yaml", ".yml", ".json")) or Path(text).is_file()
+    hint = "name a poison (opsctl kinds poison), or write {source: cifar10, poison: ops}"
+    data = read_yaml(Path(text), hint) if is_file else parse_yaml(text, text)
+    if not isinstance(data, dict) or "kind" in data:
+        data = {"poison": data}
+    for path, value in _settings(settings, "source=cifar10 or poison.pixels=2"):
+        set_path(data, path, value, "--set")
+    return DataSpec.parse(data, text)
+
+
+def load_source(text: str) -> DataSpec:
+    """Clean training images from a source's name, or from YAML: a source, or a data set."""
+    data = parse_yaml(text, text)
+    if not isinstance(data, dict) or "kind" in data:
+        data = {"source": data}
+    return DataSpec.parse(data | {"poison": "clean"}, text)
+
+
+def _settings(settings: tuple[str, ...], example: str) -> Iterator[tuple[str, Any]]:
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals or not path.strip():
-            raise InputError(f"--set {setting}: write path=value, such as train.epochs=2 or seed=[0,1]")
-        change(data, path.strip(), _parse(text, f"--set {setting}"))
-    return SweepSpec.parse(data, str(file))
+            raise InputError(f"--set {setting}: write path=value, such as {example}")
+        yield path.strip(), parse_yaml(text, f"--set {setting}")
 
 
 def change(data: dict[str, Any], path: str, value: Any) -> None:
@@ -104,50 +116,6 @@ def _merged(old: Any, new: Any) -> Any:
     if not isinstance(old, dict) or not isinstance(new, dict) or "kind" in new:
         return new
     return {**old, **{name: _merged(old.get(name), value) for name, value in new.items()}}
-
-
-def _mapping(file: Path) -> dict[str, Any]:
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise InputError(f"{file} has {file.stat().st_size} bytes; a sweep file has at most {MAX_BYTES}")
-        text = file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"no file {file}; the sweeps that ship are in sweeps/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from None
-    data = _parse(text, str(file))
-    if not isinstance(data, dict):
-        raise InputError(
-            f"{file}: a sweep file is a mapping with name, question, base and grid; found {_kind(data)}"
-        )
-    return data
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        data = _own(_Loader(text).get_single_data(), [MAX_VALUES], where)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"{where}, line {mark.line + 1}, column {mark.column + 1}" if mark else where
-        tab = "; YAML takes no tabs, indent with spaces" if "\\t" in str(error.problem) else ""
-        raise InputError(f"{place}: {error.problem}{tab}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{where}: this is no YAML that can be read ({error})") from None
-    return data
-
-
-def _own(value: Any, left: list[int], where: str) -> Any:
-    """The value with every alias a copy of its own, so that changing one place changes no other."""
-    left[0] -= 1
-    if left[0] < 0:
-        raise InputError(
-            f"{where}: more than {MAX_VALUES} values once aliases are followed; write it smaller"
-        )
-    if isinstance(value, dict):
-        return {name: _own(item, left, where) for name, item in value.items()}
-    return [_own(item, left, where) for item in value] if isinstance(value, list) else value
 
 
 def _kind(data: Any) -> str:

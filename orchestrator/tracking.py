@@ -1,6 +1,7 @@
 """MLflow, as a view of the ledger. The only file that imports mlflow.
 
-One experiment per sweep, one run per trial, known by its tag `opsctl.key`. A run that is FINISHED is
+One experiment per sweep, one run per trial; and one experiment for data sets, one run each, whichever sweeps
+read it, with its card and its picture. A run is known by its tag `opsctl.key`. One that is FINISHED is
 complete; any other run of the key is left over from a driver that died or was stopped, and is replaced. So
 pushing twice is a no-op.
 """
@@ -11,14 +12,10 @@ import json
 import logging
 import os
 import queue
-import socket
-import subprocess
-import sys
+import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,16 +31,21 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.datasets import drawn
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.results import Ledger, Record
+from orchestrator.spec import is_seed
 from poisons import DataSpec, Store
+from poisons.card import markdown
 from trainers import InputError
 from trainers.loop import Metrics
 from trainers.provenance import environment
 from trainers.spec import flatten, plain
 
 KEY = "opsctl.key"
+DATA_SETS = "opsctl data sets"  # the name of their experiment
+PROFILE = ("images", "shape", "num_classes")  # what MLflow shows of a data set
 BATCH = 1000  # metrics in one call, MLflow's limit
 TROUBLE = (MlflowException, SQLAlchemyError, OSError)
 
@@ -58,7 +60,11 @@ class Tracker:
         self.plan, self.store = plan, store
         try:
             self.client = mlflow.MlflowClient(tracking_uri=uri)
+            self.local = None if uri.startswith("http") else store.root / "mlartifacts"
             self.experiment = self._experiment(plan.sweep.name, plan.sweep.question)
+            self.data_sets = self._experiment(
+                DATA_SETS, "Every poisoned data set, with its card and picture."
+            )
         except TROUBLE as error:
             raise InputError(f"no MLflow tracking store answers at {uri} ({_first_line(error)})") from None
 
@@ -66,17 +72,21 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             tags = {"mlflow.note.content": question, "mlflow.experimentKind": "custom_model_development"}
-            return str(self.client.create_experiment(name, tags=tags))
+            # a server knows where its artifacts go; MLflow itself would put them where the command was typed
+            place = None if self.local is None else (self.local / name.replace(" ", "-")).as_uri()
+            return str(self.client.create_experiment(name, place, tags=tags))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
 
-    def runs(self) -> dict[str, list[Run]]:
-        """Every run of the experiment by trial key."""
+    def runs(self, experiment: str | None = None) -> dict[str, list[Run]]:
+        """Every run of an experiment (default: of the sweep) by its key."""
         found: dict[str, list[Run]] = {}
         token = None
         while True:
-            page = self.client.search_runs([self.experiment], max_results=1000, page_token=token)
+            page = self.client.search_runs(
+                [experiment or self.experiment], max_results=1000, page_token=token
+            )
             for run in page:
                 found.setdefault(run.data.tags.get(KEY, ""), []).append(run)
             if not (token := page.token):
@@ -97,7 +107,45 @@ class Tracker:
             report(sent, len(unsent))
         for task, _ in wanted:
             self._discard_doubles(runs.get(task.key, []))
+        self.sync_data(
+            spec for task in self.plan.tasks for spec in (*task.trial.data.crafted, task.trial.data)
+        )
         return len(unsent)
+
+    def sync_data(self, specs: Iterable[DataSpec]) -> None:
+        """Make every one of these data sets that is poisoned and in the store appear once, complete."""
+        known = self.runs(self.data_sets)
+        for spec in {spec.name: spec for spec in specs if spec.crafted}.values():
+            record = self.store.record(spec)
+            if record is not None and not _complete(known.get(spec.key, [])):
+                self.discard(known.get(spec.key, []))
+                self._log_data(spec, record)
+
+    def _log_data(self, spec: DataSpec, record: dict[str, Any]) -> None:
+        """A run for a data set: its spec, how crafting went round by round, what changed, its card and
+        picture."""
+        now = int(datetime.fromisoformat(record["environment"]["time"]).timestamp() * 1000)
+        tags = {KEY: spec.key, "opsctl.data_key": spec.key, "mlflow.note.content": markdown(record)[:5000]}
+        run = self.client.create_run(self.data_sets, now, tags=tags, run_name=spec.name)
+        run_id = str(run.info.run_id)
+        self._log_params(run_id, plain(spec))
+        points = [Metric(name, value, now, step) for name, value, step in _told(record)]
+        for start in range(0, len(points), BATCH):
+            self.client.log_batch(run_id, metrics=points[start : start + BATCH])
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "card.md").write_text(markdown(record))
+            Path(folder, "record.json").write_text(json.dumps(record, indent=1))
+            try:
+                Path(folder, "picture.png").write_bytes(drawn(spec, self.store))
+                self.client.log_artifacts(run_id, folder)
+            except (*TROUBLE, InputError) as error:  # a server may keep no artifacts; the numbers are there
+                self.client.set_tag(run_id, "opsctl.artifacts", f"not kept: {_first_line(error)}")
+        self.client.set_terminated(run_id, "FINISHED", now)
+
+    def _log_params(self, run_id: str, spec: dict[str, Any]) -> None:
+        params = [Param(path, str(value)[:6000]) for path, value in flatten(spec).items()]
+        for start in range(0, len(params), 100):
+            self.client.log_batch(run_id, params=params[start : start + 100])
 
     def start(self, task: Task, begun: int | None = None) -> str:
         """A new run for a trial begun at `begun` (ms, default now): dotted parameters, tags, data set."""
@@ -110,22 +158,20 @@ class Tracker:
             "mlflow.note.content": task.point.name,
             **{f"axis.{axis}": label for axis, label in task.point.labels.items()},
         }
-        seeds = self.plan.sweep.seed_axis
-        name = " ".join(label for axis, label in task.point.labels.items() if axis != seeds)
-        seed = f" s{task.trial.seed}" if seeds in task.point.labels else ""
-        run = self.client.create_run(self.experiment, begun, tags=tags, run_name=(name + seed)[:200])
-        params = [Param(path, str(value)[:6000]) for path, value in flatten(plain(task.trial)).items()]
-        for start in range(0, len(params), 100):
-            self.client.log_batch(run.info.run_id, params=params[start : start + 100])
+        labels = task.point.labels.items()
+        words = [f"s{label}" if is_seed(axis) else label for axis, label in labels]
+        run = self.client.create_run(self.experiment, begun, tags=tags, run_name=" ".join(words)[:200])
+        self._log_params(run.info.run_id, plain(task.trial))
         self.client.log_inputs(run.info.run_id, [self._data_input(task.trial.data)])
         return str(run.info.run_id)
 
     def _data_input(self, spec: DataSpec) -> DatasetInput:
         source = json.dumps({"uri": f"file://{self.store.path(spec)}/data.arrow"})
         record = self.store.record(spec) or {}
-        profile = json.dumps(
-            {name: record[name] for name in ("images", "shape", "num_classes", "sha256") if name in record}
-        )
+        told: dict[str, Any] = {name: record[name] for name in PROFILE if name in record}
+        if "files" in record:
+            told["sha256"] = record["files"]["data.arrow"]["sha256"]
+        profile = json.dumps(told)
         data = Dataset(spec.name, spec.key, source_type="local", source=source, profile=profile)
         return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])
 
@@ -194,6 +240,9 @@ class LiveTracker(Observer):
         self.thread.start()
         self.work.put((self._look, ()))
 
+    def data_built(self, spec: DataSpec) -> None:
+        self.work.put((self.tracker.sync_data, ([spec],)))
+
     def trial_started(self, task: Task) -> None:
         self.work.put((self._started, (task,)))
 
@@ -255,6 +304,18 @@ class LiveTracker(Observer):
             self.tracker.fail(run_id, error)
 
 
+def _told(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """What a data set's record counts, as (metric, value, step): rounds of its crafting, what changed."""
+    for kind, facts in record["facts"].items():
+        for row in facts.get("rounds", ()):
+            for name in ("error", "seconds"):
+                yield f"{kind}/{name}", float(row[name]), int(row["round"])
+    for path, value in flatten(record.get("change") or {}).items():
+        if isinstance(value, int | float):
+            yield f"change/{path}".replace(".", "/"), float(value), 0
+    yield "seconds", float(record["seconds"]), 0
+
+
 def ended(record: Record) -> int:
     """When a trial ended, in milliseconds since 1970."""
     return int(datetime.fromisoformat(record["environment"]["time"]).timestamp() * 1000)
@@ -263,37 +324,6 @@ def ended(record: Record) -> int:
 def default_uri(store: Path) -> str:
     """The tracking store that a sweep uses unless told otherwise."""
     return f"sqlite:///{store}/mlflow.db"
-
-
-def serve(uri: str, *, host: str, port: int) -> subprocess.Popen[bytes]:
-    """Start the MLflow server and its pages on a database. Raises InputError if `uri` or `port` will not do.
-
-    It has one worker: with its default of four every request waits 40 ms.
-    """
-    if uri.startswith(("http://", "https://")):
-        raise InputError(f"{uri} is a server already: open it in a browser")
-    with suppress(OSError), socket.create_connection((host, port), timeout=2):
-        raise InputError(f"port {port} of {host} is taken; choose another with --port")
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else Path("mlflow.db")
-    options = {
-        "--backend-store-uri": uri,
-        "--artifacts-destination": str(database.absolute().parent / "mlartifacts"),
-        "--host": host,
-        "--port": str(port),
-        "--workers": "1",
-        "--uvicorn-opts": "--log-level warning",
-    }
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
-    words = [word for option in options.items() for word in option]
-    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], env=env)
-
-
-def answers(server: subprocess.Popen[bytes], host: str, port: int, stop: threading.Event) -> bool:
-    """Wait until the server answers; False if it ended, or was told to."""
-    while server.poll() is None and not stop.wait(0.2):
-        with suppress(OSError), urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as reply:
-            return bool(reply.status == 200)
-    return False
 
 
 def _complete(runs: list[Run]) -> bool:

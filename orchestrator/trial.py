@@ -9,7 +9,7 @@ from filelock import FileLock
 
 from orchestrator.results import Ledger, Record
 from orchestrator.spec import RunSpec, TrialSpec
-from poisons import Store
+from poisons import Store, Workshop
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.loop import DivergenceError, Report
 
@@ -29,6 +29,7 @@ def run_trial(
     ledger, and the epochs it had. Two runners of one trial take turns; the second finds it done.
     """
     ledger, key = Ledger(store.root), trial.key
+    needs = [spec.name for spec in trial.needs]
     with FileLock(store.root / "locks" / f"trial-{key}.lock"):
         folder = ledger.folder(key)
         checkpoint = Checkpoint(folder / "checkpoint.pt", every=run.checkpoint_seconds)
@@ -36,14 +37,14 @@ def run_trial(
             checkpoint.remove()  # a runner may have been killed between its result and this
             return done
         try:
-            test, train = (store.ensure(spec, device=device) for spec in trial.needs)
+            test, train = (store.ensure(spec, Workshop(device=device)) for spec in trial.needs)
             model, record = trial.run(train, test, device=device, report=report, checkpoint=checkpoint)
         except Exception as error:
             told = {"error": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
             history = {"history": list(error.history)} if isinstance(error, DivergenceError) else {}
-            ledger.fail(key, told | history)
+            ledger.fail(key, told | history | {"needs": needs})
             raise
-        record["data_key"] = trial.data.key
+        record |= {"data_key": trial.data.key, "needs": needs}
         if run.keep == "weights":
             try:
                 write_tensors(folder / "weights.pt", model.state_dict())

@@ -76,7 +76,10 @@ def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None
         ("digits-em-ops-train", "Boom: no"),
         ("data.poison=em+ops, seed=0", "Boom: no"),
     ]
-    assert [spec.name.rpartition("-")[0] for spec in progress.buildable()] == ["digits-clean-test"]
+    assert {spec.name.rpartition("-")[0] for spec in progress.buildable()} == {
+        "digits-clean-test",
+        "digits-ops-train",  # not broken; nobody waits for it any more
+    }
     assert [task.point.name for task in progress.waiting] == ["data.poison=clean, seed=0"]
 
 
@@ -85,8 +88,8 @@ def test_clean_images_that_cannot_be_read_break_each_thing_once(store: Store) ->
     (clean,) = [spec for spec in progress.buildable() if "clean-train" in spec.name]
     del progress.unbuilt[clean.name]
     progress.data_failed(clean, "Boom: torn")
-    broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train"]
-    assert [name for name, _ in told.heard if name.startswith("digits")] == broken
+    broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train", "digits-ops-train"]
+    assert sorted(name for name, _ in told.heard if name.startswith("digits")) == sorted(broken)
     assert len(progress.failed) == 2
     assert progress.waiting == []
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.sweep_file import MAX_BYTES, load, set_path
+from orchestrator.sweep_file import load, set_path
+from orchestrator.yaml_text import MAX_BYTES
 from trainers import InputError
 
 GOOD = "name: a\nquestion: b?\ngrid: {seed: [0, 1]}\n"
@@ -35,7 +36,7 @@ def write(tmp_path: Path, text: str) -> Path:
         ("a: &a [*a]\n", "this is no YAML that can be read|more than 200000 values"),
         ("[" * 5000, "this is no YAML that can be read"),
         ("name: !!python/object/apply:os.system [ls]\n", "could not determine a constructor"),
-        ("x" * (MAX_BYTES + 1), "a sweep file has at most"),
+        ("x" * (MAX_BYTES + 1), "such a file has at most"),
         (GOOD + "basis: {}\n", "unknown field: 'basis'; did you mean 'base'"),
         ("name: a\ngrid: {seed: [0]}\n", "question: this field is missing"),
         (GOOD.replace("name: a", "name: a/b"), "name: .*match"),

@@ -143,3 +143,31 @@ def test_what_still_runs_when_the_sweep_ends_is_marked_and_replaced_later(
     run_trial(task.trial, store, device=CPU)
     assert tracker.sync() == 1
     assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+
+
+def test_every_poisoned_data_set_is_there_once_with_its_card_its_picture_and_its_rounds(store: Store) -> None:
+    em = {"kind": "em", "generator": "lenet5", "steps": 1, "train_steps": 1, "max_rounds": 2, "stop_error": 0}
+    plan = plan_of(tiny(grid={"data.poison": ["clean", "ops", [em, "ops"]], "seed": [0]}), store)
+    for spec in plan.data:
+        store.ensure(spec)
+    tracker = Tracker(default_uri(store.root), plan, store)
+    for _ in range(2):
+        tracker.sync()
+    names = {spec.key: spec.name for spec in plan.data if spec.crafted}
+    found = tracker.runs(tracker.data_sets)
+    assert {key: [run.info.run_name for run in group] for key, group in found.items()} == {
+        key: [name] for key, name in names.items()
+    }
+    (noise,) = [key for key, name in names.items() if name.startswith("digits-em-train")]
+    run = found[noise][0]
+    history = tracker.client.get_metric_history(run.info.run_id, "em/error")
+    told = store.record(next(spec for spec in plan.data if spec.key == noise))
+    assert told is not None
+    assert [m.value for m in history] == [row["error"] for row in told["facts"]["em"]["rounds"]]
+    assert run.data.metrics["change/psnr/mean"] > 20
+    assert {file.path for file in tracker.client.list_artifacts(run.info.run_id)} == {
+        "card.md",
+        "picture.png",
+        "record.json",
+    }
+    assert (store.root / "mlartifacts").is_dir(), "with the store, not where the command was typed"

@@ -1,0 +1,165 @@
+"""What the commands on data sets do: make one, show it, give it away, take one in, keep the store tidy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from orchestrator import cache
+from orchestrator.display import words
+from poisons import DataSpec, Store, Workshop
+from poisons.arrow import read_index
+from poisons.base import Report
+from poisons.card import card
+from poisons.delta import Application
+from poisons.export import Form, export
+from poisons.foreign import read_foreign, store_import
+from poisons.picture import draw
+from trainers import InputError
+from trainers.bare import device_named
+from trainers.spec import plain
+
+Build = Callable[[DataSpec, Store, Report], None]
+
+
+def make(spec: DataSpec, store: Store, console: Console, build: Build | None, device: str) -> None:
+    """Have a data set in the store, and show its card. `build` makes it elsewhere; by default it is made in
+    this process."""
+    start, there = time.monotonic(), store.load(spec) is not None
+
+    def report(row: dict[str, Any]) -> None:
+        console.print(f"[{time.monotonic() - start:7.1f} s] {words(row)}", markup=False, highlight=False)
+
+    if not there:
+        console.print(f"{spec.name}: building", highlight=False, soft_wrap=True)
+        if build is None:
+            store.ensure(spec, Workshop(device=device_named(device), report=report))
+        else:
+            build(spec, store, report)
+    show(spec, store, console, picture=None)
+    if there:
+        console.print("it was in the store already")
+
+
+def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None) -> None:
+    """Print a data set's card, and write its picture."""
+    record = store.record(spec) or {}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for label, text in card(record):
+        table.add_row(f"[bold]{escape(label)}[/]", escape(text))
+    console.print(table)
+    file = picture or picture_file(store, spec)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(drawn(spec, store))
+    console.print(f"[bold]picture[/]  {escape(str(file))}", highlight=False, soft_wrap=True)
+    console.print(f"[bold]folder[/]   {escape(str(store.path(spec)))}", highlight=False, soft_wrap=True)
+
+
+def picture_file(store: Store, spec: DataSpec) -> Path:
+    return store.root / "pictures" / f"{spec.name}.png"
+
+
+def drawn(spec: DataSpec, store: Store) -> bytes:
+    """The picture of a data set of the store, as PNG."""
+    images = store.load(spec)
+    if images is None:
+        raise InputError(f"{store.path(spec)} is damaged; the next sweep that needs it builds it again")
+    clean = store.load(spec.clean)
+    return draw(images if clean is None else clean, images, store.perturbation(spec))
+
+
+def give(spec: DataSpec, store: Store, console: Console, *, form: Form, to: Path) -> None:
+    """Write a data set in a form that others read."""
+    images = store.load(spec)
+    if images is None:
+        raise InputError(f"{store.path(spec)} is damaged; make it again before you give it away")
+    with console.status(f"writing {len(images)} images to {to}"):
+        index = read_index(images.file)
+        place = export(images, index, to, form, split=spec.split, record=store.record(spec) or {})
+    console.print(f"{len(images)} images are in {escape(str(place))}", highlight=False, soft_wrap=True)
+
+
+def take(
+    path: Path,
+    clean: DataSpec,
+    store: Store,
+    console: Console,
+    *,
+    application: Application,
+    eps: Fraction | None,
+) -> None:
+    """Check somebody else's poison against the clean images, and make it one of ours."""
+    with console.status("reading the clean images"):
+        images = store.ensure(clean)
+    with console.status(f"reading {path}"):
+        index = read_index(images.file)
+        delta, told = read_foreign(path, images, index=index, application=application, eps=eps)
+    fingerprint = store_import(store.root, delta, told, {"from": path.name, "clean": clean.name})
+    for warning in told.get("warnings", ()):
+        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+    poison = {"kind": "imported", "fingerprint": fingerprint}
+    poison |= {"per": "class"} if delta.per == "class" else {}
+    spec = DataSpec.parse(plain(clean) | {"poison": poison}, "import")
+    store.ensure(spec)
+    show(spec, store, console, picture=None)
+    inline = ", ".join(f"{name}: {value}" for name, value in poison.items())
+    console.print(f"\nIn a sweep it is now:  data.poison: {{{inline}}}", highlight=False, soft_wrap=True)
+
+
+def listed(store: Store, console: Console) -> None:
+    """A table of all data sets, and who needs them."""
+    known = cache.entries(store)
+    table = Table("key", "data set", "images", "MB", "made", "needed by", box=None, padding=(0, 2, 0, 0))
+    for column in (2, 3):
+        table.columns[column].justify = "right"
+    for entry in known:
+        name, _, key = entry.folder.name.rpartition("-")
+        made = entry.record["environment"]["time"][:16].replace("T", " ")
+        needed = ", ".join(entry.needed_by) or "[yellow]nobody[/]"
+        table.add_row(key, name, f"{entry.record['images']:,}", f"{entry.bytes / 1e6:.1f}", made, needed)
+    console.print(table)
+    whole = sum(entry.bytes for entry in known)
+    where = escape(str(store.root))
+    console.print(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {where}", soft_wrap=True)
+
+
+def verified(store: Store, console: Console, key: str | None) -> bool:
+    """Read every byte of the data sets (or of one); False if any is not as it was written."""
+    wanted = [store.find(key).name] if key else None
+    known = [e for e in cache.entries(store) if wanted is None or e.folder.name in wanted]
+    bad = 0
+    for entry in track(known, "verifying", console=console, transient=True, disable=not console.is_terminal):
+        for name in cache.damaged(entry):
+            bad += 1
+            file = escape(str(entry.folder / name))
+            console.print(f"[red]damaged[/] {file}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(known)} data sets read, {bad} files damaged"
+        + ("; they are built again when a sweep needs them" if bad else "")
+    )
+    return bad == 0
+
+
+def tidied(store: Store, console: Console, confirm: Callable[[], bool]) -> None:
+    """Say what can go and why; remove it once that is confirmed."""
+    items = cache.rubbish(store)
+    for item in items:
+        line = f"{item.bytes / 1e6:10.1f} MB  {item.path.relative_to(store.root)}  ({item.why})"
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    if not items:
+        console.print("nothing can go: every data set is needed by a trial or a running sweep")
+        return
+    console.print(f"{len(items)} places, {sum(item.bytes for item in items) / 1e6:.1f} MB")
+    if not confirm():
+        console.print("nothing was removed")
+        return
+    gone = [item for item in items if cache.remove(store, item)]
+    console.print(f"removed {len(gone)} of {len(items)}, {sum(item.bytes for item in gone) / 1e6:.1f} MB")

@@ -1,0 +1,198 @@
+"""Data sets from the command line: made, shown, given away, taken in, kept tidy, as a user does it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from orchestrator.cache import claim, entries, rubbish
+from orchestrator.results import Ledger
+from poisons import DataSpec, Store
+from tests.conftest import Opsctl
+from tests.test_fences import loaded
+
+OPS = "{poison: ops, limit: 60}"
+EM = {"kind": "em", "generator": "lenet5", "steps": 2, "max_rounds": 2, "batch_size": 20}
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Store:
+    """The store that the command line uses."""
+    return Store(tmp_path / "store")
+
+
+def spec(**more: Any) -> DataSpec:
+    return DataSpec.parse({"poison": "ops", "limit": 60, **more}, "test").pinned()
+
+
+def test_a_poison_is_made_once_and_its_card_and_picture_shown(opsctl: Opsctl, stored: Store) -> None:
+    code, out, _ = opsctl("poison", OPS)
+    assert code == 0
+    assert stored.has(spec())
+    assert re.search(r"changed\s+.*100", out), out
+    assert spec().key in out
+    assert (stored.root / "pictures" / f"{spec().name}.png").read_bytes().startswith(b"\x89PNG")
+    code, out, _ = opsctl("poison", OPS)
+    assert (code, "it was in the store already" in out) == (0, True)
+
+
+def test_a_poison_is_named_by_its_kind_a_file_or_settings(
+    opsctl: Opsctl, stored: Store, tmp_path: Path
+) -> None:
+    assert opsctl("poison", "ops", "--set", "limit=60")[0] == 0
+    (tmp_path / "mine.yaml").write_text("source: digits\npoison: {kind: ops, pixels: 2}\nlimit: 60\n")
+    assert opsctl("poison", tmp_path / "mine.yaml", "--set", "poison.pixels=3")[0] == 0
+    assert opsctl("poison", "[ops, randpix]", "--set", "limit=60", "--set", "seed=4")[0] == 0
+    for wanted in (
+        spec(),
+        spec(poison={"kind": "ops", "pixels": 3}),
+        spec(poison=["ops", "randpix"], seed=4),
+    ):
+        assert stored.has(wanted)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["poison", "op"], "op: poison.0: unknown poison 'op'; did you mean 'ops'"),
+        (["poison", "nowhere.yaml"], "no file nowhere.yaml; name a poison"),
+        (["poison", "{poison: ops"], "line 1, column"),
+        (["poison", "ops", "--set", "limit"], "--set limit: write path=value, such as source=cifar10"),
+        (["poison", "ops", "--device", "cuda:77"], "--device cuda:77"),
+        (["show", "abc"], "has no data set of key 'abc'; there are: digits-clean-train-"),
+        (["show", "digits"], "has 2 data sets of key 'digits'"),
+        (["export", "digits-ops", "--to", "x", "--format", "zip"], "Invalid value for '--format'"),
+        (["cache", "verify", "zzz"], "no data set of key 'zzz'"),
+        (["import", "nowhere.npy"], "nowhere.npy"),
+        (["import", "nowhere.npy", "--clean", "digit"], "unknown source 'digit'; did you mean 'digits'"),
+        (["import", "nowhere.npy", "--eps", "0.03"], "--eps: a budget is a fraction"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    opsctl: Opsctl, stored: Store, words: list[str], message: str
+) -> None:
+    stored.ensure(spec())
+    code, out, err = opsctl(*words)
+    assert code == 2, out
+    assert message in re.sub(r"\s+", " ", err)
+    assert "Traceback" not in err
+
+
+def test_what_was_given_away_comes_back_as_the_same_images(
+    opsctl: Opsctl, stored: Store, tmp_path: Path
+) -> None:
+    images = stored.ensure(spec())
+    code, out, _ = opsctl("export", spec().key[:8], "--to", tmp_path / "out", "--format", "npz")
+    assert code == 0
+    assert "60 images are in" in out
+    (file,) = (tmp_path / "out").glob("*.npz")
+    assert np.array_equal(np.load(file)["x"], images.x.permute(0, 2, 3, 1).numpy())
+    code, out, _ = opsctl("import", file, "--clean", "{source: digits, limit: 60}", "--eps", "8/255")
+    assert code == 0, out
+    assert "warning" in out, "one pixel goes further than 8/255"
+    (used,) = re.findall(r"data.poison: (\{.*\})", out)
+    again = opsctl("poison", f"{{poison: {used}, limit: 60}}")
+    assert "it was in the store already" in again[1]
+    taken = DataSpec.parse({"poison": {"kind": "imported", **_fields(used)}, "limit": 60}, "test").pinned()
+    back = stored.load(taken)
+    assert back is not None
+    assert torch.equal(back.x, images.x)
+
+
+def _fields(text: str) -> dict[str, str]:
+    return {name: value for name, value in re.findall(r"(\w+): (\w+)", text) if name != "kind"}
+
+
+@pytest.mark.slow
+def test_workers_that_share_the_noise_step_make_the_same_bytes(opsctl: Opsctl, stored: Store) -> None:
+    """By Ray, in processes of their own, and in this one."""
+    text = json.dumps({"poison": {**EM, "precision": "float32"}, "limit": 60})
+    code, out, _ = opsctl("poison", text, "--workers", 2)
+    assert code == 0, out
+    assert "round 2" in out
+    wanted = DataSpec.parse(json.loads(text), "test").pinned()
+    shared = stored.load(wanted)
+    alone = Store(stored.root.with_name("alone")).ensure(wanted)
+    assert shared is not None
+    assert torch.equal(shared.x, alone.x)
+    moments = opsctl("poison", OPS, "--workers", 2)
+    assert moments[0] == 0
+    assert torch.equal(stored.ensure(spec()).x, Store(stored.root.with_name("alone")).ensure(spec()).x)
+
+
+def test_damage_is_found_and_named(opsctl: Opsctl, stored: Store) -> None:
+    stored.ensure(spec())
+    code, out, _ = opsctl("cache", "verify")
+    assert (code, "2 data sets read, 0 files damaged" in out) == (0, True)
+    file = stored.path(spec()) / "data.arrow"
+    file.write_bytes(file.read_bytes()[:-50] + b"\1" * 50)
+    code, out, _ = opsctl("cache", "verify", spec().key)
+    assert code == 1
+    assert str(file) in out
+
+
+def used(store: Store, *needs: DataSpec) -> None:
+    Ledger(store.root).publish("a" * 16, {"needs": [need.name for need in needs]})
+
+
+def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored: Store) -> None:
+    kept, lost = spec(poison=["ops", "randpix"]), spec(limit=50)
+    for one in (kept, lost):
+        stored.ensure(one)
+    used(stored, kept)
+    for folder in ("quarantine/old-1", f"data/{lost.name}.tmp"):
+        (stored.root / folder).mkdir(parents=True)
+    code, out, _ = opsctl("cache", "ls")
+    assert code == 0
+    assert re.search(rf"{lost.key}.*nobody", out)
+    assert re.search(rf"{kept.key}.*1 trial", out)
+    code, out, _ = opsctl("cache", "gc")
+    assert code == 0
+    assert "nothing was removed" in out, "nobody was there to say yes"
+    assert stored.has(lost)
+    code, out, _ = opsctl("cache", "gc", "--yes")
+    assert code == 0
+    assert lost.name in out
+    assert kept.name not in out
+    left = {folder.name for folder in (stored.root / "data").iterdir()}
+    assert left == {kept.name, *(parent.name for parent in kept.parents)}
+    assert not any((stored.root / "quarantine").iterdir())
+    assert rubbish(stored) == []
+
+
+def test_gc_spares_what_a_running_sweep_counts_on_and_what_is_being_built(
+    opsctl: Opsctl, stored: Store
+) -> None:
+    import os
+    import platform
+
+    stored.ensure(spec())
+    claim(stored.root / "tune" / f"mine-{platform.node()}-{os.getpid()}", [spec().name])
+    assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
+    claim(stored.root / "tune" / f"mine-{platform.node()}-{os.getpid()}", [])
+    claim(stored.root / "tune" / "mine-otherhost-1", [spec().clean.name])  # who can tell?
+    assert [e.folder.name for e in entries(stored) if not e.needed_by] == [spec().name]
+    with stored.lock(spec()):
+        opsctl("cache", "gc", "--yes")
+        assert stored.has(spec())
+    opsctl("cache", "gc", "--yes")
+    assert not stored.has(spec())
+    assert stored.has(spec().clean)
+
+
+@pytest.mark.parametrize(
+    "command", [["poison"], ["show"], ["export"], ["import"], ["cache"], ["cache", "gc"]]
+)
+def test_help_of_these_imports_nothing_heavy(command: list[str]) -> None:
+    found = loaded(
+        "import sys\nfrom orchestrator import cli\n"
+        f"sys.argv = ['opsctl', *{command!r}, '--help']\n"
+        "try:\n    cli.main()\nexcept SystemExit:\n    pass"
+    )
+    assert not found & {"ray", "mlflow", "torch", "numpy"}
