@@ -40,6 +40,9 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/attack.py --data $(DATA)
 	$(BIN)/python benchmarks/train_step.py --data $(DATA)
+	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
+	$(BIN)/python benchmarks/em_round.py --data $(DATA)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

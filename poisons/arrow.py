@@ -24,13 +24,16 @@ LAYOUT = 3  # 2: one record batch; 3: perturbations beside the images
 # MAP_NORESERVE (named from Python 3.13): a file may be larger than the memory, since nobody writes its pages
 PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
 
+Column = tuple[Any, tuple[int, ...], int]  # the type of its values, its shape, where in the file it begins
+
 
 def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
-    """Tensors of one length, a column each (a row of it is a fixed-size list), and JSON beside them."""
-    shapes = {name: list(tensor.shape[1:]) for name, tensor in columns.items()}
+    """Tensors of one length on the host, a column each (a row of it is a fixed-size list), and JSON beside
+    them."""
+    kinds = {name: [tensor.numpy().dtype.name, *tensor.shape[1:]] for name, tensor in columns.items()}
     arrays = [_array(tensor) for tensor in columns.values()]
     fields = [pa.field(name, array.type) for name, array in zip(columns, arrays, strict=True)]
-    meta = {"opsctl": json.dumps({"shapes": shapes, "told": dict(told)}, allow_nan=False)}
+    meta = {"opsctl": json.dumps({"kinds": kinds, "told": dict(told)}, allow_nan=False)}
     schema = pa.schema(fields, metadata=meta)
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
@@ -40,19 +43,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write` was given. The tensors are a memory map of the file, private to this process: what is
     written into them never reaches it."""
     columns, told = _layout(path)
-    with path.open("rb") as file:
-        pages = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    tensors = {
-        name: torch.from_numpy(np.frombuffer(pages, kind, math.prod(shape), offset).reshape(shape))
-        for name, (kind, shape, offset) in columns.items()
-    }
-    return tensors, told
+    return _mapped(path, columns), told
 
 
 def read_images(path: Path) -> StoredImages:
     """The images that a Writer wrote; no pixel is read before it is asked for."""
-    tensors, told = read(path)
-    _, _, offset = _layout(path)[0]["image"]
+    columns, told = _layout(path)
+    tensors, (_, _, offset) = _mapped(path, columns), columns["image"]
     return StoredImages(tensors["image"], tensors["label"].clone(), told["num_classes"], path, offset)
 
 
@@ -129,22 +126,31 @@ class Writer:
 
 
 def _array(tensor: Tensor) -> pa.Array:
-    flat = pa.array(tensor.cpu().contiguous().numpy().reshape(-1))
+    flat = pa.array(tensor.contiguous().numpy().reshape(-1))
     return flat if tensor.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, math.prod(tensor.shape[1:]))
 
 
-def _layout(path: Path) -> tuple[dict[str, tuple[Any, tuple[int, ...], int]], dict[str, Any]]:
-    """Of each column the type of its values, its shape, and where in the file it begins; and the JSON."""
+def _mapped(path: Path, columns: dict[str, Column]) -> dict[str, Tensor]:
+    with path.open("rb") as file:
+        pages = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    return {
+        name: torch.from_numpy(np.frombuffer(pages, kind, math.prod(shape), offset).reshape(shape))
+        for name, (kind, shape, offset) in columns.items()
+    }
+
+
+def _layout(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
+    """The columns, and the JSON."""
     with pa.memory_map(str(path)) as source:
         whole = source.read_buffer()
         reader = pa.ipc.open_file(whole)
         meta: dict[str, Any] = json.loads(reader.schema.metadata[b"opsctl"])
         batch = reader.get_batch(0)
         columns = {}
-        for name, shape in meta["shapes"].items():
+        for name, (kind, *shape) in meta["kinds"].items():
             column = batch.column(name).flatten() if shape else batch.column(name)
             offset = column.buffers()[1].address - whole.address
-            columns[name] = (column.type.to_pandas_dtype(), (batch.num_rows, *shape), offset)
+            columns[name] = (np.dtype(kind), (batch.num_rows, *shape), offset)
     return columns, meta["told"]
 
 

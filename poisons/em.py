@@ -15,7 +15,19 @@ from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_v
 
 from poisons.base import Poison, Workshop
 from poisons.delta import Application, Delta, whole_levels
-from poisons.em_noise import CPU, EM, TRAIN, ClassNoise, Descent, ImageNoise, Laps, Noise, begin, pick
+from poisons.em_noise import (
+    CPU,
+    EM,
+    TRAIN,
+    ClassNoise,
+    Descent,
+    ImageNoise,
+    Laps,
+    Noise,
+    begin,
+    one_thread,
+    pick,
+)
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
 from trainers.attacks import Frozen
@@ -198,7 +210,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         """The generator's steps of one round. As published, noisy images are not clipped to [0, 1] here."""
         laps, first = self._laps(clean, seed, GENERATOR_LAPS), len(training.history) * self.train_steps
         training.model.train()
-        with seeded(device, seed, EM, TRAIN, first):
+        with seeded(device, seed, EM, TRAIN, first), one_thread():
             for turn in range(first, first + self.train_steps):
                 lap, at = divmod(turn, len(laps))
                 rows = laps.lap(lap)[at]

@@ -6,7 +6,8 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -25,6 +26,18 @@ from trainers.recipe import TrainSpec, repeatable
 CPU = torch.device("cpu")
 EM = 25965  # what the numbers of all random streams here begin with, after the seed
 BEGIN, ORDER, TRAIN, DESCEND = range(4)  # and what they are for
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, a processor's sums over a batch, which gradients of weights are, come out alike however many
+    processors there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,11 @@ from orchestrator.results import Ledger
 from orchestrator.spec import RunSpec, SweepSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
+from poisons.__main__ import main as poison_bare
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
-from trainers import Images, Plugin
+from trainers import Plugin
+from trainers.__main__ import main as train_bare
 
 
 def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
@@ -240,16 +242,30 @@ def test_shipped_yaml_has_no_tabs_and_no_duplicates() -> None:
     assert all("\t" not in file.read_text() and yaml.safe_load(file.read_text()) for file in files)
 
 
-def test_what_the_readme_shows_is_what_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every YAML block is a sweep or parts of one, and the Python block runs."""
+def test_what_the_readme_shows_is_what_is_understood() -> None:
+    """Every YAML block is a sweep, or parts of one."""
     pytest.importorskip("timm")
-    blocks = re.findall(r"```(yaml|python)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert [language for language, _ in blocks] == ["yaml", "yaml", "python"]
-    sweep, parts = (yaml.safe_load(text) for language, text in blocks if language == "yaml")
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    sweep, parts, poison = map(yaml.safe_load, blocks)
     assert len(expand(SweepSpec.parse(sweep, "README"), "README")) == 66
     RunSpec.parse(parts.pop("run"), "README")
     trial = TrialSpec.parse(parts, "README")
     assert trial.train.before_attack == 3
+    data = TrialSpec.parse(poison, "README").data
+    assert [one.kind for one in data.poison] == ["em", "ops"]
+
+
+def test_the_bare_commands_of_the_readme_run_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^    python -m ((?:poisons|trainers) .*?)\s*(?:#.*)?$", text, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["poisons", "poisons", "trainers"]
     monkeypatch.chdir(tmp_path)
-    exec(blocks[2][1], {})
-    assert Images.load(Path("train.pt")).shape == Images.load(Path("test.pt")).shape
+    (tmp_path / "DIR").mkdir()
+    Path("poison.json").write_text('{"source": "digits", "poison": "ops", "limit": 40}')
+    Path("clean.json").write_text('{"source": "digits", "split": "test", "limit": 20}')
+    Path("train.json").write_text('{"train": {"architecture": "lenet5", "epochs": 1}}')
+    for command in commands:
+        name, *words = command.split()
+        assert {"poisons": poison_bare, "trainers": train_bare}[name](words) == 0

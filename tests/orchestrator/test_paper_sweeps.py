@@ -7,9 +7,14 @@ from typing import Any
 import pytest
 
 from orchestrator.expansion import Point, expand
+from orchestrator.plan import make_plan
+from orchestrator.report import tabulate
+from orchestrator.results import Ledger
 from orchestrator.sweep_file import load
+from orchestrator.trial import run_trial
+from poisons import Store
 from poisons.ops import Ops
-from tests.conftest import ROOT
+from tests.conftest import CPU, ROOT
 
 
 def points(name: str) -> tuple[Point, ...]:
@@ -63,3 +68,23 @@ def test_random_pixels_are_drawn_anew_and_trained_alike() -> None:
 def test_noise_needs_images_outside_the_fraction() -> None:
     found = {(ops.search_fraction, str(ops.upload_noise)) for (ops,) in poisons("search_fraction").values()}
     assert found == {(0.01, "None"), (0.1, "None"), (1.0, "None"), (0.01, "8/255"), (0.1, "8/255")}
+
+
+SMOKE = (
+    "data.limit=60",
+    "train.architecture=lenet5",
+    "train.epochs=1",
+    "evaluation.limit=20",
+    "seed=[0]",
+)
+
+
+@pytest.mark.parametrize("name", ["multipixel", "position_color", "random_pixel", "search_fraction"])
+def test_a_table_is_filled_at_smoke_size(name: str, store: Store) -> None:
+    settings = [one for one in SMOKE if one != "seed=[0]" or "seed=0" in points(name)[0].name.split(", ")]
+    plan = make_plan(load(ROOT / "sweeps" / f"{name}.yaml", ("data.source=digits", *settings)), store, name)
+    for task in plan.tasks:
+        run_trial(task.trial, store, device=CPU)
+    table = tabulate(plan, Ledger(store.root))
+    assert all(cell.mean is not None for cell in table.cells.values())
+    assert {cell.trials for cell in table.cells.values()} == {10 if name == "random_pixel" else 1}

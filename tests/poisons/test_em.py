@@ -292,6 +292,21 @@ def test_a_noise_step_that_is_shared_out_gives_the_same_bits(
         assert all(len(item) < bound for item in crew.items), "a share is sent without the others"
 
 
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("settings", [SMALL, CLASS_WISE], ids=["sample_wise", "class_wise"])
+def test_the_number_of_threads_changes_no_bit(
+    images: Images, settings: dict[str, Any], precision: str
+) -> None:
+    poison = Em.parse({**settings, "precision": precision}, "test")
+    noise = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        noise.append(poison.craft(images, seed=0, workshop=Workshop()).delta)
+        assert torch.get_num_threads() == threads
+    assert torch.equal(noise[0], noise[1])
+    assert torch.equal(noise[0], noise[2])
+
+
 def test_a_crew_gets_no_more_shares_than_there_are_batches(images: Images, tmp_path: Path) -> None:
     crew, poison = Elsewhere(5), em(QUICK, max_rounds=1)
     assert torch.equal(
