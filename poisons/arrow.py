@@ -24,8 +24,6 @@ LAYOUT = 3  # 2: one record batch; 3: perturbations beside the images
 # MAP_NORESERVE (named from Python 3.13): a file may be larger than the memory, since nobody writes its pages
 PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
 
-Column = tuple[Any, tuple[int, ...], int]  # the type of its values, its shape, where in the file it begins
-
 
 def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
     """Tensors of one length on the host, a column each (a row of it is a fixed-size list), and JSON beside
@@ -42,15 +40,16 @@ def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) ->
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write` was given. The tensors are a memory map of the file, private to this process: what is
     written into them never reaches it."""
-    columns, told = _layout(path)
-    return _mapped(path, columns), told
+    tensors, told, _ = _mapped(path)
+    return tensors, told
 
 
 def read_images(path: Path) -> StoredImages:
     """The images that a Writer wrote; no pixel is read before it is asked for."""
-    columns, told = _layout(path)
-    tensors, (_, _, offset) = _mapped(path, columns), columns["image"]
-    return StoredImages(tensors["image"], tensors["label"].clone(), told["num_classes"], path, offset)
+    tensors, told, offsets = _mapped(path)
+    return StoredImages(
+        tensors["image"], tensors["label"].clone(), told["num_classes"], path, offsets["image"]
+    )
 
 
 def read_index(path: Path) -> Tensor:
@@ -130,28 +129,29 @@ def _array(tensor: Tensor) -> pa.Array:
     return flat if tensor.ndim == 1 else pa.FixedSizeListArray.from_arrays(flat, math.prod(tensor.shape[1:]))
 
 
-def _mapped(path: Path, columns: dict[str, Column]) -> dict[str, Tensor]:
+def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, int]]:
+    """The columns, the JSON, and where in the file each column begins."""
     with path.open("rb") as file:
         pages = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    return {
-        name: torch.from_numpy(np.frombuffer(pages, kind, math.prod(shape), offset).reshape(shape))
-        for name, (kind, shape, offset) in columns.items()
-    }
+    _expect(pages, "MADV_RANDOM")  # or the disk would read megabytes around the few pages that are looked at
+    whole = pa.py_buffer(pages)
+    reader = pa.ipc.open_file(whole)
+    meta: dict[str, Any] = json.loads(reader.schema.metadata[b"opsctl"])
+    batch = reader.get_batch(0)
+    tensors, offsets = {}, {}
+    for name, (kind, *shape) in meta["kinds"].items():
+        column = batch.column(name).values if shape else batch.column(name)
+        offsets[name] = column.buffers()[1].address - whole.address
+        values = np.frombuffer(pages, kind, batch.num_rows * math.prod(shape), offsets[name])
+        tensors[name] = torch.from_numpy(values.reshape(batch.num_rows, *shape))
+    _expect(pages, "MADV_NORMAL")
+    return tensors, meta["told"], offsets
 
 
-def _layout(path: Path) -> tuple[dict[str, Column], dict[str, Any]]:
-    """The columns, and the JSON."""
-    with pa.memory_map(str(path)) as source:
-        whole = source.read_buffer()
-        reader = pa.ipc.open_file(whole)
-        meta: dict[str, Any] = json.loads(reader.schema.metadata[b"opsctl"])
-        batch = reader.get_batch(0)
-        columns = {}
-        for name, (kind, *shape) in meta["kinds"].items():
-            column = batch.column(name).flatten() if shape else batch.column(name)
-            offset = column.buffers()[1].address - whole.address
-            columns[name] = (np.dtype(kind), (batch.num_rows, *shape), offset)
-    return columns, meta["told"]
+def _expect(pages: mmap.mmap, advice: str) -> None:
+    """Tell the system how pages will be read, where it can be told."""
+    if hasattr(mmap, advice):
+        pages.madvise(getattr(mmap, advice))
 
 
 def _exactly(stream: Any, shape: tuple[int, ...]) -> Tensor:
