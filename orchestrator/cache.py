@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.host import running
 from poisons import Store
-from poisons.durable import has_size, read_json, read_sha256, write_whole
+from poisons.durable import intact, read_json, write_whole
 from poisons.store import read_record
 
 NEEDS = "needs.json"  # in the scratch folder of a sweep that runs: the data sets that it counts on
@@ -65,11 +66,7 @@ def entries(store: Store) -> list[Entry]:
 
 def damaged(entry: Entry) -> list[str]:
     """The files of a data set that are not as they were written. Every byte is read."""
-    return [
-        name
-        for name, told in entry.record["files"].items()
-        if not has_size(entry.folder / name, told) or read_sha256(entry.folder / name) != told["sha256"]
-    ]
+    return [name for name, told in entry.record["files"].items() if not intact(entry.folder / name, told)]
 
 
 def rubbish(store: Store) -> list[Rubbish]:
@@ -81,10 +78,11 @@ def rubbish(store: Store) -> list[Rubbish]:
     finished = {f"data-{entry.record['key']}.pt" for entry in known}
     rules: dict[str, Callable[[Path], str | None]] = {
         "data": lambda f: _why_not(f, f.name in unneeded),
-        "imports": lambda f: "an import that was killed" if f.suffix == ".tmp" else None,
+        "imports": lambda f: "an import that was killed" if f.suffix == ".tmp" and _old(f) else None,
         "quarantine": lambda _: "damaged; it was put aside and built again",
         "statistics": lambda f: None if f.name in kept else "statistics of images that go, or are gone",
         "checkpoints": lambda f: "of a data set that is there" if f.name in finished else None,
+        "pictures": lambda f: None if f.stem in kept else "of a data set that goes, or is gone; drawn again",
     }
     return [
         Rubbish(place, why, size(place))
@@ -94,6 +92,11 @@ def rubbish(store: Store) -> list[Rubbish]:
     ]
 
 
+def _old(path: Path) -> bool:
+    """Whether nobody has written here for an hour."""
+    return time.time() - path.stat().st_mtime > 3600
+
+
 def _why_not(folder: Path, unneeded: bool) -> str | None:
     if folder.suffix == ".tmp" or read_record(folder) is None:
         return "half-written, or of an older opsctl"
@@ -101,19 +104,28 @@ def _why_not(folder: Path, unneeded: bool) -> str | None:
 
 
 def remove(store: Store, item: Rubbish) -> bool:
-    """Remove it, unless somebody builds it just now, or a sweep that began since counts on it."""
-    key = item.path.name.removesuffix(".tmp").rpartition("-")[2]
-    lock = FileLock(store.root / "locks" / f"data-{key}.lock", timeout=0)
-    try:
-        with lock:
-            if item.path.name in _claimed(store):
-                return False
-            going = item.path.with_name(f"{item.path.name}.{os.getpid()}.tmp")
-            os.rename(item.path, going)  # at once, so that nobody opens half of it
-            shutil.rmtree(going) if going.is_dir() else going.unlink()
-    except (Timeout, FileNotFoundError):
+    """Remove it, unless somebody builds a data set just now, which may be made from it, or a sweep that began
+    since counts on it."""
+    if item.path.name in _claimed(store) or _building(store):
         return False
+    going = item.path.with_name(f"{item.path.name}.{os.getpid()}.tmp")
+    try:
+        os.rename(item.path, going)  # at once, so that nobody opens half of it
+    except FileNotFoundError:
+        return False
+    shutil.rmtree(going) if going.is_dir() else going.unlink()
     return True
+
+
+def _building(store: Store) -> bool:
+    """Whether anyone holds the lock of a data set."""
+    for file in (store.root / "locks").glob("data-*.lock"):
+        try:
+            with FileLock(file, timeout=0):
+                pass
+        except Timeout:
+            return True
+    return False
 
 
 def size(path: Path) -> int:

@@ -274,10 +274,13 @@ def poison(
     from orchestrator import datasets
     from orchestrator.sweep_file import load_data
     from poisons import Store
+    from trainers import InputError
 
     wanted, stored = load_data(spec, tuple(settings or ())).pinned(), Store(store)
     build = None
     if workers > 1 or address:
+        if device != "auto":
+            raise InputError("--device is for this process; Ray gives each of its workers what it asks for")
         from functools import partial
 
         from orchestrator.engine import build_data
@@ -478,22 +481,28 @@ def doctor(store: StoreOption = STORE) -> None:
 
 
 def main() -> None:
-    """The `opsctl` command. A user's mistake is one message and exit code 2, never a traceback."""
+    """The `opsctl` command. A user's mistake is one message and exit code 2, what the machine or the numbers
+    would not do is one message and exit code 1; never a traceback."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        if not _is_users(error):
+    except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        code = _exit_code(error)
+        if code is None:
             raise
         typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
-        sys.exit(2)
+        typer.echo(str(error) or type(error).__name__, err=True)
+        sys.exit(code)
 
 
-def _is_users(error: Exception) -> bool:
-    from poisons.store import StoreError
+def _exit_code(error: Exception) -> int | None:
+    """How to end for it; None for a mistake of ours, which is shown whole."""
+    from poisons.durable import StoreError
     from trainers import InputError
+    from trainers.loop import DivergenceError, OutOfMemoryError
 
-    return isinstance(error, InputError | StoreError)
+    if isinstance(error, InputError | StoreError):
+        return 2
+    return 1 if isinstance(error, OSError | DivergenceError | OutOfMemoryError) else None
 
 
 def _console() -> Console:

@@ -57,9 +57,15 @@ def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None
         table.add_row(f"[bold]{escape(label)}[/]", escape(text))
     console.print(table)
     file = picture or picture_file(store, spec)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(drawn(spec, store))
-    console.print(f"[bold]picture[/]  {escape(str(file))}", highlight=False, soft_wrap=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(drawn(spec, store))
+    except (InputError, OSError) as error:
+        if picture is not None:
+            raise InputError(f"--picture {picture}: {error}") from None
+        console.print(f"[yellow]no picture:[/] {escape(str(error))}", soft_wrap=True)
+    else:
+        console.print(f"[bold]picture[/]  {escape(str(file))}", highlight=False, soft_wrap=True)
     console.print(f"[bold]folder[/]   {escape(str(store.path(spec)))}", highlight=False, soft_wrap=True)
 
 
@@ -73,7 +79,9 @@ def drawn(spec: DataSpec, store: Store) -> bytes:
     if images is None:
         raise InputError(f"{store.path(spec)} is damaged; the next sweep that needs it builds it again")
     clean = store.load(spec.clean)
-    return draw(images if clean is None else clean, images, store.perturbation(spec))
+    if clean is None:
+        raise InputError(f"{store.path(spec.clean)}, the clean images, are not there to compare with")
+    return draw(clean, images, store.perturbation(spec))
 
 
 def give(spec: DataSpec, store: Store, console: Console, *, form: Form, to: Path) -> None:

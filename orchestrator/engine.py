@@ -31,7 +31,7 @@ for _name, _value in SETTINGS.items():
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
@@ -136,32 +136,40 @@ class _Builders:
                 self.progress.data_failed(spec, _cause(error))
             else:
                 self.progress.data_built(spec)
-        for spec in self.progress.buildable()[: max(0, self._room() - len(self.refs))]:
-            self._submit(spec)
+        for spec in self.progress.buildable():
+            if self._fits(spec):
+                self._submit(spec)
         self.progress.most = self._trials()
 
-    def _room(self) -> int:
-        """How many builders may run: all that fit, but half of that while trials could use the processors."""
-        room = int(ray.cluster_resources().get("CPU", 1) // self._cpus())
-        return max(1, room // 2 if self.progress.live or self.progress.ready() else room)
+    def _fits(self, spec: DataSpec) -> bool:
+        """Whether a builder may start: they take all processors, but half of them while trials could use
+        them; and never so many GPUs that one with helpers would wait for another's."""
+        whole = ray.cluster_resources().get("CPU", 1)
+        room = whole / 2 if self.progress.live or self.progress.ready() else whole
+        at_work = list(self.refs.values())
+        if at_work and sum(map(self._cpus, at_work)) + self._cpus(spec) > room:
+            return False
+        gpus = [_gpu_helpers(one, self._workers(one)) for one in (*at_work, spec)]
+        return not gpus[-1] or not any(gpus[:-1]) or sum(gpus) <= ray.cluster_resources().get("GPU", 0)
 
     def _trials(self) -> float:
         """How many trials may run: Tune hands processors from trial to trial, and builders would get none."""
         run, whole = self.progress.plan.sweep.run, ray.cluster_resources().get("CPU", 1)
-        left = whole - len(self.refs) * self._cpus()
+        left = whole - sum(map(self._cpus, self.refs.values()))
         return max(1, left // run.cpus_per_trial) if self.refs else math.inf
 
-    def _cpus(self) -> float:
-        """Processors that one builder and its helpers take."""
-        run = self.progress.plan.sweep.run
-        return run.cpus_per_data * run.workers_per_data
+    def _workers(self, spec: DataSpec) -> int:
+        """A builder and its helpers; only crafting is shared."""
+        return self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
+
+    def _cpus(self, spec: DataSpec) -> float:
+        """Processors that a builder and its helpers take."""
+        return self.progress.plan.sweep.run.cpus_per_data * self._workers(spec)
 
     def _submit(self, spec: DataSpec) -> None:
         self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
-        run = self.progress.plan.sweep.run
-        ref = _start_build(
-            spec, self.progress.store, self.mail, cpus=run.cpus_per_data, workers=run.workers_per_data
-        )
+        cpus = self.progress.plan.sweep.run.cpus_per_data
+        ref = _start_build(spec, self.progress.store, self.mail, cpus=cpus, workers=self._workers(spec))
         self.refs[ref] = spec
         del self.progress.unbuilt[spec.name]
 
@@ -275,26 +283,38 @@ def build_data(
     """Build one data set, and what it is made from, with `workers` Ray tasks that share the work."""
     with _cluster(address):
         mail = Queue(actor_options={"num_cpus": 0})
-        cpus = max(1.0, ray.cluster_resources().get("CPU", 1) // workers)
+        cpus = max(1.0, min(ray.cluster_resources()["CPU"] // workers, _most("CPU")))
         ref = _start_build(spec, store, mail, cpus=cpus, workers=workers)
         ready: list[ray.ObjectRef] = []
         while not ready:
             ready, _ = ray.wait([ref], timeout=POLL_SECONDS)
-            for _, row in mail.get_nowait_batch(mail.qsize()):
-                if row:
-                    report(row)
+            with suppress(RayError):  # progress is a courtesy
+                for _, row in mail.get_nowait_batch(mail.qsize()):
+                    if row:
+                        report(row)
         try:
             ray.get(ref)
-        except ray.exceptions.RayTaskError as error:
+        except RayTaskError as error:
             raise error.cause from None
+        except RayError as error:
+            raise OSError(f"the process that built {spec.name} died ({_cause(error)})") from None
 
 
 def _start_build(spec: DataSpec, store: Store, mail: Queue, *, cpus: float, workers: int) -> ray.ObjectRef:
-    there = int(ray.cluster_resources().get("GPU", 0))
-    gpus = 1 if spec.wants_gpu and there else 0
-    helpers = min(workers, there) if gpus else workers
-    task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=gpus)
-    return task.remote(str(store.root), json.dumps(plain(spec)), mail, helpers)
+    gpus = _gpu_helpers(spec, workers)
+    task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=min(1, gpus))
+    return task.remote(str(store.root), json.dumps(plain(spec)), mail, gpus or workers)
+
+
+def _gpu_helpers(spec: DataSpec, workers: int) -> int:
+    """How many of its workers get a GPU each, and so how many there are at all: 0 if it needs none."""
+    wanted = any(one.wants_gpu for one in (spec, *spec.parents))
+    return min(workers, int(ray.cluster_resources().get("GPU", 0))) if wanted else 0
+
+
+def _most(resource: str) -> float:
+    """What the machine of the cluster has that has most of it."""
+    return max(node["Resources"].get(resource, 0.0) for node in ray.nodes() if node["Alive"])
 
 
 @ray.remote(max_retries=3)
@@ -381,8 +401,7 @@ def _cause(error: BaseException) -> str:
 def _gpus_per_trial(plan: Plan) -> float:
     """What the sweep says, else one where there is any; an InputError if no machine of the cluster has it."""
     run = plan.sweep.run
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    most = {name: max(machine.get(name, 0.0) for machine in machines) for name in ("CPU", "GPU")}
+    most = {name: _most(name) for name in ("CPU", "GPU")}
     gpus = float(most["GPU"] >= 1) if run.gpus_per_trial is None else run.gpus_per_trial
     for name, need, way in (
         ("CPU", run.cpus_per_trial, "--cpus-per-trial"),

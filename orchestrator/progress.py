@@ -87,6 +87,6 @@ class Progress:
 
     def _fail(self, task: Task, error: str, *, write: bool = True) -> None:
         if write:
-            self.ledger.fail(task.key, {"error": error, "traceback": None})
+            self.ledger.fail(task.key, {"error": error, "traceback": None, "needs": list(task.needs)})
         self.failed.append(task.key)
         self.observer.trial_failed(task, error)

@@ -28,7 +28,9 @@ def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
 def load_data(text: str, settings: tuple[str, ...] = ()) -> DataSpec:
     """A data set from a file, from the name of a poison, or from YAML: `{source: cifar10, poison: ops}`, or
     the poison alone, `{kind: ops, pixels: 2}` or `[em, ops]`."""
-    is_file = text.endswith((".yaml", ".yml", ".json")) or Path(text).is_file()
+    is_file = text.endswith((".yaml", ".yml", ".json")) or (
+        text.isprintable() and not set(text) & set("[{:") and Path(text).is_file()
+    )
     hint = "name a poison (opsctl kinds poison), or write {source: cifar10, poison: ops}"
     data = read_yaml(Path(text), hint) if is_file else parse_yaml(text, text)
     if not isinstance(data, dict) or "kind" in data:

@@ -16,7 +16,7 @@ import torch
 from poisons.base import Workshop
 from poisons.data_spec import DataSpec
 from poisons.store import Store
-from trainers.bare import device_named, exit_code, read_spec, say
+from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.spec import InputError
 
 
@@ -44,7 +44,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("spec", type=Path, metavar="SPEC.yaml", help="`-` for all defaults")
     parser.add_argument("--store", type=Path, required=True, metavar="DIR", help="where data sets are kept")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
-    parser.add_argument("--threads", type=int, metavar="N", help="processors to use")
+    parser.add_argument("--threads", type=threads, metavar="N", help="processors to use")
     parser.add_argument(
         "--save", type=Path, metavar="FILE.pt", help="write the images for `python -m trainers` too"
     )

@@ -33,7 +33,8 @@ def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) ->
     fields = [pa.field(name, array.type) for name, array in zip(columns, arrays, strict=True)]
     meta = {"opsctl": json.dumps({"kinds": kinds, "told": dict(told)}, allow_nan=False)}
     schema = pa.schema(fields, metadata=meta)
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+    options = pa.ipc.IpcWriteOptions(allow_64bit=True)  # a column may have more than 2³¹ values
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
 
 

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation
+from poisons.chance import chance
 from poisons.data_spec import DataSpec
 from poisons.stratify import stratified
-from trainers.images import Images
-from trainers.loop import generator
+from trainers.images import Images, balanced
 
 CHUNK = 2**24  # bytes of images that are worked on at a time
-RATIO = 1  # names the stream that draws which images are poisoned
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,8 @@ class Part:
 def read_source(spec: DataSpec) -> Iterator[Part]:
     """The clean images of a spec; the bytes are still those that its key names."""
     reading = spec.source.pinned().open(spec.split)
-    index = Images(torch.empty((len(reading.y), 1, 1, 1), dtype=torch.uint8), reading.y, reading.num_classes)
-    rows, at = index.balanced(spec.limit), 0
-    size = 1
+    rows = balanced(reading.y, reading.num_classes, spec.limit)
+    at, size = 0, 1
     while at < len(rows):
         some = rows[at : at + size]
         images = reading.take(some)
@@ -64,8 +62,7 @@ def chosen_images(spec: DataSpec, clean: Images) -> Tensor:
     """Which images are poisoned; bool N."""
     if spec.ratio == 1:
         return torch.ones(len(clean), dtype=torch.bool)
-    gen = generator(torch.device("cpu"), spec.seed, RATIO)
-    return stratified(clean.y, clean.num_classes, spec.ratio, gen)
+    return stratified(clean.y, clean.num_classes, spec.ratio, chance(spec.seed, "ratio"))
 
 
 def per_chunk(images: Images) -> int:

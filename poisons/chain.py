@@ -23,6 +23,12 @@ class Chain(Perturbation, kind="chain"):
             images = link.apply(images, rows)
         return images
 
+    def flat(self) -> tuple[Perturbation, ...]:
+        """Its links, and those of the chains among them."""
+        return tuple(
+            end for link in self.links for end in (link.flat() if isinstance(link, Chain) else (link,))
+        )
+
     def facts(self) -> dict[str, Any]:
         """Those of all links; of two of one name, the later link's."""
         return {name: fact for link in self.links for name, fact in link.facts().items()}

@@ -43,7 +43,8 @@ class DataSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _clean_is_clean(cls, value: Any) -> Any:
-        """What says how to poison means nothing for clean images, and must not give them a second key."""
+        """Where and how much to poison means nothing for clean images, and gives them no second key. (A seed
+        does, or a grid of seeds would have equal points.)"""
         poison = value.get("poison", "clean") if isinstance(value, dict) else None
         if poison in ("clean", {"kind": "clean"}, ["clean"], [{"kind": "clean"}], Clean(), CLEAN):
             return {name: v for name, v in value.items() if name not in ("ratio", "crafted_on")}

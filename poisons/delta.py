@@ -57,11 +57,11 @@ class Delta(Perturbation, kind="delta"):
         return {"delta": self.delta}
 
     def told(self) -> dict[str, Any]:
-        return {"per": self.per, "facts": dict(self.facts_)}
+        return {"per": self.per}
 
     @classmethod
     def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Delta:
-        return cls(columns["delta"], told["per"], told["facts"])
+        return cls(columns["delta"], told["per"])
 
 
 def whole_levels(noise: Tensor, application: Application, eps: Fraction | None = None) -> Tensor:

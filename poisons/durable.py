@@ -67,6 +67,14 @@ def unchanged(file: Path, told: dict[str, Any]) -> bool:
     return file.stat().st_mtime_ns == told.get("mtime_ns") or sha256(file) == told["sha256"]
 
 
+def intact(file: Path, told: dict[str, Any]) -> bool:
+    """Whether the file is the one that was stamped. All of its bytes are read; what cannot be is not."""
+    try:
+        return has_size(file, told) and _read(file) == told["sha256"]
+    except OSError:
+        return False
+
+
 def sha256(file: Path) -> str:
     """The digest of a file's bytes, read once per process for each (path, size, time of change)."""
     stat = file.stat()
@@ -75,10 +83,9 @@ def sha256(file: Path) -> str:
 
 @lru_cache(maxsize=4096)
 def _sha256(file: Path, *_: int) -> str:
-    return read_sha256(file)
+    return _read(file)
 
 
-def read_sha256(file: Path) -> str:
-    """The digest of a file's bytes, read now."""
+def _read(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -34,12 +34,12 @@ from trainers.attacks import Frozen
 from trainers.families import Architecture, Augmentation, Optimizer
 from trainers.feed import place
 from trainers.images import Images
-from trainers.loop import DivergenceError, Training, generator, seeded, train_step
+from trainers.loop import DivergenceError, Training, generator, memory_named, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import Eps, InputError
 
-GENERATOR_LAPS, NOISE_LAPS, CHOSEN = range(3)
+GENERATOR_LAPS, NOISE_LAPS, CHOSEN, WEIGHTS = range(4)
 CLASS_WISE: dict[str, Any] = {
     "steps": 1,
     "share": 0.2,
@@ -146,9 +146,11 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             raise InputError("error-minimising noise is crafted from images, and there are none")
         device, checkpoint, owner = workshop.device, workshop.checkpoint, f"em {self.key}, seed {seed}"
         recipe = self._recipe(device)
-        with repeatable():
+        with repeatable(), memory_named(recipe, clean, device, field="batch_size of the poison"):
             clean = clean.to(CPU) if self._shared(workshop) else place(clean, device)
-            training = Training.begin(recipe, clean, seed=seed, device=device)
+            # no victim begins with these weights, as it might with those of `seed` itself
+            weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()
+            training = Training.begin(recipe, clean, seed=weights, device=device)
             noise = self._begin(clean, seed, workshop)
             if checkpoint is not None and (state := checkpoint.load(owner=owner)) is not None:
                 _resume(training, noise, state)
@@ -192,6 +194,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         rows, device = clean.num_classes if self.transfers else len(clean), workshop.device
         home = CPU if self._shared(workshop) else device
         values = begin((rows, *clean.shape), float(self.eps), home, random=self.random_start, seed=seed)
+        values = values.to(device) if self.transfers else values  # which is small
         if not self.transfers:
             return ImageNoise(clean, values)
         if self.share < 1:
@@ -210,7 +213,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         """The generator's steps of one round. As published, noisy images are not clipped to [0, 1] here."""
         laps, first = self._laps(clean, seed, GENERATOR_LAPS), len(training.history) * self.train_steps
         training.model.train()
-        with seeded(device, seed, EM, TRAIN, first), one_thread():
+        with seeded(device, seed, EM, TRAIN, first), one_thread(device):
             for turn in range(first, first + self.train_steps):
                 lap, at = divmod(turn, len(laps))
                 rows = laps.lap(lap)[at]

@@ -29,11 +29,11 @@ BEGIN, ORDER, TRAIN, DESCEND = range(4)  # and what they are for
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Within, a processor's sums over a batch, which gradients of weights are, come out alike however many
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Within, the sums over a batch that gradients of weights are come out alike on a CPU, however many
     processors there are."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
         yield
     finally:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -74,12 +73,12 @@ def read_foreign(
 def store_import(root: Path, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     """Keep a perturbation in the store at `root`, whole or not at all; returns its fingerprint. What is there
     already is left as it is. `report` and `told` are kept beside it. StoreError if it cannot be written."""
-    content = hashlib.sha256(f"{delta.kind} {delta.per} {tuple(delta.delta.shape)} ".encode())
+    labels = report["labels_sha256"] if delta.per == "image" else "any"
+    content = hashlib.sha256(f"{delta.kind} {delta.per} {tuple(delta.delta.shape)} {labels} ".encode())
     for part in delta.delta.split(1024):
         content.update(part.cpu().contiguous().numpy().data)
-    fingerprint, record = content.hexdigest()[:16], {**report, **told}
-    facts = {name: fact for name, fact in record.items() if name not in ("change", "per")}
-    write_import(root / "imports" / fingerprint, replace(delta, facts_=facts), record)
+    fingerprint = content.hexdigest()[:16]
+    write_import(root / "imports" / fingerprint, delta, {**report, **told})
     return fingerprint
 
 
@@ -236,8 +235,8 @@ def _compare_folders(root: Path, files: list[Path], clean: Images) -> None:
     known = sorted(set(names))
     if known == [""]:
         return
-    numbered = all(name.isdecimal() for name in known)
-    label = {name: int(name) if numbered else i for i, name in enumerate(known)}
+    numbers = all(name.isdecimal() and int(name) < clean.num_classes for name in known)
+    label = {name: int(name) if numbers else i for i, name in enumerate(known)}
     for file, name, expected in zip(files, names, clean.y.tolist(), strict=True):
         if label[name] != expected:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +18,7 @@ from trainers.images import Images
 from trainers.spec import InputError
 
 FILE, RECORD = "perturbation.arrow", "record.json"
+NO_FACTS = ("file", "environment", "change", "per")  # what else its record tells
 
 
 class Imported(Poison, kind="imported"):
@@ -55,11 +57,12 @@ class Imported(Poison, kind="imported"):
 
 def read_import(folder: Path) -> Delta | None:
     """The imported perturbation in `folder`, or None if there is none, or it is not as it was written."""
-    told = (read_json(folder / RECORD) or {}).get("file")
-    if told is None or not unchanged(folder / FILE, told):
+    record = read_json(folder / RECORD) or {}
+    if "file" not in record or not unchanged(folder / FILE, record["file"]):
         return None
     columns, told = arrow.read(folder / FILE)
-    return Delta.restore(columns, told)
+    facts = {name: fact for name, fact in record.items() if name not in NO_FACTS}
+    return replace(Delta.restore(columns, told), facts_=facts)
 
 
 def digest(labels: Tensor) -> str:

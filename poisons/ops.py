@@ -17,15 +17,13 @@ from torch import Tensor
 
 from poisons.base import Perturbation, Poison, Workshop
 from poisons.chain import Chain
+from poisons.chance import chance
 from poisons.delta import Delta, whole_levels
 from poisons.moments import gathered
 from poisons.pixel_search import Exclusion, Further, Objective, search
 from poisons.stratify import stratified
 from trainers.images import Images
-from trainers.loop import generator
 from trainers.spec import Eps
-
-FRACTION, NOISE = 1, 2  # name streams of random numbers
 
 
 class Ops(Poison, kind="ops"):
@@ -44,11 +42,11 @@ class Ops(Poison, kind="ops"):
     lower-ranked is written over the other; `nested`, classes in turn, one pixel a round, at positions that
     the class has not taken yet, so that k pixels hold the k - 1 pixels.
 
-    For `released` and `paper`, a pixel that is constant in its class has no spread: if the colour changes it,
-    it beats every pixel with spread, the larger change first; if not, every other beats it. Remaining ties
-    go to the last candidate in the order row, column, colour (black first, white last), for `art` to the
-    first in the order colour, row, column. A class without images gets no pixel, a class of one image is
-    constant. InputError if a class finds too few candidates.
+    For `released` and `paper`, a candidate whose distance is the same in all images of the class (and, for
+    `released`, in all channels) has no spread: if the colour changes anything, it beats every candidate with
+    spread, the larger change first; if not, every other beats it. Remaining ties go to the last candidate in
+    the order row, column, colour (black first, white last), for `art` to the first in the order colour, row,
+    column. A class without images gets no pixel. InputError if a class finds too few candidates.
 
     With `search_fraction` only that share of each class is searched (at least one image; `seed` draws it,
     and a smaller one lies inside a larger one), and the pixels go on all images. `upload_noise` lays uniform
@@ -85,7 +83,7 @@ class Ops(Poison, kind="ops"):
         name, keep = "moments", None
         if self.search_fraction < 1:
             name = f"moments-fraction-{self.search_fraction}-seed-{seed}"
-            gen = generator(torch.device("cpu"), seed, 0, FRACTION)
+            gen = chance(seed, "search fraction")
             keep = stratified(clean.y, clean.num_classes, self.search_fraction, gen)
         found = search(
             gathered(clean, workshop, name=name, keep=keep),
@@ -101,7 +99,7 @@ class Ops(Poison, kind="ops"):
 
 def uniform_noise(images: Images, eps: Fraction, *, without: Tensor, seed: int) -> Delta:
     """Noise uniform in ±eps, rounded to whole levels, for each image but those `without` (bool N)."""
-    gen = generator(torch.device("cpu"), seed, 0, NOISE)
+    gen = chance(seed, "upload noise")
     levels = torch.int8 if eps * 255 < 128 else torch.int16
     delta = torch.empty((len(images), *images.shape), dtype=levels)
     for part in delta.split(max(1, 2**22 // math.prod(images.shape))):

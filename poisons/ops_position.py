@@ -6,13 +6,11 @@ from __future__ import annotations
 import torch
 
 from poisons.base import Perturbation, Poison, Workshop
+from poisons.chance import chance
 from poisons.moments import gathered
 from poisons.pixel_search import Exclusion, Objective, search
 from poisons.pixel_write import PixelWrite
 from trainers.images import Images
-from trainers.loop import generator
-
-COLOUR = 3  # names a stream of random numbers
 
 
 class OpsPosition(Poison, kind="ops_position"):
@@ -28,7 +26,7 @@ class OpsPosition(Poison, kind="ops_position"):
 
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
         found = search(gathered(clean, workshop), self.objective, exclusion=self.exclusion)
-        gen = generator(torch.device("cpu"), seed, 0, COLOUR)
+        gen = chance(seed, "colour of each image")
         size = (len(clean), 1, clean.shape[0])
         colour = torch.randint(2, size, generator=gen, dtype=torch.uint8) * 255
         labels = clean.y.cpu()

@@ -20,6 +20,7 @@ from trainers.images import Images
 from trainers.spec import InputError
 
 CLASSES = 40  # that are shown, at most
+LABELLED = 200  # pixels of the map that get a text, at most
 COLUMNS, WIDTH = 20, 2000  # of the grid, at most; pixels
 TILE, LARGEST, PANEL = 96, 256, 640  # sides of a tile, about and at most, and of the map of pixels; pixels
 CHUNK = 2**24  # pixel values that are looked at at a time
@@ -97,7 +98,7 @@ def _examples(clean: Images, poisoned: Images, classes: list[int], *, still: boo
 
 
 def _links(perturbation: Perturbation | None) -> Iterator[PixelWrite]:
-    links = perturbation.links if isinstance(perturbation, Chain) else (perturbation,)
+    links = perturbation.flat() if isinstance(perturbation, Chain) else (perturbation,)
     return (link for link in links if isinstance(link, PixelWrite))
 
 
@@ -190,7 +191,7 @@ def _label(
     """Write each text near its box, where it covers neither a box nor another text, a line leading to it if
     that is farther off. Boxes that touch need their text once."""
     taken, told = list(boxes.values()), set[tuple[int, int, str]]()
-    for (row, column), text in texts.items():
+    for (row, column), text in list(texts.items())[:LABELLED]:
         near = {(row + i, column + j, text) for i, j in itertools.product((-1, 0, 1), repeat=2)}
         known = bool(near & told)
         told.add((row, column, text))

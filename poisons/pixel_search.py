@@ -46,7 +46,10 @@ def ratio(
     """
     n, c = int(m.n[k]), m.first.shape[1]
     if n * c > 10_000_000:
-        raise OverflowError(f"class {k} has {n} images; the exact 64-bit search takes {10_000_000 // c}")
+        raise InputError(
+            f"class {k} has {n} images; the exact 64-bit search takes {10_000_000 // c}: "
+            "set `search_fraction`"
+        )
     o = colours(c)
     g = 1 - o // 255 * 2
     first, second = (t[k].flatten(1)[:, positions].T.long() for t in (m.first, m.second))

@@ -5,13 +5,11 @@ from __future__ import annotations
 import torch
 
 from poisons.base import Perturbation, Poison, Workshop
+from poisons.chance import chance
 from poisons.pixel_search import colours
 from poisons.pixel_write import PixelWrite
 from trainers.images import Images
-from trainers.loop import generator
 from trainers.spec import InputError
-
-PIXEL = 4  # names a stream of random numbers
 
 
 class RandPix(Poison, kind="randpix"):
@@ -24,7 +22,7 @@ class RandPix(Poison, kind="randpix"):
         candidates = height * width * len(palette)
         if classes > candidates:
             raise InputError(f"{classes} classes cannot have a pixel each: there are {candidates} candidates")
-        gen = generator(torch.device("cpu"), seed, 0, PIXEL)
+        gen = chance(seed, "pixel of each class")
         chosen = torch.randperm(candidates, generator=gen)[:classes, None]
         position = chosen // len(palette)
         colour = palette[chosen % len(palette)].to(torch.uint8)

@@ -10,6 +10,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from poisons.chain import Chain
 from poisons.clean import Identity
 from poisons.data_spec import DataSpec
 from poisons.durable import StoreError as StoreError
-from poisons.durable import flush, has_size, read_json, read_sha256, stamp, unchanged, write_whole
+from poisons.durable import flush, has_size, intact, read_json, stamp, unchanged, write_whole
 from trainers.checkpoint import Checkpoint
+from trainers.images import Images
 from trainers.provenance import environment
 from trainers.spec import InputError, plain
 
@@ -81,9 +83,7 @@ class Store:
 
     def verify(self, spec: DataSpec) -> bool:
         """Whether every byte is as it was written. All of them are read."""
-        return self._holds(
-            spec, lambda file, told: has_size(file, told) and read_sha256(file) == told["sha256"]
-        )
+        return self._holds(spec, intact)
 
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
         record, folder = self.record(spec), self.path(spec)
@@ -143,6 +143,7 @@ class Store:
         clean = self.ensure(spec.clean)
         index = arrow.read_index(clean.file)
         if not spec.crafts:
+            self._check_classes(spec, clean)
             facts = by_kind(spec, [self._facts(crafted) for crafted in spec.crafted])
             parts = poison(spec, clean, index, self.perturbation(spec))
             self._publish(spec, parts, [], {"facts": facts, "device": "cpu"}, start)
@@ -157,6 +158,18 @@ class Store:
         told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
         self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)
         checkpoint.remove()
+
+    def _check_classes(self, spec: DataSpec, clean: Images) -> None:
+        """InputError if the images that a poison was crafted on are not of the same classes and shape."""
+        for crafted in spec.crafted:
+            record = self.record(crafted) or {}
+            there = (record["num_classes"], *record["shape"])
+            if there != (clean.num_classes, *clean.shape):
+                raise InputError(
+                    f"a poison crafted on {there[0]} classes of {there[1:]} cannot go on "
+                    f"{clean.num_classes} classes of {clean.shape}: `crafted_on` takes images of the same "
+                    "classes and shape"
+                )
 
     def _facts(self, crafted: DataSpec) -> dict[str, Any]:
         record = self.record(crafted) or {"facts": {}}
@@ -231,15 +244,16 @@ class Store:
             if told is not None and unchanged(file, told):
                 return arrow.read(file)[0]
             made = make()
-            folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f".{name}.{os.getpid()}.tmp"
             try:
+                folder.mkdir(parents=True, exist_ok=True)
                 arrow.write(temporary, made, {})
                 flush(temporary)
                 os.replace(temporary, file)
                 write_whole(mark, stamp(file))
             except OSError:  # it saves a pass next time, no more
-                temporary.unlink(missing_ok=True)
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
             return made
 
         return recall

@@ -166,9 +166,7 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
     assert rubbish(stored) == []
 
 
-def test_gc_spares_what_a_running_sweep_counts_on_and_what_is_being_built(
-    opsctl: Opsctl, stored: Store
-) -> None:
+def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:
     import os
     import platform
 
@@ -178,12 +176,46 @@ def test_gc_spares_what_a_running_sweep_counts_on_and_what_is_being_built(
     claim(stored.root / "tune" / f"mine-{platform.node()}-{os.getpid()}", [])
     claim(stored.root / "tune" / "mine-otherhost-1", [spec().clean.name])  # who can tell?
     assert [e.folder.name for e in entries(stored) if not e.needed_by] == [spec().name]
-    with stored.lock(spec()):
-        opsctl("cache", "gc", "--yes")
-        assert stored.has(spec())
     opsctl("cache", "gc", "--yes")
     assert not stored.has(spec())
     assert stored.has(spec().clean)
+
+
+def test_what_the_numbers_would_not_do_is_one_message_and_exit_code_1(opsctl: Opsctl) -> None:
+    wild = {**EM, "optimizer": {"kind": "sgd", "lr": 1e30}, "generator": {"kind": "resnet18", "width": 4}}
+    text = json.dumps(
+        {"poison": wild, "limit": 60, "source": {"kind": "digits"}, "split": "train", "seed": 0}
+    )
+    code, _, err = opsctl("poison", text + " " * 200)  # too long for the name of a file
+    assert code == 1
+    assert "the generator diverged in round 1; try a smaller optimizer.lr" in err
+    assert "Traceback" not in err
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_data_set(
+    opsctl: Opsctl, stored: Store, tmp_path: Path
+) -> None:
+    stored.ensure(spec())
+    code, _, err = opsctl("show", spec().key, "--picture", tmp_path)
+    assert (code, "--picture" in err) == (2, True)
+    (stored.root / "pictures").write_text("in the way")
+    code, out, _ = opsctl("poison", OPS)
+    assert (code, "no picture:" in out) == (0, True)
+
+
+def test_gc_removes_nothing_while_a_data_set_is_built_that_may_be_made_from_it(
+    opsctl: Opsctl, stored: Store
+) -> None:
+    stored.ensure(spec().clean)
+    with stored.lock(spec()):
+        assert "removed 0 of 1" in opsctl("cache", "gc", "--yes")[1]
+    assert "removed 1 of 1" in opsctl("cache", "gc", "--yes")[1]
+
+
+def test_a_trial_that_failed_keeps_its_data_sets_from_gc(stored: Store) -> None:
+    stored.ensure(spec())
+    Ledger(stored.root).fail("b" * 16, {"error": "Boom", "traceback": None, "needs": [spec().name]})
+    assert rubbish(stored) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from trainers.bare import device_named, exit_code, read_spec, say
+from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
 from trainers.spec import InputError
@@ -56,7 +56,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="holds train.pt and test.pt")
     parser.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1")
-    parser.add_argument("--threads", type=int, metavar="N", help="processors to use")
+    parser.add_argument("--threads", type=threads, metavar="N", help="processors to use")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="FILE", help="resume from, and write to, this file"
     )

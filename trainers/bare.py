@@ -3,6 +3,7 @@ file, a device by name, JSON lines out, an exit code."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Callable
@@ -37,8 +38,8 @@ def read_spec(file: Path) -> Any:
         return {}
     try:
         text = file.read_text()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
     try:
         return json.loads(text)
     except ValueError:
@@ -70,3 +71,10 @@ def device_named(name: str) -> torch.device:
 def say(row: dict[str, Any]) -> None:
     """One JSON line on stdout."""
     print(json.dumps(row), flush=True)
+
+
+def threads(text: str) -> int:
+    """A number of processors, as an option."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
+    return int(text)

@@ -83,22 +83,26 @@ class Images:
         )
 
     def balanced(self, limit: int | None) -> Tensor:
-        """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie
-        inside larger.
+        """Ascending indices of a class-balanced subset of at most `limit` images, as `balanced` has it."""
+        return balanced(self.y, self.num_classes, limit)
 
-        Classes take turns in the order of their labels, each giving its images in one fixed random order.
-        """
-        if limit is None or limit >= len(self):
-            return torch.arange(len(self))
-        gen = torch.Generator().manual_seed(0)
-        order = torch.randperm(len(self), generator=gen)
-        labels = self.y.cpu()[order]
-        turn = torch.empty_like(labels)
-        for k in range(self.num_classes):
-            mine = labels == k
-            turn[mine] = torch.arange(int(mine.sum()))
-        ranked = torch.argsort(turn * self.num_classes + labels, stable=True)
-        return order[ranked[:limit]].sort().values
+
+def balanced(labels: Tensor, num_classes: int, limit: int | None) -> Tensor:
+    """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie inside
+    larger.
+
+    Classes take turns in the order of their labels, each giving its images in one fixed random order.
+    """
+    if limit is None or limit >= len(labels):
+        return torch.arange(len(labels))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    labels = labels.cpu()[order]
+    turn = torch.empty_like(labels)
+    for k in range(num_classes):
+        mine = labels == k
+        turn[mine] = torch.arange(int(mine.sum()))
+    ranked = torch.argsort(turn * num_classes + labels, stable=True)
+    return order[ranked[:limit]].sort().values
 
 
 def to_float(x: Tensor) -> Tensor:

@@ -232,7 +232,9 @@ def _stream(*parts: int) -> int:
 
 
 @contextmanager
-def memory_named(spec: TrainSpec, images: Images, device: torch.device) -> Iterator[None]:
+def memory_named(
+    spec: TrainSpec, images: Images, device: torch.device, *, field: str = "train.batch_size"
+) -> Iterator[None]:
     """Turns a failed allocation into an OutOfMemoryError that says what asked for it and what to do."""
     try:
         yield
@@ -242,7 +244,7 @@ def memory_named(spec: TrainSpec, images: Images, device: torch.device) -> Itera
         size = "x".join(map(str, images.shape))
         raise OutOfMemoryError(
             f"out of memory on {device}, with batch_size {spec.batch_size} of {size} images in a "
-            f"{spec.architecture.kind}: try train.batch_size {max(1, spec.batch_size // 2)} "
+            f"{spec.architecture.kind}: try {field} {max(1, spec.batch_size // 2)} "
             "(and a learning rate to match), or give each trial more of the device (run.gpus_per_trial: 1)"
         ) from error
 

@@ -114,8 +114,11 @@ def digest(files: Iterable[str], *how: str) -> str:
     hexadecimal digits."""
     whole = hashlib.sha256("\0".join(how).encode())
     for file in files:
-        with fsspec.open(file, "rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            with fsspec.open(file, "rb") as stream:
+                whole.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error}") from None
     return whole.hexdigest()[:32]
 
 

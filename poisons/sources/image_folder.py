@@ -42,7 +42,7 @@ class ImageFolder(Source, kind="image_folder"):
 
         def take(rows: Tensor) -> Images:
             some = [files[row] for row in rows.tolist()]
-            x = decode((str(file), file.read_bytes()) for file in some)
+            x = decode((str(file), _bytes(file)) for file in some)
             return Images(x, labels[rows], len(classes))
 
         return Reading(labels, len(classes), take)
@@ -65,3 +65,10 @@ class ImageFolder(Source, kind="image_folder"):
 
     def folder(self) -> Path:
         return Path(self.root).expanduser()
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from None

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from poisons import DataSpec, Poison, Store, Workshop
 from poisons.crew import Crew
-from poisons.em import CHOSEN, GENERATOR_LAPS, NOISE_LAPS, Em
+from poisons.em import CHOSEN, GENERATOR_LAPS, NOISE_LAPS, WEIGHTS, Em
 from poisons.em_noise import EM, Laps, begin
 from poisons.stratify import stratified
 from tests.conftest import CPU
@@ -86,7 +86,9 @@ class PlainGenerator:
     """The plain way to train the network of `SMALL`."""
 
     def __init__(self) -> None:
-        network = em(SMALL).generator.network(num_classes=4, shape=(3, 32, 32), seed=5)
+        network = em(SMALL).generator.network(
+            num_classes=4, shape=(3, 32, 32), seed=generator(CPU, 5, EM, WEIGHTS).initial_seed()
+        )
         self.model = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parameters = self.model.parameters()
         self.sgd = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)

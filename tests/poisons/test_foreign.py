@@ -18,7 +18,7 @@ from poisons.delta import Delta, whole_levels
 from poisons.durable import StoreError
 from poisons.export import export
 from poisons.foreign import read_foreign, store_import
-from poisons.imported import Imported, read_import
+from poisons.imported import Imported, digest, read_import
 from poisons.ops import Ops
 from trainers import Images, InputError
 
@@ -411,6 +411,13 @@ def test_an_import_that_cannot_be_written_leaves_nothing(
     with pytest.raises(StoreError, match=r"No space left on device.*it needs about 1 MB"):
         imported(tmp_path, images)
     assert list((tmp_path / "imports").iterdir()) == []
+
+
+def test_one_noise_may_be_taken_in_for_two_clean_sets(images: Images, tmp_path: Path) -> None:
+    delta = Delta(torch.ones(images.x.shape, dtype=torch.int8))
+    reports = ({"labels_sha256": digest(labels)} for labels in (images.y, images.y.flip(0)))
+    first, second = (store_import(tmp_path, delta, report, {}) for report in reports)
+    assert first != second
 
 
 def test_an_import_keeps_what_was_told_of_it(images: Images, tmp_path: Path) -> None:

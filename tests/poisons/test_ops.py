@@ -341,7 +341,7 @@ def test_numbers_that_would_overflow_are_refused_and_the_largest_are_not(objecti
     )
     best = listed(search(white, objective))[0][0]
     assert best[2] == (0, 0, 0)
-    with pytest.raises(OverflowError, match="exact 64-bit search takes 3333333"):
+    with pytest.raises(InputError, match="exact 64-bit search takes 3333333"):
         search(Moments(white.n + 1, white.first, white.second), objective)
 
 

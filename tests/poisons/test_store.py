@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +20,7 @@ from poisons import DataSpec, Store, Workshop, arrow, durable
 from poisons.build import chosen_images
 from poisons.store import StoreError
 from trainers import Images, InputError
+from trainers.loop import generator
 
 OPS = DataSpec.parse({"poison": "ops", "limit": 50}, "test").pinned()
 
@@ -121,6 +123,17 @@ def test_pixels_are_a_private_map_of_the_file(tmp_path: Path) -> None:
     back.x[0] = 0
     assert file.read_bytes() == before
     assert torch.equal(arrow.read_images(file).x, images.x)
+
+
+def test_a_column_may_have_more_values_than_31_bits_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arrow.pa, "OSFile", lambda *_: pa.MockOutputStream())  # counts bytes, keeps none
+    rows = 2**31 // 3072 + 1
+    (tmp_path / "hole").touch()
+    os.truncate(tmp_path / "hole", rows * 3072)  # it takes no room on the disk
+    pixels = torch.from_file(str(tmp_path / "hole"), size=rows * 3072, dtype=torch.uint8)
+    arrow.write(tmp_path / "a.arrow", {"image": pixels.view(rows, 3, 32, 32)}, {})
 
 
 def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
@@ -307,6 +320,24 @@ def test_a_ratio_poisons_that_share_of_each_class_and_smaller_ones_lie_inside(st
     assert (changed[1] | ~changed[0]).all()
     other = spec.model_copy(update={"seed": 1})
     assert not torch.equal(chosen_images(other, clean), changed[1])
+
+
+def test_a_training_meets_poisoned_and_clean_images_in_no_order_of_the_draw() -> None:
+    """Which images are poisoned, and in what order a training with the same seed sees them, are two draws."""
+    images = Images(torch.zeros((4000, 1, 1, 1), dtype=torch.uint8), torch.arange(4000) % 10, 10)
+    mine = chosen_images(DataSpec.parse({"poison": "ops", "ratio": 0.5}, "test"), images)
+    for epoch in (1, 2):
+        order = torch.randperm(4000, generator=generator(torch.device("cpu"), 0, epoch))
+        assert 0.45 < mine[order[:2000]].float().mean() < 0.55
+
+
+def test_a_poison_crafted_on_other_classes_cannot_be_applied(store: Store, tmp_path: Path) -> None:
+    two = Images(torch.zeros((6, 3, 32, 32), dtype=torch.uint8), torch.arange(6) % 2, 2)
+    two.save(tmp_path / "two.pt")
+    source = {"kind": "tensors", "train": str(tmp_path / "two.pt"), "test": str(tmp_path / "two.pt")}
+    spec = DataSpec.parse({"source": source, "poison": "randpix", "crafted_on": "digits"}, "test").pinned()
+    with pytest.raises(InputError, match=r"crafted on 10 classes .* cannot go on 2 classes"):
+        store.ensure(spec)
 
 
 def test_a_poison_crafted_elsewhere_is_applied_here(store: Store, tmp_path: Path) -> None:

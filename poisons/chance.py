@@ -1,0 +1,12 @@
+"""Random numbers of poisons: a stream for each purpose of each seed, which no training draws from."""
+
+from __future__ import annotations
+
+import torch
+
+from trainers.loop import generator
+
+
+def chance(seed: int, purpose: str) -> torch.Generator:
+    """A generator on the host; equal seeds and purposes give equal numbers, whatever else is drawn."""
+    return generator(torch.device("cpu"), seed, 0, *purpose.encode())
