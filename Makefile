@@ -34,6 +34,7 @@ golden: $(VENV)/.installed-dev
 
 picture: $(VENV)/.installed
 	$(BIN)/opsctl report sweeps/quickstart.yaml --store $(STORE) --format svg > docs/quickstart.svg
+	$(BIN)/opsctl show digits-em-ops --store $(STORE) --picture docs/poison.png
 
 bench: $(VENV)/.installed
 	@test -n "$(DATA)" || { echo "make bench DATA=DIR, with CIFAR-10 as Parquet files in DIR"; exit 2; }
