@@ -251,7 +251,7 @@ def poison(
     spec: Annotated[
         str,
         typer.Argument(
-            help="A poison by name (ops), YAML ({source: cifar10, poison: [em, ops]}), or a file of it.",
+            help="A poison by name (ops), YAML ({source: cifar10, poison: \\[em, ops]}), or a file of it.",
             show_default=False,
         ),
     ],
@@ -315,8 +315,11 @@ def export(
     format: Annotated[ExportForm, typer.Option(help="What to write.")] = ExportForm.image_folder,
     store: StoreOption = STORE,
 ) -> None:
-    """Write a data set for others: PNG files as torchvision's ImageFolder reads them, Parquet or a folder as
-    Hugging Face's datasets reads them, or one npz file. Lossless."""
+    """Write a data set for others, without loss: PNG files, Parquet, npz, or a Hugging Face folder.
+
+    image_folder is read by torchvision's ImageFolder, parquet and hf by Hugging Face's datasets, npz by
+    numpy. A test split may be written into the same folder. What is there is never overwritten.
+    """
     from orchestrator import datasets
     from poisons import Store
 
@@ -348,8 +351,12 @@ def import_(
     ] = None,
     store: StoreOption = STORE,
 ) -> None:
-    """Take in a poison that somebody else made. It is checked against the clean images, stored, and from then
-    on a poison like any other."""
+    """Take in a poison that somebody else made, checked against the clean images.
+
+    It is stored, and from then on a poison like any other: the last line says how a sweep names it. Arrays
+    are noise (floats in -1..1, whole numbers in levels of 1/255), one per image or one per class, or the
+    poisoned images (uint8); nothing is read that needs pickle.
+    """
     from orchestrator import datasets
     from orchestrator.sweep_file import load_source
     from poisons import Store
@@ -398,8 +405,10 @@ def cache_gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """Remove what nobody needs: it says what and why, and asks. What a trial of the ledger or a running sweep
-    names is never removed, nor what that was made from."""
+    """Remove what nobody needs: it says what and why, and asks.
+
+    What a trial of the ledger or a running sweep names is never removed, nor what that was made from.
+    """
     from orchestrator import datasets
     from poisons import Store
 
@@ -415,8 +424,7 @@ def _agreed() -> bool:
 def kinds(
     family: Annotated[str | None, typer.Argument(help="Only this family.", show_default=False)] = None,
 ) -> None:
-    """List every poison, source, architecture, augmentation, defense, optimizer and schedule, with fields
-    and defaults."""
+    """List all that a sweep can name (poisons, architectures, ...), with fields and defaults."""
     from orchestrator.kinds import tables
 
     console = _console()
