@@ -73,7 +73,7 @@ def read_foreign(
 def store_import(root: Path, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
     """Keep a perturbation in the store at `root`, whole or not at all; returns its fingerprint. What is there
     already is left as it is. `report` and `told` are kept beside it. StoreError if it cannot be written."""
-    labels = report["labels_sha256"] if delta.per == "image" else "any"
+    labels = report.get("labels_sha256") if delta.per == "image" else "any"
     content = hashlib.sha256(f"{delta.kind} {delta.per} {tuple(delta.delta.shape)} {labels} ".encode())
     for part in delta.delta.split(1024):
         content.update(part.cpu().contiguous().numpy().data)

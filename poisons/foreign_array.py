@@ -94,10 +94,9 @@ def _name(path: Path, arrays: Mapping[str, Any]) -> str:
     if len(found) == 1 or list(arrays) == [""]:
         return (found or [""])[0]
     names = ", ".join(arrays) or "nothing"
-    wanted = (
-        f"keep only one of {', '.join(found)}" if found else "name the noise, or the poisoned images, `x`"
-    )
-    raise InputError(f"{path} holds {names}; {wanted}")
+    if found and found[0] in NAMES:
+        raise InputError(f"{path} holds {names}; keep only one of {', '.join(found)}")
+    raise InputError(f"{path} holds {names}; name the noise, or the poisoned images, `x`")
 
 
 def _tensor(path: Path, array: Any) -> Tensor:

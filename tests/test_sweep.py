@@ -316,43 +316,6 @@ def test_data_sets_are_built_while_trials_run(tmp_path: Path) -> None:
     assert built < last, out
 
 
-EM = "{kind: em, generator: {kind: resnet18, width: 4}, steps: 1, train_steps: 1, max_rounds: 1}"
-SMALL = "train.architecture={kind: resnet18, width: 8}"
-PAPER = {
-    "architectures": ({"data.poison": f"[clean, {EM}, ops]"}, 18),
-    "strategies": ({"data.poison": f"{{clean: clean, em: {EM}, ops: ops, CIFAR-10-S: [{EM}, ops]}}"}, 36),
-    "l2_budgets": ({"data.poison": f"[clean, ops, {EM}]"}, 9),
-}
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_the_papers_tables_run_at_smoke_size(tmp_path: Path, name: str) -> None:
-    """Every cell of Tables 2, 5 and D trains, on twenty digits for one epoch, and has its number in the table."""
-    changes, trials = PAPER[name]
-    sizes = {
-        "data.source": "digits",
-        "data.limit": 40,
-        "evaluation.limit": 20,
-        "train.epochs": 1,
-        "seed": "[0]",
-    }
-    sets = [f"--set={path}={value}" for path, value in {**sizes, **changes}.items()]
-    if name != "architectures":
-        sets.append(f"--set={SMALL}")
-    code, out = finish(start("sweep", f"sweeps/{name}.yaml", *sets, store=tmp_path))
-    assert code == 0, out
-    records = [json.loads(file.read_text()) for file in tmp_path.glob("trials/*/result.json")]
-    assert len(records) == trials
-    assert all(0 <= record["metrics"]["test/clean_acc"] <= 1 for record in records)
-    assert not list(tmp_path.glob("trials/*/checkpoint.pt"))
-    if name == "strategies":
-        assert all("test/pgd20_Linf_8_255_acc" in record["metrics"] for record in records)
-    if name == "architectures":
-        sizes = {record["spec"]["train"]["architecture"]["kind"]: record["parameters"] for record in records}
-        assert sizes["cct_7_3x1"] == 3_760_139
-        assert sizes["wide_resnet"] == 36_489_290
-
-
 def test_the_module_runs_as_the_command_does() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, cwd=ROOT

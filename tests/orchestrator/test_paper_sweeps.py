@@ -9,7 +9,7 @@ import pytest
 from orchestrator.expansion import Point, expand
 from orchestrator.plan import make_plan
 from orchestrator.report import tabulate
-from orchestrator.results import Ledger
+from orchestrator.results import Ledger, Record
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -70,21 +70,54 @@ def test_noise_needs_images_outside_the_fraction() -> None:
     assert found == {(0.01, "None"), (0.1, "None"), (1.0, "None"), (0.01, "8/255"), (0.1, "8/255")}
 
 
-SMOKE = (
-    "data.limit=60",
-    "train.architecture=lenet5",
-    "train.epochs=1",
-    "evaluation.limit=20",
-    "seed=[0]",
+SMOKE = {"data.source": "digits", "data.limit": 40, "evaluation.limit": 20, "train.epochs": 1}
+EM = "{kind: em, generator: {kind: resnet18, width: 4}, steps: 1, train_steps: 1, max_rounds: 1}"
+LENET = {"train.architecture": "lenet5"}
+NARROW = {"train.architecture": "{kind: resnet18, width: 8}"}
+
+
+def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
+    """The records of a table's trials, run one after the other at smoke size; every cell has its number."""
+    settings = tuple(f"{path}={value}" for path, value in {**SMOKE, **changes}.items())
+    plan = make_plan(load(ROOT / "sweeps" / f"{name}.yaml", settings), store, name)
+    records = [run_trial(task.trial, store, device=CPU) for task in plan.tasks]
+    cells = tabulate(plan, Ledger(store.root)).cells.values()
+    assert all(cell.mean is not None and 0 <= cell.mean <= 1 for cell in cells)
+    assert sum(cell.trials for cell in cells) == len(records)
+    return records
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds", "trials"),
+    [
+        ("multipixel", {"seed": "[0]"}, 20),
+        ("position_color", {"seed": "[0]"}, 4),
+        ("random_pixel", {"data.seed": "[0, 1]"}, 2),
+        ("search_fraction", {"seed": "[0]"}, 5),
+    ],
 )
+def test_a_table_of_pixels_is_filled(name: str, seeds: dict[str, str], trials: int, store: Store) -> None:
+    assert len(filled(name, store, {**LENET, **seeds})) == trials
 
 
-@pytest.mark.parametrize("name", ["multipixel", "position_color", "random_pixel", "search_fraction"])
-def test_a_table_is_filled_at_smoke_size(name: str, store: Store) -> None:
-    settings = [one for one in SMOKE if one != "seed=[0]" or "seed=0" in points(name)[0].name.split(", ")]
-    plan = make_plan(load(ROOT / "sweeps" / f"{name}.yaml", ("data.source=digits", *settings)), store, name)
-    for task in plan.tasks:
-        run_trial(task.trial, store, device=CPU)
-    table = tabulate(plan, Ledger(store.root))
-    assert all(cell.mean is not None for cell in table.cells.values())
-    assert {cell.trials for cell in table.cells.values()} == {10 if name == "random_pixel" else 1}
+@pytest.mark.slow
+def test_the_table_of_architectures_is_filled(store: Store) -> None:
+    records = filled("architectures", store, {"data.poison": f"[clean, {EM}, ops]", "seed": "[0]"})
+    sizes = {record["spec"]["train"]["architecture"]["kind"]: record["parameters"] for record in records}
+    assert len(records) == 18
+    assert sizes["cct_7_3x1"] == 3_760_139
+    assert sizes["wide_resnet"] == 36_489_290
+
+
+@pytest.mark.slow
+def test_the_table_of_strategies_is_filled_with_robust_accuracies_too(store: Store) -> None:
+    poisons = f"{{clean: clean, em: {EM}, ops: ops, CIFAR-10-S: [{EM}, ops]}}"
+    records = filled("strategies", store, {**NARROW, "data.poison": poisons, "seed": "[0]"})
+    assert len(records) == 36
+    assert all("test/pgd20_Linf_8_255_acc" in record["metrics"] for record in records)
+
+
+@pytest.mark.slow
+def test_the_table_of_budgets_is_filled(store: Store) -> None:
+    changes = {**NARROW, "data.poison": f"[clean, ops, {EM}]", "seed": "[0]"}
+    assert len(filled("l2_budgets", store, changes)) == 9

@@ -113,15 +113,18 @@ class PlainGenerator:
 
 def test_the_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: Path) -> None:
     """40 images make batches of 16, 16 and 8; the generator's fourth step of a round begins them again."""
+    rounds: list[dict[str, Any]] = []  # fewer than three, if no error is left before
+    ours = float_noise(em(SMALL, eps="32/255"), images, tmp_path, report=rounds.append)
     plainly, x, noise, at = PlainGenerator(), images.x.float() / 255, torch.zeros(images.x.shape), 0
-    for _ in range(3):
+    for _ in rounds:
         for _ in range(4):
             part, at = slice(at, at + 16), at + 16 if at + 16 < 40 else 0
             plainly.train(x[part] + noise[part], images.y[part])
         for start in range(0, 40, 16):
             part = slice(start, start + 16)
             noise[part] = plainly.descend(x[part], images.y[part], noise[part], eps=32 / 255, steps=3)
-    assert torch.equal(float_noise(em(SMALL, eps="32/255"), images, tmp_path), noise)
+    assert len(rounds) > 1
+    assert torch.equal(ours, noise)
 
 
 def test_class_wise_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: Path) -> None:

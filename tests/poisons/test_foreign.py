@@ -243,7 +243,7 @@ def nan(value: float) -> torch.Tensor:
         ({"x": torch.zeros(40, 3, 32, 32), "y": torch.zeros(40)}, "labels and index must be whole numbers"),
         (
             {"x": torch.zeros(40, 3, 32, 32), "delta": torch.zeros(40, 3, 32, 32)},
-            "holds x, delta; name the noise",
+            "holds x, delta; keep only one of",
         ),
         ([torch.zeros(40, 3, 32, 32)], "holds a list; expected a tensor"),
     ],
