@@ -149,7 +149,7 @@ class _Builders:
         at_work = list(self.refs.values())
         if at_work and sum(map(self._cpus, at_work)) + self._cpus(spec) > room:
             return False
-        gpus = [_gpu_helpers(one, self._workers(one)) for one in (*at_work, spec)]
+        gpus = [_gpus(self._workers(one), wanted=one.wants_gpu) for one in (*at_work, spec)]
         return not gpus[-1] or not any(gpus[:-1]) or sum(gpus) <= ray.cluster_resources().get("GPU", 0)
 
     def _trials(self) -> float:
@@ -168,8 +168,9 @@ class _Builders:
 
     def _submit(self, spec: DataSpec) -> None:
         self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
-        cpus = self.progress.plan.sweep.run.cpus_per_data
-        ref = _start_build(spec, self.progress.store, self.mail, cpus=cpus, workers=self._workers(spec))
+        cpus, workers = self.progress.plan.sweep.run.cpus_per_data, self._workers(spec)
+        gpus = _gpus(workers, wanted=spec.wants_gpu)
+        ref = _start_build(spec, self.progress.store, self.mail, cpus=cpus, gpus=gpus, workers=workers)
         self.refs[ref] = spec
         del self.progress.unbuilt[spec.name]
 
@@ -284,7 +285,8 @@ def build_data(
     with _cluster(address):
         mail = Queue(actor_options={"num_cpus": 0})
         cpus = max(1.0, min(ray.cluster_resources()["CPU"] // workers, _most("CPU")))
-        ref = _start_build(spec, store, mail, cpus=cpus, workers=workers)
+        gpus = _gpus(workers, wanted=any(one.wants_gpu for one in (spec, *spec.parents)))
+        ref = _start_build(spec, store, mail, cpus=cpus, gpus=gpus, workers=workers)
         ready: list[ray.ObjectRef] = []
         while not ready:
             ready, _ = ray.wait([ref], timeout=POLL_SECONDS)
@@ -300,15 +302,15 @@ def build_data(
             raise OSError(f"the process that built {spec.name} died ({_cause(error)})") from None
 
 
-def _start_build(spec: DataSpec, store: Store, mail: Queue, *, cpus: float, workers: int) -> ray.ObjectRef:
-    gpus = _gpu_helpers(spec, workers)
+def _start_build(
+    spec: DataSpec, store: Store, mail: Queue, *, cpus: float, gpus: int, workers: int
+) -> ray.ObjectRef:
     task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=min(1, gpus))
     return task.remote(str(store.root), json.dumps(plain(spec)), mail, gpus or workers)
 
 
-def _gpu_helpers(spec: DataSpec, workers: int) -> int:
-    """How many of its workers get a GPU each, and so how many there are at all: 0 if it needs none."""
-    wanted = any(one.wants_gpu for one in (spec, *spec.parents))
+def _gpus(workers: int, *, wanted: bool) -> int:
+    """How many of so many workers get a GPU each; the rest would only wait for one. 0 if none is wanted."""
     return min(workers, int(ray.cluster_resources().get("GPU", 0))) if wanted else 0
 
 
