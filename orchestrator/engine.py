@@ -11,7 +11,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,7 +46,7 @@ from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store, Workshop
 from poisons.base import Report
-from poisons.crew import Alone, Crew, Item, Result, Shared
+from poisons.crew import Alone, Crew, Item, Result, Shared, Work
 from trainers import InputError
 from trainers.loop import Metrics
 from trainers.spec import plain
@@ -343,12 +343,7 @@ class _Helpers(Crew):
         self.task = _help.options(num_cpus=cpus, num_gpus=gpus)
 
     def map(
-        self,
-        work: Callable[[Shared, Item, torch.device], Result],
-        shared: Shared,
-        items: Sequence[Item],
-        *,
-        device: torch.device,
+        self, work: Work[Shared, Item, Result], shared: Shared, items: Sequence[Item], *, device: torch.device
     ) -> list[Result]:
         lent = ray.put(shared)
         refs = [self.task.remote(work, lent, item) for item in items[1:]]
@@ -357,7 +352,7 @@ class _Helpers(Crew):
 
 
 @ray.remote(max_retries=3)
-def _help(work: Callable[[Shared, Item, torch.device], Result], shared: Shared, item: Item) -> Result:
+def _help(work: Work[Shared, Item, Result], shared: Shared, item: Item) -> Result:
     return work(shared, item, _prepare(gpu=bool(ray.get_gpu_ids())))
 
 

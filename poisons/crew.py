@@ -11,6 +11,7 @@ import torch
 Shared = TypeVar("Shared")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Work = Callable[[Shared, Item, torch.device], Result]
 
 
 class Crew(ABC):
@@ -20,12 +21,7 @@ class Crew(ABC):
 
     @abstractmethod
     def map(
-        self,
-        work: Callable[[Shared, Item, torch.device], Result],
-        shared: Shared,
-        items: Sequence[Item],
-        *,
-        device: torch.device,
+        self, work: Work[Shared, Item, Result], shared: Shared, items: Sequence[Item], *, device: torch.device
     ) -> list[Result]:
         """`work(shared, item, device)` of each item, in their order. `work` is a module's function; it may
         run in another process, on another device, so all it is given can be pickled and lies on the host."""
@@ -35,11 +31,6 @@ class Alone(Crew):
     """This process, one item after the other, on `device`."""
 
     def map(
-        self,
-        work: Callable[[Shared, Item, torch.device], Result],
-        shared: Shared,
-        items: Sequence[Item],
-        *,
-        device: torch.device,
+        self, work: Work[Shared, Item, Result], shared: Shared, items: Sequence[Item], *, device: torch.device
     ) -> list[Result]:
         return [work(shared, item, device) for item in items]
