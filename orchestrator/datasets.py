@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -118,8 +119,8 @@ def take(
     spec = DataSpec.parse(plain(clean) | {"poison": poison}, "import")
     store.ensure(spec)
     show(spec, store, console, picture=None)
-    inline = ", ".join(f"{name}: {value}" for name, value in poison.items())
-    console.print(f"\nIn a sweep it is now:  data.poison: {{{inline}}}", highlight=False, soft_wrap=True)
+    inline = yaml.safe_dump(poison, default_flow_style=True, sort_keys=False).strip()  # quotes what needs it
+    console.print(f"\nIn a sweep it is now:  data.poison: {inline}", highlight=False, soft_wrap=True)
 
 
 def listed(store: Store, console: Console) -> None:
