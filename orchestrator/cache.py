@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.host import running
 from poisons import Store
-from poisons.durable import intact, read_json, write_whole
+from poisons.durable import read_json, write_whole
 from poisons.store import read_record
 
 NEEDS = "needs.json"  # in the scratch folder of a sweep that runs: the data sets that it counts on
@@ -62,11 +62,6 @@ def entries(store: Store) -> list[Entry]:
         Entry(store.root / "data" / name, record, tuple(reasons.get(name, ())))
         for name, record in records.items()
     ]
-
-
-def damaged(entry: Entry) -> list[str]:
-    """The files of a data set that are not as they were written. Every byte is read."""
-    return [name for name, told in entry.record["files"].items() if not intact(entry.folder / name, told)]
 
 
 def rubbish(store: Store) -> list[Rubbish]:

@@ -24,6 +24,7 @@ from poisons.delta import Application
 from poisons.export import Form, export
 from poisons.foreign import read_foreign, store_import
 from poisons.picture import draw
+from poisons.store import damaged
 from trainers import InputError
 from trainers.bare import device_named
 from trainers.spec import plain
@@ -57,7 +58,7 @@ def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None
     for label, text in card(record):
         table.add_row(f"[bold]{escape(label)}[/]", escape(text))
     console.print(table)
-    file = picture or picture_file(store, spec)
+    file = picture or store.root / "pictures" / f"{spec.name}.png"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(drawn(spec, store))
@@ -68,10 +69,6 @@ def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None
     else:
         console.print(f"[bold]picture[/]  {escape(str(file))}", highlight=False, soft_wrap=True)
     console.print(f"[bold]folder[/]   {escape(str(store.path(spec)))}", highlight=False, soft_wrap=True)
-
-
-def picture_file(store: Store, spec: DataSpec) -> Path:
-    return store.root / "pictures" / f"{spec.name}.png"
 
 
 def drawn(spec: DataSpec, store: Store) -> bytes:
@@ -146,7 +143,7 @@ def verified(store: Store, console: Console, key: str | None) -> bool:
     known = [e for e in cache.entries(store) if wanted is None or e.folder.name in wanted]
     bad = 0
     for entry in track(known, "verifying", console=console, transient=True, disable=not console.is_terminal):
-        for name in cache.damaged(entry):
+        for name in damaged(entry.folder):
             bad += 1
             file = escape(str(entry.folder / name))
             console.print(f"[red]damaged[/] {file}", highlight=False, soft_wrap=True)
@@ -172,3 +169,5 @@ def tidied(store: Store, console: Console, confirm: Callable[[], bool]) -> None:
         return
     gone = [item for item in items if cache.remove(store, item)]
     console.print(f"removed {len(gone)} of {len(items)}, {sum(item.bytes for item in gone) / 1e6:.1f} MB")
+    if len(gone) < len(items):
+        console.print("the rest may be in use: a data set is being built, or a sweep began; try again later")

@@ -60,7 +60,7 @@ class Tracker:
         self.plan, self.store = plan, store
         try:
             self.client = mlflow.MlflowClient(tracking_uri=uri)
-            self.local = None if uri.startswith("http") else store.root / "mlartifacts"
+            self.artifacts = None if uri.startswith("http") else store.root / "mlartifacts"
             self.experiment = self._experiment(plan.sweep.name, plan.sweep.question)
             self.data_sets = self._experiment(
                 DATA_SETS, "Every poisoned data set, with its card and picture."
@@ -73,7 +73,7 @@ class Tracker:
         if found is None:
             tags = {"mlflow.note.content": question, "mlflow.experimentKind": "custom_model_development"}
             # a server knows where its artifacts go; MLflow itself would put them where the command was typed
-            place = None if self.local is None else (self.local / name.replace(" ", "-")).as_uri()
+            place = None if self.artifacts is None else (self.artifacts / name.replace(" ", "-")).as_uri()
             try:
                 return str(self.client.create_experiment(name, place, tags=tags))
             except MlflowException:
@@ -131,8 +131,8 @@ class Tracker:
     def _log_data(self, spec: DataSpec, record: dict[str, Any]) -> None:
         """A run for a data set: its spec, how crafting went round by round, what changed, its card and
         picture."""
-        now = int(datetime.fromisoformat(record["environment"]["time"]).timestamp() * 1000)
-        tags = {KEY: spec.key, "opsctl.data_key": spec.key, "mlflow.note.content": markdown(record)[:5000]}
+        now = ended(record)
+        tags = {KEY: spec.key, "mlflow.note.content": markdown(record)[:5000]}
         run = self.client.create_run(self.data_sets, now, tags=tags, run_name=spec.name)
         run_id = str(run.info.run_id)
         self._log_params(run_id, plain(spec))
@@ -325,7 +325,7 @@ def _told(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
 
 
 def ended(record: Record) -> int:
-    """When a trial ended, in milliseconds since 1970."""
+    """When what a record tells of ended, in milliseconds since 1970."""
     return int(datetime.fromisoformat(record["environment"]["time"]).timestamp() * 1000)
 
 

@@ -70,8 +70,8 @@ def whole_levels(noise: Tensor, application: Application, eps: Fraction | None =
 
     `signed` rounds, and never beyond `eps`. The other two are what released code makes of the same noise:
     `released_em` (Huang et al.) drops what is negative before it adds, `released_ops` (Wu et al.) adds; both
-    then cut off fractions, so that `released_ops` may go one level below -eps. (The former adds in float32,
-    whose rounding then depends on the pixel for noise within 1e-4 of a whole level, but not on it.)
+    then cut off fractions, so that `released_ops` may go one level below -eps. (Huang et al. add in float32:
+    for noise within 1e-4 of a whole level what comes of it depends on the pixel, and may be a level off.)
     """
     limit = 255 if eps is None else math.floor(eps * 255)
     ends = torch.stack(noise.aminmax()) if noise.numel() else noise.new_zeros(2)

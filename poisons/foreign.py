@@ -24,7 +24,7 @@ from poisons.durable import StoreError, flush, stamp, write_whole
 from poisons.foreign_array import Found, levels, read_array, small
 from poisons.imported import FILE, RECORD, digest, read_import
 from poisons.sources.decode import Decoder
-from poisons.sources.image_folder import SUFFIXES
+from poisons.sources.image_folder import images_under, read_bytes
 from trainers.images import Images
 from trainers.provenance import environment
 from trainers.spec import InputError
@@ -192,8 +192,7 @@ def _minus(clean: Images, poisoned: Callable[[slice], Tensor]) -> Tensor:
 def _from_folder(root: Path, clean: Images, where: Tensor) -> tuple[Delta, list[str]]:
     if (root / "train").is_dir():
         root = root / "train"
-    files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)
-    files = [file for file in files if not any(p.startswith(".") for p in file.relative_to(root).parts)]
+    files = images_under(root)
     if not files:
         raise InputError(f"{root} holds no images; expected <class>/<row in the source>.png")
     index = torch.tensor([_number(file) for file in files])
@@ -203,7 +202,7 @@ def _from_folder(root: Path, clean: Images, where: Tensor) -> tuple[Delta, list[
     decode, shape = Decoder(grey=clean.shape[0] == 1), clean.shape
 
     def read(part: slice) -> Tensor:
-        x = decode((str(file), file.read_bytes()) for file in mine[part])
+        x = decode((str(file), read_bytes(file)) for file in mine[part])
         if x.shape[1:] != shape:
             raise InputError(
                 f"{mine[part.start]} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)"

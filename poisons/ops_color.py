@@ -4,17 +4,15 @@ nothing of it."""
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
 
 from poisons.base import Perturbation, Poison, Workshop
+from poisons.build import per_chunk
 from poisons.pixel_write import PixelWrite
 from trainers.images import Images
 from trainers.spec import InputError
-
-CHUNK = 2**24  # bytes of images worked on at a time
 
 
 class OpsColor(Poison, kind="ops_color"):
@@ -32,8 +30,8 @@ class OpsColor(Poison, kind="ops_color"):
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
         c, height, width = clean.shape
         palette = distinct_colours(clean.num_classes, c)
-        size = max(1, CHUNK // math.prod(clean.shape))
-        parts = [farthest(chunk.x.cpu(), palette[chunk.y.cpu()]) for chunk in clean.chunks(size)]
+        chunks = clean.chunks(per_chunk(clean))
+        parts = [farthest(chunk.x.cpu(), palette[chunk.y.cpu()]) for chunk in chunks]
         position = torch.cat([torch.empty(0, dtype=torch.int64), *parts])[:, None]
         colour = palette[clean.y.cpu()][:, None]
         return PixelWrite(position // width, position % width, colour, (height, width), per="image")

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation
+from poisons.build import per_chunk
 from poisons.chain import Chain
 from poisons.clean import Identity
 from poisons.pixel_write import PixelWrite
@@ -23,7 +24,6 @@ CLASSES = 40  # that are shown, at most
 LABELLED = 200  # pixels of the map that get a text, at most
 COLUMNS, WIDTH = 20, 2000  # of the grid, at most; pixels
 TILE, LARGEST, PANEL = 96, 256, 640  # sides of a tile, about and at most, and of the map of pixels; pixels
-CHUNK = 2**24  # pixel values that are looked at at a time
 GAP, MARGIN, LINE, EDGE, LEFT, TEXT = 5, 14, 20, 28, 86, 13
 GREY, LUMA = 128, (0.299, 0.587, 0.114)
 PAPER, INK, FAINT, FRAME = (241, 243, 246), (20, 20, 20), (95, 95, 95), (70, 70, 70)
@@ -85,7 +85,7 @@ def _examples(clean: Images, poisoned: Images, classes: list[int], *, still: boo
     """For each class the row of its first image that was changed, or of its first; `still`: none was."""
     first = {k: int((poisoned.y == k).nonzero()[0]) for k in classes}
     changed: dict[int, int] = {}
-    size, at = max(1, CHUNK // math.prod(clean.shape)), 0
+    size, at = per_chunk(clean), 0
     for before, after in zip(clean.chunks(size), poisoned.chunks(size), strict=True):
         if still or changed.keys() >= first.keys():
             break

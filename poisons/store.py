@@ -81,10 +81,6 @@ class Store:
         record. Bytes are read only of files that were touched since they were written."""
         return arrow.read_images(self.path(spec) / "data.arrow") if self._holds(spec, unchanged) else None
 
-    def verify(self, spec: DataSpec) -> bool:
-        """Whether every byte is as it was written. All of them are read."""
-        return self._holds(spec, intact)
-
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
         record, folder = self.record(spec), self.path(spec)
         return record is not None and all(fits(folder / name, told) for name, told in record["files"].items())
@@ -275,6 +271,12 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     record = read_json(folder / "record.json")
     known = record is not None and record.get("layout") == arrow.LAYOUT and "files" in record
     return record if known else None
+
+
+def damaged(folder: Path) -> list[str]:
+    """The files of the data set in `folder` that are not as they were written. Every byte is read."""
+    record = read_record(folder) or {"files": {}}
+    return [name for name, told in record["files"].items() if not intact(folder / name, told)]
 
 
 def _restored(file: Path) -> Perturbation:

@@ -42,7 +42,7 @@ class ImageFolder(Source, kind="image_folder"):
 
         def take(rows: Tensor) -> Images:
             some = [files[row] for row in rows.tolist()]
-            x = decode((str(file), _bytes(file)) for file in some)
+            x = decode((str(file), read_bytes(file)) for file in some)
             return Images(x, labels[rows], len(classes))
 
         return Reading(labels, len(classes), take)
@@ -54,8 +54,7 @@ class ImageFolder(Source, kind="image_folder"):
             raise InputError(
                 f"no folder {folder}; an image_folder has train/<class>/ and test/<class>/ under its root"
             )
-        files = sorted(file for file in folder.glob("*/**/*") if file.suffix.lower() in SUFFIXES)
-        files = [file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
+        files = [file for file in images_under(folder) if file.parent != folder]
         if not files:
             raise InputError(f"no images under {folder}; expected <class>/*.png, .jpg, .bmp, .webp or .ppm")
         return files
@@ -67,7 +66,14 @@ class ImageFolder(Source, kind="image_folder"):
         return Path(self.root).expanduser()
 
 
-def _bytes(file: Path) -> bytes:
+def images_under(folder: Path) -> list[Path]:
+    """Every image in a folder and in those inside it, in sorted order; hidden ones are passed over."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES)
+    return [file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
+
+
+def read_bytes(file: Path) -> bytes:
+    """InputError if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
