@@ -4,6 +4,7 @@ schedules; and the attacks of an evaluation."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -14,6 +15,16 @@ from torch.nn import functional as F
 from trainers.attacks import Budget
 from trainers.images import Images
 from trainers.spec import Plugin
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often one batch goes through the network: `forward`, `backward` to weights and activations, and
+    `inputs`, backward to the pixels with the weights frozen. What a cost is reckoned from."""
+
+    forward: float = 0
+    backward: float = 0
+    inputs: float = 0
 
 
 class Normalised(nn.Module):
@@ -65,6 +76,11 @@ class Defense(Plugin, family="defense"):
 
     memorises: ClassVar[bool] = False  # whether training ends with every image of the training set learnt
 
+    @property
+    def passes(self) -> Passes:
+        """What one training step takes, its attack included; by default a plain step."""
+        return Passes(forward=1, backward=1)
+
     def prepare(self, images: Images) -> Images:
         """The training set as it shall be trained on; called once."""
         return images
@@ -89,6 +105,11 @@ class Attack(Plugin, family="attack"):
     @abstractmethod
     def name(self) -> str:
         """As in its metric `test/<name>_acc`: `pgd20_Linf_8_255`."""
+
+    @property
+    @abstractmethod
+    def passes(self) -> Passes:
+        """What crafting for one batch takes."""
 
     @property
     def strength(self) -> int:

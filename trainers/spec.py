@@ -11,6 +11,7 @@ import pkgutil
 import re
 from collections.abc import Iterable
 from fractions import Fraction
+from functools import cache
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -53,7 +54,7 @@ class Spec(BaseModel):
         return head | {name: identity(value) for name, value in self if self._tells(name, value)}
 
     def _tells(self, name: str, value: Any) -> bool:
-        default = type(self).model_fields[name].get_default(call_default_factory=True)
+        default = _defaults(type(self))[name]
         return type(value) is not type(default) or value != default or raised(value)
 
     @classmethod
@@ -64,6 +65,12 @@ class Spec(BaseModel):
             return cls.model_validate(data)
         except ValidationError as error:
             raise InputError("\n".join(explain(e, where) for e in error.errors())) from None
+
+
+@cache
+def _defaults(spec: type[Spec]) -> dict[str, Any]:
+    """The default of each field, to compare with: made once, since a sweep has thousands of specs."""
+    return {name: field.get_default(call_default_factory=True) for name, field in spec.model_fields.items()}
 
 
 class Plugin(Spec):

@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from trainers.attacks import pgd, step_size
-from trainers.families import Attack, cross_entropy
+from trainers.families import Attack, Passes, cross_entropy
 from trainers.spec import Eps
 
 
@@ -24,6 +24,10 @@ class Pgd(Attack, kind="pgd"):
     def name(self) -> str:
         own = "" if self.step is None else f"_step_{self.step}".replace("/", "_")
         return f"pgd{self.steps}_{self.budget.name}{own}"
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(forward=self.steps, inputs=self.steps)
 
     @property
     def strength(self) -> int:

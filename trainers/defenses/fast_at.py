@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from trainers.attacks import Budget, Frozen, pgd
-from trainers.families import Defense, cross_entropy
+from trainers.families import Defense, Passes, cross_entropy
 from trainers.spec import Eps
 
 
@@ -23,6 +23,10 @@ class FastAt(Defense, kind="fast_at"):
     budget: Budget = Budget()
     step: Eps | None = None
     mode: Literal["eval", "train"] = "eval"
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(forward=2, backward=1, inputs=1)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         step = float(self.budget.eps * 5 / 4 if self.step is None else self.step)

@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from trainers.attacks import Budget, Frozen, pgd, step_size
-from trainers.families import Defense, cross_entropy
+from trainers.families import Defense, Passes, cross_entropy
 from trainers.spec import Eps
 
 
@@ -26,6 +26,10 @@ class PgdAt(Defense, kind="pgd_at"):
     step: Eps | None = None
     mode: Literal["eval", "train"] = "eval"
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(forward=1 + self.steps, backward=1, inputs=self.steps)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         step = step_size(self.budget, self.steps, self.step)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainers.attacks import Budget, Frozen, pgd, step_size
-from trainers.families import Defense, cross_entropy
+from trainers.families import Defense, Passes, cross_entropy
 from trainers.spec import Eps
 
 START = 0.001  # standard deviation of the start, as published: at the input itself the divergence is flat
@@ -29,6 +29,10 @@ class Trades(Defense, kind="trades"):
     steps: PositiveInt = 10
     step: Eps | None = None
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
+
+    @property
+    def passes(self) -> Passes:
+        return Passes(forward=3 + self.steps, backward=2, inputs=self.steps)  # the target; the batch twice
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         with Frozen(model):

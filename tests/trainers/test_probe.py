@@ -1,0 +1,65 @@
+"""A probe's steps are those of a training, and its reckoning is arithmetic; its measurements want a GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.conftest import CPU
+from trainers import InputError, TrainSpec
+from trainers.loop import Training, train_epoch
+from trainers.probe import Probe, advance, probe, random_images, reckon, training_rate, training_steps
+from trainers.trial import Trial
+
+NARROW = TrainSpec.parse({"architecture": "lenet5", "batch_size": 16}, "test")
+
+
+def test_a_processor_is_not_shared() -> None:
+    with pytest.raises(InputError, match=r"nothing is shared on cpu: .* use cuda:0"):
+        probe(Trial(train=NARROW), (3, 32, 32), 10, 100, CPU)
+
+
+@pytest.mark.parametrize(
+    ("kernels", "busy"),
+    [(0.4, 0.2), (2.0, 1.0), (3.0, 1.0), (0.0, 1.0)],
+)
+def test_the_share_of_time_in_which_a_gpu_works(kernels: float, busy: float) -> None:
+    told = reckon(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
+    assert told == Probe(peak_bytes=7, busy=busy, step_seconds=0.5)
+
+
+def test_its_steps_are_those_of_an_epoch() -> None:
+    images = random_images(40, (3, 32, 32), 4)
+    training = Training.begin(NARROW, images, seed=0, device=CPU)
+    losses = training_steps(training, images, CPU)
+    found = [next(losses).item() for _ in range(3)]
+    other = Training.begin(NARROW, images, seed=0, device=CPU)
+    row = train_epoch(other, other.model, images, epoch=1, seed=0, device=CPU)
+    mean = sum(n * loss for n, loss in zip((16, 16, 8), found, strict=True)) / 40
+    assert mean == pytest.approx(
+        row["train/loss"], rel=0.05
+    )  # the rate of learning is that of the first step
+
+
+def test_steps_go_on_without_end_and_are_timed() -> None:
+    images = random_images(20, (1, 32, 32), 3)
+    steps = training_steps(Training.begin(NARROW, images, seed=0, device=CPU), images, CPU)
+    ticks = iter((10.0, 14.0))
+    assert advance(steps, 5, CPU, lambda: next(ticks)) == 4.0
+    assert advance(steps, 1, CPU) > 0
+
+
+def test_a_rate_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
+    before = torch.get_num_threads()
+    assert 1e8 < training_rate(CPU, "float32", seconds=0.01) < 1e14
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a probe measures a GPU")
+def test_a_larger_network_takes_more_of_a_gpu() -> None:
+    place = torch.device("cuda")
+    small = probe(Trial(train=NARROW), (3, 32, 32), 10, 1000, place)
+    large = probe(Trial(), (3, 32, 32), 10, 1000, place)
+    assert small.peak_bytes < large.peak_bytes
+    assert 0 < small.busy <= 1
+    assert large.busy > small.busy
