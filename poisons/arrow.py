@@ -3,11 +3,13 @@ piece and is used from a memory map, however long it is."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import mmap
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -56,6 +58,16 @@ def read_images(path: Path) -> StoredImages:
 def read_index(path: Path) -> Tensor:
     """Where in the source each image stands; int64 N."""
     return read(path)[0]["index"].clone()
+
+
+def in_use(path: Path) -> bool:
+    """Whether anyone on this machine has the file open as a memory map."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -133,6 +145,8 @@ def _array(tensor: Tensor) -> pa.Array:
 def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, int]]:
     """The columns, the JSON, and where in the file each column begins."""
     with path.open("rb") as file:
+        with suppress(OSError):  # some file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for `in_use`; the map holds it, and its file
         pages = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     _expect(pages, "MADV_RANDOM")  # or the disk would read megabytes around the few pages that are looked at
     whole = pa.py_buffer(pages)

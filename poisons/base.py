@@ -13,6 +13,7 @@ from torch import Tensor
 
 from poisons.crew import Alone, Crew
 from trainers.checkpoint import Checkpoint
+from trainers.flops import Shape, Work
 from trainers.images import Images
 from trainers.spec import Plugin
 
@@ -88,6 +89,11 @@ class Poison(Plugin, family="poison"):
     def transfers(self) -> bool:
         """Whether what is crafted from some images can be applied to others of the same classes and shape."""
         return True
+
+    def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        """What crafting from so many images of `shape` (C, H, W) computes in networks, as far as that is
+        known before it is done; nothing, where there is no network."""
+        return Work()
 
     @abstractmethod
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,18 @@ def write_whole(path: Path, value: Any) -> None:
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def create_whole(path: Path, value: Any) -> None:
+    """Like `write_whole`, but what is there already stays; of several who try at once, one succeeds."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_text(json.dumps(value))
+        flush(temporary)
+        with suppress(FileExistsError):
+            os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,15 +1,18 @@
 """The store of data sets: content-addressed, published whole or not at all, known by their digests.
 
 `<root>/data/<name>-<key>/` holds `data.arrow`, what was crafted as `perturbation-<i>.arrow`, and
-`record.json`, which says what the bytes are and how they came about.
+`record.json`, which says what the bytes are and how they came about. Machines that share no folder share a
+shelf, an object store for example, which then holds the same under the same names: `root` is a copy.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +27,13 @@ from poisons.card import Tally
 from poisons.chain import Chain
 from poisons.clean import Identity
 from poisons.data_spec import DataSpec
+from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
-from poisons.durable import flush, has_size, intact, read_json, stamp, unchanged, write_whole
-from trainers.checkpoint import Checkpoint
+from poisons.durable import create_whole, flush, has_size, intact, read_json, stamp, unchanged, write_whole
+from poisons.foreign import store_import
+from poisons.imported import Imported, read_import
+from poisons.node_copy import NodeCopy, parsed
+from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
 from trainers.provenance import environment
 from trainers.spec import InputError, plain
@@ -37,28 +44,37 @@ FORMAT = 1  # of the store's layout; a store with a higher number is left alone
 class Store:
     """Data sets under `root`. Any number of processes may read and build at once; one key is built once."""
 
-    def __init__(self, root: Path | str) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        shelf: Shelf | None = None,
+        where: str | None = None,
+        *,
+        bound: int | None = None,
+    ) -> None:
+        """A folder; or, with a `shelf`, this node's copy of what lies there, which takes about `bound` bytes.
+        `where` is what opens the same store on another machine. InputError if it cannot be used."""
+        if re.match("[a-z][a-z0-9+.-]+:/", str(root)):
+            raise InputError(f"{root} is no folder; what takes URLs as stores is opsctl --store")
         self.root = Path(root).expanduser().absolute()
+        self.where = where or str(self.root)
+        self.shelf = shelf
+        self._copy = None if shelf is None else NodeCopy(self.root, shelf, bound)
         try:
             (self.root / "data").mkdir(parents=True, exist_ok=True)
             (self.root / "locks").mkdir(exist_ok=True)
-            mark = self.root / "store.json"
-            if not mark.exists():
-                write_whole(mark, {"format": FORMAT})
-            found = (read_json(mark) or {})["format"]
+            if not (self.root / "store.json").exists():
+                create_whole(self.root / "store.json", {"format": FORMAT})
+            _check_mark((self.root / "store.json").read_bytes(), str(self.root))
+            if shelf is not None:
+                if (mark := shelf.read("store.json")) is None:
+                    shelf.create("store.json", json.dumps({"format": FORMAT}).encode())
+                    mark = shelf.read("store.json")  # another version's, if that came first
+                _check_mark(mark, self.where)
         except OSError as error:
             raise InputError(
-                f"the store {self.root} cannot be written ({error}); choose another with --store"
+                f"the store {self.where} cannot be written ({error}); choose another with --store"
             ) from None
-        except (KeyError, TypeError):
-            raise InputError(
-                f"{self.root / 'store.json'} is not a store's mark; is {self.root} a store?"
-            ) from None
-        if found > FORMAT:
-            raise InputError(
-                f"the store {self.root} has format {found}, this opsctl knows {FORMAT}: "
-                "upgrade opsctl, or choose another store with --store"
-            )
 
     def path(self, spec: DataSpec) -> Path:
         return self.root / "data" / spec.name
@@ -70,32 +86,67 @@ class Store:
     def record(self, spec: DataSpec) -> dict[str, Any] | None:
         """The record beside the bytes, or None if there is no data set (or what is there is no record, or the
         bytes are laid out as an older opsctl did)."""
-        return read_record(self.path(spec))
+        here = read_record(self.path(spec))
+        return here if here is not None or self._copy is None else known(self._copy.record(_name(spec)))
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The records of all data sets, by name."""
+        if self.shelf is None:
+            folders = sorted(f for f in (self.root / "data").iterdir() if f.suffix != ".tmp")
+            found = {folder.name: read_record(folder) for folder in folders}
+        else:
+            names = sorted(self.shelf.holders("data", "record.json"))
+            read = self.shelf.read_all([f"data/{name}/record.json" for name in names])
+            found = {name: known(parsed(read[f"data/{name}/record.json"])) for name in names}
+        return {name: record for name, record in found.items() if record is not None}
 
     def has(self, spec: DataSpec) -> bool:
-        """Whether the data set is there and has its size; its bytes are not read."""
-        return self._holds(spec, has_size)
+        """Whether the data set is there, for all who share the store, and has its size; its bytes are not
+        read. On a shelf, its record says so."""
+        return bool(self.having([spec]))
+
+    def having(self, specs: Iterable[DataSpec]) -> frozenset[str]:
+        """Names of those data sets that the store has."""
+        if self.shelf is None:
+            return frozenset(spec.name for spec in specs if self._holds(spec, has_size))
+        read = self.shelf.read_all([f"{_name(spec)}/record.json" for spec in specs])
+        return frozenset(name.split("/")[1] for name, data in read.items() if known(parsed(data)) is not None)
 
     def load(self, spec: DataSpec) -> arrow.StoredImages | None:
         """The images as a memory map, or None if they are not there or their bytes are not those of the
-        record. Bytes are read only of files that were touched since they were written."""
-        return arrow.read_images(self.path(spec) / "data.arrow") if self._holds(spec, unchanged) else None
+        record. Bytes are read only of files that were touched since they were written. What is on the shelf
+        alone is copied here first."""
+        if not self._here(spec):
+            return None
+        try:
+            return arrow.read_images(self.path(spec) / "data.arrow")
+        except FileNotFoundError:  # removed just now
+            return None
+
+    def _here(self, spec: DataSpec) -> bool:
+        """Whether the data set is in this folder, intact; it is if the shelf has it."""
+        if self._copy is None:
+            return self._holds(spec, unchanged)
+        if not self._holds(spec, unchanged) and not self._copy.pull(_name(spec)):
+            return False
+        with suppress(FileNotFoundError):
+            self._copy.touch(_name(spec))
+        return self._holds(spec, unchanged)
 
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
-        record, folder = self.record(spec), self.path(spec)
+        record, folder = read_record(self.path(spec)), self.path(spec)
         return record is not None and all(fits(folder / name, told) for name, told in record["files"].items())
 
     def find(self, key: str) -> DataSpec:
         """The data set whose key, or whose folder's name, begins with `key`. InputError if none does, or
         several do."""
-        whole = (f for f in (self.root / "data").iterdir() if f.suffix != ".tmp")
-        folders = sorted(folder for folder in whole if read_record(folder))
-        found = [f for f in folders if f.name.startswith(key) or f.name.rpartition("-")[2].startswith(key)]
+        there = self.records()
+        found = [name for name in there if name.startswith(key) or name.rpartition("-")[2].startswith(key)]
         if len(found) != 1:
             what = "no data set" if not found else f"{len(found)} data sets"
-            names = ", ".join(folder.name for folder in (found or folders)[:8])
-            raise InputError(f"{self.root} has {what} of key {key!r}; there are: {names or 'none'}")
-        return DataSpec.parse((read_record(found[0]) or {})["spec"], str(found[0] / "record.json"))
+            names = ", ".join((found or list(there))[:8])
+            raise InputError(f"{self.where} has {what} of key {key!r}; there are: {names or 'none'}")
+        return DataSpec.parse(there[found[0]]["spec"], f"{self.where}/data/{found[0]}/record.json")
 
     def perturbation(self, spec: DataSpec) -> Perturbation:
         """What was done to the clean images, as a value; a chain is the chain of its links. InputError if it
@@ -104,7 +155,7 @@ class Store:
             return Identity()
         if not spec.crafts:
             return Chain(tuple(self.perturbation(crafted) for crafted in spec.crafted))
-        if not self._holds(spec, unchanged):
+        if not self._here(spec):
             raise InputError(f"{self.path(spec)} is not there, or damaged: build it first")
         links = [_restored(file) for file in sorted(self.path(spec).glob("perturbation-*.arrow"))]
         return links[0] if len(links) == 1 else Chain(tuple(links))
@@ -117,12 +168,13 @@ class Store:
         most a folder `*.tmp`, which the next build of that key removes, and the checkpoint that it goes on
         from.
         """
-        if (images := self.load(spec)) is not None:
+        if (images := self.load(spec)) is not None and (self._copy is None or self.has(spec)):
             return images
         with self.lock(spec):
             if (images := self.load(spec)) is not None:
+                self._push(_name(spec))  # which had failed, or was being done
                 return images
-            self._quarantine(self.path(spec))
+            self._put_aside(self.path(spec))
             for parent in spec.parents:
                 self.ensure(parent, workshop)
             self._make(spec, workshop)
@@ -130,6 +182,16 @@ class Store:
         if made is None:
             raise StoreError(f"{self.path(spec)} was changed while it was written; try again")
         return made
+
+    def take_in(self, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+        """Keep a perturbation that somebody else made, for all who share the store; its fingerprint."""
+        fingerprint = store_import(self.root, delta, report, told)
+        self._push(f"imports/{fingerprint}")
+        return fingerprint
+
+    def _push(self, name: str) -> None:
+        if self._copy is not None:
+            self._copy.push(name)
 
     def _make(self, spec: DataSpec, workshop: Workshop) -> None:
         start = time.monotonic()
@@ -144,7 +206,11 @@ class Store:
             parts = poison(spec, clean, index, self.perturbation(spec))
             self._publish(spec, parts, [], {"facts": facts, "device": "cpu"}, start)
             return
-        checkpoint = Checkpoint(self._checkpoints() / f"data-{spec.key}.pt", data=spec.clean.key)
+        if self._copy is not None and isinstance(spec.poison[0], Imported):
+            self._fetch_import(spec.poison[0].fingerprint)
+        file = f"checkpoints/data-{spec.key}.pt"
+        (self.root / "checkpoints").mkdir(exist_ok=True)
+        checkpoint = ShelvedCheckpoint(self.root / file, data=spec.clean.key, shelf=self.shelf, name=file)
         furnished = replace(
             workshop, checkpoint=checkpoint, memo=self._memo(spec.clean), imports=self.root / "imports"
         )
@@ -212,6 +278,7 @@ class Store:
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        self._push(_name(spec))
 
     def _described(self, spec: DataSpec, writer: arrow.Writer, tally: Tally, folder: Path) -> dict[str, Any]:
         files = sorted(folder.glob("*.arrow"))
@@ -254,23 +321,31 @@ class Store:
 
         return recall
 
-    def _checkpoints(self) -> Path:
-        folder = self.root / "checkpoints"
-        folder.mkdir(exist_ok=True)
-        return folder
+    def _fetch_import(self, fingerprint: str) -> None:
+        if self._copy is not None and read_import(self.root / "imports" / fingerprint) is None:
+            self._copy.pull(f"imports/{fingerprint}")
 
-    def _quarantine(self, folder: Path) -> None:
-        """Put a damaged data set aside, if there is one; the lock of its key is held."""
-        if folder.exists():
-            (self.root / "quarantine").mkdir(exist_ok=True)
-            os.rename(folder, self.root / "quarantine" / f"{folder.name}-{time.time_ns()}")
+    def _put_aside(self, folder: Path) -> None:
+        """Put a damaged data set aside, if there is one; the lock of its key is held. Of a copy, nothing is
+        kept."""
+        if not folder.exists():
+            return
+        if self._copy is not None:
+            shutil.rmtree(folder)
+            return
+        (self.root / "quarantine").mkdir(exist_ok=True)
+        os.rename(folder, self.root / "quarantine" / f"{folder.name}-{time.time_ns()}")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of the data set in `folder`, or None if it holds none of today's layout."""
-    record = read_json(folder / "record.json")
-    known = record is not None and record.get("layout") == arrow.LAYOUT and "files" in record
-    return record if known else None
+    return known(read_json(folder / "record.json"))
+
+
+def known(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A record, if it is one of today's layout."""
+    fits = record is not None and record.get("layout") == arrow.LAYOUT and "files" in record
+    return record if fits else None
 
 
 def damaged(folder: Path) -> list[str]:
@@ -282,3 +357,19 @@ def damaged(folder: Path) -> list[str]:
 def _restored(file: Path) -> Perturbation:
     columns, told = arrow.read(file)
     return Perturbation.kinds[told.pop("kind")].restore(columns, told)
+
+
+def _name(spec: DataSpec) -> str:
+    return f"data/{spec.name}"
+
+
+def _check_mark(mark: bytes | None, where: str) -> None:
+    """InputError unless this is the mark of a store that this opsctl knows."""
+    found = (parsed(mark) or {}).get("format")
+    if not isinstance(found, int):
+        raise InputError(f"{where}/store.json is not a store's mark; is {where} a store?")
+    if found > FORMAT:
+        raise InputError(
+            f"the store {where} has format {found}, this opsctl knows {FORMAT}: "
+            "upgrade opsctl, or choose another store with --store"
+        )

@@ -31,6 +31,15 @@ class Reading:
     take: Callable[[Tensor], Images]
 
 
+@dataclass(frozen=True)
+class Extent:
+    """How many images of what shape (C, H, W) in how many classes: what there is to know without pixels."""
+
+    images: int
+    shape: tuple[int, int, int]
+    num_classes: int
+
+
 class Source(Plugin, family="source"):
     """Clean images. Fields say where they are found; the key holds `fingerprint` alone, which says what
     they are.
@@ -49,6 +58,12 @@ class Source(Plugin, family="source"):
     def open(self, split: Split) -> Reading:
         """The images of a split, in a fixed order. It, and taking from it, raises InputError naming the file
         or row that cannot be used."""
+
+    def extent(self, split: Split) -> Extent:
+        """What there is in a split, by its labels and one image; downloads nothing. Raises what `open`
+        does."""
+        reading = self.open(split)
+        return Extent(len(reading.y), reading.take(torch.arange(1)).shape, reading.num_classes)
 
     def load(self, split: Split) -> Images:
         """All the images of a split, in memory."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from poisons.sources.base import Reading, Source, Split, in_memory
+from poisons.sources.base import Extent, Reading, Source, Split, in_memory
 from trainers.images import Images
 from trainers.spec import InputError
 
@@ -24,6 +24,7 @@ class TorchvisionSet(Source):
     published: ClassVar[str] = ""
     files: ClassVar[tuple[str, ...]] = ()  # what lies under `root` once it is there
     num_classes: ClassVar[int] = 10
+    sizes: ClassVar[dict[Split, int]] = {"train": 50_000, "test": 10_000}
     root: str = "~/.cache/opsctl/torchvision"
 
     def measure(self) -> str:
@@ -48,6 +49,9 @@ class TorchvisionSet(Source):
             ) from None
         labels = torch.from_numpy(np.asarray(y, dtype=np.int64))
         return in_memory(Images(torch.from_numpy(x), labels, self.num_classes))
+
+    def extent(self, split: Split) -> Extent:
+        return Extent(self.sizes[split], (3, 32, 32), self.num_classes)
 
     def folder(self) -> Path:
         return Path(self.root).expanduser()
@@ -89,6 +93,7 @@ class Svhn(TorchvisionSet, kind="svhn"):
 
     published = "md5:e26dedcc434d2e4c54c9b2d4a06d8373+eb5a983be6a315427106f1b164d9cef3"
     files = ("train_32x32.mat",)
+    sizes: ClassVar[dict[Split, int]] = {"train": 73_257, "test": 26_032}
 
     def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:
         from torchvision.datasets import SVHN  # here, for machines that have no torchvision

@@ -410,6 +410,27 @@ def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
         Store(store.root)
 
 
+def test_the_mark_of_who_came_first_stays(tmp_path: Path) -> None:
+    """Or an older opsctl that opens an empty folder at the same moment would call a newer store its own."""
+    durable.create_whole(tmp_path / "store.json", {"format": 99})
+    durable.create_whole(tmp_path / "store.json", {"format": 1})
+    assert json.loads((tmp_path / "store.json").read_text()) == {"format": 99}
+    assert [file.name for file in tmp_path.iterdir()] == ["store.json"]
+
+
+def test_a_url_is_no_folder() -> None:
+    with pytest.raises(InputError, match="s3://bucket/x is no folder; what takes URLs as stores is opsctl"):
+        Store("s3://bucket/x")
+
+
+def test_a_file_that_is_mapped_is_known_to_be_in_use(store: Store) -> None:
+    file = store.path(OPS) / "data.arrow"
+    opened = store.ensure(OPS)
+    assert arrow.in_use(file)
+    del opened
+    assert not arrow.in_use(file)
+
+
 def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("[]")
     with pytest.raises(InputError, match="is not a store's mark"):
