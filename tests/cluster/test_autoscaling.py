@@ -1,0 +1,39 @@
+"""What a cluster may grow to is known before it has grown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from moto import mock_aws
+
+from orchestrator.autoscaling import promised
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_gpu_machines_of_cluster_yaml_count_before_there_is_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "nobody")
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+    with mock_aws():
+        config = AWSNodeProvider.fillout_available_node_types_resources(config)
+    left = tmp_path / "ray_bootstrap_config.yaml"
+    left.write_text(yaml.safe_dump(config))
+    found = promised(left)
+    assert len(found) == config["max_workers"]
+    assert {(machine["CPU"], machine["GPU"]) for machine in found} == {(4.0, 1.0)}
+
+
+def test_where_ray_left_nothing_nothing_is_promised(tmp_path: Path) -> None:
+    assert promised(tmp_path / "ray_bootstrap_config.yaml") == []
+
+
+def test_own_machines_are_there_or_not(tmp_path: Path) -> None:
+    assert promised(ROOT / "cluster" / "local.yaml") == []

@@ -1,0 +1,125 @@
+"""cluster.yaml and cluster/local.yaml: Ray takes them, they hold no secret, nothing is open to the world."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray.autoscaler
+import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from tests.conftest import ROOT
+
+AWS, LOCAL = ROOT / "cluster.yaml", ROOT / "cluster" / "local.yaml"
+START = "start_ray_commands"
+SECRET = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|[0-9a-f]{32}|password|secret_access_key", re.IGNORECASE)
+both = pytest.mark.parametrize("file", [AWS, LOCAL], ids=["aws", "local"])
+
+
+def read(file: Path) -> dict[str, Any]:
+    config = yaml.safe_load(file.read_text())
+    assert isinstance(config, dict)
+    return config
+
+
+def commands(config: dict[str, Any]) -> list[str]:
+    """Every command that starts or stops Ray, on the head or on a worker."""
+    found = [one for name in ("head", "worker") for one in config[f"{name}_{START}"]]
+    return [one for one in found if re.search(r"\bray (start|stop)\b", one)]
+
+
+@both
+def test_ray_takes_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    jsonschema.validate(read(file), schema)
+    validate_config(prepare_config(read(file)))
+
+
+@both
+def test_a_misspelt_key_would_not_pass(file: Path) -> None:
+    schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
+    with pytest.raises(jsonschema.ValidationError, match="idle_timeout_minute'"):
+        jsonschema.validate(read(file) | {"idle_timeout_minute": 5}, schema)
+
+
+@both
+def test_every_command_of_ray_says_that_tokens_are_needed(file: Path) -> None:
+    found = commands(read(file))
+    assert len(found) == 4, "stop and start, on the head and on a worker"
+    assert all("RAY_AUTH_MODE=token" in one for one in found)
+
+
+@both
+def test_the_token_travels_and_only_its_owner_reads_it(file: Path) -> None:
+    config = read(file)
+    assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token", (
+        "the user's, outside the repository"
+    )
+    for name in ("head", "worker"):
+        assert config[f"{name}_{START}"][0] == "chmod 700 ~/.ray && chmod 600 ~/.ray/auth_token"
+
+
+@both
+def test_the_dashboard_listens_on_the_head_alone(file: Path) -> None:
+    heads = [one for one in commands(read(file)) if "--head" in one]
+    assert len(heads) == 1
+    assert "--dashboard-host=127.0.0.1" in heads[0]
+    assert "0.0.0.0" not in file.read_text()
+
+
+@both
+def test_no_secret_is_in_the_file(file: Path) -> None:
+    assert SECRET.search(file.read_text()) is None
+
+
+@both
+def test_what_is_mounted_is_there_and_is_what_an_installation_needs(file: Path) -> None:
+    mounts = {to: here for to, here in read(file)["file_mounts"].items() if to.startswith("~/opsctl/")}
+    assert set(mounts.values()) >= {
+        "trainers",
+        "poisons",
+        "orchestrator",
+        "pyproject.toml",
+        "constraints.txt",
+    }
+    assert all(to == f"~/opsctl/{here}" and (ROOT / here).exists() for to, here in mounts.items())
+    installs = [one for one in read(file)["setup_commands"] if "pip install" in one]
+    assert len(installs) == 1
+    assert "-c constraints.txt" in installs[0]
+
+
+def test_machines_that_cost_come_when_there_is_work_and_go_when_there_is_none() -> None:
+    config = read(AWS)
+    gpu = config["available_node_types"]["gpu"]
+    assert gpu["min_workers"] == 0
+    assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert config["idle_timeout_minutes"] <= 15
+    assert config["provider"]["cache_stopped_nodes"] is False, "what ends leaves no disk to pay for"
+
+
+def test_no_trial_runs_on_the_head() -> None:
+    config = read(AWS)
+    assert config["available_node_types"]["head"]["resources"] == {"CPU": 0, "GPU": 0}
+    assert "--num-cpus=0" in next(one for one in commands(config) if "--head" in one)
+
+
+def test_the_security_group_is_opened_nowhere() -> None:
+    assert set(read(AWS)["provider"]["security_group"]) == {"GroupName"}, "no IpPermissions of ours"
+
+
+def test_machines_have_roles_instead_of_keys() -> None:
+    types = read(AWS)["available_node_types"]
+    roles = {name: one["node_config"]["IamInstanceProfile"] for name, one in types.items()}
+    assert roles == {"head": {"Name": "opsctl-head"}, "gpu": {"Name": "opsctl-worker"}}
+    assert all(one["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for one in types.values())
+
+
+def test_both_files_start_ray_alike() -> None:
+    aws, local = commands(read(AWS)), commands(read(LOCAL))
+    assert [one.replace(" --num-cpus=0", "") for one in aws] == local

@@ -1,0 +1,214 @@
+"""Sweeps that are sent to a cluster run there as they do here, whoever looks; a refusal is one clear line."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cli, submit
+from tests.cluster.heads import TOKEN, Head, free_ports, ray_head
+from tests.conftest import Opsctl, finish, start
+from tests.orchestrator.sweeps import TRAIN, tiny, write
+from trainers import InputError
+
+TOKENS = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+WRONG = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}
+NONE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nonexistent/token"}
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+ON_CPU = ("--gpus-per-trial", "0")
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head(cpus=2) as running:
+        yield running
+
+
+def send(file: Path, head: Head, *options: object, store: Path, **env: str) -> subprocess.Popen[str]:
+    return start(
+        "submit", file, "--address", head.dashboard, *ON_CPU, *options, store=store, **(TOKENS | env)
+    )
+
+
+def results(store: Path) -> list[Path]:
+    return list((store / "trials").glob("*/result.json"))
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_sweep_runs_on_the_cluster_and_is_followed_to_its_end(tmp_path: Path, head: Head) -> None:
+    store, file = tmp_path / "a store", write(tmp_path, tiny(grid={"seed": [0, 1, 2]}))
+    code, out = finish(send(file, head, "--set", "seed=[0, 1]", store=store))
+    assert code == 0, out
+    assert len(results(store)) == 2, "the options travelled, whatever their spaces"
+    assert re.search(r"trial +2/2", out), "its words are seen here"
+    assert len(re.findall(r"trial +1/2", out)) == 1, "and once"
+    assert "Does it run?" in out
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_it_ends_with_the_exit_code_of_the_sweep(tmp_path: Path, head: Head) -> None:
+    failing = tiny(grid={"train.optimizer.lr": [1e9]})
+    failing["base"]["train"] = {**failing["base"].get("train", TRAIN), "optimizer": "sgd"}
+    code, out = finish(
+        send(write(tmp_path, failing), head, "--set", "run.retries=0", store=tmp_path / "store")
+    )
+    assert code == 1, out
+    assert "1 of 1 trials failed" in out
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_it_goes_on_without_us(tmp_path: Path, head: Head) -> None:
+    store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": [0]}))
+    looking = send(file, head, store=store)
+    assert looking.stdout is not None
+    lines = []
+    for line in looking.stdout:
+        lines.append(line)
+        if "Running entrypoint" in line:
+            break
+    looking.send_signal(signal.SIGINT)
+    code, rest = finish(looking, seconds=60)
+    out = "".join(lines) + rest
+    assert code == 0, out
+    assert "goes on without us" in out
+    assert "Traceback" not in out
+    assert "opsctl status" in out
+    assert "opsctl stop" in out
+    end = time.monotonic() + 240
+    while not results(store):
+        assert time.monotonic() < end, "the sweep ended with the one who looked"
+        time.sleep(1)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_nobody_has_to_look(tmp_path: Path, head: Head) -> None:
+    refused = ("--set", "run.cpus_per_trial=99")  # so that it does not go on beside the next test
+    code, out = finish(send(write(tmp_path, tiny()), head, "--no-follow", *refused, store=tmp_path / "store"))
+    assert code == 0, out
+    assert re.search(r"^tiny-[0-9a-f]{8} runs on the cluster", out, re.MULTILINE)
+    assert "Running entrypoint" not in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("env", "says"),
+    [
+        (NONE, "wants a token: put the one that it was started with into /nonexistent/token"),
+        (WRONG, "refuses the token in RAY_AUTH_TOKEN"),
+    ],
+)
+def test_a_token_that_is_missing_or_wrong_is_one_error(
+    tmp_path: Path, head: Head, env: dict[str, str], says: str
+) -> None:
+    words = ("submit", write(tmp_path, tiny()), "--address", head.dashboard)
+    code, out = finish(start(*words, store=tmp_path / "store", **env), seconds=60)
+    assert code == 2, out
+    assert says in out
+    assert len(out.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "message", ["/usr/bin/python: No module named orchestrator", "/bin/sh: 1: python: not found"]
+)
+def test_a_head_without_opsctl_is_told(message: str) -> None:
+    from ray.job_submission import JobDetails, JobStatus
+
+    from orchestrator.engine import jobs
+
+    ended = JobDetails(
+        type="SUBMISSION",
+        entrypoint="python -m orchestrator sweep tiny.yaml",
+        status=JobStatus.FAILED,
+        message=f"Job entrypoint command failed with exit code 1, last available logs:\n{message}",
+        driver_exit_code=1,
+    )
+    with pytest.raises(InputError, match="the python that Ray's head finds has no opsctl"):
+        jobs._exit_code("tiny-1", ended)
+
+
+@pytest.mark.slow
+def test_where_no_dashboard_is_there_is_one_error(tmp_path: Path, head: Head, opsctl: Opsctl) -> None:
+    file = write(tmp_path, tiny())
+    for address, says in (
+        (f"http://127.0.0.1:{free_ports(1)[0]}", "no Ray dashboard answers at http://127.0.0.1"),
+        (f"http://{head.address}", "is no Ray dashboard"),
+        ("auto", "auto is no address of a Ray dashboard"),
+        ("ray://127.0.0.1:10001", "is no address of a Ray dashboard"),
+    ):
+        code, _, err = opsctl("submit", file, "--address", address)
+        assert code == 2
+        assert says in err
+        assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_what_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from orchestrator.engine import jobs
+
+    monkeypatch.setattr(jobs, "ANSWER_SECONDS", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(InputError, match="no Ray dashboard"),
+    ):
+        jobs.Jobs(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_what_is_wrong_with_a_sweep_stops_it_here(tmp_path: Path, opsctl: Opsctl) -> None:
+    file = write(tmp_path, tiny(grid={"train.epoch": [1]}))
+    code, _, err = opsctl("submit", file, "--store", "/shared/store")
+    assert code == 2
+    assert "train.epoch" in err
+
+
+@pytest.mark.parametrize("store", ["opsctl-store", "./here", "~/store"])
+def test_a_store_that_others_cannot_reach_is_refused(tmp_path: Path, opsctl: Opsctl, store: str) -> None:
+    code, _, err = opsctl("submit", write(tmp_path, tiny()), "--store", store)
+    assert code == 2
+    assert f"--store {store} is a folder of this machine" in err
+    assert "s3://bucket/opsctl" in err
+
+
+@pytest.mark.parametrize("store", ["/shared/store", "file:///shared/store", "s3://bucket/opsctl"])
+def test_a_store_that_others_can_reach_is_taken(store: str) -> None:
+    submit.check_store(store)
+
+
+def test_a_password_does_not_travel(tmp_path: Path) -> None:
+    file = write(tmp_path, tiny())
+    uri = "postgresql://me:hunter2@db/mlflow"
+    with pytest.raises(InputError, match="--tracking-uri holds a password") as told:
+        submit.prepare(file, store="/shared", settings=[], tracking_uri=uri)
+    assert "hunter2" not in str(told.value)
+
+
+def test_the_head_gets_the_options_that_were_given_here(tmp_path: Path) -> None:
+    name, options = submit.prepare(
+        write(tmp_path, tiny()),
+        store="s3://b/o",
+        settings=["seed=[0, 1]"],
+        tracking_uri="http://db:5000",
+        tracking_wait=3,
+    )
+    assert name == "tiny"
+    assert options == [
+        *("--store", "s3://b/o", "--address", "auto", "--tracking-wait", "3"),
+        *("--tracking-uri", "http://db:5000", "--set", "seed=[0, 1]"),
+    ]
+
+
+def test_submit_has_the_options_of_sweep() -> None:
+    ours, theirs = (set(inspect.signature(one).parameters) for one in (cli.submit, cli.sweep))
+    assert theirs - ours == {"dry_run"}, "opsctl plan shows it, wherever it will run"
+    assert ours - theirs == {"follow"}
