@@ -1,11 +1,12 @@
-# make demo | test | check | quick | lint-fix | golden | picture | bench | clean. Each makes .venv if it is missing.
+# make demo | test | check | quick | lint-fix | golden | picture | bench | chaos | cluster-token | cluster-test | clean.
+# Each makes .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= opsctl-store
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick check lint-fix golden picture bench clean
+.PHONY: demo test quick check lint-fix golden picture bench chaos cluster-token cluster-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
@@ -17,7 +18,7 @@ test: check
 	$(BIN)/python -m pytest
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not chaos and not cluster"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -42,8 +43,24 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/attack.py --data $(DATA)
 	$(BIN)/python benchmarks/train_step.py --data $(DATA)
 	$(BIN)/python benchmarks/store.py
+	$(BIN)/python benchmarks/trials.py
+	$(BIN)/python benchmarks/replan.py
+	$(BIN)/python benchmarks/tracking.py
+	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)
+
+chaos: $(VENV)/.installed-dev
+	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) $(BIN)/python -m pytest -m chaos tests/chaos tests/test_sweep.py -s
+
+# What opens a Ray cluster: made once, readable by you alone; docs/cluster.md.
+cluster-token:
+	@umask 077; mkdir -p ~/.ray; test -s ~/.ray/auth_token || \
+	    $(PYTHON) -c 'import secrets; print(secrets.token_hex(32), end="")' > ~/.ray/auth_token
+	@chmod 700 ~/.ray; chmod 600 ~/.ray/auth_token; echo "the token is in ~/.ray/auth_token"
+
+cluster-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator.host import running
+from orchestrator.depots.depot import Depot, Folder, open_depot
+from orchestrator.depots.drivers import marks
 from poisons import Store
-from poisons.durable import read_json, write_whole
-from poisons.store import read_record
+from poisons.durable import intact
+from poisons.node_copy import parsed
+from poisons.store import damaged
 
-NEEDS = "needs.json"  # in the scratch folder of a sweep that runs: the data sets that it counts on
+HOUR, DAY = 3600.0, 86400.0
+Rule = Callable[["Place"], str | None]
 
 
 @dataclass(frozen=True)
 class Entry:
     """A data set of the store, and who needs it."""
 
-    folder: Path
+    name: str
     record: dict[str, Any]
     needed_by: tuple[str, ...]  # in words; empty: nobody
 
@@ -35,10 +37,23 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Place:
+    """A file or folder of the store, such as `data/<name>`: its size, and seconds since it was written."""
+
+    name: str
+    bytes: int
+    age: float
+
+    @property
+    def last(self) -> str:
+        return PurePosixPath(self.name).name
+
+
+@dataclass(frozen=True)
 class Rubbish:
     """Something that can go, and why."""
 
-    path: Path
+    name: str
     why: str
     bytes: int
 
@@ -46,10 +61,9 @@ class Rubbish:
 def entries(store: Store) -> list[Entry]:
     """Every data set, by name. What trials of the ledger and running sweeps name is needed, and so is what
     that was made from."""
-    folders = [f for f in _inside(store.root / "data") if f.suffix != ".tmp"]
-    records = {f.name: record for f in folders if (record := read_record(f)) is not None}
-    reasons = _used(store)
-    for name, sweeps in _claimed(store).items():
+    records, depot = store.records(), open_depot(store.where)
+    reasons = _used(depot)
+    for name, sweeps in _claimed(depot).items():
         reasons.setdefault(name, []).extend(sweeps)
     look = [name for name in reasons if name in records]
     while look:
@@ -58,62 +72,87 @@ def entries(store: Store) -> list[Entry]:
             if parent in records and parent not in reasons:
                 reasons[parent] = [f"made into {name}"]
                 look.append(parent)
-    return [
-        Entry(store.root / "data" / name, record, tuple(reasons.get(name, ())))
-        for name, record in records.items()
-    ]
+    return [Entry(name, record, tuple(reasons.get(name, ()))) for name, record in records.items()]
 
 
 def rubbish(store: Store) -> list[Rubbish]:
     """All that can go: data sets that nobody needs, what was put aside as damaged, what was killed and left,
     and what belonged to these."""
     known = entries(store)
-    unneeded = {entry.folder.name: entry for entry in known if not entry.needed_by}
-    kept = {entry.folder.name for entry in known} - unneeded.keys()
+    unneeded = {entry.name for entry in known if not entry.needed_by}
+    kept = {entry.name for entry in known} - unneeded
     finished = {f"data-{entry.record['key']}.pt" for entry in known}
-    rules: dict[str, Callable[[Path], str | None]] = {
-        "data": lambda f: _why_not(f, f.name in unneeded),
-        "imports": lambda f: "an import that was killed" if f.suffix == ".tmp" and _old(f) else None,
+    # where there are no locks for all, another machine may be writing it just now
+    patience = 0 if store.shelf is None else DAY
+    rules: dict[str, Rule] = {
+        "data": lambda p: _why_not(p, kept, unneeded, patience),
+        "imports": lambda p: (
+            "an import that was killed" if p.last.endswith(".tmp") and p.age > HOUR else None
+        ),
         "quarantine": lambda _: "damaged; it was put aside and built again",
-        "statistics": lambda f: None if f.name in kept else "statistics of images that go, or are gone",
-        "checkpoints": lambda f: "of a data set that is there" if f.name in finished else None,
-        "pictures": lambda f: None if f.stem in kept else "of a data set that goes, or is gone; drawn again",
+        "statistics": lambda p: None if p.last in kept else "statistics of images that go, or are gone",
+        "checkpoints": lambda p: (
+            "of a data set that is there" if p.last.removesuffix(".sha256") in finished else None
+        ),
+        "pictures": lambda p: (
+            None if Path(p.last).stem in kept else "of a data set that goes, or is gone; drawn again"
+        ),
     }
+    depot = open_depot(store.where)
     return [
-        Rubbish(place, why, size(place))
+        Rubbish(place.name, why, place.bytes)
         for folder, rule in rules.items()
-        for place in _inside(store.root / folder)
+        for place in _places(depot, folder)
         if (why := rule(place)) is not None
     ]
 
 
-def _old(path: Path) -> bool:
-    """Whether nobody has written here for an hour."""
-    return time.time() - path.stat().st_mtime > 3600
+def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) -> str | None:
+    if place.last in unneeded:
+        return "no trial and no running sweep needs it"
+    left = place.last not in kept and place.age >= patience
+    return "half-written, or of an older opsctl" if left else None
 
 
-def _why_not(folder: Path, unneeded: bool) -> str | None:
-    if folder.suffix == ".tmp" or read_record(folder) is None:
-        return "half-written, or of an older opsctl"
-    return "no trial and no running sweep needs it" if unneeded else None
+def _places(depot: Depot, folder: str) -> Iterator[Place]:
+    """What lies directly in a folder of the store."""
+    found: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    now = time.time()
+    for name, kept in depot.files(folder).items():
+        age = 0.0 if kept.changed is None else now - kept.changed
+        found[name.split("/")[0]].append((kept.bytes, age))
+    for name in sorted({*depot.names(folder), *found}):
+        sizes, ages = zip(*found.get(name, [(0, DAY)]), strict=True)
+        yield Place(f"{folder}/{name}", sum(sizes), min(ages))
 
 
 def remove(store: Store, item: Rubbish) -> bool:
-    """Remove it, unless somebody builds a data set just now, which may be made from it, or a sweep that began
-    since counts on it."""
-    if item.path.name in _claimed(store) or _building(store):
+    """Remove it, unless somebody on this machine builds a data set just now, which may be made from it, or a
+    sweep that began since counts on it."""
+    depot = open_depot(store.where)
+    if PurePosixPath(item.name).name in _claimed(depot) or _building(store):
         return False
-    going = item.path.with_name(f"{item.path.name}.{os.getpid()}.tmp")
-    try:
-        os.rename(item.path, going)  # at once, so that nobody opens half of it
-    except FileNotFoundError:
-        return False
-    shutil.rmtree(going) if going.is_dir() else going.unlink()
-    return True
+    if store.shelf is not None:
+        Folder(store.root).remove_all(item.name)
+    return depot.remove_all(item.name)
+
+
+def damage(store: Store, entry: Entry) -> list[str]:
+    """The files of a data set that are not as they were written. Every byte is read, where the store is."""
+    if store.shelf is None:
+        return damaged(store.root / "data" / entry.name)
+    found = []
+    with TemporaryDirectory(dir=store.root, prefix="verify-") as folder:
+        for name, told in entry.record["files"].items():
+            file = Path(folder, name)
+            if not store.shelf.download(f"data/{entry.name}/{name}", file) or not intact(file, told):
+                found.append(name)
+            file.unlink(missing_ok=True)
+    return found
 
 
 def _building(store: Store) -> bool:
-    """Whether anyone holds the lock of a data set."""
+    """Whether anyone on this machine holds the lock of a data set."""
     for file in (store.root / "locks").glob("data-*.lock"):
         try:
             with FileLock(file, timeout=0):
@@ -123,35 +162,20 @@ def _building(store: Store) -> bool:
     return False
 
 
-def size(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder."""
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
-
-
-def claim(scratch: Path, names: list[str]) -> None:
-    """Say in the scratch folder of a sweep which data sets it counts on."""
-    scratch.mkdir(parents=True, exist_ok=True)
-    write_whole(scratch / NEEDS, {"needs": names})
-
-
-def _used(store: Store) -> dict[str, list[str]]:
+def _used(depot: Depot) -> dict[str, list[str]]:
     """Names of data sets that trials of the ledger, done or failed, read, and how many trials."""
     trials: Counter[str] = Counter()
-    for folder in _inside(store.root / "trials"):
-        record = read_json(folder / "result.json") or read_json(folder / "failure.json") or {}
-        trials.update(set(record.get("needs", ())))
+    for kind in ("result", "failure"):
+        names = [f"trials/{key}/{kind}.json" for key in depot.holders("trials", f"{kind}.json")]
+        for data in depot.read_all(names).values():
+            trials.update(set((parsed(data) or {}).get("needs", ())))
     return {name: [f"{n} trial{'s' * (n > 1)}"] for name, n in trials.items()}
 
 
-def _claimed(store: Store) -> dict[str, list[str]]:
+def _claimed(depot: Depot) -> dict[str, list[str]]:
     """Names of data sets that sweeps count on that run now, and which sweeps."""
-    claims: dict[str, list[str]] = {}
-    for folder in _inside(store.root / "tune"):
-        for name in (read_json(folder / NEEDS) or {}).get("needs", ()) if running(folder) else ():
-            claims.setdefault(name, []).append(f"a running sweep, {folder.name}")
-    return claims
-
-
-def _inside(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
+    claims: dict[str, list[str]] = defaultdict(list)
+    for mark in marks(depot):
+        for name in mark.get("needs", ()):
+            claims[name].append(f"a running sweep, {mark['sweep']} on {mark['host']}")
+    return dict(claims)

@@ -4,6 +4,7 @@ that needs it."""
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,9 +14,12 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from orchestrator.depots.results import Ledger
     from orchestrator.observer import Observer
+    from orchestrator.outline import Outline
     from orchestrator.plan import Plan
-    from orchestrator.tracking import Tracker
+    from orchestrator.standing import Standing
+    from orchestrator.tracking import LiveTracker, Tracker
     from poisons import Store
 
 app = typer.Typer(
@@ -39,7 +43,12 @@ File = Annotated[
     Path, typer.Argument(help="A sweep file, such as sweeps/quickstart.yaml.", show_default=False)
 ]
 StoreOption = Annotated[
-    Path, typer.Option("--store", envvar="OPSCTL_STORE", help="Where data sets and results are kept.")
+    str,
+    typer.Option(
+        "--store",
+        envvar="OPSCTL_STORE",
+        help="Where data sets and results are kept: a folder, or a URL such as s3://bucket/prefix.",
+    ),
 ]
 UriOption = Annotated[
     str | None,
@@ -76,6 +85,14 @@ AddressOption = Annotated[
         show_default=False,
     ),
 ]
+TrackingWaitOption = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        envvar="OPSCTL_TRACKING_WAIT",
+        help="Seconds to wait, when the sweep has ended, for an MLflow that does not answer.",
+    ),
+]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", envvar="OPSCTL_DRY_RUN", help="Show the plan and stop.")
 ]
@@ -86,11 +103,11 @@ MaxConcurrentOption = Annotated[
     ),
 ]
 GpusOption = Annotated[
-    float | None,
+    str | None,
     typer.Option(
-        min=0,
         envvar="OPSCTL_GPUS_PER_TRIAL",
-        help="Share of a GPU for each trial, such as 0.25. [default: 1 where there is one]",
+        help="Share of a GPU for each trial, such as 0.25, or auto: as much as it needs. "
+        "[default: 1 where there is one]",
         show_default=False,
     ),
 ]
@@ -110,7 +127,7 @@ KeyArgument = Annotated[
         show_default=False,
     ),
 ]
-STORE = Path("opsctl-store")
+STORE = "opsctl-store"
 SOURCE = "digits"
 
 
@@ -142,9 +159,32 @@ class Format(StrEnum):
 
 
 @app.command()
-def plan(file: File, store: StoreOption = STORE, settings: SetOption = None) -> None:
-    """Say what a sweep would do: data sets to build, trials to run, trials already done. Starts nothing."""
-    _show_plan(_plan(file, store, settings)[0], _console())
+def plan(
+    file: File,
+    store: StoreOption = STORE,
+    settings: SetOption = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            envvar="OPSCTL_TFLOPS",
+            help="10¹² operations per second of a slot. [default: as finished trials had, else measured]",
+            show_default=False,
+        ),
+    ] = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            envvar="OPSCTL_SLOTS",
+            help="Trials that run at a time. [default: as many as on this machine]",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Say what a sweep would do: data sets to build, trials to run, trials already done, and how many hours
+    that takes. Starts nothing."""
+    _show_plan(*_plan(file, store, settings), _console(), tflops=tflops, slots=slots)
 
 
 @app.command()
@@ -158,12 +198,14 @@ def sweep(
     max_concurrent: MaxConcurrentOption = None,
     gpus_per_trial: GpusOption = None,
     cpus_per_trial: CpusOption = None,
+    tracking_wait: TrackingWaitOption = 15.0,
 ) -> None:
     """Run a sweep: build its data sets, train its trials, and print its report.
 
     Results are in the store as soon as a trial ends; interrupt at will and run the same command again to go
-    on. Exit code 0: every trial is done; 1: some failed; 130: interrupted; 2: the sweep or an option is
-    wrong.
+    on. Trials that failed by their own fault (they diverged, say) are left alone then; opsctl retry runs
+    them again. Exit code 0: every trial is done; 1: some failed; 130: interrupted; 2: the sweep or an option
+    is wrong.
     """
     run = {
         "run.max_concurrent": max_concurrent,
@@ -174,46 +216,196 @@ def sweep(
     todo, stored = _plan(file, store, [*(settings or []), *options])
     console = _console()
     if dry_run:
-        _show_plan(todo, console)
+        _show_plan(todo, stored, console)
         return
     tracker = _tracker(tracking_uri, todo, stored, console)
-    code = _run(todo, stored, tracker, address, file, console) if todo.missing else 0
+    live = _live(tracker, tracking_wait, console) if tracker is not None and todo.missing else None
+    code = _run(todo, stored, live, address, file, console) if todo.missing else 0
     if tracker is not None:
-        _sync(tracker, file, stored, console)
-    _print_report(todo, stored, Format.table, console)
+        _check_tracked(live.complete if live is not None else _synced(tracker), file, stored, console)
+    _print_report(_standing(todo, stored), Format.table, console)
+    if todo.failed:
+        _warn(
+            console,
+            f"{len(todo.failed)} trials failed before and are left as they are; "
+            f"opsctl retry {file} --store {stored.where} runs them again",
+        )
+    raise typer.Exit(code or bool(todo.failed))
+
+
+@app.command()
+def retry(
+    file: File,
+    keys: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY]...",
+            help="Only failed trials whose key begins so; opsctl status tells keys.",
+            show_default=False,
+        ),
+    ] = None,
+    store: StoreOption = STORE,
+    tracking_uri: UriOption = None,
+    settings: SetOption = None,
+    address: AddressOption = None,
+    dry_run: DryRunOption = False,
+    max_concurrent: MaxConcurrentOption = None,
+    gpus_per_trial: GpusOption = None,
+    cpus_per_trial: CpusOption = None,
+    tracking_wait: TrackingWaitOption = 15.0,
+) -> None:
+    """Run failed trials of a sweep again, with all that is missing: as opsctl sweep does, which leaves alone
+    trials that failed by their own fault.
+    """
+    from orchestrator.standing import look
+
+    outline, ledger, _ = _outline(file, store, settings)
+    failed = [
+        entry.key
+        for entry, _ in look(outline, ledger).failed()
+        if not keys or entry.key.startswith(tuple(keys))
+    ]
+    console = _console()
+    if not failed:
+        console.print(f"{outline.name}: no trial {'of these keys ' if keys else ''}has failed")
+        return
+    word = "would be" if dry_run else "are"
+    for key in () if dry_run else failed:
+        ledger.forget(key)
+    console.print(f"{outline.name}: {len(failed)} trials that failed {word} run again")
+    sweep(
+        file,
+        store,
+        tracking_uri,
+        settings,
+        address,
+        dry_run,
+        max_concurrent,
+        gpus_per_trial,
+        cpus_per_trial,
+        tracking_wait,
+    )
+
+
+@app.command()
+def stop(
+    file: Annotated[
+        Path | None, typer.Argument(help="The sweep file of what is to stop.", show_default=False)
+    ] = None,
+    store: StoreOption = STORE,
+    everything: Annotated[bool, typer.Option("--all", help="Stop every sweep of the store.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until they have stopped.")] = 120,
+) -> None:
+    """Have a running sweep end, from any machine that reaches its store; what is finished is kept.
+
+    Exit code 0: it has ended, or nothing ran; 1: somebody did not answer.
+    """
+    from orchestrator.depots.drivers import marks
+    from orchestrator.status import place
+    from orchestrator.stopping import stop_drivers
+
+    if (file is None) is not everything:
+        from trainers import InputError
+
+        raise InputError("opsctl stop takes one sweep file, or --all for every sweep of the store")
+    name = None if file is None else _name(file, store)
+    depot, console = _ledger(store).depot, _console()
+    found = [mark for mark in marks(depot) if name in (None, mark["sweep"])]
+    if not found:
+        console.print(f"no sweep runs in {depot.where}" if name is None else f"{name} does not run")
+        return
+    with console.status(f"waiting for {len(found)} to end"):
+        left = {mark["id"] for mark in stop_drivers(depot, found, wait=wait)}
+    for mark in found:
+        how = f"has not answered within {wait:g} s" if mark["id"] in left else "has ended"
+        console.print(f"{mark['sweep']} {place(mark)} {how}", highlight=False, soft_wrap=True)
+    raise typer.Exit(bool(left))
+
+
+@app.command()
+def submit(
+    file: File,
+    store: Annotated[
+        str,
+        typer.Option(
+            envvar="OPSCTL_STORE",
+            help="Where the cluster keeps data sets and results: a folder all its machines share, or a URL.",
+            show_default=False,
+        ),
+    ],
+    address: Annotated[
+        str, typer.Option(envvar="OPSCTL_DASHBOARD", help="The dashboard of the cluster's head.")
+    ] = "http://127.0.0.1:8265",
+    tracking_uri: UriOption = None,
+    settings: SetOption = None,
+    max_concurrent: MaxConcurrentOption = None,
+    gpus_per_trial: GpusOption = None,
+    cpus_per_trial: CpusOption = None,
+    tracking_wait: TrackingWaitOption = 15.0,
+    follow: Annotated[bool, typer.Option(help="Show what it says until it ends.")] = True,
+) -> None:
+    """Run a sweep on a cluster, from here, as `opsctl sweep` on its head would.
+
+    Only the sweep file travels. Ctrl-C leaves the sweep running, and so does a broken connection. Exit code:
+    the sweep's, if it was followed to the end; 0 if not; 2 if there is no cluster, or it refuses us.
+    """
+    from orchestrator import submit as sending
+
+    run = {
+        "run.max_concurrent": max_concurrent,
+        "run.gpus_per_trial": gpus_per_trial,
+        "run.cpus_per_trial": cpus_per_trial,
+    }
+    options = [f"{path}={value}" for path, value in run.items() if value is not None]
+    settings = [*(settings or []), *options]
+    name, arguments = sending.prepare(
+        file, store=store, settings=settings, tracking_uri=tracking_uri, tracking_wait=tracking_wait
+    )
+    with _console().status("asking the cluster"):
+        from orchestrator.engine.jobs import Jobs
+
+        jobs = Jobs(address)
+        job = jobs.submit(file, name, arguments)
+    typer.echo(sending.after(file, job, store=store, settings=settings, address=jobs.address))
+    code = 0
+    if follow:
+        try:
+            code = jobs.follow(job, lambda text: typer.echo(text, nl=False))
+        except KeyboardInterrupt:
+            typer.echo(f"\n{job} goes on without us; see above")
     raise typer.Exit(code)
 
 
 @app.command()
-def status(file: File, store: StoreOption = STORE, settings: SetOption = None) -> None:
-    """Say how far a sweep is: what is done, what failed and why, what is missing."""
-    from rich.markup import escape
+def status(
+    file: File,
+    store: StoreOption = STORE,
+    settings: SetOption = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show how it goes on.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 2,
+) -> None:
+    """Say how far a sweep is: what is done, what runs, what failed and why, what is missing.
 
-    from orchestrator.report import doubts
-    from orchestrator.results import Ledger
+    It is the sweep as it was last planned, wherever it runs. --watch ends when the sweep does, or with
+    Ctrl-C, which ends nothing else.
+    """
+    from orchestrator import status as told
+    from orchestrator.depots.drivers import marks
+    from orchestrator.standing import look
 
-    todo, stored = _plan(file, store, settings)
-    ledger, console = Ledger(stored.root), _console()
-    failures = [(task, failure) for task in todo.missing if (failure := ledger.failure(task.key)) is not None]
-    console.print(
-        f"[bold]{todo.sweep.name}[/]: {todo.done} of {len(todo.tasks)} trials done, "
-        f"{len(failures)} failed, {len(todo.missing) - len(failures)} missing"
-    )
-    for task, failure in failures:
-        console.print(
-            f"[red]failed[/] {task.key} ({escape(task.point.name)}), "
-            f"{failure['attempts']} attempts: {escape(failure['error'])}",
-            highlight=False,
-            soft_wrap=True,
-        )
-        console.print(f"       {ledger.root / task.key / 'failure.json'}", highlight=False, soft_wrap=True)
-    for task, text in doubts(todo, ledger):
-        console.print(
-            f"[yellow]doubt[/]  {task.key} ({escape(task.point.name)}): {escape(text)}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    _print_report(todo, stored, Format.table, console, hint=False)
+    outline, ledger, version = _outline(file, store, settings)
+    console, standing = _console(), None
+    if watch:
+        from orchestrator import watch as watching
+        from orchestrator.host import stoppable
+
+        screen = console.is_terminal
+        view = watching.Screen(console, version) if screen else watching.Lines(console)
+        with stoppable() as stop:
+            standing = watching.watch(outline, ledger, view, every=every, stop=stop)
+    standing = standing or look(outline, ledger)
+    told.tell(standing, marks(ledger.depot), version, ledger.depot.where, console)
+    _print_report(standing, Format.table, console, hint=False)
 
 
 @app.command()
@@ -224,7 +416,7 @@ def report(
     format: Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="How to write it.")] = Format.table,
 ) -> None:
     """Print a sweep's table from the results on disk: mean ± std over seeds."""
-    _print_report(*_plan(file, store, settings), format, _console())
+    _print_report(_standing(*_plan(file, store, settings)), format, _console())
 
 
 @app.command()
@@ -272,18 +464,18 @@ def poison(
 ) -> None:
     """Make one data set outside any sweep, and show its card. What is in the store is not made again."""
     from orchestrator import datasets
+    from orchestrator.depots.stores import open_store
     from orchestrator.sweep_file import load_data
-    from poisons import Store
     from trainers import InputError
 
-    wanted, stored = load_data(spec, tuple(settings or ())).pinned(), Store(store)
+    wanted, stored = load_data(spec, tuple(settings or ())).pinned(), open_store(store)
     build = None
     if workers > 1 or address:
         if device != "auto":
             raise InputError("--device is for this process; Ray gives each of its workers what it asks for")
         from functools import partial
 
-        from orchestrator.engine import build_data
+        from orchestrator.engine.build import build_data
 
         build = partial(build_data, workers=workers, address=address)
     datasets.make(wanted, stored, _console(), build, device)
@@ -300,9 +492,9 @@ def show(
 ) -> None:
     """Show a data set's card: what changed and by how much, how it was made. Draws its picture."""
     from orchestrator import datasets
-    from poisons import Store
+    from orchestrator.depots.stores import open_store
 
-    stored = Store(store)
+    stored = open_store(store)
     datasets.show(stored.find(key), stored, _console(), picture=picture)
 
 
@@ -321,9 +513,9 @@ def export(
     numpy. A test split may be written into the same folder. What is there is never overwritten.
     """
     from orchestrator import datasets
-    from poisons import Store
+    from orchestrator.depots.stores import open_store
 
-    stored = Store(store)
+    stored = open_store(store)
     datasets.give(stored.find(key), stored, _console(), form=format.value, to=to)
 
 
@@ -358,11 +550,11 @@ def import_(
     poisoned images (uint8); nothing is read that needs pickle.
     """
     from orchestrator import datasets
+    from orchestrator.depots.stores import open_store
     from orchestrator.sweep_file import load_source
-    from poisons import Store
     from trainers.spec import parse_eps
 
-    stored = Store(store)
+    stored = open_store(store)
     datasets.take(
         path,
         load_source(clean).pinned(),
@@ -377,9 +569,9 @@ def import_(
 def cache_list(store: StoreOption = STORE) -> None:
     """List the data sets of the store, and who needs them."""
     from orchestrator import datasets
-    from poisons import Store
+    from orchestrator.depots.stores import open_store
 
-    datasets.listed(Store(store), _console())
+    datasets.listed(open_store(store), _console())
 
 
 @cache.command(name="show")
@@ -395,9 +587,9 @@ def cache_verify(
 ) -> None:
     """Read every byte and compare. Exit code 0: all as written; 1: something is damaged."""
     from orchestrator import datasets
-    from poisons import Store
+    from orchestrator.depots.stores import open_store
 
-    raise typer.Exit(0 if datasets.verified(Store(store), _console(), key) else 1)
+    raise typer.Exit(0 if datasets.verified(open_store(store), _console(), key) else 1)
 
 
 @cache.command(name="gc")
@@ -410,9 +602,9 @@ def cache_gc(
     What a trial of the ledger or a running sweep names is never removed, nor what that was made from.
     """
     from orchestrator import datasets
-    from poisons import Store
+    from orchestrator.depots.stores import open_store
 
-    datasets.tidied(Store(store), _console(), lambda: yes or _agreed())
+    datasets.tidied(open_store(store), _console(), lambda: yes or _agreed())
 
 
 def _agreed() -> bool:
@@ -446,24 +638,42 @@ def ui(
     port: Annotated[
         int, typer.Option(min=1, max=65535, envvar="OPSCTL_UI_PORT", help="Port to listen on.")
     ] = 5000,
+    allowed_hosts: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allowed-hosts",
+            envvar="OPSCTL_UI_ALLOWED_HOSTS",
+            help="Names by which other machines reach this one, such as box.example.org; a request by any "
+            "other name is refused. [default: --host, and this machine's own]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Start the MLflow pages on the store's database and say where they are. Ctrl-C ends them."""
     from orchestrator import mlflow_server
+    from orchestrator.database import first_use, with_driver
+    from orchestrator.depots.depot import local_folder
     from orchestrator.host import stoppable
     from trainers import InputError
 
-    database = store.expanduser().absolute() / "mlflow.db"
+    database = local_folder(store) / "mlflow.db"
     if tracking_uri is None and not database.exists():
         raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
     console = _console()
-    server = mlflow_server.serve(tracking_uri or f"sqlite:///{database}", host=host, port=port)
+    uri = tracking_uri or f"sqlite:///{database}"
     with stoppable() as stop:
-        with console.status("starting MLflow"):
+        with console.status("starting MLflow"), first_use(with_driver(uri)):
+            server = mlflow_server.serve(uri, host=host, port=port, allowed=allowed_hosts or ())
             there = mlflow_server.answers(server, host, port, stop)
+        if not mlflow_server.is_loopback(host):
+            _warn(
+                console, f"everyone who reaches port {port} of this machine may read and write what is there"
+            )
         if there:
             console.print(
                 f"MLflow is at http://{host}:{port}/#/experiments?workflowType=machine_learning "
-                "(Ctrl-C ends it); each sweep is an experiment, each trial a run",
+                "(Ctrl-C ends it); each sweep is an experiment, each trial a run; "
+                "Views, trials, is a sweep's table",
                 highlight=False,
                 soft_wrap=True,
             )
@@ -504,11 +714,12 @@ def main() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     """How to end for it; None for a mistake of ours, which is shown whole."""
+    from orchestrator.depots.depot import DepotError
     from poisons.durable import StoreError
     from trainers import InputError
     from trainers.loop import DivergenceError, OutOfMemoryError
 
-    if isinstance(error, InputError | StoreError):
+    if isinstance(error, InputError | StoreError | DepotError):
         return 2
     return 1 if isinstance(error, OSError | DivergenceError | OutOfMemoryError) else None
 
@@ -519,32 +730,104 @@ def _console() -> Console:
     return Console()
 
 
-def _plan(file: Path, store: Path, settings: list[str] | None) -> tuple[Plan, Store]:
+def _plan(file: Path, store: str, settings: list[str] | None) -> tuple[Plan, Store]:
     from rich.console import Console
 
     with Console(stderr=True).status("reading the sweep and the store"):
+        from orchestrator.depots.results import Ledger
+        from orchestrator.depots.stores import open_store
+        from orchestrator.outline import version_of
         from orchestrator.plan import make_plan
         from orchestrator.sweep_file import load
-        from poisons import Store
 
+        version = version_of(file, settings or ()) or ""
         spec = load(file, tuple(settings or ()))
-        stored = Store(store)
-        return make_plan(spec, stored, str(file)), stored
+        stored = open_store(store)
+        todo = make_plan(spec, stored, str(file), version=version)
+        with suppress(OSError):  # on a full disk: then status plans the sweep as well
+            todo.outline.keep(Ledger(stored.where).depot, version)
+        return todo, stored
 
 
-def _show_plan(todo: Plan, console: Console) -> None:
+def _outline(file: Path, store: str, settings: list[str] | None) -> tuple[Outline, Ledger, str]:
+    """A sweep as it was last planned, or as it is planned now; its ledger; the version of its text."""
+    from orchestrator.outline import kept_outline, version_of
+
+    ledger, version = _ledger(store), version_of(file, settings or ())
+    outline = kept_outline(ledger.depot, version) if version else None
+    if outline is None:
+        todo, _ = _plan(file, store, settings)
+        outline, version = todo.outline, todo.version
+    return outline, ledger, version or ""
+
+
+def _ledger(store: str) -> Ledger:
+    """The ledger of a store that is only looked at, without the time that it takes to open the store."""
+    from orchestrator.depots.depot import DepotError
+    from orchestrator.depots.results import Ledger
+
+    try:
+        return Ledger(store)
+    except DepotError as error:
+        from trainers import InputError
+
+        raise InputError(str(error)) from None
+
+
+def _name(file: Path, store: str) -> str:
+    """The name of the sweep in a file; of one that was planned, without the time to read it."""
+    from orchestrator.outline import kept_outline, version_of
+
+    version = version_of(file)
+    outline = kept_outline(_ledger(store).depot, version) if version else None
+    if outline is not None:
+        return outline.name
+    from orchestrator.sweep_file import load
+
+    return load(file).name
+
+
+def _standing(todo: Plan, stored: Store) -> Standing:
+    from orchestrator.depots.results import Ledger
+    from orchestrator.standing import look
+
+    return look(todo.outline, Ledger(stored.where))
+
+
+def _show_plan(
+    todo: Plan,
+    stored: Store,
+    console: Console,
+    *,
+    tflops: float | None = None,
+    slots: int | None = None,
+) -> None:
     from rich.markup import escape
 
-    from orchestrator.display import plan_table
+    from orchestrator.costs.estimate import estimate_on_this_machine, lines
+    from orchestrator.costs.plan_table import plan_table
+    from orchestrator.remarks import remarks
 
     console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
+    with console.status("reckoning what it costs"):
+        cost = estimate_on_this_machine(todo, stored, tflops=tflops, slots=slots) if todo.missing else None
     if todo.data:
-        console.print(plan_table(todo))
+        console.print(plan_table(todo, cost.data if cost else {}))
     console.print(
-        f"{len(todo.to_build)} data sets to build, {len(todo.missing)} trials to run, "
+        f"{len(todo.to_build)} data sets to build, {todo.most} trials to run, "
         f"{todo.done} trials already done, {len(todo.tasks)} in all",
         soft_wrap=True,
     )
+    for remark in remarks(todo):
+        console.print(remark, soft_wrap=True, highlight=False)
+    if todo.failed or todo.stopped:
+        console.print(
+            f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
+            f"{len(todo.stopped)} were stopped early",
+            soft_wrap=True,
+        )
+    for line in lines(cost) if cost else ():
+        console.print(line, soft_wrap=True, highlight=False)
 
 
 def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
@@ -563,7 +846,7 @@ def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tr
 
 
 def _run(
-    todo: Plan, stored: Store, tracker: Tracker | None, address: str | None, file: Path, console: Console
+    todo: Plan, stored: Store, live: LiveTracker | None, address: str | None, file: Path, console: Console
 ) -> int:
     from rich.markup import escape
 
@@ -571,12 +854,8 @@ def _run(
     from orchestrator.observer import Audience
 
     view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
-    observers = [view]
-    if tracker is not None:
-        from orchestrator.tracking import LiveTracker
-
-        observers.append(LiveTracker(tracker, lambda message: _warn(console, message)))
-    from orchestrator.engine import run_plan
+    observers = [view] if live is None else [view, live]
+    from orchestrator.engine.run import run_plan
 
     outcome = run_plan(todo, stored, Audience(*observers), address=address)
     if outcome.interrupted:
@@ -587,8 +866,8 @@ def _run(
         return 130
     if outcome.failed:
         console.print(
-            f"[red]{len(outcome.failed)} of {len(todo.missing)} trials failed[/]; see: "
-            f"opsctl status {escape(str(file))} --store {escape(str(stored.root))}",
+            f"[red]{len(outcome.failed)} of {todo.most} trials failed[/]; see: "
+            f"opsctl status {escape(str(file))} --store {escape(stored.where)}",
             soft_wrap=True,
         )
         return 1
@@ -601,30 +880,43 @@ def _warn(console: Console, message: str) -> None:
     console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
 
 
-def _sync(tracker: Tracker, file: Path, stored: Store, console: Console) -> None:
+def _live(tracker: Tracker, patience: float, console: Console) -> LiveTracker:
+    from orchestrator.tracking import LiveTracker
+
+    return LiveTracker(tracker, lambda message: _warn(console, message), patience=patience)
+
+
+def _synced(tracker: Tracker) -> bool:
     from orchestrator.tracking import TROUBLE
 
     try:
         tracker.sync()
     except TROUBLE:
-        again = f"opsctl track {file} --store {stored.root}"
+        return False
+    return True
+
+
+def _check_tracked(complete: bool, file: Path, stored: Store, console: Console) -> None:
+    if not complete:
+        again = f"opsctl track {file} --store {stored.where}"
         _warn(console, f"MLflow lacks some results; send them later with: {again}")
 
 
-def _print_report(todo: Plan, stored: Store, format: Format, console: Console, *, hint: bool = True) -> None:
+def _print_report(standing: Standing, format: Format, console: Console, *, hint: bool = True) -> None:
     from orchestrator import report as reports
-    from orchestrator.display import picture, rich_table
-    from orchestrator.results import Ledger
+    from orchestrator.ranking import best_cells
+    from orchestrator.tables import picture, rich_table
 
-    ledger = Ledger(stored.root)
-    table = reports.tabulate(todo, ledger)
+    table = reports.tabulate(standing)
     if format is Format.table:
         console.print(rich_table(table))
-        doubtful = {task.key for task, _ in reports.doubts(todo, ledger)} if hint else set()
+        for line in best_cells(standing):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        doubtful = {entry.key for entry, _ in standing.doubts()} if hint else set()
         if doubtful:
-            done = sum(cell.seeds for cell in table.cells.values())
             console.print(
-                f"[yellow]{len(doubtful)} of {done} results are in doubt[/]; opsctl status says why"
+                f"[yellow]{len(doubtful)} of {len(standing.results)} results are in doubt[/]; "
+                "opsctl status says why"
             )
         return
     if format is Format.svg:

@@ -22,9 +22,8 @@ from poisons.base import Report
 from poisons.card import card
 from poisons.delta import Application
 from poisons.export import Form, export
-from poisons.foreign import read_foreign, store_import
+from poisons.foreign import read_foreign
 from poisons.picture import draw
-from poisons.store import damaged
 from trainers import InputError
 from trainers.bare import device_named
 from trainers.spec import plain
@@ -68,7 +67,8 @@ def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None
         console.print(f"[yellow]no picture:[/] {escape(str(error))}", soft_wrap=True)
     else:
         console.print(f"[bold]picture[/]  {escape(str(file))}", highlight=False, soft_wrap=True)
-    console.print(f"[bold]folder[/]   {escape(str(store.path(spec)))}", highlight=False, soft_wrap=True)
+    place = escape(f"{store.where}/data/{spec.name}")
+    console.print(f"[bold]folder[/]   {place}", highlight=False, soft_wrap=True)
 
 
 def drawn(spec: DataSpec, store: Store) -> bytes:
@@ -108,7 +108,7 @@ def take(
     with console.status(f"reading {path}"):
         index = read_index(images.file)
         delta, told = read_foreign(path, images, index=index, application=application, eps=eps)
-    fingerprint = store_import(store.root, delta, told, {"from": path.name, "clean": clean.name})
+    fingerprint = store.take_in(delta, told, {"from": path.name, "clean": clean.name})
     for warning in told.get("warnings", ()):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     poison = {"kind": "imported", "fingerprint": fingerprint}
@@ -127,25 +127,25 @@ def listed(store: Store, console: Console) -> None:
     for column in (2, 3):
         table.columns[column].justify = "right"
     for entry in known:
-        name, _, key = entry.folder.name.rpartition("-")
+        name, _, key = entry.name.rpartition("-")
         made = entry.record["environment"]["time"][:16].replace("T", " ")
         needed = ", ".join(entry.needed_by) or "[yellow]nobody[/]"
         table.add_row(key, name, f"{entry.record['images']:,}", f"{entry.bytes / 1e6:.1f}", made, needed)
     console.print(table)
     whole = sum(entry.bytes for entry in known)
-    where = escape(str(store.root))
+    where = escape(store.where)
     console.print(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {where}", soft_wrap=True)
 
 
 def verified(store: Store, console: Console, key: str | None) -> bool:
     """Read every byte of the data sets (or of one); False if any is not as it was written."""
     wanted = [store.find(key).name] if key else None
-    known = [e for e in cache.entries(store) if wanted is None or e.folder.name in wanted]
+    known = [e for e in cache.entries(store) if wanted is None or e.name in wanted]
     bad = 0
     for entry in track(known, "verifying", console=console, transient=True, disable=not console.is_terminal):
-        for name in damaged(entry.folder):
+        for name in cache.damage(store, entry):
             bad += 1
-            file = escape(str(entry.folder / name))
+            file = escape(f"{store.where}/data/{entry.name}/{name}")
             console.print(f"[red]damaged[/] {file}", highlight=False, soft_wrap=True)
     console.print(
         f"{len(known)} data sets read, {bad} files damaged"
@@ -158,7 +158,7 @@ def tidied(store: Store, console: Console, confirm: Callable[[], bool]) -> None:
     """Say what can go and why; remove it once that is confirmed."""
     items = cache.rubbish(store)
     for item in items:
-        line = f"{item.bytes / 1e6:10.1f} MB  {item.path.relative_to(store.root)}  ({item.why})"
+        line = f"{item.bytes / 1e6:10.1f} MB  {item.name}  ({item.why})"
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if not items:
         console.print("nothing can go: every data set is needed by a trial or a running sweep")

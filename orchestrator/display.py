@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +17,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from rich.table import Table as RichTable
 
-from orchestrator import report
+from orchestrator.depots.results import Record
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
-from orchestrator.results import Record
+from orchestrator.tables import Building, Running, at_work
 from poisons import DataSpec
 from trainers.loop import Metrics
 
@@ -47,7 +44,7 @@ class Lines(Observer):
         )
 
     def sweep_started(self, plan: Plan) -> None:
-        self.total = len(plan.missing)
+        self.total = plan.most
         self.say(f"{plan.sweep.name}: {len(plan.to_build)} data sets to build, {self.total} trials to run")
 
     def data_started(self, spec: DataSpec) -> None:
@@ -62,13 +59,17 @@ class Lines(Observer):
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.say(f"data   {spec.name}: FAILED, {error}")
 
-    def trial_retried(self, task: Task) -> None:
-        self.say(f"trial  {task.key} ({task.point.name}): failed, is tried again")
+    def trial_retried(self, task: Task, why: str) -> None:
+        self.say(f"trial  {task.key} ({task.point.name}): is tried again, {why}")
 
     def trial_done(self, task: Task, record: Record) -> None:
         self.ended += 1
         result = f"{100 * record['metrics']['test/clean_acc']:.2f} % in {record['seconds']:.1f} s"
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): {result}")
+
+    def trial_stopped(self, task: Task, record: Record) -> None:
+        self.ended += 1
+        self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): stopped early")
 
     def trial_failed(self, task: Task, error: str) -> None:
         self.ended += 1
@@ -97,18 +98,22 @@ class Screen(Observer):
 
     def picture(self) -> Group:
         now = time.monotonic()
-        table = RichTable("running", "for", "epoch", "train acc", "test acc", box=None, padding=(0, 2, 0, 0))
-        for name, (since, word) in list(self.building.items()):
-            table.add_row(f"[cyan]{escape(name)}[/] {escape(word)}", f"{now - since:.0f} s", "", "", "")
-        for task, since, row in list(self.running.values()):
-            epoch = f"{row['epoch']:.0f}/{task.trial.train.epochs}" if row else f"-/{task.trial.train.epochs}"
-            accs = [f"{100 * row[name]:.1f} %" if row else "" for name in ("train/acc", "test/clean_acc")]
-            table.add_row(escape(task.point.name), f"{now - since:.0f} s", epoch, *accs)
-        return Group(self.bars, table)
+        building = [Building(name, word, now - since) for name, (since, word) in list(self.building.items())]
+        running = [
+            Running(
+                task.point.name,
+                now - since,
+                task.trial.train.epochs,
+                *(row.get(name) for name in ("epoch", "train/acc", "test/clean_acc")),
+            )
+            for task, since, row in list(self.running.values())
+        ]
+        return Group(self.bars, at_work(building, running))
 
     def sweep_started(self, plan: Plan) -> None:
         self.data_bar = self.bars.add_task("data sets", total=len(plan.to_build))
-        self.trial_bar = self.bars.add_task("trials", total=len(plan.tasks), completed=plan.done)
+        settled = len(plan.tasks) - len(plan.missing)
+        self.trial_bar = self.bars.add_task("trials", total=len(plan.tasks), completed=settled)
         self.waiting.stop()
         self.live.start()
 
@@ -138,14 +143,25 @@ class Screen(Observer):
         _, since, _ = self.running.get(task.key, (task, time.monotonic(), {}))
         self.running[task.key] = (task, since, rows[-1])
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_retried(self, task: Task, why: str) -> None:
         self.running.pop(task.key, None)
-        self.bars.advance(self.trial_bar)
+        self.console.print(
+            f"[yellow]trial {task.key} ({escape(task.point.name)}) is tried again:[/] {escape(why)}"
+        )
+
+    def trial_stopped(self, task: Task, record: Record) -> None:
+        self._ended(task)
+
+    def trial_done(self, task: Task, record: Record) -> None:
+        self._ended(task)
 
     def trial_failed(self, task: Task, error: str) -> None:
-        self.running.pop(task.key, None)
-        self.bars.advance(self.trial_bar)
+        self._ended(task)
         self.console.print(f"[red]trial {task.key} ({escape(task.point.name)}) failed:[/] {escape(error)}")
+
+    def _ended(self, task: Task) -> None:
+        self.running.pop(task.key, None)  # another sweep may have run it
+        self.bars.advance(self.trial_bar)
 
 
 def words(row: dict[str, Any]) -> str:
@@ -154,39 +170,3 @@ def words(row: dict[str, Any]) -> str:
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
         for name, value in row.items()
     )
-
-
-def rich_table(table: report.Table) -> RichTable:
-    """The report for a terminal."""
-    rich = RichTable(
-        title=escape(f"{table.name}: {table.question}"), caption=report.caption(table), title_justify="left"
-    )
-    rich.add_column(escape(" / ".join(table.row_axes) or "sweep"))
-    for column in table.columns:
-        rich.add_column(escape(column), justify="right")
-    for row in table.rows:
-        rich.add_row(
-            escape(row),
-            *(report.text(table, row, column) for column in table.columns),
-        )
-    return rich
-
-
-def picture(table: report.Table) -> str:
-    """The report as an SVG image of a terminal, in a font of the reader's own: it fetches nothing."""
-    rich = rich_table(table)
-    wide = Console(record=True, width=500, file=io.StringIO())
-    console = Console(record=True, width=wide.measure(rich).maximum, file=io.StringIO())
-    console.print(rich)
-    return re.sub(
-        r"@font-face \{.*?\}", "", console.export_svg(title=f"opsctl report {table.name}"), flags=re.S
-    )
-
-
-def plan_table(plan: Plan) -> RichTable:
-    """The data sets that a plan needs, and whether they are there."""
-    rich = RichTable("data set", "key", "state", box=None, padding=(0, 2, 0, 0))
-    for spec in plan.data:
-        name = spec.name.removesuffix(f"-{spec.key}")
-        rich.add_row(name, spec.key, "in the store" if spec.name in plan.ready else "[yellow]to build[/]")
-    return rich

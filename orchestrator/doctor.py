@@ -13,7 +13,8 @@ from typing import Literal
 import torch
 
 import poisons  # noqa: F401  (its members join their families)
-from poisons import Store
+from orchestrator.depots.depot import open_depot
+from orchestrator.depots.stores import open_store
 from poisons.sources.base import Source
 from trainers import InputError
 from trainers.provenance import OPTIONAL, PACKAGES, commit, installed
@@ -29,7 +30,7 @@ class Finding:
     says: str
 
 
-def findings(store: Path) -> Iterator[Finding]:
+def findings(store: str | Path) -> Iterator[Finding]:
     """Everything worth knowing before a long sweep; changes nothing but creating an empty store."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     for name in PACKAGES:
@@ -63,14 +64,18 @@ def _gpus() -> Iterator[Finding]:
         yield Finding(f"gpu {i}", "ok", f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
 
 
-def _space(store: Path) -> Iterator[Finding]:
+def _space(where: str | Path) -> Iterator[Finding]:
     try:
-        root = Store(store).root
-    except InputError as error:
+        store = open_store(where)
+        depot = open_depot(store.where)
+        data, trials = (len(depot.names(name)) for name in ("data", "trials"))
+    except (InputError, OSError) as error:
         yield Finding("store", "missing", str(error))
         return
-    data, trials = (sum(1 for _ in (root / name).glob("*")) for name in ("data", "trials"))
-    yield Finding("store", "ok", f"{root}: {data} data sets, {trials} trials")
+    root = store.root
+    yield Finding("store", "ok", f"{store.where}: {data} data sets, {trials} trials")
+    if store.shelf is not None:
+        yield Finding("this node's copy", "ok", str(root))
     for what, place in (("disk", root), ("temporary disk", Path("/tmp"))):
         if place.exists():
             free = shutil.disk_usage(place).free / 2**30

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import os
 import platform
 import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,37 +17,56 @@ from pathlib import Path
 from types import FrameType
 
 
-def knock(address: str) -> None:
-    """See whether anyone listens at `host:port`; an OSError if not. Anything else is left to who uses it."""
+def knock(address: str) -> bool:
+    """Whether somebody listens at `host:port`, an OSError if not; False for what is no such address."""
     host, _, port = address.rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    if not host or not port.isdecimal():
+        return False
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    return True
 
 
 @contextmanager
-def scratch(home: Path, name: str) -> Iterator[Path]:
-    """A folder of this process under `home`, gone afterwards; those of processes killed here go too."""
+def scratch() -> Iterator[Path]:
+    """A folder of this process on this machine, gone afterwards; those of processes killed here go too."""
+    home = Path(tempfile.gettempdir()) / f"opsctl-{getpass.getuser()}"
     home.mkdir(exist_ok=True)
-    for left in home.glob(f"*-{platform.node()}-*"):
-        if not running(left):
+    for left in home.iterdir():
+        if gone(left.name.partition(".")[0]):
             shutil.rmtree(left, ignore_errors=True)
-    folder = home / f"{name}-{platform.node()}-{os.getpid()}"
+    folder = Path(tempfile.mkdtemp(prefix=f"{this_process()}.", dir=home))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def running(folder: Path) -> bool:
-    """Whether the process of a scratch folder still runs; on another machine nobody can tell, so yes."""
-    name, _, pid = folder.name.rpartition("-")
-    return not name.endswith(f"-{platform.node()}") or _alive(int(pid))
+def machine() -> str:
+    """What tells this machine's processes from those of any other, of other containers, and of those before
+    it was started: names of machines repeat, and so do numbers of processes."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        boot, space = "", 0
+    return f"{platform.node()}/{boot}/{space}"
+
+
+def this_process() -> str:
+    """A name for this process, as part of a file's."""
+    return f"{hashlib.sha256(machine().encode()).hexdigest()[:8]}-{os.getpid()}"
+
+
+def gone(process: str) -> bool:
+    """Whether a process of that name is known to have ended; on another machine nobody can tell, so no."""
+    where, _, pid = process.partition("-")
+    return this_process().startswith(f"{where}-") and pid.isdecimal() and not alive(int(pid))
 
 
 @contextmanager
-def stoppable() -> Iterator[threading.Event]:
+def stoppable(stop: threading.Event | None = None) -> Iterator[threading.Event]:
     """An event that SIGINT and SIGTERM set; a second signal does what it always did."""
-    stop = threading.Event()
+    stop = stop or threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -63,11 +85,12 @@ def stoppable() -> Iterator[threading.Event]:
             signal.signal(name, handler)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Whether a process of this machine runs; one that has ended and that nobody has buried does not."""
     try:
         os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except OSError:  # it is another user's, or this is no Linux
         return True
-    return True

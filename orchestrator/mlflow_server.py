@@ -1,45 +1,109 @@
-"""The MLflow server as a process of its own: its pages on a database, and whether it answers."""
+"""The MLflow server as a process of its own: its pages on a database, and whom it serves."""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import sqlalchemy
+
+from orchestrator.database import is_server, with_driver
 from trainers import InputError
 
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+SETTINGS = {
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",  # or a variable of the shell could switch it off
+    "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",  # they would run what a client sends
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PYTHONWARNINGS": "ignore",
+}
 
-def serve(uri: str, *, host: str, port: int) -> subprocess.Popen[bytes]:
-    """Start the MLflow server and its pages on a database. Raises InputError if `uri` or `port` will not do.
 
-    It has one worker: with its default of four every request waits 40 ms.
+def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start the MLflow server and its pages on a database. Raises InputError if `uri`, `port` or `allowed`
+    will not do.
+
+    It answers requests that name one of the hosts in `allowed` (default: `host` itself, and loopback by its
+    names) and that no other site's page sends. It has one worker: with its default of four every request
+    waits 40 ms.
     """
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         raise InputError(f"{uri} is a server already: open it in a browser")
+    hosts = served(host, port, allowed)
     with suppress(OSError), socket.create_connection((host, port), timeout=2):
         raise InputError(f"port {port} of {host} is taken; choose another with --port")
-    database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else Path("mlflow.db")
     options = {
-        "--backend-store-uri": uri,
-        "--artifacts-destination": str(database.absolute().parent / "mlartifacts"),
+        "--backend-store-uri": with_driver(uri),
+        "--artifacts-destination": str(_folder(uri) / "mlartifacts"),
         "--host": host,
         "--port": str(port),
         "--workers": "1",
         "--uvicorn-opts": "--log-level warning",
+        "--allowed-hosts": ",".join(hosts),
+        "--cors-allowed-origins": ",".join(
+            f"{scheme}://{name}" for name in hosts for scheme in ("http", "https")
+        ),
+        "--x-frame-options": "SAMEORIGIN",
     }
-    env = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     words = [word for option in options.items() for word in option]
-    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], env=env)
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", *words], env={**os.environ, **SETTINGS}
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a server that listens on `host`."""
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def served(host: str, port: int, allowed: Sequence[str]) -> list[str]:
+    """The values of the Host header that are answered. InputError if `allowed` lets everyone in, or must be
+    named and is not."""
+    names = [name for entry in allowed for name in entry.replace(" ", "").split(",") if name]
+    if any(not name.strip("*") for name in names):
+        raise InputError("--allowed-hosts: '*' answers whatever name a request comes by; write the names")
+    if is_loopback(host):
+        names = [*LOOPBACK, *names]
+    elif not names and host in ("0.0.0.0", "::"):
+        raise InputError(
+            f"--host {host} listens to other machines: say by which names they reach this one, "
+            "such as --allowed-hosts box.example.org,10.0.0.5"
+        )
+    else:
+        names = [_bracketed(host), *names] if host not in ("0.0.0.0", "::") else names
+    with_ports = [name if _has_port(name) else f"{name}:{port}" for name in names]
+    return list(dict.fromkeys([*names, *with_ports]))
 
 
 def answers(server: subprocess.Popen[bytes], host: str, port: int, stop: threading.Event) -> bool:
     """Wait until the server answers; False if it ended, or was told to."""
+    address = f"http://{_bracketed(host)}:{port}/health"
     while server.poll() is None and not stop.wait(0.2):
-        with suppress(OSError), urllib.request.urlopen(f"http://{host}:{port}/health", timeout=2) as reply:
+        with suppress(OSError), urllib.request.urlopen(address, timeout=2) as reply:
             return bool(reply.status == 200)
     return False
+
+
+def _folder(uri: str) -> Path:
+    """Where the artifacts of a database go: beside a sqlite file, else where the command was typed."""
+    name = sqlalchemy.make_url(uri).database if uri.startswith("sqlite:") else None
+    return Path(name or "mlflow.db").absolute().parent
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _has_port(name: str) -> bool:
+    return name.rpartition(":")[2].isdigit() and not name.endswith("]")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from orchestrator.depots.results import Record
 from orchestrator.plan import Plan, Task
-from orchestrator.results import Record
 from poisons import DataSpec
 from trainers.loop import Metrics
 
@@ -29,9 +29,14 @@ class Observer:
 
     def trial_progress(self, task: Task, rows: list[Metrics]) -> None: ...
 
-    def trial_retried(self, task: Task) -> None: ...
+    def trial_retried(self, task: Task, why: str) -> None:
+        """It has failed and will be tried again."""
 
-    def trial_done(self, task: Task, record: Record) -> None: ...
+    def trial_done(self, task: Task, record: Record) -> None:
+        """It has its result; another sweep may have run it, so it need not have started here."""
+
+    def trial_stopped(self, task: Task, record: Record) -> None:
+        """A scheduler ended it early."""
 
     def trial_failed(self, task: Task, error: str) -> None: ...
 
@@ -73,13 +78,17 @@ class Audience(Observer):
         for observer in self.observers:
             observer.trial_progress(task, rows)
 
-    def trial_retried(self, task: Task) -> None:
+    def trial_retried(self, task: Task, why: str) -> None:
         for observer in self.observers:
-            observer.trial_retried(task)
+            observer.trial_retried(task, why)
 
     def trial_done(self, task: Task, record: Record) -> None:
         for observer in self.observers:
             observer.trial_done(task, record)
+
+    def trial_stopped(self, task: Task, record: Record) -> None:
+        for observer in self.observers:
+            observer.trial_stopped(task, record)
 
     def trial_failed(self, task: Task, error: str) -> None:
         for observer in self.observers:

@@ -3,12 +3,17 @@ nothing."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
+from typing import Literal
 
+from orchestrator.cells import drawn, place
+from orchestrator.depots.results import Ledger
+from orchestrator.depots.summaries import finished
 from orchestrator.expansion import Point, expand
-from orchestrator.results import Ledger
+from orchestrator.outline import Entry, Outline
 from orchestrator.spec import SweepSpec, TrialSpec, is_seed
 from poisons import DataSpec, Store
 from trainers import InputError
@@ -23,6 +28,12 @@ class Task:
     point: Point
     done: bool
     needs: tuple[str, ...]
+    left: Literal["failed", "stopped"] | None = None  # how an earlier run ended it, for good
+
+    @property
+    def missing(self) -> bool:
+        """Whether it will be run."""
+        return not self.done and self.left is None
 
     @property
     def trial(self) -> TrialSpec:
@@ -38,15 +49,43 @@ class Plan:
     tasks: tuple[Task, ...]
     data: tuple[DataSpec, ...]  # of the missing trials, parents first
     ready: frozenset[str]  # names of those that are in the store
+    version: str = ""  # of the sweep's text, see outline.py
 
     @cached_property
     def missing(self) -> tuple[Task, ...]:
-        return tuple(task for task in self.tasks if not task.done)
+        """Trials that will be run."""
+        return tuple(task for task in self.tasks if task.missing)
+
+    @cached_property
+    def most(self) -> int:
+        """How many trials may run: all that are missing, or as many as a guided search tries at most."""
+        cells = Counter(place(task.point.labels) for task in self.missing)
+        guided = self.sweep.run.search == "optuna"
+        return sum(n for _, n in cells.most_common(self.sweep.run.num_samples if guided else None))
+
+    @cached_property
+    def failed(self) -> tuple[Task, ...]:
+        """Trials that failed in an earlier run by their own fault, and would again: they are left alone."""
+        return tuple(task for task in self.tasks if task.left == "failed")
+
+    @cached_property
+    def stopped(self) -> tuple[Task, ...]:
+        """Trials that the sweep's scheduler ended early in an earlier run."""
+        return tuple(task for task in self.tasks if task.left == "stopped")
 
     @property
     def done(self) -> int:
         """How many trials are done already, whichever sweep ran them."""
-        return len(self.tasks) - len(self.missing)
+        return sum(task.done for task in self.tasks)
+
+    @cached_property
+    def outline(self) -> Outline:
+        """What a report and a status need of it."""
+        sweep, axes = self.sweep, self.sweep.report_axes()
+        entries = tuple(Entry(task.key, dict(task.point.labels)) for task in self.tasks)
+        stops = sweep.run.scheduler != "none"
+        best = None if sweep.run.search == "grid" else sweep.run.mode
+        return Outline(sweep.name, sweep.question, sweep.report.metric, *axes, stops, entries, best)
 
     @property
     def names(self) -> list[str]:
@@ -59,25 +98,49 @@ class Plan:
         return tuple(spec for spec in self.data if spec.name not in self.ready)
 
 
-def make_plan(sweep: SweepSpec, store: Store, where: str) -> Plan:
+def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") -> Plan:
     """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
     store's records."""
-    ledger = Ledger(store.root)
+    tasks = _tasks(sweep, where, Ledger(store.where))
+    data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.trial.needs)
+    ready = store.having(data_sets)
+    needed = _needed(data_sets, ready, tasks)
+    return Plan(sweep, tasks, tuple(spec for spec in data_sets if spec.name in needed), ready, version)
+
+
+def _tasks(sweep: SweepSpec, where: str, ledger: Ledger) -> tuple[Task, ...]:
+    """Every trial of the sweep, and what has become of it. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
-    tasks: dict[str, Task] = {}
-    points = expand(sweep, where)
-    _check_report(sweep, points, where)
-    for point in points:
+    points: dict[str, Point] = {}
+    expanded = expand(sweep, where)
+    _check_report(sweep, expanded, where)
+    for point in drawn(sweep, expanded):
         trial = point.trial.model_copy(update={"data": point.trial.data.pinned(pin)})
-        key, needs = trial.key, tuple(spec.name for spec in trial.needs)
-        if key in tasks:
-            first = tasks[key].point.name
-            raise InputError(f"{where}: two points are the same trial: ({first}) and ({point.name})")
-        tasks[key] = Task(key, replace(point, trial=trial), ledger.result(key) is not None, needs)
-    data_sets = _with_parents(spec for task in tasks.values() if not task.done for spec in task.trial.needs)
-    ready = frozenset(spec.name for spec in data_sets if store.has(spec))
-    needed = _needed(data_sets, ready, tasks.values())
-    return Plan(sweep, tuple(tasks.values()), tuple(spec for spec in data_sets if spec.name in needed), ready)
+        key = trial.key
+        if key in points:
+            raise InputError(
+                f"{where}: two points are the same trial: ({points[key].name}) and ({point.name})"
+            )
+        points[key] = replace(point, trial=trial)
+    done = finished(ledger, points.keys())
+    left = _left(ledger, points.keys() - done, stops=sweep.run.scheduler != "none")
+    return tuple(
+        Task(key, point, key in done, tuple(spec.name for spec in point.trial.needs), left.get(key))
+        for key, point in points.items()
+    )
+
+
+def _left(ledger: Ledger, keys: set[str], *, stops: bool) -> dict[str, Literal["failed", "stopped"]]:
+    """How an earlier run ended those of these trials, none of them done, that it ended for good."""
+    if not keys:
+        return {}
+    failures = {key: ledger.failure(key) for key in ledger.failed() & keys}
+    left: dict[str, Literal["failed", "stopped"]] = {
+        key: "failed" for key, record in failures.items() if record and record.get("kind") == "trial"
+    }
+    for key in ledger.ended() & keys if stops else ():
+        left[key] = "stopped"
+    return left
 
 
 def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> None:
@@ -116,7 +179,7 @@ def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:
 def _needed(data_sets: list[DataSpec], ready: frozenset[str], tasks: Iterable[Task]) -> set[str]:
     """Names of what trials read, and of the parents of what is not built: ancestors of built data sets need
     not come back."""
-    needed = {name for task in tasks if not task.done for name in task.needs}
+    needed = {name for task in tasks if task.missing for name in task.needs}
     for spec in reversed(data_sets):
         if spec.name in needed and spec.name not in ready:
             needed.update(parent.name for parent in spec.parents)

@@ -2,91 +2,367 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from dataclasses import dataclass, field
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
 
+from orchestrator.costs.order import order_data, order_trials, waiting_seconds
+from orchestrator.costs.shares import Shares
+from orchestrator.depots.leases import Leases
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.faults import Fault, pause
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
-from orchestrator.results import Ledger
+from orchestrator.pruning import Pruner
+from orchestrator.search import Search
 from poisons import DataSpec, Store
+from trainers.loop import Metrics
+
+LOOK_SECONDS = 2.0  # between two looks at what another driver does
 
 
 @dataclass
+class Attempt:
+    """A trial given out to be run, with so much of a GPU."""
+
+    number: int
+    task: Task
+    share: float
+    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    row: Metrics = field(default_factory=dict)
+
+    def told(self) -> dict[str, Any]:
+        """What others see of it while it runs."""
+        accuracies = {name: self.row.get(name) for name in ("epoch", "train/acc", "test/clean_acc")}
+        told = {"key": self.task.key, "name": self.task.point.name, "since": self.since}
+        return {**told, "epochs": self.task.trial.train.epochs, **accuracies}
+
+
 class Progress:
-    """The state of one run of a plan. All calls come from one thread; the observer hears of every change."""
+    """The state of one run of a plan. All calls come from one thread; the observer hears of every change.
 
-    plan: Plan
-    store: Store
-    observer: Observer
-    done: int = 0
-    failed: list[str] = field(default_factory=list)
-    live: set[str] = field(default_factory=set)  # keys of trials given out and not ended
-    most: float = math.inf  # how many may be live, so that builders find processors
+    A trial is in one place at a time: blocked by data sets that are not built, ready, paused after a fault of
+    a machine, elsewhere (another driver holds its lease), live, or settled.
+    """
 
-    def __post_init__(self) -> None:
-        self.tasks = {task.key: task for task in self.plan.tasks}
-        self.ledger = Ledger(self.store.root)
-        self.waiting = list(self.plan.missing)
-        self.data = {spec.name: spec for spec in self.plan.data}
+    def __init__(
+        self,
+        plan: Plan,
+        store: Store,
+        observer: Observer,
+        leases: Leases,
+        *,
+        seconds: Mapping[str, float] | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`seconds` is how long each missing trial takes, by key: long ones are given out first, and the data
+        sets that most work waits for are built first (default: all alike, so the plan's order holds)."""
+        self.plan, self.store, self.observer, self.leases, self.now = plan, store, observer, leases, now
+        self.shares = Shares.fixed(0.0)
+        self.ledger = Ledger(store.where)
+        self.search, self.pruner = Search.of(plan, self.ledger), Pruner.of(plan, self.ledger)
+        self.tasks = {task.key: task for task in plan.tasks}
+        cost = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)
+        self.rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, cost))}
+        waiting = waiting_seconds(plan.data, plan.missing, cost)
+        self.data = {spec.name: spec for spec in order_data(plan.data, waiting)}
         self.parents = {name: {parent.name for parent in spec.parents} for name, spec in self.data.items()}
-        self.unbuilt = {name: spec for name, spec in self.data.items() if name not in self.plan.ready}
-        self.built = set(self.plan.ready)
-        self.attempts: dict[str, int] = {}  # failures in the ledger when a trial was last started
+        self.unbuilt = {name: spec for name, spec in self.data.items() if name not in plan.ready}
+        self.built = set(plan.ready)
+        self.broken: dict[str, Fault] = {}  # data sets that cannot be built, and why
+        self.blocked: dict[str, Task] = {}
+        self.unmeasured: dict[str, Task] = {}  # their share of a GPU is not known yet
+        self.ready: list[tuple[int, str]] = []
+        self.paused: list[tuple[float, str]] = []
+        self.elsewhere: dict[str, float] = {}  # key -> when to look again
+        self.live: dict[int, Attempt] = {}
+        self.done = 0
+        self.failed: list[str] = []
+        self.stopped: list[str] = []
+        self.faults: Counter[str] = Counter()  # by kind
+        self.died: Counter[str] = Counter()  # faults of machines, by key
+        self.tries: Counter[str] = Counter()  # faults of the trial itself, by key
+        self.leased: set[str] = set()
+        self.mistake: str | None = None  # a fault of the sweep's author
+        self.ahead = 2  # how many trials a search that goes by results should have on the way
+        self.hungry = False  # the search could not be asked
+        self._numbers = itertools.count(1)
+
+    def begin(self, shares: Shares) -> None:
+        """Take up the first trials; `shares` says how much of a GPU each gets."""
+        self.shares = shares
+        self.fill()
+
+    # -- data sets
 
     def buildable(self) -> list[DataSpec]:
-        """Data sets whose parents are there, in the order of the plan."""
-        return [spec for name, spec in self.unbuilt.items() if self.parents[name] <= self.built]
+        """Data sets that trials wait for, or their parents, and whose own parents are there; those that most
+        work waits for come first."""
+        needed = {name for task in self.blocked.values() for name in task.needs}
+        for spec in reversed(self.plan.data):  # children before parents
+            if spec.name in needed:
+                needed |= self.parents[spec.name]
+        can = (spec for name, spec in self.unbuilt.items() if self.parents[name] <= self.built)
+        return [spec for spec in can if spec.name in needed]
 
     def data_built(self, spec: DataSpec) -> None:
+        self.unbuilt.pop(spec.name, None)
         self.built.add(spec.name)
         self.observer.data_built(spec)
+        for task in [task for task in self.blocked.values() if spec.name in task.needs]:
+            del self.blocked[task.key]
+            self._place(task)
 
-    def data_failed(self, spec: DataSpec, error: str) -> None:
+    def data_failed(self, spec: DataSpec, fault: Fault) -> None:
         """A data set cannot be built, nor what is made from it; trials that need any of these have failed."""
-        self.observer.data_failed(spec, error)
-        name = spec.name
-        for child in [child for child in self.unbuilt if name in self.parents[child]]:
+        self.unbuilt.pop(spec.name, None)
+        self.broken[spec.name] = fault
+        self.observer.data_failed(spec, fault.error)
+        for child in [child for child in self.unbuilt if spec.name in self.parents[child]]:
             if child in self.unbuilt:  # it may have gone already, with a parent of its own that went
-                self.data_failed(self.unbuilt.pop(child), error)
-        for task in list(self.waiting):
-            if name in task.needs:
-                self.waiting.remove(task)
-                self._fail(task, error)
+                self.data_failed(self.unbuilt[child], fault)
+        for task in [task for task in self.blocked.values() if spec.name in task.needs]:
+            del self.blocked[task.key]
+            self._give_up(task, fault)
 
-    def ready(self) -> Task | None:
-        """The first waiting trial whose data sets are there, unless as many run as may."""
-        if len(self.live) >= min(self.most, self.plan.sweep.run.max_concurrent or math.inf):
+    # -- trials that can start
+
+    def fill(self) -> None:
+        """Take up the trials that the search wants to see next."""
+        try:
+            asked = self.search.ask(self.ahead)
+        except OSError:  # the depot is full, or away: it may come back
+            self.hungry = True
+            return
+        self.hungry = False
+        for task in asked:
+            self._place(task)
+
+    def offer(self, share: float) -> Attempt | None:
+        """Give out the first trial that can start with that share of a GPU, if there is one.
+
+        Its lease is taken here. What turns out to be done, or to be done elsewhere, is put in its place.
+        """
+        if len(self.live) >= (self.plan.sweep.run.max_concurrent or math.inf):
             return None
-        return next((task for task in self.waiting if self.built.issuperset(task.needs)), None)
+        refused: list[tuple[int, str]] = []
+        found: Task | None = None
+        while found is None and self.ready:
+            entry = heapq.heappop(self.ready)
+            task = self.tasks[entry[1]]
+            if self.shares.of(task) != share:
+                refused.append(entry)
+            elif self._mine(task):
+                found = task
+        for entry in refused:
+            heapq.heappush(self.ready, entry)
+        return None if found is None else self._start(found, share)
 
-    def give(self, task: Task) -> None:
-        """A trial is given out to be run."""
-        self.waiting.remove(task)
-        self.live.add(task.key)
+    def wants(self) -> Counter[float]:
+        """How many trials could start now, by the share of a GPU that they want."""
+        room = (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live)
+        counts = Counter(self.shares.of(self.tasks[key]) or 0.0 for _, key in self.ready)
+        return Counter({share: int(min(n, max(0, room))) for share, n in counts.items()})
 
-    def started(self, key: str) -> None:
-        failure = self.ledger.failure(key)
-        self.attempts[key] = failure["attempts"] if failure else 0
-        self.observer.trial_started(self.tasks[key])
+    def look(self) -> None:
+        """Have what has waited long enough tried again; call this now and then."""
+        if self.hungry:
+            self.fill()
+        while self.paused and self.paused[0][0] <= self.now():
+            self._place(self.tasks[heapq.heappop(self.paused)[1]])
+        for key in [key for key, when in self.elsewhere.items() if when <= self.now()]:
+            del self.elsewhere[key]
+            self._look_elsewhere(self.tasks[key])
+        for task in list(self.unmeasured.values()):
+            if self.shares.of(task) is not None:
+                del self.unmeasured[task.key]
+                self._place(task)
 
-    def ended(self, key: str) -> None:
-        """A trial ended well; the ledger knows with what. One that was stopped has no result."""
-        self.live.discard(key)
-        if (record := self.ledger.result(key)) is not None:
-            self.done += 1
-            self.observer.trial_done(self.tasks[key], record)
+    # -- trials that run
 
-    def gave_up(self, key: str) -> None:
-        """A trial was retried as often as it may be."""
-        self.live.discard(key)
-        failure = self.ledger.failure(key)
-        if failure is not None and failure["attempts"] > self.attempts.get(key, 0):
-            self._fail(self.tasks[key], failure["error"], write=False)
+    def heard(self, number: int, rows: list[Metrics]) -> bool:
+        """A trial tells of its epochs. Whether it is to end here, because a scheduler gave it up."""
+        attempt = self.live.get(number)
+        if attempt is None or not rows:
+            return False
+        attempt.row = rows[-1]
+        self.observer.trial_progress(attempt.task, rows)
+        return any([self.pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
+
+    def ended(self, number: int, record: Record) -> None:
+        """A trial has its result; the ledger has it too."""
+        if (attempt := self.live.pop(number, None)) is not None:
+            self._settle(attempt.task, record)
+
+    def gave_way(self, number: int) -> None:
+        """A trial ended where the scheduler told it to."""
+        if (attempt := self.live.pop(number, None)) is None:
+            return
+        task = attempt.task
+        told = {"sweep": self.plan.sweep.name, **self.pruner.verdict(task, attempt.row)}
+        try:
+            self.ledger.stop(task.key, told)
+        except OSError as error:  # it cannot be said: it goes on from its checkpoint, and is judged again
+            self._again(task, Fault("machine", str(error)), "after a pause", LOOK_SECONDS)
+            return
+        self._stop(task, told)
+
+    def fell(self, number: int, fault: Fault) -> None:
+        """An attempt failed: the trial is tried again, or given up, or the whole sweep is."""
+        if (attempt := self.live.pop(number, None)) is None:
+            return
+        task, run = attempt.task, self.plan.sweep.run
+        self.faults[fault.kind] += 1
+        if fault.kind == "author":
+            self.mistake = f"{task.point.name}: {fault.error}"
+            self._give_up(task, fault)
+        elif fault.kind == "machine":
+            self.died[task.key] += 1
+            wait = pause(self.died[task.key])
+            again = self.died[task.key] <= run.machine_retries
+            self._again(task, fault, f"in {wait:.0f} s", wait) if again else self._give_up(task, fault)
+        elif fault.kind == "memory" and self.shares.grow(task, attempt.share):
+            self._again(task, fault, f"with {self.shares.of(task):g} of a GPU", 0.0)
         else:
-            self._fail(self.tasks[key], "its worker process died; was there memory enough?")
+            self.tries[task.key] += 1
+            again = self.tries[task.key] <= run.retries
+            self._again(task, fault, "once more", 0.0) if again else self._give_up(task, fault)
 
-    def _fail(self, task: Task, error: str, *, write: bool = True) -> None:
+    def abandon(self) -> None:
+        """The sweep ends: what ran is free for others, and no lease stays that nobody needs."""
+        for attempt in self.live.values():
+            self._release(attempt.task, done=False)
+        self.live.clear()
+        with suppress(OSError):
+            self.leases.tidy(self._over)
+
+    def _over(self, lease: str) -> bool:
+        """Whether the work of a lease of this sweep is done."""
+        if lease in self.tasks:
+            return self.ledger.result(lease) is not None
+        key = lease.removeprefix("data-")
+        return any(spec.key == key and self.store.has(spec) for spec in self.data.values())
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left that could happen."""
+        places = (self.blocked, self.unmeasured, self.ready, self.paused, self.elsewhere, self.live)
+        return not any(places) and not self.hungry
+
+    def told(self) -> dict[str, Any]:
+        """What others see of the sweep while it runs."""
+        waiting = (self.blocked, self.unmeasured, self.ready, self.paused)
+        return {
+            "total": len(self.plan.tasks),
+            "done": self.plan.done + self.done,
+            "failed": len(self.failed),
+            "stopped": len(self.stopped),
+            "elsewhere": len(self.elsewhere),
+            "waiting": sum(map(len, waiting)),
+            "running": [attempt.told() for attempt in self.live.values()],
+            "faults": dict(self.faults),
+        }
+
+    # -- how a trial goes from place to place
+
+    def _place(self, task: Task) -> None:
+        """Put a trial where it belongs now."""
+        if bad := next((name for name in task.needs if name in self.broken), None):
+            self._give_up(task, self.broken[bad])
+        elif not self.built.issuperset(task.needs):
+            self.blocked[task.key] = task
+        elif self.shares.of(task) is None:
+            self.unmeasured[task.key] = task
+        else:
+            heapq.heappush(self.ready, (self.rank.get(task.key, len(self.rank)), task.key))
+
+    def _look_elsewhere(self, task: Task) -> None:
+        """See what has become of a trial that another driver had: no lane need wait for that."""
+        try:
+            if (record := self.ledger.result(task.key)) is not None:
+                return self._settle(task, record)
+            if self.leases.free(task.key):
+                return self._place(task)
+        except OSError:  # the depot is away: it may come back
+            pass
+        self.elsewhere[task.key] = self.now() + LOOK_SECONDS
+
+    def _mine(self, task: Task) -> bool:
+        """Take the lease of a trial; False if another driver has it, or had it and has ended the trial."""
+        try:
+            if not self.leases.take(task.key):
+                self.elsewhere[task.key] = self.now() + LOOK_SECONDS
+                return False
+            self.leased.add(task.key)
+            if (record := self.ledger.result(task.key)) is not None:
+                self._settle(task, record)
+                return False
+            if (
+                self.plan.sweep.run.scheduler != "none"
+                and (told := self.ledger.stopped(task.key)) is not None
+            ):
+                self._stop(task, told)
+                return False
+            failure = self.ledger.failure(task.key)
+            if failure is not None and failure.get("kind") == "trial":
+                self._give_up(task, Fault("trial", failure["error"]), write=False)
+                return False
+        except OSError:  # the depot is full, or away: it may come back
+            heapq.heappush(self.paused, (self.now() + LOOK_SECONDS, task.key))
+            return False
+        return True
+
+    def _start(self, task: Task, share: float) -> Attempt:
+        attempt = Attempt(next(self._numbers), task, share)
+        self.live[attempt.number] = attempt
+        self.observer.trial_started(task)
+        return attempt
+
+    def _again(self, task: Task, fault: Fault, how: str, wait: float) -> None:
+        self.observer.trial_retried(task, f"{how}: {fault.error}")
+        heapq.heappush(self.paused, (self.now() + wait, task.key))
+
+    def _stop(self, task: Task, told: Record) -> None:
+        self.stopped.append(task.key)
+        self._release(task, done=True)
+        self.pruner.learn(task)
+        self.observer.trial_stopped(task, told)
+        self._tell(task, None)
+
+    def _settle(self, task: Task, record: Record) -> None:
+        self.done += 1
+        self._release(task, done=True)
+        self.pruner.learn(task)
+        self.observer.trial_done(task, record)
+        self._tell(task, record["metrics"].get(self.plan.sweep.report.metric))
+
+    def _give_up(self, task: Task, fault: Fault, *, write: bool = True) -> None:
+        """A trial failed for good; `write` says whether the ledger must be told."""
+        if fault.kind == "memory":  # it was the largest share there is: nobody else need try
+            fault = replace(fault, kind="trial")
+        attempts = self.tries[task.key] + self.died[task.key]
         if write:
-            self.ledger.fail(task.key, {"error": error, "traceback": None, "needs": list(task.needs)})
+            with suppress(OSError):  # a full disk: then the same command tries it again
+                told = {**fault.told(), "attempts": max(1, attempts), "needs": list(task.needs)}
+                self.ledger.fail(task.key, told)
         self.failed.append(task.key)
-        self.observer.trial_failed(task, error)
+        self._release(task, done=False)
+        self.observer.trial_failed(task, fault.error)
+        self._tell(task, None)
+
+    def _tell(self, task: Task, value: float | None) -> None:
+        self.search.tell(task, value)
+        self.fill()
+
+    def _release(self, task: Task, *, done: bool) -> None:
+        if task.key in self.leased:
+            self.leased.discard(task.key)
+            with suppress(OSError):  # it stays until this driver has ended, and is then free for any
+                self.leases.release(task.key, done=done)

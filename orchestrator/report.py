@@ -1,4 +1,7 @@
-"""The table at the end of a sweep: mean ± std over seeds, from the ledger on disk."""
+"""The table at the end of a sweep: mean ± std over seeds, from the ledger on disk.
+
+Imports nothing heavy, so that a look at a sweep is instant.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import json
 import statistics
 from dataclasses import asdict, dataclass
 
-from orchestrator.plan import Plan, Task
-from orchestrator.results import Ledger
+from orchestrator.outline import Entry
+from orchestrator.standing import Standing
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,7 @@ class Cell:
     seeds: int
     trials: int
     failed: int
+    stopped: int  # by a scheduler: in no mean
 
 
 @dataclass(frozen=True)
@@ -46,47 +50,50 @@ class Table:
         return counts.pop() if len(counts) == 1 else None
 
 
-def tabulate(plan: Plan, ledger: Ledger) -> Table:
-    """The sweep's table as far as it is done. Raises InputError if the metric is unknown or an axis would
-    be averaged away."""
-    sweep = plan.sweep
-    row_axes, column_axis = sweep.report_axes()
-    groups: dict[tuple[str, str], list[Task]] = {}
-    for task in plan.tasks:
-        labels = task.point.labels
-        row = ", ".join(labels[axis] for axis in row_axes) or sweep.name
-        groups.setdefault((row, labels[column_axis] if column_axis else sweep.report.metric), []).append(task)
-    cells = {place: _cell(*place, tasks, ledger, sweep.report.metric) for place, tasks in groups.items()}
+def tabulate(standing: Standing) -> Table:
+    """The sweep's table as far as it is done."""
+    outline = standing.outline
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in outline.entries:
+        labels = entry.labels
+        row = ", ".join(labels[axis] for axis in outline.row_axes) or outline.name
+        column = labels[outline.column_axis] if outline.column_axis else outline.metric
+        groups.setdefault((row, column), []).append(entry)
+    cells = {place: summarised(*place, entries, standing) for place, entries in groups.items()}
     rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
-    return Table(sweep.name, sweep.question, sweep.report.metric, row_axes, column_axis, rows, columns, cells)
+    axes = (outline.row_axes, outline.column_axis)
+    return Table(outline.name, outline.question, outline.metric, *axes, rows, columns, cells)
 
 
-def _cell(row: str, column: str, tasks: list[Task], ledger: Ledger, metric: str) -> Cell:
-    values, failed = [], 0
-    for task in tasks:
-        record = ledger.result(task.key)
-        if record is None:
-            failed += ledger.failure(task.key) is not None
-        else:
-            values.append(record["metrics"][metric])
+def summarised(row: str, column: str, entries: list[Entry], standing: Standing) -> Cell:
+    """What has become of the trials of one cell."""
+    records = [standing.results[entry.key] for entry in entries if entry.key in standing.results]
+    values = [record["metrics"][standing.outline.metric] for record in records]
+    failed = sum(entry.key in standing.failures for entry in entries)
+    stopped = sum(entry.key in standing.stopped for entry in entries)
     mean = statistics.fmean(values) if values else None
     std = statistics.stdev(values) if len(values) > 1 else None
-    return Cell(row, column, mean, std, len(values), len(tasks), failed)
+    return Cell(row, column, mean, std, len(values), len(entries), failed, stopped)
 
 
 def text(table: Table, row: str, column: str) -> str:
-    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`."""
+    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and `(1 of 3, 2
+    stopped)` if a scheduler ended some."""
     cell = table.cells.get((row, column))
-    if cell is None:
-        return ""
+    return "" if cell is None else shown(cell, table.metric, table.seeds)
+
+
+def shown(cell: Cell, metric: str, seeds: int | None) -> str:
+    """A cell in words; `seeds` is how many trials all cells have, which goes without saying."""
+    stopped = [f"{cell.stopped} stopped"] if cell.stopped else []
     if cell.mean is None:
-        return f"{cell.failed} failed" if cell.failed else "-"
-    scale = 100 if table.metric.endswith("acc") else 1
+        return ", ".join([*([f"{cell.failed} failed"] if cell.failed else []), *stopped]) or "-"
+    scale = 100 if metric.endswith("acc") else 1
     spread = "" if cell.std is None else f" ± {cell.std * scale:.2f}"
-    if cell.seeds == table.seeds:
+    if cell.seeds == seeds:
         return f"{cell.mean * scale:.2f}{spread}"
     count = str(cell.seeds) if cell.seeds == cell.trials else f"{cell.seeds} of {cell.trials}"
-    return f"{cell.mean * scale:.2f}{spread} ({count})"
+    return f"{cell.mean * scale:.2f}{spread} ({', '.join([count, *stopped])})"
 
 
 def caption(table: Table) -> str:
@@ -106,7 +113,7 @@ def markdown(table: Table) -> str:
 
 
 def comma_separated(table: Table) -> str:
-    """One line per cell, full precision: row, column, mean, std, seeds, trials, failed."""
+    """One line per cell, full precision: row, column, mean, std, seeds, trials, failed, stopped."""
     out = io.StringIO()
     writer = csv.DictWriter(out, list(Cell.__dataclass_fields__), lineterminator="\n")
     writer.writeheader()
@@ -117,12 +124,6 @@ def comma_separated(table: Table) -> str:
 def as_json(table: Table) -> str:
     told = {name: getattr(table, name) for name in ("name", "question", "metric", "row_axes", "column_axis")}
     return json.dumps({**told, "cells": [asdict(cell) for cell in table.cells.values()]}, indent=1) + "\n"
-
-
-def doubts(plan: Plan, ledger: Ledger) -> list[tuple[Task, str]]:
-    """Finished trials with what their evaluation, or their checkpoints, gave as a warning."""
-    records = ((task, ledger.result(task.key)) for task in plan.tasks)
-    return [(task, text) for task, record in records if record for text in record.get("warnings", ())]
 
 
 def _md_row(cells: list[str]) -> str:

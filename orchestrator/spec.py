@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from poisons import DataSpec
 from trainers import Spec
 from trainers.trial import Trial
+
+JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
 
 
 class TrialSpec(Trial):
@@ -30,14 +40,32 @@ class RunSpec(Spec):
     """How a sweep is run: resources and patience. Never part of a key."""
 
     cpus_per_trial: PositiveFloat = 1
-    gpus_per_trial: NonNegativeFloat | None = None  # default: one where the machine has any
+    gpus_per_trial: NonNegativeFloat | Literal["auto"] | None = None  # default: one where there is any
     cpus_per_data: PositiveFloat = 1
     workers_per_data: PositiveInt = 1  # that share the work on one data set, each with cpus_per_data
     max_concurrent: PositiveInt | None = None
-    retries: NonNegativeInt = 1  # of a trial that failed
+    retries: NonNegativeInt = 1  # of a trial that failed by itself
+    machine_retries: NonNegativeInt = 5  # of a trial whose process, machine or disk failed
+    scheduler: Literal["none", "asha", "median"] = "none"  # which ends trials early that look hopeless
+    search: Literal["grid", "random", "optuna"] = "grid"  # which of the grid's cells are tried
+    num_samples: PositiveInt | None = None  # how many cells a search tries
+    mode: Literal["max", "min"] = "max"  # what a scheduler or a search wants of report.metric
     checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
     keep: Literal["weights"] | None = None  # of trials run from now on: trials/<key>/weights.pt
     max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
+
+    @model_validator(mode="after")
+    def _samples_are_for_a_search(self) -> Self:
+        if self.search == "grid" and self.num_samples is not None:
+            raise ValueError(
+                f"search: grid runs every cell, so num_samples: {self.num_samples} says nothing; "
+                "leave it out, or write search: random or search: optuna"
+            )
+        if self.search != "grid" and self.num_samples is None:
+            raise ValueError(
+                f"search: {self.search} needs to know how many cells it may try; write num_samples: 30"
+            )
+        return self
 
 
 class ReportSpec(Spec):
@@ -69,6 +97,16 @@ class SweepSpec(Spec):
     skip: tuple[dict[str, Any], ...] = ()
     run: RunSpec = RunSpec()
     report: ReportSpec = ReportSpec()
+
+    @model_validator(mode="after")
+    def _every_epoch_can_be_judged(self) -> Self:
+        if self.run.scheduler != "none" and self.report.metric not in JUDGED:
+            raise ValueError(
+                f"run.scheduler: {self.run.scheduler} judges a trial after each epoch, when report.metric "
+                f"{self.report.metric!r} is not known yet; write one of: {', '.join(JUDGED)}; "
+                "or scheduler: none"
+            )
+        return self
 
     def report_axes(self) -> tuple[tuple[str, ...], str | None]:
         """The axes down and the axis across: as the report says, else the first down, the second across."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from s3fs import S3FileSystem
 
 from orchestrator import cli
 from poisons import Store
+from tests import s3
 from trainers import Images
 
 ROOT = Path(__file__).parent.parent
@@ -72,3 +75,29 @@ def start(*arguments: object, store: Path, **options: str) -> subprocess.Popen[s
         text=True,
         cwd=ROOT,
     )
+
+
+def finish(process: subprocess.Popen[str], *, seconds: float = 300) -> tuple[int, str]:
+    """Its exit code and all that it said."""
+    out, _ = process.communicate(timeout=seconds)
+    return process.returncode, out
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of a server that speaks S3."""
+    with s3.served() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """`s3://...`, a bucket of its own, with the environment that a user would set; this node's copies of
+    stores are in `tmp_path / "cache"`."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
+    for name, value in s3.KEYS.items():
+        monkeypatch.setenv(name, value)
+    S3FileSystem.clear_instance_cache()
+    yield s3.bucket(s3_server, f"b{secrets.token_hex(8)}")
+    S3FileSystem.clear_instance_cache()

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.depots.results import Ledger
 from orchestrator.expansion import expand
-from orchestrator.results import Ledger
 from orchestrator.spec import RunSpec, SweepSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -100,7 +100,7 @@ def finished(tmp_path: Path) -> tuple[Path, Store]:
     plan = plan_of(tiny(), store)
     for task in plan.tasks[:2]:
         run_trial(task.trial, store, device=CPU)
-    Ledger(store.root).fail(plan.tasks[2].key, {"error": "MemoryError: [no] more", "traceback": None})
+    Ledger(store.where).fail(plan.tasks[2].key, {"error": "MemoryError: [no] more", "traceback": None})
     return write(tmp_path, tiny()), store
 
 
@@ -134,13 +134,14 @@ def test_doubtful_results_are_counted_under_the_report_and_explained_by_status(
     plan = plan_of(tiny(), store)
     for i, task in enumerate(plan.tasks):
         warnings = ["gradients may be masked"] if i == 1 else []
-        Ledger(store.root).publish(task.key, {"metrics": {"test/clean_acc": 0.5}, "warnings": warnings})
+        Ledger(store.where).publish(task.key, {"metrics": {"test/clean_acc": 0.5}, "warnings": warnings})
     file = write(tmp_path, tiny())
     assert "1 of 4 results are in doubt; opsctl status says why" in opsctl("report", file)[1]
     _, out, _ = opsctl("status", file)
     assert f"doubt  {plan.tasks[1].key} (data.poison=clean, seed=1): gradients may be masked" in out
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_track_sends_what_is_missing_and_is_harmless_to_repeat(opsctl: Opsctl, tmp_path: Path) -> None:
     file, _ = finished(tmp_path)
     assert "2 trials sent, 0 were there already" in opsctl("track", file)[1]
@@ -202,12 +203,12 @@ def test_ui_without_a_database_says_what_to_do(opsctl: Opsctl) -> None:
     assert (code, "run a sweep first" in err) == (2, True)
 
 
-def test_ui_says_what_will_not_do(opsctl: Opsctl) -> None:
+def test_ui_says_what_will_not_do(opsctl: Opsctl, tmp_path: Path) -> None:
     code, _, err = opsctl("ui", "--tracking-uri", "http://127.0.0.1:9")
     assert (code, "is a server already: open it in a browser" in err) == (2, True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        code, _, err = opsctl("ui", "--tracking-uri", "sqlite:///x.db", "--port", port)
+        code, _, err = opsctl("ui", "--tracking-uri", f"sqlite:///{tmp_path}/x.db", "--port", port)
     assert (code, f"port {port} of 127.0.0.1 is taken" in err) == (2, True)
 
 
@@ -246,9 +247,10 @@ def test_what_the_readme_shows_is_what_is_understood() -> None:
     """Every YAML block is a sweep, or parts of one."""
     pytest.importorskip("timm")
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    sweep, parts, poison = map(yaml.safe_load, blocks)
+    sweep, parts, search, poison = map(yaml.safe_load, blocks)
     assert len(expand(SweepSpec.parse(sweep, "README"), "README")) == 66
     RunSpec.parse(parts.pop("run"), "README")
+    assert RunSpec.parse(search["run"], "README").search == "optuna"
     trial = TrialSpec.parse(parts, "README")
     assert trial.train.before_attack == 3
     data = TrialSpec.parse(poison, "README").data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cache import claim, entries, rubbish
-from orchestrator.results import Ledger
+from orchestrator.cache import entries, rubbish
+from orchestrator.depots.depot import open_depot
+from orchestrator.depots.drivers import Driver
+from orchestrator.depots.results import Ledger
 from poisons import DataSpec, Store
-from tests.conftest import Opsctl
+from tests.conftest import Opsctl, finish, start
 from tests.test_fences import loaded
 
 OPS = "{poison: ops, limit: 60}"
@@ -110,10 +113,10 @@ def _fields(text: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_workers_that_share_the_noise_step_make_the_same_bytes(opsctl: Opsctl, stored: Store) -> None:
+def test_workers_that_share_the_noise_step_make_the_same_bytes(stored: Store) -> None:
     """By Ray, in processes of their own, and in this one."""
     text = json.dumps({"poison": {**EM, "precision": "float32"}, "limit": 60})
-    code, out, _ = opsctl("poison", text, "--workers", 2)
+    code, out = finish(start("poison", text, "--workers", 2, store=stored.root))
     assert code == 0, out
     assert "round 2" in out
     wanted = DataSpec.parse(json.loads(text), "test").pinned()
@@ -121,8 +124,8 @@ def test_workers_that_share_the_noise_step_make_the_same_bytes(opsctl: Opsctl, s
     alone = Store(stored.root.with_name("alone")).ensure(wanted)
     assert shared is not None
     assert torch.equal(shared.x, alone.x)
-    moments = opsctl("poison", OPS, "--workers", 2)
-    assert moments[0] == 0
+    code, out = finish(start("poison", OPS, "--workers", 2, store=stored.root))
+    assert code == 0, out
     assert torch.equal(stored.ensure(spec()).x, Store(stored.root.with_name("alone")).ensure(spec()).x)
 
 
@@ -138,7 +141,7 @@ def test_damage_is_found_and_named(opsctl: Opsctl, stored: Store) -> None:
 
 
 def used(store: Store, *needs: DataSpec) -> None:
-    Ledger(store.root).publish("a" * 16, {"needs": [need.name for need in needs]})
+    Ledger(store.where).publish("a" * 16, {"needs": [need.name for need in needs]})
 
 
 def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored: Store) -> None:
@@ -167,16 +170,13 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
 
 
 def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:
-    import os
-    import platform
-
     stored.ensure(spec())
-    claim(stored.root / "tune" / f"mine-{platform.node()}-{os.getpid()}", [spec().name])
-    assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
-    claim(stored.root / "tune" / f"mine-{platform.node()}-{os.getpid()}", [])
-    claim(stored.root / "tune" / "mine-otherhost-1", [spec().clean.name])  # who can tell?
-    assert [e.folder.name for e in entries(stored) if not e.needed_by] == [spec().name]
-    opsctl("cache", "gc", "--yes")
+    depot = open_depot(stored.where)
+    with Driver(depot, "mine", {"needs": [spec().name]}, threading.Event()):
+        assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
+    with Driver(depot, "mine", {"needs": [spec().clean.name]}, threading.Event()):
+        assert [e.name for e in entries(stored) if not e.needed_by] == [spec().name]
+        opsctl("cache", "gc", "--yes")
     assert not stored.has(spec())
     assert stored.has(spec().clean)
 
@@ -216,7 +216,7 @@ def test_gc_removes_nothing_while_a_data_set_is_built_that_may_be_made_from_it(
 
 def test_a_trial_that_failed_keeps_its_data_sets_from_gc(stored: Store) -> None:
     stored.ensure(spec())
-    Ledger(stored.root).fail("b" * 16, {"error": "Boom", "traceback": None, "needs": [spec().name]})
+    Ledger(stored.where).fail("b" * 16, {"error": "Boom", "traceback": None, "needs": [spec().name]})
     assert rubbish(stored) == []
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from orchestrator.depots.results import Ledger
+from orchestrator.outline import version_of
+from poisons import Store
+from tests.orchestrator.sweeps import plan_of, tiny, write
 
 HEAVY = {"ray", "mlflow", "torch", "numpy"}
 
@@ -34,7 +40,20 @@ def test_trainers_never_see_a_poison() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["sweep"], ["plan"], ["status"], ["report"], ["track"], ["ui"], ["kinds"], ["doctor"]]
+    "command",
+    [
+        [],
+        ["sweep"],
+        ["plan"],
+        ["status"],
+        ["report"],
+        ["retry"],
+        ["stop"],
+        ["track"],
+        ["ui"],
+        ["kinds"],
+        ["doctor"],
+    ],
 )
 def test_help_imports_nothing_heavy(command: list[str]) -> None:
     found = loaded(
@@ -44,6 +63,20 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     )
     assert "typer" in found
     assert not found & HEAVY
+
+
+def test_a_look_at_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
+    """Nor does it open the store: importing torch takes longer than reading thousands of results."""
+    store, file = Store(tmp_path / "store"), write(tmp_path, tiny())
+    plan_of(tiny(), store).outline.keep(Ledger(store.where).depot, version_of(file) or "")
+    for command in (["status", str(file)], ["stop", str(file)], ["stop", "--all"]):
+        found = loaded(
+            "import sys\nfrom orchestrator import cli\n"
+            f"sys.argv = ['opsctl', *{command!r}, '--store', {store.where!r}]\n"
+            "try:\n    cli.main()\nexcept SystemExit:\n    pass"
+        )
+        assert "rich" in found
+        assert not found & (HEAVY | {"trainers", "poisons", "yaml", "fsspec"})
 
 
 def test_planning_needs_no_ray_and_no_mlflow() -> None:

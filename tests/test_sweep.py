@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.results import Ledger
+from orchestrator.depots.results import Ledger
 from poisons import Store
-from tests.conftest import ROOT, start
+from tests.conftest import ROOT, finish, start
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 
 pytestmark = [
@@ -27,11 +27,6 @@ pytestmark = [
 ]
 LONG = {**TRAIN, "epochs": 60}  # some seconds a trial: time to be killed in
 RESULT = re.compile(r"trial +\d+/\d+ ([0-9a-f]{16}) \((.*?)\): [\d.]+ %")
-
-
-def finish(process: subprocess.Popen[str], *, seconds: float = 240) -> tuple[int, str]:
-    out, _ = process.communicate(timeout=seconds)
-    return process.returncode, out
 
 
 def wait_for(process: subprocess.Popen[str], pattern: str, *, times: int = 1) -> list[str]:
@@ -96,6 +91,7 @@ def test_a_sweep_runs_once_and_its_numbers_are_those_of_a_trial_alone(tmp_path: 
     assert record["history"] == alone
 
 
+@pytest.mark.chaos
 def test_a_killed_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) -> None:
     store = tmp_path / "store"
     sweep = tiny(
@@ -134,7 +130,8 @@ def test_a_trial_that_fails_is_retried_told_and_stops_no_other(tmp_path: Path) -
     assert "FAILED, DivergenceError: the training loss was not finite in epoch" in out
     assert "Traceback" not in out
     ledger, plan = Ledger(store), plan_of(sweep, Store(store))
-    failures = [ledger.failure(task.key) for task in plan.missing]
+    assert plan.missing == (), "what failed by its own fault is left alone"
+    failures = [ledger.failure(task.key) for task in plan.failed]
     assert [failure["attempts"] for failure in failures if failure] == [2, 2], "tried once more"
     assert all("DivergenceError" in failure["traceback"] for failure in failures if failure)
     statuses = tracked(sweep, store)
@@ -201,6 +198,7 @@ def test_a_dead_tracking_server_costs_the_sweep_nothing(tmp_path: Path) -> None:
     assert "0 trials sent, 2 were there already" in finish(start("track", file, store=store))[1]
 
 
+@pytest.mark.chaos
 def test_a_real_server_is_tracked_and_may_die_on_the_way(tmp_path: Path) -> None:
     store, port = tmp_path / "store", 5099
     server = start("ui", "--port", port, "--tracking-uri", f"sqlite:///{tmp_path}/server.db", store=store)
@@ -242,8 +240,9 @@ def cluster() -> Iterator[dict[str, str]]:
 
 
 def test_an_existing_cluster_is_used_and_left_running(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """Its GPU is none, so that nothing can be measured on it: each trial gets all of it."""
     store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": [0, 1]}))
-    code, out = finish(start("sweep", file, "--gpus-per-trial", "0", store=store, **cluster))
+    code, out = finish(start("sweep", file, "--gpus-per-trial", "auto", store=store, **cluster))
     assert code == 0, out
     assert len(finish_times(store)) == 2
     code, out = finish(
@@ -253,6 +252,7 @@ def test_an_existing_cluster_is_used_and_left_running(tmp_path: Path, cluster: d
     assert "64 CPU asked for, but no machine has more than 2; see --cpus-per-trial" in out
 
 
+@pytest.mark.chaos
 def test_an_idle_worker_keeps_no_builder_waiting(tmp_path: Path, cluster: dict[str, str]) -> None:
     """Trials take both processors; Tune keeps their workers for reuse; a data set is still to be built."""
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "max_rounds": 1}
@@ -282,12 +282,13 @@ def test_an_address_where_no_cluster_is_gets_one_error(tmp_path: Path) -> None:
     assert "Traceback" not in out
 
 
+@pytest.mark.chaos
 def test_trials_begin_before_every_data_set_is_built(tmp_path: Path) -> None:
     em = {
         "kind": "em",
         "generator": "lenet5",
         "steps": 20,
-        "max_rounds": 15,
+        "max_rounds": 300,
         "stop_error": 0,
         "batch_size": 50,
     }
@@ -304,6 +305,7 @@ def test_trials_begin_before_every_data_set_is_built(tmp_path: Path) -> None:
     assert "built" in events[1], events
 
 
+@pytest.mark.chaos
 def test_data_sets_are_built_while_trials_run(tmp_path: Path) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 5, "max_rounds": 3, "stop_error": 0, "batch_size": 50}
     grid = {"data.poison": {"clean": "clean", "em": em}, "seed": [0, 1, 2, 3, 4]}
@@ -322,3 +324,88 @@ def test_the_module_runs_as_the_command_does() -> None:
     )
     assert run.returncode == 0
     assert "quickstart.yaml" in run.stdout
+
+
+@pytest.mark.chaos
+def test_two_drivers_on_one_store_share_the_work(tmp_path: Path) -> None:
+    """Two sweeps that overlap, at the same time: each trial and each data set once, and both report all of theirs."""
+    store, base = tmp_path / "store", {"data": {"limit": 300}, "train": {**TRAIN, "epochs": 20}}
+    one = tiny(name="one", base=base, grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2, 3]})
+    two = tiny(name="two", base=base, grid={"data.poison": ["ops", "clean"], "seed": [3, 2, 1, 0, 4]})
+    drivers = [
+        start("sweep", write(tmp_path, sweep), store=store, OMP_NUM_THREADS="1") for sweep in (one, two)
+    ]
+    outs = [finish(driver) for driver in drivers]
+    assert [code for code, _ in outs] == [0, 0], outs
+    done = finish_times(store)
+    assert len(done) == 10
+    for sweep, (_, out) in zip((one, two), outs, strict=True):
+        keys = {task.key for task in plan_of(sweep, Store(store)).tasks}
+        assert tracked(sweep, store) == {key: ["FINISHED"] for key in keys}
+        assert " - " not in out.rpartition("Does it run?")[2], "every cell has its number"
+    records = [json.loads((store / "trials" / key / "result.json").read_text()) for key in done]
+    assert len({(r["environment"]["time"], r["key"]) for r in records}) == 10
+    built = re.findall(r"data +(\S+): building", outs[0][1] + outs[1][1])
+    assert sorted(built) == sorted(set(built)), "no data set was built twice"
+    assert left_over(store) == []
+    assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []
+
+
+def test_a_fault_of_the_author_stops_the_sweep_with_one_error(tmp_path: Path) -> None:
+    """There is no such option; that shows when the network is built."""
+    store = tmp_path / "store"
+    wrong = {"kind": "torchvision", "name": "resnet18", "options": {"colour": "red"}}
+    grid = {"train.architecture": {"fine": "lenet5", "wrong": wrong}, "seed": [0]}
+    sweep = tiny(base={"data": {"limit": 300}, "train": {**TRAIN, "epochs": 200}}, grid=grid)
+    code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
+    assert code == 2, out
+    assert out.count("error:") == 1
+    assert "Traceback" not in out
+    assert "the sweep was stopped" in out
+    assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []
+
+
+def test_a_sweep_stops_when_it_is_told_to_from_elsewhere(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3, 4, 5, 6, 7]})
+    file = write(tmp_path, sweep)
+    driver = start("sweep", file, store=store)
+    wait_for(driver, r"trial +\d+/8", times=1)
+    code, out = finish(start("status", file, store=store))
+    assert re.search("runs +on .* trials run", out), out
+    code, out = finish(start("stop", file, store=store))
+    assert code == 0, out
+    code, out = finish(driver, seconds=60)
+    assert code == 130, out
+    assert 1 <= len(finish_times(store)) < 8
+    assert left_over(store) == []
+    code, out = finish(start("stop", file, store=store))
+    assert (code, "does not run" in out) == (0, True), out
+
+
+def test_a_wrong_token_gets_one_error_at_once(tmp_path: Path, cluster: dict[str, str]) -> None:
+    file, wrong = write(tmp_path, tiny()), {**cluster, "RAY_AUTH_TOKEN": "b" * 64}
+    code, out = finish(start("sweep", file, store=tmp_path / "store", **wrong))
+    assert code == 2, out
+    assert "refuses the token in RAY_AUTH_TOKEN" in out
+    assert "Traceback" not in out
+
+
+@pytest.mark.chaos
+def test_a_guided_search_with_a_scheduler_runs_what_it_says(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    grid = {
+        "train.optimizer.lr": [0.001, 0.003, 0.01, 0.03, 0.1],
+        "data.poison": ["clean", "ops"],
+        "seed": [0, 1],
+    }
+    run = {"search": "optuna", "num_samples": 3, "scheduler": "asha"}
+    base = {"data": {"limit": 300}, "train": {**TRAIN, "epochs": 12, "optimizer": "sgd"}}
+    file = write(tmp_path, tiny(base=base, grid=grid, run=run))
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    stopped = list((store / "trials").glob("*/stopped.json"))
+    assert len(finish_times(store)) + len(stopped) == 3 * 2, out
+    code, again = finish(start("sweep", file, store=store))
+    assert code == 0, again
+    assert RESULT.findall(again) == []

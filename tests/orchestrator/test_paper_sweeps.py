@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.depots.results import Ledger, Record
 from orchestrator.expansion import Point, expand
 from orchestrator.plan import make_plan
 from orchestrator.report import tabulate
-from orchestrator.results import Ledger, Record
+from orchestrator.standing import look
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -81,7 +82,7 @@ def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
     settings = tuple(f"{path}={value}" for path, value in {**SMOKE, **changes}.items())
     plan = make_plan(load(ROOT / "sweeps" / f"{name}.yaml", settings), store, name)
     records = [run_trial(task.trial, store, device=CPU) for task in plan.tasks]
-    cells = tabulate(plan, Ledger(store.root)).cells.values()
+    cells = tabulate(look(plan.outline, Ledger(store.where))).cells.values()
     assert all(cell.mean is not None and 0 <= cell.mean <= 1 for cell in cells)
     assert sum(cell.trials for cell in cells) == len(records)
     return records

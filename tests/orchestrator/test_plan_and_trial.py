@@ -10,8 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from orchestrator.depots.results import Ledger
+from orchestrator.faults import fault
 from orchestrator.plan import make_plan
-from orchestrator.results import Ledger
 from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
@@ -164,11 +165,10 @@ def test_a_trial_that_was_killed_goes_on_and_ends_alike(store: Store, tmp_path: 
 
 def test_weights_that_cannot_be_kept_cost_no_result(store: Store) -> None:
     trial = plan_of(tiny(), store).tasks[0].trial
-    folder = Ledger(store.root).folder(trial.key)
-    (folder / ".weights.pt.tmp").mkdir()
+    (store.root / "trials" / trial.key / ".weights.pt.tmp").mkdir(parents=True)
     record = run_trial(trial, store, device=CPU, run=RunSpec(keep="weights"))
     assert "the weights could not be kept" in record["warnings"][-1]
-    assert Ledger(store.root).result(trial.key) == record
+    assert Ledger(store.where).result(trial.key) == record
 
 
 def test_the_epochs_before_a_divergence_are_kept(store: Store) -> None:
@@ -181,11 +181,9 @@ def test_the_epochs_before_a_divergence_are_kept(store: Store) -> None:
     }
     trial = plan_of(tiny(base={"data": {"limit": 60}, "train": wild}), store).tasks[0].trial
     rows: list[dict[str, float]] = []
-    with pytest.raises(DivergenceError):
+    with pytest.raises(DivergenceError) as caught:
         run_trial(trial, store, device=CPU, report=rows.append)
-    failure = Ledger(store.root).failure(trial.key)
-    assert failure is not None
-    assert failure["history"] == rows
+    assert fault(caught.value).told()["history"] == rows
 
 
 def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:
@@ -199,7 +197,7 @@ def test_a_trial_leaves_a_record_that_says_everything(store: Store) -> None:
     trial = plan_of(tiny(), store).tasks[3].trial
     rows: list[dict[str, float]] = []
     record = run_trial(trial, store, device=CPU, report=rows.append)
-    assert Ledger(store.root).result(trial.key) == record
+    assert Ledger(store.where).result(trial.key) == record
     assert record["history"] == rows
     assert record["metrics"]["test/clean_acc"] == rows[-1]["test/clean_acc"]
     assert record["metrics"]["test/peak_clean_acc"] == max(row["test/clean_acc"] for row in rows)
@@ -224,21 +222,36 @@ def test_run_twice_runs_once(store: Store) -> None:
     assert len(rows) == trial.train.epochs
 
 
-def test_a_trial_that_raises_leaves_its_traceback_and_may_run_again(store: Store) -> None:
+def test_a_trial_that_raises_says_why_and_may_run_again(store: Store) -> None:
     sweep = tiny(base={"data": {"limit": 60}, "train": {**TRAIN, "optimizer": {"kind": "sgd", "lr": 1e9}}})
-    trial, ledger = plan_of(sweep, store).tasks[0].trial, Ledger(store.root)
-    for attempt in (1, 2):
-        with pytest.raises(DivergenceError):
+    trial, ledger = plan_of(sweep, store).tasks[0].trial, Ledger(store.where)
+    for _ in range(2):
+        with pytest.raises(DivergenceError) as caught:
             run_trial(trial, store, device=CPU)
-        failure = ledger.failure(trial.key)
-        assert failure is not None
-        assert failure["attempts"] == attempt
-        assert failure["error"].startswith("DivergenceError: the training loss was not finite in epoch 1")
-        assert failure["history"] == []
-        assert "in run_trial" in failure["traceback"]
+        told = fault(caught.value).told()
+        assert told["error"].startswith("DivergenceError: the training loss was not finite in epoch 1")
+        assert told["history"] == []
+        assert "in run_trial" in told["traceback"]
+    ledger.fail(trial.key, {**told, "attempts": 2})
     assert ledger.result(trial.key) is None
+    assert (ledger.failure(trial.key) or {})["attempts"] == 2
     ledger.publish(trial.key, {"metrics": {}})
     assert ledger.failure(trial.key) is None
+
+
+def test_a_result_waits_for_room_on_a_full_disk(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    trial, full = plan_of(tiny(), store).tasks[0].trial, [OSError(28, "No space left on device")] * 3
+    publish = Ledger.publish
+
+    def sometimes(ledger: Ledger, key: str, record: dict[str, object]) -> None:
+        if full:
+            raise full.pop()
+        publish(ledger, key, record)
+
+    monkeypatch.setattr(Ledger, "publish", sometimes)
+    monkeypatch.setattr("orchestrator.trial.PAUSES", (0.0, 0.0, 0.0))
+    record = run_trial(trial, store, device=CPU)
+    assert Ledger(store.where).result(trial.key) == record
 
 
 def test_a_damaged_result_counts_as_missing(store: Store) -> None:

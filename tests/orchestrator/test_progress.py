@@ -1,12 +1,21 @@
-"""What can start, starts; what cannot, fails with its own reason and no other."""
+"""What can start, starts; what cannot, fails with its own reason and no other; each fault gets its own answer."""
 
 from __future__ import annotations
 
+import pytest
+
+from orchestrator.costs.shares import Shares
+from orchestrator.depots.drivers import Driver
+from orchestrator.depots.leases import Leases
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.faults import Fault, pause
 from orchestrator.observer import Audience, Observer
 from orchestrator.plan import Task
-from orchestrator.progress import Progress
+from orchestrator.progress import LOOK_SECONDS, Attempt, Progress
 from poisons import DataSpec, Store
 from tests.orchestrator.sweeps import plan_of, tiny
+
+RECORD = {"metrics": {"test/clean_acc": 0.5}, "history": [{"epoch": 1.0}]}
 
 
 class Told(Observer):
@@ -18,91 +27,239 @@ class Told(Observer):
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.heard.append((spec.name.rpartition("-")[0], error))
 
+    def trial_retried(self, task: Task, why: str) -> None:
+        self.heard.append((task.point.name, f"again {why}"))
+
+    def trial_done(self, task: Task, record: Record) -> None:
+        self.heard.append((task.point.name, "done"))
+
     def trial_failed(self, task: Task, error: str) -> None:
         self.heard.append((task.point.name, error))
 
 
-def begun(store: Store, **changes: object) -> tuple[Progress, Told]:
-    told = Told()
-    return Progress(plan_of(tiny(**changes), store), store, Audience(told)), told
+class Clock:
+    """A time that passes when it is told to."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Growing(Shares):
+    """A quarter of a GPU, then a half, then all of it."""
+
+    def grow(self, task: Task, share: float) -> bool:
+        self.share = min(1.0, 2 * share)
+        return share < 1
+
+
+def begun(
+    store: Store, *, built: bool = False, driver: str = "one", shares: Shares | None = None, **changes: object
+) -> tuple[Progress, Told, Clock]:
+    told, clock = Told(), Clock()
+    leases = Leases(Ledger(store.where).depot, driver)
+    plan = plan_of(tiny(**changes), store)
+    progress = Progress(plan, store, Audience(told), leases, now=clock)
+    progress.begin(shares or Shares.fixed(0.0))
+    while built and progress.unbuilt:
+        for spec in progress.buildable():
+            progress.data_built(spec)
+    return progress, told, clock
 
 
 def build(progress: Progress, word: str) -> None:
     (spec,) = [spec for spec in progress.buildable() if word in spec.name]
-    del progress.unbuilt[spec.name]
     progress.data_built(spec)
 
 
+def offered(progress: Progress, share: float = 0.0) -> Attempt:
+    attempt = progress.offer(share)
+    assert attempt is not None
+    return attempt
+
+
 def test_a_trial_can_start_when_its_own_data_sets_are_there(store: Store) -> None:
-    progress, _ = begun(store, grid={"data.poison": ["ops", "clean"], "seed": [0, 1]})
+    progress, *_ = begun(store, grid={"data.poison": ["ops", "clean"], "seed": [0, 1]})
     assert [spec.name.rpartition("-")[0] for spec in progress.buildable()] == [
         "digits-clean-test",
         "digits-clean-train",
     ]
     build(progress, "clean-train")
-    assert progress.ready() is None
+    assert progress.offer(0.0) is None
     build(progress, "clean-test")
-    first = progress.ready()
-    assert first is not None
-    assert first.point.name == "data.poison=clean, seed=0", (
-        "not the first in the file, but the first that can"
-    )
+    first = offered(progress).task.point.name
+    assert first == "data.poison=clean, seed=0", "not the first in the file, but the first that can"
     build(progress, "ops")
-    second = progress.ready()
-    assert second is not None
-    assert second.point.name == "data.poison=ops, seed=0"
+    assert offered(progress).task.point.name == "data.poison=ops, seed=0"
+
+
+def test_long_trials_are_given_out_first_and_what_they_wait_for_is_built_first(store: Store) -> None:
+    plan = plan_of(tiny(), store)
+    seconds = {task.key: float(s) for task, s in zip(plan.tasks, (1, 3, 9, 2), strict=True)}
+    leases = Leases(Ledger(store.where).depot, "one")
+    progress = Progress(plan, store, Observer(), leases, seconds=seconds)
+    progress.begin(Shares.fixed(0.0))
+    assert [name.rpartition("-")[0] for name in progress.unbuilt] == [
+        "digits-clean-test",
+        "digits-clean-train",
+        "digits-ops-train",
+    ]
+    while progress.unbuilt:
+        progress.data_built(progress.buildable()[0])
+    assert [seconds[offered(progress).task.key] for _ in plan.tasks] == [9, 3, 2, 1]
 
 
 def test_no_more_run_than_may(store: Store) -> None:
-    progress, _ = begun(store, grid={"seed": [0, 1]}, run={"max_concurrent": 1})
-    build(progress, "clean-train")
-    build(progress, "clean-test")
-    task = progress.ready()
-    assert task is not None
-    progress.give(task)
-    assert progress.ready() is None
-    progress.ended(task.key)
-    assert progress.ready() is not None
+    progress, *_ = begun(store, built=True, grid={"seed": [0, 1]}, run={"max_concurrent": 1})
+    attempt = offered(progress)
+    assert progress.offer(0.0) is None
+    assert progress.wants()[0.0] == 0
+    progress.ended(attempt.number, RECORD)
+    assert progress.offer(0.0) is not None
 
 
 def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None:
-    progress, told = begun(store, grid={"data.poison": ["clean", ["em", "ops"]], "seed": [0]})
+    progress, told, _ = begun(store, grid={"data.poison": ["clean", ["em", "ops"]], "seed": [0]})
     build(progress, "clean-train")
     (em,) = [spec for spec in progress.buildable() if "em" in spec.name]
-    del progress.unbuilt[em.name]
-    progress.data_failed(em, "Boom: no")
+    progress.data_failed(em, Fault("machine", "Boom: no"))
     assert told.heard == [
         ("digits-em-train", "Boom: no"),
         ("digits-em-ops-train", "Boom: no"),
         ("data.poison=em+ops, seed=0", "Boom: no"),
     ]
-    assert {spec.name.rpartition("-")[0] for spec in progress.buildable()} == {
-        "digits-clean-test",
-        "digits-ops-train",  # not broken; nobody waits for it any more
-    }
-    assert [task.point.name for task in progress.waiting] == ["data.poison=clean, seed=0"]
+    build(progress, "test")
+    progress.ended(offered(progress).number, RECORD)
+    assert progress.buildable() == [], "ops is not broken, but nobody waits for it any more"
+    assert progress.finished
+
+
+def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_given_up(store: Store) -> None:
+    progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 3})
+    for wait in (1.0, 2.0, 4.0):
+        progress.fell(offered(progress).number, Fault("machine", "gone"))
+        clock.time += wait - 0.1
+        progress.look()
+        assert progress.offer(0.0) is None
+        clock.time += 0.2
+        progress.look()
+    attempt = offered(progress)
+    progress.fell(attempt.number, Fault("machine", "gone"))
+    assert told.heard[-1] == ("seed=0", "gone")
+    failure = Ledger(store.where).failure(attempt.task.key)
+    assert failure is not None
+    assert (failure["kind"], failure["attempts"]) == ("machine", 4)
+    assert progress.finished
+    assert [pause(n) for n in (1, 5, 7, 100)] == [1.0, 16.0, 60.0, 60.0]
+
+
+def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store) -> None:
+    progress, told, _ = begun(store, built=True, grid={"seed": [0]})
+    progress.fell(offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
+    progress.look()
+    attempt = offered(progress)
+    assert Ledger(store.where).failure(attempt.task.key) is None, "not before it is final"
+    progress.fell(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
+    assert told.heard == [("seed=0", "again once more: diverged"), ("seed=0", "diverged")]
+    failure = Ledger(store.where).failure(attempt.task.key)
+    assert failure is not None
+    assert (failure["kind"], failure["attempts"], failure["history"]) == ("trial", 2, [{"epoch": 1.0}])
+
+
+def test_a_fault_of_the_author_ends_the_sweep_with_one_error(store: Store) -> None:
+    progress, *_ = begun(store, built=True)
+    progress.fell(offered(progress).number, Fault("author", "InputError: 8x8 is too small"))
+    assert progress.mistake == "data.poison=clean, seed=0: InputError: 8x8 is too small"
+
+
+def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) -> None:
+    progress, told, _ = begun(store, built=True, shares=Growing(0.25), grid={"seed": [0]}, run={"retries": 0})
+    for share in (0.25, 0.5, 1.0):
+        assert progress.offer(share / 2) is None
+        progress.fell(offered(progress, share).number, Fault("memory", "out of memory"))
+        progress.look()
+    assert [what for _, what in told.heard] == [
+        "again with 0.5 of a GPU: out of memory",
+        "again with 1 of a GPU: out of memory",
+        "out of memory",
+    ]
+    failure = Ledger(store.where).failure(progress.failed[0])
+    assert failure is not None
+    assert failure["kind"] == "trial", "at the largest share it is the trial's own"
+
+
+def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> None:
+    depot = Ledger(store.where).depot
+    with Driver(depot, "other", {}, stop=__import__("threading").Event()) as other:
+        theirs, _, _ = begun(store, built=True, driver=other.id, grid={"seed": [0]})
+        ours, told, clock = begun(store, built=True, grid={"seed": [0, 1]})
+        attempt = offered(theirs)
+        assert offered(ours).task.point.name == "seed=1"
+        assert ours.told()["elsewhere"] == 1
+        clock.time += LOOK_SECONDS + 0.1
+        ours.look()
+        assert ours.wants() == {}, "nothing that a lane could do"
+        assert ours.told()["elsewhere"] == 1
+        Ledger(store.where).publish(attempt.task.key, RECORD)
+        theirs.ended(attempt.number, RECORD)
+        clock.time += LOOK_SECONDS + 0.1
+        ours.look()
+    assert told.heard == [("seed=0", "done")]
+    assert ours.done == 1
+
+
+def test_a_trial_that_failed_under_another_driver_is_not_run_again_here(store: Store) -> None:
+    ours, told, _ = begun(store, built=True, grid={"seed": [0]})
+    key = ours.plan.tasks[0].key
+    Ledger(store.where).fail(key, {"error": "diverged", "kind": "trial"})
+    assert ours.offer(0.0) is None
+    assert told.heard == [("seed=0", "diverged")]
+    assert ours.finished
+
+
+def test_what_ran_is_free_for_others_when_a_sweep_ends(store: Store) -> None:
+    one, *_ = begun(store, built=True, grid={"seed": [0]})
+    attempt = offered(one)
+    one.abandon()
+    other, *_ = begun(store, built=True, driver="other", grid={"seed": [0]})
+    assert offered(other).task.key == attempt.task.key
+
+
+def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, _, clock = begun(store, built=True, grid={"seed": [0]})
+
+    def full(name: str) -> bool:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(progress.leases, "take", full)
+        assert progress.offer(0.0) is None
+        assert not progress.finished
+    clock.time += LOOK_SECONDS + 0.1
+    progress.look()
+    assert progress.offer(0.0) is not None
+
+
+def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
+    progress, told, _ = begun(store, built=True, grid={"seed": [0]})
+    attempt = offered(progress)
+    progress.ended(attempt.number, RECORD)
+    progress.ended(attempt.number, RECORD)
+    progress.fell(attempt.number, Fault("machine", "late"))
+    assert not progress.heard(attempt.number, [{"epoch": 2.0}])
+    assert told.heard == [("seed=0", "done")]
+    assert progress.finished
 
 
 def test_clean_images_that_cannot_be_read_break_each_thing_once(store: Store) -> None:
-    progress, told = begun(store, grid={"data.poison": ["em", ["em", "ops"]], "seed": [0]})
+    progress, told, _ = begun(store, grid={"data.poison": ["em", ["em", "ops"]], "seed": [0]})
     (clean,) = [spec for spec in progress.buildable() if "clean-train" in spec.name]
-    del progress.unbuilt[clean.name]
-    progress.data_failed(clean, "Boom: torn")
+    progress.data_failed(clean, Fault("author", "Boom: torn"))
     broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train", "digits-ops-train"]
     assert sorted(name for name, _ in told.heard if name.startswith("digits")) == sorted(broken)
     assert len(progress.failed) == 2
-    assert progress.waiting == []
-
-
-def test_an_old_failure_is_not_told_as_new(store: Store) -> None:
-    progress, told = begun(store, grid={"seed": [0]})
-    task = progress.plan.tasks[0]
-    progress.ledger.fail(task.key, {"error": "Boom: last week", "traceback": None})
-    progress.started(task.key)
-    progress.gave_up(task.key)
-    assert told.heard == [("seed=0", "its worker process died; was there memory enough?")]
-    progress.started(task.key)
-    progress.ledger.fail(task.key, {"error": "Boom: now", "traceback": None})
-    progress.gave_up(task.key)
-    assert told.heard[-1] == ("seed=0", "Boom: now")
-    assert progress.ledger.failure(task.key)["attempts"] == 3  # type: ignore[index]
+    assert not progress.blocked

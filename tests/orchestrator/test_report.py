@@ -11,27 +11,27 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.plan import Plan
-from orchestrator.results import Ledger
+from orchestrator.depots.results import Ledger
+from orchestrator.standing import look
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 
 GRID = {"data.poison": ["clean", "ops"], "train.epochs": [1, 2], "seed": [0, 1, 2]}
 
 
-def table(store: Store, accs: list[float | None], **changes: Any) -> tuple[Plan, report.Table]:
-    plan, ledger = plan_of(tiny(grid=GRID, **changes), store), Ledger(store.root)
+def table(store: Store, accs: list[float | None], **changes: Any) -> report.Table:
+    plan, ledger = plan_of(tiny(grid=GRID, **changes), store), Ledger(store.where)
     for task, acc in zip(plan.tasks, accs, strict=False):
         if acc is None:
             ledger.fail(task.key, {"error": "Boom: no", "traceback": None})
         else:
             ledger.publish(task.key, {"metrics": {"test/clean_acc": acc, "train/loss": 1 - acc}})
-    return plan, report.tabulate(plan, ledger)
+    return report.tabulate(look(plan.outline, ledger))
 
 
 def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
     accs = [0.1, 0.2, 0.6, 0.4, 0.4, 0.4, 0.9]
-    _, found = table(store, accs)
+    found = table(store, accs)
     assert found.rows == ("clean", "ops")
     assert found.columns == ("1", "2")
     cell = found.cells["clean", "1"]
@@ -46,14 +46,14 @@ def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
 
 
 def test_failures_show(store: Store) -> None:
-    _, found = table(store, [None, None, None, 0.5, None, 0.7])
+    found = table(store, [None, None, None, 0.5, None, 0.7])
     assert report.text(found, "clean", "1") == "3 failed"
     assert found.cells["clean", "2"].failed == 1
     assert report.text(found, "clean", "2") == "60.00 ± 14.14 (2 of 3)"
 
 
 def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
-    _, found = table(
+    found = table(
         store, [0.1] * 12, report={"rows": "train.epochs", "columns": "data.poison", "metric": "train/loss"}
     )
     assert (found.rows, found.columns) == (("1", "2"), ("clean", "ops"))
@@ -62,7 +62,7 @@ def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
 
 
 def test_written_forms_hold_the_same_numbers(store: Store) -> None:
-    _, found = table(store, [0.1, 0.2, 0.6, 0.4])
+    found = table(store, [0.1, 0.2, 0.6, 0.4])
     rows = list(csv.DictReader(io.StringIO(report.comma_separated(found))))
     cells = json.loads(report.as_json(found))["cells"]
     assert [float(r["mean"]) for r in rows if r["mean"]] == [
@@ -77,7 +77,7 @@ def test_written_forms_hold_the_same_numbers(store: Store) -> None:
 
 
 def test_one_axis_makes_one_column(store: Store) -> None:
-    plan, ledger = plan_of(tiny(), store), Ledger(store.root)
-    found = report.tabulate(plan, ledger)
+    plan, ledger = plan_of(tiny(), store), Ledger(store.where)
+    found = report.tabulate(look(plan.outline, ledger))
     assert found.rows == ("clean", "ops")
     assert found.columns == ("test/clean_acc",)

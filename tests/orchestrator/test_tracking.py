@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import pytest
 from mlflow.entities import Run
 
-from orchestrator.results import Ledger
-from orchestrator.tracking import KEY, LiveTracker, Tracker, default_uri
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.tracking import KEY, Tracker, default_uri, page, told
+from orchestrator.tracking.parent import ROLE
 from orchestrator.trial import run_trial
 from poisons import Store
-from tests.conftest import CPU
+from tests.conftest import CPU, ROOT
 from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
 
@@ -27,98 +36,163 @@ def runs(tracker: Tracker) -> list[Run]:
     return [run for group in tracker.runs().values() for run in group]
 
 
+def parent(tracker: Tracker) -> Run:
+    (run,) = tracker.connection.runs(tracker.experiment, f"tags.`{ROLE}` = 'sweep'")
+    return run
+
+
+def epochs(tracker: Tracker, run: Run, metric: str) -> list[tuple[int, float]]:
+    points = tracker.client.get_metric_history(run.info.run_id, metric)
+    return sorted((point.step, point.value) for point in points)
+
+
+def as_recorded(record: Record, metric: str) -> list[tuple[int, float]]:
+    return [(int(row["epoch"]), row[metric]) for row in record["history"]]
+
+
 def test_everything_is_sent_once(tracker: Tracker, store: Store) -> None:
     for task in tracker.plan.tasks[:3]:
         run_trial(task.trial, store, device=CPU)
     assert [tracker.sync(), tracker.sync()] == [3, 0]
     run = tracker.runs()[tracker.plan.tasks[2].key][0]
-    record = Ledger(store.root).result(tracker.plan.tasks[2].key)
+    record = Ledger(store.where).result(tracker.plan.tasks[2].key)
     assert record is not None
     assert run.info.status == "FINISHED"
+    assert run.info.run_name == "ops s0"
     assert run.data.params["train.architecture.kind"] == "lenet5"
     assert run.data.params["data.poison.0.kind"] == "ops"
     assert run.data.tags["opsctl.data_key"] == record["data_key"]
     assert run.data.tags["opsctl.commit"]
     assert abs(run.info.end_time - run.info.start_time - record["seconds"] * 1000) <= 1, "as long as it took"
     assert run.data.metrics["test/peak_epoch"] == record["metrics"]["test/peak_epoch"]
-    history = tracker.client.get_metric_history(run.info.run_id, "test/clean_acc")
-    assert [(m.step, m.value) for m in history] == [
-        (row["epoch"], row["test/clean_acc"]) for row in record["history"]
-    ]
+    assert epochs(tracker, run, "test/clean_acc") == as_recorded(record, "test/clean_acc")
+    times = [point.timestamp for point in tracker.client.get_metric_history(run.info.run_id, "train/loss")]
+    assert run.info.start_time < min(times) < max(times) == run.info.end_time
     (data,) = run.inputs.dataset_inputs
     assert data.dataset.digest == record["data_key"]
     assert data.dataset.name.startswith("digits-ops-train")
 
 
+def test_the_sweep_has_a_run_of_its_own_above_those_of_its_trials(tracker: Tracker, store: Store) -> None:
+    tasks = tracker.plan.tasks
+    for task in tasks[:2]:
+        run_trial(task.trial, store, device=CPU)
+    Ledger(store.where).fail(tasks[2].key, {"error": "Boom", "traceback": None})
+    tracker.sync()
+    top = parent(tracker)
+    assert (top.info.run_name, top.info.status) == ("tiny", "KILLED")
+    assert {"sweep/trials": 4, "sweep/done": 2, "sweep/failed": 1}.items() <= top.data.metrics.items()
+    assert top.data.tags["opsctl.question"] == "Does it run?"
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(tracker)} == {top.info.run_id}
+    assert tracker.runs()[tasks[2].key][0].info.status == "FAILED", "its driver may have died before it told"
+    for task in tasks[2:]:
+        run_trial(task.trial, store, device=CPU)
+    again = Tracker(default_uri(store.root), tracker.plan, store)
+    again.sync()
+    assert parent(again).info.status == "FINISHED"
+    assert [run.info.status for run in runs(again)] == ["FINISHED"] * 4
+
+
+def test_the_description_of_the_experiment_has_filters_that_work(tracker: Tracker, store: Store) -> None:
+    for task in tracker.plan.tasks:
+        run_trial(task.trial, store, device=CPU)
+    tracker.sync()
+    note = tracker.client.get_experiment(tracker.experiment).tags["mlflow.note.content"]
+    first, second = page.examples(tracker.plan)
+    assert "Does it run?" in note
+    assert first in note
+    assert second in note
+    view = json.loads(tracker.client.get_experiment(tracker.experiment).tags[page.VIEW])
+    state = json.loads(view["state"])
+    best = tracker.client.search_runs([tracker.experiment], order_by=[f"{state['orderByKey']} DESC"])[0]
+    shown = {f"metrics.`{name}`" for name in best.data.metrics} | {
+        f"tags.`{name}`" for name in best.data.tags
+    }
+    assert set(state["selectedColumns"]) <= shown, "the view shows what runs have"
+    names = {run.info.run_name for run in tracker.client.search_runs([tracker.experiment], first)}
+    assert names == {"clean s0", "clean s1"}
+    good = [
+        task.key
+        for task in tracker.plan.tasks
+        if (tracker.ledger.result(task.key) or {})["metrics"]["test/clean_acc"] > 0.5
+    ]
+    found = tracker.client.search_runs([tracker.experiment], second)
+    assert sorted(run.data.tags[KEY] for run in found) == sorted(good)
+
+
+def test_names_are_short_and_tell_trials_apart(store: Store) -> None:
+    label = "a source with a very long name that nobody wants to read in a table, number "
+    grid = {"data.poison": {f"{label}{i}": {"kind": "ops", "pixels": i} for i in (1, 2)}, "seed": [0, 1]}
+    names = [told.name(task) for task in plan_of(tiny(grid=grid), store).tasks]
+    assert len(set(names)) == 4
+    assert max(map(len, names)) <= told.LONGEST_NAME
+
+
 def test_runs_of_a_dead_driver_are_replaced_and_doubles_removed(tracker: Tracker, store: Store) -> None:
     task = tracker.plan.tasks[0]
     record = run_trial(task.trial, store, device=CPU)
-    half = tracker.start(task)
-    tracker.log(half, record["history"][:1])  # and here it died
+    half = tracker.start(task, told.now(), rows=[(told.now(), record["history"][0])])  # and here it died
     assert tracker.sync() == 1
     (run,) = runs(tracker)
     assert run.info.run_id != half
     assert run.data.tags[KEY] == task.key
-    double = tracker.start(task)
+    tracker.start(task, told.now())
+    tracker.complete(task, record)  # another driver, at the same time
+    kept = min(r.info.run_id for r in runs(tracker) if r.info.status == "FINISHED")
     assert tracker.sync() == 0
-    assert [r.info.run_id for r in runs(tracker)] == [run.info.run_id]
-    assert double != run.info.run_id
+    assert [r.info.run_id for r in runs(tracker)] == [kept], "on which all drivers agree"
 
 
-def live(tracker: Tracker, warnings: list[str]) -> LiveTracker:
-    watcher = LiveTracker(tracker, warnings.append)
-    watcher.sweep_started(tracker.plan)
-    return watcher
+def test_drivers_that_send_the_same_sweep_at_once_leave_one_run_of_each_trial(store: Store) -> None:
+    plan = plan_of(tiny(grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2]}), store)
+    for task in plan.tasks:
+        run_trial(task.trial, store, device=CPU)
+    trackers = [Tracker(default_uri(store.root), plan, store) for _ in range(3)]
+    threads = [threading.Thread(target=tracker.sync) for tracker in trackers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = trackers[0].runs()
+    assert {key: [run.info.status for run in group] for key, group in found.items()} == {
+        task.key: ["FINISHED"] for task in plan.tasks
+    }
+    top = parent(trackers[0])
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(trackers[0])} == {top.info.run_id}
+    for task in plan.tasks:
+        (run,) = found[task.key]
+        record = Ledger(store.where).result(task.key)
+        assert record is not None
+        assert epochs(trackers[0], run, "train/loss") == as_recorded(record, "train/loss")
 
 
-def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, store: Store) -> None:
-    task, warnings = tracker.plan.tasks[0], list[str]()
-    record = run_trial(task.trial, store, device=CPU)
-    watcher = live(tracker, warnings)
-    watcher.trial_started(task)
-    watcher.trial_progress(task, record["history"][:1])
-    watcher.trial_progress(task, record["history"][:1])  # a report that came twice
-    watcher.trial_done(task, record)
-    watcher.sweep_ended()
-    (run,) = runs(tracker)
-    history = tracker.client.get_metric_history(run.info.run_id, "train/loss")
-    assert [m.step for m in history] == [1, 2]
-    assert run.info.status == "FINISHED"
-    assert tracker.sync() == 0
-    assert warnings == []
-
-
-def test_a_retry_begins_anew_and_a_failure_is_replaced_when_it_is_done_after_all(
-    tracker: Tracker, store: Store
-) -> None:
-    task, warnings = tracker.plan.tasks[0], list[str]()
-    watcher = live(tracker, warnings)
-    watcher.trial_started(task)
-    watcher.trial_started(task)
-    watcher.trial_failed(task, "Boom: no")
-    watcher.sweep_ended()
-    (run,) = runs(tracker)
-    assert run.info.status == "FAILED"
-    assert run.data.tags["opsctl.error"] == "Boom: no"
-    run_trial(task.trial, store, device=CPU)
-    assert tracker.sync() == 1
-    (run,) = runs(tracker)
-    assert run.info.status == "FINISHED"
-    assert warnings == []
-
-
-def test_a_store_that_is_lost_on_the_way_costs_one_warning(tracker: Tracker, store: Store) -> None:
-    task, warnings = tracker.plan.tasks[0], list[str]()
-    record = run_trial(task.trial, store, device=CPU)
-    watcher = live(tracker, warnings)
-    tracker.client.delete_experiment(tracker.experiment)
-    for _ in range(3):
-        watcher.trial_started(task)
-        watcher.trial_done(task, record)
-    watcher.sweep_ended()
-    assert len(warnings) == 1
-    assert "MLflow no longer answers" in warnings[0]
-    assert Tracker(default_uri(store.root), tracker.plan, store).sync() == 1
+def test_a_store_that_several_processes_open_first_is_made_once(store: Store) -> None:
+    """MLflow's own migrations lock nothing: without turns, most of them die."""
+    code = (
+        "import sys; from orchestrator.tracking.connection import Connection; from pathlib import Path; "
+        "sys.stdin.read(); print(Connection(sys.argv[1], Path('x')).experiment(sys.argv[2], {}))"
+    )
+    uri = default_uri(store.root)
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, uri, f"sweep-{i % 2}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+        for i in range(4)
+    ]
+    time.sleep(10)  # until all of them wait at the start
+    for opener in openers:
+        assert opener.stdin is not None
+        opener.stdin.close()
+        opener.stdin = None
+    ended = [(*opener.communicate(timeout=120), opener.returncode) for opener in openers]
+    assert [code for _, _, code in ended] == [0] * 4, [error for _, error, _ in ended]
+    ids = [out.strip() for out, _, _ in ended]
+    assert ids[0] == ids[2] != ids[1] == ids[3]
 
 
 def test_a_dead_server_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,17 +206,27 @@ def test_an_address_that_makes_no_sense_is_told(store: Store) -> None:
         Tracker("nonsense://x", plan_of(tiny(), store), store)
 
 
-def test_what_still_runs_when_the_sweep_ends_is_marked_and_replaced_later(
-    tracker: Tracker, store: Store
-) -> None:
-    task = tracker.plan.tasks[0]
-    watcher = live(tracker, [])
-    watcher.trial_started(task)
-    watcher.sweep_ended()
-    assert [run.info.status for run in runs(tracker)] == ["KILLED"]
-    run_trial(task.trial, store, device=CPU)
-    assert tracker.sync() == 1
-    assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+def test_a_driver_that_is_not_installed_is_told_with_what_to_install(store: Store) -> None:
+    code = (
+        "import sys; sys.modules['psycopg2'] = None\n"
+        "from pathlib import Path; from orchestrator.tracking.connection import Connection\n"
+        "from trainers import InputError\n"
+        "try: Connection('postgresql://me:secret@127.0.0.1/x', Path('x'))\n"
+        "except InputError as error: print(error)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ}
+    )
+    assert "the driver for postgresql://me:***@127.0.0.1/x is not installed" in run.stdout, run.stderr
+    assert "pip install 'opsctl[postgresql]'" in run.stdout
+
+
+def test_a_database_that_is_not_there_is_told_soon_and_without_its_password(store: Store) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match="no MLflow tracking store answers") as told_:
+        Tracker("postgresql://me:secret@127.0.0.1:9/x", plan_of(tiny(), store), store)
+    assert "secret" not in str(told_.value)
+    assert time.monotonic() - start < 20
 
 
 def test_every_poisoned_data_set_is_there_once_with_its_card_its_picture_and_its_rounds(store: Store) -> None:
@@ -161,13 +245,13 @@ def test_every_poisoned_data_set_is_there_once_with_its_card_its_picture_and_its
     (noise,) = [key for key, name in names.items() if name.startswith("digits-em-train")]
     run = found[noise][0]
     history = tracker.client.get_metric_history(run.info.run_id, "em/error")
-    told = store.record(next(spec for spec in plan.data if spec.key == noise))
-    assert told is not None
-    assert [m.value for m in history] == [row["error"] for row in told["facts"]["em"]["rounds"]]
+    record = store.record(next(spec for spec in plan.data if spec.key == noise))
+    assert record is not None
+    assert [m.value for m in history] == [row["error"] for row in record["facts"]["em"]["rounds"]]
     assert run.data.metrics["change/psnr/mean"] > 20
     assert {file.path for file in tracker.client.list_artifacts(run.info.run_id)} == {
         "card.md",
         "picture.png",
         "record.json",
     }
-    assert (store.root / "mlartifacts").is_dir(), "with the store, not where the command was typed"
+    assert Path(store.root / "mlartifacts").is_dir(), "with the store, not where the command was typed"

@@ -1,0 +1,52 @@
+"""The cells of a grid: its points grouped by every axis but seeds. A search tries whole cells.
+
+Pure: touches no disk, and draws nothing but what the sweep's name and labels decide.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from orchestrator.expansion import Point
+from orchestrator.spec import SweepSpec, TrialSpec, is_seed
+from trainers.spec import flatten, identity
+
+Place = tuple[str, ...]
+
+
+def place(labels: Mapping[str, str]) -> Place:
+    """The cell that a point lies in: its labels on all axes but seeds."""
+    return tuple(label for axis, label in labels.items() if not is_seed(axis))
+
+
+def labels_of(point: Point) -> dict[str, str]:
+    """The labels of a point's cell, by axis."""
+    return {axis: label for axis, label in point.labels.items() if not is_seed(axis)}
+
+
+def drawn(sweep: SweepSpec, points: tuple[Point, ...]) -> tuple[Point, ...]:
+    """The points that the sweep may run, in their order: of `search: random` those of `num_samples` cells.
+
+    Each cell has its own place in the draw: a larger sample holds a smaller one, and neither more seeds nor
+    more values on an axis change the order of the cells that were there.
+    """
+    if sweep.run.search != "random":
+        return points
+    cells = {place(point.labels): labels_of(point) for point in points}
+    order = sorted(cells, key=lambda cell: digest([sweep.name, cells[cell]]))
+    chosen = set(order[: sweep.run.num_samples])
+    return tuple(point for point in points if place(point.labels) in chosen)
+
+
+def content(trial: TrialSpec) -> str:
+    """What a trial is but for its seeds: equal for the trials of one cell, different for any other."""
+    leaves = flatten(identity(trial))
+    return digest({path: leaf for path, leaf in leaves.items() if not is_seed(path)})
+
+
+def digest(value: object) -> str:
+    """16 hexadecimal digits that name plain data."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,0 +1,110 @@
+"""What a sweep costs: seconds of a trial and of a data set on a device, reckoned before they are spent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from orchestrator.costs.craft_rates import CraftRates
+from orchestrator.costs.extents import Extents
+from orchestrator.costs.flops_kept import FlopsKept
+from orchestrator.costs.rates import Rates, Run, device_name, processor
+from orchestrator.depots.depot import open_depot
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.summaries import summaries
+from orchestrator.spec import TrialSpec
+from poisons import DataSpec, Store
+from trainers.flops import trial_work
+
+LEARN = 300  # records that rates are learned from, at most
+START_SECONDS = 0.5  # of a trial or a data set: files are opened, a network is made
+
+
+@dataclass
+class Costs:
+    """Seconds of trials and data sets, with `rates` of a device. Asked again about what costs the same it
+    answers at once. It never fails: where nothing is known it takes usual values."""
+
+    store: Store
+    rates: Rates
+    crafts: CraftRates
+    known: dict[Hashable, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.extents, self.flops = Extents(self.store), FlopsKept(open_depot(self.store.where))
+
+    @classmethod
+    def given(cls, store: Store, tflops: float) -> Costs:
+        """One rate for all trials, in 10¹² operations per second."""
+        return cls(store, Rates.given(tflops), CraftRates.learned(store))
+
+    @classmethod
+    def learned(
+        cls, store: Store, *, prefer: Iterable[str] = (), place: torch.device, threads: int = 1
+    ) -> Costs | None:
+        """Rates from finished trials of the store, those whose keys are in `prefer` first: those on `place`
+        if any ran there, else on the device that most ran on. None if nothing is done yet."""
+        ledger, extents = Ledger(store.where), Extents(store)
+        kept = FlopsKept(ledger.depot)
+        records = summaries(ledger, _sample(prefer, ledger.done())).values()
+        runs = [run for record in records if (run := read_run(record, extents, kept)) is not None]
+        rates = Rates.learned(runs, device_name(place, threads))
+        return None if rates is None else cls(store, rates, CraftRates.learned(store))
+
+    @classmethod
+    def measured(cls, store: Store, *, place: torch.device, threads: int = 1) -> Costs:
+        """The rate of this machine, measured in about a second the first time."""
+        rates = Rates.measured(open_depot(store.where), place, threads)
+        return cls(store, rates, CraftRates.learned(store))
+
+    @classmethod
+    def usual(cls, store: Store) -> Costs:
+        """A guess, which is enough to know what takes longer than what."""
+        return cls(store, Rates("", "a guess"), CraftRates.learned(store))
+
+    def trial_seconds(self, trial: TrialSpec) -> float:
+        """How long a trial takes, its evaluation included."""
+        train, test = self.extents.of(trial.data), self.extents.of(trial.test_data)
+        name = (_handle(trial), train, test)
+        if name not in self.known:
+            network = self.flops.of(trial.train.architecture, train)
+            work = trial_work(trial, network, train=train.images, test=test.images)
+            self.known[name] = START_SECONDS + self.rates.seconds(trial.train, work)
+        return self.known[name]
+
+    def data_seconds(self, spec: DataSpec) -> float:
+        """How long a data set takes to make, once there is what it is made from."""
+        return START_SECONDS + self.crafts.seconds(spec, self.extents.of(spec), self.rates)
+
+
+def read_run(record: Record, extents: Extents, kept: FlopsKept) -> Run | None:
+    """What a trial's record tells about its device's speed; None if it is not one of today's."""
+    try:
+        trial = TrialSpec.model_validate(record["spec"])
+        train, test = extents.of(trial.data), extents.of(trial.test_data)
+        network = kept.of(trial.train.architecture, train)
+        work = trial_work(trial, network, train=train.images, test=test.images)
+        device = processor(record["threads"]) if record["device"] == "cpu" else record["device"]
+        seconds = max(float(record["seconds"]), 1e-3)
+        return Run(trial.train, device, record["precision"], work, seconds)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _sample(prefer: Iterable[str], done: set[str]) -> list[str]:
+    """At most LEARN of the keys in `done`: evenly from `prefer`, then any; keys are random."""
+    mine = [key for key in prefer if key in done]
+    mine = mine[:: math.ceil(len(mine) / LEARN) or 1]
+    return [*mine, *sorted(done.difference(mine))[: LEARN - len(mine)]]
+
+
+def _handle(trial: TrialSpec) -> Hashable:
+    """What of a trial decides its cost, quick to compare; options of a library's network have no hash."""
+    try:
+        hash(trial.train)
+    except TypeError:
+        return trial.train.key, trial.evaluation
+    return trial.train, trial.evaluation

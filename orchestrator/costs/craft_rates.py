@@ -1,0 +1,80 @@
+"""How long data sets take: learned from those in a store, else reckoned from what crafting computes."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.costs.rates import BATCH_SECONDS, Rates
+from orchestrator.depots.depot import open_depot
+from poisons import DataSpec, Store
+from poisons.sources.base import Extent
+from trainers.flops import Work
+
+LEARN = 300  # records that are read, at most
+VALUE_SECONDS = 5e-8  # to read, change and write one pixel value, where nothing is known
+Group = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CraftRates:
+    """Seconds per pixel value of data sets by group, the finest group first that is known: this poison on
+    this kind of device, poisons of its kind there; clean images of a kind of source; whatever applies what
+    was crafted before."""
+
+    groups: Mapping[Group, float]
+
+    @classmethod
+    def learned(cls, store: Store) -> CraftRates:
+        """From the records of the data sets in a store, if there are any."""
+        depot = open_depot(store.where)
+        names = [f"data/{name}/record.json" for name in depot.names("data")[:LEARN]]
+        found: dict[Group, list[float]] = defaultdict(list)
+        for data in depot.read_all(names).values():
+            for group, seconds in _told(data):
+                found[group].append(seconds)
+        return cls({group: statistics.median(seconds) for group, seconds in found.items()})
+
+    def seconds(self, spec: DataSpec, extent: Extent, rates: Rates) -> float:
+        """How long a data set takes to make, once there is what it is made from."""
+        values = extent.images * math.prod(extent.shape)
+        for group in _groups(spec, rates.device):
+            if group in self.groups:
+                return values * self.groups[group]
+        return values * VALUE_SECONDS + (_crafting(spec, extent, rates) if spec.crafts else 0.0)
+
+
+def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
+    try:
+        work = spec.poison[0].work(extent.images, shape=extent.shape, num_classes=extent.num_classes)
+    except Exception:  # noqa: BLE001  (a library may raise anything, and a cost is worth no failure)
+        work = Work()
+    return work.flops / rates.usual + BATCH_SECONDS * work.batches
+
+
+def _told(data: bytes | None) -> Iterator[tuple[Group, float]]:
+    """Seconds per pixel value as a record tells them, for each of its groups."""
+    try:
+        record: dict[str, Any] = json.loads(data or b"")
+        spec = DataSpec.model_validate(record["spec"])
+        values = record["images"] * math.prod(record["shape"])
+        seconds = record["seconds"] / values
+        groups = _groups(spec, record["device"])
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return  # damaged, or from an older opsctl
+    yield from ((group, seconds) for group in groups)
+
+
+def _groups(spec: DataSpec, device: str) -> tuple[Group, ...]:
+    if not spec.parents:
+        return (("clean", spec.source.kind), ("clean",))
+    if not spec.crafts:
+        return (("applied",),)
+    poison = spec.poison[0]
+    where = "cpu" if device.startswith("cpu") or not poison.wants_gpu else "gpu"
+    return (("crafted", where, poison.kind, poison.key), ("crafted", where, poison.kind))

@@ -1,0 +1,135 @@
+"""What is left of a plan, in hours: how long each thing takes, and all of it on a number of slots."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from orchestrator.costs.cost import Costs
+from orchestrator.costs.duration import duration, hours
+from orchestrator.costs.order import order_data, order_trials, waiting_seconds
+from orchestrator.costs.schedule import Job, makespan
+from orchestrator.plan import Plan
+from orchestrator.spec import RunSpec
+from poisons import Store
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial takes of a machine, and how many may run at a time: `gpus` and `cpus` of one trial."""
+
+    slots: int
+    gpus: float
+    cpus: float
+
+    @property
+    def unit(self) -> str:
+        return "GPU-hours" if self.gpus else "CPU-hours"
+
+    @property
+    def each(self) -> float:
+        """Units that one trial takes per hour."""
+        return self.gpus or self.cpus
+
+    @property
+    def place(self) -> torch.device:
+        return torch.device("cuda" if self.gpus else "cpu")
+
+    @property
+    def threads(self) -> int:
+        """As Ray sets them for a worker."""
+        return max(1, int(self.cpus))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of the data sets that are missing, by name, and of the trials that are, by key; and of
+    everything together, one after the other and on `resources.slots` slots."""
+
+    plan: Plan
+    resources: Resources
+    data: Mapping[str, float]
+    trials: Mapping[str, float]
+    rate: float  # floating-point operations per second, of a usual trial
+    origin: str  # of the rate, in words
+
+    @cached_property
+    def wall(self) -> float:
+        """Seconds from the first start to the last end; data sets take slots as trials do."""
+        plan = self.plan
+        waiting = waiting_seconds(plan.data, plan.missing, self.trials)
+        jobs = [
+            Job(spec.name, self.data[spec.name], tuple(parent.name for parent in spec.parents))
+            for spec in order_data(plan.to_build, waiting)
+        ]
+        jobs += [
+            Job(task.key, self.trials[task.key], task.needs)
+            for task in order_trials(plan.missing, self.trials)
+        ]
+        return makespan(jobs, self.resources.slots)
+
+    @property
+    def hours(self) -> float:
+        """GPU-hours, or CPU-hours, of all trials that are missing."""
+        return sum(self.trials.values()) / 3600 * self.resources.each
+
+
+def estimate_on_this_machine(
+    plan: Plan, store: Store, *, tflops: float | None = None, slots: int | None = None
+) -> Estimate | None:
+    """What the missing part of a plan will take, at the best rate that is known; None if that cannot be told,
+    for a plan is worth more than its cost."""
+    try:
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        resources = this_machine(plan.sweep.run, cpus=os.cpu_count() or 1, gpus=gpus, slots=slots)
+        return estimate(plan, best_costs(plan, store, resources, tflops), resources)
+    except Exception:  # noqa: BLE001  (drivers, stores and libraries raise what they like)
+        return None
+
+
+def estimate(plan: Plan, costs: Costs, resources: Resources) -> Estimate:
+    """What the missing part of a plan will take."""
+    data = {spec.name: costs.data_seconds(spec) for spec in plan.to_build}
+    trials = {task.key: costs.trial_seconds(task.trial) for task in plan.missing}
+    return Estimate(plan, resources, data, trials, costs.rates.usual, costs.rates.origin)
+
+
+def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | None = None) -> Costs:
+    """Costs at the rate that is given, else learned, else measured."""
+    if tflops is not None:
+        return Costs.given(store, tflops)
+    keys = [task.key for task in plan.tasks if task.done]
+    found = Costs.learned(store, prefer=keys, place=resources.place, threads=resources.threads)
+    return found or Costs.measured(store, place=resources.place, threads=resources.threads)
+
+
+def this_machine(run: RunSpec, *, cpus: int, gpus: int, slots: int | None = None) -> Resources:
+    """What a sweep's `run` block takes of a machine with so many processors and GPUs; `slots`, if it is
+    given, says how many trials run at a time."""
+    wanted = run.gpus_per_trial
+    share = float(min(1, gpus)) if wanted is None or isinstance(wanted, str) else float(wanted)
+    share = share if gpus else 0.0
+    per_gpu = gpus * int(1 / share) if 0 < share <= 1 else int(gpus / share) if share else cpus
+    room = min(per_gpu, int(cpus / run.cpus_per_trial), run.max_concurrent or cpus)
+    return Resources(slots or max(1, room), share, run.cpus_per_trial)
+
+
+def lines(estimate: Estimate) -> list[str]:
+    """The estimate in words, a line each; none if there is nothing to do."""
+    if not estimate.data and not estimate.trials:
+        return []
+    parts = []
+    if estimate.trials:
+        longest = duration(max(estimate.trials.values()))
+        parts.append(
+            f"about {hours(estimate.hours)} {estimate.resources.unit} of trials, the longest of {longest}"
+        )
+    if estimate.data:
+        parts.append(f"about {duration(sum(estimate.data.values()))} of data sets")
+    slots = f"{estimate.resources.slots} slot{'s' * (estimate.resources.slots != 1)}"
+    rate = f"{estimate.rate / 1e12:.3g} TFLOP/s, {estimate.origin}"
+    return ["; ".join(parts), f"about {duration(estimate.wall)} on {slots} (rate: {rate})"]

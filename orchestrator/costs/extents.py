@@ -1,0 +1,52 @@
+"""How many images of what shape a data set holds, or will hold: from the store, else from its source."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+from orchestrator.depots.depot import open_depot
+from poisons import DataSpec, Store
+from poisons.sources.base import Extent
+
+USUAL = {"train": Extent(50_000, (3, 32, 32), 10), "test": Extent(10_000, (3, 32, 32), 10)}  # CIFAR-10
+
+
+class Extents:
+    """Extents of the data sets of a store, each looked up once. What a source says is remembered in the
+    store, under `extents/`."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.depot = store, open_depot(store.where)
+        self.known: dict[tuple[object, ...], Extent] = {}
+
+    def of(self, spec: DataSpec) -> Extent:
+        """The extent of a data set. Never fails: what cannot be known is taken to be as CIFAR-10."""
+        split = (spec.source.kind, spec.source.fingerprint, spec.split)
+        if split not in self.known:
+            try:
+                self.known[split] = self._look(spec.clean.model_copy(update={"limit": None}))
+            except Exception:  # noqa: BLE001  (a source may raise anything, and a cost is worth no failure)
+                self.known[split] = USUAL[spec.split]
+        whole = self.known[split]
+        return whole if spec.limit is None else replace(whole, images=min(spec.limit, whole.images))
+
+    def _look(self, whole: DataSpec) -> Extent:
+        """The extent of a whole split."""
+        if (record := self.store.record(whole)) is not None:
+            return _read(record)
+        place = f"extents/{whole.source.kind}-{whole.source.fingerprint}-{whole.split}.json".replace(":", "-")
+        if (told := self.depot.read(place)) is not None:
+            return _read(json.loads(told))
+        found = whole.source.extent(whole.split)
+        with suppress(OSError):
+            self.depot.write(place, json.dumps(asdict(found)).encode())
+        return found
+
+
+def _read(told: dict[str, Any]) -> Extent:
+    """From a record of a data set, or from what was remembered."""
+    c, h, w = told["shape"]
+    return Extent(told["images"], (c, h, w), told["num_classes"])

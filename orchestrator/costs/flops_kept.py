@@ -1,0 +1,41 @@
+"""Operations of networks, counted once in a store, and kept there under `flops/`."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from orchestrator.depots.depot import Depot
+from poisons.sources.base import Extent
+from trainers.families import Architecture
+from trainers.flops import Flops, network_flops
+
+USUAL = Flops(1.1e9, 2.2e9, 1.1e9)  # of a network that cannot be counted: those of a ResNet-18
+
+
+class FlopsKept:
+    """Looks a network's operations up in the depot, and counts those that are not there."""
+
+    def __init__(self, depot: Depot) -> None:
+        self.depot = depot
+        self.known: dict[tuple[object, ...], Flops] = {}
+
+    def of(self, architecture: Architecture, extent: Extent) -> Flops:
+        """Operations for one image of these. Never fails: usual ones for a network that cannot be counted."""
+        name = (architecture.key, extent.shape, extent.num_classes)
+        if name not in self.known:
+            try:
+                self.known[name] = self._look(architecture, extent)
+            except Exception:  # noqa: BLE001  (libraries raise what they like, and a cost is worth no failure)
+                self.known[name] = USUAL
+        return self.known[name]
+
+    def _look(self, architecture: Architecture, extent: Extent) -> Flops:
+        size = "x".join(map(str, extent.shape))
+        place = f"flops/{architecture.kind}-{architecture.key}-{size}-{extent.num_classes}.json"
+        if (told := self.depot.read(place)) is not None:
+            return Flops(**json.loads(told))
+        found = network_flops(architecture, shape=extent.shape, num_classes=extent.num_classes)
+        with suppress(OSError):
+            self.depot.write(place, json.dumps(vars(found)).encode())
+        return found

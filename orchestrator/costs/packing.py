@@ -1,0 +1,91 @@
+"""How many trials share a GPU: reckoned from what one of them takes alone, and remembered for its like. Pure
+but for `Shares`, which reads and writes a depot."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Any
+
+from orchestrator.costs.rates import slug
+from orchestrator.depots.depot import Depot
+from orchestrator.spec import TrialSpec
+from trainers.flops import Shape
+from trainers.spec import identity
+
+ROOM = 0.9  # of a GPU's memory: fragments and the next step's peak want some
+OVERHEAD = 600 * 2**20  # bytes that a process takes beside its tensors: CUDA's context, cuBLAS, cuDNN
+MOST = 16  # trials on one GPU: each is a process with memory, a thread and files on the host
+FINE = 10_000  # Ray knows a share to four decimals: three times 0.3333 fit, three times 0.3334 do not
+ELSEWHERE = frozenset(("epochs", "schedule", "label_smoothing", "clip_norm"))  # decide no memory
+
+Told = dict[str, Any]
+
+
+def share(peak_bytes: int, total_bytes: int, busy: float) -> float:
+    """The share of a GPU of `total_bytes` for one trial that reserves `peak_bytes` and, alone, keeps the GPU
+    at work for `busy` (in (0, 1]) of the time: 1/k, rounded down to what Ray can tell apart.
+
+    k trials fit into memory, and no more than k take turns to keep the GPU at work: without overlap of
+    kernels a further one only makes the others slower.
+    """
+    if not 0 < busy <= 1:
+        raise ValueError(f"busy is a share of time in (0, 1], found {busy}")
+    fit = int(ROOM * total_bytes / (peak_bytes + OVERHEAD))
+    useful = math.ceil(round(1 / max(busy, 1 / MOST), 6))  # 1/0.1 is 10, however it is rounded
+    return FINE // max(1, min(fit, useful)) / FINE
+
+
+def larger(share: float) -> float:
+    """The share to try after a GPU's memory did not suffice: twice as much, at most all of it."""
+    return min(1.0, 2 * share)
+
+
+def shape_key(trial: TrialSpec, shape: Shape, count: int, num_classes: int) -> str:
+    """16 hexadecimal digits that name all that decides a trial's memory: the recipe but for what only moves
+    the numbers, the attacks that it is evaluated with, and `count` images of `shape` (C, H, W), as many as
+    lie on the device. Trials that differ in seed, epochs, learning rate or poison have one."""
+    recipe = {name: value for name, value in trial.train if name not in ELSEWHERE | {"optimizer"}}
+    optimizer = {name: value for name, value in trial.train.optimizer if name != "lr"}
+    told = {
+        "recipe": identity(recipe),
+        "optimizer": [trial.train.optimizer.kind, identity(optimizer)],
+        "attacks": identity(trial.evaluation.attacks),
+        "images": [count, *shape, num_classes],
+    }
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Shares:
+    """The shares that were measured, or learned the hard way, under `shapes/` of a depot: for every shape of
+    a trial and every kind of device. Once memory did not suffice, a remembered share only grows."""
+
+    def __init__(self, depot: Depot) -> None:
+        self.depot = depot
+
+    def recall(self, key: str, device: str) -> Told | None:
+        """What is known: `share`, and what else was told of it; None if nothing is."""
+        try:
+            told = json.loads(self.depot.read(_place(key, device)) or b"")
+            return told if 0 < told["share"] <= 1 else None
+        except (ValueError, KeyError, TypeError):
+            return None  # nothing, or damaged: it is measured again
+
+    def remember(self, key: str, device: str, told: Told) -> Told:
+        """Keep `told`, which has `share` and may have more (such as peak_bytes, busy); what is known now."""
+        before = self.recall(key, device) or {}
+        told = {"device": device, **before, **told}
+        if before.get("grown"):
+            told["share"] = max(told["share"], before["share"])
+        self.depot.write(_place(key, device), json.dumps(told, indent=1).encode())
+        return told
+
+    def grow(self, key: str, device: str, share: float) -> float:
+        """`share` was too little memory: the one to try next, remembered."""
+        return float(self.remember(key, device, {"share": larger(share), "grown": True})["share"])
+
+
+def _place(key: str, device: str) -> str:
+    return f"shapes/{key}-{slug(device)}.json"

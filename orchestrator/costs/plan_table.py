@@ -1,0 +1,22 @@
+"""The data sets of a plan as a table for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+
+from orchestrator.costs.duration import duration
+from orchestrator.plan import Plan
+
+
+def plan_table(plan: Plan, seconds: Mapping[str, float]) -> Table:
+    """The data sets that a plan needs, and whether they are there; how long those in `seconds` (by name) will
+    take."""
+    rich = Table("data set", "key", "state", "takes about", box=None, padding=(0, 2, 0, 0))
+    for spec in plan.data:
+        name = spec.name.removesuffix(f"-{spec.key}")
+        state = "in the store" if spec.name in plan.ready else "[yellow]to build[/]"
+        takes = duration(seconds[spec.name]) if spec.name in seconds else ""
+        rich.add_row(name, spec.key, state, takes)
+    return rich

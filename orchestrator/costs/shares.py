@@ -1,0 +1,84 @@
+"""How much of a GPU each trial gets: what the sweep says, or what was measured for trials of its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict
+from typing import Self
+
+from orchestrator.costs import packing
+from orchestrator.costs.extents import Extents
+from orchestrator.costs.packing import larger, shape_key
+from orchestrator.plan import Task
+from trainers.probe import Probe
+
+
+class Shares:
+    """The same share for every trial, as the sweep says."""
+
+    def __init__(self, share: float) -> None:
+        self.share = share
+
+    @classmethod
+    def fixed(cls, share: float) -> Self:
+        return cls(share)
+
+    def of(self, task: Task) -> float | None:
+        """The share of a trial, 0 for none; None if it must be measured first."""
+        return self.share
+
+    def grow(self, task: Task, share: float) -> bool:
+        """A trial ran out of memory with this share: whether there is a larger one to try."""
+        if not 0 < share < 1:
+            return False
+        self.share = max(self.share, larger(share))
+        return True
+
+
+class Measured(Shares):
+    """`run.gpus_per_trial: auto`: trials of one shape get the share that a probe of one of them found, and
+    more once it was too little."""
+
+    def __init__(self, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]) -> None:
+        """`kept` remembers what was measured on GPUs called `device`; `tasks` are all that may ask."""
+        self.kept, self.device = kept, device
+        self.shapes: dict[str, str] = {}  # key of a trial -> its shape
+        self.known: dict[str, float] = {}  # shape -> share
+        self.wanted: dict[str, Task] = {}  # shapes to measure, and a trial to do it with
+        for task in tasks:
+            train = extents.of(task.trial.data)
+            shape = shape_key(task.trial, train.shape, train.images, train.num_classes)
+            self.shapes[task.key] = shape
+            if shape in self.known or shape in self.wanted:
+                continue
+            if (told := kept.recall(shape, device)) is not None:
+                self.known[shape] = float(told["share"])
+            else:
+                self.wanted[shape] = task
+
+    def of(self, task: Task) -> float | None:
+        return self.known.get(self.shapes[task.key])
+
+    def grow(self, task: Task, share: float) -> bool:
+        if not 0 < share < 1:
+            return False
+        shape = self.shapes[task.key]
+        self.known[shape] = max(self.known.get(shape, 0.0), larger(share))
+        with suppress(OSError):  # a full disk: it is known here, if not to others
+            self.kept.grow(shape, self.device, share)
+        return True
+
+    def measured(self, shape: str, found: Probe, total_bytes: int) -> float:
+        """Remember the share of trials of this shape, on GPUs of so many bytes."""
+        share = packing.share(found.peak_bytes, total_bytes, found.busy)
+        self.known[shape] = share
+        self.wanted.pop(shape, None)
+        with suppress(OSError):
+            self.kept.remember(shape, self.device, {**asdict(found), "share": share})
+        return share
+
+    def unknown(self, shape: str) -> None:
+        """It could not be measured: a whole GPU will do, for now."""
+        self.known[shape] = 1.0
+        self.wanted.pop(shape, None)

@@ -1,0 +1,71 @@
+"""The database of a tracking store: its driver, and turns for those who create or upgrade its tables.
+
+MLflow's migrations lock nothing, and several at once break a database. So whoever opens one takes turns here:
+through a lock file beside a sqlite file, through an advisory lock in PostgreSQL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy
+from filelock import FileLock
+
+PATIENCE_SECONDS = 120  # until whoever holds the lock is taken for stuck
+CONNECT_SECONDS = 10
+LOCK = 0x6F707363746C  # any number will do for PostgreSQL; this one spells our name
+
+
+def is_server(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def with_driver(uri: str) -> str:
+    """The address with the driver that we install named, if it is PostgreSQL's and names none; SQLAlchemy's
+    own choice varies."""
+    return re.sub("^postgres(ql)?://", "postgresql+psycopg2://", uri)
+
+
+@contextmanager
+def first_use(uri: str) -> Iterator[None]:
+    """Hold the lock of the database at `uri`; for a server there is none.
+
+    Raises OSError or SQLAlchemyError, soon, if the database cannot be reached, and ImportError if its driver
+    is not installed.
+    """
+    backend = "" if is_server(uri) or ":" not in uri else sqlalchemy.make_url(uri).get_backend_name()
+    if backend == "sqlite":
+        with _beside_file(uri):
+            yield
+    elif backend == "postgresql":
+        with _in_database(uri):
+            yield
+    else:
+        yield
+
+
+@contextmanager
+def _beside_file(uri: str) -> Iterator[None]:
+    name = sqlalchemy.make_url(uri).database
+    if not name:  # in memory, for this process alone
+        yield
+        return
+    file = Path(name).absolute()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock", timeout=PATIENCE_SECONDS):
+        yield
+
+
+@contextmanager
+def _in_database(uri: str) -> Iterator[None]:
+    engine = sqlalchemy.create_engine(uri, connect_args={"connect_timeout": CONNECT_SECONDS})
+    try:
+        with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SET lock_timeout = '{PATIENCE_SECONDS}s'"))
+            connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({LOCK})"))
+            yield  # the lock goes with the connection
+    finally:
+        engine.dispose()

@@ -1,0 +1,239 @@
+"""Named bytes that every machine of a sweep can reach: a folder that they share, or an fsspec URL.
+
+Imports nothing heavy, so that a look at a sweep is instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.host import gone, this_process
+
+DAY = 86_400  # seconds: nobody writes one file for longer
+CACHE = "OPSCTL_CACHE"  # where this node keeps its copies of stores that lie elsewhere
+
+
+class DepotError(OSError):
+    """The place that was named cannot be a depot; the message says what to name, or to install, instead."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of a depot: its size, and when it was written (seconds since 1970), or None if nobody knows."""
+
+    bytes: int
+    changed: float | None
+
+
+class Depot(ABC):
+    """Bytes by name, such as `trials/<key>/result.json`. All methods may be called from any thread.
+
+    Every method raises OSError if the depot does not answer, or is full.
+    """
+
+    where: str  # what `open_depot` takes to open it again, on any machine that can reach it
+
+    @abstractmethod
+    def read(self, name: str) -> bytes | None:
+        """The bytes of `name`, or None if there is nothing of that name."""
+
+    @abstractmethod
+    def write(self, name: str, data: bytes) -> None:
+        """Have `name` hold `data`, whole or not at all; what was there is replaced."""
+
+    @abstractmethod
+    def create(self, name: str, data: bytes) -> bool:
+        """Like `write`, but False, and nothing is changed, if there is something of that name. Of several who
+        try at once, one succeeds."""
+
+    @abstractmethod
+    def remove(self, name: str) -> None:
+        """Have nothing of that name; harmless if there was nothing."""
+
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """What lies directly in a folder, by the last part of its name; [] if there is no such folder."""
+
+    @abstractmethod
+    def holders(self, folder: str, name: str) -> set[str]:
+        """The folders directly in `folder` that hold something called `name`, by their last part."""
+
+    @abstractmethod
+    def files(self, folder: str) -> dict[str, Kept]:
+        """All that lies in a folder, at any depth, by its name within the folder."""
+
+    @abstractmethod
+    def upload(self, file: Path, name: str) -> None:
+        """Like `write` with the bytes of a file, which may be larger than the memory."""
+
+    @abstractmethod
+    def download(self, name: str, file: Path) -> bool:
+        """Have the bytes of `name` in a file; False if there is nothing of that name."""
+
+    @abstractmethod
+    def remove_all(self, name: str) -> bool:
+        """Have nothing of that name, nor in a folder of that name, whose `record.json` goes first: what is
+        being removed is not taken for whole. False if there was nothing."""
+
+    @abstractmethod
+    def tidy(self) -> None:
+        """Remove what processes that were killed had begun to write."""
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        """What `read` says of each name."""
+        return {name: self.read(name) for name in names}
+
+
+class Folder(Depot):
+    """A folder, on this machine's disk or on one that machines share."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.where = str(self.root)
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        place, temporary = self._prepared(name, data)
+        try:
+            os.replace(temporary, place)
+            _flush(place.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def create(self, name: str, data: bytes) -> bool:
+        place, temporary = self._prepared(name, data)
+        try:
+            os.link(temporary, place)  # fails if it is there, and is whole at once
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (self.root / name).unlink()
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(name for name in os.listdir(self.root / folder) if not name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def holders(self, folder: str, name: str) -> set[str]:
+        return {inner for inner in self.names(folder) if (self.root / folder / inner / name).exists()}
+
+    def files(self, folder: str) -> dict[str, Kept]:
+        top, found = self.root / folder, {}
+        for place, _, names in os.walk(top):
+            for file in (Path(place, name) for name in names):
+                with suppress(FileNotFoundError):
+                    stat = file.lstat()
+                    found[file.relative_to(top).as_posix()] = Kept(stat.st_size, stat.st_mtime)
+        return found
+
+    def upload(self, file: Path, name: str) -> None:
+        temporary, place = self._aside(name), self.root / name
+        try:
+            shutil.copyfile(file, temporary)
+            _flush(temporary)
+            os.replace(temporary, place)
+            _flush(place.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def download(self, name: str, file: Path) -> bool:
+        if not (self.root / name).is_file():
+            return False
+        shutil.copyfile(self.root / name, file)
+        return True
+
+    def remove_all(self, name: str) -> bool:
+        place = self.root / name
+        going = place.with_name(f"{place.name}.{secrets.token_hex(8)}.tmp")
+        try:
+            os.rename(place, going)  # at once, so that nobody opens half of it
+        except FileNotFoundError:
+            return False
+        shutil.rmtree(going) if going.is_dir() else going.unlink()
+        return True
+
+    def tidy(self) -> None:
+        for name in self.names("tmp"):
+            with suppress(FileNotFoundError):
+                file = self.root / "tmp" / name
+                if gone(name.partition(".")[0]) or time.time() - file.stat().st_mtime > DAY:
+                    file.unlink()
+
+    def _prepared(self, name: str, data: bytes) -> tuple[Path, Path]:
+        """Where `name` goes, and a file of the same file system that holds `data`."""
+        temporary = self._aside(name)
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
+        return self.root / name, temporary
+
+    def _aside(self, name: str) -> Path:
+        """Where to write what becomes `name`; its folder is there. The file tells who wrote it."""
+        for folder in ((self.root / name).parent, self.root / "tmp"):
+            folder.mkdir(parents=True, exist_ok=True)
+        return self.root / "tmp" / f"{this_process()}.{secrets.token_hex(8)}.tmp"
+
+
+def open_depot(where: str | Path) -> Depot:
+    """The depot at a path, or at any fsspec URL: `s3://bucket/prefix`, `gs://...`, `file:///...`. DepotError
+    if there can be none."""
+    if (url := as_url(where)) is None:
+        return Folder(local_folder(where))
+    from orchestrator.depots.url_depot import Url  # or whoever has a folder would wait for fsspec
+
+    return Url(url)
+
+
+def local_folder(where: str | Path) -> Path:
+    """Where this machine keeps what is local of the store at `where`: the store itself, or, of a URL, a
+    folder under $OPSCTL_CACHE (default: ~/.cache/opsctl) that is named after it."""
+    if (url := as_url(where)) is None:
+        return Path(str(where).removeprefix("file://")).expanduser().absolute()
+    home = Path(os.environ.get(CACHE) or "~/.cache/opsctl").expanduser().absolute()
+    words = re.sub("[^A-Za-z0-9.]+", "-", url).strip("-")
+    return home / f"{words[:80]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+
+
+def as_url(where: str | Path) -> str | None:
+    """The URL, without a slash at its end, or None for what is a path. DepotError for half a URL."""
+    scheme, mark, rest = str(where).partition(":/")
+    if not mark or not re.fullmatch("[a-z][a-z0-9+.-]+", scheme) or scheme == "file":
+        return None
+    if not rest.startswith("/"):
+        raise DepotError(f"{where} is neither a path nor a URL; write {scheme}://{rest}")
+    return f"{scheme}://{rest.strip('/')}"
+
+
+def _flush(place: Path) -> None:
+    """Have a file's bytes, or a folder's entries, on the disk itself."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

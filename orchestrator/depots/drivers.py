@@ -1,0 +1,133 @@
+"""Who runs a sweep just now: a driver leaves a mark in the depot, renews it, and reads there whether it is to
+stop.
+
+A mark counts its beats, and whoever watches it uses a clock of his own: clocks that differ, or jump, harm
+nobody. Imports nothing heavy, so that a look at a sweep is instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import threading
+import time
+from contextlib import suppress
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.depots.depot import Depot
+from orchestrator.host import alive, machine
+
+BEAT_SECONDS = 3.0
+STALE_SECONDS = 60.0  # without a beat: its driver is dead, or cut off
+Mark = dict[str, Any]
+
+
+class Driver:
+    """The mark of this process, from `with` to its end. `state` is what it tells beside who it is; another
+    thread reads it, so replace it and never change it."""
+
+    def __init__(self, depot: Depot, sweep: str, told: Mark, stop: threading.Event) -> None:
+        """`told` stays as it is; `stop` is set when somebody asks this driver to stop."""
+        self.id = f"{sweep}-{os.getpid()}-{secrets.token_hex(4)}"
+        self.depot, self.stop = depot, stop
+        self.state: Mark = {}
+        self._told = told | {
+            "id": self.id,
+            "sweep": sweep,
+            "host": platform.node(),
+            "machine": machine(),
+            "pid": os.getpid(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._beat = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.beat()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(OSError):
+            self.depot.remove(f"drivers/{self.id}.json")
+            self.depot.remove(f"drivers/{self.id}.stop")
+
+    def beat(self) -> None:
+        """Renew the mark. Raises OSError."""
+        self._beat += 1
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        mark = self._told | {"beat": self._beat, "time": now, "state": self.state}
+        self.depot.write(f"drivers/{self.id}.json", json.dumps(mark).encode())
+
+    def _renew(self) -> None:
+        while not self._ended.wait(BEAT_SECONDS):
+            with suppress(OSError):  # a depot that is full, or away for a while, must not end a sweep
+                self.beat()
+            with suppress(OSError):  # and one that is full can still be asked
+                if self.depot.read(f"drivers/{self.id}.stop") is not None:
+                    self.stop.set()
+
+
+class Watch:
+    """Which drivers live, as far as one can tell from here."""
+
+    def __init__(self, depot: Depot) -> None:
+        self.depot = depot
+        self._seen: dict[str, tuple[int, float]] = {}  # id -> its last beat, and when it was first seen here
+
+    def alive(self, driver: str) -> bool:
+        """False once its mark is gone, its process on this machine is, or no beat came for STALE_SECONDS."""
+        mark = read_mark(self.depot, driver)
+        if mark is None or process_gone(mark):
+            return False
+        beat, since = self._seen.get(driver, (-1, 0.0))
+        if mark["beat"] != beat:
+            since = time.monotonic()
+            self._seen[driver] = (mark["beat"], since)
+        return time.monotonic() - since < STALE_SECONDS
+
+
+def marks(depot: Depot) -> list[Mark]:
+    """The marks of all drivers but those that are known to be dead."""
+    names = [name.removesuffix(".json") for name in depot.names("drivers") if name.endswith(".json")]
+    found = (read_mark(depot, name) for name in names)
+    return [mark for mark in found if mark is not None and not process_gone(mark)]
+
+
+def read_mark(depot: Depot, driver: str) -> Mark | None:
+    """A driver's mark, or None if it has none."""
+    try:
+        mark = json.loads(depot.read(f"drivers/{driver}.json") or b"")
+    except ValueError:
+        return None
+    return mark if isinstance(mark, dict) and "beat" in mark else None
+
+
+def ask_to_stop(depot: Depot, driver: str) -> None:
+    """Have a driver end its sweep cleanly; it hears of it with its next beat."""
+    depot.write(f"drivers/{driver}.stop", b"{}")
+
+
+def bury(depot: Depot) -> None:
+    """Remove what drivers of this machine have left that are no more: marks, and what they had begun to
+    write."""
+    depot.tidy()
+    for name in depot.names("drivers"):
+        driver, _, kind = name.rpartition(".")
+        mark = read_mark(depot, driver)
+        if (kind == "json" and mark is not None and process_gone(mark)) or (kind == "stop" and mark is None):
+            depot.remove(f"drivers/{name}")
+
+
+def process_gone(mark: Mark) -> bool:
+    """Whether the process of a mark is known to have ended; on another machine nobody can tell, so no."""
+    return mark["machine"] == machine() and not alive(mark["pid"])

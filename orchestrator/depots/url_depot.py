@@ -1,0 +1,194 @@
+"""A depot at an fsspec URL, for example in an object store.
+
+There is no rename: one object appears whole, and of several the one that is written last says that all are
+there. Where a server is found, and who is allowed, is fsspec's and the server library's to know: for S3 the
+usual AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, or fsspec's configuration files.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from orchestrator.depots.depot import Depot, DepotError, Kept
+
+THREADS = 32  # of reads at a time
+MARK = "record.json"
+EXTRAS = {
+    "s3": "'opsctl[s3]'",
+    "s3a": "'opsctl[s3]'",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+# s3fs would ask for the size of each object before it reads it
+READING: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
+CHANGED = ("LastModified", "mtime", "updated", "last_modified", "created")  # as file systems call it
+_memory = threading.Lock()
+
+
+class Url(Depot):
+    """What lies below `where`, such as `s3://bucket/prefix`.
+
+    `create` is one step on S3, Google and Azure, which can be asked to write only what is not there, and in
+    this process's `memory://`; elsewhere it looks first and then writes, so that of two who try within the
+    same moment both may succeed.
+    """
+
+    def __init__(self, where: str) -> None:
+        """DepotError for a scheme that nobody knows, or whose library is not installed."""
+        self.where = where
+        self.scheme = where.partition("://")[0]
+        try:
+            self.fs, root = fsspec.url_to_fs(where, use_listings_cache=False)
+        except ImportError as error:
+            raise DepotError(
+                f"{where} needs a library that is not installed ({error}): "
+                f"pip install {EXTRAS.get(self.scheme, 'it')}"
+            ) from None
+        except ValueError as error:
+            raise DepotError(f"{where} cannot be opened: {error}") from None
+        self.root = root.rstrip("/")
+
+    def read(self, name: str) -> bytes | None:
+        with self._told():
+            try:
+                return bytes(self.fs.cat_file(self._path(name), **READING.get(self.scheme, {})))
+            except (FileNotFoundError, IsADirectoryError) as error:
+                _refuse_bucket(error)
+                return None
+
+    def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
+        wanted = list(names)
+        with ThreadPoolExecutor(THREADS) as pool:
+            return dict(zip(wanted, pool.map(self.read, wanted), strict=True))
+
+    def write(self, name: str, data: bytes) -> None:
+        with self._told():
+            self.fs.pipe_file(self._path(name), data)
+
+    def create(self, name: str, data: bytes) -> bool:
+        with self._told():
+            for pause in (0.05, 0.2, 0.5, 1.0):
+                try:
+                    return self._create(self._path(name), data)
+                except OSError as error:
+                    if _code(error) != "ConditionalRequestConflict":  # S3: others try it just now
+                        raise
+                time.sleep(pause)
+            return self._create(self._path(name), data)
+
+    def remove(self, name: str) -> None:
+        with self._told():
+            try:
+                self.fs.rm_file(self._path(name))
+            except FileNotFoundError as error:
+                _refuse_bucket(error)
+
+    def names(self, folder: str) -> list[str]:
+        with self._told():
+            try:
+                found = self.fs.ls(self._path(folder), detail=False)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                _refuse_bucket(error)
+                return []
+        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
+
+    def holders(self, folder: str, name: str) -> set[str]:
+        parts = [file.split("/") for file in self.files(folder)]
+        return {part[0] for part in parts if part[1:] == [name]}
+
+    def files(self, folder: str) -> dict[str, Kept]:
+        top = self._path(folder)
+        with self._told():
+            try:
+                found = self.fs.find(top, detail=True)
+            except FileNotFoundError as error:
+                _refuse_bucket(error)
+                return {}
+        return {
+            path[len(top) :].lstrip("/"): Kept(told["size"] or 0, _changed(told))
+            for path, told in found.items()
+            if path.startswith(f"{top}/")
+        }
+
+    def upload(self, file: Path, name: str) -> None:
+        with self._told():
+            self.fs.put_file(str(file), self._path(name))
+
+    def download(self, name: str, file: Path) -> bool:
+        with self._told():
+            try:
+                self.fs.get_file(self._path(name), str(file))
+            except FileNotFoundError as error:
+                _refuse_bucket(error)
+                return False
+        return True
+
+    def remove_all(self, name: str) -> bool:
+        inside = sorted(self.files(name), key=lambda file: file != MARK)
+        alone = not inside and self.read(name) is not None
+        for file in [f"{name}/{one}" for one in inside] or [name] * alone:
+            self.remove(file)
+        return bool(inside) or alone
+
+    def tidy(self) -> None:
+        """An object is there whole or not at all."""
+
+    def _path(self, name: str) -> str:
+        return f"{self.root}/{name}".rstrip("/")
+
+    def _create(self, path: str, data: bytes) -> bool:
+        try:
+            if self.scheme == "memory":
+                with _memory:
+                    self.fs.pipe_file(path, data, mode="create")
+            else:
+                self.fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if _code(error) == "PreconditionFailed":
+                return False
+            raise
+        return True
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whatever goes wrong is an OSError that names the depot."""
+        try:
+            yield
+        except Exception as error:
+            raise type_of(error)(f"{self.where}: {error or type(error).__name__}") from error
+
+
+def type_of(error: Exception) -> type[OSError]:
+    return PermissionError if isinstance(error, PermissionError) else OSError
+
+
+def _code(error: OSError) -> str:
+    """What the server called the error, as far as it said."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _refuse_bucket(error: OSError) -> None:
+    """That a bucket is not there is no answer to whether something lies in it."""
+    if _code(error) == "NoSuchBucket":
+        raise OSError("there is no such bucket") from error
+
+
+def _changed(told: dict[str, Any]) -> float | None:
+    found = next((told[name] for name in CHANGED if told.get(name) is not None), None)
+    if isinstance(found, str):
+        found = datetime.fromisoformat(found)
+    return found.timestamp() if isinstance(found, datetime) else found

@@ -1,0 +1,95 @@
+"""The Ray task that builds a data set, alone or with helpers, and one data set built by it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from ray.util.queue import Queue
+
+from orchestrator.depots.stores import open_store
+from orchestrator.engine.connect import Cluster, cluster, device_of
+from poisons import DataSpec, Store, Workshop
+from poisons.base import Report
+from poisons.crew import Alone, Crew, Item, Result, Shared, Work
+from trainers.spec import plain
+
+POLL_SECONDS = 0.1
+
+
+def build_data(
+    spec: DataSpec, store: Store, report: Report, *, workers: int, address: str | None = None
+) -> None:
+    """Build one data set, and what it is made from, with `workers` Ray tasks that share the work."""
+    with cluster(address) as there:
+        mail = Queue(actor_options={"num_cpus": 0})
+        cpus = max(1.0, min(there.total("CPU") // workers, there.most("CPU")))
+        gpus = with_gpu(workers, there, wanted=any(one.wants_gpu for one in (spec, *spec.parents)))
+        ref = start_build(spec, store, mail, cpus=cpus, gpus=gpus, workers=workers)
+        ready: list[ray.ObjectRef] = []
+        while not ready:
+            ready, _ = ray.wait([ref], timeout=POLL_SECONDS)
+            with suppress(RayError):  # progress is a courtesy
+                for _, row in mail.get_nowait_batch(mail.qsize()):
+                    if row:
+                        report(row)
+        try:
+            ray.get(ref)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            raise OSError(f"the process that built {spec.name} died ({error})") from None
+
+
+def start_build(
+    spec: DataSpec, store: Store, mail: Queue, *, cpus: float, gpus: int, workers: int
+) -> ray.ObjectRef:
+    task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=min(1, gpus))
+    return task.remote(store.where, json.dumps(plain(spec)), mail, gpus or workers)
+
+
+def with_gpu(workers: int, there: Cluster, *, wanted: bool) -> int:
+    """How many of so many workers get a GPU each; the rest would only wait for one. 0 if none is wanted."""
+    return min(workers, int(there.total("GPU"))) if wanted else 0
+
+
+@ray.remote(max_retries=0)
+def _build(where: str, spec: str, mail: Queue, workers: int) -> None:
+    """Build one data set on a worker, which others like it may help."""
+    data = DataSpec.parse(json.loads(spec), "data set")
+    mine = ray.get_runtime_context().get_assigned_resources()
+    crew = _Helpers(workers, mine.get("CPU", 1), mine.get("GPU", 0)) if workers > 1 else Alone()
+
+    def say(row: dict[str, Any]) -> None:
+        with suppress(RayError):
+            mail.put((data.name, row))
+
+    say({})
+    device = device_of(gpu=bool(ray.get_gpu_ids()))
+    open_store(where).ensure(data, Workshop(device=device, report=say, crew=crew))
+
+
+class _Helpers(Crew):
+    """This worker and others like it: it does the first item itself."""
+
+    def __init__(self, size: int, cpus: float, gpus: float) -> None:
+        self.size = size
+        self.task = _help.options(num_cpus=cpus, num_gpus=gpus)
+
+    def map(
+        self, work: Work[Shared, Item, Result], shared: Shared, items: Sequence[Item], *, device: torch.device
+    ) -> list[Result]:
+        lent = ray.put(shared)
+        refs = [self.task.remote(work, lent, item) for item in items[1:]]
+        first = [work(shared, item, device) for item in items[:1]]
+        return first + ray.get(refs)
+
+
+@ray.remote(max_retries=3)
+def _help(work: Work[Shared, Item, Result], shared: Shared, item: Item) -> Result:
+    return work(shared, item, device_of(gpu=bool(ray.get_gpu_ids())))

@@ -1,0 +1,149 @@
+"""Which data sets of a sweep are built, and when."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.queue import Queue
+
+from orchestrator.engine.build import start_build, with_gpu
+from orchestrator.engine.connect import Cluster, cause
+from orchestrator.faults import Fault, fault, pause
+from orchestrator.progress import LOOK_SECONDS, Progress
+from poisons import DataSpec
+
+
+@dataclass
+class Builders:
+    """The Ray tasks that build the data sets of a sweep."""
+
+    progress: Progress
+    cluster: Cluster
+    refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)
+    mail: Queue | None = None
+    words: dict[str, str] = field(default_factory=dict)  # what each says last
+    later: dict[str, float] = field(default_factory=dict)  # name -> when to try, or to look, again
+    died: Counter[str] = field(default_factory=Counter)
+    hungry: bool = False  # one waits for processors
+
+    def poll(self) -> None:
+        """Hear what the builders say and which are done; submit what can be built now."""
+        self._read_mail()
+        ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
+        for ref in ready:
+            self._ended(ref, self.refs.pop(ref))
+        self.hungry = False
+        building = {spec.name for spec in self.refs.values()}
+        for spec in self.progress.buildable():
+            if spec.name in building or self.later.get(spec.name, 0.0) > self.progress.now():
+                continue
+            if not self._fits(spec):
+                self.hungry = True
+            elif self._mine(spec):
+                self._submit(spec)
+
+    @property
+    def cpus(self) -> float:
+        """Processors that builders and their helpers take now."""
+        return sum(map(self._cpus, self.refs.values()))
+
+    def told(self) -> list[dict[str, str]]:
+        """What others see of them while the sweep runs."""
+        return [{"name": s.name, "word": self.words.get(s.name, "")} for s in self.refs.values()]
+
+    def abandon(self) -> None:
+        """The sweep ends: what was being built is free for others."""
+        for spec in self.refs.values():
+            self._release(spec, done=False)
+        self.refs.clear()
+
+    def _ended(self, ref: ray.ObjectRef, spec: DataSpec) -> None:
+        try:
+            ray.get(ref)
+        except Exception as error:  # noqa: BLE001  (whatever a builder raises is this data set's failure)
+            self._release(spec, done=False)
+            self._failed(spec, _fault(error))
+        else:
+            self._release(spec, done=True)
+            self.progress.data_built(spec)
+
+    def _failed(self, spec: DataSpec, found: Fault) -> None:
+        self.died[spec.name] += 1
+        if found.kind == "machine" and self.died[spec.name] <= self.progress.plan.sweep.run.machine_retries:
+            self.later[spec.name] = self.progress.now() + pause(self.died[spec.name])
+        else:
+            self.progress.data_failed(spec, found)
+
+    def _mine(self, spec: DataSpec) -> bool:
+        """Take the lease of a data set; False if another driver builds it, or has built it."""
+        with suppress(OSError):
+            if self.progress.leases.take(f"data-{spec.key}"):
+                if not self.progress.store.has(spec):
+                    return True
+                self._release(spec, done=True)
+            if self.progress.store.has(spec):
+                self.progress.data_built(spec)
+                return False
+        self.later[spec.name] = self.progress.now() + LOOK_SECONDS
+        return False
+
+    def _release(self, spec: DataSpec, *, done: bool) -> None:
+        with suppress(OSError):
+            self.progress.leases.release(f"data-{spec.key}", done=done)
+
+    def _fits(self, spec: DataSpec) -> bool:
+        """Whether a builder may start: they take all processors, but half of them while trials could use
+        them; and never so many GPUs that one with helpers would wait for another's."""
+        whole = self.cluster.total("CPU")
+        room = whole / 2 if self.progress.live or self.progress.ready else whole
+        at_work = list(self.refs.values())
+        if at_work and self.cpus + self._cpus(spec) > room:
+            return False
+        gpus = [self._gpus(one) for one in (*at_work, spec)]
+        return not gpus[-1] or not any(gpus[:-1]) or sum(gpus) <= self.cluster.total("GPU")
+
+    def _workers(self, spec: DataSpec) -> int:
+        """A builder and its helpers; only crafting is shared."""
+        return self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
+
+    def _cpus(self, spec: DataSpec) -> float:
+        """Processors that a builder and its helpers take."""
+        return self.progress.plan.sweep.run.cpus_per_data * self._workers(spec)
+
+    def _gpus(self, spec: DataSpec) -> int:
+        """How many of the builder and its helpers get a GPU each."""
+        return with_gpu(self._workers(spec), self.cluster, wanted=spec.wants_gpu)
+
+    def _submit(self, spec: DataSpec) -> None:
+        self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
+        cpus, workers = self.progress.plan.sweep.run.cpus_per_data, self._workers(spec)
+        gpus = self._gpus(spec)
+        ref = start_build(spec, self.progress.store, self.mail, cpus=cpus, gpus=gpus, workers=workers)
+        self.refs[ref] = spec
+
+    def _read_mail(self) -> None:
+        if self.mail is None:
+            return
+        try:
+            news = self.mail.get_nowait_batch(self.mail.qsize())
+        except RayError:  # progress is a courtesy: its actor may have died with its node
+            self.mail = None
+            return
+        for name, row in news:
+            spec = self.progress.data[name]
+            if row:
+                self.words[name] = ", ".join(f"{key} {value}" for key, value in row.items())
+                self.progress.observer.data_progress(spec, row)
+            else:
+                self.progress.observer.data_started(spec)
+
+
+def _fault(error: BaseException) -> Fault:
+    """Whose fault it is that a builder failed: Ray wraps what the builder raised."""
+    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
+        return Fault("machine", f"{type(error).__name__}: {error}".split("\n")[0])
+    return fault(cause(error))

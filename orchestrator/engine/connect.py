@@ -1,0 +1,88 @@
+"""A connection to Ray: to a cluster that is there, or to one of our own on this machine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import ray
+import torch
+from ray.exceptions import AuthenticationError
+
+from orchestrator.autoscaling import promised
+from orchestrator.cluster_token import check_token, find_token
+from orchestrator.host import knock
+from trainers import InputError
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What there is to run on. `coming` has the resources of all machines that may come, if it grows."""
+
+    coming: tuple[dict[str, float], ...] = ()
+
+    def machines(self) -> list[dict[str, float]]:
+        """The resources of every machine: of all that may come where a cluster grows, else of those alive."""
+        return list(self.coming) or [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def most(self, resource: str) -> float:
+        """What the machine has that has most of it."""
+        return max((machine.get(resource, 0.0) for machine in self.machines()), default=0.0)
+
+    def total(self, resource: str) -> float:
+        """What all machines have together."""
+        return sum(machine.get(resource, 0.0) for machine in self.machines())
+
+    def gpu_model(self) -> str:
+        """What its GPUs are called."""
+        named = {name for machine in self.machines() for name in machine if name.startswith("accelerator_")}
+        return "+".join(sorted(name.partition(":")[2] for name in named)) or "gpu"
+
+
+@contextmanager
+def cluster(address: str | None) -> Iterator[Cluster]:
+    """A connection to `address`, or a Ray of our own on this machine that ends with us. InputError if no
+    cluster answers there, or if it does not take our token."""
+    for name in ("ray", "ray.tune", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told once, by the display
+    if address is not None and "://" in address:
+        raise InputError(
+            f"{address}: Ray Client is not supported; give host:6379, or `auto` on the head node"
+        )
+    try:
+        if knock(address or ""):  # Ray itself would wait for minutes
+            check_token(address or "")
+        ray.init(
+            address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            configure_logging=False,
+            namespace="opsctl",
+        )
+    except AuthenticationError:
+        raise find_token().refused(address or "this machine") from None
+    except InputError:
+        raise
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = (
+            f"no Ray cluster answers at {address}" if address else "Ray could not be started on this machine"
+        )
+        raise InputError(f"{where}: {error}") from None
+    try:
+        yield Cluster(() if address is None else tuple(promised()))
+    finally:
+        ray.shutdown()
+
+
+def device_of(*, gpu: bool) -> torch.device:
+    """The device of this worker, with as many threads as Ray gave it processors."""
+    cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
+    torch.set_num_threads(max(1, int(cpus)))
+    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+
+
+def cause(error: BaseException) -> BaseException:
+    """The exception that a worker raised, out of what Ray wraps it in; or the error itself."""
+    return getattr(error, "cause", None) or error

@@ -1,0 +1,181 @@
+"""Which lane runs which trial: questions from lanes come in, trials go out."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+
+from orchestrator.costs.room import room
+from orchestrator.engine.builders import Builders
+from orchestrator.engine.connect import Cluster
+from orchestrator.engine.lanes import Lanes
+from orchestrator.engine.switchboard import Answers, Message
+from orchestrator.faults import Fault, died
+from orchestrator.progress import Attempt, Progress
+from trainers.spec import plain
+
+HEAR_SECONDS = 0.1  # how long the driver waits for a message
+IDLE_SECONDS = 20.0  # a lane without work ends after this, and lets go of its GPU
+DEATHS = 8  # lanes that die before they ask for anything, one after the other: something is wrong with all
+
+
+@dataclass
+class Seat:
+    """A lane's process, as the driver knows it."""
+
+    number: int
+    share: float
+    attempt: Attempt | None = None
+    idle: float | None = field(default_factory=time.monotonic)  # since when it waits for an answer
+
+
+class Dispatcher:
+    """Between lanes and progress. All calls come from one thread."""
+
+    def __init__(
+        self, progress: Progress, builders: Builders, lanes: Lanes, board: ActorHandle, there: Cluster
+    ) -> None:
+        self.progress, self.builders, self.lanes, self.board = progress, builders, lanes, board
+        self.cluster = there
+        self.seats: dict[str, Seat] = {}
+        self.deaths = 0
+        self.slots = 0
+        self._ends: set[int] = set()
+        self._answers: Answers = {}
+
+    def step(self) -> None:
+        """Hear what lanes say, and answer those that can be answered. Waits a moment if there is nothing."""
+        for message in self._hear():
+            if "lane" in message:
+                self._asked(message)
+            elif self.progress.heard(message["attempt"], message["rows"]):
+                self._ends.add(message["attempt"])
+        for number, why in self.lanes.lost():
+            self._lost(number, why)
+        for lane, seat in list(self.seats.items()):
+            if seat.idle is not None and seat.attempt is None and lane not in self._answers:
+                self._serve(lane, seat)
+        self._send()
+
+    def adjust(self) -> None:
+        """Order lanes where trials wait and there is room, or machines will come; call this now and then."""
+        run, found = self.progress.plan.sweep.run, self.cluster.machines()
+        shares = self.lanes.shares
+        running = Counter(attempt.share for attempt in self.progress.live.values())
+        reserved = self.builders.cpus
+        self.slots = len(self.lanes.open)
+        self.progress.ahead = self.slots + 1
+        for share, waiting in sorted(self.progress.wants().items(), reverse=True):
+            more = waiting + running[share] - shares[share]
+            fit = room(found, shares, share, cpus=run.cpus_per_trial, reserved=reserved)
+            for _ in range(max(0, min(more, fit))):
+                self.lanes.order(share)
+            shares = self.lanes.shares
+            self.slots += max(0, fit)
+
+    def told(self) -> dict[str, object]:
+        """What others see of it while the sweep runs."""
+        return {"building": self.builders.told(), "slots": self.slots}
+
+    def dismiss(self) -> None:
+        """Let all lanes go that wait for a trial."""
+        for lane in [lane for lane, seat in self.seats.items() if seat.attempt is None]:
+            self._end(lane)
+        self._send()
+
+    def _hear(self) -> list[Message]:
+        try:
+            return list(ray.get(self.board.hear.remote(HEAR_SECONDS)))
+        except RayError:  # it died and is started again; the lanes ask anew
+            time.sleep(HEAR_SECONDS)
+            return []
+
+    def _send(self) -> None:
+        if not self._answers and not self._ends:
+            return
+        with suppress(RayError):  # what it loses is asked for again
+            ray.get(self.board.answer.remote(self._answers, self._ends))
+        self._answers, self._ends = {}, set()
+
+    def _asked(self, question: Message) -> None:
+        """A lane waits for an answer, and may tell how its last attempt ended."""
+        lane, ended = question["lane"], question["ended"]
+        if lane not in self.seats:
+            self._lost(question["number"], "")  # the process that was there before
+            self.seats[lane] = Seat(question["number"], question["share"])
+        seat = self.seats[lane]
+        self.deaths = 0
+        if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
+            seat.attempt, seat.idle = None, time.monotonic()
+            self._settle(ended)
+        if ended is not None and ended.get("poisoned"):
+            self._end(lane)
+        elif seat.attempt is not None:
+            self._answers[lane] = _order(seat.attempt)  # the answer was lost
+        elif seat.idle is None:
+            seat.idle = time.monotonic()
+
+    def _settle(self, ended: Message) -> None:
+        number = ended["attempt"]
+        if "record" in ended:
+            self.progress.ended(number, ended["record"])
+        elif "stopped" in ended:
+            self.progress.heard(number, ended["rows"])
+            self.progress.gave_way(number)
+        else:
+            told = ended["fault"]
+            self.progress.fell(number, Fault(**{**told, "history": tuple(told["history"])}))
+
+    def _serve(self, lane: str, seat: Seat) -> None:
+        """Give a waiting lane a trial, or let it go if others need its place more."""
+        if self._crowded():
+            self._end(lane)
+        elif (attempt := self.progress.offer(seat.share)) is not None:
+            seat.attempt, seat.idle = attempt, None
+            self._answers[lane] = _order(attempt)
+        elif self._useless(seat):
+            self._end(lane)
+
+    def _crowded(self) -> bool:
+        """Whether builders wait for processors that lanes have."""
+        if not self.builders.refs and not self.builders.hungry:
+            return False
+        run = self.progress.plan.sweep.run
+        whole = self.cluster.total("CPU")
+        needs = self.builders.cpus + (run.cpus_per_data if self.builders.hungry else 0.0)
+        return (len(self.seats) - 1) * run.cpus_per_trial >= max(run.cpus_per_trial, whole - needs)
+
+    def _useless(self, seat: Seat) -> bool:
+        """Whether a lane without work only keeps others from theirs."""
+        others = [share for share, n in self.progress.wants().items() if n and share != seat.share]
+        waits = time.monotonic() - (seat.idle or time.monotonic())
+        return bool(others) or self.builders.hungry or waits > IDLE_SECONDS
+
+    def _end(self, lane: str) -> None:
+        self._answers[lane] = {"end": True}
+        seat = self.seats.pop(lane)
+        if seat.attempt is not None:
+            self.progress.fell(seat.attempt.number, died("its process was ended"))
+
+    def _lost(self, number: int, why: str) -> None:
+        """The process of a lane is no more; what it ran is tried again."""
+        known = [lane for lane, seat in self.seats.items() if seat.number == number]
+        if why and not known:  # a machine that is lost takes many lanes with it, but those had started
+            self.deaths += 1
+        if self.deaths > max(DEATHS, 2 * len(self.lanes.open)):
+            raise OSError(f"workers die as they start: {why}")
+        for lane in known:
+            seat = self.seats.pop(lane)
+            if seat.attempt is not None:
+                self.progress.fell(seat.attempt.number, died(why or "it was started again"))
+
+
+def _order(attempt: Attempt) -> Message:
+    return {"attempt": attempt.number, "trial": json.dumps(plain(attempt.task.trial))}

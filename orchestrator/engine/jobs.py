@@ -1,0 +1,137 @@
+"""A sweep as a job of a Ray cluster: sent to the head, followed from here; a broken line does it no harm."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import logging
+import secrets
+import shlex
+import shutil
+import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from orchestrator.cluster_token import ANSWER_SECONDS, Token, find_token
+from trainers import InputError
+
+LOST_SECONDS = 60.0  # a tunnel may be opened again meanwhile
+STOP_SECONDS = 60  # for a sweep that is told to stop to end cleanly, before Ray kills it
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+NO_OPSCTL = ("No module named orchestrator", "python: not found", "python: command not found")
+
+
+class Jobs:
+    """The jobs of the cluster whose dashboard is at `address`, such as http://127.0.0.1:8265.
+
+    Raises InputError if no dashboard answers there, or if it does not take our token.
+    """
+
+    def __init__(self, address: str) -> None:
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.address = _url(address)
+        token = find_token()
+        _ask(self.address, token)
+        self._client = JobSubmissionClient(self.address, headers=token.header)
+
+    def submit(self, file: Path, name: str, options: Sequence[str]) -> str:
+        """Have the head run `opsctl sweep FILE options...`; the job's id. Nothing but the file travels."""
+        entrypoint = shlex.join(["python", "-m", "orchestrator", "sweep", file.name, *options])
+        with tempfile.TemporaryDirectory(prefix="opsctl-") as folder:
+            shutil.copyfile(file, Path(folder) / file.name)
+            return self._client.submit_job(
+                entrypoint=entrypoint,
+                submission_id=f"{name}-{secrets.token_hex(4)}",
+                runtime_env={
+                    "working_dir": folder,
+                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)},
+                },
+            )
+
+    def follow(self, job: str, write: Callable[[str], object]) -> int:
+        """Write what the job says until it ends; its exit code, or 130 if it was stopped.
+
+        A broken connection is mended where that is possible within a minute, and nothing is written twice.
+        Raises OSError if it is not, or if the job ended without a word; the job itself goes on regardless.
+        """
+        seen, lost = 0, 0.0
+        while True:
+            try:
+                seen = asyncio.run(self._copy(job, write, seen))
+                info = self._client.get_job_info(job)
+                if info.status.is_terminal():
+                    return _exit_code(job, info)
+                lost = 0.0
+            except (aiohttp.ClientError, RuntimeError, OSError) as error:
+                lost = lost or time.monotonic()
+                if time.monotonic() - lost > LOST_SECONDS:
+                    raise OSError(f"{self.address} no longer answers ({error})") from None
+            time.sleep(1)
+
+    async def _copy(self, job: str, write: Callable[[str], object], seen: int) -> int:
+        """Write the job's log beyond its first `seen` characters as it grows; how many there are now."""
+        place = 0
+        async for text in self._client.tail_job_logs(job):
+            place += len(text)
+            if place > seen:
+                write(text[max(0, len(text) - (place - seen)) :])
+        return max(place, seen)
+
+
+def _exit_code(job: str, info: Any) -> int:
+    """How to end for a job that has ended."""
+    if info.status == JobStatus.STOPPED:
+        return 130
+    if any(sign in (info.message or "") for sign in NO_OPSCTL):
+        raise InputError(
+            "the python that Ray's head finds has no opsctl: install opsctl there, and have its environment "
+            "first on the PATH of the shell that starts Ray (docs/cluster.md)"
+        )
+    if info.driver_exit_code is None:
+        raise OSError(f"{job} ended without an exit code: {info.message}")
+    return int(info.driver_exit_code)
+
+
+def _url(address: str) -> str:
+    """The dashboard's address as a URL; InputError for anything that cannot be one."""
+    url = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.hostname == "auto":
+        raise InputError(
+            f"{address} is no address of a Ray dashboard: write http://127.0.0.1:8265, with a tunnel to the "
+            "head (`ray dashboard cluster.yaml`)"
+        )
+    return url
+
+
+def _ask(url: str, token: Token) -> None:
+    """See that a Ray dashboard answers at `url` and takes our token. Ray's own client would wait for ever."""
+    request = urllib.request.Request(f"{url}/api/version", headers=token.header)
+    try:
+        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+            json.load(answer)["ray_version"]
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise token.refused(url) from None
+        raise InputError(f"what answers at {url} is no Ray dashboard ({error})") from None
+    except OSError as error:
+        raise InputError(
+            f"no Ray dashboard answers at {url} ({getattr(error, 'reason', error)}); on a cluster it listens "
+            "on the head only: open a tunnel with `ray dashboard cluster.yaml`"
+        ) from None
+    except (ValueError, KeyError, TypeError, http.client.HTTPException):
+        raise InputError(f"what answers at {url} is no Ray dashboard; its port is 8265") from None

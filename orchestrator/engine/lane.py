@@ -1,0 +1,114 @@
+"""A lane: a worker process that runs one trial after another, as Tune sees it one long trial.
+
+What is paid once per process (Python, torch, a GPU's context, opened data sets) is paid once per lane.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from ray.actor import ActorHandle
+
+from orchestrator.depots.results import Record
+from orchestrator.depots.stores import open_store
+from orchestrator.engine.connect import device_of
+from orchestrator.engine.switchboard import Line, Message
+from orchestrator.faults import fault
+from orchestrator.spec import RunSpec, TrialSpec
+from poisons import DataSpec, Store, Workshop
+from trainers import Images
+from trainers.loop import Metrics
+
+REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
+OPEN = 8  # data sets that a lane keeps open
+Work = Callable[..., Record]  # orchestrator.trial.run_trial, or what a benchmark puts in its place
+
+
+class Stopped(BaseException):
+    """Passes through a training to end it."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all lanes of a sweep are given: the switchboard, the store, how trials are run and by what."""
+
+    board: ActorHandle
+    store: str
+    run: str  # a RunSpec, as JSON
+    work: Work
+
+
+def lane(config: dict[str, Any], shared: Shared) -> None:
+    """Ask for trials and run them, until there are none."""
+    share = float(config["share"])
+    line = Line(shared.board, {"lane": secrets.token_hex(8), "number": config["number"], "share": share})
+    device = device_of(gpu=share > 0)
+    if device.type == "cuda" and share < 1:
+        torch.cuda.set_per_process_memory_fraction(share)  # who takes too much harms only himself
+    desk = Desk(open_store(shared.store), RunSpec.parse(json.loads(shared.run), "run"), device, line)
+    ended: Message | None = None
+    while (order := line.ask(ended)) is not None and "trial" in order:
+        ended = desk.carry_out(order, shared.work)
+        if ended.get("poisoned"):
+            line.ask(ended)  # it is told; what comes next is not for this process
+            os._exit(1)
+
+
+class Desk:
+    """Where a lane works: a store with its open data sets, a device, a line to the driver."""
+
+    def __init__(self, store: Store, run: RunSpec, device: torch.device, line: Line) -> None:
+        self.store, self.run, self.device, self.line = store, run, device, line
+        self.open: OrderedDict[str, Images] = OrderedDict()
+
+    def carry_out(self, order: Message, work: Work) -> Message:
+        """Run the trial of an order; how it ended."""
+        number = order["attempt"]
+        report = _Reporter(self.line, number)
+        try:
+            trial = TrialSpec.parse(json.loads(order["trial"]), "trial")
+            record = work(
+                trial, self.store, device=self.device, report=report, run=self.run, images=self.images
+            )
+        except Stopped:
+            return {"attempt": number, "stopped": True, "rows": report.rows}
+        except Exception as error:  # noqa: BLE001  (whatever a trial raises is its outcome)
+            found = fault(error)
+            return {"attempt": number, "fault": found.told(), "poisoned": found.poisoned}
+        finally:
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()  # others may share the card
+        return {"attempt": number, "record": record}
+
+    def images(self, spec: DataSpec) -> Images:
+        """An open data set; it is opened, or built, if it is not."""
+        if spec.name not in self.open:
+            self.open[spec.name] = self.store.ensure(spec, Workshop(device=self.device))
+        self.open.move_to_end(spec.name)
+        while len(self.open) > OPEN:
+            self.open.popitem(last=False)
+        return self.open[spec.name]
+
+
+class _Reporter:
+    """Sends a trial's epochs in batches; raises Stopped where the driver wants the trial to end."""
+
+    def __init__(self, line: Line, attempt: int) -> None:
+        self.line, self.attempt = line, attempt
+        self.rows: list[Metrics] = []
+        self.last = time.monotonic()
+
+    def __call__(self, row: Metrics) -> None:
+        self.rows.append(row)
+        if time.monotonic() - self.last >= REPORT_SECONDS:
+            rows, self.rows, self.last = self.rows, [], time.monotonic()
+            if self.line.say(self.attempt, rows):
+                raise Stopped

@@ -1,0 +1,51 @@
+"""Ray tasks that measure what trials take of a GPU, one for every shape that is not known yet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+import ray
+import torch
+from ray.exceptions import RayError
+
+from orchestrator.costs.extents import Extents
+from orchestrator.costs.shares import Measured
+from orchestrator.spec import TrialSpec
+from poisons.sources.base import Extent
+from trainers.probe import Probe, probe
+from trainers.spec import plain
+
+
+@dataclass
+class Probes:
+    """The probes of a sweep: each has a GPU to itself, so they come before the trials."""
+
+    shares: Measured
+    extents: Extents
+    cpus: float
+    refs: dict[ray.ObjectRef, str] = field(default_factory=dict)
+
+    def poll(self) -> None:
+        """Start the probes that are wanted, and hear from those that have ended."""
+        started = set(self.refs.values())
+        for shape, task in self.shares.wanted.items():
+            if shape not in started:
+                ask = _probe.options(name=f"probe-{shape}", num_gpus=1, num_cpus=self.cpus)
+                told = json.dumps(plain(task.trial))
+                self.refs[ask.remote(told, self.extents.of(task.trial.data))] = shape
+        ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
+        for ref in ready:
+            shape = self.refs.pop(ref)
+            try:
+                self.shares.measured(shape, *ray.get(ref))
+            except (RayError, OSError):  # what its trials fail of, if they do, is told when they run
+                self.shares.unknown(shape)
+
+
+@ray.remote(max_retries=1, max_calls=1)  # its process ends with it: what it holds of the GPU is free
+def _probe(trial: str, train: Extent) -> tuple[Probe, int]:
+    """What a trial takes, and the bytes of the GPU that it was measured on."""
+    spec, device = TrialSpec.parse(json.loads(trial), "trial"), torch.device("cuda")
+    found = probe(spec, train.shape, train.num_classes, train.images, device)
+    return found, torch.cuda.get_device_properties(device).total_memory

@@ -1,0 +1,153 @@
+"""A plan run to its end. There is no barrier: a trial starts when its own data sets are in the store."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+
+from orchestrator.costs import packing
+from orchestrator.costs.cost import Costs
+from orchestrator.costs.extents import Extents
+from orchestrator.costs.shares import Measured, Shares
+from orchestrator.depots.depot import open_depot
+from orchestrator.depots.drivers import Driver, bury
+from orchestrator.depots.leases import Leases
+from orchestrator.engine.builders import Builders
+from orchestrator.engine.connect import Cluster, cluster
+from orchestrator.engine.dispatch import Dispatcher
+from orchestrator.engine.lane import Shared, Work
+from orchestrator.engine.lanes import Lanes
+from orchestrator.engine.probes import Probes
+from orchestrator.engine.switchboard import switchboard
+from orchestrator.host import scratch, stoppable
+from orchestrator.observer import Observer
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress
+from orchestrator.trial import run_trial
+from poisons import Store
+from trainers import InputError
+from trainers.spec import plain
+
+POLL_SECONDS = 0.2  # between two looks at builders, pauses, other drivers and the size of the cluster
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended: trials done now, keys of those that failed and of those that a scheduler ended,
+    and whether it was told to stop."""
+
+    done: int
+    failed: tuple[str, ...]
+    stopped: tuple[str, ...]
+    interrupted: bool
+
+
+def run_plan(
+    plan: Plan, store: Store, observer: Observer, *, address: str | None = None, work: Work = run_trial
+) -> Outcome:
+    """Build what is missing and run what is missing; results are in the ledger, the observer hears of them.
+
+    `address` is an existing Ray cluster (`auto` or `host:6379`); by default Ray is started on this machine.
+    A failed trial does not stop the others. SIGINT, SIGTERM and `opsctl stop` end the sweep at once, and
+    nothing finished is lost. Raises InputError for a cluster that does not answer or can never give what a
+    trial asks for, and for a sweep that asks for what cannot be, found out as a trial ran.
+    """
+    depot, run, stop = open_depot(store.where), plan.sweep.run, threading.Event()
+    with ExitStack() as after:
+        after.callback(observer.sweep_ended)
+        bury(depot)
+        told = {"needs": plan.names, "outline": plan.version}
+        driver = after.enter_context(Driver(depot, plan.sweep.name, told, stop))
+        progress = Progress(plan, store, observer, Leases(depot, driver.id), seconds=_seconds(plan, store))
+        after.callback(progress.abandon)  # when nobody runs them any more
+        with cluster(address) as there, stoppable(stop), scratch() as folder:  # Ray hears signals too
+            builders = Builders(progress, there)
+            after.callback(builders.abandon)
+            shares, probes = _shares(plan, store, there)
+            progress.begin(shares)
+            board = switchboard()
+            shared = Shared(board, store.where, json.dumps(plain(run)), work)
+            with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
+                observer.sweep_started(plan)
+                dispatcher = Dispatcher(progress, builders, lanes, board, there)
+                polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
+                _drive(progress, dispatcher, driver, stop, polls)
+    if progress.mistake is not None:
+        raise InputError(
+            f"{progress.mistake}; the sweep was stopped, {progress.done} trials that are done are kept"
+        )
+    return Outcome(progress.done, tuple(progress.failed), tuple(progress.stopped), stop.is_set())
+
+
+def _drive(
+    progress: Progress,
+    dispatcher: Dispatcher,
+    driver: Driver,
+    stop: threading.Event,
+    polls: Sequence[Callable[[], None]],
+) -> None:
+    """Until nothing is left to do, or somebody says stop."""
+    polled = Every(POLL_SECONDS)
+    while not stop.is_set() and progress.mistake is None:
+        if polled.due():
+            for poll in polls:
+                poll()
+            driver.state = progress.told() | dispatcher.told()
+        if progress.finished:
+            break
+        dispatcher.step()
+    dispatcher.dismiss()
+
+
+class Every:
+    """Says when so many seconds have passed since it last did."""
+
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self.seconds, self.now, self.last = seconds, now, -float("inf")
+
+    def due(self) -> bool:
+        if self.now() - self.last < self.seconds:
+            return False
+        self.last = self.now()
+        return True
+
+
+def _seconds(plan: Plan, store: Store) -> dict[str, float]:
+    """How long each missing trial takes, by key: as finished ones tell, or a guess that knows their order.
+    Trials that differ in seed and poison alone take as long, so nothing need be counted."""
+    told = ((t.trial.train.key, t.trial.evaluation.key, t.trial.test_data.key) for t in plan.missing)
+    if len({(*recipe, task.trial.data.limit) for recipe, task in zip(told, plan.missing, strict=True)}) < 2:
+        return {task.key: 1.0 for task in plan.missing}
+    wanted = [task.key for task in plan.tasks]
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # else: where most have run
+    threads = max(1, int(plan.sweep.run.cpus_per_trial))
+    costs = Costs.learned(store, prefer=wanted, place=place, threads=threads) or Costs.usual(store)
+    return {task.key: costs.trial_seconds(task.trial) for task in plan.missing}
+
+
+def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | None]:
+    """What each trial gets of a GPU: what the sweep says, else what is measured, else a whole one where there
+    is any. InputError if no machine of the cluster has what is asked for."""
+    run = plan.sweep.run
+    has = {name: there.most(name) for name in ("CPU", "GPU")}
+    given = run.gpus_per_trial if isinstance(run.gpus_per_trial, float) else float(has["GPU"] >= 1)
+    for name, need, way in (
+        ("CPU", run.cpus_per_trial, "--cpus-per-trial"),
+        ("CPU", run.cpus_per_data, "--set run.cpus_per_data=..."),
+        ("GPU", given, "--gpus-per-trial"),
+    ):
+        if need > has[name]:
+            raise InputError(
+                f"{need:g} {name} asked for, but no machine has more than {has[name]:g}; see {way}"
+            )
+    if run.gpus_per_trial != "auto" or not given:
+        return Shares.fixed(given), None
+    kept, extents = packing.Shares(open_depot(store.where)), Extents(store)
+    shares = Measured(kept, extents, there.gpu_model(), plan.tasks)
+    return shares, Probes(shares, extents, run.cpus_per_trial)

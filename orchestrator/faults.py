@@ -1,0 +1,67 @@
+"""Whose fault it is that a trial failed, which decides what happens next.
+
+- `machine`: a process, a node or a disk failed. The trial is tried again, after a pause that grows.
+- `memory`: a GPU was too small for it. It is tried again with a larger share of one.
+- `trial`: it diverged, or raised an exception of its own. It is tried again `run.retries` times, then left.
+- `author`: the sweep asks for what cannot be. The sweep stops at once.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from poisons.durable import StoreError
+from trainers import InputError
+from trainers.loop import DivergenceError, Metrics
+
+Kind = Literal["machine", "memory", "trial", "author"]
+BROKEN = re.compile("CUDA error|CUDNN_STATUS_(?!NOT_SUPPORTED)|CUBLAS_STATUS_|NCCL error|ECC error")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an attempt at a trial failed, and whose fault that is. `poisoned`: its process must not go on."""
+
+    kind: Kind
+    error: str
+    traceback: str | None = None
+    history: tuple[Metrics, ...] = ()
+    poisoned: bool = False
+
+    def told(self) -> dict[str, Any]:
+        """As JSON types, for the ledger."""
+        told = {name: value for name, value in asdict(self).items() if name != "poisoned"}
+        return {**told, "history": list(self.history)}
+
+
+def fault(error: BaseException) -> Fault:
+    """The fault that an exception tells of, raised where a trial ran."""
+    kind, broken = _kind(error)
+    history = error.history if isinstance(error, DivergenceError) else ()
+    text = "".join(traceback.format_exception(error))
+    return Fault(kind, f"{type(error).__name__}: {error}", text, history, broken)
+
+
+def died(cause: str) -> Fault:
+    """The fault of a trial whose process is gone, for a reason that Ray knows."""
+    return Fault("machine", f"its worker process died; was there memory enough? ({cause})")
+
+
+def pause(faults: int) -> float:
+    """Seconds before the next attempt, after so many faults of a machine: 1, 2, 4, ... 60."""
+    return float(min(60, 2 ** (faults - 1)))
+
+
+def _kind(error: BaseException) -> tuple[Kind, bool]:
+    """Whose fault, and whether the process that raised it can no longer be trusted."""
+    if isinstance(error, InputError):
+        return "author", False
+    if isinstance(error, MemoryError):
+        return "memory", False
+    if isinstance(error, StoreError | OSError):
+        return "machine", False
+    broken = isinstance(error, RuntimeError) and BROKEN.search(str(error)) is not None
+    return ("machine" if broken else "trial"), broken

@@ -1,0 +1,96 @@
+"""What a report and a status need of a sweep: its words, its axes, and the key of every trial. It is kept in
+the depot whenever a sweep is planned, so that a look at the sweep need not plan it.
+
+Imports nothing heavy, so that a look at a sweep is instant.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from orchestrator.depots.depot import Depot
+
+FORMAT = 1  # of the file; one of another format is not read
+CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trial of an outline: its key, and the label of its value on each axis."""
+
+    key: str
+    labels: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        """`data.poison=ops, seed=0`"""
+        return ", ".join(f"{axis}={label}" for axis, label in self.labels.items())
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A sweep as it was last planned. `stops`: its scheduler may end trials early, and such a one is not
+    missing."""
+
+    name: str
+    question: str
+    metric: str
+    row_axes: tuple[str, ...]
+    column_axis: str | None
+    stops: bool
+    entries: tuple[Entry, ...]
+    best: Literal["max", "min"] | None = None  # of a search: which end of the metric it looks for
+
+    def keep(self, depot: Depot, version: str) -> None:
+        """Have it in the depot as that of this version of the sweep. Raises OSError."""
+        axes = list(self.entries[0].labels) if self.entries else []
+        told = {name: value for name, value in vars(self).items() if name != "entries"}
+        trials = [[entry.key, *entry.labels.values()] for entry in self.entries]
+        data = json.dumps({"format": FORMAT, **told, "axes": axes, "trials": trials}).encode()
+        if depot.read(_place(version)) != data:
+            depot.write(_place(version), data)
+
+
+def kept_outline(depot: Depot, version: str) -> Outline | None:
+    """The outline that was kept of this version of a sweep, or None: then plan it."""
+    try:
+        told = json.loads(depot.read(_place(version)) or b"")
+        if told.pop("format") != FORMAT:
+            return None
+        axes, trials = told.pop("axes"), told.pop("trials")
+        entries = tuple(Entry(key, dict(zip(axes, labels, strict=True))) for key, *labels in trials)
+        return Outline(**told | {"row_axes": tuple(told["row_axes"]), "entries": entries})
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # damaged, or somebody else's: it is kept anew when the sweep is planned
+
+
+def version_of(file: Path, settings: Sequence[str] = ()) -> str | None:
+    """What tells versions of a sweep apart, `<text of the file>-<--set options>`; None if the file cannot be
+    read. How a sweep is run, such as `run.max_concurrent=2`, makes no other version of it."""
+    try:
+        text = file.read_bytes()
+    except OSError:
+        return None
+    told = [setting for setting in settings if not setting.startswith("run.") or setting.startswith(CHOOSES)]
+    return "-".join([_digest(text), *([_digest(json.dumps(told).encode())] if told else [])])
+
+
+def differs(one: str, other: str) -> str | None:
+    """In what two versions of a sweep differ, in words; None if they are one."""
+    if one == other:
+        return None
+    same_text = one.partition("-")[0] == other.partition("-")[0]
+    return "with other --set options" if same_text else "with another text of the sweep file"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _place(version: str) -> str:
+    return f"sweeps/{version}.json"

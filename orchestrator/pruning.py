@@ -1,0 +1,139 @@
+"""Which trials end early because others are ahead of them: `scheduler: asha | median`. Knows no ray.
+
+Trials are compared at the same epoch, and only with trials that train for as many, whatever their cell and
+seed. `asha`, asynchronous successive halving (Li et al., MLSys 2020), keeps of those that came to epochs g,
+3 g, 9 g, ... the best third; `median` ends a trial that was never better than the median of five or more
+finished ones at its epoch. Neither judges before a tenth of the epochs, nor after the last.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.trial import Trial, TrialState
+
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.plan import Plan, Task
+from orchestrator.spec import RunSpec
+from trainers.loop import Metrics
+
+REDUCTION = 3  # one of so many goes on
+STARTUP = 5  # finished trials before there is a median to speak of
+GRACE = 10  # nobody is judged before the first of so many parts of its epochs
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # libraries report, they do not print
+
+
+@dataclass
+class Curve:
+    """What is known of one trial."""
+
+    trial: Trial  # optuna's
+    values: dict[int, float] = field(default_factory=dict)  # by epoch
+    ended: bool | None = None  # early or not, once it has ended
+
+
+class Pruner:
+    """Ends no trial. All calls come from one thread."""
+
+    @classmethod
+    def of(cls, plan: Plan, ledger: Ledger) -> Pruner:
+        """The judge that the sweep asks for."""
+        return Judge(plan, ledger) if plan.sweep.run.scheduler != "none" else Pruner()
+
+    def report(self, task: Task, epoch: int, row: Metrics) -> bool:
+        """Whether a trial should end now, after this row of its history. Rows that were reported before, as
+        by a trial that was killed and resumed, change nothing."""
+        return False
+
+    def verdict(self, task: Task, row: Metrics) -> Record:
+        """What the ledger is told of a trial that was ended early, after `row`."""
+        raise AssertionError("no trial ends early without a scheduler")
+
+    def learn(self, task: Task) -> None:
+        """Take from the ledger what a trial was like that ended elsewhere, early or not."""
+
+
+class Judge(Pruner):
+    """Compares trials of the sweep, with those in the ledger, finished and stopped, from the start."""
+
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
+        self.sweep, self.ledger = plan.sweep, ledger
+        self.metric = plan.sweep.report.metric
+        self.curves: dict[str, Curve] = {}
+        self.studies: dict[int, optuna.Study] = {}  # by the number of epochs
+        for task in plan.tasks:
+            if task.done or task.left == "stopped":
+                self.learn(task)
+
+    def report(self, task: Task, epoch: int, row: Metrics) -> bool:
+        curve = self._curve(task)
+        if curve.ended is None and epoch not in curve.values:
+            curve.ended = self._judged(task, curve, epoch, row[self.metric])
+        return bool(curve.ended)
+
+    def verdict(self, task: Task, row: Metrics) -> Record:
+        values = self.curves[task.key].values
+        return {
+            "epoch": int(row["epoch"]),
+            "metric": self.metric,
+            "value": row[self.metric],
+            "scheduler": self.sweep.run.scheduler,
+            "sweep": self.sweep.name,
+            "history": [{"epoch": float(epoch), self.metric: value} for epoch, value in values.items()],
+        }
+
+    def learn(self, task: Task) -> None:
+        record = self.ledger.result(task.key) or self.ledger.stopped(task.key)
+        if record is None or task.key in self.curves:
+            return
+        curve = self._curve(task)
+        for row in record.get("history", ()):
+            if self.metric in row:  # it may have been stopped for another metric
+                curve.values[int(row["epoch"])] = row[self.metric]
+                curve.trial.report(row[self.metric], int(row["epoch"]))
+                curve.trial.should_prune()  # whatever it says, the trial takes its place in the comparison
+        self._end(curve, early="metrics" not in record)
+
+    def _judged(self, task: Task, curve: Curve, epoch: int, value: float) -> bool | None:
+        """True if it ends early, False if it was the last epoch, None if it goes on."""
+        curve.values[epoch] = value
+        curve.trial.report(value, epoch)
+        hopeless = curve.trial.should_prune()
+        last = epoch >= task.trial.train.epochs
+        if last or hopeless:
+            self._end(curve, early=not last)
+            return not last
+        return None
+
+    def _end(self, curve: Curve, *, early: bool) -> None:
+        curve.ended = early
+        study = curve.trial.study
+        if early or not curve.values:
+            study.tell(curve.trial, state=TrialState.PRUNED if curve.values else TrialState.FAIL)
+        else:
+            study.tell(curve.trial, curve.values[max(curve.values)])
+
+    def _curve(self, task: Task) -> Curve:
+        if task.key not in self.curves:
+            self.curves[task.key] = Curve(self._study(task.trial.train.epochs).ask())
+        return self.curves[task.key]
+
+    def _study(self, epochs: int) -> optuna.Study:
+        if epochs not in self.studies:
+            self.studies[epochs] = optuna.create_study(
+                direction="maximize" if self.sweep.run.mode == "max" else "minimize",
+                pruner=_pruner(self.sweep.run, epochs),
+                sampler=optuna.samplers.RandomSampler(seed=0),  # there is nothing to sample
+            )
+        return self.studies[epochs]
+
+
+def _pruner(run: RunSpec, epochs: int) -> BasePruner:
+    grace = math.ceil(epochs / GRACE)
+    if run.scheduler == "asha":
+        return SuccessiveHalvingPruner(min_resource=grace, reduction_factor=REDUCTION)
+    return MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=grace)

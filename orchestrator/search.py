@@ -1,0 +1,204 @@
+"""Which trials of a plan are run, as results come in. Knows no ray.
+
+A grid, or a sample that was drawn when it was planned, runs whole. `search: optuna` tries cell after cell,
+each with all of its seeds; its value is their mean, and optuna (a Parzen estimator, TPE, over the labels of
+the axes) suggests the next. The n-th cell of such a search is written down in the depot as
+`searches/<key>/<n>`: drivers that share a depot share the search, and one that was interrupted goes on with
+the cells it had begun.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+from collections import deque
+from dataclasses import dataclass, field
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.trial import Trial, TrialState
+
+from orchestrator.cells import Place, content, digest, labels_of, place
+from orchestrator.depots.results import Ledger
+from orchestrator.plan import Plan, Task
+
+STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # libraries report, they do not print
+
+
+class Search:
+    """Every trial of the plan that is missing. All calls come from one thread."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.left = list(plan.missing)
+
+    @classmethod
+    def of(cls, plan: Plan, ledger: Ledger) -> Search:
+        """The search that the sweep asks for."""
+        return Guided(plan, ledger) if plan.sweep.run.search == "optuna" else Search(plan)
+
+    def ask(self, room: int) -> list[Task]:
+        """Trials to run. None is given twice; where there are none, there may be more once others have ended.
+
+        A guided search gives whole cells until `room` trials are given and have not ended; a plain one gives
+        all there are.
+        """
+        given, self.left = self.left, []
+        return given
+
+    def tell(self, task: Task, value: float | None) -> None:
+        """A trial has ended with this value of the report's metric; None if it failed or was stopped."""
+
+
+@dataclass
+class Candidate:
+    """A cell that may be tried, and what has become of its trials."""
+
+    labels: dict[str, str]
+    tasks: list[Task] = field(default_factory=list)
+    open: set[str] = field(default_factory=set)  # keys of trials that have not ended
+    values: dict[str, float] = field(default_factory=dict)  # of finished trials
+    stops: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # of trials that a scheduler ended: epoch, value
+    trial: Trial | None = None  # optuna's, once the cell is tried
+    told: bool = False
+
+
+class Guided(Search):
+    """A search that optuna leads. Cells that are complete already, whoever ran them, cost nothing and count
+    as tried. Raises OSError if the depot does not answer."""
+
+    def __init__(self, plan: Plan, ledger: Ledger) -> None:
+        self.depot, self.ledger, self.metric = ledger.depot, ledger, plan.sweep.report.metric
+        self.cells = _cells(plan, ledger)
+        self.ids = {digest(cell.labels): cell for cell in self.cells.values()}
+        self.most = plan.sweep.run.num_samples or len(self.cells)
+        asked = sorted(content(cell.tasks[0].trial) for cell in self.cells.values())
+        self.key = digest([plan.sweep.name, self.metric, plan.sweep.run.mode, asked])
+        seed = int(self.key[:8], 16)
+        order = list(self.cells)
+        random.Random(seed).shuffle(order)
+        self.untried = dict.fromkeys(order)
+        self.slots = 0  # how many cells of this search are known to be written down
+        self.begun: deque[Candidate] = deque()  # of them, those whose trials were not given out here
+        self.out: set[str] = set()  # keys of trials that were given out and have not ended
+        self.axes = _axes(list(self.cells.values()))
+        self.study = optuna.create_study(
+            direction="maximize" if plan.sweep.run.mode == "max" else "minimize",
+            sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(STARTUP, 1 + self.most // 3)),
+        )
+        for cell in self.cells.values():
+            if not cell.open:
+                self._begin(cell)
+        self._hear()
+
+    @property
+    def tried(self) -> int:
+        """How many cells were tried, those that are being tried among them."""
+        return len(self.cells) - len(self.untried)
+
+    def ask(self, room: int) -> list[Task]:
+        given: list[Task] = []
+        while len(self.out) < room:
+            try:
+                cell = self._next()
+            except OSError:
+                if not given:  # else what is there already is told first
+                    raise
+                break
+            if cell is None:
+                break
+            tasks = [task for task in cell.tasks if task.key in cell.open]
+            self.out.update(task.key for task in tasks)
+            given += tasks
+        return given
+
+    def tell(self, task: Task, value: float | None) -> None:
+        cell = self.cells[place(task.point.labels)]
+        stop = None if value is not None else self.ledger.stopped(task.key)
+        self.out.discard(task.key)
+        if task.key not in cell.open:
+            return
+        cell.open.discard(task.key)
+        if value is not None:
+            cell.values[task.key] = value
+        elif stop is not None and stop["metric"] == self.metric:
+            cell.stops.append((stop["epoch"], stop["value"]))
+        self._close(cell)
+
+    def _next(self) -> Candidate | None:
+        """A cell whose trials are to be given out, or None."""
+        while not self.begun and self.untried and self.tried < self.most:
+            name = f"searches/{self.key}/{self.slots}"
+            self.depot.create(name, digest(self._suggested().labels).encode())
+            self._hear()  # which it is: another driver may have been first
+        return self.begun.popleft() if self.begun else None
+
+    def _hear(self) -> None:
+        """Take up the cells that are written down and are not known yet."""
+        while (found := self.depot.read(f"searches/{self.key}/{self.slots}")) is not None:
+            self.slots += 1
+            cell = self.ids.get(found.decode())
+            if cell is not None and cell.trial is None:
+                self.begun.append(cell)
+                self._begin(cell)
+
+    def _begin(self, cell: Candidate) -> None:
+        del self.untried[place(cell.labels)]
+        self.study.enqueue_trial(dict(cell.labels))
+        cell.trial = self.study.ask(self.axes)
+        self._close(cell)
+
+    def _suggested(self) -> Candidate:
+        """The untried cell that optuna suggests, or else the one that differs from it on the fewest axes."""
+        idea = self.study.ask(self.axes)
+        self.study.tell(idea, state=TrialState.FAIL)  # the cell gets a trial of its own, once it is ours
+        wanted = tuple(idea.params[axis] for axis in self.axes)
+        near = min(self.untried, key=lambda cell: sum(a != b for a, b in zip(cell, wanted, strict=True)))
+        return self.cells[near]
+
+    def _close(self, cell: Candidate) -> None:
+        """Tell optuna what a cell came to, once all of its trials have ended.
+
+        A stopped trial counts with what it had when it was stopped: too little, if anything, but without it
+        the survivors would speak for all. Optuna ranks a cell without survivors below those that have some.
+        This value steers the search; no report shows it.
+        """
+        if cell.trial is None or cell.open or cell.told:
+            return
+        cell.told = True
+        if cell.values:
+            values = [*cell.values.values(), *(value for _, value in cell.stops)]
+            self.study.tell(cell.trial, statistics.fmean(values))
+        elif cell.stops:
+            epoch, value = max(cell.stops)
+            cell.trial.report(value, epoch)
+            self.study.tell(cell.trial, state=TrialState.PRUNED)
+        else:
+            self.study.tell(cell.trial, state=TrialState.FAIL)
+
+
+def _cells(plan: Plan, ledger: Ledger) -> dict[Place, Candidate]:
+    """Every cell of the plan, in its order, with what is known of its trials."""
+    metric, cells = plan.sweep.report.metric, dict[Place, Candidate]()
+    results = ledger.results(task.key for task in plan.tasks if task.done)
+    for task in plan.tasks:
+        labels = labels_of(task.point)
+        cell = cells.setdefault(place(labels), Candidate(labels))
+        cell.tasks.append(task)
+        if task.key in results:
+            cell.values[task.key] = results[task.key]["metrics"][metric]
+        elif task.missing:
+            cell.open.add(task.key)
+        elif (stop := ledger.stopped(task.key)) is not None and stop["metric"] == metric:
+            cell.stops.append((stop["epoch"], stop["value"]))
+    return cells
+
+
+def _axes(cells: list[Candidate]) -> dict[str, BaseDistribution]:
+    return {
+        axis: CategoricalDistribution(list(dict.fromkeys(cell.labels[axis] for cell in cells)))
+        for axis in cells[0].labels
+    }

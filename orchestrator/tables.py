@@ -1,0 +1,89 @@
+"""Tables for a terminal, and as a picture: a sweep's report, and what runs just now.
+
+Imports nothing heavy, so that a look at a sweep is instant.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from orchestrator import report
+
+ROWS = 20  # of what runs: a screen holds no more, however many machines there are
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs: for how long (seconds), and what its last epoch said, if it had one."""
+
+    name: str
+    seconds: float
+    epochs: int
+    epoch: float | None = None
+    train_acc: float | None = None
+    test_acc: float | None = None
+
+
+@dataclass(frozen=True)
+class Building:
+    """A data set that is being built, for how long if that is known, and the last word of its builder."""
+
+    name: str
+    word: str
+    seconds: float | None = None
+
+
+def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTable:
+    """What is being built and what runs, `ROWS` of them, and how many more there are."""
+    table = RichTable("running", "for", "epoch", "train acc", "test acc", box=None, padding=(0, 2, 0, 0))
+    for data in building[:ROWS]:
+        since = "" if data.seconds is None else duration(data.seconds)
+        table.add_row(f"[cyan]{escape(data.name)}[/] {escape(data.word)}", since, "", "", "")
+    for trial in running[: ROWS - min(ROWS, len(building))]:
+        epoch = f"{'-' if trial.epoch is None else format(trial.epoch, '.0f')}/{trial.epochs}"
+        accs = ("" if acc is None else f"{100 * acc:.1f} %" for acc in (trial.train_acc, trial.test_acc))
+        table.add_row(escape(trial.name), duration(trial.seconds), epoch, *accs)
+    more = len(building) + len(running) - ROWS
+    if more > 0:
+        table.add_row(f"[dim]... and {more} more[/]")
+    return table
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `0:12:05`, `2 days, 3:04:05`"""
+    return f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
+
+
+def rich_table(table: report.Table) -> RichTable:
+    """The report for a terminal."""
+    rich = RichTable(
+        title=escape(f"{table.name}: {table.question}"), caption=report.caption(table), title_justify="left"
+    )
+    rich.add_column(escape(" / ".join(table.row_axes) or "sweep"))
+    for column in table.columns:
+        rich.add_column(escape(column), justify="right")
+    for row in table.rows:
+        rich.add_row(
+            escape(row),
+            *(report.text(table, row, column) for column in table.columns),
+        )
+    return rich
+
+
+def picture(table: report.Table) -> str:
+    """The report as an SVG image of a terminal, in a font of the reader's own: it fetches nothing."""
+    rich = rich_table(table)
+    wide = Console(record=True, width=500, file=io.StringIO())
+    console = Console(record=True, width=wide.measure(rich).maximum, file=io.StringIO())
+    console.print(rich)
+    return re.sub(
+        r"@font-face \{.*?\}", "", console.export_svg(title=f"opsctl report {table.name}"), flags=re.S
+    )

@@ -1,0 +1,123 @@
+"""A connection to an MLflow tracking store: a sqlite file, a PostgreSQL database, or a server."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import mlflow
+from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
+
+from orchestrator.database import first_use, is_server, with_driver
+from trainers import InputError
+
+TROUBLE = (MlflowException, SQLAlchemyError, OSError)  # what any call may raise
+TOGETHER, PARAMS = 1000, 100  # MLflow's limits for one log_batch: of all things, of parameters
+PAGE = 500  # runs in one answer, which takes a server a second
+
+
+class Connection:
+    """MLflow's client, in few calls."""
+
+    def __init__(self, uri: str, artifacts: Path) -> None:
+        """`artifacts` is where files of runs go, unless a server keeps them. Raises InputError if nothing
+        answers at `uri`, or its driver is not installed."""
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        self.uri = uri
+        self.answered = time.monotonic()  # when it last did
+        self.artifacts = None if is_server(uri) else artifacts.absolute()
+        try:
+            with first_use(with_driver(uri)):
+                self.client = mlflow.MlflowClient(tracking_uri=with_driver(uri))
+                self.client.search_experiments(max_results=1)
+        except ImportError as error:
+            hint = "; pip install 'opsctl[postgresql]'" if uri.startswith("postgres") else ""
+            raise InputError(f"the driver for {shown(uri)} is not installed ({error}){hint}") from None
+        except TROUBLE as error:
+            raise self.silent(error) from None
+
+    def silent(self, error: BaseException) -> InputError:
+        """The error that says that nothing answers."""
+        return InputError(f"no MLflow tracking store answers at {shown(self.uri)} ({first_line(error)})")
+
+    def experiment(self, name: str, tags: Mapping[str, str]) -> str:
+        """The id of the experiment of that name, with these tags; made or restored if need be."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            try:
+                return self._create(name, tags)
+            except MlflowException:
+                found = self.client.get_experiment_by_name(name)  # another sweep may have been first
+                if found is None:
+                    raise
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        for tag, value in tags.items():
+            if found.tags.get(tag) != value:
+                self.client.set_experiment_tag(found.experiment_id, tag, value)
+        return str(found.experiment_id)
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> str:
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # or the pages ask what it is
+        # a server knows where its artifacts go; MLflow itself would put them where the command was typed
+        place = None if self.artifacts is None else (self.artifacts / name.replace(" ", "-")).as_uri()
+        return str(self.client.create_experiment(name, place, tags={**tags, **kind}))
+
+    def check(self, experiment: str) -> None:
+        """Raises one of TROUBLE if the store does not answer, or the experiment is gone."""
+        if self.client.get_experiment(experiment).lifecycle_stage != "active":
+            raise MlflowException(f"the experiment {experiment} was deleted")
+
+    def runs(self, experiment: str, where: str = "") -> Iterator[Run]:
+        """The runs of an experiment that fit a filter, a page at a time."""
+        token = None
+        while True:
+            page = self.client.search_runs([experiment], where, max_results=PAGE, page_token=token)
+            self.answered = time.monotonic()
+            yield from page
+            if not (token := page.token):
+                return
+
+    def trained_on(self, run_id: str, data: DatasetInput) -> None:
+        """A run's data set. Two runs that bring a new one at once fall over each other; once more will do."""
+        try:
+            self.client.log_inputs(run_id, [data])
+        except MlflowException:
+            self.client.log_inputs(run_id, [data])
+
+    def send(
+        self,
+        run_id: str,
+        metrics: Sequence[Metric] = (),
+        params: Sequence[Param] = (),
+        tags: Sequence[RunTag] = (),
+    ) -> None:
+        """All of it, in as few calls as MLflow allows. Safe to repeat with the same points."""
+        left, sent = list(params), 0
+        while left or tags or sent < len(metrics):
+            some, left = left[:PARAMS], left[PARAMS:]
+            room = TOGETHER - len(some) - len(tags)
+            points = metrics[sent : sent + room]
+            self.client.log_batch(run_id, metrics=points, params=some, tags=tags)
+            self.answered = time.monotonic()
+            sent, tags = sent + len(points), ()
+
+
+def default_uri(store: Path) -> str:
+    """The tracking store that a sweep uses unless told otherwise."""
+    return f"sqlite:///{store}/mlflow.db"
+
+
+def shown(uri: str) -> str:
+    """An address as it may be shown: without its password."""
+    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", uri)
+
+
+def first_line(error: BaseException) -> str:
+    return shown(str(error).strip().split("\n")[0][:300])

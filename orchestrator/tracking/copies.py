@@ -1,0 +1,81 @@
+"""The runs that a store has of one key: which of them counts, and which are left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from mlflow.entities import Run
+
+from orchestrator.tracking.connection import Connection
+from orchestrator.tracking.told import KEY, PARENT
+
+TURNS = 8  # in which drivers that send the same at once will have agreed
+
+
+class Copy(NamedTuple):
+    """A run of a key."""
+
+    run_id: str
+    status: str
+    parent: str | None
+
+
+def copies(connection: Connection, experiment: str, key: str | None = None) -> dict[str, list[Copy]]:
+    """The runs of an experiment by key, or of one key only; the smallest id first."""
+    found: dict[str, list[Copy]] = {}
+    for run in connection.runs(experiment, "" if key is None else f"tags.`{KEY}` = '{key}'"):
+        if (its := run.data.tags.get(KEY)) is not None:
+            found.setdefault(its, []).append(_copy(run))
+    return {its: sorted(group) for its, group in found.items()}
+
+
+def _copy(run: Run) -> Copy:
+    return Copy(str(run.info.run_id), str(run.info.status), run.data.tags.get(PARENT))
+
+
+def whole(group: Iterable[Copy]) -> Copy | None:
+    """The one that counts: FINISHED, with the smallest id."""
+    return min((copy for copy in group if copy.status == "FINISHED"), default=None)
+
+
+def left_over(group: Iterable[Copy]) -> list[Copy]:
+    """All but the one that counts; none as long as none does."""
+    group = list(group)
+    kept = whole(group)
+    return [copy for copy in group if kept is not None and copy is not kept]
+
+
+def discard(connection: Connection, group: Iterable[Copy]) -> None:
+    for copy in group:
+        connection.client.delete_run(copy.run_id)
+
+
+def settle(
+    connection: Connection,
+    experiment: str,
+    wanted: Iterable[str],
+    write: Callable[[str], None],
+    report: Callable[[int, int], None] = lambda _sent, _of: None,
+) -> tuple[int, list[str]]:
+    """Have one FINISHED run of every wanted key, and no other; `write(key)` writes one.
+    Returns how many were missing, and which still are; `report` hears of each: (written, of).
+
+    Another driver may do the same at this moment, and what was listed may have changed when it is deleted.
+    Hence nothing is deleted before there is one that counts, and whoever wrote or deleted looks again: after
+    the last change, somebody has found all well.
+    """
+    wanted, written = list(wanted), set[str]()
+    missing: list[str] = []
+    for _ in range(TURNS):
+        known = copies(connection, experiment)
+        missing = [key for key in wanted if whole(known.get(key, [])) is None]
+        surplus = [copy for key in wanted for copy in left_over(known.get(key, []))]
+        if not missing and not surplus:
+            break
+        discard(connection, surplus)
+        for key in missing:
+            write(key)
+            written.add(key)
+            report(len(written), len(written.union(missing)))
+    return len(written), missing

@@ -1,0 +1,71 @@
+"""The experiment of data sets: a run for each that is poisoned, with its card, its picture and its rounds."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+
+from orchestrator.datasets import drawn
+from orchestrator.tracking.connection import Connection, first_line
+from orchestrator.tracking.copies import settle
+from orchestrator.tracking.told import KEY, ended, params
+from poisons import DataSpec, Store
+from poisons.card import markdown
+from trainers.spec import flatten
+
+NAME = "opsctl data sets"
+TAGS = {"mlflow.note.content": "Every poisoned data set, with its card and picture."}
+
+
+def sync(connection: Connection, experiment: str, store: Store, specs: Iterable[DataSpec]) -> None:
+    """Make every one of these data sets that is poisoned and in the store appear once, complete."""
+    wanted = {spec.key: spec for spec in specs if spec.crafted}
+    if not wanted:
+        return
+
+    def write(key: str) -> None:
+        spec = wanted[key]
+        with suppress(MlflowException):  # another driver may write it, and delete ours: we look again
+            _send(connection, experiment, store, spec, store.record(spec) or {})
+
+    there = [key for key, spec in wanted.items() if store.record(spec) is not None]
+    settle(connection, experiment, there, write)
+
+
+def _send(
+    connection: Connection, experiment: str, store: Store, spec: DataSpec, record: dict[str, Any]
+) -> None:
+    now = ended(record)
+    tags = {KEY: spec.key, "mlflow.note.content": markdown(record)[:5000], "mlflow.source.name": "opsctl"}
+    run = connection.client.create_run(experiment, now, tags=tags, run_name=spec.name)
+    run_id = str(run.info.run_id)
+    points = [Metric(name, value, now, step) for name, value, step in _told(record)]
+    connection.send(run_id, points, params(spec))
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "card.md").write_text(markdown(record))
+        Path(folder, "record.json").write_text(json.dumps(record, indent=1))
+        try:
+            Path(folder, "picture.png").write_bytes(drawn(spec, store))
+            connection.client.log_artifacts(run_id, folder)
+        except Exception as error:  # noqa: BLE001  (each artifact store has errors of its own; the numbers are there)
+            connection.client.set_tag(run_id, "opsctl.artifacts", f"not kept: {first_line(error)}")
+    connection.client.set_terminated(run_id, "FINISHED", now)
+
+
+def _told(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """What a data set's record counts, as (metric, value, step): rounds of its crafting, what changed."""
+    for kind, facts in record["facts"].items():
+        for row in facts.get("rounds", ()):
+            for name in ("error", "seconds"):
+                yield f"{kind}/{name}", float(row[name]), int(row["round"])
+    for path, value in flatten(record.get("change") or {}).items():
+        if isinstance(value, int | float):
+            yield f"change/{path}".replace(".", "/"), float(value), 0
+    yield "seconds", float(record["seconds"]), 0

@@ -1,0 +1,220 @@
+"""Sends a running sweep to MLflow in batches, from a thread of its own, for which nobody waits."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from orchestrator.depots.results import Record
+from orchestrator.observer import Observer
+from orchestrator.plan import Plan, Task
+from orchestrator.tracking import told
+from orchestrator.tracking.connection import TROUBLE, first_line
+from orchestrator.tracking.copies import Copy, whole
+from orchestrator.tracking.outbox import Outbox, Parcel
+from orchestrator.tracking.tracker import Tracker
+from poisons import DataSpec
+from trainers.loop import Metrics
+
+EVERY_SECONDS = 5.0  # between batches
+PATIENCE_SECONDS = 15.0  # without an answer, when the sweep has ended
+LONGEST_PAUSE = 60.0  # between attempts to reach a store that is away
+REFUSALS = 2  # of one trial's run while the store answers; what is left of it then is for `sync`
+BEAT_SECONDS = 10.0  # between what the sweep's own run is told
+
+
+class LiveTracker(Observer):
+    """A trial that runs longer than `every` seconds is seen while it runs; a shorter one is sent in one go.
+
+    When the store does not answer, that is told once, and it is asked again and again, a minute apart at
+    most; when it answers, what it missed is sent. A store that is away when the sweep ends is waited for
+    `patience` seconds; then `complete` is False, and `Tracker.sync` can send the rest at any time.
+    """
+
+    def __init__(
+        self,
+        tracker: Tracker,
+        warn: Callable[[str], None],
+        *,
+        every: float = EVERY_SECONDS,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
+        self.tracker, self.warn, self.every, self.patience = tracker, warn, every, patience
+        self.complete = False
+        self.outbox = Outbox()
+        self._old: dict[str, list[Copy]] | None = None  # what was there before this sweep
+        self._away: float | None = None  # the pause before the next attempt, while the store is away
+        self._told = float("-inf")
+        self._given_up = False
+        self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
+
+    # -- what the driver calls
+
+    def sweep_started(self, plan: Plan) -> None:
+        self._thread.start()
+
+    def data_built(self, spec: DataSpec) -> None:
+        self.outbox.built(spec)
+
+    def trial_started(self, task: Task) -> None:
+        self.outbox.started(task)
+
+    def trial_progress(self, task: Task, rows: list[Metrics]) -> None:
+        self.outbox.progress(task, rows)
+
+    def trial_retried(self, task: Task, why: str) -> None:
+        self.outbox.started(task)
+
+    def trial_done(self, task: Task, record: Record) -> None:
+        self.outbox.ended(task, "done")
+
+    def trial_stopped(self, task: Task, record: Record) -> None:
+        self.outbox.ended(task, "stopped")
+
+    def trial_failed(self, task: Task, error: str) -> None:
+        self.outbox.ended(task, "failed", error)
+
+    def sweep_ended(self) -> None:
+        """Waits until everything is sent, or until the store has not answered for too long."""
+        self.outbox.close()
+        closed = time.monotonic()
+        while self._thread.is_alive():
+            self._thread.join(0.1)
+            if time.monotonic() - max(closed, self.tracker.connection.answered) > self.patience:
+                self._given_up = True
+                return
+
+    # -- what the thread does
+
+    def _run(self) -> None:
+        while not (self.complete or self._given_up):
+            closing = self.outbox.closed
+            try:
+                self._flush()
+                if closing:
+                    self.tracker.sync()
+                    self.complete = True
+            except TROUBLE as error:
+                if closing and self._answers():  # it refuses something, and would again
+                    self._given_up = True
+                else:
+                    self._lost(error)
+            if not (self.complete or self._given_up):
+                self.outbox.wait(self._away or self.every, patient=self._away is not None)
+
+    def _answers(self) -> bool:
+        try:
+            self.tracker.check()
+        except TROUBLE:
+            return False
+        return True
+
+    def _lost(self, error: Exception) -> None:
+        if self._away is None:
+            self.warn(
+                f"MLflow no longer answers ({first_line(error)}); the sweep goes on, "
+                "and MLflow gets the rest when it is back"
+            )
+        self._away = min(LONGEST_PAUSE, 2 * (self._away or 0.5))
+
+    def _flush(self) -> None:
+        """Send what there is. Raises one of TROUBLE if the store does not answer."""
+        if self._away is not None:
+            self._return()
+        if self._old is None:
+            self._old = self.tracker.copies()
+        for key in self.outbox.due():
+            parcel = self.outbox.take(key)
+            try:
+                self._send(parcel)
+            except TROUBLE as error:
+                self._refused(parcel, error)
+            if self._given_up:
+                return
+        self._send_data()
+        self._beat()
+
+    def _return(self) -> None:
+        """The store may be back; it may even be another."""
+        before = self.tracker.experiment
+        self.tracker.attach()
+        if self.tracker.experiment != before:
+            self.outbox.lose_runs()
+        self._away = None
+        self.warn("MLflow answers again; it gets what it missed")
+
+    def _refused(self, parcel: Parcel, error: Exception) -> None:
+        """Raises `error` if it is the store; else it is this one run, which was deleted, or holds something
+        that MLflow does not take: another is begun, or in the end it is left to `sync`."""
+        entry = parcel.entry
+        entry.spoilt = True
+        self.tracker.check()
+        entry.run_id = None
+        entry.refusals += 1
+        if entry.refusals >= REFUSALS:
+            self.outbox.drop(parcel)
+
+    def _send(self, parcel: Parcel) -> None:
+        entry, task = parcel.entry, parcel.entry.task
+        if entry.run_id is None or (entry.spoilt and parcel.end == "done"):
+            before = self._before(parcel)
+            if whole(before) is not None:  # somebody else ran it
+                self.outbox.drop(parcel)
+                return
+            self._begin(parcel, before)
+        elif parcel.end is None:
+            self.tracker.log(entry.run_id, parcel.rows)
+        elif parcel.end == "done":
+            record = self.tracker.ledger.result(task.key)
+            if record is not None:
+                rest = [(when, row) for when, row in told.spaced(record) if row["epoch"] > entry.sent]
+                self.tracker.finish(entry.run_id, rest, told.done(record))
+        else:
+            self.tracker.finish(entry.run_id, parcel.rows, self._ending(parcel))
+        self.outbox.arrived(parcel)
+
+    def _before(self, parcel: Parcel) -> list[Copy]:
+        """What the store has of a trial that is about to get a run; asked anew if that may have changed."""
+        key = parcel.entry.task.key
+        if parcel.entry.spoilt:
+            return self.tracker.copies(key).get(key, [])
+        return (self._old or {}).get(key, [])
+
+    def _begin(self, parcel: Parcel, before: list[Copy]) -> None:
+        entry, task = parcel.entry, parcel.entry.task
+        if parcel.end == "done":
+            record = self.tracker.ledger.result(task.key)
+            if record is not None:
+                self.tracker.complete(task, record)
+                self.tracker.discard(before)
+            return
+        ending = None if parcel.end is None else self._ending(parcel)
+        self.tracker.discard(before)
+        entry.run_id = self.tracker.start(task, entry.begun, ending, parcel.rows)
+
+    def _ending(self, parcel: Parcel) -> told.Ending:
+        key = parcel.entry.task.key
+        if parcel.end == "failed":
+            return told.failed(parcel.entry.why)
+        if parcel.end == "stopped" and (record := self.tracker.ledger.stopped(key)) is not None:
+            return told.stopped(record)
+        return told.interrupted()
+
+    def _send_data(self) -> None:
+        specs = list(self.outbox.data.values())
+        if not specs:
+            return
+        try:
+            self.tracker.sync_data(specs)
+        except TROUBLE:
+            self.tracker.check()  # raises if it is the store; else another driver was at it, and `sync` looks
+        for spec in specs:
+            self.outbox.data.pop(spec.name, None)
+
+    def _beat(self) -> None:
+        """Have the sweep's own run say how far it is."""
+        if time.monotonic() - self._told >= BEAT_SECONDS:
+            plan, outbox = self.tracker.plan, self.outbox
+            self.tracker.parent.tell(plan.done + len(outbox.done), len(outbox.failed), "RUNNING")
+            self._told = time.monotonic()

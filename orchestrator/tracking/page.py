@@ -1,0 +1,59 @@
+"""What the MLflow pages say of a sweep: its question, filters that work, and a view of its trials."""
+
+from __future__ import annotations
+
+import json
+
+from orchestrator.plan import Plan
+
+NOTE = "mlflow.note.content"
+VIEW = "mlflow.sharedViewState.trials"  # a saved view; ?viewStateShareKey=trials opens it
+SHOWN = ("test/peak_clean_acc", "train/acc")  # columns, beside the sweep's own metric
+
+
+def tags(plan: Plan) -> dict[str, str]:
+    """Tags of the experiment, which the pages show."""
+    return {NOTE: guide(plan), VIEW: view(plan)}
+
+
+def view(plan: Plan) -> str:
+    """All trials in one flat table, best first: the axes, then the metrics that matter.
+
+    Without it the pages fold all trials away below the sweep's run, and show none of their numbers.
+    """
+    metric = plan.sweep.report.metric
+    named = [f"tags.`axis.{axis}`" for axis in plan.sweep.grid]
+    measured = [f"metrics.`{name}`" for name in dict.fromkeys((metric, *SHOWN))]
+    state = {
+        "orderByKey": f"metrics.`{metric}`",
+        "orderByAsc": plan.sweep.run.mode == "min",
+        "searchFilter": "",
+        "selectedColumns": [*measured, *named],
+    }
+    told = {"name": "trials", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
+    return json.dumps(told)
+
+
+def guide(plan: Plan) -> str:
+    """The description of a sweep's experiment: its question, and filters that find its runs."""
+    lines = [
+        plan.sweep.question,
+        "",
+        "One run per trial, below the run that is named like the sweep. The tags `axis.*` are its place in "
+        "the grid, its parameters have the paths of the sweep file. Under Views, `trials` is a flat table, "
+        "best first. Filters for the search field:",
+        "",
+        *(f"    {example}" for example in examples(plan)),
+    ]
+    return "\n".join(lines)
+
+
+def examples(plan: Plan) -> tuple[str, str]:
+    """Two filters that work on this sweep's runs."""
+    axis, value = next(iter(plan.tasks[0].point.labels.items()))
+    quote = "'" if '"' in value else '"'
+    metric = plan.sweep.report.metric
+    return (
+        f"tags.`axis.{axis}` = {quote}{value}{quote}",
+        f"metrics.`{metric}` > 0.5 AND attributes.status = 'FINISHED'",
+    )

@@ -1,0 +1,135 @@
+"""What MLflow is told of a trial: its name, tags, parameters and data set, its epochs, and how it ended."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
+
+from orchestrator.depots.results import Record
+from orchestrator.plan import Plan, Task
+from orchestrator.spec import is_seed
+from poisons import DataSpec, Store
+from trainers.loop import Metrics
+from trainers.spec import flatten, plain
+
+KEY = "opsctl.key"
+PARENT = "mlflow.parentRunId"
+PROFILE = ("images", "shape", "num_classes")  # what MLflow shows of a data set
+LONGEST_NAME = 60
+Tags = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ends: its status, when (ms since 1970), and what is told of the whole of it."""
+
+    status: str
+    when: int
+    metrics: list[Metric] = field(default_factory=list)
+    tags: Tags = field(default_factory=dict)
+
+
+def now() -> int:
+    return int(time.time() * 1000)
+
+
+def name(task: Task) -> str:
+    """The labels of its point, short: `ops 16 s0`. Where they are too long, the key tells trials apart."""
+    labels = task.point.labels.items()
+    text = " ".join(f"s{label}" if is_seed(axis) else label for axis, label in labels)
+    return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 9]}… {task.key[:7]}"
+
+
+def tags(task: Task, plan: Plan, commit: str | None) -> Tags:
+    """What its run can be filtered by from the start."""
+    return {
+        KEY: task.key,
+        "opsctl.data_key": task.trial.data.key,
+        "opsctl.sweep": plan.sweep.name,
+        "opsctl.commit": commit or "unknown",
+        "mlflow.source.name": "opsctl",
+        "mlflow.note.content": task.point.name,
+        **{f"axis.{axis}": label for axis, label in task.point.labels.items()},
+    }
+
+
+def params(spec: Any) -> list[Param]:
+    return [Param(path, str(value)[:6000]) for path, value in flatten(plain(spec)).items()]
+
+
+def points(rows: Iterable[tuple[int, Metrics]]) -> list[Metric]:
+    """Epochs' metrics, each with its time (ms since 1970) and its epoch as the step."""
+    return [
+        Metric(metric, value, when, int(row["epoch"]))
+        for when, row in rows
+        for metric, value in row.items()
+        if metric != "epoch"
+    ]
+
+
+def spaced(record: Record) -> list[tuple[int, Metrics]]:
+    """All epochs of a record, spaced evenly over the time that it took."""
+    history: list[Metrics] = record.get("history") or []
+    end, last = ended(record), history[-1]["epoch"] if history else 1
+    span = end - begun(record)
+    return [(int(end - span * (1 - row["epoch"] / last)), row) for row in history]
+
+
+def done(record: Record) -> Ending:
+    """With the metrics of the whole trial: those that are none of its last epoch's."""
+    end, last = ended(record), record["history"][-1]
+    whole = {metric: value for metric, value in record["metrics"].items() if metric not in last}
+    step = int(last["epoch"])
+    told = {"opsctl.device": record["device"], "opsctl.host": record["environment"]["host"]}
+    if record.get("warnings"):
+        told["opsctl.warnings"] = "\n".join(record["warnings"])[:4000]
+    metrics = {**whole, "seconds": record["seconds"]}
+    return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], told)
+
+
+def stopped(record: Record) -> Ending:
+    """Ended early by a scheduler."""
+    known = {name: record[name] for name in ("scheduler", "epoch", "metric", "value") if name in record}
+    words = ", ".join(f"{name} {value}" for name, value in known.items())
+    return Ending("KILLED", ended(record), tags={"opsctl.stopped": words or "early"})
+
+
+def failed(error: str, when: int | None = None) -> Ending:
+    return Ending("FAILED", when or now(), tags={"opsctl.error": error[:4000]})
+
+
+def interrupted() -> Ending:
+    """Its driver ended before it did."""
+    return Ending("KILLED", now())
+
+
+def ended(record: Record) -> int:
+    """When what a record tells of ended, in ms since 1970; now, if it does not say."""
+    when = (record.get("environment") or {}).get("time")
+    return now() if when is None else int(datetime.fromisoformat(when).timestamp() * 1000)
+
+
+def begun(record: Record) -> int:
+    return ended(record) - int(record.get("seconds", 0) * 1000)
+
+
+def data_input(spec: DataSpec, store: Store) -> DatasetInput:
+    """The data set that a trial is trained on."""
+    record = store.record(spec) or {}
+    told: dict[str, Any] = {key: record[key] for key in PROFILE if key in record}
+    if "files" in record:
+        told["sha256"] = record["files"]["data.arrow"]["sha256"]
+    data = Dataset(
+        spec.name,
+        spec.key,
+        source_type="local",
+        source=json.dumps({"uri": f"{store.where}/data/{spec.name}/data.arrow"}),
+        profile=json.dumps(told),
+    )
+    return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])

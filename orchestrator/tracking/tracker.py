@@ -1,0 +1,155 @@
+"""The experiment of a sweep in an MLflow store, and what the ledger says should be in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+
+from mlflow.entities import Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.plan import Plan, Task
+from orchestrator.tracking import data_sets, page, told
+from orchestrator.tracking.connection import TROUBLE, Connection
+from orchestrator.tracking.copies import Copy, copies, discard, settle
+from orchestrator.tracking.parent import Parent
+from orchestrator.tracking.told import KEY, PARENT, Ending
+from poisons import DataSpec, Store
+from trainers.loop import Metrics
+from trainers.provenance import commit
+
+__all__ = ["KEY", "Tracker"]
+Rows = list[tuple[int, Metrics]]  # epochs, each with its time in ms since 1970
+
+
+class Tracker:
+    """Writes runs of trials, and makes the store hold what the ledger does."""
+
+    def __init__(self, uri: str, plan: Plan, store: Store) -> None:
+        """Connects, and creates the experiment. Raises InputError if nothing answers at `uri`."""
+        self.plan, self.store = plan, store
+        self.ledger = Ledger(store.where)
+        self.connection = Connection(uri, store.root / "mlartifacts")
+        self.client = self.connection.client
+        try:
+            self.attach()
+        except TROUBLE as error:
+            raise self.connection.silent(error) from None
+
+    def attach(self) -> None:
+        """Find the experiments, or make them; needed again when the store was away."""
+        self.experiment = self.connection.experiment(self.plan.sweep.name, page.tags(self.plan))
+        self.data_sets = self.connection.experiment(data_sets.NAME, data_sets.TAGS)
+        self.parent = Parent(self.connection, self.experiment, self.plan)
+
+    def check(self) -> None:
+        """Raises one of TROUBLE if the store does not answer, or the experiment is gone."""
+        self.connection.check(self.experiment)
+
+    def runs(self, experiment: str | None = None) -> dict[str, list[Run]]:
+        """Every run of an experiment (default: of the sweep's trials) by its key."""
+        found: dict[str, list[Run]] = {}
+        for run in self.connection.runs(experiment or self.experiment):
+            if (key := run.data.tags.get(KEY)) is not None:
+                found.setdefault(key, []).append(run)
+        return found
+
+    def copies(self, key: str | None = None) -> dict[str, list[Copy]]:
+        """What the store has of every trial, or of one."""
+        return copies(self.connection, self.experiment, key)
+
+    def discard(self, group: Iterable[Copy]) -> None:
+        discard(self.connection, group)
+
+    # -- one run
+
+    def start(self, task: Task, begun: int, ending: Ending | None = None, rows: Rows | None = None) -> str:
+        """A new run for a trial begun at `begun` (ms since 1970), with its parameters, its data set and the
+        first of its epochs; complete if there is an ending."""
+        tags = told.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
+        tags |= ending.tags if ending else {}
+        run = self.client.create_run(self.experiment, begun, tags=tags, run_name=told.name(task))
+        run_id = str(run.info.run_id)
+        self.connection.trained_on(run_id, told.data_input(task.trial.data, self.store))
+        points = told.points(rows or []) + (ending.metrics if ending else [])
+        self.connection.send(run_id, points, told.params(task.trial))
+        if ending:
+            self.client.set_terminated(run_id, ending.status, ending.when)
+        return run_id
+
+    def log(self, run_id: str, rows: Rows) -> None:
+        self.connection.send(run_id, told.points(rows))
+
+    def finish(self, run_id: str, rows: Rows, ending: Ending) -> None:
+        """The last of a run; its status comes last, for it says that all is there."""
+        tags = [RunTag(*tag) for tag in ending.tags.items()]
+        self.connection.send(run_id, told.points(rows) + ending.metrics, tags=tags)
+        self.client.set_terminated(run_id, ending.status, ending.when)
+
+    def complete(self, task: Task, record: Record) -> None:
+        """One complete run for a trial that is done."""
+        self.start(task, told.begun(record), told.done(record), told.spaced(record))
+
+    # -- all of them
+
+    def sync(self, report: Callable[[int, int], None] = lambda _sent, _of: None) -> int:
+        """Make every finished trial of the sweep appear once, complete, and every other that ended as it
+        did; returns how many finished ones were sent. `report` hears of each: (sent, of).
+
+        What the store refuses of one trial keeps no other back; it is raised at the end.
+        """
+        done = self.ledger.done()
+        wanted = {task.key: task for task in self.plan.tasks if task.key in done}
+        refused: dict[str, Exception] = {}
+
+        def write(key: str) -> None:
+            try:
+                if (record := self.ledger.result(key)) is not None:
+                    self.complete(wanted[key], record)
+            except TROUBLE as error:  # another driver may write it too, and delete ours: we look again
+                self.check()
+                refused[key] = error
+
+        sent, missing = settle(self.connection, self.experiment, wanted, write, report)
+        self._send_ends(done)
+        self._adopt()
+        data = (spec for task in self.plan.tasks for spec in (*task.trial.data.crafted, task.trial.data))
+        self.sync_data(data)
+        self._close(len(wanted))
+        for key in refused.keys() & set(missing):
+            raise refused[key]
+        return sent
+
+    def _send_ends(self, done: set[str]) -> None:
+        """Trials that a scheduler stopped, or that failed, and whose driver could not tell."""
+        stopped, failed = self.ledger.ended() - done, self.ledger.failed() - done
+        tasks = [task for task in self.plan.tasks if task.key in stopped | failed]
+        known = self.copies() if tasks else {}
+        for task in tasks:
+            group = known.get(task.key, [])
+            record = (self.ledger.stopped if task.key in stopped else self.ledger.failure)(task.key)
+            if record is None or any(copy.status != "RUNNING" or task.key in failed for copy in group):
+                continue
+            when = told.ended(record)
+            end = told.stopped(record) if task.key in stopped else told.failed(record["error"], when)
+            self.start(task, told.begun(record), end, told.spaced(record))
+            self.discard(group)
+
+    def _adopt(self) -> None:
+        """Have one run of the sweep, above all of its trials."""
+        for run_id in self.parent.settle():
+            for child in list(self.connection.runs(self.experiment, f"tags.`{PARENT}` = '{run_id}'")):
+                with suppress(MlflowException):  # it may have been deleted
+                    self.client.set_tag(child.info.run_id, PARENT, self.parent.run_id)
+
+    def _close(self, done: int) -> None:
+        """Tell the run of the sweep how it stands now that nobody runs it, or nobody here."""
+        failed = len(self.ledger.failed() & {task.key for task in self.plan.tasks})
+        all_done, all_ended = done == len(self.plan.tasks), done + failed >= len(self.plan.tasks)
+        status = "FINISHED" if all_done else "FAILED" if all_ended else "KILLED"
+        self.parent.tell(done, failed, status)
+
+    def sync_data(self, specs: Iterable[DataSpec]) -> None:
+        """Make every one of these data sets that is poisoned and in the store appear once, complete."""
+        data_sets.sync(self.connection, self.data_sets, self.store, specs)

@@ -1,0 +1,52 @@
+"""Drivers that tests let run: real marks, renewed by real threads, in a store of the test's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from orchestrator.depots.drivers import Driver
+from orchestrator.depots.results import Ledger
+
+IDLE: dict[str, Any] = {
+    "total": 4,
+    "done": 0,
+    "failed": 0,
+    "stopped": 0,
+    "elsewhere": 0,
+    "waiting": 3,
+    "running": [],
+    "building": [],
+    "slots": 2,
+    "faults": {},
+}
+
+
+@contextmanager
+def driving(where: str, sweep: str, *, outline: str = "", **state: Any) -> Iterator[Driver]:
+    """A driver of a sweep that does nothing, until it is asked to stop or the block ends."""
+    stop, begun, drivers = threading.Event(), threading.Event(), list[Driver]()
+
+    def drive() -> None:
+        with Driver(Ledger(where).depot, sweep, {"needs": [], "outline": outline}, stop) as driver:
+            driver.state = IDLE | state
+            driver.beat()
+            drivers.append(driver)
+            begun.set()
+            stop.wait()
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    assert begun.wait(10)
+    try:
+        yield drivers[0]
+    finally:
+        stop.set()
+        thread.join()
+
+
+def run(name: str, **told: Any) -> dict[str, Any]:
+    """A trial that runs, as a driver's state tells it."""
+    return {"key": "0" * 16, "name": name, "since": "2026-01-01T00:00:00+00:00", "epochs": 9, **told}

@@ -1,0 +1,313 @@
+"""A cost is reckoned before it is spent: from what was done here, else measured, else given; and never fails."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from orchestrator.costs.cost import START_SECONDS, Costs
+from orchestrator.costs.duration import duration, hours
+from orchestrator.costs.estimate import (
+    Resources,
+    best_costs,
+    estimate,
+    estimate_on_this_machine,
+    lines,
+    this_machine,
+)
+from orchestrator.costs.extents import USUAL, Extents
+from orchestrator.costs.rates import BATCH_SECONDS, Rates, Run
+from orchestrator.depots.results import Ledger
+from orchestrator.spec import RunSpec, TrialSpec
+from orchestrator.trial import run_trial
+from poisons import DataSpec, Store
+from poisons.sources.base import Extent
+from poisons.sources.digits import Digits
+from poisons.sources.torchvision_sets import Cifar10, Svhn
+from tests.conftest import CPU, Opsctl
+from tests.orchestrator.sweeps import plan_of, tiny, write
+from trainers import TrainSpec
+from trainers.flops import Work, network_flops, trial_work
+
+CORE = Resources(slots=2, gpus=0.0, cpus=1.0)
+
+
+def test_a_given_rate_is_divided_by(store: Store) -> None:
+    task = plan_of(tiny(), store).tasks[0]
+    network = network_flops(task.trial.train.architecture, shape=(3, 32, 32), num_classes=10)
+    work = trial_work(task.trial, network, train=60, test=355)
+    wanted = START_SECONDS + work.flops / 3e10 + BATCH_SECONDS * work.batches
+    assert Costs.given(store, 0.03).trial_seconds(task.trial) == pytest.approx(wanted)
+
+
+def test_what_a_finished_trial_took_is_what_its_like_will_take(store: Store) -> None:
+    plan = plan_of(tiny(), store)
+    assert Costs.learned(store, place=CPU) is None
+    record = run_trial(plan.tasks[0].trial, store, device=CPU)
+    costs = Costs.learned(store, place=CPU, threads=record["threads"])
+    assert costs is not None
+    words = f"learned from 1 trial on cpu, {record['threads']} thread"
+    assert costs.rates.origin.startswith(words)
+    assert costs.trial_seconds(plan.tasks[2].trial) == pytest.approx(
+        record["seconds"] + START_SECONDS, rel=0.01
+    )
+    longer = plan.tasks[2].trial.model_copy(
+        update={"train": plan.tasks[2].trial.train.model_copy(update={"epochs": 200})}
+    )
+    work, more = (costs.trial_seconds(trial) - START_SECONDS for trial in (plan.tasks[2].trial, longer))
+    assert more > 50 * work, "200 epochs, not 2"
+
+
+def run(rate: float, device: str = "gpu", precision: str = "bfloat16", **train: Any) -> Run:
+    spec = TrainSpec.parse(train, "test")
+    return Run(spec, device, precision, Work(rate, 0), 1.0)
+
+
+def test_a_rate_is_that_of_the_nearest_group() -> None:
+    rates = Rates.learned(
+        [
+            run(9e12),
+            run(11e12, epochs=3),
+            run(2e12, architecture={"kind": "resnet18", "width": 16}),
+            run(30e12, architecture="wide_resnet"),
+            run(1e12, precision="float32"),
+            run(5e9, device="cpu, 1 thread"),
+        ],
+        "gpu",
+    )
+    assert rates is not None
+    assert rates.origin == "learned from 5 trials on gpu"
+
+    def of(**train: Any) -> float:
+        return rates.of(TrainSpec.parse(train, "test"))
+
+    assert of() == 10e12, "the median of its like, as `precision: auto` is here"
+    assert of(architecture={"kind": "resnet18", "width": 16}) == 2e12
+    assert of(architecture={"kind": "resnet18", "width": 32}) == 9e12, "a network of its kind"
+    assert of(architecture="vgg16_bn") == 10e12, "any in this precision"
+    assert of(architecture="vgg16_bn", precision="float32") == 1e12
+    assert rates.auto == "bfloat16"
+
+
+def test_another_device_is_better_than_none() -> None:
+    rates = Rates.learned([run(1e12, "A"), run(2e12, "B"), run(4e12, "B")], "cpu, 1 thread")
+    assert rates is not None
+    assert (rates.origin, rates.usual) == ("learned from 2 trials on B", 3e12)
+
+
+def test_records_that_cannot_be_read_teach_nothing(store: Store) -> None:
+    ledger = Ledger(store.where)
+    for i, record in enumerate(({}, {"spec": {"train": {"epoch": 1}}}, {"spec": 7}, {"spec": {}})):
+        ledger.publish(f"{i:016x}", record)
+    assert Costs.learned(store, place=CPU) is None
+
+
+def test_a_machine_is_measured_once(store: Store) -> None:
+    first = Costs.measured(store, place=CPU)
+    (file,) = (store.root / "rates").glob("cpu-1-thread.json")
+    told = json.loads(file.read_text())
+    assert told["flops_per_second"][first.rates.auto] == first.rates.usual > 1e8
+    told["flops_per_second"][first.rates.auto] = 123.0
+    file.write_text(json.dumps(told))
+    assert Costs.measured(store, place=CPU).rates.usual == 123.0
+    file.write_text("{")
+    assert Costs.measured(store, place=CPU).rates.usual > 1e8
+
+
+def test_data_sets_are_learned_from_those_that_were_made(store: Store) -> None:
+    plan = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}), store)
+    guess = Costs.usual(store)
+    ops = plan.to_build[-1]
+    assert guess.data_seconds(ops) > START_SECONDS
+    store.ensure(ops)
+    path = store.path(ops) / "record.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "seconds": 100.0}))
+    learned = Costs.usual(store)
+    assert learned.data_seconds(ops) == pytest.approx(100 + START_SECONDS)
+    twice = ops.model_copy(update={"limit": 120, "seed": 3})
+    assert learned.data_seconds(twice) == pytest.approx(200 + START_SECONDS)
+
+
+def test_crafting_with_a_network_takes_longer_the_more_it_computes(store: Store) -> None:
+    def takes(**settings: Any) -> float:
+        spec = DataSpec.parse({"poison": {"kind": "em", **settings}}, "test").pinned()
+        return Costs.given(store, 1.0).data_seconds(spec)
+
+    plain = takes(generator={"kind": "resnet18", "width": 16})
+    assert takes(generator={"kind": "resnet18", "width": 16}, steps=40) > 1.5 * plain
+    assert takes(generator={"kind": "resnet18", "width": 16}, max_rounds=1) < plain
+    assert takes() > 2 * plain
+
+
+def test_extents_are_known_before_a_data_set_is_built(store: Store) -> None:
+    extents = Extents(store)
+    spec = DataSpec().pinned()
+    assert extents.of(spec) == Extent(1442, (3, 32, 32), 10)
+    assert extents.of(spec.model_copy(update={"limit": 60})).images == 60
+    assert extents.of(spec.model_copy(update={"limit": 9999})).images == 1442
+    assert extents.of(DataSpec(split="test").pinned()).images == 355
+    assert len(list((store.root / "extents").glob("digits-*-t*.json"))) == 2
+    images = store.ensure(spec)
+    assert Extents(store).of(spec) == Extent(len(images), images.shape, images.num_classes)
+
+
+def test_published_sets_are_known_without_a_download(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    assert Cifar10(root=nowhere).extent("train") == Extent(50_000, (3, 32, 32), 10)
+    assert Svhn(root=nowhere).extent("test").images == 26_032
+    assert not Path(nowhere).exists()
+
+
+def test_a_folder_of_images_knows_its_extent(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("test", 2)):
+        for i in range(count):
+            (tmp_path / split / str(i)).mkdir(parents=True)
+            Image.new("RGB", (20, 16)).save(tmp_path / split / str(i) / "0.png")
+    source = DataSpec.parse({"source": {"kind": "image_folder", "root": str(tmp_path)}}, "test").source
+    assert source.extent("train") == Extent(3, (3, 16, 20), 3)
+
+
+def test_a_source_that_is_gone_is_taken_to_be_as_usual(store: Store, tmp_path: Path) -> None:
+    source = {
+        "kind": "tensors",
+        "train": str(tmp_path / "no"),
+        "test": str(tmp_path / "no"),
+        "fingerprint": "f",
+    }
+    assert Extents(store).of(DataSpec.parse({"source": source}, "test")) == USUAL["train"]
+
+
+def test_a_network_that_cannot_be_built_costs_as_a_usual_one(store: Store) -> None:
+    def seconds(architecture: Any) -> float:
+        trial = TrialSpec.parse({"train": {"architecture": architecture}}, "test")
+        trial = trial.model_copy(update={"data": trial.data.pinned()})
+        return Costs.given(store, 1.0).trial_seconds(trial)
+
+    broken = {"kind": "torchvision", "name": "resnet18", "options": {"no_such_option": 3}}
+    assert seconds(broken) == pytest.approx(seconds("resnet18"), rel=0.02)
+
+
+def test_five_thousand_trials_are_reckoned_at_once(store: Store) -> None:
+    pinned = DataSpec().pinned()
+    widths = [{"kind": "resnet18", "width": 4 * (1 + i % 5)} for i in range(5)]
+    widths[4] = {"kind": "torchvision", "name": "resnet18", "options": {"zero_init_residual": True}}
+    trials = [
+        TrialSpec.parse({"train": {"architecture": widths[i % 5]}, "seed": i}, "test").model_copy(
+            update={"data": pinned.model_copy(update={"seed": i % 3})}
+        )
+        for i in range(5000)
+    ]
+    costs = Costs.given(store, 1.0)
+    for trial in trials[:5]:
+        costs.trial_seconds(trial)
+    start = time.process_time()
+    found = {costs.trial_seconds(trial) for trial in trials}
+    assert time.process_time() - start < 1
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("run", "cpus", "gpus", "slots", "unit"),
+    [
+        ({}, 8, 0, 8, "CPU-hours"),
+        ({"cpus_per_trial": 2}, 8, 0, 4, "CPU-hours"),
+        ({}, 8, 2, 2, "GPU-hours"),
+        ({"gpus_per_trial": 0.25}, 8, 1, 4, "GPU-hours"),
+        ({"gpus_per_trial": "auto"}, 8, 1, 1, "GPU-hours"),
+        ({"gpus_per_trial": 0.25}, 2, 1, 2, "GPU-hours"),
+        ({"gpus_per_trial": 0}, 8, 1, 8, "CPU-hours"),
+        ({"max_concurrent": 3}, 8, 0, 3, "CPU-hours"),
+        ({"gpus_per_trial": 2}, 8, 4, 2, "GPU-hours"),
+    ],
+)
+def test_slots_of_a_machine(run: dict[str, Any], cpus: int, gpus: int, slots: int, unit: str) -> None:
+    found = this_machine(RunSpec.parse(run, "test"), cpus=cpus, gpus=gpus)
+    assert (found.slots, found.unit) == (slots, unit)
+    assert this_machine(RunSpec.parse(run, "test"), cpus=cpus, gpus=gpus, slots=64).slots == 64
+
+
+def test_hours_are_those_of_all_that_is_missing_and_slots_share_them(store: Store) -> None:
+    plan = plan_of(tiny(base={"data": {"limit": 60}, "train": {"epochs": 50}}), store)
+    costs = Costs.given(store, 0.001)
+    one, two = (estimate(plan, costs, Resources(slots, 0.0, 2.0)) for slots in (1, 2))
+    assert one.hours == pytest.approx(2 * sum(one.trials.values()) / 3600), "two processors each"
+    assert one.wall == pytest.approx(sum(one.trials.values()) + sum(one.data.values()))
+    assert max(one.trials.values()) < two.wall < one.wall
+    assert list(one.data) == [spec.name for spec in plan.to_build]
+
+
+def test_the_best_rate_is_given_else_learned_else_measured(store: Store) -> None:
+    plan = plan_of(tiny(), store)
+    assert best_costs(plan, store, CORE).rates.origin == "measured on this machine"
+    run_trial(plan.tasks[0].trial, store, device=CPU)
+    again = plan_of(tiny(), store)
+    assert best_costs(again, store, CORE).rates.origin.startswith("learned from 1 trial on cpu")
+    assert best_costs(again, store, CORE, 30).rates.origin == "given"
+
+
+def test_a_plan_is_worth_more_than_its_cost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = plan_of(tiny(), store)
+    (store.root / "rates").write_text("in the way")
+    assert estimate_on_this_machine(plan, store) is not None, "what cannot be remembered is measured again"
+    monkeypatch.setattr(Costs, "trial_seconds", lambda *_: 1 / 0)
+    assert estimate_on_this_machine(plan, store) is None
+
+
+def test_a_plan_says_how_long_it_takes(opsctl: Opsctl, tmp_path: Path) -> None:
+    file = write(tmp_path, tiny(base={"data": {"limit": 1000}, "train": {"epochs": 200}}))
+    code, out, err = opsctl("plan", file, "--tflops", 30, "--slots", 3)
+    assert (code, err) == (0, "")
+    # a ResNet-18: 200 epochs of 1,000 images, 3.33 GFLOP each, and of 355 test images, 1.11 GFLOP each
+    assert "about 0.03 CPU-hours of trials, the longest of 27 s; about 2 s of data sets" in out
+    assert "about 55 s on 3 slots (rate: 30 TFLOP/s, given)" in out
+    assert re.search(r"digits-ops-train +[0-9a-f]{16} +to build +under 1 s", out)
+    code, out, _ = opsctl("plan", file)
+    assert re.search(r"on \d+ slots? \(rate: [\d.e-]+ TFLOP/s, measured on this machine\)", out)
+
+
+def test_a_plan_with_nothing_left_says_nothing_of_hours(opsctl: Opsctl, store: Store, tmp_path: Path) -> None:
+    plan = plan_of(tiny(), store)
+    for task in plan.tasks:
+        run_trial(task.trial, store, device=CPU)
+    code, out, _ = opsctl("plan", write(tmp_path, tiny()))
+    assert code == 0
+    assert "hours" not in out
+    more = {**tiny(), "grid": {"data.poison": ["clean", "ops"], "seed": [0, 1, 2]}}
+    _, out, _ = opsctl("plan", write(tmp_path, more))
+    assert "learned from 4 trials on cpu" in out
+    assert "of data sets" not in out
+    assert lines(estimate(plan_of(tiny(), store), Costs.usual(store), CORE)) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "under 1 s"),
+        (42.4, "42 s"),
+        (59.7, "1 min"),
+        (720, "12 min"),
+        (3599, "1 h 00 min"),
+        (11520, "3 h 12 min"),
+        (432_000, "120 h"),
+        (36e6, "10,000 h"),
+    ],
+)
+def test_times_as_people_say_them(seconds: float, words: str) -> None:
+    assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0.001, "under 0.01"), (0.25, "0.25"), (12.34, "12.3"), (1234.5, "1,234")]
+)
+def test_hours_as_people_say_them(number: float, words: str) -> None:
+    assert hours(number) == words
+
+
+def test_digits_know_their_extent() -> None:
+    assert Digits().extent("train") == Extent(1442, (3, 32, 32), 10)

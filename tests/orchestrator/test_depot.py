@@ -1,0 +1,185 @@
+"""A folder, an object store and memory keep the same promises."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from s3fs import S3FileSystem
+
+from orchestrator.depots.depot import Depot, DepotError, Folder, as_url, local_folder, open_depot
+from orchestrator.depots.results import Ledger
+from tests import s3
+from tests.test_fences import loaded
+
+
+@pytest.fixture(params=["folder", "memory", "s3"])
+def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Depot]:
+    if request.param == "s3":
+        yield open_depot(f"{request.getfixturevalue('bucket')}/some/prefix")
+    else:
+        yield open_depot(tmp_path if request.param == "folder" else f"memory://{secrets.token_hex(8)}/x")
+
+
+def test_what_was_written_is_read_replaced_and_removed(depot: Depot) -> None:
+    assert depot.read("a/b/c.json") is None
+    depot.write("a/b/c.json", b"one")
+    assert depot.read("a/b/c.json") == b"one"
+    depot.write("a/b/c.json", b"")
+    assert depot.read("a/b/c.json") == b""
+    assert depot.read("a/b") is None, "a folder has no bytes"
+    depot.remove("a/b/c.json")
+    depot.remove("a/b/c.json")
+    depot.remove("a/b/never.json")
+    assert depot.read("a/b/c.json") is None
+    assert open_depot(depot.where).where == depot.where
+
+
+def test_what_another_wrote_since_is_seen(depot: Depot) -> None:
+    """No listing is kept: a lease must not be taken for free because it was so a moment ago."""
+    assert depot.names("leases") == []
+    open_depot(depot.where).write("leases/a.0", b"x")
+    assert depot.names("leases") == ["a.0"]
+    assert depot.holders("trials", "result.json") == set()
+    open_depot(depot.where).write("trials/k/result.json", b"x")
+    assert depot.holders("trials", "result.json") == {"k"}
+    open_depot(depot.where).remove("leases/a.0")
+    assert depot.names("leases") == []
+
+
+def test_of_many_who_create_one_wins_and_its_bytes_stay(depot: Depot) -> None:
+    for turn in range(3):
+        won: list[int] = []
+        ready = threading.Barrier(8)
+
+        def attempt(
+            who: int, name: str = f"leases/a.{turn}", won: list[int] = won, ready: threading.Barrier = ready
+        ) -> None:
+            ready.wait()
+            if depot.create(name, str(who).encode()):
+                won.append(who)
+
+        threads = [threading.Thread(target=attempt, args=(who,)) for who in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(won) == 1
+        assert depot.read(f"leases/a.{turn}") == str(won[0]).encode()
+    assert not depot.create("leases/a.0", b"late")
+
+
+def test_folders_are_listed_by_what_lies_in_them(depot: Depot) -> None:
+    for name in (
+        "trials/a/result.json",
+        "trials/b/failure.json",
+        "trials/c/result.json",
+        "trials/c/x/result.json",
+    ):
+        depot.write(name, b"1234")
+    assert depot.names("trials") == ["a", "b", "c"]
+    assert depot.names("trials/c") == ["result.json", "x"]
+    assert depot.holders("trials", "result.json") == {"a", "c"}
+    found = depot.files("trials/c")
+    assert {name: kept.bytes for name, kept in found.items()} == {"result.json": 4, "x/result.json": 4}
+    assert all(kept.changed is not None and abs(kept.changed - time.time()) < 600 for kept in found.values())
+    assert (depot.names("nowhere"), depot.holders("nowhere", "x"), depot.files("nowhere")) == ([], set(), {})
+
+
+def test_names_that_begin_alike_are_apart(depot: Depot) -> None:
+    depot.write("data/a/record.json", b"1")
+    depot.write("data/ab/record.json", b"2")
+    assert list(depot.files("data/a")) == ["record.json"]
+    assert depot.remove_all("data/a")
+    assert depot.names("data") == ["ab"]
+
+
+def test_a_folder_goes_with_all_in_it(depot: Depot) -> None:
+    for name in ("data/a/record.json", "data/a/data.arrow", "checkpoints/b.pt"):
+        depot.write(name, b"1")
+    assert depot.remove_all("data/a")
+    assert depot.remove_all("checkpoints/b.pt")
+    assert not depot.remove_all("data/a")
+    assert (depot.names("data"), depot.names("checkpoints")) == ([], [])
+
+
+def test_files_go_there_and_come_back(depot: Depot, tmp_path: Path) -> None:
+    data = os.urandom(3 * 2**20)
+    (tmp_path / "there").write_bytes(data)
+    depot.upload(tmp_path / "there", "data/a/data.arrow")
+    assert depot.download("data/a/data.arrow", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == data
+    assert not depot.download("data/a/nothing", tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_many_are_read_at_once(depot: Depot) -> None:
+    for i in range(40):
+        depot.write(f"trials/{i}/result.json", b'{"key": "%d"}' % i)
+    depot.write("trials/41/result.json", b'{"key"')
+    found = Ledger(depot.where).results(str(i) for i in range(42))
+    assert set(found) == {str(i) for i in range(40)}
+    assert found["7"] == {"key": "7"}
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("s3:/bucket", "s3:/bucket is neither a path nor a URL; write s3://bucket"),
+        ("nope://bucket", "nope://bucket cannot be opened: Protocol not known"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told(where: str, message: str) -> None:
+    with pytest.raises(DepotError, match=message):
+        open_depot(where)
+
+
+def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec
+
+    monkeypatch.setitem(sys.modules, "gcsfs", None)  # what Python does for a package that is not there
+    fsspec.registry.get("gs")
+    with pytest.raises(DepotError, match="pip install gcsfs"):
+        open_depot("gs://bucket")
+
+
+def test_paths_stay_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for where in ("store", "./store", f"file://{tmp_path}/store", tmp_path / "store", "~/store"):
+        depot = open_depot(where)
+        assert isinstance(depot, Folder)
+        assert depot.where == str(local_folder(where)) == str(tmp_path / "store")
+    assert as_url("s3://a/b/") == "s3://a/b"
+    assert local_folder("s3://a/b").parent == tmp_path / ".cache" / "opsctl"
+    assert local_folder("s3://a/b") != local_folder("s3://a-b")
+
+
+def test_a_bucket_that_is_not_there_is_no_empty_one(bucket: str) -> None:
+    depot = open_depot(f"{bucket}-not/x")
+    for look in (lambda: depot.read("a"), lambda: depot.names("a"), lambda: depot.write("a", b"")):
+        with pytest.raises(OSError, match=f"{bucket}-not/x: .*bucket"):
+            look()
+
+
+def test_a_server_that_does_not_answer_is_an_error_soon(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.free_port()}")
+    S3FileSystem.clear_instance_cache()
+    start = time.monotonic()
+    with pytest.raises(OSError, match=r"Could not connect|connect"):
+        open_depot(bucket).read("a")
+    assert time.monotonic() - start < 60
+
+
+def test_a_look_at_a_folder_imports_no_fsspec() -> None:
+    assert not loaded("from orchestrator.depots.results import Ledger\nLedger('.').done()") & {
+        "fsspec",
+        "torch",
+        "s3fs",
+    }

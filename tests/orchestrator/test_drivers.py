@@ -1,0 +1,196 @@
+"""A driver's mark says that it lives, for as long as it does, and brings it the wish that it stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.depots import drivers
+from orchestrator.depots.depot import Folder
+from orchestrator.depots.drivers import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
+from tests.conftest import ROOT
+
+SLEEPER = """
+import sys, threading
+from pathlib import Path
+from orchestrator.depots.depot import Folder
+from orchestrator.depots.drivers import Driver
+with Driver(Folder(Path(sys.argv[1])), "long", {"file": "a.yaml"}, threading.Event()) as driver:
+    print(driver.id, flush=True)
+    sys.stdin.readline()
+"""
+FULL = """
+import resource, signal, sys
+from pathlib import Path
+from orchestrator.depots.depot import Folder
+depot = Folder(Path(sys.argv[1]))
+depot.write("trials/a/result.json", b"old")
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+failed = 0
+for call in (depot.write, depot.create):
+    try:
+        call("trials/a/result.json", bytes(5000))
+    except OSError:
+        failed += 1
+print(failed)
+"""
+
+
+@pytest.fixture
+def depot(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drivers, "BEAT_SECONDS", 0.02)
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A driver that is a process of its own."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def eventually(true: Callable[[], object]) -> bool:
+    end = time.monotonic() + 20
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return bool(true())
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_mark_appears_beats_and_vanishes(depot: Folder) -> None:
+    with Driver(depot, "sweep", {"file": "a.yaml"}, threading.Event()) as driver:
+        (mark,) = marks(depot)
+        told = {"id": driver.id, "sweep": "sweep", "file": "a.yaml", "pid": os.getpid(), "machine": machine()}
+        assert told.items() <= mark.items()
+        driver.state = {"done": 3}
+        assert eventually(lambda: marks(depot)[0]["beat"] > mark["beat"] and marks(depot)[0]["state"])
+        assert marks(depot)[0]["state"] == {"done": 3}
+        assert Watch(depot).alive(driver.id)
+    assert marks(depot) == []
+    assert depot.names("drivers") == []
+    assert not Watch(depot).alive(driver.id)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(depot: Folder) -> None:
+    stop, go_on = threading.Event(), threading.Event()
+    with Driver(depot, "sweep", {}, stop) as one, Driver(depot, "sweep", {}, go_on):
+        ask_to_stop(depot, one.id)
+        assert stop.wait(20)
+        assert not go_on.wait(0.1)
+    assert depot.names("drivers") == []
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_depot_that_is_away_for_a_while_ends_nothing(tmp_path: Path) -> None:
+    stop, folder = threading.Event(), tmp_path / "depot"
+    with Driver(Folder(folder), "sweep", {}, stop) as driver:
+        away = folder.rename(tmp_path / "away")
+        folder.write_text("no folder")
+        time.sleep(0.1)
+        folder.unlink()
+        away.rename(folder)
+        before = marks(Folder(folder))[0]["beat"]
+        assert eventually(lambda: marks(Folder(folder))[0]["beat"] > before)
+        ask_to_stop(Folder(folder), driver.id)
+        assert stop.wait(20)
+
+
+def test_who_was_killed_on_this_machine_is_known_to_be_dead_and_is_buried(
+    depot: Folder, other: subprocess.Popen[str]
+) -> None:
+    assert other.stdout is not None
+    name = other.stdout.readline().strip()
+    watch = Watch(depot)
+    assert watch.alive(name)
+    bury(depot)
+    assert [mark["id"] for mark in marks(depot)] == [name]
+    other.send_signal(signal.SIGKILL)
+    other.wait()
+    assert not watch.alive(name)
+    assert marks(depot) == []
+    assert read_mark(depot, name) is not None, "its mark is there still"
+    ask_to_stop(depot, name)
+    bury(depot)
+    bury(depot)
+    assert depot.names("drivers") == []
+
+
+def test_the_number_of_a_process_says_nothing_of_another_machine(
+    depot: Folder, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other.stdout is not None
+    name = other.stdout.readline().strip()
+    other.kill()
+    other.wait()
+    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    watch = Watch(depot)
+    assert watch.alive(name)
+    bury(depot)
+    assert [mark["id"] for mark in marks(depot)] == [name]
+    monkeypatch.setattr(drivers, "STALE_SECONDS", 0.05)
+    assert eventually(lambda: not watch.alive(name))
+
+
+def test_a_machine_is_not_known_by_its_name_alone() -> None:
+    """Thousands of machines are called localhost, and the first process of each container is number 1."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    if not boot.exists():
+        pytest.skip("this system does not number its starts")
+    assert boot.read_text().strip() in machine()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"id": "x"}', b"\xff\xfe"])
+def test_what_is_no_mark_is_nobody(depot: Folder, damage: bytes) -> None:
+    depot.write("drivers/x.json", damage)
+    assert marks(depot) == []
+    assert not Watch(depot).alive("x")
+    bury(depot)
+
+
+def test_on_a_full_disk_nothing_half_written_stays_and_nothing_is_lost(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "2\n"
+    assert [file.name for file in (tmp_path / "trials" / "a").iterdir()] == ["result.json"]
+    assert (tmp_path / "trials" / "a" / "result.json").read_bytes() == b"old"
+
+
+def test_threads_that_write_one_name_leave_one_of_their_texts(depot: Folder) -> None:
+    texts = [bytes([i]) * 20_000 for i in range(8)]
+    threads = [threading.Thread(target=depot.write, args=("a/b", text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert depot.read("a/b") in texts
+    assert [file.name for file in (depot.root / "a").iterdir()] == ["b"]
+
+
+def test_marks_are_json_that_anybody_can_read(depot: Folder) -> None:
+    with Driver(depot, "sweep", {}, threading.Event()) as driver:
+        mark = json.loads((depot.root / "drivers" / f"{driver.id}.json").read_bytes())
+    assert {"id", "sweep", "host", "machine", "pid", "started", "time", "beat", "state"} == set(mark)

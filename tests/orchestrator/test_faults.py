@@ -1,0 +1,41 @@
+"""Whose fault it is decides what happens next."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from orchestrator.faults import fault
+from poisons.durable import StoreError
+from trainers import InputError
+from trainers.loop import DivergenceError, OutOfMemoryError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "poisoned"),
+    [
+        (InputError("8x8 images are too small"), "author", False),
+        (OutOfMemoryError("out of memory on cuda"), "memory", False),
+        (MemoryError(), "memory", False),
+        (OSError(errno.ENOSPC, "No space left on device"), "machine", False),
+        (OSError(errno.ESTALE, "Stale file handle"), "machine", False),
+        (ConnectionResetError(), "machine", False),
+        (StoreError("could not be written"), "machine", False),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "machine", True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), "machine", True),
+        (RuntimeError("uncorrectable ECC error encountered"), "machine", True),
+        (RuntimeError("shape '[3]' is invalid"), "trial", False),
+        (DivergenceError("the loss was not finite", [{"epoch": 1.0}]), "trial", False),
+        (KeyError("x"), "trial", False),
+    ],
+)
+def test_every_exception_has_an_owner(error: Exception, kind: str, poisoned: bool) -> None:
+    found = fault(error)
+    assert (found.kind, found.poisoned) == (kind, poisoned)
+    assert found.error.startswith(type(error).__name__)
+    assert "poisoned" not in found.told()
+
+
+def test_a_divergence_brings_the_epochs_before_it() -> None:
+    assert fault(DivergenceError("no", [{"epoch": 1.0}])).told()["history"] == [{"epoch": 1.0}]

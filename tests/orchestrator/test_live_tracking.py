@@ -1,0 +1,269 @@
+"""A running sweep reaches MLflow in batches: nobody waits for it, and what a store missed it gets when it is back."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import mlflow_server
+from orchestrator.depots.results import Record
+from orchestrator.plan import Task
+from orchestrator.tracking import LiveTracker, Tracker, default_uri
+from orchestrator.trial import run_trial
+from poisons import Store
+from tests.conftest import CPU
+from tests.orchestrator.sweeps import plan_of, tiny
+from tests.orchestrator.test_tracking import as_recorded, epochs, parent, runs
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+)
+
+
+@pytest.fixture
+def tracker(store: Store) -> Tracker:
+    return Tracker(default_uri(store.root), plan_of(tiny(), store), store)
+
+
+@pytest.fixture
+def task(tracker: Tracker) -> Task:
+    return tracker.plan.tasks[0]
+
+
+@pytest.fixture
+def record(task: Task, store: Store) -> Record:
+    return run_trial(task.trial, store, device=CPU)
+
+
+def live(tracker: Tracker, warnings: list[str], *, every: float = 0.1, patience: float = 60) -> LiveTracker:
+    watcher = LiveTracker(tracker, warnings.append, every=every, patience=patience)
+    watcher.sweep_started(tracker.plan)
+    return watcher
+
+
+def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+
+
+def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: Task, record: Record) -> None:
+    warnings: list[str] = []
+    watcher = live(tracker, warnings)
+    watcher.trial_started(task)
+    watcher.trial_progress(task, record["history"][:1])
+    wait_until(lambda: runs(tracker) and epochs(tracker, runs(tracker)[0], "train/loss"))
+    (run,) = runs(tracker)
+    assert run.info.status == "RUNNING"
+    watcher.trial_progress(task, record["history"][:1])  # a trial that goes on tells all again
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    (same,) = runs(tracker)
+    assert same.info.run_id == run.info.run_id
+    assert same.info.status == "FINISHED"
+    assert epochs(tracker, same, "train/loss") == as_recorded(record, "train/loss")
+    assert same.data.metrics["seconds"] == record["seconds"]
+    assert watcher.complete
+    assert tracker.sync() == 0
+    assert warnings == []
+
+
+def test_a_short_trial_is_sent_in_one_go(tracker: Tracker, task: Task, record: Record) -> None:
+    watcher = live(tracker, [], every=60)
+    watcher.trial_started(task)
+    watcher.trial_progress(task, record["history"])
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert run.info.status == "FINISHED"
+    assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
+
+
+def test_a_retried_trial_ends_with_the_numbers_of_its_record(
+    tracker: Tracker, task: Task, record: Record
+) -> None:
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.trial_progress(task, [{"epoch": 1.0, "train/loss": 99.0}])
+    wait_until(lambda: runs(tracker))
+    watcher.trial_retried(task, "its worker died")
+    watcher.trial_started(task)
+    watcher.trial_progress(task, record["history"])
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
+
+
+def test_a_failure_is_told_and_replaced_when_the_trial_is_done_after_all(
+    tracker: Tracker, task: Task, store: Store
+) -> None:
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.trial_failed(task, "Boom: no")
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert (run.info.status, run.data.tags["opsctl.error"]) == ("FAILED", "Boom: no")
+    run_trial(task.trial, store, device=CPU)
+    assert tracker.sync() == 1
+    assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+
+
+def test_a_trial_that_a_scheduler_ended_early_says_so(tracker: Tracker, task: Task) -> None:
+    rows = [{"epoch": 1.0, "test/clean_acc": 0.1}]
+    verdict = {"epoch": 1, "metric": "test/clean_acc", "value": 0.1, "scheduler": "asha", "history": rows}
+    watcher = live(tracker, [], every=60)
+    watcher.trial_started(task)
+    watcher.trial_progress(task, rows)
+    tracker.ledger.stop(task.key, verdict)
+    watcher.trial_stopped(task, verdict)
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert run.info.status == "KILLED"
+    assert run.data.tags["opsctl.stopped"] == "scheduler asha, epoch 1, metric test/clean_acc, value 0.1"
+    assert epochs(tracker, run, "test/clean_acc") == [(1, 0.1)]
+
+
+def test_what_another_sweep_or_driver_ran_appears_too(tracker: Tracker, task: Task, record: Record) -> None:
+    for _ in range(2):
+        watcher = live(tracker, [])
+        watcher.trial_done(task, record)
+        watcher.sweep_ended()
+        assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+
+
+def test_a_trial_that_is_there_already_gets_no_second_run_while_it_runs(
+    tracker: Tracker, task: Task, record: Record
+) -> None:
+    tracker.sync()
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    for row in record["history"]:
+        watcher.trial_progress(task, [row])
+        time.sleep(0.5)
+    assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+
+
+def test_what_still_runs_when_the_sweep_ends_is_marked_and_replaced_later(
+    tracker: Tracker, task: Task, store: Store
+) -> None:
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.sweep_ended()
+    assert [run.info.status for run in runs(tracker)] == ["KILLED"]
+    assert parent(tracker).info.status == "KILLED"
+    run_trial(task.trial, store, device=CPU)
+    assert tracker.sync() == 1
+    assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+
+
+def test_a_run_that_somebody_deleted_is_begun_again(tracker: Tracker, task: Task, record: Record) -> None:
+    warnings: list[str] = []
+    watcher = live(tracker, warnings)
+    watcher.trial_started(task)
+    wait_until(lambda: runs(tracker))
+    tracker.client.delete_run(runs(tracker)[0].info.run_id)
+    watcher.trial_progress(task, record["history"][:1])
+    wait_until(lambda: runs(tracker))
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
+    assert (watcher.complete, warnings) == (True, [])
+
+
+class Server:
+    """`opsctl ui`'s server on a database, which can be ended and started again at the same address."""
+
+    def __init__(self, database: Path) -> None:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            self.port = found.getsockname()[1]
+        self.uri, self.database = f"http://127.0.0.1:{self.port}", database
+        self.start()
+
+    def start(self) -> None:
+        self.process: subprocess.Popen[bytes] = mlflow_server.serve(
+            f"sqlite:///{self.database}", host="127.0.0.1", port=self.port
+        )
+        assert mlflow_server.answers(self.process, "127.0.0.1", self.port, threading.Event())
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=60)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    server = Server(tmp_path / "server.db")
+    yield server
+    server.stop()
+
+
+def test_a_server_that_goes_and_comes_back_is_told_of_once_and_misses_nothing(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = Tracker(server.uri, plan_of(tiny(), store), store)
+    records = [run_trial(task.trial, store, device=CPU) for task in tracker.plan.tasks]
+    warnings: list[str] = []
+    watcher = live(tracker, warnings)
+    before, during, across, after = tracker.plan.tasks
+    for task in (before, across):
+        watcher.trial_started(task)
+    watcher.trial_progress(across, records[2]["history"][:1])
+    watcher.trial_done(before, records[0])
+    wait_until(lambda: len(runs(tracker)) == 2)
+    server.stop()
+    start = time.monotonic()
+    watcher.trial_started(during)
+    watcher.trial_progress(during, records[1]["history"])
+    watcher.trial_done(during, records[1])
+    watcher.trial_progress(across, records[2]["history"])
+    assert time.monotonic() - start < 0.1, "nobody waits"
+    wait_until(lambda: warnings)
+    held = {key: len(entry.rows) for key, entry in watcher.outbox.entries.items()}
+    assert held == {during.key: 0, across.key: 1}, "of a trial that is done only its key is kept"
+    server.start()
+    wait_until(lambda: len(warnings) > 1)
+    watcher.trial_done(across, records[2])
+    watcher.trial_started(after)
+    watcher.trial_done(after, records[3])
+    watcher.sweep_ended()
+    assert watcher.complete
+    assert ["no longer answers" in warnings[0], "answers again" in warnings[1]] == [True, True]
+    assert len(warnings) == 2
+    for task, record in zip(tracker.plan.tasks, records, strict=True):
+        (run,) = tracker.runs()[task.key]
+        assert run.info.status == "FINISHED"
+        assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
+    assert parent(tracker).info.status == "FINISHED"
+
+
+def test_a_server_that_is_away_at_the_end_is_not_waited_for(
+    server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = Tracker(server.uri, plan_of(tiny(), store), store)
+    task, warnings = tracker.plan.tasks[0], list[str]()
+    record = run_trial(task.trial, store, device=CPU)
+    watcher = live(tracker, warnings, patience=2)
+    watcher.trial_started(task)
+    server.stop()
+    watcher.trial_done(task, record)
+    start = time.monotonic()
+    watcher.sweep_ended()
+    assert time.monotonic() - start < 10
+    assert not watcher.complete
+    assert len(warnings) == 1
+    assert Tracker(f"sqlite:///{server.database}", tracker.plan, store).sync() == 1

@@ -1,0 +1,104 @@
+"""The MLflow pages answer this machine, or those who come by a name that was allowed; no other site's page reaches them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator import mlflow_server
+from tests.conftest import Opsctl
+from tests.orchestrator.test_live_tracking import Server
+from trainers import InputError
+
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = Server(tmp_path_factory.mktemp("server") / "mlflow.db")
+    yield server
+    server.stop()
+
+
+def search(port: int, **headers: str) -> tuple[int, dict[str, str]]:
+    """Status and headers of what a page asks when it opens: a search for experiments."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.putrequest("POST", "/ajax-api/2.0/mlflow/experiments/search", skip_host=True)
+    body = json.dumps({"max_results": 1}).encode()
+    for name, value in {
+        "Content-Type": "application/json",
+        "Content-Length": str(len(body)),
+        **headers,
+    }.items():
+        connection.putheader(name, value)
+    connection.endheaders(body)
+    reply = connection.getresponse()
+    reply.read()
+    connection.close()
+    return reply.status, {name.lower(): value for name, value in reply.getheaders()}
+
+
+def test_its_own_page_is_served_and_framed_by_nobody_else(server: Server) -> None:
+    for name in ("127.0.0.1", "localhost"):
+        own = f"{name}:{server.port}"
+        status, headers = search(server.port, Host=own, Origin=f"http://{own}")
+        assert status == 200
+        assert headers["x-frame-options"] == "SAMEORIGIN"
+
+
+@pytest.mark.parametrize("host", ["evil.example.org", "10.0.0.5:80", "192.168.0.7"])
+def test_a_foreign_host_header_is_refused(server: Server, host: str) -> None:
+    assert search(server.port, Host=host)[0] == 403
+
+
+def test_another_sites_page_is_refused(server: Server) -> None:
+    own = f"127.0.0.1:{server.port}"
+    assert search(server.port, Host=own, Origin="http://evil.example.org")[0] == 403
+
+
+def test_a_variable_of_the_shell_does_not_switch_it_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
+    monkeypatch.setenv("MLFLOW_SERVER_ALLOWED_HOSTS", "*")
+    server = Server(tmp_path / "mlflow.db")
+    try:
+        assert search(server.port, Host="evil.example.org")[0] == 403
+    finally:
+        server.stop()
+
+
+def test_other_machines_come_by_the_names_that_were_allowed(tmp_path: Path) -> None:
+    process = mlflow_server.serve(
+        f"sqlite:///{tmp_path}/mlflow.db", host="0.0.0.0", port=5098, allowed=["box.example.org"]
+    )
+    try:
+        assert mlflow_server.answers(process, "0.0.0.0", 5098, threading.Event())
+        own = "box.example.org:5098"
+        assert search(5098, Host=own, Origin=f"http://{own}")[0] == 200
+        assert search(5098, Host="evil.example.org:5098")[0] == 403
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def test_a_host_for_everyone_needs_names() -> None:
+    with pytest.raises(
+        InputError, match=r"--host 0\.0\.0\.0 listens to other machines: .* --allowed-hosts box"
+    ):
+        mlflow_server.served("0.0.0.0", 5000, [])
+    with pytest.raises(InputError, match="write the names"):
+        mlflow_server.served("0.0.0.0", 5000, ["*"])
+    assert mlflow_server.served("10.0.0.5", 5000, []) == ["10.0.0.5", "10.0.0.5:5000"]
+    assert "box:5000" in mlflow_server.served("127.0.0.1", 5000, ["box, b2:80"])
+
+
+def test_the_command_says_what_is_missing(opsctl: Opsctl, tmp_path: Path) -> None:
+    uri = f"sqlite:///{tmp_path}/x.db"
+    code, _, err = opsctl("ui", "--tracking-uri", uri, "--host", "0.0.0.0")
+    assert (code, "--allowed-hosts" in err) == (2, True)

@@ -1,0 +1,48 @@
+"""A sweep that was planned can be looked at without planning it, and another version of it is told apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.depots.results import Ledger
+from orchestrator.outline import differs, kept_outline, version_of
+from poisons import Store
+from tests.orchestrator.sweeps import plan_of, tiny, write
+
+
+def test_an_outline_is_read_as_it_was_kept(store: Store) -> None:
+    plan = plan_of(tiny(report={"rows": "data.poison"}), store)
+    outline, depot = plan.outline, Ledger(store.where).depot
+    assert kept_outline(depot, "v") is None
+    outline.keep(depot, "v")
+    assert kept_outline(depot, "v") == outline
+    assert [entry.key for entry in outline.entries] == [task.key for task in plan.tasks]
+    assert outline.entries[1].name == plan.tasks[1].point.name == "data.poison=clean, seed=1"
+    assert (outline.row_axes, outline.column_axis, outline.stops) == (("data.poison",), None, False)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "axes": [], "trials": [[]]}']
+)
+def test_what_is_no_outline_is_none(store: Store, text: str) -> None:
+    depot = Ledger(store.where).depot
+    depot.write("sweeps/v.json", text.encode())
+    assert kept_outline(depot, "v") is None
+
+
+def test_text_and_settings_make_a_version_and_how_it_is_run_does_not(tmp_path: Path) -> None:
+    file = write(tmp_path, tiny())
+    plain, one, other = version_of(file), version_of(file, ["seed=[0]"]), version_of(file, ["seed=[1]"])
+    assert len({plain, one, other}) == 3
+    assert version_of(file, ["run.max_concurrent=2"]) == plain
+    assert version_of(file, ["run.scheduler=asha"]) != plain
+    assert version_of(tmp_path / "none.yaml") is None
+    assert plain is not None
+    assert one is not None
+    assert other is not None
+    assert differs(plain, plain) is None
+    assert differs(plain, one) == differs(other, one) == "with other --set options"
+    file.write_text(file.read_text() + "# more\n")
+    assert differs(plain, version_of(file) or "") == "with another text of the sweep file"

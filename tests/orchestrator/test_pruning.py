@@ -1,0 +1,198 @@
+"""A scheduler ends what is hopeless, never what is best, and never by an epoch that others have not reached."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+
+from orchestrator.depots.results import Ledger
+from orchestrator.plan import Plan, Task
+from orchestrator.pruning import Pruner
+from orchestrator.remarks import remarks
+from orchestrator.spec import JUDGED, TrialSpec
+from orchestrator.trial import run_trial
+from poisons import Store
+from tests.conftest import CPU
+from tests.orchestrator.sweeps import plan_of, tiny
+
+EPOCHS = 27
+GRID = {"train.batch_size": [8, 16, 24, 32, 40, 48, 56, 64], "seed": [0, 1, 2]}
+
+
+def plan(store: Store, scheduler: str, epochs: Any = EPOCHS, **run: Any) -> Plan:
+    grid = GRID | ({"train.epochs": epochs} if isinstance(epochs, list) else {})
+    sweep = tiny(grid=grid, run={"scheduler": scheduler, **run}, report={"rows": "train.batch_size"})
+    if isinstance(epochs, list):
+        sweep["report"] = {"rows": ["train.batch_size", "train.epochs"]}
+    else:
+        sweep["base"] = {**sweep["base"], "train": {**sweep["base"]["train"], "epochs": epochs}}
+    return plan_of(sweep, store)
+
+
+def curve(task: Task, epoch: int) -> float:
+    """Larger batches are better, seeds differ a little, and no two curves cross."""
+    goal = task.trial.train.batch_size / 80 + task.trial.seed / 1000  # type: ignore[operator]
+    return goal * (1 - math.exp(-epoch / 8))
+
+
+def race(judge: Pruner, tasks: list[Task], *, lanes: int, sign: float = 1.0) -> dict[str, int]:
+    """Run trials epoch by epoch, so many at a time; the last epoch of each by its key."""
+    waiting, live, last = list(tasks), dict[str, tuple[Task, int]](), dict[str, int]()
+    while waiting or live:
+        while waiting and len(live) < lanes:
+            task = waiting.pop(0)
+            live[task.key] = (task, 1)
+        for key, (task, epoch) in list(live.items()):
+            row = {"epoch": float(epoch), "test/clean_acc": sign * curve(task, epoch)}
+            last[key] = epoch
+            if judge.report(task, epoch, row) or epoch == task.trial.train.epochs:
+                del live[key]
+            else:
+                live[key] = (task, epoch + 1)
+    return last
+
+
+def halved(tasks: list[Task], *, lanes: int, epochs: int) -> dict[str, int]:
+    """Asynchronous successive halving, written down again: at g, 3 g, 9 g, ... of those that came so far the
+    best third goes on, or the best, where there is no third."""
+    rungs: dict[int, list[float]] = {}
+    epoch = math.ceil(epochs / 10)
+    while epoch <= epochs:
+        rungs[epoch], epoch = [], epoch * 3
+    waiting, live, last = list(tasks), list[tuple[Task, int]](), dict[str, int]()
+    while waiting or live:
+        while waiting and len(live) < lanes:
+            live.append((waiting.pop(0), 1))
+        going = []
+        for task, epoch in live:
+            last[task.key] = epoch
+            goes_on = epoch < epochs
+            if epoch in rungs:
+                rungs[epoch].append(curve(task, epoch))
+                best = sorted(rungs[epoch], reverse=True)[: max(1, len(rungs[epoch]) // 3)]
+                goes_on = goes_on and curve(task, epoch) >= best[-1]
+            if goes_on:
+                going.append((task, epoch + 1))
+        live = going
+    return last
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("lanes", [1, 4, 24])
+def test_asha_halves_as_it_is_written_and_keeps_the_best(store: Store, seed: int, lanes: int) -> None:
+    todo = plan(store, "asha")
+    tasks = list(todo.tasks)
+    random.Random(seed).shuffle(tasks)
+    last = race(Pruner.of(todo, Ledger(store.where)), tasks, lanes=lanes)
+    assert last == halved(tasks, lanes=lanes, epochs=EPOCHS)
+    best, worst = max(tasks, key=lambda t: curve(t, EPOCHS)), min(tasks[3:], key=lambda t: curve(t, EPOCHS))
+    assert last[best.key] == EPOCHS
+    assert last[worst.key] == 3, "the first rung, a tenth of the epochs"
+    assert sum(last.values()) < 0.75 * EPOCHS * len(tasks)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_median_rule_ends_the_worse_half_after_five_and_keeps_the_best(store: Store, seed: int) -> None:
+    todo = plan(store, "median")
+    tasks = list(todo.tasks)
+    random.Random(seed).shuffle(tasks)
+    last = race(Pruner.of(todo, Ledger(store.where)), tasks, lanes=1)
+    assert [last[task.key] for task in tasks[:5]] == [EPOCHS] * 5
+    finished = [curve(task, 3) for task in tasks[:5]]
+    for task in tasks[5:]:
+        middle = sorted(finished)[(len(finished) - 1) // 2], sorted(finished)[len(finished) // 2]
+        assert last[task.key] == (3 if curve(task, 3) < sum(middle) / 2 else EPOCHS)
+        finished += [curve(task, 3)] if last[task.key] == EPOCHS else []
+    assert last[max(tasks, key=lambda t: curve(t, EPOCHS)).key] == EPOCHS
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_where_less_is_better_the_least_is_kept(store: Store, scheduler: str) -> None:
+    todo = plan(store, scheduler, mode="min")
+    last = race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), lanes=4, sign=-1)
+    other = plan(store, scheduler, mode="max")
+    assert last == race(Pruner.of(other, Ledger(store.where)), list(other.tasks), lanes=4)
+
+
+def test_trials_of_other_lengths_are_not_compared(store: Store) -> None:
+    todo = plan(store, "asha", epochs=[9, 27])
+    judge = Pruner.of(todo, Ledger(store.where))
+    short, long = ([task for task in todo.tasks if task.trial.train.epochs == n] for n in (9, 27))
+    race(judge, [max(long, key=lambda t: curve(t, 27))], lanes=1)
+    worst = min(short, key=lambda t: curve(t, 9))
+    assert race(judge, [worst], lanes=1) == {worst.key: 9}
+
+
+def test_nobody_is_ended_after_the_last_epoch(store: Store) -> None:
+    todo = plan(store, "asha", epochs=1)
+    assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), lanes=4).values()) == {1}
+    judge = Pruner.of(todo, Ledger(store.where))
+    assert not any(judge.report(task, 1, {"test/clean_acc": -i}) for i, task in enumerate(todo.tasks))
+
+
+def test_rows_that_are_told_twice_change_nothing(store: Store) -> None:
+    todo = plan(store, "asha")
+    once, twice = Pruner.of(todo, Ledger(store.where)), Pruner.of(todo, Ledger(store.where))
+    for task in todo.tasks[::-1]:
+        for epoch in range(1, 10):
+            row = {"epoch": float(epoch), "test/clean_acc": curve(task, epoch)}
+            said = once.report(task, epoch, row)
+            assert twice.report(task, epoch, row) == said
+            assert [twice.report(task, e, row) for e in range(1, epoch + 1)] == [said] * epoch
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_a_sweep_that_goes_on_judges_as_if_it_had_not_been_interrupted(store: Store, scheduler: str) -> None:
+    ledger, todo = Ledger(store.where), plan(store, scheduler)
+    tasks = list(todo.tasks)
+    random.Random(1).shuffle(tasks)
+    whole = Pruner.of(todo, ledger)
+    first = race(whole, tasks[:14], lanes=1)
+    for task in tasks[:14]:
+        rows = [{"epoch": float(e), "test/clean_acc": curve(task, e)} for e in range(1, first[task.key] + 1)]
+        if first[task.key] == EPOCHS:
+            ledger.publish(
+                task.key, {"metrics": {"test/clean_acc": rows[-1]["test/clean_acc"]}, "history": rows}
+            )
+        else:
+            ledger.stop(task.key, whole.verdict(task, rows[-1]))
+    again = plan(store, scheduler)
+    assert len(again.missing) == len(tasks) - 14
+    assert race(Pruner.of(again, ledger), tasks[14:], lanes=1) == race(whole, tasks[14:], lanes=1)
+
+
+def test_the_verdict_says_when_by_what_and_for_whom(store: Store) -> None:
+    todo = plan(store, "asha")
+    judge = Pruner.of(todo, Ledger(store.where))
+    best, worst = todo.tasks[-1], todo.tasks[0]
+    race(judge, [best], lanes=1)
+    assert race(judge, [worst], lanes=1) == {worst.key: 3}
+    row = {"epoch": 3.0, "test/clean_acc": curve(worst, 3), "lr": 0.1}
+    told = judge.verdict(worst, row)
+    assert told["history"] == [{"epoch": float(e), "test/clean_acc": curve(worst, e)} for e in (1, 2, 3)]
+    assert {name: told[name] for name in told if name != "history"} == {
+        "epoch": 3, "metric": "test/clean_acc", "value": curve(worst, 3), "scheduler": "asha", "sweep": "tiny",
+    }  # fmt: skip
+
+
+def test_without_a_scheduler_nothing_ends_early(store: Store) -> None:
+    todo = plan(store, "none")
+    assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), lanes=4).values()) == {EPOCHS}
+    assert remarks(todo) == []
+
+
+def test_means_over_seeds_that_a_scheduler_thins_are_warned_of(store: Store) -> None:
+    (remark,) = remarks(plan(store, "median"))
+    assert remark.startswith("scheduler: median ends trials early, and stopped trials are not in the means")
+
+
+def test_what_can_be_judged_is_what_every_epoch_tells(store: Store) -> None:
+    rows: list[dict[str, float]] = []
+    trial = TrialSpec.parse(tiny()["base"], "test")
+    pinned = trial.model_copy(update={"data": trial.data.pinned()})
+    run_trial(pinned, store, device=CPU, report=rows.append)
+    assert len(rows) == 2
+    assert all({*JUDGED, "epoch", "lr"} == set(row) for row in rows)

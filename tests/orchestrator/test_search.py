@@ -1,0 +1,284 @@
+"""A search tries cells with all of their seeds, none twice, no more than it was told to, and goes on where it was."""
+
+from __future__ import annotations
+
+import random
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.cells import drawn, place
+from orchestrator.depots.depot import Folder
+from orchestrator.depots.results import Ledger
+from orchestrator.expansion import Point, expand
+from orchestrator.plan import Plan, Task, make_plan
+from orchestrator.remarks import remarks
+from orchestrator.search import Guided, Search
+from orchestrator.spec import SweepSpec
+from orchestrator.sweep_file import load
+from poisons import Store
+from tests.conftest import ROOT
+from tests.orchestrator.sweeps import plan_of, tiny
+from trainers import InputError
+
+CELLS = {
+    "train.epochs": [1, 2, 3, 4, 5],
+    "train.batch_size": [8, 16, 32, 64],
+    "train.label_smoothing": [0.1, 0.2, 0.3],
+}
+GRID = {**CELLS, "seed": [0, 1]}
+
+
+def sweep_of(n: int, grid: dict[str, Any], name: str) -> SweepSpec:
+    run = {"search": "random", "num_samples": n}
+    return SweepSpec.parse({"name": name, "question": "b?", "grid": grid, "run": run}, "a.yaml")
+
+
+WHOLE = expand(sweep_of(1, GRID, "a"), "a.yaml")
+
+
+def sampled(n: int, grid: dict[str, Any] = GRID, name: str = "a") -> tuple[Point, ...]:
+    sweep = sweep_of(n, grid, name)
+    return drawn(sweep, WHOLE if grid is GRID else expand(sweep, "a.yaml"))
+
+
+@given(st.integers(1, 70), st.integers(0, 70))
+def test_a_random_sample_is_exact_repeatable_and_inside_a_larger_one(n: int, more: int) -> None:
+    found = [point.name for point in sampled(n)]
+    assert found == [point.name for point in sampled(n)]
+    assert len(found) == 2 * min(n, 60), "whole cells, each with both seeds"
+    larger = [point.name for point in sampled(n + more)]
+    assert [name for name in larger if name in set(found)] == found
+    assert [point.name for point in WHOLE if point.name in set(found)] == found, "in the order of the file"
+
+
+def test_a_sample_stays_when_seeds_or_values_are_added_and_differs_by_name() -> None:
+    cells = {place(point.labels) for point in sampled(20)}
+    assert {place(point.labels) for point in sampled(20, {**CELLS, "seed": [0, 1, 2]})} == cells
+    wider = {place(point.labels) for point in sampled(75, {**GRID, "train.epochs": [1, 2, 3, 4, 5, 6]})}
+    assert len(wider) == 72
+    assert {place(point.labels) for point in sampled(20, name="b")} != cells
+
+
+def test_a_sample_is_fair() -> None:
+    """Over many sweeps each cell is drawn about as often as any."""
+    counts: dict[Any, int] = {}
+    small = {"train.epochs": [1, 2, 3, 4, 5]}
+    for i in range(400):
+        for point in sampled(2, small, name=f"s{i}"):
+            counts[place(point.labels)] = counts.get(place(point.labels), 0) + 1
+    assert all(120 < counts[cell] < 200 for cell in counts), counts  # 160 each, and a deviation of 10
+
+
+def test_a_plan_holds_the_sample_and_its_keys_are_those_of_the_grid(store: Store) -> None:
+    grid, run = {"train.epochs": [1, 2, 3, 4], "seed": [0, 1]}, {"search": "random", "num_samples": 2}
+    plan, whole = plan_of(tiny(grid=grid, run=run), store), plan_of(tiny(grid=grid), store)
+    assert len(plan.tasks) == 4
+    assert {task.key for task in plan.tasks} < {task.key for task in whole.tasks}
+    assert remarks(plan) == ["search: random tries these 2 cells of the grid, each with all of its seeds"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"run": {"num_samples": 3}}, "search: grid runs every cell, so num_samples: 3 says nothing; leave it out"),
+        ({"run": {"search": "random"}}, "search: random needs to know how many cells it may try; write num_samples: 30"),
+        ({"run": {"search": "optuna"}}, "search: optuna needs to know how many cells it may try; write num_samples: 30"),
+        ({"run": {"search": "bayes"}}, "run.search: .*'grid', 'random' or 'optuna'"),
+        (
+            {"run": {"scheduler": "asha"}, "report": {"metric": "test/peak_clean_acc"}},
+            "run.scheduler: asha judges a trial after each epoch, when report.metric 'test/peak_clean_acc' is not known yet; "
+            "write one of: test/clean_acc, train/acc, train/loss; or scheduler: none",
+        ),
+    ],
+)  # fmt: skip
+def test_a_search_that_cannot_be_is_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        SweepSpec.parse(tiny(**changes), "test")
+
+
+def optuna_plan(store: Store, n: int, name: str = "tiny", grid: dict[str, Any] = CELLS, **run: Any) -> Plan:
+    run = {"search": "optuna", "num_samples": n, **run}
+    return plan_of(tiny(name=name, grid=grid, run=run), store)
+
+
+def worth(task: Task) -> float:
+    """A table of 60 cells whose axes each matter; the best has epochs 4, batches of 32, smoothing 0.2."""
+    train = task.trial.train
+    off = (train.epochs - 4) / 10, 0.07 * (train.batch_size - 32) / 16, train.label_smoothing - 0.2
+    return 1 - sum(map(abs, off))
+
+
+def run(search: Search, room: int = 1) -> list[Task]:
+    """Run a search to its end with so many lanes; the trials in the order of their starts."""
+    ran: list[Task] = []
+    live: list[Task] = []
+    while True:
+        live += (new := search.ask(room))
+        ran += new
+        if not live:
+            return ran
+        task = live.pop(0)
+        search.tell(task, worth(task))
+
+
+def test_the_shipped_search_is_planned_whole(store: Store) -> None:
+    file = ROOT / "sweeps" / "strongest_defense.yaml"
+    plan = make_plan(load(file, ("data.source=digits",)), store, str(file))
+    assert len(plan.tasks) == 96 * 2
+    assert len(plan.names) == 3, "clean images to train on and to test with, and the poisoned ones"
+    first, second = remarks(plan)
+    assert first == "search: optuna tries at most 32 of 96 cells, each with all of its seeds"
+    assert second.startswith("scheduler: asha ends trials early")
+    search = Search.of(plan, Ledger(store.where))
+    given = search.ask(6)
+    assert len(given) == 6
+    assert len({place(task.point.labels) for task in given}) == 3
+
+
+def test_without_a_search_every_missing_trial_is_given_once(store: Store) -> None:
+    plan = plan_of(tiny(grid=GRID), store)
+    ledger = Ledger(store.where)
+    ledger.publish(plan.tasks[5].key, {"metrics": {"test/clean_acc": 0.5}})
+    plan = plan_of(tiny(grid=GRID), store)
+    search = Search.of(plan, ledger)
+    assert [task.key for task in search.ask(1)] == [task.key for task in plan.missing]
+    assert search.ask(1000) == []
+
+
+def test_optuna_finds_the_best_more_often_than_chance(store: Store) -> None:
+    found = chance = 0
+    for i in range(20):
+        plan = optuna_plan(store, 30, name=f"s{i}")
+        best = max(plan.tasks, key=worth).key
+        ran = run(Search.of(plan, Ledger(store.where)))
+        assert len({task.key for task in ran}) == len(ran) == 30
+        found += best in {task.key for task in ran}
+        chance += best in {task.key for task in random.Random(i).sample(plan.tasks, 30)}
+    assert found > chance + 4, (found, chance)
+    assert found >= 18
+
+
+@pytest.mark.parametrize("room", [1, 5, 16])
+def test_it_tries_whole_cells_none_twice_and_repeats_itself(store: Store, tmp_path: Any, room: int) -> None:
+    plan = optuna_plan(store, 9, grid=GRID)
+    ran = run(Search.of(plan, Ledger(tmp_path / "one")), room)
+    assert len({task.key for task in ran}) == len(ran) == 18
+    assert len({place(task.point.labels) for task in ran}) == 9
+    again = run(Search.of(plan, Ledger(tmp_path / "two")), room)
+    assert [task.key for task in again] == [task.key for task in ran]
+
+
+def test_no_more_are_out_than_there_is_room_for(store: Store) -> None:
+    search = Search.of(optuna_plan(store, 30, grid=GRID), Ledger(store.where))
+    first = search.ask(4)
+    assert len(first) == 4
+    assert search.ask(4) == []
+    search.tell(first[0], 0.5)
+    assert len(search.ask(4)) == 2, "the next cell, with both seeds"
+    assert search.ask(4) == []
+
+
+def test_a_sample_larger_than_the_grid_is_the_grid(store: Store) -> None:
+    grid = {"train.epochs": [1, 2, 3], "seed": [0, 1]}
+    plan = plan_of(tiny(grid=grid, skip=[{"train.epochs": 2, "seed": 1}], run={"search": "optuna", "num_samples": 50}), store)  # fmt: skip
+    assert len(run(Search.of(plan, Ledger(store.where)))) == 5
+    assert remarks(plan) == ["search: optuna tries at most 3 of 3 cells, each with all of its seeds"]
+
+
+def test_what_is_done_costs_nothing_and_what_was_begun_is_finished_first(store: Store) -> None:
+    ledger = Ledger(store.where)
+    first = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
+    assert isinstance(first, Guided)
+    ran: list[Task] = []
+    while len(ran) < 8:
+        ran += (new := first.ask(2))
+        for task in new:
+            ledger.publish(task.key, {"metrics": {"test/clean_acc": worth(task)}})
+            first.tell(task, worth(task))
+    begun = first.ask(4)  # two cells; of the first, one seed is done when the driver dies
+    ledger.publish(begun[0].key, {"metrics": {"test/clean_acc": worth(begun[0])}})
+    again = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
+    assert isinstance(again, Guided)
+    assert again.tried == 6
+    assert [task.key for task in again.ask(3)] == [task.key for task in begun[1:]]
+    rest = run_on(again, begun[1:])
+    assert len({place(task.point.labels) for task in [*ran, *begun, *rest]}) == 10
+    assert len([*ran, *begun, *rest]) == 20
+    more = Search.of(optuna_plan(store, 11, grid=GRID), ledger)
+    assert {task.key for task in more.ask(40)} >= {task.key for task in rest}, "a larger sample holds it"
+
+
+def run_on(search: Search, live: list[Task]) -> list[Task]:
+    for task in live:
+        search.tell(task, worth(task))
+    return run(search)
+
+
+def test_cells_that_another_sweep_finished_count_as_tried(store: Store) -> None:
+    ledger = Ledger(store.where)
+    for task in optuna_plan(store, 5).tasks[:4]:
+        ledger.publish(task.key, {"metrics": {"test/clean_acc": worth(task)}})
+    assert len(run(Search.of(optuna_plan(store, 5), ledger))) == 1
+    assert run(Search.of(optuna_plan(store, 4, name="other"), ledger)) == []
+
+
+def test_drivers_that_share_a_depot_share_the_search(store: Store) -> None:
+    plan, ledger = optuna_plan(store, 12), Ledger(store.where)
+    one, two = Search.of(plan, ledger), Search.of(plan, ledger)
+    mine, theirs = one.ask(5), two.ask(3)
+    assert [task.key for task in theirs] == [task.key for task in mine[:3]], "its lease says whose it is"
+    for task in mine:
+        one.tell(task, worth(task))
+        two.tell(task, worth(task))
+    everything = {task.key for task in [*mine, *theirs, *run(one), *run(two)]}
+    assert len(everything) == 12
+
+
+def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None:
+    plan, ledger = optuna_plan(store, 60, grid=GRID, scheduler="asha"), Ledger(store.where)
+    search = Search.of(plan, ledger)
+    assert isinstance(search, Guided)
+    tasks = search.ask(8)
+    stop = {"epoch": 2, "metric": "test/clean_acc", "value": 0.25}
+    for task in tasks[:3]:
+        ledger.stop(task.key, stop)
+    for task, value in zip(tasks, [None, None, None, 0.75, None, None, 0.5, 0.5], strict=True):
+        search.tell(task, value)
+    told = [(trial.state.name, trial.value) for trial in search.study.trials if trial.state.is_finished()]
+    judged = [state for state in told if state != ("FAIL", None)]
+    assert judged == [("PRUNED", 0.25), ("COMPLETE", 0.5), ("COMPLETE", 0.5)]
+    settled = Search.of(optuna_plan(store, 60, grid=GRID, scheduler="asha"), ledger).ask(1000)
+    assert not {task.key for task in tasks[:3]} & {task.key for task in settled}
+    whole = Search.of(optuna_plan(store, 60, grid=GRID), ledger).ask(1000)
+    assert {task.key for task in tasks[:3]} <= {task.key for task in whole}, (
+        "without a scheduler it runs whole"
+    )
+
+
+class Shaky(Folder):
+    """A folder that does not answer now and then."""
+
+    calls = 0
+
+    def create(self, name: str, data: bytes) -> bool:
+        self.calls += 1
+        if self.calls % 3 == 2:
+            raise OSError("no answer")
+        return super().create(name, data)
+
+
+def test_a_depot_that_does_not_answer_costs_no_trial(store: Store) -> None:
+    ledger = Ledger(store.where)
+    ledger.depot = Shaky(store.root)
+    search = Search.of(optuna_plan(store, 12, grid=GRID), ledger)
+    given: list[Task] = []
+    for _ in range(40):
+        with suppress(OSError):
+            given += search.ask(8)
+        for task in given:
+            search.tell(task, worth(task))
+    assert len({task.key for task in given}) == len(given) == 24

@@ -1,0 +1,60 @@
+"""`gpus_per_trial: auto` measures each shape once, remembers it, and gives more where it was too little."""
+
+from __future__ import annotations
+
+from orchestrator.costs import packing
+from orchestrator.costs.extents import Extents
+from orchestrator.costs.shares import Measured, Shares
+from orchestrator.depots.depot import open_depot
+from poisons import Store
+from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
+from trainers.probe import Probe
+
+GB = 2**30
+TWO = {"wide": {**TRAIN, "batch_size": 64}, "narrow": {**TRAIN, "batch_size": 16}}
+
+
+def measured(store: Store) -> tuple[Measured, list[str]]:
+    plan = plan_of(tiny(grid={"train": TWO, "data.poison": ["clean", "ops"], "seed": [0, 1]}), store)
+    shares = Measured(packing.Shares(open_depot(store.where)), Extents(store), "H200", plan.tasks)
+    return shares, list(shares.wanted)
+
+
+def test_trials_of_one_shape_are_measured_once(store: Store) -> None:
+    shares, shapes = measured(store)
+    assert len(shapes) == 2, "poison and seed decide no memory"
+    tasks = {shape: task for shape, task in shares.wanted.items()}
+    assert [shares.of(task) for task in tasks.values()] == [None, None]
+    assert shares.measured(shapes[0], Probe(2 * GB, 0.3, 0.01), 40 * GB) == 0.25
+    assert shares.of(tasks[shapes[0]]) == 0.25
+    assert shares.of(tasks[shapes[1]]) is None
+    shares.unknown(shapes[1])
+    assert shares.of(tasks[shapes[1]]) == 1.0
+    assert shares.wanted == {}
+
+
+def test_what_was_measured_is_known_to_the_next_sweep(store: Store) -> None:
+    shares, shapes = measured(store)
+    shares.measured(shapes[0], Probe(2 * GB, 0.3, 0.01), 40 * GB)
+    assert measured(store)[1] == [shapes[1]]
+
+
+def test_a_lack_of_memory_grows_the_share_of_all_like_it_for_good(store: Store) -> None:
+    shares, shapes = measured(store)
+    task = shares.wanted[shapes[0]]
+    shares.measured(shapes[0], Probe(2 * GB, 0.3, 0.01), 40 * GB)
+    assert shares.grow(task, 0.25)
+    assert shares.of(task) == 0.5
+    again, _ = measured(store)
+    assert again.of(task) == 0.5
+    assert again.grow(task, 0.5)
+    assert not again.grow(task, 1.0), "there is no more"
+
+
+def test_a_share_given_by_hand_is_kept(store: Store) -> None:
+    task = plan_of(tiny(), store).tasks[0]
+    shares = Shares.fixed(0.5)
+    assert shares.of(task) == 0.5
+    assert shares.grow(task, 0.5)
+    assert shares.of(task) == 1.0, "unless memory does not suffice"
+    assert not Shares.fixed(0.0).grow(task, 0.0)

@@ -1,0 +1,80 @@
+"""How far a sweep is: what failed by its own fault is left alone, what a machine broke is run again, and a
+look at thousands of results reads a few kilobytes of each."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.depots.results import Ledger
+from orchestrator.depots.summaries import finished, summaries
+from orchestrator.standing import look
+from poisons import Store
+from tests.orchestrator.sweeps import plan_of, tiny
+
+HISTORY = [{"epoch": float(epoch), "test/clean_acc": epoch / 300} for epoch in range(1, 301)]
+
+
+def published(store: Store, **record: Any) -> tuple[Ledger, str]:
+    ledger = Ledger(store.where)
+    ledger.publish("ab", {"history": HISTORY, "metrics": {"test/clean_acc": 0.5}, **record})
+    return ledger, "ab"
+
+
+def test_a_summary_is_the_record_without_its_history(store: Store) -> None:
+    ledger, key = published(store, needs=["a", "b"], device='a\n "history": ["b')
+    whole = ledger.result(key)
+    assert whole is not None
+    history = whole.pop("history")
+    assert history == HISTORY
+    assert summaries(ledger, [key, "cd"]) == {key: whole}
+
+
+def test_a_record_that_is_laid_out_otherwise_is_read_whole(store: Store) -> None:
+    ledger, key = published(store, per_class_acc=[0.1] * 5000)
+    assert summaries(ledger, [key]) == {key: ledger.result(key)}
+
+
+@pytest.mark.parametrize("end", [0, 1, 100, 9000, -1, -2])
+@pytest.mark.parametrize("filler", [b"", b"\0" * 9000])
+def test_a_result_that_was_cut_off_is_missing(store: Store, end: int, filler: bytes) -> None:
+    ledger, key = published(store)
+    name = f"trials/{key}/result.json"
+    data = ledger.depot.read(name) or b""
+    assert len(data) > 9000
+    ledger.depot.write(name, data[:end] + filler)
+    assert finished(ledger, [key]) == set()
+
+
+@pytest.mark.parametrize(
+    ("kind", "left"), [("trial", True), ("machine", False), ("author", False), (None, False)]
+)
+def test_only_what_failed_by_its_own_fault_is_left_alone(store: Store, kind: str | None, left: bool) -> None:
+    task = plan_of(tiny(), store).tasks[1]
+    Ledger(store.where).fail(task.key, {"error": "Boom: no", "traceback": None, "kind": kind})
+    plan = plan_of(tiny(), store)
+    assert [one.key for one in plan.failed] == ([task.key] if left else [])
+    assert len(plan.missing) == (3 if left else 4)
+    Ledger(store.where).forget(task.key)
+    assert len(plan_of(tiny(), store).missing) == 4
+
+
+def test_what_a_scheduler_stopped_is_settled_for_a_sweep_with_a_scheduler(store: Store) -> None:
+    sweep, ledger = tiny(run={"scheduler": "asha"}), Ledger(store.where)
+    plan = plan_of(sweep, store)
+    ledger.stop(plan.tasks[0].key, {"epoch": 1})
+    assert [task.key for task in plan_of(sweep, store).stopped] == [plan.tasks[0].key]
+    assert len(plan_of(sweep, store).missing) == 3
+    assert len(plan_of(tiny(), store).missing) == 4, "others want its result"
+    assert look(plan.outline, ledger).counts == "0 of 4 trials done, 0 failed, 1 stopped early, 3 missing"
+
+
+def test_what_was_seen_is_not_read_again(store: Store) -> None:
+    plan, ledger = plan_of(tiny(), store), Ledger(store.where)
+    ledger.publish(plan.tasks[0].key, {"metrics": {"test/clean_acc": 0.5}})
+    seen = look(plan.outline, ledger)
+    ledger.depot.remove(f"trials/{plan.tasks[0].key}/result.json")
+    ledger.publish(plan.tasks[1].key, {"metrics": {"test/clean_acc": 0.5}})
+    assert look(plan.outline, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
+    assert look(plan.outline, ledger).results.keys() == {plan.tasks[1].key}

@@ -1,0 +1,234 @@
+"""A sweep that runs is seen, watched and stopped from elsewhere; what failed by its own fault waits for retry."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from orchestrator import status, watch
+from orchestrator.depots.drivers import marks
+from orchestrator.depots.results import Ledger
+from orchestrator.display import Lines, Screen
+from orchestrator.outline import version_of
+from orchestrator.standing import look
+from orchestrator.tables import ROWS, Building, Running, at_work
+from orchestrator.trial import run_trial
+from poisons import Store
+from tests.conftest import CPU, Opsctl, start
+from tests.orchestrator.driving import driving, run
+from tests.orchestrator.sweeps import plan_of, tiny, write
+
+DONE = {"metrics": {"test/clean_acc": 0.5}, "seconds": 60.0}
+
+
+def text_of(renderable: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, where = write(tmp_path, tiny()), str(tmp_path / "store")
+    runs = [run("data.poison=ops, seed=1", epoch=3.0, **{"train/acc": 0.5, "test/clean_acc": 0.25})]
+    build = [{"name": "digits-em-train-1", "word": "round 3"}]
+    version = version_of(file) or ""
+    with (
+        driving(where, "tiny", outline=version, running=runs, building=build, faults={"machine": 2}),
+        driving(where, "other"),
+    ):
+        code, out, _ = opsctl("status", file)
+    assert code == 0
+    assert "0 of 4 trials done, 0 failed, 4 missing" in out
+    assert "1 trials run, 3 wait, 1 data sets are being built; faults until now: 2 of machine" in out
+    assert "data.poison=ops, seed=1" in out
+    assert "3/9    50.0 %     25.0 %" in out
+    assert "digits-em-train-1 round 3" in out
+    assert "this store's other sweeps that run: other on " in out
+    assert "it began with" not in out
+    assert "runs" not in opsctl("status", file)[1]
+
+
+def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, where = write(tmp_path, tiny()), str(tmp_path / "store")
+    with driving(where, "tiny", outline=version_of(file) or ""):
+        file.write_text(file.read_text() + "# more\n")
+        assert "it began with another text of the sweep file" in opsctl("status", file)[1]
+    with driving(where, "tiny", outline=version_of(file, ["seed=[0]"]) or ""):
+        assert "it began with other --set options" in opsctl("status", file)[1]
+
+
+def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
+    with driving(store.where, "tiny"):
+        (mark,) = marks(Ledger(store.where).depot)
+    assert "NO SIGN OF IT" not in status.driver_line(mark, None)
+    assert "NO SIGN OF IT for" in status.driver_line(mark | {"time": "2026-01-01T00:00:00+00:00"}, None)
+
+
+def test_status_of_what_was_planned_reads_the_outline_and_of_an_edited_file_plans_it(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
+    file = write(tmp_path, tiny())
+    assert opsctl("status", file)[0] == 0
+    (kept,) = (tmp_path / "store" / "sweeps").glob("*.json")
+    kept.write_text(kept.read_text().replace("Does it run?", "Is this read?"))
+    assert "Is this read?" in opsctl("status", file)[1]
+    write(tmp_path, tiny(grid={"seed": [0, 1, 2]}))
+    assert "0 of 3 trials done" in opsctl("status", file)[1]
+    assert "0 of 1 trials done" in opsctl("status", file, "--set", "seed=[7]")[1]
+    code, _, err = opsctl("status", tmp_path / "none.yaml")
+    assert (code, "no file" in err) == (2, True)
+
+
+@pytest.mark.parametrize("options", [["tiny.yaml", "--all"], []])
+def test_stop_takes_a_file_or_all(opsctl: Opsctl, options: list[str]) -> None:
+    code, _, err = opsctl("stop", *options)
+    assert (code, "one sweep file, or --all" in err) == (2, True)
+
+
+def test_stop_ends_the_sweep_it_names_and_waits_for_it(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, where = write(tmp_path, tiny()), str(tmp_path / "store")
+    code, out, _ = opsctl("stop", file)
+    assert (code, out) == (0, "tiny does not run\n")
+    with driving(where, "tiny") as one, driving(where, "tiny") as two, driving(where, "other") as other:
+        code, out, _ = opsctl("stop", file)
+        assert code == 0
+        assert out.count("has ended") == 2
+        assert one.stop.is_set()
+        assert two.stop.is_set()
+        assert not other.stop.is_set()
+        code, out, _ = opsctl("stop", "--all")
+        assert (code, other.stop.is_set(), "other on" in out) == (0, True, True)
+    code, out, _ = opsctl("stop", "--all")
+    assert (code, "no sweep runs in" in out) == (0, True)
+
+
+def test_stop_says_who_does_not_answer(opsctl: Opsctl, tmp_path: Path) -> None:
+    with driving(str(tmp_path / "store"), "other") as driver:
+        driver.stop = threading.Event()  # as of a driver that hangs: it hears of it, and does nothing
+        code, out, _ = opsctl("stop", "--all", "--wait", "0.2")
+    assert (code, "has not answered within 0.2 s" in out) == (1, True)
+
+
+def failed(tmp_path: Path, kinds: list[str]) -> tuple[Path, Ledger, list[str]]:
+    """A sweep of four trials: the first have failed so, the others are done."""
+    store = Store(tmp_path / "store")
+    tasks, ledger = plan_of(tiny(), store).tasks, Ledger(store.where)
+    for task in tasks[len(kinds) :]:
+        run_trial(task.trial, store, device=CPU)
+    for task, kind in zip(tasks, kinds, strict=False):
+        ledger.fail(task.key, {"error": "Boom: no", "traceback": None, "kind": kind})
+    return write(tmp_path, tiny()), ledger, [task.key for task in tasks]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+def test_a_sweep_leaves_alone_what_failed_by_its_own_fault(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, ledger, keys = failed(tmp_path, ["trial", "trial"])
+    code, out, _ = opsctl("sweep", file)
+    assert code == 1
+    assert "2 trials failed before and are left as they are; opsctl retry" in out
+    assert ledger.failed() == set(keys[:2])
+
+
+def test_retry_makes_failed_trials_missing_again(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, ledger, keys = failed(tmp_path, ["trial", "trial"])
+    code, out, _ = opsctl("retry", file, "no such key")
+    assert (code, "no trial of these keys has failed" in out) == (0, True)
+    code, out, _ = opsctl("retry", file, "--dry-run")
+    assert (code, ledger.failed()) == (0, set(keys[:2])), "a dry run changes nothing"
+    process = start("retry", file, keys[1][:10], store=tmp_path / "store")
+    out, _ = process.communicate(timeout=300)
+    assert "tiny: 1 trials that failed are run again" in out
+    assert process.returncode == 1, "the other has failed still"
+    assert ledger.failed() == {keys[0]}
+    assert ledger.done() == set(keys[1:])
+    assert "trial  1/1" in out
+    ledger.forget(keys[0])
+    assert "no trial has failed" in opsctl("retry", file)[1]
+
+
+def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    plan, ledger = plan_of(tiny(), store), Ledger(store.where)
+    console, stop = Console(file=io.StringIO(), width=200), threading.Event()
+    view = watch.Lines(console)
+    watching = threading.Thread(
+        target=watch.watch, args=(plan.outline, ledger, view), kwargs={"every": 0.02, "stop": stop}
+    )
+    with driving(store.where, "tiny", running=[run("seed=0")], building=[{"name": "em", "word": ""}]):
+        watching.start()
+        for task in plan.tasks[:3]:
+            ledger.publish(task.key, DONE)
+        ledger.fail(plan.tasks[3].key, {"error": "Boom: [no]", "traceback": None})
+        while "3 of 4 trials done, 1 failed" not in view.last:
+            assert watching.is_alive()
+        assert watching.is_alive(), "its driver may go on yet"
+    watching.join(10)
+    assert not watching.is_alive()
+    lines = [line[12:].strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert "3 of 4 trials done, 1 failed, 0 missing; 1 run, em is being built" in lines
+    assert f"failed {plan.tasks[3].key} (data.poison=ops, seed=1): Boom: [no]" in lines
+    assert lines[-1] == "3 of 4 trials done, 1 failed, 0 missing; nobody runs it"
+    assert len(set(lines)) == len(lines)
+
+
+def test_watch_of_a_sweep_that_is_done_shows_it_and_ends(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, _, _ = failed(tmp_path, [])
+    code, out, _ = opsctl("status", file, "--watch")
+    assert code == 0
+    assert "4 of 4 trials done, 0 failed, 0 missing; nobody runs it" in out
+    assert "Does it run?" in out.replace("\n", " "), "the report is there"
+
+
+def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
+    plan, ledger = plan_of(tiny(), store), Ledger(store.where)
+    ledger.publish(plan.tasks[0].key, DONE)
+    ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
+    with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
+        found = text_of(watch.picture(look(plan.outline, ledger), marks(ledger.depot), None))
+    for word in (
+        "1 of 4 trials done, 1 failed, 2 missing",
+        "120 an hour, 0:01:00 left",
+        "seed=1",
+        "-/9",
+        "Boom: [no]",
+        "50.00",
+    ):
+        assert word in found
+
+
+def test_hundreds_of_trials_fit_a_screen() -> None:
+    table = at_work([Building("em", "round 1")], [Running(f"seed={i}", 5, 9) for i in range(200)])
+    assert table.row_count == ROWS + 1
+    assert "... and 181 more" in text_of(table)
+    assert at_work([], [Running("seed=0", 5, 9)]).row_count == 1
+
+
+@pytest.mark.parametrize("kind", [Lines, Screen])
+def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store, kind: Any) -> None:
+    plan, console = plan_of(tiny(), store), Console(file=io.StringIO(), width=200, force_terminal=True)
+    view = kind(console)
+    view.sweep_started(plan)
+    one, two, three, four = plan.tasks
+    view.trial_started(one)
+    view.trial_retried(one, "a machine failed")
+    view.trial_done(two, DONE)
+    view.trial_started(three)
+    view.trial_stopped(three, {"epoch": 1})
+    view.trial_failed(four, "Boom: [no]")
+    if isinstance(view, Screen):
+        assert not view.running
+        assert "3/4" in text_of(view.picture())
+    view.sweep_ended()
+    told = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "a machine failed" in told
+    assert "Boom" in told
+
+
+def test_a_url_that_is_no_depot_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
+    code, _, err = opsctl("status", write(tmp_path, tiny()), "--store", "s3:/half")
+    assert (code, "neither a path nor a URL" in err) == (2, True)
