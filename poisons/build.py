@@ -23,7 +23,7 @@ CHUNK = 2**24  # bytes of images that are worked on at a time
 @dataclass(frozen=True)
 class Part:
     """Some of the `of` images of a data set as they will be, as they were before (or None), and where in the
-    source they stand (int64)."""
+    source their content stands (int64)."""
 
     images: Images
     before: Images | None
@@ -44,11 +44,14 @@ def read_source(spec: DataSpec) -> Iterator[Part]:
 
 
 def poison(spec: DataSpec, clean: Images, index: Tensor, perturbation: Perturbation) -> Iterator[Part]:
-    """Clean images with `perturbation` on a share of `spec.ratio` of each class."""
+    """Clean images with `perturbation` on a share of `spec.ratio` of each class, or each on the content of
+    another image."""
     chosen = chosen_images(spec, clean)
     rows = None if spec.crafted_on is not None else torch.arange(len(clean))
+    if spec.shuffled:
+        index = index[content_rows(spec, len(clean))]
     at = 0
-    for chunk in clean.chunks(per_chunk(clean)):
+    for chunk in contents(spec, clean):
         here = slice(at, at + len(chunk))
         some = chosen[here].nonzero().squeeze(1)
         changed = perturbation.apply(chunk.take(some), None if rows is None else rows[here][some])
@@ -56,6 +59,23 @@ def poison(spec: DataSpec, clean: Images, index: Tensor, perturbation: Perturbat
         x[some] = changed.x.to(x.device)
         yield Part(Images(x, chunk.y, chunk.num_classes), chunk, index[here], len(clean))
         at += len(chunk)
+
+
+def contents(spec: DataSpec, clean: Images) -> Iterator[Images]:
+    """The clean images under a data set, chunk by chunk, with the labels that they have there."""
+    if not spec.shuffled:
+        yield from clean.chunks(per_chunk(clean))
+        return
+    order = content_rows(spec, len(clean))
+    for rows in torch.arange(len(clean)).split(per_chunk(clean)):
+        yield Images(clean.x[order[rows]], clean.y[rows], clean.num_classes)
+
+
+def content_rows(spec: DataSpec, number: int) -> Tensor:
+    """Which of `number` clean images lies under each row of a data set; int64."""
+    if not spec.shuffled:
+        return torch.arange(number)
+    return torch.randperm(number, generator=chance(spec.seed, "shuffled"))
 
 
 def chosen_images(spec: DataSpec, clean: Images) -> Tensor:

@@ -180,6 +180,8 @@ def _spec(spec: Mapping[str, Any]) -> Lines:
         yield "crafted on", _said(spec["crafted_on"])
     if spec["ratio"] != 1:
         yield "ratio", f"{spec['ratio']:g} of each class is poisoned"
+    if spec.get("shuffled"):
+        yield "shuffled", "each label and perturbation is on the content of another image"
     yield "seed", str(spec["seed"])
 
 

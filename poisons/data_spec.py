@@ -25,6 +25,10 @@ class DataSpec(Spec):
     share lies inside a larger one. With `crafted_on`, another source of the same classes (at most `limit` of
     its training images), the poison is crafted there and applied here; that takes a poison that is the same
     for a whole class.
+
+    With `shuffled` every image keeps its label and its perturbation, but under them lies the content of
+    another image, of whatever class, as `seed` draws it: what a network says of such images it reads off the
+    perturbation.
     """
 
     source: Source = Digits()
@@ -33,6 +37,7 @@ class DataSpec(Spec):
     ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
     crafted_on: Source | None = None
     limit: PositiveInt | None = None
+    shuffled: bool = False
     seed: int = 0
 
     @field_validator("poison", mode="before")
@@ -57,6 +62,11 @@ class DataSpec(Spec):
             raise ValueError("`poison` is one poison or a chain of them; `clean` stands alone")
         if self.split == "test" and kinds != ["clean"]:
             raise ValueError("test images are never poisoned: use `split: train`")
+        if self.shuffled and (self.ratio != 1 or kinds == ["clean"]):
+            raise ValueError(
+                "`shuffled` puts every perturbation on another image: leave `ratio` at 1 and name a poison "
+                "other than `clean`"
+            )
         bound = [poison.kind for poison in self.poison if not poison.transfers]
         if self.crafted_on is not None and bound:
             raise ValueError(
@@ -110,7 +120,7 @@ class DataSpec(Spec):
         return self.model_copy(update=found)
 
     def _copy(self, **changes: Any) -> DataSpec:
-        return self.model_copy(update={"ratio": 1.0, "crafted_on": None, **changes})
+        return self.model_copy(update={"ratio": 1.0, "crafted_on": None, "shuffled": False, **changes})
 
     def _tells(self, name: str, value: Any) -> bool:
         return name == "source" or super()._tells(name, value)  # which bytes it is, the default does not say

@@ -12,21 +12,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from poisons.sources.fit import AS_IT_IS, Fit
 from trainers.spec import InputError
 
 
 class Decoder:
-    """Decodes the images of one source, all of one size: RGB, or grey (their luma) if `grey`."""
+    """Decodes the images of one source, all of one size once they have been fitted: RGB, or grey (their luma)
+    if `grey`."""
 
-    def __init__(self, *, grey: bool = False) -> None:
+    def __init__(self, *, grey: bool = False, fit: Fit = AS_IT_IS) -> None:
         self.mode = "L" if grey else "RGB"
+        self.fit = fit
         self.first: tuple[str, str] | None = None  # name and size of the first image
 
     def __call__(self, encoded: Iterable[tuple[str, bytes]]) -> Tensor:
         """uint8 N,C,H,W from (name, bytes) pairs. Raises InputError with the name of the first bad one."""
         named = list(encoded)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(lambda pair: _pixels(pair[0], pair[1], self.mode), named)
+            images = pool.map(lambda pair: _pixels(pair[0], pair[1], self.mode, self.fit), named)
             found = [self._checked(name, image) for (name, _), image in zip(named, images, strict=True)]
         if not found:
             raise InputError("the source has no images")
@@ -37,12 +40,13 @@ class Decoder:
         if _size(image) != self.first[1]:
             raise InputError(
                 f"{name} is {_size(image)} but {self.first[0]} is {self.first[1]}; "
-                "all images of a source must have one size: resize or crop them first"
+                "all images of a source must have one size: resize or crop them first "
+                "(an image_folder does, told resize: 256, size: 224)"
             )
         return image
 
 
-def _pixels(name: str, raw: bytes, mode: str) -> np.ndarray[Any, Any]:
+def _pixels(name: str, raw: bytes, mode: str, fit: Fit) -> np.ndarray[Any, Any]:
     """uint8 H,W,C."""
     try:
         from PIL import Image  # here, for machines that only open finished data sets
@@ -52,7 +56,7 @@ def _pixels(name: str, raw: bytes, mode: str) -> np.ndarray[Any, Any]:
         with Image.open(io.BytesIO(raw)) as image:
             if image.mode.startswith(("I", "F")):
                 raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits first")
-            pixels = np.asarray(image.convert(mode))
+            pixels = np.asarray(fit(image.convert(mode), name))
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
