@@ -1,6 +1,6 @@
 """Layer 1: one device, one classifier. Knows images and labels, never a poison; needs torch alone."""
 
-from trainers import architectures, attackers, augmentations, defenses, optimizers, schedules
+from trainers import architectures, attackers, augmentations, defenses, optimizers, probes, schedules
 from trainers.attacks import Budget
 from trainers.evaluate import EvaluationSpec, evaluate
 from trainers.images import Images
@@ -19,4 +19,4 @@ __all__ = [
     "evaluate",
     "fit",
 ]
-_members = (architectures, attackers, augmentations, defenses, optimizers, schedules)
+_members = (architectures, attackers, augmentations, defenses, optimizers, probes, schedules)

@@ -2,13 +2,15 @@
 
 SPEC.yaml, or .json where pyyaml is not installed, holds `train`, `evaluation` and `seed` as a sweep file's
 `base` does. DIR holds `train.pt` and
-`test.pt`, written by `Images.save`. Each epoch prints one line, and the record is the last one.
+`test.pt`, written by `Images.save`. Each epoch prints one line, and the record is the last one; what
+`--look` found is in its `looks`.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ import torch
 from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
+from trainers.looks import Look, Probe
 from trainers.spec import InputError
 from trainers.trial import Trial
 
@@ -32,6 +35,7 @@ def _run(options: argparse.Namespace) -> None:
     for name in ("checkpoint", "weights"):
         if (file := getattr(options, name)) is not None and not os.access(file.parent, os.W_OK):
             raise InputError(f"--{name} {file}: there is no folder {file.parent} that can be written")
+    looks = [_look(text) for text in options.look]
     files = [options.data / f"{split}.pt" for split in ("train", "test")]
     train, test = (Images.load(file) for file in files)
     if options.threads:
@@ -40,7 +44,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.checkpoint:
         checkpoint = Checkpoint(options.checkpoint, every=options.every, data=_digest(files[0]))
     device = device_named(options.device)
-    model, record = trial.run(train, test, device=device, report=say, checkpoint=checkpoint)
+    model, record = trial.run(train, test, device=device, report=say, checkpoint=checkpoint, looks=looks)
     say(record)
     if options.weights:
         write_tensors(options.weights, model.state_dict())
@@ -63,8 +67,27 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--every", type=float, default=60, metavar="S", help="seconds between checkpoints (default 60)"
     )
+    parser.add_argument(
+        "--look",
+        action="append",
+        default=[],
+        metavar="PROBE",
+        help="a probe that needs no other images, distance for example, by its kind or as JSON with its "
+        "settings; may be given again",
+    )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="keep the trained weights here")
     return parser.parse_args(arguments)
+
+
+def _look(text: str) -> Look:
+    """A look from `distance`, or from `{"kind": "distance", "name": "far", "threshold": 0.8}`."""
+    where = f"--look {text}"
+    try:
+        told = json.loads(text) if text.startswith("{") else {"kind": text}
+    except ValueError as error:
+        raise InputError(f"{where}: this is no JSON ({error})") from None
+    probe = Probe.parse({name: value for name, value in told.items() if name != "name"}, where)
+    return Look(str(told.get("name", probe.kind)), probe)
 
 
 def _digest(file: Path) -> str:

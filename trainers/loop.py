@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,7 @@ from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
 from trainers.feed import feed, place
 from trainers.images import Images
+from trainers.looks import Row, Watch
 from trainers.recipe import TrainSpec, repeatable
 
 MEMORY = re.compile(
@@ -26,6 +27,7 @@ MEMORY = re.compile(
 )  # torch, CUDA, cuBLAS, cuDNN
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
+Weights = Mapping[str, Tensor]
 
 
 class DivergenceError(ArithmeticError):
@@ -42,11 +44,13 @@ class OutOfMemoryError(MemoryError):
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, one row of metrics per epoch, and how long that took, before a resumption too."""
+    """A trained network, one row of metrics per epoch, and how long that took, before a resumption too;
+    `watched` holds what each watch said, a row per epoch."""
 
     model: nn.Module
     history: list[Metrics]
     seconds: float
+    watched: dict[str, list[Row]] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,15 +61,29 @@ class Training:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: Average | None
+    watched: dict[str, list[Row]] = field(default_factory=dict)
     history: list[Metrics] = field(default_factory=list)
     seconds: float = 0.0
 
     @classmethod
-    def begin(cls, spec: TrainSpec, images: Images, *, seed: int, device: torch.device) -> Training:
+    def begin(
+        cls,
+        spec: TrainSpec,
+        images: Images,
+        *,
+        seed: int,
+        device: torch.device,
+        start: Weights | None = None,
+        watched: Iterable[str] = (),
+    ) -> Training:
+        """Before the first step; `start` are the weights to begin with in place of those that `seed`
+        draws, `watched` the names of the watches."""
         model = spec.architecture.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
+        if start is not None:
+            model.load_state_dict(start)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = None if spec.ema is None else Average(model, spec.ema)
-        return cls(spec, model, spec.optimizer.build(model), average)
+        return cls(spec, model, spec.optimizer.build(model), average, {name: [] for name in watched})
 
     @property
     def judged(self) -> nn.Module:
@@ -78,18 +96,33 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state(),
             "history": self.history,
+            "watched": self.watched,
             "seconds": self.seconds,
         }
 
+    def take_down(self, row: Metrics, watches: Mapping[str, Watch], device: torch.device) -> None:
+        """An epoch's row, and what each watch says of it."""
+        with self.spec.autocast(device):
+            told = {name: watch(self.judged, dict(row)) for name, watch in watches.items()}
+        self.history.append(row)
+        for name, said in told.items():
+            self.watched[name].append(said)
+
     def resume(self, checkpoint: Checkpoint, owner: str) -> None:
-        """Go on from where the checkpoint is, if there is one."""
+        """Go on from where the checkpoint is, if there is one, and it knows of every epoch what each watch
+        said; else begin again."""
         if (state := checkpoint.load(owner=owner)) is None:
+            return
+        known = state.get("watched", {})
+        if not self.watched.keys() <= known.keys():
+            checkpoint.warnings.append("the checkpoint lacks what probes watch; training began again")
             return
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average is not None:
             self.average.restore(state["average"])
         self.history, self.seconds = list(state["history"]), state["seconds"]
+        self.watched = {name: list(known[name]) for name in self.watched}
 
 
 def fit(
@@ -101,9 +134,12 @@ def fit(
     device: torch.device,
     report: Report = lambda _: None,
     checkpoint: Checkpoint | None = None,
+    watches: Mapping[str, Watch] | None = None,
+    start: Weights | None = None,
 ) -> Trained:
     """Train on `train`, look at `test` after every epoch; `report` is given each epoch's row, those before
-    a resumption too.
+    a resumption too. Each of `watches`, which change nothing, looks at the network after every epoch.
+    `start`, a state_dict, are the weights to begin with (default: `seed` draws them).
 
     Equal arguments give equal numbers on a CPU with the same number of threads, and on a GPU as far as its
     kernels are deterministic, whether or not the training was killed and resumed from `checkpoint`. Each
@@ -112,7 +148,8 @@ def fit(
     """
     with memory_named(spec, train, device), repeatable():
         train, test = place(spec.defense.prepare(train), device), place(test, device)
-        training = Training.begin(spec, train, seed=seed, device=device)
+        watches = watches or {}
+        training = Training.begin(spec, train, seed=seed, device=device, start=start, watched=watches)
         owner = f"{spec.key}, seed {seed}"
         if checkpoint is not None:
             training.resume(checkpoint, owner)
@@ -120,17 +157,17 @@ def fit(
             report(row)
         forward = compiled(spec, training.model)
         for epoch in range(len(training.history) + 1, spec.epochs + 1):
-            start = time.monotonic()
+            begun = time.monotonic()
             row = {"epoch": float(epoch)}
             row |= train_epoch(training, forward, train, epoch=epoch, seed=seed, device=device)
             with spec.autocast(device):
                 row["test/clean_acc"] = accuracy(training.judged, test, device)
-            training.history.append(row)
-            training.seconds += time.monotonic() - start
+            training.seconds += time.monotonic() - begun
+            training.take_down(row, watches, device)
             report(row)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(training.state(), owner=owner)
-    return Trained(training.judged, training.history, training.seconds)
+    return Trained(training.judged, training.history, training.seconds, training.watched)
 
 
 def train_epoch(

@@ -1,17 +1,20 @@
-"""A trial: one training and its evaluation, from a spec and images to a record."""
+"""A trial: one training, its evaluation and the looks at it, from a spec and images to a record."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from trainers.attacks import Frozen
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import EvaluationSpec, evaluate
 from trainers.images import Images
-from trainers.loop import Report, fit, generator, memory_named, summary
+from trainers.looks import Look, Row, Subject, Watch, check_looks
+from trainers.loop import Report, Trained, fit, generator, memory_named, summary
 from trainers.provenance import environment
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import InputError, Spec, plain
@@ -47,9 +50,33 @@ class Trial(Spec):
         device: torch.device,
         report: Report = lambda _: None,
         checkpoint: Checkpoint | None = None,
+        looks: Sequence[Look] = (),
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """The trained network and its record, as JSON types; `report` is given each epoch's row. Raises what
-        `fit` does, and InputError if the two sets of images do not belong together."""
+        """The trained network and its record, as JSON types; `report` is given each epoch's row. Of `looks`,
+        which change nothing else in it, the record has the findings as `look_at` gives them.
+
+        Raises what `fit` does, and InputError if the images, those of the looks too, do not belong together.
+        """
+        trained, record = self.judged(
+            train, test, device=device, report=report, checkpoint=checkpoint, looks=looks
+        )
+        found = self.look_at(
+            trained.model, train, test, looks, device=device, history=trained.history, watched=trained.watched
+        )
+        return trained.model, record | ({"looks": found} if looks else {})
+
+    def judged(
+        self,
+        train: Images,
+        test: Images,
+        *,
+        device: torch.device,
+        report: Report = lambda _: None,
+        checkpoint: Checkpoint | None = None,
+        looks: Sequence[Look] = (),
+    ) -> tuple[Trained, dict[str, Any]]:
+        """Like `run`, before anything is looked at: what `looks` watch is in `Trained.watched`, for
+        `look_at`."""
         if (train.shape, train.num_classes) != (test.shape, test.num_classes):
             raise InputError(
                 f"training images are {train.shape} in {train.num_classes} classes, "
@@ -57,8 +84,18 @@ class Trial(Spec):
             )
         for attack in self.evaluation.attacks:
             attack.check_ready()
+        check_looks(looks, test)
         spec, test = self.train, test.subset(self.evaluation.limit)
-        trained = fit(spec, train, test, seed=self.seed, device=device, report=report, checkpoint=checkpoint)
+        trained = fit(
+            spec,
+            train,
+            test,
+            seed=self.seed,
+            device=device,
+            report=report,
+            checkpoint=checkpoint,
+            watches=self._watches(looks, test, device),
+        )
         start = time.monotonic()
         memorises = spec.defense.memorises and spec.architecture.memorises
         with memory_named(spec, train, device), repeatable(), spec.autocast(device):
@@ -71,7 +108,7 @@ class Trial(Spec):
                 batch_size=spec.batch_size,
                 memorises=memorises,
             )
-        return trained.model, {
+        return trained, {
             "spec": plain(self),
             "metrics": summary(trained.history) | seen.metrics,
             "per_class_acc": seen.per_class,
@@ -84,3 +121,66 @@ class Trial(Spec):
             "threads": torch.get_num_threads(),
             "environment": environment(),
         }
+
+    def look_at(
+        self,
+        model: nn.Module,
+        train: Images,
+        test: Images,
+        looks: Sequence[Look],
+        *,
+        device: torch.device,
+        history: Sequence[Row],
+        watched: Mapping[str, Sequence[Row]] | None = None,
+    ) -> dict[str, Any]:
+        """What each look finds at this trial's trained network, which lies on `device`, as JSON types by its
+        name: `metrics`, `curves`, `fields`, and the `seconds` that it took.
+
+        `history` is the training's; `watched` holds by key what probes that watch said of each epoch, so a
+        network from a file is looked at only with probes that do not: others are an InputError.
+        """
+        check_looks(looks, test)
+        told, test = watched or {}, test.subset(self.evaluation.limit)
+        late = [look for look in looks if look.probe.watches and look.probe.key not in told]
+        if late:
+            raise InputError(
+                f"look {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so it cannot look at "
+                "weights alone; train the trial again with it"
+            )
+        found = {}
+        with (
+            memory_named(self.train, train, device),
+            repeatable(),
+            self.train.autocast(device),
+            Frozen(model),
+        ):
+            for look in looks:
+                subject = Subject(
+                    model=model,
+                    initial=lambda: self._initial(test, device),
+                    spec=self.train,
+                    train=train,
+                    test=test,
+                    sets=look.sets,
+                    history=history,
+                    watched=told.get(look.probe.key, ()),
+                    seed=self.seed,
+                    device=device,
+                )
+                start = time.monotonic()
+                finding = look.probe.look(subject)
+                found[look.name] = vars(finding) | {"seconds": round(time.monotonic() - start, 3)}
+        return found
+
+    def _watches(self, looks: Sequence[Look], test: Images, device: torch.device) -> dict[str, Watch]:
+        """The watches of all looks that have one, by their probe's key."""
+        probes = {look.probe.key: look.probe for look in looks if look.probe.watches}
+        return {key: probe.watch(self._initial(test, device), test, device) for key, probe in probes.items()}
+
+    def _initial(self, like: Images, device: torch.device) -> nn.Module:
+        """The network as it is before the first step, in eval mode."""
+        network = self.train.architecture.network(
+            num_classes=like.num_classes, shape=like.shape, seed=self.seed
+        )
+        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network.eval()

@@ -1,0 +1,58 @@
+"""How far the weights travel from where they began, as in Figure 4 of the One-Pixel Shortcut paper (Wu et
+al., ICLR 2023): a shortcut may be learnt, and the training set fitted, with weights that hardly moved."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from trainers.images import Images
+from trainers.looks import Finding, Probe, Row, Subject, Watch
+
+
+class Distance(Probe, kind="distance"):
+    """After each epoch ||w_t - w_0||, the L2 distance over all parameters (no running statistics), and
+    `relative`, the same in units of ||w_0||.
+
+    Metrics are the last epoch's, and, where there is one, `epoch_at_90`, the first epoch whose training
+    accuracy reaches `threshold`. Of weights that are averaged, the average is looked at. It takes no forward
+    pass: two passes over the weights an epoch, and a copy of them.
+    """
+
+    watches = True
+    threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("distance", "relative")
+
+    def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
+        length = distance(initial)
+
+        def told(model: nn.Module, _: Row) -> Row:
+            moved = distance(model, initial)
+            return {"distance": moved, "relative": moved / length}
+
+        return told
+
+    def look(self, subject: Subject) -> Finding:
+        curves = {name: [row[name] for row in subject.watched] for name in self.metrics}
+        metrics = {name: curve[-1] for name, curve in curves.items()}
+        reached = [row["epoch"] for row in subject.history if row["train/acc"] >= self.threshold]
+        if reached:
+            metrics[f"epoch_at_{100 * self.threshold:g}"] = reached[0]
+        return Finding(metrics, curves)
+
+
+@torch.no_grad()
+def distance(model: nn.Module, origin: nn.Module | None = None) -> float:
+    """The L2 norm of the parameters of `model`, less those of `origin`, a network of the same architecture;
+    summed in float64."""
+    weights = [p.double() for p in model.parameters()]
+    if origin is not None:
+        weights = [w - p.double() for w, p in zip(weights, origin.parameters(), strict=True)]
+    return math.sqrt(torch.stack([w.square().sum() for w in weights]).sum().item())

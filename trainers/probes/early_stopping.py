@@ -1,0 +1,64 @@
+"""Whether stopping early helps: the epoch that is best on held-out clean images, and what it is worth on
+others. A trainer who has some clean images could do that."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from trainers.attacks import Frozen
+from trainers.evaluate import correct, share
+from trainers.feed import place
+from trainers.images import Images
+from trainers.looks import Finding, Probe, Row, Subject, Watch
+from trainers.spec import InputError
+
+
+class EarlyStopping(Probe, kind="early_stopping"):
+    """Holds out a class-balanced `share` of the clean test images, and judges each epoch on both parts.
+
+    `stopped_acc` is the accuracy on the rest at the epoch that is best on the held-out part (the first such),
+    `stopped_epoch`; `peak_acc` the best of all epochs on the rest itself, which nobody could have chosen, at
+    `peak_epoch`; `last_acc` that of the last epoch. It takes one forward pass of the test images an epoch.
+    """
+
+    watches = True
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("last_acc", "peak_acc", "peak_epoch", "stopped_acc", "stopped_epoch")
+
+    def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
+        held, images = held_out(test, self.share).to(device), place(test, device)
+
+        def told(model: nn.Module, _: Row) -> Row:
+            with Frozen(model):
+                answers = correct(model, images, device)
+            return {"holdout_acc": share(answers[held]), "rest_acc": share(answers[~held])}
+
+        return told
+
+    def look(self, subject: Subject) -> Finding:
+        names = ("holdout_acc", "rest_acc")
+        held, rest = ([row[name] for row in subject.watched] for name in names)
+        peak, stopped = rest.index(max(rest)), held.index(max(held))
+        metrics = {"last_acc": rest[-1], "peak_acc": rest[peak], "peak_epoch": peak + 1.0}
+        metrics |= {"stopped_acc": rest[stopped], "stopped_epoch": stopped + 1.0}
+        return Finding(metrics, {"holdout_acc": held, "rest_acc": rest})
+
+
+def held_out(images: Images, part: float) -> Tensor:
+    """Which images are held out, bool N on the host: a class-balanced `part`. InputError if none, or all."""
+    number = round(part * len(images))
+    if not 0 < number < len(images):
+        raise InputError(
+            f"early_stopping: a share of {part:g} of {len(images)} test images leaves one part empty; "
+            "choose another share, or more images"
+        )
+    held = torch.zeros(len(images), dtype=torch.bool)
+    held[images.balanced(number)] = True
+    return held

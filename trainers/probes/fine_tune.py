@@ -1,0 +1,66 @@
+"""Whether a network that was trained elsewhere is fooled too: it goes on training on each set of images, as
+in section 3.3 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+
+from trainers.evaluate import accuracy
+from trainers.images import Images
+from trainers.looks import Finding, Probe, Subject
+from trainers.loop import DivergenceError, fit
+from trainers.spec import InputError
+
+
+class FineTune(Probe, kind="fine_tune"):
+    """On a trial that was trained on clean images: a copy of its network goes on training on each set that it
+    is given, with the trial's recipe and seed but for `epochs` and the full rate `lr`, through the whole
+    schedule.
+
+    The curve `<set>` is the accuracy on the test images before (index 0) and after each epoch; `<set>_acc` is
+    its last value, `<set>_peak_acc` the best after an epoch. With `lr` 0 the weights stay, but running
+    statistics become those of the set. It takes the training of `epochs` epochs for each set, and a forward
+    pass of the test images after each of them.
+    """
+
+    epochs: PositiveInt = 10
+    lr: Annotated[float, Field(ge=0)] = 0.01
+    smoke: ClassVar[dict[str, Any]] = {"epochs": 1}
+
+    @property
+    def per_set(self) -> tuple[str, ...]:
+        return ("acc", "peak_acc")
+
+    def check(self, names: Iterable[str]) -> None:
+        if not tuple(names):
+            raise InputError(
+                f"the probe {self.kind!r} goes on training on sets of images, and was given none: "
+                "write sets: {ops: {poison: ops}}"
+            )
+
+    def look(self, subject: Subject) -> Finding:
+        before = accuracy(subject.model, subject.test, subject.device)
+        curves = {name: [before, *self._tuned(subject, name, im)] for name, im in subject.sets.items()}
+        last = {f"{name}_acc": curve[-1] for name, curve in curves.items()}
+        return Finding(last | {f"{name}_peak_acc": max(c[1:]) for name, c in curves.items()}, curves)
+
+    def _tuned(self, subject: Subject, name: str, images: Images) -> list[float]:
+        """The accuracy on the test images after each epoch on `images`."""
+        optimizer = subject.spec.optimizer.model_copy(update={"lr": self.lr})  # 0 is no training's, but ours
+        spec = subject.spec.model_copy(update={"epochs": self.epochs, "optimizer": optimizer})
+        start = subject.model.state_dict()
+        try:
+            with torch.autocast(subject.device.type, enabled=False):  # the training enters its own
+                trained = fit(
+                    spec, images, subject.test, seed=subject.seed, device=subject.device, start=start
+                )
+        except DivergenceError as error:
+            raise InputError(
+                f"fine_tune on {name!r} diverged in epoch {len(error.history) + 1}: "
+                f"give the probe a smaller lr than {self.lr:g}"
+            ) from None
+        return [row["test/clean_acc"] for row in trained.history]

@@ -1,0 +1,151 @@
+"""Whether a linear classifier tells the classes by the perturbations alone (Yu, Zhang, Chen, Yin, Liu;
+"Availability Attacks Create Shortcuts", KDD 2022)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from trainers.images import Images
+from trainers.looks import Finding, Probe, Subject
+from trainers.probes.pairs import check_pairs
+
+ROWS = 4096  # perturbations that are float at a time
+HISTORY = 10  # steps that L-BFGS remembers, each as large as the classifier
+
+
+class LinearSeparability(Probe, kind="linear_separability"):
+    """Softmax regression on what was added to the set `clean` to make the training images (of both the same
+    class-balanced `limit`), flattened and mapped to [0, 1] by the least and largest value of all. It does
+    not look at the network.
+
+    `share` of each class is held out of the fit. Metrics `acc`, on the perturbations fitted, and
+    `held_out_acc`, on the others. Where images are fewer than their values any noise is separable, so `acc`
+    alone says little; and noise that was cut off at 0 and 255 tells of the image under it. Fields `fitted`
+    and `held_out` (counts), `loss` (nats, after the fit).
+
+    The fit is L-BFGS on the whole set, from zero weights, of at most `iterations`, as many as published; its
+    line search is not. Costs up to 1.25 passes over the perturbations an iteration, and two bytes of memory
+    for each of their values. InputError if `clean` does not hold the same images, row by row.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("clean",)
+    limit: PositiveInt | None = None
+    share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    iterations: PositiveInt = 1000
+    smoke: ClassVar[dict[str, Any]] = {"iterations": 20}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("acc", "held_out_acc")
+
+    def look(self, subject: Subject) -> Finding:
+        train, device = subject.train, subject.device
+        rows = perturbations(train, subject.sets["clean"], self.limit).to(device)
+        out = held_out(rows.labels, train.num_classes, self.share)
+        fitted, others = rows.take(~out), rows.take(out)
+        with torch.autocast(device.type, enabled=False):
+            linear = fit(fitted, train.num_classes, self.iterations)
+            (loss, acc), (_, held_out_acc) = judged(fitted, linear), judged(others, linear)
+        return Finding(
+            metrics={"acc": acc, "held_out_acc": held_out_acc},
+            fields={"fitted": len(fitted.labels), "held_out": len(others.labels), "loss": loss},
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Perturbations, int16 N,D in whole levels, and their labels, int64 N. As floats they are mapped to
+    [0, 1] by `low` and `high`, one least and one largest value for all sets that are compared."""
+
+    delta: Tensor
+    labels: Tensor
+    low: int
+    high: int
+
+    def to(self, device: torch.device) -> Rows:
+        return Rows(self.delta.to(device), self.labels.to(device), self.low, self.high)
+
+    def take(self, some: Tensor) -> Rows:
+        """Those where `some` (bool N) is true."""
+        return Rows(self.delta[some], self.labels[some], self.low, self.high)
+
+    def floats(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """float32 R,D in [0, 1] and labels R, ROWS at a time; zeros where all perturbations are alike."""
+        span = max(1, self.high - self.low)
+        for delta, labels in zip(self.delta.split(ROWS), self.labels.split(ROWS), strict=True):
+            yield (delta.float() - self.low) / span, labels
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Logits are x · weight + bias: D,K and K."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias
+
+
+def perturbations(train: Images, clean: Images, limit: int | None) -> Rows:
+    """What was added to `clean` to make `train`, of a class-balanced `limit` of rows. InputError if `clean`
+    does not hold the same images, as far as labels and shape show it."""
+    check_pairs(train, clean, probe="linear_separability", name="the training set")
+    train, clean = train.subset(limit), clean.subset(limit)
+    parts = zip(train.chunks(ROWS), clean.chunks(ROWS), strict=True)
+    delta = torch.cat([(a.x.cpu().short() - b.x.cpu()).flatten(1) for a, b in parts])
+    return Rows(delta, train.y.cpu(), int(delta.min()), int(delta.max()))
+
+
+def held_out(labels: Tensor, num_classes: int, share: float) -> Tensor:
+    """`share` of each class (rounded up), in one fixed random order: bool N."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).to(labels.device)
+    shuffled = labels[order]
+    out = torch.zeros_like(labels, dtype=torch.bool)
+    for k in range(num_classes):
+        mine = order[shuffled == k]
+        out[mine[: math.ceil(share * len(mine))]] = True
+    return out
+
+
+def fit(rows: Rows, num_classes: int, iterations: int) -> Linear:
+    """The softmax regression of `rows`, after at most `iterations` of L-BFGS from zero."""
+    zeros = torch.zeros(rows.delta.shape[1] + 1, num_classes, device=rows.delta.device)
+    linear = Linear(zeros[1:].clone().requires_grad_(), zeros[0].clone().requires_grad_())
+    optimizer = torch.optim.LBFGS(
+        [linear.weight, linear.bias],
+        max_iter=iterations,
+        history_size=HISTORY,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        total = zeros.new_zeros(())
+        for x, labels in rows.floats():
+            part = F.cross_entropy(linear(x), labels, reduction="sum") / len(rows.labels)
+            part.backward()
+            total += part.detach()
+        return total
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+    return Linear(linear.weight.detach(), linear.bias.detach())
+
+
+def judged(rows: Rows, linear: Linear) -> tuple[float, float]:
+    """The mean cross-entropy in nats, and the share of `rows` put into their class."""
+    loss, right = 0.0, 0
+    for x, labels in rows.floats():
+        logits = linear(x)
+        loss += F.cross_entropy(logits, labels, reduction="sum").item()
+        right += int((logits.argmax(1) == labels).sum())
+    return loss / len(rows.labels), right / len(rows.labels)

@@ -1,0 +1,153 @@
+"""Loss surface around a trained network along two filter-normalised random directions (Li, Xu, Taylor,
+Studer, Goldstein; NeurIPS 2018): how sharp the basin is that a training ended in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import PositiveFloat, PositiveInt, field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.evaluate import BATCH
+from trainers.feed import feed, place
+from trainers.images import Images
+from trainers.looks import Finding, Probe, Subject
+from trainers.loop import generator
+
+TOP = torch.finfo(torch.float32).max  # stands for a loss that is no number, or infinite, far from the centre
+Judge = Callable[[nn.Module], Tensor]
+Way = tuple[nn.Parameter, Tensor, Tensor]  # a weight, and the two directions that it is moved along
+
+
+class LossSurface(Probe, kind="loss_surface"):
+    """Loss and accuracy at `points` x `points` places, ±`reach` along each of two directions, on a
+    class-balanced `limit` of the `on` images.
+
+    A direction is drawn from `seed`, so that networks of one architecture share the draw, and has in every
+    filter the length of the network's own: at 1 each filter has moved as far as it is long. Biases and the
+    parameters of normalisations stay. `batch_norm: running` keeps the running statistics of BatchNorm;
+    `recomputed` takes them anew at every place, from a class-balanced `limit` of the training images.
+
+    Metrics `centre_loss` (nats), `centre_acc`, and `sharpness`, the mean loss on the border less the
+    centre's. Fields `x`, `y` (offsets), `loss` and `acc` (a row for each y), `how`. Costs points² forward
+    passes of `limit` images, twice as many if `recomputed`, and four times the weights' memory.
+    """
+
+    points: PositiveInt = 21
+    reach: PositiveFloat = 1.0
+    on: Literal["train", "test"] = "train"
+    limit: PositiveInt | None = 1000
+    batch_norm: Literal["running", "recomputed"] = "running"
+    seed: int = 0
+    smoke: ClassVar[dict[str, Any]] = {"points": 3, "limit": 20}
+
+    @field_validator("points")
+    @classmethod
+    def _has_a_centre(cls, points: int) -> int:
+        if points < 3 or points % 2 == 0:
+            near = max(3, points + 1)
+            raise ValueError(
+                f"the centre is one of the points, so 3, 5, 7, ...; found {points}; write {near}"
+            )
+        return points
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("centre_loss", "centre_acc", "sharpness")
+
+    def look(self, subject: Subject) -> Finding:
+        device = subject.device
+        images = place((subject.train if self.on == "train" else subject.test).subset(self.limit), device)
+        judge: Judge = partial(judged, images=images, device=device)
+        if self.batch_norm == "recomputed":
+            judge = _afresh(judge, place(subject.train.subset(self.limit), device), device)
+        model = copy.deepcopy(subject.model).eval()
+        half = self.points // 2
+        offsets = [(i - half) * self.reach / half for i in range(self.points)]
+        grid = surface(model, directions(model, self.seed), offsets, judge).cpu()
+        loss, acc = torch.nan_to_num(grid, nan=TOP, posinf=TOP).unbind(2)
+        border = torch.ones_like(loss, dtype=torch.bool)
+        border[1:-1, 1:-1] = False
+        centre = loss[half, half].item()
+        sharpness = loss[border].mean().item() - centre
+        how = {"seed": self.seed, "on": self.on, "images": len(images), "batch_norm": self.batch_norm}
+        return Finding(
+            metrics={"centre_loss": centre, "centre_acc": acc[half, half].item(), "sharpness": sharpness},
+            fields={"x": offsets, "y": offsets, "loss": loss.tolist(), "acc": acc.tolist(), "how": how},
+        )
+
+
+def directions(model: nn.Module, seed: int) -> list[Way]:
+    """For each weight of two or more dimensions two draws from `seed`, every filter (slice of dimension 0)
+    scaled to the length of the weight's own. The draws do not depend on the device."""
+    first, second = (generator(torch.device("cpu"), seed, way) for way in range(2))
+    return [
+        (p, _like(p, torch.randn(p.shape, generator=first)), _like(p, torch.randn(p.shape, generator=second)))
+        for p in model.parameters()
+        if p.ndim > 1
+    ]
+
+
+def _like(weight: Tensor, drawn: Tensor) -> Tensor:
+    """`drawn`, each of its filters as long as that of `weight`."""
+    weight, drawn = weight.detach(), drawn.to(weight.device)
+    tiny = torch.finfo(drawn.dtype).tiny
+    per_filter = (len(weight), *[1] * (weight.ndim - 1))
+    ratio = weight.flatten(1).norm(dim=1) / drawn.flatten(1).norm(dim=1).clamp(min=tiny)
+    return drawn * ratio.view(per_filter)
+
+
+@torch.no_grad()
+def surface(model: nn.Module, ways: Sequence[Way], offsets: Sequence[float], judge: Judge) -> Tensor:
+    """What `judge` says (a vector of M) of `model` moved by x along the first direction and y along the
+    second: Y,X,M. The model's weights are put back."""
+    centres = [weight.clone() for weight, _, _ in ways]
+
+    def at(x: float, y: float) -> Tensor:
+        for (weight, first, second), centre in zip(ways, centres, strict=True):
+            weight.copy_(centre + x * first + y * second)
+        return judge(model)
+
+    said = torch.stack([torch.stack([at(x, y) for x in offsets]) for y in offsets])
+    for (weight, _, _), centre in zip(ways, centres, strict=True):
+        weight.copy_(centre)
+    return said
+
+
+@torch.no_grad()
+def judged(model: nn.Module, images: Images, device: torch.device) -> Tensor:
+    """The mean cross-entropy in nats and the share of images put into their class: float64 2, on `device`."""
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    for x, labels in feed(images, BATCH, device):
+        logits = model(x.contiguous(memory_format=torch.channels_last)).float()
+        total[0] += F.cross_entropy(logits, labels, reduction="sum")
+        total[1] += (logits.argmax(1) == labels).sum()
+    return total / len(images)
+
+
+def _afresh(judge: Judge, images: Images, device: torch.device) -> Judge:
+    def judge_after(model: nn.Module) -> Tensor:
+        take_statistics(model, images, device)
+        return judge(model)
+
+    return judge_after
+
+
+@torch.no_grad()
+def take_statistics(model: nn.Module, images: Images, device: torch.device) -> None:
+    """Make the running statistics of each BatchNorm in `model` those of `images`, the mean over batches; all
+    other modules are in eval mode, as the BatchNorms are after it."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+        norm.momentum = None
+    for x, _ in feed(images, BATCH, device):
+        model(x.contiguous(memory_format=torch.channels_last))
+    for norm in norms:
+        norm.eval()

@@ -1,0 +1,41 @@
+"""The shuffle test: what a network says of images that carry a perturbation, above all of images that carry
+another image's. Table 1 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from trainers.evaluate import accuracy
+from trainers.looks import Finding, Probe, Subject
+from trainers.spec import InputError
+
+
+class ShuffleTest(Probe, kind="shuffle_test"):
+    """`<set>_acc`, the accuracy on each set that it is given, and `chance`, that of a guess (1 / classes).
+
+    Of a set `{poison: em, shuffled: true}` the labels are the perturbations', so an accuracy far above chance
+    says that the network reads the perturbation, whatever image is under it. It takes one forward pass of
+    each set's images.
+    """
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("chance",)
+
+    @property
+    def per_set(self) -> tuple[str, ...]:
+        return ("acc",)
+
+    def check(self, names: Iterable[str]) -> None:
+        if not tuple(names):
+            raise InputError(
+                f"the probe {self.kind!r} compares sets of images, and was given none: "
+                "write sets: {clean: {poison: clean}, shuffled: {shuffled: true}}"
+            )
+
+    def look(self, subject: Subject) -> Finding:
+        seen = {
+            f"{name}_acc": accuracy(subject.model, images, subject.device)
+            for name, images in subject.sets.items()
+        }
+        return Finding({"chance": 1 / subject.test.num_classes, **seen})
