@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from poisons.node_copy import parsed
 from poisons.store import damaged
 
 HOUR, DAY = 3600.0, 86400.0
+TOLD = re.compile(r"[^/]+/(result|failure|look-[^/]+)\.json")  # files of a trial that name data sets
 Rule = Callable[["Place"], str | None]
 
 
@@ -163,12 +165,14 @@ def _building(store: Store) -> bool:
 
 
 def _used(depot: Depot) -> dict[str, list[str]]:
-    """Names of data sets that trials of the ledger, done or failed, read, and how many trials."""
-    trials: Counter[str] = Counter()
-    for kind in ("result", "failure"):
-        names = [f"trials/{key}/{kind}.json" for key in depot.holders("trials", f"{kind}.json")]
-        for data in depot.read_all(names).values():
-            trials.update(set((parsed(data) or {}).get("needs", ())))
+    """Names of data sets that trials of the ledger, done or failed, and the looks at them read, and how many
+    trials."""
+    needs: dict[str, set[str]] = defaultdict(set)
+    told = [name for name in depot.files("trials") if TOLD.fullmatch(name)]
+    for name, data in depot.read_all(f"trials/{name}" for name in told).items():
+        record = parsed(data) or {}
+        needs[name.split("/")[1]].update(record.get("needs", ()), record.get("sets", {}).values())
+    trials = Counter(name for names in needs.values() for name in names)
     return {name: [f"{n} trial{'s' * (n > 1)}"] for name, n in trials.items()}
 
 

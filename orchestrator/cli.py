@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.observer import Observer
     from orchestrator.outline import Outline
     from orchestrator.plan import Plan
+    from orchestrator.report import Sheet
     from orchestrator.standing import Standing
     from orchestrator.tracking import LiveTracker, Tracker
     from poisons import Store
@@ -41,6 +42,10 @@ app.add_typer(cache, name="cache")
 
 File = Annotated[
     Path, typer.Argument(help="A sweep file, such as sweeps/quickstart.yaml.", show_default=False)
+]
+Files = Annotated[
+    list[Path],
+    typer.Argument(help="Sweep files, such as sweeps/quickstart.yaml.", show_default=False),
 ]
 StoreOption = Annotated[
     str,
@@ -153,6 +158,7 @@ class Format(StrEnum):
 
     table = "table"
     md = "md"
+    latex = "latex"
     csv = "csv"
     json = "json"
     svg = "svg"
@@ -160,7 +166,7 @@ class Format(StrEnum):
 
 @app.command()
 def plan(
-    file: File,
+    files: Files,
     store: StoreOption = STORE,
     settings: SetOption = None,
     tflops: Annotated[
@@ -183,8 +189,16 @@ def plan(
     ] = None,
 ) -> None:
     """Say what a sweep would do: data sets to build, trials to run, trials already done, and how many hours
-    that takes. Starts nothing."""
-    _show_plan(*_plan(file, store, settings), _console(), tflops=tflops, slots=slots)
+    that takes. Starts nothing.
+
+    Of several sweeps, `opsctl plan sweeps/paper/*.yaml`, it says that of all together: what they share counts
+    once.
+    """
+    plans = [_plan(file, store, settings) for file in files]
+    if len(plans) == 1:
+        _show_plan(*plans[0], _console(), tflops=tflops, slots=slots)
+    else:
+        _show_union([todo for todo, _ in plans], plans[0][1], _console(), tflops=tflops, slots=slots)
 
 
 @app.command()
@@ -223,7 +237,7 @@ def sweep(
     code = _run(todo, stored, live, address, file, console) if todo.missing else 0
     if tracker is not None:
         _check_tracked(live.complete if live is not None else _synced(tracker), file, stored, console)
-    _print_report(_standing(todo, stored), Format.table, console)
+    _print_report([_sheet(_standing(todo, stored), file)], Format.table, console)
     if todo.failed:
         _warn(
             console,
@@ -405,18 +419,63 @@ def status(
             standing = watching.watch(outline, ledger, view, every=every, stop=stop)
     standing = standing or look(outline, ledger)
     told.tell(standing, marks(ledger.depot), version, ledger.depot.where, console)
-    _print_report(standing, Format.table, console, hint=False)
+    _print_report([_sheet(standing, file)], Format.table, console, brief=True)
 
 
 @app.command()
 def report(
-    file: File,
+    files: Files,
     store: StoreOption = STORE,
     settings: SetOption = None,
     format: Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="How to write it.")] = Format.table,
+    compare: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="A,B",
+            envvar="OPSCTL_COMPARE",
+            help="Two columns to compare, seed by seed: em,ops tells ops minus em. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="OPSCTL_HTML",
+            help="Write all of it to one page there, with curves and pictures, and print nothing else.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Print a sweep's table from the results on disk: mean ± std over seeds."""
-    _print_report(_standing(*_plan(file, store, settings)), format, _console())
+    """Print the tables of sweeps from the results on disk: mean ± std over seeds, and below it what is
+    missing.
+
+    A sweep that names a reference has the published figures beside its own; one with claims says which
+    hold. It is the sweep as it was last planned, and nothing is started:
+
+        opsctl report sweeps/width.yaml --compare clean,ops
+
+        opsctl report sweeps/paper/*.yaml --format latex > tables.tex
+
+        opsctl report sweeps/paper/*.yaml --html report.html
+
+    Exit code 0, whatever is missing; 2: a file, a column or a published table is not there.
+    """
+    from orchestrator.report import make_sheet
+    from orchestrator.standing import look
+
+    sheets = []
+    for file in files:
+        outline, ledger, _ = _outline(file, store, settings)
+        sheets.append(make_sheet(look(outline, ledger), file, compare or ()))
+    console = _console()
+    if html is None:
+        _print_report(sheets, format, console)
+        return
+    from orchestrator.page import write_page
+
+    with console.status("writing the page"):
+        write_page(sheets, html, store=store)
+    console.print(f"the report is in {html}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -715,11 +774,12 @@ def main() -> None:
 def _exit_code(error: Exception) -> int | None:
     """How to end for it; None for a mistake of ours, which is shown whole."""
     from orchestrator.depots.depot import DepotError
+    from orchestrator.report import ReportError
     from poisons.durable import StoreError
     from trainers import InputError
     from trainers.loop import DivergenceError, OutOfMemoryError
 
-    if isinstance(error, InputError | StoreError | DepotError):
+    if isinstance(error, InputError | StoreError | DepotError | ReportError):
         return 2
     return 1 if isinstance(error, OSError | DivergenceError | OutOfMemoryError) else None
 
@@ -830,6 +890,24 @@ def _show_plan(
         console.print(line, soft_wrap=True, highlight=False)
 
 
+def _show_union(
+    plans: list[Plan], stored: Store, console: Console, *, tflops: float | None, slots: int | None
+) -> None:
+    from orchestrator.costs.estimate import estimate_on_this_machine, lines
+    from orchestrator.costs.plan_table import plan_table
+    from orchestrator.union import Union
+
+    union = Union(tuple(plans))
+    for todo in plans:
+        console.print(f"[bold]{todo.sweep.name}[/]: {union.of(todo)}", soft_wrap=True)
+    with console.status("reckoning what it costs"):
+        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots)
+    if union.whole.data:
+        console.print(plan_table(union.whole, cost.data if cost else {}))
+    for line in (*union.lines(), *(lines(cost) if cost else ())):
+        console.print(line, soft_wrap=True, highlight=False)
+
+
 def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
     """The tracker, or None and a warning: a tracking store that does not answer must not cost the sweep
     anything."""
@@ -902,27 +980,57 @@ def _check_tracked(complete: bool, file: Path, stored: Store, console: Console) 
         _warn(console, f"MLflow lacks some results; send them later with: {again}")
 
 
-def _print_report(standing: Standing, format: Format, console: Console, *, hint: bool = True) -> None:
-    from orchestrator import report as reports
-    from orchestrator.ranking import best_cells
-    from orchestrator.tables import picture, rich_table
+def _sheet(standing: Standing, file: Path) -> Sheet:
+    """A sweep's report; where no published figures are found, which is no reason to fail, it says so."""
+    from orchestrator.report import make_sheet
 
-    table = reports.tabulate(standing)
+    return make_sheet(standing, file, strict=False)
+
+
+def _print_report(sheets: list[Sheet], format: Format, console: Console, *, brief: bool = False) -> None:
+    """Print reports one after the other; JSON of several is a list. `brief`: of the terminal's only the
+    table."""
+    from orchestrator import report as reports
+
+    tables = [sheet.table for sheet in sheets]
     if format is Format.table:
-        console.print(rich_table(table))
-        for line in best_cells(standing):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-        doubtful = {entry.key for entry, _ in standing.doubts()} if hint else set()
-        if doubtful:
-            console.print(
-                f"[yellow]{len(doubtful)} of {len(standing.results)} results are in doubt[/]; "
-                "opsctl status says why"
+        for sheet in sheets:
+            _show_sheet(sheet, console, brief=brief)
+    elif format is Format.svg:
+        if len(tables) > 1:
+            raise reports.ReportError(
+                "an SVG is the picture of one table: name one sweep file, or use --html"
             )
+        from orchestrator.tables import picture
+
+        typer.echo(picture(tables[0]), nl=False)
+    else:
+        write = {
+            Format.md: lambda: "\n".join(map(reports.sheet_markdown, sheets)),
+            Format.latex: lambda: "\n".join(map(reports.latex, sheets)),
+            Format.csv: lambda: reports.comma_separated(*tables),
+            Format.json: lambda: reports.as_json(sheets),
+        }[format]
+        typer.echo(write(), nl=False)
+
+
+def _show_sheet(sheet: Sheet, console: Console, *, brief: bool) -> None:
+    from orchestrator.ranking import best_cells
+    from orchestrator.tables import below, legend, rich_table
+
+    console.print(rich_table(sheet.table))
+    if told := legend(sheet.table):
+        console.print(told, soft_wrap=True)
+    for line in best_cells(sheet.standing):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    if brief:
         return
-    if format is Format.svg:
-        typer.echo(picture(table), nl=False)
-        return
-    write = {Format.md: reports.markdown, Format.csv: reports.comma_separated, Format.json: reports.as_json}[
-        format
-    ]
-    typer.echo(write(table), nl=False)
+    for told in below(sheet):
+        console.print(told, soft_wrap=True)
+    standing = sheet.standing
+    doubtful = {entry.key for entry, _ in standing.doubts()}
+    if doubtful:
+        console.print(
+            f"[yellow]{len(doubtful)} of {len(standing.results)} results are in doubt[/]; "
+            "opsctl status says why"
+        )

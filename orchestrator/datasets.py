@@ -19,6 +19,7 @@ from orchestrator.display import words
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.base import Report
+from poisons.build import content_rows
 from poisons.card import card
 from poisons.delta import Application
 from poisons.export import Form, export
@@ -79,7 +80,11 @@ def drawn(spec: DataSpec, store: Store) -> bytes:
     clean = store.load(spec.clean)
     if clean is None:
         raise InputError(f"{store.path(spec.clean)}, the clean images, are not there to compare with")
-    return draw(clean, images, store.perturbation(spec))
+    perturbation = store.perturbation(spec)
+    if spec.shuffled:
+        few = images.balanced(images.num_classes)
+        return draw(clean.take(content_rows(spec, len(clean))[few]), images.take(few), perturbation)
+    return draw(clean, images, perturbation)
 
 
 def give(spec: DataSpec, store: Store, console: Console, *, form: Form, to: Path) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.spec import SweepSpec, TrialSpec
+from orchestrator.report.table import METRIC
+from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec
 from orchestrator.sweep_file import set_path
 from trainers import InputError
 from trainers.spec import nearest
@@ -107,10 +108,19 @@ def _check_axes(sweep: SweepSpec, axes: dict[str, dict[str, Any]], where: str) -
             f"{where}: grid: {size:,} points, {widths}; the limit is {sweep.run.max_points:,}. "
             "If it is meant, raise run.max_points"
         )
-    named = [*(axis for rule in sweep.skip for axis in rule), *sweep.report.rows, sweep.report.columns]
-    for axis in named:
-        if axis is not None and axis not in axes:
+    for axis in (axis for rule in sweep.skip for axis in rule):
+        if axis not in axes:
             raise InputError(f"{where}: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
+    _check_report_axes(sweep.report, [*axes, *([METRIC] if sweep.report.metrics else [])], where)
+
+
+def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
+    """What a report calls an axis is one: of the grid, or `metric` if it has several."""
+    sides = [side for claim in report.claims for side in (claim.lower, claim.higher, claim.where)]
+    claimed = [axis for side in sides if isinstance(side, dict) for axis in side]
+    for axis in (*report.rows, report.columns, *claimed):
+        if axis is not None and axis not in axes:
+            raise InputError(f"{where}: report: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
 
 
 def _wanted(value: Any, axis: dict[str, Any]) -> set[str]:

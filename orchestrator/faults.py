@@ -42,7 +42,8 @@ def fault(error: BaseException) -> Fault:
     kind, broken = _kind(error)
     history = error.history if isinstance(error, DivergenceError) else ()
     text = "".join(traceback.format_exception(error))
-    return Fault(kind, f"{type(error).__name__}: {error}", text, history, broken)
+    notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+    return Fault(kind, f"{type(error).__name__}: {error}{notes}", text, history, broken)
 
 
 def died(cause: str) -> Fault:

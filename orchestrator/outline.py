@@ -9,22 +9,24 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator.depots.depot import Depot
 
-FORMAT = 1  # of the file; one of another format is not read
+FORMAT = 2  # of the file; one of another format is not read
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial of an outline: its key, and the label of its value on each axis."""
+    """One trial of an outline: its key, the label of its value on each axis, and the key of each look at
+    it by the look's name."""
 
     key: str
     labels: dict[str, str]
+    looks: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -35,7 +37,8 @@ class Entry:
 @dataclass(frozen=True)
 class Outline:
     """A sweep as it was last planned. `stops`: its scheduler may end trials early, and such a one is not
-    missing."""
+    missing. `report` is what the sweep says of its report beyond metric and axes (metrics, reference,
+    compare, claims), as JSON."""
 
     name: str
     question: str
@@ -45,13 +48,16 @@ class Outline:
     stops: bool
     entries: tuple[Entry, ...]
     best: Literal["max", "min"] | None = None  # of a search: which end of the metric it looks for
+    report: dict[str, Any] = field(default_factory=dict)
 
     def keep(self, depot: Depot, version: str) -> None:
         """Have it in the depot as that of this version of the sweep. Raises OSError."""
         axes = list(self.entries[0].labels) if self.entries else []
         told = {name: value for name, value in vars(self).items() if name != "entries"}
-        trials = [[entry.key, *entry.labels.values()] for entry in self.entries]
-        data = json.dumps({"format": FORMAT, **told, "axes": axes, "trials": trials}).encode()
+        looks = list(self.entries[0].looks) if self.entries else []
+        trials = [[e.key, *e.labels.values(), *e.looks.values()] for e in self.entries]
+        told |= {"axes": axes, "looks": looks, "trials": trials}
+        data = json.dumps({"format": FORMAT, **told}).encode()
         if depot.read(_place(version)) != data:
             depot.write(_place(version), data)
 
@@ -62,8 +68,8 @@ def kept_outline(depot: Depot, version: str) -> Outline | None:
         told = json.loads(depot.read(_place(version)) or b"")
         if told.pop("format") != FORMAT:
             return None
-        axes, trials = told.pop("axes"), told.pop("trials")
-        entries = tuple(Entry(key, dict(zip(axes, labels, strict=True))) for key, *labels in trials)
+        axes, looks, trials = told.pop("axes"), told.pop("looks"), told.pop("trials")
+        entries = tuple(_entry(axes, looks, *trial) for trial in trials)
         return Outline(**told | {"row_axes": tuple(told["row_axes"]), "entries": entries})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # damaged, or somebody else's: it is kept anew when the sweep is planned
@@ -86,6 +92,12 @@ def differs(one: str, other: str) -> str | None:
         return None
     same_text = one.partition("-")[0] == other.partition("-")[0]
     return "with other --set options" if same_text else "with another text of the sweep file"
+
+
+def _entry(axes: list[str], looks: list[str], key: str, *rest: str) -> Entry:
+    """A trial as it was kept: its key, its labels, the keys of its looks."""
+    labels, found = rest[: len(axes)], rest[len(axes) :]
+    return Entry(key, dict(zip(axes, labels, strict=True)), dict(zip(looks, found, strict=True)))
 
 
 def _digest(data: bytes) -> str:

@@ -4,31 +4,38 @@ nothing."""
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
 from orchestrator.cells import drawn, place
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.summaries import finished
+from orchestrator.depots.results import Ledger, LookKeys
+from orchestrator.depots.summaries import finished, looked
 from orchestrator.expansion import Point, expand
+from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
 from orchestrator.spec import SweepSpec, TrialSpec, is_seed
 from poisons import DataSpec, Store
+from poisons.sources.base import Extent, Source
 from trainers import InputError
-from trainers.spec import nearest
+from trainers.spec import nearest, plain
 
 
 @dataclass(frozen=True)
 class Task:
-    """One trial of a sweep, with its key and the names of the data sets that it reads."""
+    """One trial of a sweep, with its key, the names of the data sets that it reads, and the looks at it. It
+    is done when it has its result and every look has found something."""
 
     key: str
     point: Point
     done: bool
     needs: tuple[str, ...]
     left: Literal["failed", "stopped"] | None = None  # how an earlier run ended it, for good
+    looks: tuple[PlannedLook, ...] = ()
+    lacks: tuple[PlannedLook, ...] = ()  # those of them that have found nothing yet
+    trained: bool = False  # its result is there
+    kept: bool = False  # and its weights
 
     @property
     def missing(self) -> bool:
@@ -38,6 +45,21 @@ class Task:
     @property
     def trial(self) -> TrialSpec:
         return self.point.trial
+
+    @cached_property
+    def look_keys(self) -> LookKeys:
+        return {look.name: look.key for look in self.looks}
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is to be trained, perhaps again for its looks: kept weights are enough for those that
+        watch no epochs."""
+        return self.missing and not (self.kept and not any(look.probe.watches for look in self.lacks))
+
+    @property
+    def reads(self) -> tuple[DataSpec, ...]:
+        """The data sets behind `needs`: the trial's, and the sets of the looks that it lacks."""
+        return (*self.trial.needs, *(spec for look in self.lacks for spec in look.sets.values()))
 
 
 @dataclass(frozen=True)
@@ -82,10 +104,14 @@ class Plan:
     def outline(self) -> Outline:
         """What a report and a status need of it."""
         sweep, axes = self.sweep, self.sweep.report_axes()
-        entries = tuple(Entry(task.key, dict(task.point.labels)) for task in self.tasks)
+        entries = tuple(Entry(t.key, dict(t.point.labels), dict(t.look_keys)) for t in self.tasks)
         stops = sweep.run.scheduler != "none"
         best = None if sweep.run.search == "grid" else sweep.run.mode
-        return Outline(sweep.name, sweep.question, sweep.report.metric, *axes, stops, entries, best)
+        told = {
+            name: v for name, v in plain(sweep.report).items() if name not in ("rows", "columns", "metric")
+        }
+        words = (sweep.name, sweep.question, sweep.report.metric)
+        return Outline(*words, *axes, stops, entries, best, told)
 
     @property
     def names(self) -> list[str]:
@@ -102,7 +128,7 @@ def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") 
     """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
     store's records."""
     tasks = _tasks(sweep, where, Ledger(store.where))
-    data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.trial.needs)
+    data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.reads)
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
     return Plan(sweep, tasks, tuple(spec for spec in data_sets if spec.name in needed), ready, version)
@@ -111,6 +137,7 @@ def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") 
 def _tasks(sweep: SweepSpec, where: str, ledger: Ledger) -> tuple[Task, ...]:
     """Every trial of the sweep, and what has become of it. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
+    looks = Looks(sweep.probes, where, pin, cache(_extent))
     points: dict[str, Point] = {}
     expanded = expand(sweep, where)
     _check_report(sweep, expanded, where)
@@ -122,12 +149,39 @@ def _tasks(sweep: SweepSpec, where: str, ledger: Ledger) -> tuple[Task, ...]:
                 f"{where}: two points are the same trial: ({points[key].name}) and ({point.name})"
             )
         points[key] = replace(point, trial=trial)
-    done = finished(ledger, points.keys())
-    left = _left(ledger, points.keys() - done, stops=sweep.run.scheduler != "none")
-    return tuple(
-        Task(key, point, key in done, tuple(spec.name for spec in point.trial.needs), left.get(key))
+    tasks = {
+        key: Task(key, point, done=False, needs=(), looks=looks.at(point.trial.data))
         for key, point in points.items()
-    )
+    }
+    return _told(tasks, ledger, stops=sweep.run.scheduler != "none")
+
+
+def _told(tasks: Mapping[str, Task], ledger: Ledger, *, stops: bool) -> tuple[Task, ...]:
+    """The tasks, with what the ledger knows of them."""
+    trained = finished(ledger, tasks.keys())
+    seen = looked(ledger, {key: task.look_keys for key, task in tasks.items() if task.looks})
+    lacks = {
+        key: tuple(look for look in task.looks if look.name not in seen[key])
+        for key, task in tasks.items()
+        if task.looks
+    }
+    done = {key for key in trained if not lacks.get(key)}
+    left = _left(ledger, tasks.keys() - done, stops=stops)
+    kept = ledger.kept() if trained - done else set()
+    found = []
+    for key, task in tasks.items():
+        task = replace(task, left=left.get(key), lacks=lacks.get(key, ()), kept=key in kept & trained)
+        needs = tuple(dict.fromkeys(spec.name for spec in task.reads))
+        found.append(replace(task, done=key in done, needs=needs, trained=key in trained))
+    return tuple(found)
+
+
+def _extent(source: Source) -> Extent | None:
+    """What a source holds; None if that cannot be known yet, before it is downloaded."""
+    try:
+        return source.extent("train")
+    except (InputError, OSError):
+        return None
 
 
 def _left(ledger: Ledger, keys: set[str], *, stops: bool) -> dict[str, Literal["failed", "stopped"]]:
@@ -152,13 +206,15 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
                 f"{where}: report: the axis {axis!r} is named neither as row nor as column, "
                 "and different settings are not averaged: add it to report.rows"
             )
-    for metrics in {point.trial.metrics for point in points}:
-        if sweep.report.metric not in metrics:
-            raise InputError(
-                f"{where}: report.metric: no metric {sweep.report.metric!r}"
-                f"{nearest(sweep.report.metric, metrics)}; "
-                "each attack in evaluation.attacks brings its own"
-            )
+    found = tuple(metric for spec in sweep.probes for metric in metrics_found(spec))
+    for metrics in {(*point.trial.metrics, *found) for point in points}:
+        for metric in sweep.report.measured:
+            if metric not in metrics:
+                raise InputError(
+                    f"{where}: report.{'metrics' if sweep.report.metrics else 'metric'}: no metric {metric!r}"
+                    f"{nearest(metric, metrics)}; each attack in evaluation.attacks brings its own, "
+                    "and each of probes, as <name>/<metric>"
+                )
 
 
 def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:

@@ -246,7 +246,7 @@ class Progress:
     def _over(self, lease: str) -> bool:
         """Whether the work of a lease of this sweep is done."""
         if lease in self.tasks:
-            return self.ledger.result(lease) is not None
+            return self.ledger.looked(lease, self.tasks[lease].look_keys) is not None
         key = lease.removeprefix("data-")
         return any(spec.key == key and self.store.has(spec) for spec in self.data.values())
 
@@ -286,7 +286,7 @@ class Progress:
     def _look_elsewhere(self, task: Task) -> None:
         """See what has become of a trial that another driver had: no lane need wait for that."""
         try:
-            if (record := self.ledger.result(task.key)) is not None:
+            if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
                 return self._settle(task, record)
             if self.leases.free(task.key):
                 return self._place(task)
@@ -301,7 +301,7 @@ class Progress:
                 self.elsewhere[task.key] = self.now() + LOOK_SECONDS
                 return False
             self.leased.add(task.key)
-            if (record := self.ledger.result(task.key)) is not None:
+            if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
                 self._settle(task, record)
                 return False
             if (

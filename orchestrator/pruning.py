@@ -66,7 +66,7 @@ class Judge(Pruner):
         self.curves: dict[str, Curve] = {}
         self.studies: dict[int, optuna.Study] = {}  # by the number of epochs
         for task in plan.tasks:
-            if task.done or task.left == "stopped":
+            if task.trained or task.left == "stopped":
                 self.learn(task)
 
     def report(self, task: Task, epoch: int, row: Metrics) -> bool:

@@ -21,7 +21,7 @@ def ranking(standing: Standing, top: int = TOP) -> list[Cell]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     outline = standing.outline
     for entry in outline.entries:
-        axes = (*outline.row_axes, *([outline.column_axis] if outline.column_axis else []))
+        axes = [axis for axis in (*outline.row_axes, outline.column_axis) if axis in entry.labels]
         groups.setdefault((", ".join(f"{axis}={entry.labels[axis]}" for axis in axes), ""), []).append(entry)
     cells = [summarised(*place, entries, standing) for place, entries in groups.items()]
     sign = 1 if outline.best == "min" else -1

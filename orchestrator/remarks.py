@@ -8,7 +8,8 @@ from orchestrator.spec import is_seed
 
 
 def remarks(plan: Plan) -> list[str]:
-    """How much of the grid is tried, and what a scheduler does to means over seeds; one line each."""
+    """How much of the grid is tried, what a scheduler does to means over seeds, and how many trials are done
+    but for looks; one line each."""
     run, found = plan.sweep.run, []
     cells = len({place(task.point.labels) for task in plan.tasks})
     if run.search == "optuna":
@@ -21,4 +22,14 @@ def remarks(plan: Plan) -> list[str]:
             f"scheduler: {run.scheduler} ends trials early, and stopped trials are not in the means: where "
             "seeds of a cell were stopped, the others' mean is too good; the report says how many were"
         )
-    return found
+    return found + _looks(plan)
+
+
+def _looks(plan: Plan) -> list[str]:
+    """`3 of the trials to run are done but for looks: 2 with kept weights to look at, 1 to be trained
+    again`"""
+    tasks = [task for task in plan.missing if task.trained]
+    again = sum(task.trains for task in tasks)
+    ways = {"with kept weights to look at": len(tasks) - again, "to be trained again": again}
+    parts = [f"{count} {way}" for way, count in ways.items() if count]
+    return [f"{len(tasks)} of the trials to run are done but for looks: {', '.join(parts)}"] if tasks else []

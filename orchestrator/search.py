@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
 from orchestrator.cells import Place, content, digest, labels_of, place
-from orchestrator.depots.results import Ledger
+from orchestrator.depots.results import Ledger, with_looks
 from orchestrator.plan import Plan, Task
 
 STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
@@ -183,7 +183,9 @@ class Guided(Search):
 def _cells(plan: Plan, ledger: Ledger) -> dict[Place, Candidate]:
     """Every cell of the plan, in its order, with what is known of its trials."""
     metric, cells = plan.sweep.report.metric, dict[Place, Candidate]()
-    results = ledger.results(task.key for task in plan.tasks if task.done)
+    done = {task.key: task.look_keys for task in plan.tasks if task.done}
+    found = ledger.findings(done)
+    results = {key: with_looks(record, found[key]) for key, record in ledger.results(done).items()}
     for task in plan.tasks:
         labels = labels_of(task.point)
         cell = cells.setdefault(place(labels), Candidate(labels))

@@ -16,6 +16,7 @@ from pydantic import (
 
 from poisons import DataSpec
 from trainers import Spec
+from trainers.looks import Probe
 from trainers.trial import Trial
 
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
@@ -68,13 +69,68 @@ class RunSpec(Spec):
         return self
 
 
+class LookSpec(Spec):
+    """A probe of every trial of a sweep, under the name that its findings go by.
+
+    `sets` names images that the probe compares: the trial's own data set with these fields of `data` changed,
+    `{em: {poison: em}, shuffled em: {poison: em, shuffled: true}}`. It changes nothing about the trial, so it
+    is no part of the trial's key.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$")
+    probe: Probe
+    sets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_probe_is_a_look(cls, value: Any) -> Any:
+        """`distance` and `{kind: distance, name: ..., sets: ..., <settings>}` are looks too; one without a
+        name goes by its probe's."""
+        if isinstance(value, str):
+            value = {"kind": value}
+        if not isinstance(value, dict) or "probe" in value:
+            return value
+        own = {name: v for name, v in value.items() if name in ("name", "sets")}
+        probe = {name: v for name, v in value.items() if name not in own}
+        return {"name": probe.get("kind"), **own, "probe": probe}
+
+
+class Claim(Spec):
+    """Something that a sweep is run to see: that one cell is lower than another, or than a number.
+
+    `lower` and `higher` name cells by the labels of some axes, `{data.poison: OPS}`, or are numbers in the
+    unit of the metric; axes that neither names are walked, and it has to hold at each of their points (of
+    `where`, if that names some).
+    """
+
+    says: str = Field(min_length=1)
+    lower: dict[str, str] | float
+    higher: dict[str, str] | float
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    margin: float = 0.0
+
+
 class ReportSpec(Spec):
     """The table at the end: an axis (or several) down, an axis across, mean ± std of `metric` over the
-    seeds."""
+    seeds.
+
+    With `metrics`, a mapping from labels to names, the table has several, and `metric` is the name of an axis
+    more. `reference` names published figures, `ops_paper/table2`, that cells are set beside by their labels.
+    `compare` names pairs of columns, `claims` what is to be seen.
+    """
 
     rows: tuple[str, ...] = ()
     columns: str | None = None
     metric: str = "test/clean_acc"
+    metrics: dict[str, str] = Field(default_factory=dict)
+    reference: str | None = None
+    compare: tuple[tuple[str, str], ...] = ()
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of all metrics that the report shows."""
+        return tuple(self.metrics.values()) or (self.metric,)
 
     @field_validator("rows", mode="before")
     @classmethod
@@ -95,6 +151,7 @@ class SweepSpec(Spec):
     base: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, Any]
     skip: tuple[dict[str, Any], ...] = ()
+    probes: tuple[LookSpec, ...] = ()
     run: RunSpec = RunSpec()
     report: ReportSpec = ReportSpec()
 

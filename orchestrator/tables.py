@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
+from rich.text import Text
 
 from orchestrator import report
+from orchestrator.report import lines
 
+COLOURS = {True: "green", False: "yellow", None: "dim"}  # of the published figure: near ours, or not
+VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
 ROWS = 20  # of what runs: a screen holds no more, however many machines there are
 
 
@@ -63,19 +67,41 @@ def duration(seconds: float) -> str:
 
 
 def rich_table(table: report.Table) -> RichTable:
-    """The report for a terminal."""
-    rich = RichTable(
-        title=escape(f"{table.name}: {table.question}"), caption=report.caption(table), title_justify="left"
-    )
+    """The report for a terminal, with the published figures below ours."""
+    title, caption = f"{table.name}: {table.question}", report.caption(table)
+    rich = RichTable(title=escape(title), caption=escape(caption), title_justify="left")
     rich.add_column(escape(" / ".join(table.row_axes) or "sweep"))
     for column in table.columns:
         rich.add_column(escape(column), justify="right")
     for row in table.rows:
-        rich.add_row(
-            escape(row),
-            *(report.text(table, row, column) for column in table.columns),
-        )
+        rich.add_row(escape(row), *(_cell(table, row, column) for column in table.columns))
     return rich
+
+
+def _cell(table: report.Table, row: str, column: str) -> Text:
+    """Ours, and in a second line the published figure, in the colour of how near it is."""
+    cell, shown = table.cells.get((row, column)), Text(report.text(table, row, column))
+    if cell is not None and cell.published is not None:
+        shown.append("\n" + report.published(cell), COLOURS[cell.within])
+    return shown
+
+
+def legend(table: report.Table) -> Text | None:
+    """What the second line of a cell is; None if no cell has one."""
+    told = report.source(table, "below each")
+    return None if told is None else Text(told, "dim")
+
+
+def below(sheet: report.Sheet) -> Iterator[Text]:
+    """What is said below the table: what is missing, how columns compare, what became of the claims."""
+    yield from map(Text, lines.missing(sheet.standing, sheet.table))
+    for comparison in sheet.comparisons:
+        yield from map(Text, lines.comparison(comparison))
+    for verdict in sheet.claims:
+        first, *points = lines.claim(verdict)
+        yield Text.assemble((verdict.verdict, VERDICTS[verdict.verdict]), first.removeprefix(verdict.verdict))
+        yield from (Text(point, "dim") for point in points)
+    yield from (Text.assemble(("note: ", "yellow"), note) for note in sheet.notes)
 
 
 def picture(table: report.Table) -> str:
@@ -83,7 +109,7 @@ def picture(table: report.Table) -> str:
     rich = rich_table(table)
     wide = Console(record=True, width=500, file=io.StringIO())
     console = Console(record=True, width=wide.measure(rich).maximum, file=io.StringIO())
-    console.print(rich)
+    console.print(*filter(None, (rich, legend(table))), sep="\n")
     return re.sub(
         r"@font-face \{.*?\}", "", console.export_svg(title=f"opsctl report {table.name}"), flags=re.S
     )

@@ -1,19 +1,26 @@
-"""One trial: data set, training, evaluation, result. Safe to run twice, by anyone, at any time."""
+"""One trial: data set, training, evaluation, looks, result. Safe to run twice, by anyone, at any time."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from filelock import FileLock
+from torch import nn
 
-from orchestrator.depots.results import Ledger, Record
-from orchestrator.depots.trial_files import keep_weights, trial_checkpoint
+from orchestrator.depots.results import Ledger, Record, with_looks
+from orchestrator.depots.trial_files import keep_weights, kept_weights, trial_checkpoint
+from orchestrator.looks import PlannedLook
 from orchestrator.spec import RunSpec, TrialSpec
 from poisons import DataSpec, Store, Workshop
+from poisons.shelf import ShelvedCheckpoint
 from trainers import Images
-from trainers.loop import Report
+from trainers.looks import Look
+from trainers.loop import Metrics, Report, Trained
+from trainers.provenance import environment
+from trainers.spec import plain
 
 PAUSES = (1, 2, 4, 8, 16, 32, 60)  # seconds before the next attempt to publish, on a disk that is full
 Opener = Callable[[DataSpec], Images]
@@ -27,9 +34,15 @@ def run_trial(
     report: Report = lambda _: None,
     run: RunSpec = RunSpec(),  # noqa: B008  (frozen)
     images: Opener | None = None,
+    looks: Sequence[PlannedLook] = (),
 ) -> Record:
     """The record of the trial, from the ledger if it is done, else trained and published. `report` is given
     each epoch's row; `images` opens a data set (default: the store does, and builds it if need be).
+
+    What `looks` find is published before the result, and is in the record's metrics. Of a trial that has its
+    result but lacks looks, kept weights are looked at; where there are none, or a probe watches epochs, it is
+    trained again, and its first result stays. A look that fails costs no result: its exception is raised when
+    all else is published.
 
     A trial that was killed goes on from its last checkpoint. Two runners of one trial on one machine take
     turns; the second finds it done.
@@ -38,27 +51,109 @@ def run_trial(
     take = images or (lambda spec: store.ensure(spec, Workshop(device=device)))
     with FileLock(store.root / "locks" / f"trial-{key}.lock"):
         checkpoint = trial_checkpoint(store, key, every=run.checkpoint_seconds)
-        if (done := ledger.result(key)) is not None:
-            checkpoint.remove()  # a runner may have been killed between its result and this
-            return done
-        test, train = (take(spec) for spec in trial.needs)
-        model, record = trial.run(train, test, device=device, report=report, checkpoint=checkpoint)
-        record |= {"data_key": trial.data.key, "needs": [spec.name for spec in trial.needs]}
-        if run.keep == "weights":
+        record = ledger.result(key)
+        lacks = [look for look in looks if ledger.look(key, look.key) is None]
+        if record is None or lacks:
+            runner = _Runner(trial, store, ledger, device, checkpoint)
+            record = runner.carry_out(record, lacks, take, report, keep=run.keep == "weights")
+        checkpoint.remove()  # a runner may have been killed between its result and this
+    found = ledger.findings({key: {look.name: look.key for look in looks}})[key] if looks else {}
+    return with_looks(record, found)
+
+
+@dataclass
+class _Runner:
+    """Whoever runs a trial, whose lock is held."""
+
+    trial: TrialSpec
+    store: Store
+    ledger: Ledger
+    device: torch.device
+    checkpoint: ShelvedCheckpoint
+
+    def carry_out(
+        self, done: Record | None, lacks: Sequence[PlannedLook], take: Opener, report: Report, *, keep: bool
+    ) -> Record:
+        """The result, published if it was not `done`, and what the looks find that it lacks. Raises what the
+        first look raised that failed, when all else is published; the checkpoint stays then."""
+        test, train = (take(spec) for spec in self.trial.needs)
+        looks = [Look(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks]
+        watched = any(look.probe.watches for look in lacks)
+        trained = None if done is None or watched else self._kept(done, train)
+        record, origin = done or {}, "kept weights"
+        if trained is None:
+            trained, record = self._train(train, test, looks, report)
+            origin = "training" if done is None else "another training"
+            if keep:
+                self._keep(trained.model, record)
+        failed = []
+        for planned, look in zip(lacks, looks, strict=True):
             try:
-                keep_weights(store, key, model)
-            except OSError as error:  # the result is worth more than the weights
-                record["warnings"].append(f"the weights could not be kept: {error}")
-        _publish(ledger, key, record)
-        checkpoint.remove()
-        return {"key": key, **record}
+                self._look(trained, train, test, planned, look, origin)
+            except Exception as error:  # noqa: BLE001  (whatever a look raises costs no result)
+                record["warnings"].append(f"the look {look.name!r} failed: {error}")
+                error.add_note(f"in the look {look.name!r}; the result of the training is kept")
+                failed.append(error)
+        if done is None:
+            _patiently(lambda: self.ledger.publish(self.trial.key, record))
+        if failed:
+            raise failed[0]
+        if done is not None:
+            self.ledger.forget(self.trial.key)  # that a look had failed
+        return done or {"key": self.trial.key, **record}
+
+    def _train(
+        self, train: Images, test: Images, looks: Sequence[Look], report: Report
+    ) -> tuple[Trained, Record]:
+        """Train. Where there is something to look at, the end is kept as a checkpoint: a look takes long, and
+        whoever is killed meanwhile, or fails, need not train again."""
+
+        def told(row: Metrics) -> None:
+            report(row)
+            if looks and row["epoch"] >= self.trial.train.epochs:
+                self.checkpoint.every = 0.0
+
+        trained, record = self.trial.judged(
+            train, test, device=self.device, report=told, checkpoint=self.checkpoint, looks=looks
+        )
+        needs = [spec.name for spec in self.trial.needs]
+        return trained, record | {"data_key": self.trial.data.key, "needs": needs}
+
+    def _kept(self, done: Record, like: Images) -> Trained | None:
+        """What a finished training left, if its weights were kept."""
+        if (weights := kept_weights(self.store, self.trial.key)) is None:
+            return None
+        architecture = self.trial.train.architecture
+        model = architecture.network(num_classes=like.num_classes, shape=like.shape, seed=self.trial.seed)
+        model.load_state_dict(weights)
+        model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return Trained(model.eval(), done["history"], 0.0)
+
+    def _keep(self, model: nn.Module, record: Record) -> None:
+        """Keep the weights, unless there are some of this trial. The result is worth more than they are."""
+        try:
+            if "weights.pt" not in self.ledger.depot.names(f"trials/{self.trial.key}"):
+                keep_weights(self.store, self.trial.key, model)
+        except OSError as error:
+            record["warnings"].append(f"the weights could not be kept: {error}")
+
+    def _look(
+        self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: Look, origin: str
+    ) -> None:
+        """Publish what a look finds at the network that comes from `origin`."""
+        told = {"device": self.device, "history": trained.history, "watched": trained.watched}
+        found = self.trial.look_at(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
+        sets = {name: spec.name for name, spec in planned.sets.items()}
+        record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
+        record["environment"] = environment()
+        _patiently(lambda: self.ledger.publish_look(self.trial.key, planned.key, record))
 
 
-def _publish(ledger: Ledger, key: str, record: Record) -> None:
-    """Put a result in the ledger. It cost hours: a full disk, or a server that is away, is waited for."""
+def _patiently(publish: Callable[[], None]) -> None:
+    """Put something in the ledger. It cost hours: a full disk, or a server that is away, is waited for."""
     for pause in PAUSES:
         try:
-            return ledger.publish(key, record)
+            return publish()
         except OSError:
             time.sleep(pause)
-    ledger.publish(key, record)
+    publish()

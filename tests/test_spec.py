@@ -111,7 +111,7 @@ MEMBERS = [member for base in Plugin.families.values() for member in base.regist
 
 def test_every_family_has_members() -> None:
     training = {"architecture", "augmentation", "defense", "optimizer", "schedule", "attack"}
-    assert training | {"poison", "source"} == set(Plugin.families)
+    assert training | {"probe", "poison", "source"} == set(Plugin.families)
     assert all(base.registry for base in Plugin.families.values())
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -409,3 +410,85 @@ def test_a_guided_search_with_a_scheduler_runs_what_it_says(tmp_path: Path) -> N
     code, again = finish(start("sweep", file, store=store))
     assert code == 0, again
     assert RESULT.findall(again) == []
+
+
+SHUFFLE = {"kind": "shuffle_test", "sets": {"shuffled": {"poison": "ops", "shuffled": True}}}
+
+
+def looks_of(store: Path) -> dict[str, list[str]]:
+    """What was found, by trial: the names of the looks."""
+    found: dict[str, list[str]] = {}
+    for file in sorted((store / "trials").glob("*/look-*.json")):
+        found.setdefault(file.parent.name, []).append(json.loads(file.read_text())["look"])
+    return {key: sorted(names) for key, names in found.items()}
+
+
+def test_looks_come_with_the_training_and_one_that_is_added_trains_nothing(tmp_path: Path) -> None:
+    from orchestrator.tracking import Tracker, default_uri
+
+    store, grid = tmp_path / "store", {"data.poison": ["clean", "ops"], "seed": [0]}
+    sweep = tiny(grid=grid, probes=["distance", SHUFFLE], run={"keep": "weights"})
+    sweep["report"] = {"metrics": {"moved": "distance/relative", "fooled": "shuffle_test/shuffled_acc"}}
+    file = write(tmp_path, sweep)
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    assert "4 data sets to build, 2 trials to run" in out
+    keys = [task.key for task in plan_of(sweep, Store(store)).tasks]
+    assert looks_of(store) == {key: ["distance", "shuffle_test"] for key in keys}
+    before = {place: place.read_bytes() for place in (store / "trials").glob("*/*.json")}
+
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    assert RESULT.findall(out) == []
+    sweep["probes"] = [*sweep["probes"], {"kind": "loss_surface", "points": 3, "limit": 20}]
+    code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
+    assert code == 0, out
+    assert {key for key, _ in RESULT.findall(out)} == set(keys)
+    assert looks_of(store) == {key: ["distance", "loss_surface", "shuffle_test"] for key in keys}
+    assert {place: place.read_bytes() for place in before} == before
+    new = [json.loads(p.read_text()) for p in (store / "trials").glob("*/look-*.json") if p not in before]
+    assert [record["of"] for record in new] == ["kept weights"] * 2, "nothing was trained"
+    assert left_over(store) == []
+
+    stored = Store(store)
+    runs = Tracker(default_uri(store), plan_of(sweep, stored), stored).runs()
+    assert {key: [run.info.status for run in group] for key, group in runs.items()} == {
+        key: ["FINISHED"] for key in keys
+    }
+    told = {name for (run,) in runs.values() for name in run.data.metrics}
+    assert told >= {"distance/relative", "shuffle_test/shuffled_acc", "loss_surface/sharpness"}
+
+
+@pytest.mark.chaos
+def test_a_driver_that_is_killed_while_a_trial_is_looked_at_loses_nothing(tmp_path: Path) -> None:
+    """The first look is there, the second takes seconds: the training must not be done again for it."""
+    import torch
+
+    store = tmp_path / "store"
+    surface = {"kind": "loss_surface", "points": 31, "limit": 60}
+    sweep = tiny(grid={"seed": [0]}, probes=["distance", surface])
+    file, trial = write(tmp_path, sweep), plan_of(sweep, Store(store)).tasks[0].trial
+    driver = start("sweep", file, store=store)
+    deadline = time.monotonic() + 120
+    while looks_of(store) != {trial.key: ["distance"]}:
+        assert time.monotonic() < deadline, looks_of(store)
+        assert driver.poll() is None
+        time.sleep(0.02)
+    driver.send_signal(signal.SIGKILL)
+    driver.communicate()
+    folder = store / "trials" / trial.key
+    assert not (folder / "result.json").exists()
+    kept = torch.load(folder / "checkpoint.pt", weights_only=True)["state"]
+    assert len(kept["history"]) == trial.train.epochs
+    (first,) = folder.glob("look-*.json")
+    before = first.read_bytes()
+
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    assert looks_of(store) == {trial.key: ["distance", "loss_surface"]}
+    assert first.read_bytes() == before
+    record = Ledger(store).result(trial.key)
+    assert record is not None
+    assert record["history"] == kept["history"]
+    assert not (folder / "checkpoint.pt").exists()
+    assert left_over(store) == []

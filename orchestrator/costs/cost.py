@@ -15,6 +15,7 @@ from orchestrator.costs.rates import Rates, Run, device_name, processor
 from orchestrator.depots.depot import open_depot
 from orchestrator.depots.results import Ledger, Record
 from orchestrator.depots.summaries import summaries
+from orchestrator.plan import Task
 from orchestrator.spec import TrialSpec
 from poisons import DataSpec, Store
 from trainers.flops import trial_work
@@ -74,6 +75,13 @@ class Costs:
             work = trial_work(trial, network, train=train.images, test=test.images)
             self.known[name] = START_SECONDS + self.rates.seconds(trial.train, work)
         return self.known[name]
+
+    def task_seconds(self, task: Task) -> float:
+        """How long a trial of a plan takes: its training, if it is to be trained, and the looks that it
+        lacks, of which each is taken to be as long as an epoch."""
+        whole = self.trial_seconds(task.trial)
+        epoch = (whole - START_SECONDS) / task.trial.train.epochs
+        return (whole if task.trains else START_SECONDS) + len(task.lacks) * epoch
 
     def data_seconds(self, spec: DataSpec) -> float:
         """How long a data set takes to make, once there is what it is made from."""

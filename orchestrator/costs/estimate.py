@@ -94,7 +94,7 @@ def estimate_on_this_machine(
 def estimate(plan: Plan, costs: Costs, resources: Resources) -> Estimate:
     """What the missing part of a plan will take."""
     data = {spec.name: costs.data_seconds(spec) for spec in plan.to_build}
-    trials = {task.key: costs.trial_seconds(task.trial) for task in plan.missing}
+    trials = {task.key: costs.task_seconds(task) for task in plan.missing}
     return Estimate(plan, resources, data, trials, costs.rates.usual, costs.rates.origin)
 
 

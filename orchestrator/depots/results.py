@@ -1,4 +1,5 @@
-"""The ledger: one folder per trial in a depot. `result.json`, published whole, says that a trial is done.
+"""The ledger: one folder per trial in a depot. `result.json`, published whole, says that a trial is done, and
+`look-<key>.json` what a look at it found.
 
 Imports nothing heavy, so that a look at a sweep is instant.
 """
@@ -6,13 +7,15 @@ Imports nothing heavy, so that a look at a sweep is instant.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.depots.depot import open_depot
 
 Record = dict[str, Any]
+LookKeys = Mapping[str, str]  # of the looks at one trial: their keys by their names
+LAST = ("curves", "fields")  # of a finding: what is long, and so comes last
 
 
 class Ledger:
@@ -30,6 +33,29 @@ class Ledger:
         names = {f"trials/{key}/result.json": key for key in keys}
         found = {names[name]: _record(data) for name, data in self.depot.read_all(names).items()}
         return {key: record for key, record in found.items() if record is not None}
+
+    def look(self, key: str, look: str) -> Record | None:
+        """What the look of that key found at a trial, or None."""
+        return finding(self.depot.read(look_file(key, look)))
+
+    def looked(self, key: str, looks: LookKeys) -> Record | None:
+        """The record of a trial that is done, with what these looks found: their metrics among its own, as
+        `<look>/<metric>`, and their records as `looks`. None if any of it is lacking."""
+        found = {name: self.look(key, look) for name, look in looks.items()}
+        there = {name: record for name, record in found.items() if record is not None}
+        record = self.result(key) if len(there) == len(looks) else None
+        return None if record is None else with_looks(record, there) | ({"looks": there} if there else {})
+
+    def findings(self, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
+        """What looks at trials found, as far as they did: by the trial's key, then by the look's name."""
+        read = self.depot.read_all(
+            {look_file(key, k) for key, looks in wanted.items() for k in looks.values()}
+        )
+        found = {file: record for file, data in read.items() if (record := finding(data)) is not None}
+        return {
+            key: {name: found[look_file(key, k)] for name, k in looks.items() if look_file(key, k) in found}
+            for key, looks in wanted.items()
+        }
 
     def failure(self, key: str) -> Record | None:
         """The record of a trial's last failure, or None; a finished trial has none."""
@@ -51,12 +77,23 @@ class Ledger:
         """The keys of all trials that a scheduler ended early."""
         return self.depot.holders("trials", "stopped.json")
 
+    def kept(self) -> set[str]:
+        """The keys of all trials whose weights are kept."""
+        return self.depot.holders("trials", "weights.pt")
+
     def publish(self, key: str, record: Record) -> None:
         """Say that a trial is done. From here on it is, whatever dies. The history, being long, is last."""
         last = {"history": record["history"]} if "history" in record else {}
         short = {name: value for name, value in record.items() if name != "history"}
         self._write(key, "result", {"key": key, **short, **last})
         self.forget(key)
+
+    def publish_look(self, key: str, look: str, record: Record) -> None:
+        """Say what the look of that key found at a trial. A line for each thing that is told."""
+        told = {"key": look, **{name: value for name, value in record.items() if name not in LAST}}
+        told |= {name: record.get(name, {}) for name in LAST}
+        lines = [f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in told.items()]
+        self.depot.write(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode())
 
     def fail(self, key: str, record: Record) -> None:
         """Say why a trial is not done. `kind` is whose fault it is, see faults.py."""
@@ -77,6 +114,25 @@ class Ledger:
 
     def _read(self, name: str) -> Record | None:
         return _record(self.depot.read(name))
+
+
+def look_file(key: str, look: str) -> str:
+    """Where what the look of a key found at a trial is kept."""
+    return f"trials/{key}/look-{look}.json"
+
+
+def with_looks(record: Record, found: Mapping[str, Record]) -> Record:
+    """A trial's record, with the metrics of what looks at it found, by their names, among its own."""
+    if not found:
+        return record
+    metrics = {f"{name}/{metric}": n for name, one in found.items() for metric, n in one["metrics"].items()}
+    return {**record, "metrics": {**record["metrics"], **metrics}}
+
+
+def finding(data: bytes | None) -> Record | None:
+    """The record of what a look found from its file's bytes; None if there are none, or they are damaged."""
+    record = _record(data)
+    return record if record is not None and isinstance(record.get("metrics"), dict) else None
 
 
 def _record(data: bytes | None) -> Record | None:

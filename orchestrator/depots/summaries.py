@@ -1,5 +1,5 @@
-"""What the records of finished trials say but for their histories, read quickly: of thousands of files, a few
-kilobytes each.
+"""What the records of finished trials say but for their histories, and those of looks but for their curves,
+read quickly: of thousands of files, a few kilobytes each.
 
 Imports nothing heavy, so that a look at a sweep is instant.
 """
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from orchestrator.depots.depot import Folder
-from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.results import Ledger, LookKeys, Record, finding, look_file
 
 HEAD = 8192  # bytes: more than a record has before its history, or all of it is read
 HISTORY = b',\n "history": ['  # as the ledger writes it, last; in a nested mapping the line is indented more
 END = b"]\n}"
+CURVES = b',\n "curves": {'  # as the ledger writes it in what a look found, all of it in a line
+CLOSE = b"}\n}"
 
 
 def finished(ledger: Ledger, keys: Collection[str]) -> set[str]:
@@ -34,23 +36,55 @@ def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
     return {key: record for key, record in found.items() if record is not None}
 
 
+def looked(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, set[str]]:
+    """Which looks at these trials have found something, by name, that can be read; of a folder each is looked
+    into, elsewhere one listing tells."""
+    if isinstance(ledger.depot, Folder):
+        return {key: set(found) for key, found in heads(ledger, wanted).items()}
+    there = ledger.depot.files("trials") if any(wanted.values()) else {}
+    return {
+        key: {name for name, look in looks.items() if look_file(key, look).removeprefix("trials/") in there}
+        for key, looks in wanted.items()
+    }
+
+
+def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
+    """What looks at these trials found, by the trial's key and the look's name; of a folder without curves
+    and fields."""
+    if not isinstance(ledger.depot, Folder):
+        return ledger.findings(wanted)
+    root = ledger.depot.root
+    found = {
+        key: {name: _head(f"{root}/{look_file(key, look)}") for name, look in looks.items()}
+        for key, looks in wanted.items()
+    }
+    return {key: {n: one for n, one in looks.items() if one is not None} for key, looks in found.items()}
+
+
+def _head(file: str) -> Record | None:
+    try:
+        return finding(_short(file, CURVES, CLOSE))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def _summary(file: str) -> Record | None:
     try:
-        record = json.loads(_short(file))
+        record = json.loads(_short(file, HISTORY, END))
     except (FileNotFoundError, NotADirectoryError, ValueError):
         return None  # there is none, or it was damaged from outside: the trial runs again and replaces it
     return record if isinstance(record, dict) and "key" in record else None
 
 
-def _short(file: str) -> bytes:
-    """A record without its history if it is laid out as the ledger does it, else all of the file."""
+def _short(file: str, last: bytes, end: bytes) -> bytes:
+    """A record up to where it says `last`, if it is laid out as the ledger does it, else all of the file."""
     with open(file, "rb", buffering=0) as stream:
         head = stream.read(HEAD)
-        cut = head.find(HISTORY)
+        cut = head.find(last)
         if cut < 0:
             return head + stream.read()
-        stream.seek(-len(END), os.SEEK_END)
-        if stream.read() == END:
+        stream.seek(-len(end), os.SEEK_END)
+        if stream.read() == end:
             return head[:cut] + b"}"
         stream.seek(0)
         return stream.read()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from poisons import Store
 from poisons.shelf import ShelvedCheckpoint
@@ -24,3 +25,22 @@ def keep_weights(store: Store, key: str, model: nn.Module) -> None:
     if store.shelf is not None:
         store.shelf.upload(file, f"trials/{key}/weights.pt")
         file.unlink()  # a node's copy does not grow with every trial
+
+
+def kept_weights(store: Store, key: str) -> dict[str, Tensor] | None:
+    """The weights of a trained network that the store has, on the host; None if it has none, or they are
+    damaged. Raises OSError if it does not answer."""
+    file = store.root / "trials" / key / "weights.pt"
+    copy = file.with_name(".weights.download.tmp")
+    try:
+        if store.shelf is not None and store.shelf.download(f"trials/{key}/weights.pt", copy):
+            file = copy
+        return dict(torch.load(file, map_location="cpu", weights_only=True))
+    except FileNotFoundError:
+        return None
+    except (OSError, MemoryError):
+        raise
+    except Exception:  # noqa: BLE001  (a damaged file raises nearly anything)
+        return None
+    finally:
+        copy.unlink(missing_ok=True)

@@ -178,4 +178,6 @@ class Dispatcher:
 
 
 def _order(attempt: Attempt) -> Message:
-    return {"attempt": attempt.number, "trial": json.dumps(plain(attempt.task.trial))}
+    order: Message = {"attempt": attempt.number, "trial": json.dumps(plain(attempt.task.trial))}
+    looks = [look.told() for look in attempt.task.looks]
+    return order | ({"looks": json.dumps(looks)} if looks else {})

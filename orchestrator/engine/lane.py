@@ -22,6 +22,7 @@ from orchestrator.depots.stores import open_store
 from orchestrator.engine.connect import device_of
 from orchestrator.engine.switchboard import Line, Message
 from orchestrator.faults import fault
+from orchestrator.looks import PlannedLook
 from orchestrator.spec import RunSpec, TrialSpec
 from poisons import DataSpec, Store, Workshop
 from trainers import Images
@@ -75,9 +76,10 @@ class Desk:
         report = _Reporter(self.line, number)
         try:
             trial = TrialSpec.parse(json.loads(order["trial"]), "trial")
-            record = work(
-                trial, self.store, device=self.device, report=report, run=self.run, images=self.images
-            )
+            told = {"device": self.device, "report": report, "run": self.run, "images": self.images}
+            if "looks" in order:
+                told["looks"] = [PlannedLook.read(look) for look in json.loads(order["looks"])]
+            record = work(trial, self.store, **told)
         except Stopped:
             return {"attempt": number, "stopped": True, "rows": report.rows}
         except Exception as error:  # noqa: BLE001  (whatever a trial raises is its outcome)

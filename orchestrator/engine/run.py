@@ -27,7 +27,7 @@ from orchestrator.engine.probes import Probes
 from orchestrator.engine.switchboard import switchboard
 from orchestrator.host import scratch, stoppable
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Task
 from orchestrator.progress import Progress
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -121,14 +121,20 @@ class Every:
 def _seconds(plan: Plan, store: Store) -> dict[str, float]:
     """How long each missing trial takes, by key: as finished ones tell, or a guess that knows their order.
     Trials that differ in seed and poison alone take as long, so nothing need be counted."""
-    told = ((t.trial.train.key, t.trial.evaluation.key, t.trial.test_data.key) for t in plan.missing)
-    if len({(*recipe, task.trial.data.limit) for recipe, task in zip(told, plan.missing, strict=True)}) < 2:
+    if len(set(map(_recipe, plan.missing))) < 2:
         return {task.key: 1.0 for task in plan.missing}
     wanted = [task.key for task in plan.tasks]
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # else: where most have run
     threads = max(1, int(plan.sweep.run.cpus_per_trial))
     costs = Costs.learned(store, prefer=wanted, place=place, threads=threads) or Costs.usual(store)
-    return {task.key: costs.trial_seconds(task.trial) for task in plan.missing}
+    return {task.key: costs.task_seconds(task) for task in plan.missing}
+
+
+def _recipe(task: Task) -> tuple[object, ...]:
+    """What decides how long a trial takes."""
+    trial = task.trial
+    keys = (trial.train.key, trial.evaluation.key, trial.test_data.key)
+    return (*keys, trial.data.limit, task.trains, len(task.lacks))
 
 
 def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | None]:

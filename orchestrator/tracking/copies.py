@@ -8,17 +8,18 @@ from typing import NamedTuple
 from mlflow.entities import Run
 
 from orchestrator.tracking.connection import Connection
-from orchestrator.tracking.told import KEY, PARENT
+from orchestrator.tracking.told import KEY, LOOK, PARENT
 
 TURNS = 8  # in which drivers that send the same at once will have agreed
 
 
 class Copy(NamedTuple):
-    """A run of a key."""
+    """A run of a key, with the looks whose findings it has, by name and key."""
 
     run_id: str
     status: str
     parent: str | None
+    looks: frozenset[tuple[str, str]] = frozenset()
 
 
 def copies(connection: Connection, experiment: str, key: str | None = None) -> dict[str, list[Copy]]:
@@ -27,16 +28,19 @@ def copies(connection: Connection, experiment: str, key: str | None = None) -> d
     for run in connection.runs(experiment, "" if key is None else f"tags.`{KEY}` = '{key}'"):
         if (its := run.data.tags.get(KEY)) is not None:
             found.setdefault(its, []).append(_copy(run))
-    return {its: sorted(group) for its, group in found.items()}
+    return {its: sorted(group, key=lambda copy: copy.run_id) for its, group in found.items()}
 
 
 def _copy(run: Run) -> Copy:
-    return Copy(str(run.info.run_id), str(run.info.status), run.data.tags.get(PARENT))
+    tags = run.data.tags
+    looks = frozenset((tag.removeprefix(LOOK), its) for tag, its in tags.items() if tag.startswith(LOOK))
+    return Copy(str(run.info.run_id), str(run.info.status), tags.get(PARENT), looks)
 
 
 def whole(group: Iterable[Copy]) -> Copy | None:
     """The one that counts: FINISHED, with the smallest id."""
-    return min((copy for copy in group if copy.status == "FINISHED"), default=None)
+    done = (copy for copy in group if copy.status == "FINISHED")
+    return min(done, key=lambda copy: copy.run_id, default=None)
 
 
 def left_over(group: Iterable[Copy]) -> list[Copy]:

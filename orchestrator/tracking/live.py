@@ -169,7 +169,7 @@ class LiveTracker(Observer):
             record = self.tracker.ledger.result(task.key)
             if record is not None:
                 rest = [(when, row) for when, row in told.spaced(record) if row["epoch"] > entry.sent]
-                self.tracker.finish(entry.run_id, rest, told.done(record))
+                self.tracker.finish(entry.run_id, rest, self.tracker.ending(task, record))
         else:
             self.tracker.finish(entry.run_id, parcel.rows, self._ending(parcel))
         self.outbox.arrived(parcel)

@@ -73,7 +73,7 @@ class Outbox:
         with self.bell:
             entry = self.entries.get(task.key)
             if entry is None:
-                self.entries[task.key] = Entry(task, _now())
+                self.entries[task.key] = Entry(task, _now(), spoilt=task.trained)
             else:
                 entry.end, entry.spoilt = None, True
 

@@ -21,9 +21,9 @@ def view(plan: Plan) -> str:
 
     Without it the pages fold all trials away below the sweep's run, and show none of their numbers.
     """
-    metric = plan.sweep.report.metric
+    metric, *others = plan.sweep.report.measured
     named = [f"tags.`axis.{axis}`" for axis in plan.sweep.grid]
-    measured = [f"metrics.`{name}`" for name in dict.fromkeys((metric, *SHOWN))]
+    measured = [f"metrics.`{name}`" for name in dict.fromkeys((metric, *others, *SHOWN))]
     state = {
         "orderByKey": f"metrics.`{metric}`",
         "orderByAsc": plan.sweep.run.mode == "min",
@@ -52,7 +52,7 @@ def examples(plan: Plan) -> tuple[str, str]:
     """Two filters that work on this sweep's runs."""
     axis, value = next(iter(plan.tasks[0].point.labels.items()))
     quote = "'" if '"' in value else '"'
-    metric = plan.sweep.report.metric
+    metric = plan.sweep.report.measured[0]
     return (
         f"tags.`axis.{axis}` = {quote}{value}{quote}",
         f"metrics.`{metric}` > 0.5 AND attributes.status = 'FINISHED'",

@@ -1,11 +1,13 @@
-"""What MLflow is told of a trial: its name, tags, parameters and data set, its epochs, and how it ended."""
+"""What MLflow is told of a trial: its name, tags, parameters and data set, its epochs, how it ended, and what
+looks at it found."""
 
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -20,6 +22,7 @@ from trainers.spec import flatten, plain
 
 KEY = "opsctl.key"
 PARENT = "mlflow.parentRunId"
+LOOK = "opsctl.look."  # and a look's name: the tag that holds its key, of a run that has what it found
 PROFILE = ("images", "shape", "num_classes")  # what MLflow shows of a data set
 LONGEST_NAME = 60
 Tags = dict[str, str]
@@ -91,6 +94,33 @@ def done(record: Record) -> Ending:
         told["opsctl.warnings"] = "\n".join(record["warnings"])[:4000]
     metrics = {**whole, "seconds": record["seconds"]}
     return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], told)
+
+
+def looked(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tags]:
+    """What looks at a trial found, by their names: metrics `<look>/<metric>`, at the last epoch or, if there
+    is a curve of it, one for each of its steps; and the tags that say that a run has them."""
+    points, tags = [], {}
+    for look in (look for look in task.looks if look.name in found):
+        record, last = found[look.name], task.trial.train.epochs
+        when, first = ended(record), int(look.probe.watches)  # what is watched begins with epoch 1
+        curves: Mapping[str, list[float]] = record.get("curves", {})
+        numbers = {metric: n for metric, n in record["metrics"].items() if metric not in curves}
+        told = [(metric, n, last) for metric, n in numbers.items()]
+        told += [(curve, n, i) for curve, values in curves.items() for i, n in enumerate(values, first)]
+        points += [Metric(_allowed(f"{look.name}/{metric}"), n, when, step) for metric, n, step in told]
+        tags[LOOK + look.name] = look.key
+    return points, tags
+
+
+def with_looks(ending: Ending, task: Task, found: Mapping[str, Record]) -> Ending:
+    """The ending of a trial that is done, with what looks at it found."""
+    metrics, tags = looked(task, found)
+    return replace(ending, metrics=ending.metrics + metrics, tags=ending.tags | tags)
+
+
+def _allowed(metric: str) -> str:
+    """A metric's name in letters that MLflow takes."""
+    return re.sub(r"[^\w\-. :/]", "_", metric)
 
 
 def stopped(record: Record) -> Ending:

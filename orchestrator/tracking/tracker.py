@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.summaries import looked
 from orchestrator.plan import Plan, Task
 from orchestrator.tracking import data_sets, page, told
 from orchestrator.tracking.connection import TROUBLE, Connection
-from orchestrator.tracking.copies import Copy, copies, discard, settle
+from orchestrator.tracking.copies import Copy, copies, discard, settle, whole
 from orchestrator.tracking.parent import Parent
 from orchestrator.tracking.told import KEY, PARENT, Ending
 from poisons import DataSpec, Store
@@ -89,7 +90,12 @@ class Tracker:
 
     def complete(self, task: Task, record: Record) -> None:
         """One complete run for a trial that is done."""
-        self.start(task, told.begun(record), told.done(record), told.spaced(record))
+        self.start(task, told.begun(record), self.ending(task, record), told.spaced(record))
+
+    def ending(self, task: Task, record: Record) -> Ending:
+        """How the run of a trial that is done ends: with what looks at it found."""
+        found = self.ledger.findings({task.key: task.look_keys})[task.key] if task.looks else {}
+        return told.with_looks(told.done(record), task, found)
 
     # -- all of them
 
@@ -99,7 +105,7 @@ class Tracker:
 
         What the store refuses of one trial keeps no other back; it is raised at the end.
         """
-        done = self.ledger.done()
+        done = self._done()
         wanted = {task.key: task for task in self.plan.tasks if task.key in done}
         refused: dict[str, Exception] = {}
 
@@ -112,6 +118,7 @@ class Tracker:
                 refused[key] = error
 
         sent, missing = settle(self.connection, self.experiment, wanted, write, report)
+        self._send_looks(wanted)
         self._send_ends(done)
         self._adopt()
         data = (spec for task in self.plan.tasks for spec in (*task.trial.data.crafted, task.trial.data))
@@ -120,6 +127,27 @@ class Tracker:
         for key in refused.keys() & set(missing):
             raise refused[key]
         return sent
+
+    def _done(self) -> set[str]:
+        """The keys of all trials that are done, those of this sweep with their looks."""
+        done = self.ledger.done()
+        looks = {task.key: task.look_keys for task in self.plan.tasks if task.looks and task.key in done}
+        seen = looked(self.ledger, looks)
+        return done - {key for key in looks if len(seen[key]) < len(looks[key])}
+
+    def _send_looks(self, wanted: Mapping[str, Task]) -> None:
+        """What looks found at trials whose runs were complete before: the tag that says so comes last."""
+        known = self.copies() if any(task.looks for task in wanted.values()) else {}
+        for key, group in known.items():
+            task, copy = wanted.get(key), whole(group)
+            if task is None or copy is None or not (new := dict(task.look_keys.items() - copy.looks)):
+                continue
+            points, tags = told.looked(task, self.ledger.findings({key: new})[key])
+            try:
+                self.connection.send(copy.run_id, points)
+                self.connection.send(copy.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+            except MlflowException:  # it was deleted; whoever did that writes another, with its looks
+                self.check()
 
     def _send_ends(self, done: set[str]) -> None:
         """Trials that a scheduler stopped, or that failed, and whose driver could not tell."""

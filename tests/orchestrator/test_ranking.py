@@ -49,6 +49,18 @@ def test_where_less_is_better_the_least_come_first(store: Store) -> None:
     assert rows == ["train.epochs=3", "train.epochs=7", "train.epochs=9", "train.epochs=4"]
 
 
+def test_a_report_with_several_metrics_is_ranked_by_the_one_that_is_searched_for(store: Store) -> None:
+    metrics = {"loss": "train/loss", "accuracy": "test/clean_acc"}
+    sweep = tiny(grid=GRID, run=OPTUNA, report={"metrics": metrics, "rows": ["train.epochs", "metric"]})
+    plan, ledger = plan_of(sweep, store), Ledger(store.where)
+    for task in plan.tasks[:2]:
+        ledger.publish(task.key, {"metrics": {"test/clean_acc": 0.5, "train/loss": 3.0}})
+    assert best_cells(look(plan.outline, ledger)) == [
+        "best cells by test/clean_acc:",
+        "    50.00 ± 0.00  train.epochs=1",
+    ]
+
+
 def test_ten_are_told_and_a_grid_has_none(store: Store) -> None:
     values: dict[str, list[float | None]] = {str(n): [n / 20, n / 20] for n in range(1, 14)}
     assert len(best_cells(standing(store, values, **OPTUNA))) == 11

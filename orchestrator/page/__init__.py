@@ -1,0 +1,23 @@
+"""Reports of sweeps as one HTML page, with figures, published numbers beside and the data sets' pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from orchestrator.page.document import document_of, load_document, save_document, write_whole
+from orchestrator.page.render import page_of
+from orchestrator.report import Sheet
+
+__all__ = ["document_of", "load_document", "page_of", "save_document", "write_page"]
+
+
+def write_page(sheets: Sequence[Sheet], out: Path, store: str | None) -> None:
+    """Write the page of these sheets; an `out` that ends in `.json` is its document instead, of which `python
+    -m orchestrator.page` makes the page. `store` has the histories and the data sets. Raises OSError, and
+    InputError if the store cannot be opened."""
+    document = document_of(sheets, store)
+    if out.suffix == ".json":
+        save_document(document, out)
+    else:
+        write_whole(out, page_of(document).encode())

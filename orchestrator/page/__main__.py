@@ -1,0 +1,30 @@
+"""A page from its document: `python -m orchestrator.page results/digits.json -o digits.html`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from orchestrator.page import load_document, page_of
+from orchestrator.page.document import write_whole
+from trainers import InputError
+
+
+def main() -> int:
+    """Exit code 0 if the page is written; 2, and a message, if it cannot be."""
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.page", description=__doc__)
+    parser.add_argument("document", type=Path, help="a file that opsctl report --html OUT.json wrote")
+    parser.add_argument("-o", "--out", type=Path, help="the page [default: its name with .html]")
+    options = parser.parse_args()
+    out = options.out or options.document.with_suffix(".html")
+    try:
+        write_whole(out, page_of(load_document(options.document)).encode())
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""The data sets that sweeps were trained on, as a document holds them: their cards, and pictures of some."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from PIL import Image
+
+from orchestrator.datasets import drawn
+from poisons import DataSpec, Store
+from poisons.card import card
+from poisons.durable import StoreError
+from trainers import InputError
+
+PICTURES = 16  # on a page, at most
+PLACES = ("made", "with", "file")  # lines of a card that say on which machine and disk it lies
+
+Shown = dict[str, Any]
+
+
+def told_data(names: Iterable[str], store: Store) -> list[Shown]:
+    """The data sets of these names that the store has: clean ones first, each poison in the order given.
+    Those that only another seed tells apart share one picture."""
+    records = store.records()
+    known = {name: records[name] for name in dict.fromkeys(names) if name in records}
+    drawn_once: set[str] = set()
+    return [_told(name, record, store, drawn_once) for name, record in known.items()]
+
+
+def _told(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[str]) -> Shown:
+    spec = record["spec"]
+    poisons = [poison["kind"] for poison in spec["poison"]]
+    alike = repr({field: value for field, value in spec.items() if field != "seed"})
+    picture, why = None, "drawn for another seed"
+    if alike not in drawn_once:
+        picture, why = _picture(spec, store) if len(drawn_once) < PICTURES else (None, "too many to draw")
+        drawn_once.add(alike)
+    return {
+        "name": name,
+        "key": record["key"],
+        "title": f"{spec['source']['kind']}, {' + '.join(poisons)}",
+        "split": spec["split"],
+        "images": record["images"],
+        "card": [list(line) for line in card(record) if line[0] not in PLACES],
+        "seconds": record.get("seconds"),
+        "time": record.get("environment", {}).get("time"),
+        "picture": picture,
+        "no_picture": why,
+    }
+
+
+def _picture(spec: Mapping[str, Any], store: Store) -> tuple[str | None, str]:
+    """A picture as a data URL, and why there is none."""
+    try:
+        return _small(drawn(DataSpec.parse(spec, "data set"), store)), ""
+    except (InputError, StoreError, OSError) as error:
+        return None, str(error)
+
+
+def _small(png: bytes) -> str:
+    """The same pixels in fewer bytes."""
+    sink = io.BytesIO()
+    Image.open(io.BytesIO(png)).save(sink, "WEBP", lossless=True, method=4)
+    return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -1,0 +1,90 @@
+"""What became of claims, and how columns compare, as the page writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.page.numbers import shown, signed, unit
+from orchestrator.report.table import scale
+
+Told = Mapping[str, Any]
+View = dict[str, Any]
+KINDS = {
+    "holds": ("holds", "✓"),
+    "does not hold": ("fails", "✗"),
+    "not known yet": ("open", "?"),
+}
+
+
+def claims_view(claims: Sequence[Told]) -> list[View]:
+    """Each claim with its verdict and, point by point, the numbers that it rests on."""
+    return [_claim(claim) for claim in claims]
+
+
+def _claim(claim: Told) -> View:
+    kind, sign = KINDS[claim["verdict"]]
+    points = [_point(point, claim["margin"]) for point in claim["points"]]
+    held = sum(point["holds"] is True for point in claim["points"])
+    agree, pairs = (sum(point[name] for point in claim["points"]) for name in ("agree", "pairs"))
+    tally = f"{held} of {len(points)} points, " if len(points) > 1 else ""
+    return {
+        "kind": kind,
+        "sign": sign,
+        "verdict": claim["verdict"] + ("" if claim["complete"] or kind == "open" else " so far"),
+        "says": claim["says"],
+        "why": claim["why"] or "",
+        "tally": f"{tally}{agree} of {pairs} seeds agree" if pairs else "",
+        "points": points,
+    }
+
+
+def _point(point: Told, margin: float) -> View:
+    sign = {True: "<", False: "not <", None: "?"}[point["holds"]]
+    gap = f" + {margin:g}" if margin else ""
+    lower, higher = (_side(point[name], point["metric"]) for name in ("lower", "higher"))
+    kind, mark = KINDS[{True: "holds", False: "does not hold", None: "not known yet"}[point["holds"]]]
+    where = ", ".join(point["at"].values())
+    seeds = f"{point['agree']} of {point['pairs']} seeds" if point["pairs"] else ""
+    return {
+        "kind": kind,
+        "sign": mark,
+        "where": where,
+        "says": f"{lower}{gap} {sign} {higher}",
+        "seeds": seeds,
+    }
+
+
+def _side(side: Told, metric: str) -> str:
+    if not side["trials"]:
+        return f"{side['mean'] * scale(metric):g}{unit(metric)}"
+    value = "–" if side["mean"] is None else shown(side["mean"], metric)
+    deviation = "" if side["std"] is None else f" ± {shown(side['std'], metric)}"
+    return f"{side['name']} {value}{deviation}"
+
+
+def comparisons_view(comparisons: Sequence[Told]) -> list[View]:
+    """Each pair of columns as a table: a line per row, and one over all rows."""
+    made = []
+    for one in comparisons:
+        lines = [_difference(row) for row in one["rows"]]
+        lines += [_difference(one["overall"])] if one["overall"] else []
+        few = max((row["pairs"] for row in one["rows"]), default=0)
+        least = 2 ** (1 - few) if few else 1
+        note = f"Of {few} pairs p is {least:g} at least, whatever they are." if few and least > 0.05 else ""
+        made.append({"title": f"{one['second']} minus {one['first']}", "lines": lines, "note": note})
+    return made
+
+
+def _difference(one: Told) -> View:
+    metric = one["metric"]
+    ends = one["interval"]
+    what = "row" if one["row"] is None else "seed"
+    return {
+        "row": "all rows" if one["row"] is None else one["row"],
+        "overall": one["row"] is None,
+        "mean": "–" if one["mean"] is None else signed(one["mean"], metric),
+        "interval": f"{signed(ends[0], metric)} to {signed(ends[1], metric)}" if ends else "–",
+        "p": "–" if one["p"] is None else f"{one['p']:.2g}",
+        "pairs": f"{one['pairs']} {what}{'' if one['pairs'] == 1 else 's'}",
+    }

@@ -1,0 +1,108 @@
+"""Curves over epochs: of training, and of what probes watched. A panel for each row, a line for each column,
+and around it the range of its trials."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from orchestrator.page.figure import PAPER, colour, dash, dot, panel, svg
+from orchestrator.page.grouping import (
+    Group,
+    Key,
+    Panel,
+    Picker,
+    Sweep,
+    Trial,
+    band,
+    columns,
+    curve_of,
+    done,
+    legend,
+    rows,
+)
+
+Marks = Callable[[Trial], Sequence[tuple[float, float, bool, str]]]  # x, y, whether filled, what it is
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How curves are drawn: what is picked of a trial, also faintly; what the y axis is, and how far it goes;
+    single points of a trial."""
+
+    pick: Picker
+    name: str
+    limits: tuple[float, float] | None = None
+    faint: Picker | None = None
+    marks: Marks = lambda _: ()
+
+
+def learning(sweep: Sweep) -> Group | None:
+    """Accuracy on the test images and on the training batches after every epoch."""
+
+    def picker(name: str) -> Picker:
+        return lambda trial: _history(trial, name)
+
+    drawing = Drawing(picker("test/clean_acc"), "accuracy, %", (-2, 102), faint=picker("train/acc"))
+    panels = by_row(sweep, drawing)
+    if not panels:
+        return None
+    keys = [*legend(columns(sweep)), Key("on training batches", -1, "thin"), Key("all seeds", -1, "band")]
+    says = "Accuracy on clean test images after every epoch: the mean over seeds, and their range."
+    return Group("Learning curves", says, panels, keys)
+
+
+def by_row(sweep: Sweep, drawing: Drawing) -> list[Panel]:
+    """A panel for each row that has a curve, all on one scale."""
+    limits = drawing.limits or _shared(sweep, drawing.pick)
+    found = (_panel(sweep, row, drawing, limits) for row in rows(sweep))
+    return [one for one in found if one is not None]
+
+
+def _shared(sweep: Sweep, pick: Picker) -> tuple[float, float]:
+    """From zero, or what is lowest, to what is highest, and some room."""
+    values = [
+        v for trial in sweep["trials"] if trial["state"] == "done" for v in (pick(trial) or ([], []))[1]
+    ]
+    low, high = min([0.0, *values]), max([0.0, *values])
+    room = 0.04 * (high - low) or 1
+    return low - room, high + room
+
+
+def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]) -> Panel | None:
+    ends = []
+    with panel() as (figure, axes):
+        for i, column in enumerate(columns(sweep)):
+            trials = done(sweep, row, column)
+            end = _series(axes, trials, drawing, i)
+            if end is not None:
+                ends.append(f"{column} {end:.1f}".strip())
+        if not ends:
+            return None
+        axes.set_ylim(*limits)
+        axes.set_xlabel("epoch", labelpad=1)
+        axes.margins(x=0.02)
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        axes.locator_params(axis="y", nbins=5)
+        return Panel(row, svg(figure, f"{row}: {drawing.name}, at the end: {', '.join(ends)}"))
+
+
+def _series(axes: Axes, trials: Sequence[Trial], drawing: Drawing, index: int) -> float | None:
+    """Draw one column's curves; the mean at the end, None if it has none."""
+    found = band(trials, drawing.pick)
+    if found is None:
+        return None
+    axes.fill_between(found.x, found.low, found.high, color=colour(index), alpha=0.18, linewidth=0, zorder=2)
+    axes.plot(found.x, found.mean, color=colour(index), linestyle=dash(index), zorder=3)
+    if drawing.faint and (other := band(trials, drawing.faint)):
+        axes.plot(other.x, other.mean, color=colour(index), linewidth=0.8, alpha=0.65, zorder=2)
+    for x, y, filled, what in (mark for trial in trials for mark in drawing.marks(trial)):
+        dot(axes, x, y, what, face=colour(index) if filled else PAPER, edge=colour(index))
+    return found.mean[-1]
+
+
+def _history(trial: Trial, name: str) -> tuple[list[float], list[float]] | None:
+    curves = trial.get("curves") or {}
+    return curve_of(curves["epoch"], curves[name], 100) if name in curves else None

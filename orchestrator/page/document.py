@@ -1,0 +1,97 @@
+"""The document behind a page: all that the page shows, as JSON, so that it can be kept beside the code and
+the page made again without the store."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.stores import open_store
+from orchestrator.page.cards import told_data
+from orchestrator.page.trials import recipe, told_trials
+from orchestrator.report import Sheet
+from trainers import InputError
+
+FORMAT = 1
+
+Document = dict[str, Any]
+
+
+def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
+    """All that a page of these sheets shows. `store`, a path or URL, has the histories of their trials and
+    the data sets; without it there are no learning curves and no cards. InputError if it cannot be opened."""
+    ledger = Ledger(store) if store else None
+    keys = {key for sheet in sheets for key in sheet.standing.results}
+    records = ledger.results(keys) if ledger else {}
+    names = [
+        name
+        for sheet in sheets
+        for entry in sheet.standing.outline.entries
+        for name in sheet.standing.results.get(entry.key, {}).get("needs", ())
+    ]
+    document = {
+        "format": FORMAT,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sweeps": [_sweep(sheet, records) for sheet in sheets],
+        "data": told_data(names, open_store(store)) if store and names else [],
+    }
+    return dict(json.loads(_written(document)))
+
+
+def save_document(document: Document, file: Path) -> None:
+    """Write it, whole or not at all. Raises OSError."""
+    write_whole(file, _written(document))
+
+
+def load_document(file: Path) -> Document:
+    """A document as it was saved. InputError if the file is none."""
+    try:
+        document = json.loads(file.read_bytes())
+        if document["format"] == FORMAT and document["sweeps"] is not None:
+            return dict(document)
+        problem = f"format {document['format']!r}, this opsctl reads {FORMAT}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise InputError(f"{file} is not the document of a page ({problem})")
+
+
+def write_whole(file: Path, data: bytes) -> None:
+    """Have these bytes in a file, its folders made if need be; on the way there the old ones stay. Raises
+    OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _written(document: Document) -> bytes:
+    return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
+    outline = sheet.standing.outline
+    axes: dict[str, dict[str, None]] = {}
+    for entry in outline.entries:
+        for axis, label in entry.labels.items():
+            axes.setdefault(axis, {})[label] = None
+    known = [records.get(entry.key) or sheet.standing.results.get(entry.key) for entry in outline.entries]
+    return {
+        "name": outline.name,
+        "question": outline.question,
+        "file": Path(sheet.file).name,
+        "metric": outline.metric,
+        "row_axes": outline.row_axes,
+        "column_axis": outline.column_axis,
+        "axes": [{"name": axis, "labels": list(labels)} for axis, labels in axes.items()],
+        "report": sheet.as_json() | {"file": Path(sheet.file).name},
+        "trials": told_trials(sheet.standing, records),
+        "recipe": recipe(record for record in known if record is not None),
+    }

@@ -1,0 +1,75 @@
+"""What a document keeps of the fields of a finding: numbers rounded, images as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+IMAGES = 4  # of a finding, at most
+FILTERS = 32  # of a first layer, at most
+
+Fields = dict[str, Any]
+Array = np.ndarray[Any, Any]
+
+
+def kept_fields(kind: str, fields: Mapping[str, Any]) -> Fields:
+    """Of a probe of this kind, what the page can draw; of one that it knows nothing about, nothing."""
+    keep = KEEPERS.get(kind)
+    return keep(fields) if keep and fields else {}
+
+
+def data_uri(pixels: Array) -> str:
+    """uint8 H,W or H,W,C as a PNG inside a URL; of fewer than three channels the first, of more the first
+    three."""
+    if pixels.ndim == 3:
+        pixels = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]
+    sink = io.BytesIO()
+    Image.fromarray(pixels).save(sink, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
+
+
+def _surface(fields: Mapping[str, Any]) -> Fields:
+    grids = {name: np.asarray(fields[name], float).round(4).tolist() for name in ("x", "y", "loss", "acc")}
+    return grids | {"how": fields.get("how", {})}
+
+
+def _responses(fields: Mapping[str, Any]) -> Fields:
+    images = [
+        {
+            "label": str(image["label"]),
+            "picture": data_uri(np.asarray(image["pixels"], np.uint8)),
+            "response": data_uri(_stretched(np.asarray(image["response"], float))),
+            "at": _largest(np.asarray(image["response"], float)),
+        }
+        for image in fields["images"][:IMAGES]
+    ]
+    return {"images": images, "filters": [data_uri(_centred(f)) for f in fields["filters"][:FILTERS]]}
+
+
+def _stretched(values: Array) -> Array:
+    """Numbers as grey levels, 0 black and the largest white."""
+    top = values.max()
+    return (values * (255 / top if top > 0 else 0)).round().clip(0, 255).astype(np.uint8)
+
+
+def _centred(values: Any) -> Array:
+    """A filter h,w,C, signed, around mid-grey, its largest magnitude filling the range."""
+    weights = np.asarray(values, float)
+    top = np.abs(weights).max()
+    return (128 + weights * (127 / top if top > 0 else 0)).round().clip(0, 255).astype(np.uint8)
+
+
+def _largest(values: Array) -> list[int]:
+    row, column = np.unravel_index(values.argmax(), values.shape)
+    return [int(row), int(column)]
+
+
+KEEPERS: dict[str, Callable[[Mapping[str, Any]], Fields]] = {
+    "loss_surface": _surface,
+    "first_layer": _responses,
+}

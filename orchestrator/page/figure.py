@@ -1,0 +1,169 @@
+"""A matplotlib figure as SVG inside a page: its colours are variables of the page's style sheet, so that they
+follow dark mode and print, and its text is text."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element, SubElement
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+SERIES = 8  # colours of the style sheet, --c1 and so on
+INK, FAINT, RULE, PAPER = "#0000e1", "#0000e2", "#0000e3", "#0000e4"
+WIDTH, HEIGHT = 320, 190  # of a panel, CSS pixels
+LEFT, RIGHT, TOP, BOTTOM = 36, 12, 8, 32  # margins around its axes
+TIP = "tip:"  # what begins the id of something with a tooltip
+
+VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--paper"} | {
+    f"#0000f{i}": f"--c{i}" for i in range(1, SERIES + 1)
+}
+DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">")  # a diamond is a published figure
+DEFAULTS = r" ?font-family: [^;]*;| ?stroke-dashoffset: 0(;|$)| ?stroke-line(join|cap): (miter|square)(;|$)"
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "opsctl",
+    "text.parse_math": False,
+    "font.size": 11,
+    "text.color": INK,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": FAINT,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.8,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.bottom": False,
+    "ytick.left": False,
+    "lines.linewidth": 1.7,
+    "path.simplify_threshold": 0.2,
+}
+
+
+def colour(index: int) -> str:
+    """The colour of the series of this number; after the last the first comes again, dashed otherwise."""
+    return f"#0000f{index % SERIES + 1}"
+
+
+def dash(index: int) -> str | tuple[float, tuple[float, ...]]:
+    """How the line of this series is dashed, so that colour is not all that tells it apart."""
+    return DASHES[index % len(DASHES)]
+
+
+def marker(index: int) -> str:
+    """The mark of a point of this series."""
+    return MARKERS[index % len(MARKERS)]
+
+
+@contextmanager
+def panel(
+    width: float = WIDTH, height: float = HEIGHT, *, left: float = LEFT, bottom: float = BOTTOM
+) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of this size in CSS pixels, with these margins, and one pair of axes in the page's style; draw
+    and write it inside the `with`."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width / 72, height / 72), dpi=72)
+        box = (
+            left / width,
+            bottom / height,
+            (width - left - RIGHT) / width,
+            (height - TOP - bottom) / height,
+        )
+        yield figure, figure.add_axes(box)
+
+
+def dot(
+    axes: Axes, x: float, y: float, says: str, *, face: str, edge: str | None = None, mark: str = "o"
+) -> None:
+    """A mark of one trial or one figure, with a tooltip; with an `edge` it is drawn above, and its edge
+    heavier."""
+    axes.plot(
+        [x],
+        [y],
+        linestyle="none",
+        marker=mark,
+        markersize=6,
+        markerfacecolor=face,
+        markeredgecolor=edge or face,
+        markeredgewidth=1.4 if edge else 0.6,
+        alpha=1 if edge else 0.75,
+        zorder=4 if edge else 3,
+        gid=tip(says),
+    )
+
+
+def tip(text: str) -> str:
+    """The `gid` of an artist that says `text` when the mouse is on it."""
+    return TIP + text
+
+
+def svg(figure: Figure, label: str) -> str:
+    """The figure as one `<svg>` element; `label` is what a reader who does not see it is told."""
+    sink = io.BytesIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(sink, format="svg", transparent=True, metadata=nothing)
+    digest = hashlib.sha256(sink.getvalue()).hexdigest()[:8]
+    drawn = ElementTree.fromstring(sink.getvalue())
+    root = Element("svg", {"role": "img", "aria-label": label, "viewBox": drawn.attrib["viewBox"]})
+    root.extend(part for child in drawn for part in _inlined(child, f"f{digest}"))
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _inlined(element: Element, own: str) -> list[Element]:
+    """What matplotlib wrote, for a page that holds many figures: without what it says of itself, with ids
+    that begin with `own`, no group for nothing, and numbers of a tenth of a pixel."""
+    tag = element.tag.rpartition("}")[2]
+    if tag in ("metadata", "style"):
+        return []
+    parts = [part for child in element for part in _inlined(child, own)]
+    told = element.attrib.get("id", "")
+    kept = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+    if tag == "g":
+        kept.pop("id", None)
+    if tag in ("g", "defs") and not kept and not told.startswith(TIP):
+        return parts if tag == "g" else _group("defs", {}, parts)
+    if kept.get("style") == "fill: none":  # the frame of the figure, that of the axes
+        return []
+    made = Element(tag, {name: _rewritten(name, value, own) for name, value in kept.items()})
+    made.attrib = {name: value for name, value in made.attrib.items() if value}
+    made.text = element.text if tag == "text" else None
+    if told.startswith(TIP):
+        SubElement(made, "title").text = told.removeprefix(TIP)
+    made.extend(parts)
+    return [made]
+
+
+def _group(tag: str, attributes: dict[str, str], parts: list[Element]) -> list[Element]:
+    """An element around the parts, if there are any."""
+    made = Element(tag, attributes)
+    made.extend(parts)
+    return [made] if parts else []
+
+
+def _rewritten(name: str, value: str, own: str) -> str:
+    """An attribute as the page has it."""
+    if name == "id":
+        return own + value
+    if name == "href":
+        return value.replace("#", f"#{own}") if value.startswith("#") else value
+    if name == "clip-path":
+        return value.replace("url(#", f"url(#{own}")
+    if name == "transform" and value.startswith("rotate(-0 "):
+        return ""
+    if name == "style":
+        value = re.sub(r"#0000[ef]\d", lambda found: f"var({VARIABLES[found[0]]})", value)
+        return re.sub(DEFAULTS, "", value).strip("; ")
+    return re.sub(r"(\d+\.\d)\d+", r"\1", " ".join(value.split()))

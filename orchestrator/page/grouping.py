@@ -1,0 +1,108 @@
+"""The trials of a sweep by the cells that they belong to, and what a panel of a figure is."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Trial = dict[str, Any]
+Sweep = dict[str, Any]
+Curve = tuple[list[float], list[float]]  # x and y
+Picker = Callable[[Trial], Curve | None]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small picture: its title, an `<svg>` element, what is said below it; or images (`label`, `picture`,
+    `response`, as URLs) and filters (URLs) that the page lays out."""
+
+    title: str
+    svg: str = ""
+    note: str = ""
+    images: Sequence[dict[str, Any]] = ()
+    filters: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend: the number of a series' colour from 0, how it is dashed, its mark."""
+
+    label: str
+    index: int
+    form: str = "line"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Panels that belong together, on one scale, with one legend."""
+
+    title: str
+    says: str
+    panels: Sequence[Panel]
+    legend: Sequence[Key] = ()
+    rows: Sequence[Sequence[str]] = ()  # of a table below, its head first
+    labels: int = 1  # how many columns of the table are labels
+
+
+@dataclass(frozen=True)
+class Band:
+    """A curve over the trials of a cell: the mean, the lowest and the highest at each x."""
+
+    x: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def rows(sweep: Sweep) -> list[str]:
+    """Labels of the rows, in the order of the sweep."""
+    return list(dict.fromkeys(trial["row"] for trial in sweep["trials"]))
+
+
+def columns(sweep: Sweep) -> list[str]:
+    """Labels of the columns; of a sweep without them, one that is empty."""
+    return list(dict.fromkeys(trial["column"] for trial in sweep["trials"]))
+
+
+def done(sweep: Sweep, row: str, column: str) -> list[Trial]:
+    """The finished trials of one cell."""
+    cell = [trial for trial in sweep["trials"] if (trial["row"], trial["column"]) == (row, column)]
+    return [trial for trial in cell if trial["state"] == "done"]
+
+
+def cells(sweep: Sweep) -> Iterator[tuple[str, str, list[Trial]]]:
+    """Every cell that has a finished trial."""
+    for row in rows(sweep):
+        for column in columns(sweep):
+            if trials := done(sweep, row, column):
+                yield row, column, trials
+
+
+def seed_of(trial: Trial, sweep: Sweep) -> str:
+    """`seed 0`: the labels that tell it from other trials of its cell."""
+    shown = {*sweep["row_axes"], sweep["column_axis"]}
+    rest = {axis: label for axis, label in trial["labels"].items() if axis not in shown}
+    return ", ".join(f"{axis} {label}" for axis, label in rest.items()) or "the only one"
+
+
+def band(trials: Sequence[Trial], pick: Picker) -> Band | None:
+    """What the curves of these trials have at the x that all of them share; None if they have no curve."""
+    found = [dict(zip(*curve, strict=True)) for trial in trials if (curve := pick(trial))]
+    x = sorted(set[float]().union(*found).intersection(*found)) if found else []
+    if not x:
+        return None
+    at = [[curve[place] for curve in found] for place in x]
+    return Band(x, [statistics.fmean(v) for v in at], [min(v) for v in at], [max(v) for v in at])
+
+
+def curve_of(x: Sequence[float | None], y: Sequence[float | None], scale: float = 1) -> Curve:
+    """A curve where both are known."""
+    known = [(a, b * scale) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
+    return [a for a, _ in known], [b for _, b in known]
+
+
+def legend(labels: Sequence[str], form: str = "line") -> list[Key]:
+    """An entry for each label, none for a series without one."""
+    return [Key(label, i, form) for i, label in enumerate(labels) if label]

@@ -1,0 +1,92 @@
+"""Results against a number: where an axis of the table is a width, a budget or a count, a line across it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from orchestrator.page.figure import FAINT, PAPER, colour, dash, dot, marker, panel, svg
+from orchestrator.page.grouping import Group, Key, Panel, legend
+from orchestrator.page.numbers import number, shown, spread, unit
+from orchestrator.report.table import scale
+
+FEWEST = 3  # places that make a line
+WIDE = 16.0  # the largest over the smallest number from which the axis is logarithmic
+SIZE = (360, 240)  # pixels
+
+Cell = Mapping[str, Any]
+
+
+def lines(report: Mapping[str, Any]) -> Group | None:
+    """A panel for each metric: rows across and a line for each column if rows are numbers, the other way
+    round if columns are; None if neither are."""
+    for across, other in (("row", "column"), ("column", "row")):
+        labels = report[across + "s"]
+        numbers = {label: number(label) for label in labels}
+        if len(labels) >= FEWEST and None not in numbers.values():
+            return _group(report, across, other, {label: v for label, v in numbers.items() if v is not None})
+    return None
+
+
+def _group(report: Mapping[str, Any], across: str, other: str, numbers: Mapping[str, float]) -> Group | None:
+    cells = [cell for cell in report["cells"] if cell["values"]]
+    series = list(report[other + "s"])
+    axis = " / ".join(report["row_axes"]) if across == "row" else report["column_axis"] or ""
+    panels = []
+    for metric in dict.fromkeys(cell["metric"] for cell in cells):
+        same = [cell for cell in cells if cell["metric"] == metric]
+        with panel(*SIZE) as (figure, axes):
+            for i, label in enumerate(series):
+                chosen = {numbers[c[across]]: c for c in same if c[other] == label}
+                _line(axes, [chosen[x] for x in sorted(chosen)], sorted(chosen), i, label)
+            _frame(axes, sorted(numbers.values()), numbers, metric, axis)
+            told = "; ".join(
+                f"{c[other]} at {c[across]}: {spread(list(c['values'].values()), metric)}" for c in same
+            )
+            panels.append(Panel(metric, svg(figure, f"{metric}{unit(metric)} against {axis}. {told}")))
+    published = any(cell["published"] for cell in cells)
+    keys = [*legend(series), *([Key("published", 0, "diamond")] if published else [])]
+    return Group(f"Against {axis}", "Lines join means; dots are trials.", panels, keys) if panels else None
+
+
+def _line(axes: Axes, cells: Sequence[Cell], x: Sequence[float], index: int, label: str) -> None:
+    if not cells:
+        return
+    metric = cells[0]["metric"]
+    factor = scale(metric)
+    means = [cell["mean"] * factor for cell in cells]
+    axes.plot(x, means, color=colour(index), linestyle=dash(index), zorder=2)
+    for place, cell in zip(x, cells, strict=True):
+        for seed, value in cell["values"].items():
+            says = f"{label} at {place:g}, seed {seed}: {shown(value, metric)}{unit(metric)}"
+            dot(axes, place, value * factor, says, face=colour(index), mark=marker(index))
+        if cell["published"]:
+            value = cell["published"]["value"]
+            says = f"{label} at {place:g}, published: {shown(value, metric)}{unit(metric)}"
+            dot(axes, place, value * factor, says, face=PAPER, edge=colour(index), mark="D")
+
+
+def _frame(axes: Axes, x: Sequence[float], labels: Mapping[str, float], metric: str, axis: str) -> None:
+    if x[0] > 0 and x[-1] / x[0] >= WIDE:
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    names = {value: label for label, value in labels.items()}
+    kept = _apart([math.log(v) if axes.get_xscale() == "log" else v for v in x])
+    axes.set_xticks([x[i] for i in kept], [names[x[i]] for i in kept])
+    axes.set_xlabel(axis, labelpad=1)
+    axes.tick_params(axis="y", labelcolor=FAINT)
+    if scale(metric) == 100:
+        axes.set_ylim(-2, 102)
+    axes.margins(x=0.06)
+
+
+def _apart(places: Sequence[float]) -> list[int]:
+    """Which of these places get a label, so that none touches the next."""
+    kept, room = [0], (places[-1] - places[0]) / 11
+    for i, place in enumerate(places[1:], 1):
+        if place - places[kept[-1]] >= room:
+            kept.append(i)
+    return kept

@@ -1,0 +1,184 @@
+"""What probes found: of every probe its numbers and its curves, of some of them pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.page.curves import Drawing, Marks, by_row
+from orchestrator.page.grouping import (
+    Curve,
+    Group,
+    Key,
+    Panel,
+    Picker,
+    Sweep,
+    Trial,
+    cells,
+    columns,
+    curve_of,
+    legend,
+)
+from orchestrator.page.numbers import spread, unit
+from orchestrator.page.surfaces import surfaces
+from orchestrator.page.trials import chosen
+
+SAYS = {
+    "distance": "How far the weights are from where they began, as a share of their length then, after every "
+    "epoch. A dot is the first epoch that fits the training images.",
+    "early_stopping": "Accuracy on clean images that nobody trained or chose by. A filled dot is the epoch "
+    "that is best on held-out clean images, a hollow one the best of all.",
+    "loss_surface": "Loss around the trained weights, along two filter-normalised random directions. The "
+    "cross is the network itself; colours are the loss in nats.",
+    "first_layer": "What the first convolution answers: an image, and the mean magnitude over channels, the "
+    "largest white.",
+    "shuffle_test": "Accuracy on sets of images that carry perturbations; of a shuffled set, on images that "
+    "carry another image's.",
+    "fine_tune": "Accuracy on clean test images as a network trained on clean images goes on training on "
+    "each set.",
+    "linear_separability": "How well a linear classifier tells the labels from the perturbation alone.",
+}
+DRAWN = {"distance": ("relative",), "early_stopping": ("rest_acc",)}  # of others, all curves
+ABOUT_SETS = (
+    "fine_tune",
+)  # whose curves go by the names of sets, in accuracy, and begin before the first epoch
+
+
+def looks(sweep: Sweep) -> list[Group]:
+    """Of each look that a finished trial has, its figures and its table."""
+    names = dict.fromkeys(name for trial in sweep["trials"] for name in trial.get("findings", {}))
+    return [_group(sweep, name) for name in names]
+
+
+def _group(sweep: Sweep, name: str) -> Group:
+    having = [trial for trial in sweep["trials"] if name in trial.get("findings", {})]
+    kind = having[0]["findings"][name]["kind"]
+    panels, keys = PICTURES.get(kind, _curves)(sweep, name)
+    title = name if name == kind else f"{name} ({kind})"
+    return Group(
+        title.replace("_", " "), SAYS.get(kind, ""), panels, keys, _table(sweep, name), 1 + _several(sweep)
+    )
+
+
+def _found(trial: Trial, name: str) -> dict[str, Any]:
+    return dict(trial.get("findings", {}).get(name, {}))
+
+
+def _table(sweep: Sweep, name: str) -> list[list[str]]:
+    """Means over seeds: a line for each cell, a column for each metric."""
+    known = [(row, column, trials) for row, column, trials in cells(sweep)]
+    metrics = dict.fromkeys(m for _, _, ts in known for t in ts for m in _found(t, name).get("metrics", {}))
+    several = _several(sweep)
+    head = [" / ".join(sweep["row_axes"]) or "sweep", *([sweep["column_axis"] or ""] if several else [])]
+    lines = [head + [f"{metric.replace('_', ' ')}{unit(metric)}" for metric in metrics]]
+    for row, column, trials in known:
+        said = [_spread(trials, name, metric) for metric in metrics]
+        if any(text != "–" for text in said):
+            lines.append([row, *([column] if several else []), *said])
+    return lines if metrics else []
+
+
+def _several(sweep: Sweep) -> bool:
+    return columns(sweep) != [""]
+
+
+def _spread(trials: Sequence[Trial], name: str, metric: str) -> str:
+    values = [_found(trial, name).get("metrics", {}).get(metric) for trial in trials]
+    return spread([value for value in values if value is not None], metric)
+
+
+def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
+    """A panel for each row, of one curve after the other."""
+    finding = next(f for trial in sweep["trials"] if (f := _found(trial, name)))
+    kind = finding["kind"]
+    names = dict.fromkeys(c for trial in sweep["trials"] for c in _found(trial, name).get("curves", {}))
+    shown = [curve for curve in names if curve in DRAWN.get(kind, (curve,))]
+    panels = []
+    for curve in shown:
+        share = kind in ABOUT_SETS or curve.endswith("acc")
+        drawing = Drawing(
+            _picker(name, curve, 100 if share else 1),
+            f"{curve.replace('_', ' ')}{', %' if share else ''}",
+            (-2, 102) if share else None,
+            marks=MARKS.get(kind, _none)(name),
+        )
+        prefix = f"{curve}: " if len(shown) > 1 else ""
+        panels += [Panel(prefix + one.title, one.svg, one.note) for one in by_row(sweep, drawing)]
+    return panels, legend(columns(sweep)) if panels else []
+
+
+def _picker(name: str, curve: str, factor: float) -> Picker:
+    def pick(trial: Trial) -> Curve | None:
+        found = _found(trial, name)
+        if curve not in found.get("curves", {}):
+            return None
+        begin = 0 if found["kind"] in ABOUT_SETS else 1
+        epochs = [float(i + begin) for i in chosen(found["length"])]
+        return curve_of(epochs, found["curves"][curve], factor)
+
+    return pick
+
+
+def _none(_: str) -> Marks:
+    return lambda trial: ()
+
+
+def _stops(name: str) -> Marks:
+    def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
+        found = _found(trial, name).get("metrics", {})
+        told = (("peak", False, "best of all"), ("stopped", True, "best on held-out images"))
+        return [
+            (found[f"{which}_epoch"], 100 * found[f"{which}_acc"], filled, _at(what, found, which))
+            for which, filled, what in told
+            if found.get(f"{which}_epoch") is not None
+        ]
+
+    return marks
+
+
+def _at(what: str, found: dict[str, float], which: str) -> str:
+    return f"{what}: {100 * found[f'{which}_acc']:.2f} % at epoch {found[f'{which}_epoch']:.0f}"
+
+
+def _fits(name: str) -> Marks:
+    def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
+        found = _found(trial, name)
+        epoch = found.get("metrics", {}).get("epoch_at_90")
+        curve = _picker(name, "relative", 1)(trial)
+        if epoch is None or not curve or not curve[0]:
+            return []
+        nearest = min(range(len(curve[0])), key=lambda i: abs(curve[0][i] - epoch))
+        return [(epoch, curve[1][nearest], True, f"fits the training images from epoch {epoch:.0f}")]
+
+    return marks
+
+
+def _surfaces(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
+    found = [(title, f["fields"], f["metrics"]) for title, f in _pictured(sweep, name)]
+    return surfaces(found)
+
+
+def _responses(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
+    return [_strip(title, found["fields"]) for title, found in _pictured(sweep, name)], []
+
+
+def _strip(title: str, fields: dict[str, Any]) -> Panel:
+    """Images above what the first layer answers to them; `image` entries that the template lays out."""
+    return Panel(title, images=fields["images"], filters=fields["filters"])
+
+
+def _pictured(sweep: Sweep, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Titles and findings of trials that kept what pictures are drawn from."""
+    found = (
+        (", ".join(filter(None, (t["row"], t["column"]))), _found(t, name))
+        for _, _, trials in cells(sweep)
+        for t in trials
+    )
+    return [(title, finding) for title, finding in found if finding.get("fields")]
+
+
+PICTURES: dict[str, Callable[[Sweep, str], tuple[list[Panel], list[Key]]]] = {
+    "loss_surface": _surfaces,
+    "first_layer": _responses,
+}
+MARKS: dict[str, Callable[[str], Marks]] = {"early_stopping": _stops, "distance": _fits}

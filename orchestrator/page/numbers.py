@@ -1,0 +1,67 @@
+"""Numbers as the page writes them: shares in percent, real minus signs, means with their deviations."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from datetime import timedelta
+from fractions import Fraction
+
+from orchestrator.report.table import scale
+
+MOST = 7  # decimals
+NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?:/([1-9]\d*))?(?: ?%)?", re.IGNORECASE)
+
+
+def unit(metric: str) -> str:
+    """` %`, or nothing."""
+    return " %" if scale(metric) == 100 else ""
+
+
+def shown(value: float, metric: str, like: float | None = None) -> str:
+    """`97.84` of an accuracy; of any other metric two decimals, more of a small number, none of a large; as
+    many as `like` has, if that is given."""
+    factor = scale(metric)
+    places = 2 if factor == 100 else decimals(value if like is None else like)
+    return f"{value * factor:.{places}f}".replace("-", "−")
+
+
+def decimals(value: float) -> int:
+    """How many decimals show about three digits of a number, or two decimals: 5 of 0.0022, none of 1234."""
+    size = abs(value)
+    if size >= 1000:
+        return 0
+    return 2 if size == 0 or size >= 0.1 else min(2 - math.floor(math.log10(size)), MOST)
+
+
+def spread(values: Sequence[float], metric: str) -> str:
+    """`97.84 ± 0.31`, mean and sample deviation; of one value, that; of none, a dash."""
+    if not values:
+        return "–"
+    mean = statistics.fmean(values)
+    if len(values) == 1:
+        return shown(mean, metric)
+    return f"{shown(mean, metric)} ± {shown(statistics.stdev(values), metric, like=mean)}"
+
+
+def signed(value: float, metric: str) -> str:
+    """`+0.31`, `−2.05`, `±0.00`"""
+    text = shown(value, metric)
+    if not re.search("[1-9]", text):
+        return "±" + text.lstrip("−")
+    return text if value < 0 else "+" + text
+
+
+def number(label: str) -> float | None:
+    """The number that a label is, `8/255`, `0.1` or `1 %`; None if it is none."""
+    found = NUMBER.fullmatch(label.strip())
+    if found is None:
+        return None
+    return float(Fraction(found[1]) / int(found[2] or 1))
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `0:12:05`, `2 days, 3:04:05`"""
+    return f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

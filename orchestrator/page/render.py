@@ -1,0 +1,25 @@
+"""A document as one HTML file that fetches nothing."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+
+from orchestrator.page.document import Document
+from orchestrator.page.view import view_of
+
+
+def page_of(document: Document) -> str:
+    """The whole page: style, script, pictures and all. Text of others is escaped; what the template takes as
+    it is are our own files, and SVG whose text is escaped already."""
+    folder = files("orchestrator.page")
+    kept = {name: (folder / name).read_text() for name in ("page.html.j2", "page.css", "page.js")}
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    template = environment.from_string(kept["page.html.j2"])
+    return template.render(view_of(document), style=kept["page.css"], script=kept["page.js"])

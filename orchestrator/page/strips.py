@@ -1,0 +1,104 @@
+"""Results seed by seed: a dot for each finished trial, on one scale, the mean and the published figure with
+them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from orchestrator.page.figure import BOTTOM, FAINT, INK, PAPER, TOP, colour, dot, marker, panel, svg, tip
+from orchestrator.page.grouping import Group, Key, Panel
+from orchestrator.page.numbers import shown, spread, unit
+from orchestrator.report.table import scale
+
+LEVEL = 22  # between the dots of one cell and the next, pixels
+LETTER, LONGEST = 7, 16  # of the names of cells: width in pixels, letters at most
+
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One line of dots: its name, its cell, and the number of its colour."""
+
+    name: str
+    cell: Cell
+    index: int
+
+
+def strips(report: Mapping[str, Any]) -> Group | None:
+    """A panel for each row with a line of dots for each column; of one column, one panel with a line for each
+    row. None if nothing is finished."""
+    cells = [cell for cell in report["cells"] if cell["values"]]
+    if not cells:
+        return None
+    several = len(report["columns"]) > 1
+    named = report["rows"] if several else [report["columns"][0]]
+    panels = []
+    for metric in dict.fromkeys(cell["metric"] for cell in cells):
+        same = [cell for cell in cells if cell["metric"] == metric]
+        limits = _limits(same, metric)
+        for title in named:
+            levels = _levels(same, title, report, several=several)
+            if levels:
+                panels.append(_panel(title, metric, levels, limits))
+    published = any(cell["published"] for cell in cells)
+    keys = [Key("one trial", 0, "dot"), Key("mean", 0, "bar")]
+    keys += [Key("published", 0, "diamond")] if published else []
+    return Group("Seed by seed", "Every finished trial is a dot.", panels, keys)
+
+
+def _levels(cells: Sequence[Cell], title: str, report: Mapping[str, Any], *, several: bool) -> list[Level]:
+    if not several:
+        return [Level(cell["row"], cell, 0) for cell in cells]
+    order = list(report["columns"])
+    return [
+        Level(cell["column"], cell, order.index(cell["column"])) for cell in cells if cell["row"] == title
+    ]
+
+
+def _limits(cells: Sequence[Cell], metric: str) -> tuple[float, float]:
+    """The ends of the scale: all of it for an accuracy, else what there is, and some room."""
+    if scale(metric) == 100:
+        return -2, 102
+    values = [v for cell in cells for v in cell["values"].values()]
+    values += [cell["published"]["value"] for cell in cells if cell["published"]]
+    room = (max(values) - min(values)) * 0.06 or abs(values[0]) * 0.1 or 1
+    return min(values) - room, max(values) + room
+
+
+def _panel(title: str, metric: str, levels: Sequence[Level], limits: tuple[float, float]) -> Panel:
+    left = 16 + LETTER * max(min(len(level.name), LONGEST) for level in levels)
+    with panel(height=TOP + BOTTOM + LEVEL * len(levels), left=left) as (figure, axes):
+        for i, level in enumerate(levels):
+            _dots(axes, level, i, metric)
+        axes.set_xlim(*limits)
+        axes.set_ylim(len(levels) - 0.5, -0.5)
+        axes.set_yticks(range(len(levels)), [_short(level.name) for level in levels])
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"{metric}{',' if unit(metric) else ''}{unit(metric)}", labelpad=1)
+        values = "; ".join(f"{v.name} {spread(list(v.cell['values'].values()), metric)}" for v in levels)
+        return Panel(title, svg(figure, f"{title}, {metric}{unit(metric)}: {values}"))
+
+
+def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
+    factor, cell, name = scale(metric), level.cell, level.name
+    if cell["published"]:
+        value = cell["published"]["value"]
+        says = f"{name}, published: {shown(value, metric)}{unit(metric)}"
+        dot(axes, value * factor, at, says, face=PAPER, edge=FAINT, mark="D")
+    for seed, value in cell["values"].items():
+        says = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
+        dot(axes, value * factor, at, says, face=colour(level.index), mark=marker(level.index))
+    mean = tip(f"{name}, mean: {shown(cell['mean'], metric)}{unit(metric)}")
+    axes.plot(
+        [cell["mean"] * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=mean, zorder=5
+    )
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"

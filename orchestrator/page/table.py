@@ -1,0 +1,95 @@
+"""The table of a sweep as the page writes it: mean and deviation of each cell, the published figure and the
+difference below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.page.numbers import shown, signed, unit
+
+Cell = Mapping[str, Any]
+View = dict[str, Any]
+
+VERDICTS = {
+    True: ("within", "=", "within two standard deviations of it"),
+    False: ("outside", "≠", "farther than two standard deviations from it"),
+    None: ("unknown", "", "of one seed, so nobody knows how much it varies"),
+}
+
+
+def table_view(report: Mapping[str, Any]) -> View:
+    """Head, rows of cells, and what the numbers are."""
+    places = {(cell["row"], cell["column"]): cell for cell in report["cells"]}
+    counts = {cell["trials"] for cell in report["cells"]}
+    usual = counts.pop() if len(counts) == 1 else None
+    published = any(cell["published"] for cell in report["cells"])
+    rows = []
+    for row in report["rows"]:
+        cells = [places.get((row, column)) for column in report["columns"]]
+        rows.append({"name": row, "cells": [cell and _cell(cell, usual) for cell in cells]})
+    return {
+        "corner": " / ".join(report["row_axes"]) or "sweep",
+        "axis": report["column_axis"],
+        "columns": report["columns"],
+        "rows": rows,
+        "caption": report["caption"],
+        "published": published,
+        "source": (report["reference"] or {}).get("source", "") if published else "",
+    }
+
+
+def _cell(cell: Cell, usual: int | None) -> View:
+    metric, known = cell["metric"], cell["mean"] is not None
+    complete = cell["seeds"] == cell["trials"] and usual is not None
+    return {
+        "value": shown(cell["mean"], metric) if known else "–",
+        "std": shown(cell["std"], metric, like=cell["mean"]) if cell["std"] is not None else "",
+        "why": _absent(cell) if not known else "" if complete else _count(cell),
+        "published": _published(cell),
+        "difference": _difference(cell),
+        "tip": _tip(cell) if known else "",
+    }
+
+
+def _count(cell: Cell) -> str:
+    seeds = f"{cell['seeds']} seed{'' if cell['seeds'] == 1 else 's'}"
+    if cell["seeds"] == cell["trials"]:
+        return seeds
+    return f"{cell['seeds']} of {cell['trials']} seeds; {_absent(cell)}"
+
+
+def _absent(cell: Cell) -> str:
+    """`2 failed, 1 not run`"""
+    why: dict[str, int] = {}
+    for one in cell["absent"]:
+        why[one["why"]] = why.get(one["why"], 0) + 1
+    return ", ".join(f"{number} {reason}" for reason, number in why.items())
+
+
+def _published(cell: Cell) -> str:
+    known = cell["published"]
+    if not known:
+        return ""
+    spread = "" if known["std"] is None else f" ± {shown(known['std'], cell['metric'])}"
+    return shown(known["value"], cell["metric"]) + spread
+
+
+def _difference(cell: Cell) -> View | None:
+    if cell["difference"] is None:
+        return None
+    kind, sign, says = VERDICTS[cell["within"]]
+    return {"text": signed(cell["difference"], cell["metric"]), "kind": kind, "sign": sign, "says": says}
+
+
+def _tip(cell: Cell) -> str:
+    """The values of all seeds, and the interval of their mean."""
+    metric = cell["metric"]
+    values = ", ".join(f"seed {seed}: {shown(value, metric)}" for seed, value in cell["values"].items())
+    if not cell["interval"]:
+        return values
+    return f"{values}; 95 % bootstrap interval of the mean: {_interval(cell['interval'], metric)}"
+
+
+def _interval(ends: Sequence[float], metric: str) -> str:
+    return " to ".join(shown(end, metric) for end in ends) + unit(metric)

@@ -1,0 +1,161 @@
+"""From a document to what the template writes: every number as text, every figure as SVG."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from orchestrator.page.claims import claims_view, comparisons_view
+from orchestrator.page.curves import learning
+from orchestrator.page.document import Document
+from orchestrator.page.grouping import Group, Sweep
+from orchestrator.page.lines import lines
+from orchestrator.page.looks import looks
+from orchestrator.page.numbers import duration, shown, unit
+from orchestrator.page.strips import strips
+from orchestrator.page.table import table_view
+
+View = dict[str, Any]
+STATES = {
+    "done": "done",
+    "failed": "failed",
+    "stopped": "stopped early",
+    "missing": "missing",
+}
+
+
+def view_of(document: Document) -> View:
+    """What the template is given."""
+    names = [sweep["name"] for sweep in document["sweeps"]]
+    anchors = _anchors(names)
+    sweeps = [_sweep(sweep, anchor) for sweep, anchor in zip(document["sweeps"], anchors, strict=True)]
+    return {
+        "title": names[0] if len(names) == 1 else f"{len(names)} sweeps",
+        "made": _when(document["made"]),
+        "sweeps": sweeps,
+        "data": [_data(data) for data in document["data"]],
+        "provenance": _provenance(t for sweep in document["sweeps"] for t in sweep["trials"]),
+    }
+
+
+def _sweep(sweep: Sweep, anchor: str) -> View:
+    report = sweep["report"]
+    return {
+        "id": anchor,
+        "name": sweep["name"],
+        "question": sweep["question"],
+        "file": sweep["file"],
+        "counts": _counts(report["counts"]),
+        "table": table_view(report),
+        "claims": claims_view(report["claims"]),
+        "comparisons": comparisons_view(report["comparisons"]),
+        "figures": _figures(sweep),
+        "axes": [_axis(axis, sweep) for axis in sweep["axes"]],
+        "recipe": sweep["recipe"],
+        "notes": report["notes"],
+        "failures": [t for t in sweep["trials"] if t["state"] == "failed"],
+        "warnings": _warnings(sweep),
+        "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
+        "trial_axes": [axis["name"] for axis in sweep["axes"]],
+        "metric": sweep["metric"] + (f",{unit(sweep['metric'])}" if unit(sweep["metric"]) else ""),
+    }
+
+
+def _figures(sweep: Sweep) -> list[Group]:
+    found = (lines(sweep["report"]), strips(sweep["report"]), learning(sweep), *looks(sweep))
+    return [group for group in found if group is not None]
+
+
+def _counts(counts: Mapping[str, int]) -> View:
+    """How far it is, in words and as shares of a bar."""
+    total = counts["trials"] or 1
+    parts = [(state, counts[state]) for state in STATES if counts[state]]
+    words = ", ".join(f"{number} {STATES[state]}" for state, number in parts)
+    return {
+        "says": f"{counts['trials']} trials: {words}",
+        "bar": [(state, 100 * number / total) for state, number in parts],
+    }
+
+
+def _axis(axis: Mapping[str, Any], sweep: Sweep) -> View:
+    down, across = axis["name"] in sweep["row_axes"], axis["name"] == sweep["column_axis"]
+    return {**axis, "role": "rows" if down else "columns" if across else "repeats"}
+
+
+def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
+    """What trials gave as warnings: each text once, with the trials that gave it."""
+    by_text: dict[str, list[str]] = {}
+    for trial in sweep["trials"]:
+        for text in trial.get("warnings", ()):
+            by_text.setdefault(text, []).append(_name(trial))
+    return [(text, "; ".join(names)) for text, names in by_text.items()]
+
+
+def _name(trial: Mapping[str, Any]) -> str:
+    return ", ".join(f"{axis}={label}" for axis, label in trial["labels"].items())
+
+
+def _trial(trial: Mapping[str, Any], sweep: Sweep) -> View:
+    value = (trial.get("metrics") or {}).get(sweep["metric"])
+    return {
+        "labels": list(trial["labels"].values()),
+        "state": STATES[trial["state"]],
+        "value": "–" if value is None else shown(value, sweep["metric"]),
+        "seconds": "–" if trial.get("seconds") is None else f"{trial['seconds']:.0f}",
+        "device": trial.get("device") or "–",
+        "when": _when(trial["time"]) if trial.get("time") else "–",
+        "commit": trial.get("commit") or "–",
+        "key": trial["key"],
+    }
+
+
+def _data(data: Mapping[str, Any]) -> View:
+    made = _when(data["time"]) if data["time"] else ""
+    took = f"in {duration(data['seconds'])}" if data["seconds"] is not None else ""
+    return {**data, "made": " ".join(filter(None, (made, took)))}
+
+
+def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """With what, when and how long the finished trials ran; one that two sweeps share counts once."""
+    known = list({trial["key"]: trial for trial in trials if trial["state"] == "done"}.values())
+    if not known:
+        return []
+    seconds = [trial["seconds"] for trial in known if trial["seconds"] is not None]
+    times = sorted(trial["time"] for trial in known if trial["time"])
+    lines = [("trials", f"{len(known)}")]
+    if seconds:
+        middle = duration(statistics.median(seconds))
+        lines.append(("machine time", f"{sum(seconds) / 3600:.2f} hours, {middle} for a trial in the middle"))
+    if times:
+        lines.append(("finished", f"{_when(times[0])} to {_when(times[-1])}"))
+    for field in ("device", "precision", "threads", "commit", "python"):
+        lines += _counted(field, [str(trial[field]) for trial in known if trial[field] is not None])
+    packages = dict.fromkeys(name for trial in known for name in trial["versions"] or ())
+    for name in packages:
+        lines += _counted(name, [t["versions"][name] for t in known if name in (t["versions"] or {})])
+    return lines
+
+
+def _counted(name: str, values: Sequence[str]) -> list[tuple[str, str]]:
+    """`cpu`, or `cpu (12), NVIDIA H200 (4)`."""
+    counts = Counter(values)
+    if len(counts) < 2:
+        return [(name, value) for value in counts]
+    return [(name, ", ".join(f"{value} ({number})" for value, number in counts.items()))]
+
+
+def _when(time: str) -> str:
+    """`2026-11-25 04:59 UTC`"""
+    return time[:16].replace("T", " ") + " UTC"
+
+
+def _anchors(names: Sequence[str]) -> list[str]:
+    """An id for each sweep, all different."""
+    made: list[str] = []
+    for name in names:
+        plain = "sweep-" + re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()
+        made.append(plain if plain not in made else f"{plain}-{len(made)}")
+    return made

@@ -1,0 +1,32 @@
+"""Reports of sweeps, from the ledger on disk: mean ± std over seeds, beside published figures.
+
+Imports nothing heavy, so that a look at a sweep is instant.
+"""
+
+from orchestrator.report.comma_separated import comma_separated
+from orchestrator.report.error import ReportError
+from orchestrator.report.latex import latex
+from orchestrator.report.markdown import markdown, sheet_markdown
+from orchestrator.report.sheet import Sheet, as_json, make_sheet
+from orchestrator.report.table import Cell, Table, summarised, tabulate
+from orchestrator.report.wording import caption, published, shown, source, text
+
+__all__ = [
+    "Cell",
+    "ReportError",
+    "Sheet",
+    "Table",
+    "as_json",
+    "caption",
+    "comma_separated",
+    "latex",
+    "make_sheet",
+    "markdown",
+    "published",
+    "sheet_markdown",
+    "shown",
+    "source",
+    "summarised",
+    "tabulate",
+    "text",
+]

@@ -1,0 +1,171 @@
+"""Whether what a sweep is run to see is seen: at each point one side lower than the other, by how much, and
+how many seeds agree. Numbers are in the metric's own unit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, Literal
+
+from orchestrator.report.reference import known
+from orchestrator.report.table import METRIC, Cell, Table, axes_of, scale
+from orchestrator.standing import Standing
+
+Holds = Literal["holds", "does not hold", "not known yet"]
+Labels = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a claim at a point: a cell, or a number that somebody wrote."""
+
+    name: str
+    mean: float | None
+    std: float | None = None
+    seeds: int = 0
+    trials: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A claim at one point of the axes that it walks. `agree` of `pairs` seeds have it as the claim does."""
+
+    at: Labels
+    lower: Side
+    higher: Side
+    metric: str
+    holds: bool | None
+    agree: int
+    pairs: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether no trial of it is missing."""
+        return all(side.seeds == side.trials for side in (self.lower, self.higher))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What has become of a claim. `why` says why nothing can be known of it, if the sweep lacks what it
+    names."""
+
+    says: str
+    verdict: Holds
+    margin: float  # in the unit that is shown
+    points: tuple[Point, ...] = field(default_factory=tuple)
+    why: str | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether no trial of it is missing."""
+        return bool(self.points) and all(point.complete for point in self.points)
+
+
+def verdicts(standing: Standing, table: Table) -> tuple[Verdict, ...]:
+    """What has become of the claims of a sweep, in their order."""
+    claims = standing.outline.report.get("claims") or ()
+    return tuple(_verdict(claim, _Grid(standing, table)) for claim in claims)
+
+
+class _Grid:
+    """The cells of a table by the labels of their axes."""
+
+    def __init__(self, standing: Standing, table: Table) -> None:
+        rows, column = axes_of(standing.outline)
+        metrics = table.metrics or {table.metric: table.metric}
+        self.metrics = metrics
+        self.axes = [axis for axis in (*rows, column) if axis is not None]
+        if METRIC not in self.axes and len(metrics) > 1:
+            self.axes.append(METRIC)
+        names = {metric: label for label, metric in metrics.items()}
+        self.cells = {self._place({**c.labels, METRIC: names[c.metric]}): c for c in table.cells.values()}
+        places = list(self.cells)
+        self.labels = {a: list(dict.fromkeys(p[i] for p in places)) for i, a in enumerate(self.axes)}
+
+    def _place(self, labels: Labels) -> tuple[str, ...]:
+        return tuple(labels.get(axis, "") for axis in self.axes)
+
+    def cell(self, labels: Labels) -> Cell | None:
+        return self.cells.get(self._place(labels))
+
+    def walked(self, named: set[str], where: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+        axes = [axis for axis in self.axes if axis not in named]
+        for labels in product(*(where.get(axis) or self.labels[axis] for axis in axes)):
+            yield dict(zip(axes, labels, strict=True))
+
+
+def _verdict(claim: Mapping[str, Any], grid: _Grid) -> Verdict:
+    says, margin = claim["says"], float(claim.get("margin", 0))
+    why = _problem(claim, grid)
+    if why is not None:
+        return Verdict(says, "not known yet", margin, why=why)
+    named = {axis for side in _sides(claim) for axis in side}
+    found = (_point(claim, at, grid, margin) for at in grid.walked(named, claim.get("where") or {}))
+    points = tuple(point for point in found if point is not None)
+    held = {point.holds for point in points}
+    if not points:
+        return Verdict(says, "not known yet", margin, why="the sweep has no two cells that it compares")
+    verdict: Holds = "does not hold" if False in held else "not known yet" if None in held else "holds"
+    return Verdict(says, verdict, margin, points)
+
+
+def _sides(claim: Mapping[str, Any]) -> list[Labels]:
+    """The sides that name cells."""
+    return [claim[name] for name in ("lower", "higher") if isinstance(claim[name], Mapping)]
+
+
+def _problem(claim: Mapping[str, Any], grid: _Grid) -> str | None:
+    """What the claim names that the sweep has not, or None."""
+    sides, where = _sides(claim), claim.get("where") or {}
+    named = [*((a, label) for side in sides for a, label in side.items())]
+    named += [(axis, label) for axis, labels in where.items() for label in labels]
+    for axis, label in named:
+        if axis not in grid.labels:
+            return f"no axis {axis!r}; {known('axis', axis, grid.labels)}"
+        if label not in grid.labels[axis]:
+            return f"no {axis}={label}; {known('label', label, grid.labels[axis])}"
+    if len(sides) == 2 and (odd := set(sides[0]) ^ set(sides[1])):
+        return f"lower and higher have to name the same axes; only one of them names {', '.join(sorted(odd))}"
+    if twice := {axis for axis, _ in named if axis in where and any(axis in side for side in sides)}:
+        return f"where names {', '.join(sorted(twice))}, which lower or higher names too"
+    return None if sides else "lower and higher are both numbers; let one name a cell"
+
+
+def _point(claim: Mapping[str, Any], at: Labels, grid: _Grid, margin: float) -> Point | None:
+    """The claim at one point; None where the sweep leaves a cell out."""
+    chosen = [claim[name] for name in ("lower", "higher")]
+    cells = [grid.cell({**at, **side}) if isinstance(side, Mapping) else None for side in chosen]
+    if any(cell is None and isinstance(side, Mapping) for cell, side in zip(cells, chosen, strict=True)):
+        return None
+    metric = next(cell.metric for cell in cells if cell is not None)
+    unit = scale(metric)
+    low, high = (_side(side, cell, unit) for side, cell in zip(chosen, cells, strict=True))
+    if low.mean is None or high.mean is None:
+        return Point(at, low, high, metric, None, 0, 0)
+    gap = margin / unit
+    pairs = _pairs(cells[0], cells[1], low.mean, high.mean)
+    agree = sum(_less(a + gap, b) for a, b in pairs)
+    return Point(at, low, high, metric, _less(low.mean + gap, high.mean), agree, len(pairs))
+
+
+def _less(a: float, b: float) -> bool:
+    """Whether a is below b by more than sums of decimal fractions err."""
+    return a < b - 1e-9 * max(1.0, abs(b))
+
+
+def _side(side: Labels | float, cell: Cell | None, unit: int) -> Side:
+    if cell is None:
+        assert not isinstance(side, Mapping)
+        return Side("", float(side) / unit)
+    assert isinstance(side, Mapping)
+    return Side(", ".join(side.values()), cell.mean, cell.std, cell.seeds, cell.trials)
+
+
+def _pairs(low: Cell | None, high: Cell | None, number: float, other: float) -> list[tuple[float, float]]:
+    """The values of both sides by seed; a number stands beside every seed."""
+    if low is None or high is None:
+        cell = low or high
+        assert cell is not None
+        return [(number, value) if low is None else (value, other) for value in cell.values.values()]
+    return [(low.values[seed], high.values[seed]) for seed in low.values if seed in high.values]

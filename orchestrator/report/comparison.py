@@ -1,0 +1,89 @@
+"""Two columns side by side: the difference that a row makes, seed by seed, and all rows together."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from orchestrator.report.error import ReportError
+from orchestrator.report.reference import known
+from orchestrator.report.statistics import sign_flip_p, smallest_p, t_interval
+from orchestrator.report.table import Cell, Table
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Second minus first over pairs: mean, 95 % interval by Student's t, exact p of flipped signs. Trials of
+    one seed are a pair; of `row` None rows are, each by its mean. In the unit of `metric`."""
+
+    row: str | None
+    metric: str
+    pairs: int
+    mean: float | None = None
+    interval: tuple[float, float] | None = None  # None of fewer than two pairs
+    p: float | None = None
+
+    @property
+    def smallest_p(self) -> float:
+        """The least p that so few pairs can have."""
+        return smallest_p(self.pairs)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two columns, row by row, and over rows if there are several of one unit."""
+
+    first: str
+    second: str
+    rows: tuple[Difference, ...]
+    overall: Difference | None
+
+
+def compare(table: Table, first: str, second: str) -> Comparison:
+    """Compare two columns by their labels. Raises ReportError if one is not there, or both are the same."""
+    for column in (first, second):
+        if column not in table.columns:
+            raise ReportError(f"compare: no column {column!r}; {known('column', column, table.columns)}")
+    if first == second:
+        raise ReportError(f"compare: {first!r} is on both sides; write two different columns")
+    rows = []
+    for row in table.rows:
+        cells = [table.cells.get((row, column)) for column in (first, second)]
+        if cells[0] is not None and cells[1] is not None and cells[0].scale == cells[1].scale:
+            rows.append(_of_cells(row, cells[0], cells[1]))
+    return Comparison(first, second, tuple(rows), _over(rows))
+
+
+def pair(text: str, table: Table) -> tuple[str, str]:
+    """The two columns that `A,B` names; a label may hold commas itself. Raises ReportError."""
+    parts = text.split(",")
+    for i in range(1, len(parts)):
+        first, second = ",".join(parts[:i]).strip(), ",".join(parts[i:]).strip()
+        if first in table.columns and second in table.columns:
+            return first, second
+    if len(parts) == 1:
+        raise ReportError(f"--compare: {text!r} is one column; write two, as in --compare em,ops")
+    unknown = next((p.strip() for p in parts if p.strip() not in table.columns), text)
+    raise ReportError(f"--compare: no column {unknown!r}; {known('column', unknown, table.columns)}")
+
+
+def difference(row: str | None, metric: str, differences: list[float]) -> Difference:
+    """What paired differences say."""
+    if not differences:
+        return Difference(row, metric, 0)
+    interval = t_interval(differences) if len(differences) > 1 else None
+    mean = statistics.fmean(differences)
+    return Difference(row, metric, len(differences), mean, interval, sign_flip_p(differences))
+
+
+def _of_cells(row: str, first: Cell, second: Cell) -> Difference:
+    shared = [seed for seed in first.values if seed in second.values]
+    return difference(row, first.metric, [second.values[seed] - first.values[seed] for seed in shared])
+
+
+def _over(rows: list[Difference]) -> Difference | None:
+    """All rows together; each counts once, however many seeds it has."""
+    means = [row.mean for row in rows if row.mean is not None]
+    if len(rows) < 2 or len({row.metric.endswith("acc") for row in rows}) > 1:
+        return None
+    return difference(None, rows[0].metric, means)

@@ -1,0 +1,124 @@
+"""A report as LaTeX: tables in the manner of booktabs, published figures in a line of their own below ours.
+
+It needs `\\usepackage{booktabs}` and an engine that reads UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.report import lines
+from orchestrator.report.comparison import Comparison, Difference
+from orchestrator.report.sheet import Sheet
+from orchestrator.report.table import Cell, Table
+from orchestrator.report.wording import caption, number, published, source, text
+
+SPELT = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\ensuremath{<}",
+    ">": r"\ensuremath{>}",
+    "|": r"\ensuremath{|}",
+    "±": r"\ensuremath{\pm}",
+    "≠": r"\ensuremath{\neq}",
+    "≤": r"\ensuremath{\leq}",
+    "≥": r"\ensuremath{\geq}",
+    "×": r"\ensuremath{\times}",
+    "∞": r"\ensuremath{\infty}",
+    "ℓ": r"\ensuremath{\ell}",
+    "ε": r"\ensuremath{\varepsilon}",
+    "−": r"\ensuremath{-}",
+    "–": "--",
+    "²": r"\ensuremath{^2}",
+    **{char: f"\\{char}" for char in "&%$#_"},
+}
+
+
+def latex(sheet: Sheet) -> str:
+    """The table, its comparisons and its claims, to be input into a document."""
+    parts = [table_latex(sheet.table), *(_compared(sheet.table, one) for one in sheet.comparisons)]
+    if missing := lines.missing(sheet.standing, sheet.table):
+        parts.append(_list(missing))
+    if sheet.claims:
+        parts.append(_list([line for one in sheet.claims for line in lines.claim(one)]))
+    if sheet.notes:
+        parts.append(_list([f"note: {note}" for note in sheet.notes]))
+    return "\n".join(parts)
+
+
+def table_latex(table: Table) -> str:
+    """The table alone, as a float with caption and label."""
+    head = [" / ".join(table.row_axes) or "sweep", *table.columns]
+    body = []
+    for row in table.rows:
+        cells = [table.cells.get((row, column)) for column in table.columns]
+        body.append([row, *(text(table, row, column) for column in table.columns)])
+        if any(cell is not None and cell.published for cell in cells):
+            body.append(["", *(_published(cell) for cell in cells)])
+    said = "; ".join([caption(table), *([source(table) or ""] if source(table) else [])])
+    return _float(f"{table.question} {said}.", f"tab:{table.name}", head, body)
+
+
+def escaped(words: str) -> str:
+    """Words as LaTeX prints them."""
+    return "".join(SPELT.get(char, char) for char in words)
+
+
+def _float(title: str, label: str, head: list[str], body: list[list[str]]) -> str:
+    told = [
+        r"\begin{table}",
+        r"\centering",
+        f"\\caption{{{escaped(title)}}}",
+        f"\\label{{{re.sub(r'[^A-Za-z0-9:.-]', '-', label)}}}",
+        f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
+        r"\toprule",
+        _row(head),
+        r"\midrule",
+        *(_row(cells) for cells in body),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(told) + "\n"
+
+
+def _row(cells: list[str]) -> str:
+    """A line of a table, with minuses for hyphens; braces keep a first `[` from being read as an option of
+    the line before."""
+    told = [escaped(re.sub(r"(?<!\w)-(?=\d)", "−", cell)) for cell in cells]
+    return " & ".join(f"{{{cell}}}" if cell.startswith("[") else cell for cell in told) + r" \\"
+
+
+def _published(cell: Cell | None) -> str:
+    return f"({published(cell)})" if cell is not None and cell.published else ""
+
+
+def _compared(table: Table, one: Comparison) -> str:
+    head = [" / ".join(table.row_axes) or "sweep", f"{one.second} minus {one.first}", "95 %", "p", "pairs"]
+    rows = [*one.rows, *([one.overall] if one.overall else [])]
+    title = (
+        f"{table.name}: {one.second} minus {one.first}, seed by seed: mean, 95 % interval by Student's t, "
+        "p of flipped signs."
+    )
+    label = f"tab:{table.name}:{one.first}:{one.second}"
+    return _float(title, label, head, [_difference(row) for row in rows])
+
+
+def _difference(one: Difference) -> list[str]:
+    name = "over rows" if one.row is None else one.row
+    if one.mean is None:
+        return [name, "-", "-", "-", "0"]
+    ends = [number(end, one.metric, signed=True) for end in one.interval or ()]
+    mean = number(one.mean, one.metric, signed=True)
+    return [name, mean, " to ".join(ends) or "-", f"{one.p:.2g}", str(one.pairs)]
+
+
+def _list(told: list[str]) -> str:
+    """Lines as a list; those that are indented follow on the line that they belong to."""
+    items = [
+        f"\\item {{}}{escaped(line)}" if line[0] != " " else f"\\\\ {{}}{escaped(line)}" for line in told
+    ]
+    return "\n".join([r"\begin{itemize}", *items, r"\end{itemize}"]) + "\n"

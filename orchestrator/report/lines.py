@@ -1,0 +1,107 @@
+"""What stands below a table, line by line: what is missing, how columns compare, what became of claims."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from orchestrator.report.claims import Point, Side, Verdict
+from orchestrator.report.comparison import Comparison, Difference
+from orchestrator.report.statistics import smallest_p
+from orchestrator.report.table import Table, scale
+from orchestrator.report.wording import number, spread
+from orchestrator.standing import Standing
+
+MOST = 8  # failures, or points of a claim that hold, that are told one by one
+
+
+def missing(standing: Standing, table: Table) -> list[str]:
+    """What the sweep lacks; nothing if every trial is done and has its numbers."""
+    failed = standing.failed()
+    lines = [f"{len(failed)} failed; opsctl status says more:"] if failed else []
+    for entry, record in failed[:MOST]:
+        first = str(record.get("error", "")).strip().partition("\n")[0]
+        kind = f"{record['kind']}: " if record.get("kind") else ""
+        lines.append(f"  {entry.name}: {kind}{first}")
+    if len(failed) > MOST:
+        lines.append(f"  ... and {len(failed) - MOST} more")
+    if standing.stopped:
+        lines.append(f"{len(standing.stopped)} stopped early, and in no mean")
+    if standing.missing:
+        trained = f" ({len(standing.trained)} trained, and without their looks)" if standing.trained else ""
+        lines.append(f"{standing.missing} of {standing.total} trials not run yet{trained}")
+    lacking = Counter(
+        cell.metric for cell in table.cells.values() for one in cell.absent if one.why == "no value"
+    )
+    return lines + [f"{n} finished trials have no {metric}" for metric, n in lacking.items()]
+
+
+def comparison(found: Comparison) -> list[str]:
+    """A heading and a line per row, and one over all rows."""
+    differences = [*found.rows, *([found.overall] if found.overall else [])]
+    few = max((one.pairs for one in found.rows), default=0)
+    if not few:
+        return [f"{found.second} minus {found.first}: no seed has both yet"]
+    lines = [f"{found.second} minus {found.first}, each row by itself:"]
+    lines += [f"  {one.row if one.row is not None else 'over rows'}: {change(one)}" for one in differences]
+    if smallest_p(few) > 0.05:
+        lines.append(f"  of {few} pairs p is {smallest_p(few):g} at least, whatever they are")
+    return lines
+
+
+def change(one: Difference) -> str:
+    """`-3.10, 95 % from -4.20 to -2.00, p = 0.25 (3 pairs)`"""
+    if one.mean is None:
+        return "no seed has both"
+    points = " points" if scale(one.metric) == 100 else ""
+    told = [number(one.mean, one.metric, signed=True) + points]
+    if one.interval is not None:
+        low, high = (number(end, one.metric, signed=True) for end in one.interval)
+        told.append(f"95 % from {low} to {high}")
+    told.append(f"p = {one.p:.2g}")
+    what = "row" if one.row is None else "pair"
+    return f"{', '.join(told)} ({one.pairs} {what}{'' if one.pairs == 1 else 's'})"
+
+
+def claim(found: Verdict) -> list[str]:
+    """`holds: one pixel beats noise (6 of 6 points, 18 of 18 seeds)`, then its points, those that do not hold
+    first."""
+    if found.why is not None:
+        return [f"{found.verdict}: {found.says} ({found.why})"]
+    held, seeds = [point for point in found.points if point.holds], sum(p.pairs for p in found.points)
+    so_far = "" if found.complete or found.verdict == "not known yet" else " so far"
+    told = [f"{len(held)} of {len(found.points)} points"] if len(found.points) > 1 else []
+    told += [f"{sum(p.agree for p in found.points)} of {seeds} seeds"] if seeds else []
+    lines = [f"{found.verdict}{so_far}: {found.says}" + (f" ({', '.join(told)})" if told else "")]
+    lines += [f"  {at_point(p, found.margin)}" for p in found.points if not p.holds]
+    lines += [f"  {at_point(p, found.margin)}" for p in held[:MOST]]
+    return [*lines, *([f"  ... and {len(held) - MOST} more that hold"] if len(held) > MOST else [])]
+
+
+def at_point(point: Point, margin: float = 0.0) -> str:
+    """`LeNet-5: ops 22.19 ± 0.31 (3) < em 26.98 ± 0.20 (3), 3 of 3 seeds agree`"""
+    where = f"{', '.join(point.at.values())}: " if point.at else ""
+    sign = {True: "<", False: "not <", None: "?"}[point.holds]
+    gap = f" + {margin:g}" if margin else ""
+    sides = f"{_side(point.lower, point.metric)}{gap} {sign} {_side(point.higher, point.metric)}"
+    return f"{where}{sides}" + (f", {point.agree} of {point.pairs} seeds agree" if point.pairs else "")
+
+
+def _side(side: Side, metric: str) -> str:
+    if not side.trials:
+        assert side.mean is not None
+        return f"{side.mean * scale(metric):g}"
+    value = "-" if side.mean is None else spread(side.mean, side.std, metric)
+    count = side.seeds if side.seeds == side.trials else f"{side.seeds} of {side.trials}"
+    return f"{side.name} {value} ({count})"
+
+
+def counts(standing: Standing) -> Mapping[str, int]:
+    """How many trials are done, failed, stopped, missing, and how many there are."""
+    return {
+        "trials": standing.total,
+        "done": len(standing.results),
+        "failed": len(standing.failures),
+        "stopped": len(standing.stopped),
+        "missing": standing.missing,
+    }

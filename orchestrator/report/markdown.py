@@ -1,0 +1,73 @@
+"""A report as Markdown, as GitHub shows it."""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.report import lines
+from orchestrator.report.comparison import Comparison, Difference
+from orchestrator.report.sheet import Sheet
+from orchestrator.report.table import Table
+from orchestrator.report.wording import caption, number, published, source, text
+
+
+def markdown(table: Table) -> str:
+    """The table, and what its numbers are."""
+    head = [" / ".join(table.row_axes) or "sweep", *table.columns]
+    told = [_row(head), _row(["---", *("---:" for _ in table.columns)])]
+    for row in table.rows:
+        told.append(_row([row, *(_cell(table, row, column) for column in table.columns)]))
+    said = [caption(table), *([source(table) or ""] if source(table) else [])]
+    return (
+        f"**{_escaped(table.name)}**: {_escaped(table.question)}\n\n"
+        + "\n".join(told)
+        + f"\n\n{_escaped('; '.join(said))}\n"
+    )
+
+
+def sheet_markdown(sheet: Sheet) -> str:
+    """The table, what is missing from it, its comparisons and its claims."""
+    parts = [markdown(sheet.table)]
+    if missing := lines.missing(sheet.standing, sheet.table):
+        parts.append(_list(missing))
+    parts += [_compared(one) for one in sheet.comparisons]
+    if sheet.claims:
+        parts.append("".join(_list(lines.claim(one)) for one in sheet.claims))
+    parts += [f"note: {_escaped(note)}\n" for note in sheet.notes]
+    return "\n".join(parts)
+
+
+def _compared(one: Comparison) -> str:
+    head = ["", f"{one.second} minus {one.first}", "95 % (t)", "p (signs flipped)", "pairs"]
+    told = [_row(head), _row(["---", *("---:" for _ in head[1:])])]
+    told += [_difference(row) for row in (*one.rows, *([one.overall] if one.overall else []))]
+    return "\n".join(told) + "\n"
+
+
+def _difference(one: Difference) -> str:
+    name = "over rows" if one.row is None else one.row
+    if one.mean is None:
+        return _row([name, "-", "-", "-", "0"])
+    ends = [number(end, one.metric, signed=True) for end in one.interval or ()]
+    mean = number(one.mean, one.metric, signed=True)
+    return _row([name, mean, " to ".join(ends) or "-", f"{one.p:.2g}", str(one.pairs)])
+
+
+def _cell(table: Table, row: str, column: str) -> str:
+    cell = table.cells.get((row, column))
+    beside = f" ({published(cell)})" if cell is not None and cell.published else ""
+    return text(table, row, column) + beside
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(_escaped(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _list(told: list[str]) -> str:
+    """Lines as a list; those that are indented are a list in it."""
+    return "".join(f"{'  ' * line.startswith('  ')}- {_escaped(line.strip())}\n" for line in told)
+
+
+def _escaped(words: str) -> str:
+    """Words that Markdown would read as emphasis, code, a link or a tag, as they are."""
+    return re.sub(r"([\\`*\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", words)

@@ -1,0 +1,116 @@
+"""A sweep's report as one thing: its standing, its table, and all that is said of the table. Whatever writes
+reports begins here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.report.claims import Verdict, verdicts
+from orchestrator.report.comparison import Comparison, Difference, compare, pair
+from orchestrator.report.error import ReportError
+from orchestrator.report.lines import counts
+from orchestrator.report.reference import Reference, find
+from orchestrator.report.table import Cell, Table, scale, tabulate
+from orchestrator.report.wording import caption, source
+from orchestrator.standing import Standing
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """One sweep's report. `file` is the sweep's; `notes` say what could not be made of it, and why."""
+
+    file: str
+    standing: Standing
+    table: Table
+    comparisons: tuple[Comparison, ...] = ()
+    claims: tuple[Verdict, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> Reference | None:
+        return self.table.reference
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as JSON holds it: numbers in the metric's own unit (`scale` times that is shown), None
+        where nothing is known."""
+        return {
+            **table_as_json(self.table),
+            "file": self.file,
+            "counts": dict(counts(self.standing)),
+            "comparisons": [_comparison(one) for one in self.comparisons],
+            "claims": [_verdict(one) for one in self.claims],
+            "notes": list(self.notes),
+        }
+
+
+def make_sheet(standing: Standing, file: Path, asked: Sequence[str] = (), *, strict: bool = True) -> Sheet:
+    """The report of a sweep whose file is `file`, with comparisons that are `asked` for, `em,ops`, besides
+    the sweep's own.
+
+    ReportError for columns that are not there, and for published figures that cannot be found; if not
+    `strict`, which a sweep's end is not, the latter is a note.
+    """
+    reference, notes = _reference(standing, file, strict=strict)
+    table = tabulate(standing, reference)
+    wanted = [pair(text, table) for text in asked]
+    for first, second in standing.outline.report.get("compare") or ():
+        if absent := [column for column in (first, second) if column not in table.columns]:
+            notes.append(f"compare: {first}, {second}: the sweep has no column {' and no '.join(absent)}")
+        else:
+            wanted.append((first, second))
+    comparisons = tuple(compare(table, *columns) for columns in dict.fromkeys(wanted))
+    return Sheet(str(file), standing, table, comparisons, verdicts(standing, table), tuple(notes))
+
+
+def as_json(sheets: Sequence[Sheet]) -> str:
+    """Reports as JSON: of one sweep an object, of several a list of them."""
+    told = [sheet.as_json() for sheet in sheets]
+    return json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False) + "\n"
+
+
+def _reference(standing: Standing, file: Path, *, strict: bool) -> tuple[Reference | None, list[str]]:
+    name = standing.outline.report.get("reference")
+    if not name:
+        return None, []
+    try:
+        return find(name, file), []
+    except ReportError as error:
+        if strict:
+            raise
+        return None, [str(error)]
+
+
+def table_as_json(table: Table) -> dict[str, Any]:
+    """A table as JSON holds it, with its cells in the order of the grid."""
+    names = ("name", "question", "metric", "row_axes", "column_axis", "rows", "columns")
+    told: dict[str, Any] = {name: getattr(table, name) for name in names}
+    reference = None
+    if table.reference is not None:
+        reference = {name: getattr(table.reference, name) for name in ("name", "source", "metric")}
+    told |= {"metrics": dict(table.metrics), "caption": caption(table), "source": source(table)}
+    return told | {"reference": reference, "cells": [_cell(cell) for cell in table.cells.values()]}
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    computed = ("scale", "difference", "within", "interval")
+    return asdict(cell) | {name: getattr(cell, name) for name in computed}
+
+
+def _comparison(one: Comparison) -> dict[str, Any]:
+    return asdict(one) | {
+        "rows": [_difference(row) for row in one.rows],
+        "overall": None if one.overall is None else _difference(one.overall),
+    }
+
+
+def _difference(one: Difference) -> dict[str, Any]:
+    return asdict(one) | {"smallest_p": one.smallest_p, "scale": scale(one.metric)}
+
+
+def _verdict(one: Verdict) -> dict[str, Any]:
+    points = [asdict(point) | {"scale": scale(point.metric)} for point in one.points]
+    return asdict(one) | {"points": points, "complete": one.complete}

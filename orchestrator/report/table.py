@@ -1,0 +1,182 @@
+"""The table of a sweep: what its finished trials say of each cell, what is missing and why, and the published
+figure beside it. Every number is in the metric's own unit, a share for an accuracy."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+from orchestrator.outline import Entry, Outline
+from orchestrator.report.reference import Published, Reference
+from orchestrator.report.statistics import bootstrap_interval
+from orchestrator.standing import Standing
+
+METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A trial that gives its cell no value. `kind` is whose fault a failure was, `error` its first line."""
+
+    seed: str
+    key: str
+    why: Literal["failed", "stopped", "not run", "no value"]
+    kind: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: what its finished trials say, and how many there should be. `std` is the sample's, with n -
+    1. `values` are by the label of the seed, `labels` those of the other axes."""
+
+    row: str
+    column: str
+    mean: float | None
+    std: float | None
+    seeds: int
+    trials: int
+    failed: int
+    stopped: int  # by a scheduler: in no mean
+    metric: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, float] = field(default_factory=dict)
+    absent: tuple[Absent, ...] = ()
+    published: Published | None = None
+
+    @property
+    def scale(self) -> int:
+        """What a number is multiplied by to be shown: an accuracy is shown in percent."""
+        return scale(self.metric)
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published figure."""
+        known = self.mean is not None and self.published is not None
+        return self.mean - self.published.value if known else None  # type: ignore[operator, union-attr]
+
+    @property
+    def within(self) -> bool | None:
+        """Whether ours and the published figure differ by no more than two standard deviations, of ours and,
+        where there is one, the published together; None with fewer than two seeds."""
+        if self.difference is None or self.std is None:
+            return None
+        spread = float(self.std**2 + ((self.published and self.published.std) or 0) ** 2) ** 0.5
+        return abs(self.difference) <= 2 * spread
+
+    @cached_property
+    def interval(self) -> tuple[float, float] | None:
+        """A 95 % bootstrap interval of the mean; None with fewer than two seeds."""
+        return bootstrap_interval(list(self.values.values())) if self.seeds > 1 else None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells by row and column, in the order of the grid."""
+
+    name: str
+    question: str
+    metric: str
+    row_axes: tuple[str, ...]
+    column_axis: str | None
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: dict[tuple[str, str], Cell]
+    metrics: Mapping[str, str] = field(default_factory=dict)  # by label, of a report with several
+    reference: Reference | None = None
+
+    @property
+    def seeds(self) -> int | None:
+        """How many trials every cell has, if all have as many."""
+        counts = {cell.trials for cell in self.cells.values()}
+        return counts.pop() if len(counts) == 1 else None
+
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """The names of its metrics."""
+        return tuple(self.metrics.values()) or (self.metric,)
+
+
+def scale(metric: str) -> int:
+    """100 for an accuracy, which is shown in percent, else 1."""
+    return 100 if metric.endswith("acc") else 1
+
+
+def axes_of(outline: Outline) -> tuple[tuple[str, ...], str | None]:
+    """The axes down and the axis across. Several metrics are an axis too: where the sweep says, else across,
+    or down if something is across already."""
+    rows, column = outline.row_axes, outline.column_axis
+    if not outline.report.get("metrics") or METRIC in (*rows, column):
+        return rows, column
+    return (rows, METRIC) if column is None else ((*rows, METRIC), column)
+
+
+def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
+    """The sweep's table as far as it is done, beside published figures if there are any."""
+    outline = standing.outline
+    row_axes, column_axis = axes_of(outline)
+    metrics = outline.report.get("metrics") or {}
+    groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
+    for entry in outline.entries:
+        for label, metric in metrics.items() or [(outline.metric, outline.metric)]:
+            labels = {**entry.labels, METRIC: label}
+            row = ", ".join(labels[axis] for axis in row_axes) or outline.name
+            column = labels[column_axis] if column_axis else metric
+            groups.setdefault((row, column), (metric, []))[1].append(entry)
+    rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
+    cells = {}
+    for (row, column), (metric, entries) in groups.items():
+        only = len(columns) == 1
+        found = reference.beside(row, column, metric, only_column=only) if reference else None
+        cells[row, column] = summarised(row, column, entries, standing, metric, found)
+    axes = (row_axes, column_axis)
+    words = (outline.name, outline.question, outline.metric)
+    return Table(*words, *axes, rows, columns, cells, metrics, reference)
+
+
+def summarised(
+    row: str,
+    column: str,
+    entries: list[Entry],
+    standing: Standing,
+    metric: str | None = None,
+    published: Published | None = None,
+) -> Cell:
+    """What has become of the trials of one cell; `metric` is the sweep's by default."""
+    outline = standing.outline
+    metric = metric or outline.metric
+    shown = {*outline.row_axes, outline.column_axis}
+    values, absent = {}, []
+    for entry in entries:
+        seed = _seed({axis: label for axis, label in entry.labels.items() if axis not in shown})
+        value = standing.results.get(entry.key, {}).get("metrics", {}).get(metric)
+        if value is None:
+            absent.append(_absent(seed, entry.key, standing))
+        else:
+            values[seed] = value
+    failed, stopped = (sum(one.why == why for one in absent) for why in ("failed", "stopped"))
+    mean = statistics.fmean(values.values()) if values else None
+    std = statistics.stdev(values.values()) if len(values) > 1 else None
+    labels = {axis: label for axis, label in entries[0].labels.items() if axis in shown}
+    counts = (len(values), len(entries), failed, stopped)
+    return Cell(row, column, mean, std, *counts, metric, labels, values, tuple(absent), published)
+
+
+def _seed(labels: Mapping[str, str]) -> str:
+    """`0`, or `seed=0, data.seed=1` where several axes repeat."""
+    if len(labels) == 1:
+        return next(iter(labels.values()))
+    return ", ".join(f"{axis}={label}" for axis, label in labels.items())
+
+
+def _absent(seed: str, key: str, standing: Standing) -> Absent:
+    if key in standing.failures:
+        record = standing.failures[key]
+        error = str(record.get("error", "")).strip().partition("\n")[0]
+        return Absent(seed, key, "failed", record.get("kind"), error)
+    if key in standing.stopped:
+        return Absent(seed, key, "stopped")
+    return Absent(seed, key, "no value" if key in standing.results else "not run")

@@ -1,0 +1,68 @@
+"""Numbers of a report in words, the same wherever they are read."""
+
+from __future__ import annotations
+
+from orchestrator.report.table import Cell, Table, scale
+
+SIGNS = {True: "=", False: "≠", None: "?"}  # of the published figure: within two std, outside, not known
+
+
+def text(table: Table, row: str, column: str) -> str:
+    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and `(1 of 3, 2
+    stopped)` if a scheduler ended some."""
+    cell = table.cells.get((row, column))
+    return "" if cell is None else shown(cell, cell.metric, table.seeds)
+
+
+def shown(cell: Cell, metric: str, seeds: int | None) -> str:
+    """A cell in words; `seeds` is how many trials all cells have, which goes without saying."""
+    stopped = [f"{cell.stopped} stopped"] if cell.stopped else []
+    if cell.mean is None:
+        return ", ".join([*([f"{cell.failed} failed"] if cell.failed else []), *stopped]) or "-"
+    value = spread(cell.mean, cell.std, metric)
+    if cell.seeds == seeds:
+        return value
+    count = str(cell.seeds) if cell.seeds == cell.trials else f"{cell.seeds} of {cell.trials}"
+    return f"{value} ({', '.join([count, *stopped])})"
+
+
+def spread(mean: float, std: float | None, metric: str) -> str:
+    """`97.84 ± 0.31`, or `97.84` where there is no deviation."""
+    return number(mean, metric) + ("" if std is None else f" ± {number(std, metric)}")
+
+
+def number(value: float, metric: str, *, signed: bool = False) -> str:
+    """Two decimals, of an accuracy in percent."""
+    rounded = round(value * scale(metric), 2) + 0.0  # no -0.00
+    return format(rounded, "+.2f" if signed else ".2f")
+
+
+def published(cell: Cell) -> str:
+    """`96.08 -0.42 ≠`: the published figure, ours minus it, and whether they agree; empty without one."""
+    if cell.published is None:
+        return ""
+    figure = spread(cell.published.value, cell.published.std, cell.metric)
+    if cell.difference is None:
+        return figure
+    return f"{figure} {number(cell.difference, cell.metric, signed=True)} {SIGNS[cell.within]}"
+
+
+def caption(table: Table) -> str:
+    """What the numbers are."""
+    metrics = list(dict.fromkeys(table.measured))
+    accuracies = [metric for metric in metrics if scale(metric) == 100]
+    unit = " in %" if len(accuracies) == len(metrics) else ", accuracies in %" if accuracies else ""
+    over = "(number of seeds)" if table.seeds is None else f"over {table.seeds} seeds"
+    seeds = f"mean ± std {over}" if table.seeds != 1 else "one seed"
+    return f"{', '.join(metrics)}{unit}, {seeds}"
+
+
+def source(table: Table, where: str = "in parentheses") -> str | None:
+    """What stands `where`, and where it is from; None if no cell has a published figure."""
+    if table.reference is None or not any(cell.published for cell in table.cells.values()):
+        return None
+    return (
+        f"{where}: as published ({table.reference.source}), ours minus that, and = if they differ by "
+        "at most 2 std (of our seeds, and of the published runs where these have one), ≠ if by more, "
+        "? with fewer than 2 seeds"
+    )

@@ -1,0 +1,92 @@
+"""Several sweeps together: a trial or a data set that several of them share counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from orchestrator.cells import digest
+from orchestrator.plan import Plan, Task
+from orchestrator.spec import TrialSpec
+from poisons import DataSpec
+from trainers.spec import flatten, identity
+
+
+@dataclass(frozen=True)
+class Union:
+    """The plans of several sweeps against one store."""
+
+    plans: tuple[Plan, ...]
+
+    @cached_property
+    def tasks(self) -> tuple[Task, ...]:
+        """Every trial once, in the order of the sweeps: as one sees it that would run it, if any would."""
+        found: dict[str, Task] = {}
+        for task in (task for plan in self.plans for task in plan.tasks):
+            if task.key not in found or (task.missing and not found[task.key].missing):
+                found[task.key] = task
+        return tuple(found.values())
+
+    @property
+    def points(self) -> int:
+        """How many points the grids have, shared ones counted in each."""
+        return sum(len(plan.tasks) for plan in self.plans)
+
+    @property
+    def shared(self) -> int:
+        """How many points are trials that an earlier sweep has too."""
+        return self.points - len(self.tasks)
+
+    @cached_property
+    def single_seed(self) -> int:
+        """How many trials there would be if each were trained with one seed."""
+        return len({_but_for_the_seed(task.trial) for task in self.tasks})
+
+    @cached_property
+    def most(self) -> int:
+        """How many trials may run: of a guided search, as many as it tries at most."""
+        guided = [plan for plan in self.plans if plan.most < len(plan.missing)]
+        sure = {task.key for plan in self.plans if plan not in guided for task in plan.missing}
+        return len(sure) + sum(min(p.most, len({t.key for t in p.missing} - sure)) for p in guided)
+
+    @property
+    def done(self) -> int:
+        return sum(task.done for task in self.tasks)
+
+    @cached_property
+    def whole(self) -> Plan:
+        """All of it as one plan, run as the first sweep is."""
+        first = self.plans[0]
+        ready = frozenset(name for plan in self.plans for name in plan.ready)
+        data = tuple(_each_once(spec for plan in self.plans for spec in plan.data))
+        return replace(first, tasks=self.tasks, data=data, ready=ready, version="")
+
+    def lines(self) -> list[str]:
+        """What all of it comes to, in words, a line each."""
+        points = f"{self.points} trials in {len(self.plans)} sweeps, {self.shared} of them shared"
+        return [
+            f"{points}: {len(self.tasks)} in all, {self.single_seed} if each had one seed",
+            f"{len(self.whole.to_build)} data sets to build, {self.most} trials to run, "
+            f"{self.done} trials already done",
+        ]
+
+    def of(self, plan: Plan) -> str:
+        """`54 trials (3 shared with those above): 51 to run, 3 done`, of one of the plans."""
+        above = {task.key for one in _before(self.plans, plan) for task in one.tasks}
+        shared = sum(task.key in above for task in plan.tasks)
+        said = f" ({shared} shared with those above)" if shared else ""
+        return f"{len(plan.tasks)} trials{said}: {plan.most} to run, {plan.done} done"
+
+
+def _before(plans: Sequence[Plan], plan: Plan) -> Sequence[Plan]:
+    return plans[: next(i for i, one in enumerate(plans) if one is plan)]
+
+
+def _each_once(specs: Iterable[DataSpec]) -> Iterable[DataSpec]:
+    return {spec.name: spec for spec in specs}.values()
+
+
+def _but_for_the_seed(trial: TrialSpec) -> str:
+    """What a trial is but for the seed of its training; draws of a poison stay apart."""
+    return digest({path: leaf for path, leaf in flatten(identity(trial)).items() if path != "seed"})

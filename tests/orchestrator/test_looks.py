@@ -1,0 +1,461 @@
+"""Looks at trials: planned before the work, published beside the result, never paid for twice, and told wherever
+results are."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.cache import entries
+from orchestrator.costs.cost import Costs
+from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.stores import open_store
+from orchestrator.depots.summaries import HEAD, heads, looked
+from orchestrator.faults import fault
+from orchestrator.looks import PlannedLook
+from orchestrator.outline import kept_outline
+from orchestrator.plan import Task
+from orchestrator.remarks import remarks
+from orchestrator.search import Search
+from orchestrator.spec import RunSpec
+from orchestrator.standing import look
+from orchestrator.tracking import Tracker, default_uri
+from orchestrator.trial import run_trial
+from poisons import Store
+from tests.conftest import CPU
+from tests.orchestrator.sweeps import plan_of, tiny
+from trainers import InputError, loop
+from trainers.probes.shuffle_test import ShuffleTest
+
+SHUFFLE = {
+    "kind": "shuffle_test",
+    "sets": {"ops": {"poison": "ops"}, "shuffled": {"poison": "ops", "shuffled": True}},
+}
+BOTH = {"probes": ["distance", SHUFFLE]}
+KEEP = RunSpec(keep="weights")
+
+
+@pytest.fixture
+def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The epochs that were trained, whoever asked for them."""
+    trained: list[int] = []
+    whole = loop.train_epoch
+
+    def counted(*arguments: Any, epoch: int, **rest: Any) -> dict[str, float]:
+        trained.append(epoch)
+        return whole(*arguments, epoch=epoch, **rest)
+
+    monkeypatch.setattr(loop, "train_epoch", counted)
+    return trained
+
+
+def first(store: Store, **changes: Any) -> Task:
+    return plan_of(tiny(**changes), store).tasks[0]
+
+
+def run(store: Store, task: Task, **options: Any) -> Record:
+    return run_trial(task.trial, store, device=CPU, looks=task.looks, **options)
+
+
+def found(store: Store, task: Task) -> dict[str, Record]:
+    return Ledger(store.where).findings({task.key: task.look_keys})[task.key]
+
+
+def files(store: Store, key: str) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (store.root / "trials" / key).iterdir()}
+
+
+def breaks(error: type[BaseException], *told: str) -> Callable[..., Any]:
+    def look(*_: Any) -> Any:
+        raise error(*told)
+
+    return look
+
+
+# -- planned
+
+
+def test_looks_move_no_trial_and_their_data_sets_are_built_while_they_lack(store: Store) -> None:
+    plain, plan = plan_of(tiny(), store), plan_of(tiny(**BOTH), store)
+    assert [task.key for task in plan.tasks] == [task.key for task in plain.tasks]
+    built = [spec.name for spec in plan.to_build]
+    (shuffled,) = set(built) - {spec.name for spec in plain.to_build}
+    assert built.index(shuffled) > max(
+        built.index(spec.name) for spec in plan.tasks[0].looks[1].sets["ops"].parents
+    )
+    for task in plan.tasks:
+        assert set(task.needs) == {spec.name for spec in (*task.trial.needs, *task.looks[1].sets.values())}
+        run(store, task)
+    after = plan_of(tiny(**BOTH), store)
+    assert [task.done for task in after.tasks] == [True] * 4
+    assert after.data == ()
+    assert [task.needs for task in after.tasks] == [task.needs for task in plain.tasks]
+    assert plan_of(tiny(), store).done == 4, "a sweep that looks at nothing finds its trials done"
+
+
+def test_a_look_is_known_by_its_probe_and_its_images_and_not_by_its_name(store: Store) -> None:
+    def keys(*probes: object) -> list[str]:
+        return [look.key for look in first(store, probes=list(probes)).looks]
+
+    one, other, strict = keys(
+        "distance", {"kind": "distance", "name": "far"}, {"kind": "distance", "threshold": 0.5, "name": "x"}
+    )
+    assert one == other
+    assert strict != one
+    swapped = {**SHUFFLE, "sets": dict(reversed(SHUFFLE["sets"].items()))}  # type: ignore[attr-defined]
+    assert keys(SHUFFLE) == keys(swapped)
+    assert keys(SHUFFLE) != keys({**SHUFFLE, "sets": {"ops": {"poison": {"kind": "ops", "pixels": 2}}}})
+    told = first(store, **BOTH).looks[1]
+    again = PlannedLook.read(json.loads(json.dumps(told.told())))
+    assert (again, again.key) == (told, told.key)
+
+
+def test_a_set_is_the_trials_own_data_set_with_some_fields_changed(store: Store) -> None:
+    grid = {"data.poison": [{"kind": "ops", "pixels": 2}], "seed": [0]}
+    sets = {"clean": {"poison": "clean"}, "more": {"poison.0.pixels": 3}, "other": {"seed": 7}}
+    task = first(store, grid=grid, probes=[{"kind": "shuffle_test", "sets": sets}])
+    found, own = task.looks[0].sets, task.trial.data
+    assert found["clean"] == own.clean
+    assert found["more"].poison[0].pixels == 3  # type: ignore[attr-defined]
+    assert found["other"] == own.model_copy(update={"seed": 7})
+    assert {spec.limit for spec in found.values()} == {60}
+
+
+def test_a_probe_that_needs_clean_images_gets_the_trials_own(store: Store) -> None:
+    task = plan_of(
+        tiny(probes=["linear_separability"], report={"metric": "linear_separability/acc"}), store
+    ).tasks[2]
+    assert task.looks[0].sets == {"clean": task.trial.data.clean}
+    assert task.trial.data.poison[0].kind == "ops"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probes": ["distanc"]}, "unknown probe 'distanc'; did you mean 'distance'"),
+        ({"probes": ["distance", "distance"]}, "test: probes.1: a look at 'distance' is there already"),
+        ({"probes": ["shuffle_test"]}, "test: probes.0: the probe 'shuffle_test' compares sets of images"),
+        (
+            {"probes": ["distance", {**SHUFFLE, "sets": {"em": {"poison": "emm"}}}]},
+            "test: probes.1.sets.em: poison.0: unknown poison 'emm'; did you mean 'em'",
+        ),
+        (
+            {"probes": [{**SHUFFLE, "sets": {"em": {"poisson": "em"}}}]},
+            r"test: probes.0.sets.em: unknown field: 'poisson'; did you mean 'poison'",
+        ),
+        (
+            {"probes": [{**SHUFFLE, "sets": {"em": {"poison.kindd.eps": 1}}}]},
+            "test: probes.0.sets.em: poison.kindd.eps: there is nothing to set at 'kindd'",
+        ),
+        (
+            {**BOTH, "report": {"metric": "distance/relativ"}},
+            "report.metric: no metric 'distance/relativ'; did you mean 'distance/relative'",
+        ),
+        (
+            {**BOTH, "report": {"metric": "far/relative"}},
+            "report.metric: no metric 'far/relative'; did you mean 'distance/relative'",
+        ),
+        (
+            {**BOTH, "report": {"metrics": {"a": "shuffle_test/ops_acc", "b": "shuffle_test/em_acc"}}},
+            "report.metrics: no metric 'shuffle_test/em_acc'",
+        ),
+    ],
+)
+def test_a_look_that_cannot_be_is_told_before_the_work(
+    store: Store, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_of(tiny(**changes), store)
+
+
+def test_images_that_do_not_fit_are_told_before_the_work(store: Store, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        Image.new("RGB", (16, 20)).save(tmp_path / split / "a" / "0.png")
+    sets = {"other": {"source": {"kind": "image_folder", "root": str(tmp_path)}, "limit": None}}
+    with pytest.raises(
+        InputError, match=r"probes.0.sets.other: these images are \(3, 20, 16\) in 1 classes, those of the"
+    ):
+        plan_of(tiny(probes=[{"kind": "shuffle_test", "sets": sets}]), store)
+
+
+# -- run
+
+
+def test_a_look_changes_nothing_and_is_published_beside_the_result(store: Store, tmp_path: Path) -> None:
+    quiet = run(Store(tmp_path / "other"), first(Store(tmp_path / "other")))
+    task = first(store, **BOTH)
+    record = run(store, task)
+    assert record["history"] == quiet["history"]
+    looked_at = found(store, task)
+    assert record["metrics"] == quiet["metrics"] | {
+        f"{name}/{metric}": value
+        for name, one in looked_at.items()
+        for metric, value in one["metrics"].items()
+    }
+    assert set(record["metrics"]) >= {
+        "distance/relative",
+        "shuffle_test/ops_acc",
+        "shuffle_test/shuffled_acc",
+    }
+    assert set(files(store, task.key)) == {
+        "result.json",
+        *(f"look-{key}.json" for key in task.look_keys.values()),
+    }
+    distance, shuffle = looked_at["distance"], looked_at["shuffle_test"]
+    assert distance["key"] == task.look_keys["distance"]
+    assert len(distance["curves"]["relative"]) == task.trial.train.epochs
+    assert shuffle["sets"] == {name: spec.name for name, spec in task.looks[1].sets.items()}
+    result = Ledger(store.where).result(task.key)
+    assert result is not None
+    assert result["metrics"] == quiet["metrics"], (
+        "what is found later, by other sweeps, is no part of the result"
+    )
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_what_is_added_later_is_found_at_kept_weights_without_training(
+    tmp_path: Path, where: str, epochs: list[int]
+) -> None:
+    store = open_store(tmp_path / "store" if where == "folder" else f"memory://{secrets.token_hex(8)}/store")
+    run(store, first(store), run=KEEP)
+    before = Ledger(store.where).depot.read(f"trials/{first(store).key}/result.json")
+    task, trained = first(store, probes=[SHUFFLE]), len(epochs)
+    assert (task.done, task.trained, task.trains) == (False, True, False)
+    record = run(store, task)
+    assert len(epochs) == trained
+    assert Ledger(store.where).depot.read(f"trials/{task.key}/result.json") == before
+    assert found(store, task)["shuffle_test"]["of"] == "kept weights"
+    assert first(store, probes=[SHUFFLE]).done
+    witness = Store(tmp_path / "witness")
+    assert record["metrics"] == run(witness, first(witness, probes=[SHUFFLE]))["metrics"]
+
+
+@pytest.mark.parametrize("kept", ["nothing", "damaged weights", "weights"])
+def test_where_weights_are_not_enough_it_is_trained_again_and_its_result_stays(
+    store: Store, tmp_path: Path, epochs: list[int], kept: str
+) -> None:
+    run(store, first(store), run=RunSpec() if kept == "nothing" else KEEP)
+    before = files(store, first(store).key)
+    if kept == "damaged weights":
+        (store.root / "trials" / first(store).key / "weights.pt").write_bytes(b"torn")
+    probes = ["distance", SHUFFLE] if kept == "weights" else [SHUFFLE]
+    task = first(store, probes=probes)
+    assert task.trains == (kept != "damaged weights"), "a plan does not read weights"
+    epochs.clear()
+    record = run(store, task)
+    assert epochs == [1, 2]
+    after = files(store, task.key)
+    assert after["result.json"] == before["result.json"]
+    assert "checkpoint.pt" not in after
+    witness = Store(tmp_path / "witness")
+    assert record["metrics"] == run(witness, first(witness, probes=probes))["metrics"]
+    assert {one["of"] for one in found(store, task).values()} == {"another training"}
+    epochs.clear()
+    run(store, task)
+    assert epochs == [], "run twice runs once"
+
+
+@pytest.mark.parametrize("end", [0, 10, 700, -2, -3])
+def test_a_damaged_look_is_missing_and_found_again(store: Store, end: int) -> None:
+    task = first(store, **BOTH)
+    run(store, task, run=KEEP)
+    whole = found(store, task)["distance"]
+    file = store.root / "trials" / task.key / f"look-{task.look_keys['distance']}.json"
+    file.write_bytes(file.read_bytes()[:end])
+    again = first(store, **BOTH)
+    assert [lacking.name for lacking in again.lacks] == ["distance"]
+    assert again.trains, "its probe watches"
+    run(store, again)
+    assert found(store, task)["distance"]["curves"] == whole["curves"]
+
+
+def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
+    store: Store, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
+) -> None:
+    task = first(store, probes=[SHUFFLE, "distance"])
+    with monkeypatch.context() as broken:
+        broken.setattr(ShuffleTest, "look", breaks(ZeroDivisionError, "no images"))
+        for _ in range(2):
+            with pytest.raises(ZeroDivisionError, match="no images") as caught:
+                run(store, task)
+    assert epochs == [1, 2], "the second attempt went on from the end of the first"
+    told = fault(caught.value)
+    assert told.kind == "trial"
+    assert (
+        told.error
+        == "ZeroDivisionError: no images (in the look 'shuffle_test'; the result of the training is kept)"
+    )
+    result = Ledger(store.where).result(task.key)
+    assert result is not None
+    assert result["warnings"] == ["the look 'shuffle_test' failed: no images"]
+    assert set(found(store, task)) == {"distance"}
+    Ledger(store.where).fail(task.key, told.told())
+    plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
+    assert [one.key for one in plan.failed] == [task.key]
+    assert look(plan.outline, Ledger(store.where)).counts == "0 of 4 trials done, 1 failed, 3 missing"
+    assert plan_of(tiny(), store).done == 1, "who does not look finds it done"
+    run(store, task)
+    assert epochs == [1, 2]
+    assert Ledger(store.where).failure(task.key) is None
+    assert "checkpoint.pt" not in files(store, task.key)
+
+
+def test_the_author_hears_of_a_look_that_asks_for_what_cannot_be(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = first(store, probes=[SHUFFLE])
+    monkeypatch.setattr(ShuffleTest, "look", breaks(InputError, "sets.em: too few images"))
+    with pytest.raises(InputError) as caught:
+        run(store, task)
+    assert fault(caught.value).kind == "author"
+    assert Ledger(store.where).result(task.key) is not None
+
+
+def test_who_is_killed_while_looking_trains_nothing_again(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
+) -> None:
+    task = first(store, probes=["distance", SHUFFLE])
+    with monkeypatch.context() as broken:
+        broken.setattr(ShuffleTest, "look", breaks(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(store, task)
+    assert set(files(store, task.key)) == {"checkpoint.pt", f"look-{task.look_keys['distance']}.json"}
+    epochs.clear()
+    record = run(store, task)
+    assert epochs == []
+    witness = Store(tmp_path / "witness")
+    whole = run(witness, first(witness, probes=["distance", SHUFFLE]))
+    assert (record["metrics"], record["history"]) == (whole["metrics"], whole["history"])
+
+
+# -- told
+
+
+def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
+    plan, ledger = plan_of(tiny(**BOTH), store), Ledger(store.where)
+    plan.outline.keep(ledger.depot, "v")
+    assert kept_outline(ledger.depot, "v") == plan.outline
+    done, bare = plan.tasks[:2]
+    record = run(store, done)
+    run_trial(bare.trial, store, device=CPU)
+    standing = look(plan.outline, ledger)
+    assert standing.counts == "1 of 4 trials done, 0 failed, 3 missing (1 trained, and without their looks)"
+    assert standing.results.keys() == {done.key}
+    assert standing.results[done.key]["metrics"] == record["metrics"]
+    assert dict(standing.findings[done.key]) == found(store, done)
+    assert bare.key not in standing.findings
+    (store.root / "trials" / done.key / f"look-{done.look_keys['distance']}.json").unlink()
+    seen = look(plan.outline, ledger, standing)
+    assert seen.results == standing.results, "what was seen is not read again"
+    assert seen.findings[done.key]["distance"]["curves"], "nor is what a look found"
+    assert look(plan.outline, ledger).counts.startswith("0 of 4 trials done")
+
+
+@pytest.mark.parametrize("curve", [3, 3 * HEAD])
+def test_the_head_of_a_finding_is_all_but_its_curves(store: Store, curve: int) -> None:
+    ledger = Ledger(store.where)
+    record = {
+        "metrics": {"a": 1.0},
+        "seconds": 2.0,
+        "fields": {"x": [[1, 2]]},
+        "curves": {"c": [0.5] * curve},
+    }
+    ledger.publish_look("t", "k", record)
+    wanted = {"t": {"one": "k", "other": "k", "none": "l"}}
+    short = {"key": "k", "metrics": {"a": 1.0}, "seconds": 2.0}
+    assert heads(ledger, wanted) == {"t": {"one": short, "other": short}}
+    assert looked(ledger, wanted) == {"t": {"one", "other"}}
+    assert ledger.findings(wanted)["t"]["other"] == {"key": "k", **record}
+    memory = Ledger(f"memory://{secrets.token_hex(8)}/x")
+    memory.publish_look("t", "k", record)
+    assert looked(memory, wanted) == {"t": {"one", "other"}}
+    assert heads(memory, wanted)["t"]["one"] == {"key": "k", **record}
+
+
+def test_a_plan_says_what_is_done_but_for_looks(store: Store) -> None:
+    plan = plan_of(tiny(), store)
+    for task, kept in zip(plan.tasks, (KEEP, KEEP, RunSpec()), strict=False):
+        run_trial(task.trial, store, device=CPU, run=kept)
+    after = plan_of(tiny(probes=[SHUFFLE]), store)
+    assert remarks(after) == [
+        "3 of the trials to run are done but for looks: 2 with kept weights to look at, 1 to be trained again"
+    ]
+    costs = Costs.usual(store)
+    light, _, heavy, full = (costs.task_seconds(task) for task in after.tasks)
+    assert light < heavy
+    assert heavy == pytest.approx(full)
+    assert remarks(plan_of(tiny(probes=["distance"]), store)) == [
+        "3 of the trials to run are done but for looks: 3 to be trained again"
+    ]
+    assert remarks(plan_of(tiny(), store)) == []
+
+
+def test_what_looks_read_is_needed(store: Store) -> None:
+    task = first(store, probes=[SHUFFLE])
+    run(store, task)
+    needed = {entry.name: entry.needed_by for entry in entries(store)}
+    assert all(needed.values())
+    shuffled = task.looks[0].sets["shuffled"]
+    assert needed[shuffled.name] == ("1 trial",)
+    (store.root / "trials" / task.key / f"look-{task.look_keys['shuffle_test']}.json").unlink()
+    assert [entry.name for entry in entries(store) if not entry.needed_by] >= [shuffled.name]
+
+
+def test_a_search_may_go_by_what_a_look_finds(store: Store) -> None:
+    changes = {
+        **BOTH,
+        "run": {"search": "optuna", "num_samples": 2},
+        "report": {"metric": "distance/relative"},
+    }
+    plan = plan_of(tiny(**changes), store)
+    records = {task.key: run(store, task) for task in plan.tasks[:2]}
+    after = plan_of(tiny(**changes), store)
+    cells = Search.of(after, Ledger(store.where)).cells.values()  # type: ignore[attr-defined]
+    assert [cell.values for cell in cells] == [
+        {key: record["metrics"]["distance/relative"] for key, record in records.items()},
+        {},
+    ]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+def test_mlflow_gets_what_was_found_once_even_if_it_is_found_later(store: Store) -> None:
+    def tracker(**changes: Any) -> Tracker:
+        return Tracker(default_uri(store.root), plan_of(tiny(**changes), store), store)
+
+    def told(tracker: Tracker) -> dict[str, Sequence[tuple[int, float]]]:
+        (run,) = tracker.runs()[tasks[0].key]
+        history = {
+            name: tracker.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics
+        }
+        return {
+            name: sorted((point.step, point.value) for point in points) for name, points in history.items()
+        }
+
+    tasks = plan_of(tiny(**BOTH), store).tasks
+    run_trial(tasks[0].trial, store, device=CPU, run=KEEP)
+    assert tracker().sync() == 1
+    bare = told(tracker())
+    looking = tracker(**BOTH)
+    assert looking.sync() == 0, "without its looks it is not done"
+    assert told(looking) == bare
+    for task in tasks[:2]:
+        run(store, task)
+    assert looking.sync() == 1, "the other has a run"
+    one = found(store, tasks[0])
+    curves = {
+        f"distance/{name}": list(enumerate(values, 1)) for name, values in one["distance"]["curves"].items()
+    }
+    numbers = {f"shuffle_test/{name}": [(2, value)] for name, value in one["shuffle_test"]["metrics"].items()}
+    assert told(looking) == bare | curves | numbers
+    (late,), (early,) = (looking.runs()[task.key] for task in tasks[:2])
+    assert late.data.metrics.keys() == early.data.metrics.keys()
+    assert looking.sync() == tracker(**BOTH).sync() == 0
+    assert told(looking) == bare | curves | numbers

@@ -1,0 +1,143 @@
+"""`opsctl report` prints one sweep or many, beside published figures, and is instant."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.depots.results import Ledger
+from orchestrator.outline import Entry, Outline
+from orchestrator.report import make_sheet
+from orchestrator.standing import Standing, look
+from poisons import Store
+from tests.conftest import Opsctl
+from tests.orchestrator.sweeps import plan_of, tiny, write
+
+REFERENCE = {"source": "a paper", "units": "percent", "tables": {"t": {"metric": "test/clean_acc", "cells": [
+    {"row": "5", "column": "clean", "value": 50.0}]}}}  # fmt: skip
+GRID = {"train.epochs": [5], "data.poison": ["clean", "ops"], "seed": [0, 1]}
+CLAIM = {"says": "Ops hurts", "lower": {"data.poison": "ops"}, "higher": {"data.poison": "clean"}}
+
+
+def sweep(folder: Path, store: Store, name: str = "tiny", **words: Any) -> Path:
+    """The file of a sweep all of whose trials are done: clean 0.5 and 0.52, ops 0.1 and 0.12."""
+    told = tiny(name=name, grid=GRID, report={"columns": "data.poison", **words})
+    file = write(folder, told)
+    plan, ledger = plan_of(told, store), Ledger(store.where)
+    for task, acc in zip(plan.tasks, (0.5, 0.52, 0.1, 0.12), strict=True):
+        ledger.publish(task.key, {"metrics": {"test/clean_acc": acc}})
+    (folder / "reference").mkdir(exist_ok=True)
+    (folder / "reference" / "paper.json").write_text(json.dumps(REFERENCE))
+    return file
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Path, Store]:
+    return tmp_path, Store(tmp_path / "store")
+
+
+def test_a_report_tells_published_figures_comparisons_and_claims(
+    opsctl: Opsctl, place: tuple[Path, Store]
+) -> None:
+    file = sweep(*place, reference="paper/t", claims=[CLAIM])
+    code, out, _ = opsctl("report", file, "--compare", "clean,ops")
+    assert code == 0
+    for words in (
+        "51.00 ± 1.41",
+        "50.00 +1.00 =",
+        "below each: as published (a paper)",
+        "ops minus clean, each row by itself:",
+        "5: -40.00 points, 95 % from -40.00 to -40.00, p = 0.5 (2 pairs)",
+        "holds: Ops hurts (2 of 2 seeds)",
+    ):
+        assert words in out
+    code, out, _ = opsctl("status", file)
+    assert "50.00 +1.00 =" in out
+    assert "holds" not in out, "a status is about what runs"
+
+
+def test_several_sweeps_follow_one_another(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
+    one, other = sweep(*place), sweep(*place, name="other")
+    _, out, _ = opsctl("report", one, other)
+    assert out.index("tiny: ") < out.index("other: ")
+    _, out, _ = opsctl("report", one, other, "--format", "json")
+    assert [told["name"] for told in json.loads(out)] == ["tiny", "other"]
+    assert json.loads(out)[0]["file"] == str(one)
+    _, out, _ = opsctl("report", one, other, "--format", "csv")
+    assert [row["sweep"] for row in csv.DictReader(io.StringIO(out))] == ["tiny"] * 2 + ["other"] * 2
+    _, out, _ = opsctl("report", one, other, "--format", "md")
+    assert out.count("| train.epochs | clean | ops |") == 2
+    _, out, _ = opsctl("report", one, other, "--format", "latex")
+    assert (out.count(r"\toprule"), out.count(r"\label{tab:other}")) == (2, 1)
+    code, _, err = opsctl("report", one, other, "--format", "svg")
+    assert (code, "name one sweep file" in err) == (2, True)
+    _, out, _ = opsctl("report", one, "--format", "svg")
+    assert out.startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "message"),
+    [
+        ({"reference": "papr/t"}, [], "no file papr.json in"),
+        ({"reference": "paper/table"}, [], "no table 'table'; there is table 't' in"),
+        ({}, ["--compare", "clean,osp"], "no column 'osp'; did you mean 'ops'"),
+        ({}, ["--compare", "clean"], "write two, as in --compare em,ops"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(
+    opsctl: Opsctl, place: tuple[Path, Store], words: dict[str, Any], options: list[str], message: str
+) -> None:
+    code, out, err = opsctl("report", sweep(*place, **words), *options)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_a_missing_reference_costs_a_status_nothing_but_a_note(
+    opsctl: Opsctl, place: tuple[Path, Store]
+) -> None:
+    """On a cluster there may be the sweep file alone."""
+    file = sweep(*place, reference="papr/t")
+    assert opsctl("status", file)[0] == 0
+    standing = look(plan_of(tiny(), place[1]).outline, Ledger(place[1].where))
+    outline = Outline(**{**vars(standing.outline), "report": {"reference": "papr/t"}})
+    sheet = make_sheet(type(standing)(**{**vars(standing), "outline": outline}), file, strict=False)
+    assert "no file papr.json" in sheet.notes[0]
+
+
+def test_the_page_is_written_where_it_is_asked_for(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
+    file, page = sweep(*place, reference="paper/t", claims=[CLAIM]), place[0] / "page.html"
+    code, out, _ = opsctl("report", file, "--html", page)
+    assert (code, out) == (0, f"the report is in {page}\n")
+    text = page.read_text()
+    assert "51.00" in text
+    assert "Ops hurts" in text
+
+
+def test_the_help_teaches_by_example(opsctl: Opsctl) -> None:
+    _, out, _ = opsctl("report", "--help")
+    for words in ("--compare clean,ops", "--format latex > tables.tex", "OPSCTL_COMPARE", "Exit code 0"):
+        assert words in out
+
+
+def test_thousands_of_trials_are_reported_at_once(tmp_path: Path) -> None:
+    """What is done with 5,000 results once they are read: tables, intervals, comparisons, claims."""
+    points = [(str(a), str(b), str(seed)) for a in range(500) for b in range(2) for seed in range(5)]
+    entries = [
+        Entry(f"{n:016x}", dict(zip(("a", "b", "seed"), point, strict=True)))
+        for n, point in enumerate(points)
+    ]
+    claims = [{"says": "x", "lower": {"b": "0"}, "higher": {"b": "1"}}]
+    words = {"claims": claims, "compare": [["0", "1"]]}
+    outline = Outline("big", "?", "test/clean_acc", ("a",), "b", False, tuple(entries), report=words)
+    results = {entry.key: {"metrics": {"test/clean_acc": n % 97 / 97}} for n, entry in enumerate(entries)}
+    start = time.process_time()
+    told = make_sheet(Standing(outline, results, {}, frozenset()), tmp_path / "big.yaml").as_json()
+    assert time.process_time() - start < 5, "half a second on an idle machine"
+    assert (len(told["cells"]), len(told["claims"][0]["points"])) == (1000, 500)
