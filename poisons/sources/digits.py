@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from torch.nn import functional as F
 
 from poisons.sources.base import Reading, Source, Split, digest, in_memory
@@ -17,17 +18,19 @@ from trainers.spec import InputError
 
 
 class Digits(Source, kind="digits"):
-    """8x8 grey images, bilinearly enlarged to 3x32x32; 1,442 to train on and 355 to test on, the same share
-    of each class."""
+    """8x8 grey images, bilinearly enlarged to 3 x `size` x `size`; 1,442 to train on and 355 to test on, the
+    same share of each class."""
+
+    size: PositiveInt = 32
 
     def measure(self) -> str:
-        return digest([str(_file())])
+        return digest([str(_file())], *([] if self.size == 32 else [f"size {self.size}"]))
 
     def open(self, split: Split) -> Reading:
         with gzip.open(_file(), "rt") as stream:
             table = torch.from_numpy(np.loadtxt(stream, delimiter=","))
         grey = table[:, :-1].reshape(-1, 1, 8, 8) / 16
-        x = F.interpolate(grey, size=(32, 32), mode="bilinear", align_corners=False)
+        x = F.interpolate(grey, size=(self.size, self.size), mode="bilinear", align_corners=False)
         x = (x * 255).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
         images = Images(x, table[:, -1].long(), 10)
         return in_memory(images.take(_split(images)[split]))

@@ -66,6 +66,15 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert torch.equal(ours[:, 0], ours[:, 2])
 
 
+def test_digits_come_in_any_size_each_a_data_set_of_its_own() -> None:
+    small, usual = Digits(size=8), Digits(size=32)
+    grey = small.load("test").x[:, 0]
+    assert sorted(set(grey.flatten().tolist())) == [round(level * 255 / 16) for level in range(17)]
+    assert small.measure() != usual.measure() == Digits().measure()
+    assert Digits(size=96).load("test").shape == (3, 96, 96)
+    assert torch.equal(small.load("train").y, usual.load("train").y)
+
+
 def test_parquet_gives_the_bytes_in_the_order_of_the_files(parquet: Parquet) -> None:
     train = parquet.load("train")
     expected = np.stack([png(i)[0] for i in range(4)]).transpose(0, 3, 1, 2)
