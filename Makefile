@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= opsctl-store
+# Two at a time; those that start Ray, or hosts, go one after the other.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 .PHONY: demo test quick check lint-fix golden picture bench chaos cluster-token cluster-test clean
@@ -15,10 +17,10 @@ demo: $(VENV)/.installed
 	@echo "Change the sweep:   $(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE) --set seed=[3]"
 
 test: check
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow and not chaos and not cluster"
+	$(PYTEST) -m "not slow and not chaos and not cluster"
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -45,7 +47,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/trials.py
 	$(BIN)/python benchmarks/replan.py
-	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)

@@ -20,6 +20,16 @@ from trainers import Images
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
+# what starts Ray, or hosts
+WHOLE = ("chaos", "cluster", "test_sweep.py", "test_datasets.py", "test_first_sweep.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that want the machine's processors for a cluster go one after the other, in one process of
+    pytest's; the others go beside them."""
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").parts[0] in WHOLE:
+            item.add_marker(pytest.mark.xdist_group("whole"))
 
 
 @pytest.fixture
