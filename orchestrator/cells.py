@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 
 from orchestrator.expansion import Point
+from orchestrator.quota import Quota
 from orchestrator.spec import SweepSpec, TrialSpec, is_seed
 from trainers.spec import flatten, identity
 
@@ -38,6 +39,18 @@ def drawn(sweep: SweepSpec, points: tuple[Point, ...]) -> tuple[Point, ...]:
     order = sorted(cells, key=lambda cell: digest([sweep.name, cells[cell]]))
     chosen = set(order[: sweep.run.num_samples])
     return tuple(point for point in points if place(point.labels) in chosen)
+
+
+def quota(sweep: SweepSpec, points: Mapping[str, Point]) -> Quota | None:
+    """What bounds a sweep whose search tries only some cells of these points, by their trials' keys; None if
+    all of them are run. The search is the same, and goes on, as long as what it may try is, but for seeds."""
+    if sweep.run.search != "optuna":
+        return None
+    trials = {place(point.labels): point.trial for point in points.values()}  # one of each cell
+    asked = sorted(map(content, trials.values()))
+    search = digest([sweep.name, sweep.report.metric, sweep.run.mode, asked])
+    cells = {key: digest(labels_of(point)) for key, point in points.items()}
+    return Quota(search, sweep.run.num_samples or len(trials), cells)
 
 
 def content(trial: TrialSpec) -> str:

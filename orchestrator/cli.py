@@ -874,8 +874,7 @@ def _show_plan(
     if todo.data:
         console.print(plan_table(todo, cost.data if cost else {}))
     console.print(
-        f"{len(todo.to_build)} data sets to build, {todo.most} trials to run, "
-        f"{todo.done} trials already done, {len(todo.tasks)} in all",
+        f"{todo.work}, {todo.done} trials already done, {len(todo.tasks)} in all",
         soft_wrap=True,
     )
     for remark in remarks(todo):

@@ -45,7 +45,7 @@ class Lines(Observer):
 
     def sweep_started(self, plan: Plan) -> None:
         self.total = plan.most
-        self.say(f"{plan.sweep.name}: {len(plan.to_build)} data sets to build, {self.total} trials to run")
+        self.say(f"{plan.sweep.name}: {plan.work}")
 
     def data_started(self, spec: DataSpec) -> None:
         self.say(f"data   {spec.name}: building")
@@ -112,8 +112,8 @@ class Screen(Observer):
 
     def sweep_started(self, plan: Plan) -> None:
         self.data_bar = self.bars.add_task("data sets", total=len(plan.to_build))
-        settled = len(plan.tasks) - len(plan.missing)
-        self.trial_bar = self.bars.add_task("trials", total=len(plan.tasks), completed=settled)
+        settled = plan.done + len(plan.failed) + len(plan.stopped)
+        self.trial_bar = self.bars.add_task("trials", total=settled + plan.most, completed=settled)
         self.waiting.stop()
         self.live.start()
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence, Set
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.depots.depot import Depot
+from orchestrator.quota import Quota
 
-FORMAT = 2  # of the file; one of another format is not read
+FORMAT = 3  # of the file; one of another format is not read
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
 
 
@@ -38,7 +39,7 @@ class Entry:
 class Outline:
     """A sweep as it was last planned. `stops`: its scheduler may end trials early, and such a one is not
     missing. `report` is what the sweep says of its report beyond metric and axes (metrics, reference,
-    compare, claims), as JSON."""
+    compare, claims), as JSON. `quota` is that of a search which tries only some cells."""
 
     name: str
     question: str
@@ -49,6 +50,14 @@ class Outline:
     entries: tuple[Entry, ...]
     best: Literal["max", "min"] | None = None  # of a search: which end of the metric it looks for
     report: dict[str, Any] = field(default_factory=dict)
+    quota: Quota | None = None
+
+    def missing(self, ended: Set[str], depot: Depot) -> int:
+        """How many trials are yet to run when these (keys) have ended; of a guided search, at most. Raises
+        OSError."""
+        if self.quota is None:
+            return len(self.entries) - len(ended)
+        return self.quota.bound(ended, self.quota.begun(depot)).most
 
     def keep(self, depot: Depot, version: str) -> None:
         """Have it in the depot as that of this version of the sweep. Raises OSError."""
@@ -57,6 +66,7 @@ class Outline:
         looks = list(self.entries[0].looks) if self.entries else []
         trials = [[e.key, *e.labels.values(), *e.looks.values()] for e in self.entries]
         told |= {"axes": axes, "looks": looks, "trials": trials}
+        told["quota"] = None if self.quota is None else asdict(self.quota)
         data = json.dumps({"format": FORMAT, **told}).encode()
         if depot.read(_place(version)) != data:
             depot.write(_place(version), data)
@@ -70,7 +80,8 @@ def kept_outline(depot: Depot, version: str) -> Outline | None:
             return None
         axes, looks, trials = told.pop("axes"), told.pop("looks"), told.pop("trials")
         entries = tuple(_entry(axes, looks, *trial) for trial in trials)
-        return Outline(**told | {"row_axes": tuple(told["row_axes"]), "entries": entries})
+        quota = Quota(**told["quota"]) if told["quota"] else None
+        return Outline(**told | {"row_axes": tuple(told["row_axes"]), "entries": entries, "quota": quota})
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # damaged, or somebody else's: it is kept anew when the sweep is planned
 

@@ -3,23 +3,26 @@ nothing."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
-from orchestrator.cells import drawn, place
+from orchestrator.cells import drawn, quota
 from orchestrator.depots.results import Ledger, LookKeys
 from orchestrator.depots.summaries import finished, looked
 from orchestrator.expansion import Point, expand
 from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
+from orchestrator.quota import Bound, Quota
 from orchestrator.spec import SweepSpec, TrialSpec, is_seed
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source
 from trainers import InputError
 from trainers.spec import nearest, plain
+
+# why a trial that is not done is left as it is, for good: how an earlier run ended it, or the search is over
+Left = Literal["failed", "stopped", "untried"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Task:
     point: Point
     done: bool
     needs: tuple[str, ...]
-    left: Literal["failed", "stopped"] | None = None  # how an earlier run ended it, for good
+    left: Left | None = None
     looks: tuple[PlannedLook, ...] = ()
     lacks: tuple[PlannedLook, ...] = ()  # those of them that have found nothing yet
     trained: bool = False  # its result is there
@@ -72,18 +75,29 @@ class Plan:
     data: tuple[DataSpec, ...]  # of the missing trials, parents first
     ready: frozenset[str]  # names of those that are in the store
     version: str = ""  # of the sweep's text, see outline.py
+    quota: Quota | None = None  # of a search that tries only some cells
+    bound: Bound | None = None  # and what it leaves to run
 
     @cached_property
     def missing(self) -> tuple[Task, ...]:
-        """Trials that will be run."""
+        """Trials that will be run; of a guided search, that may be."""
         return tuple(task for task in self.tasks if task.missing)
 
-    @cached_property
+    @property
     def most(self) -> int:
-        """How many trials may run: all that are missing, or as many as a guided search tries at most."""
-        cells = Counter(place(task.point.labels) for task in self.missing)
-        guided = self.sweep.run.search == "optuna"
-        return sum(n for _, n in cells.most_common(self.sweep.run.num_samples if guided else None))
+        """How many trials may run: all that are missing, or as many as a guided search yet tries at most."""
+        return len(self.missing) if self.bound is None else self.bound.most
+
+    @cached_property
+    def sure(self) -> frozenset[str]:
+        """Keys of the trials that will run, whatever a search does."""
+        return frozenset(task.key for task in self.missing) if self.bound is None else self.bound.sure
+
+    @property
+    def work(self) -> str:
+        """`4 data sets to build, 12 trials to run`"""
+        guess = "at most " if len(self.sure) < self.most < len(self.missing) else ""
+        return f"{guess}{len(self.to_build)} data sets to build, {self.most} trials to run"
 
     @cached_property
     def failed(self) -> tuple[Task, ...]:
@@ -111,7 +125,7 @@ class Plan:
             name: v for name, v in plain(sweep.report).items() if name not in ("rows", "columns", "metric")
         }
         words = (sweep.name, sweep.question, sweep.report.metric)
-        return Outline(*words, *axes, stops, entries, best, told)
+        return Outline(*words, *axes, stops, entries, best, told, self.quota)
 
     @property
     def names(self) -> list[str]:
@@ -127,11 +141,28 @@ class Plan:
 def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") -> Plan:
     """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
     store's records."""
-    tasks = _tasks(sweep, where, Ledger(store.where))
+    ledger = Ledger(store.where)
+    tasks = _tasks(sweep, where, ledger)
+    bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
+    if bounds is not None:
+        ended = {task.key for task in tasks if not task.missing}
+        bound = bounds.bound(ended, bounds.begun(ledger.depot))
+        tasks = _within(tasks, bound)
     data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.reads)
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
-    return Plan(sweep, tasks, tuple(spec for spec in data_sets if spec.name in needed), ready, version)
+    data = tuple(spec for spec in data_sets if spec.name in needed)
+    return Plan(sweep, tasks, data, ready, version, bounds, bound)
+
+
+def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
+    """The tasks; those that a search will not come to are left alone, once it will begin no other cell."""
+    if bound.most > len(bound.sure):
+        return tasks
+    over = [task.missing and task.key not in bound.sure for task in tasks]
+    return tuple(
+        replace(task, left="untried") if out else task for task, out in zip(tasks, over, strict=True)
+    )
 
 
 def _tasks(sweep: SweepSpec, where: str, ledger: Ledger) -> tuple[Task, ...]:
@@ -184,13 +215,13 @@ def _extent(source: Source) -> Extent | None:
         return None
 
 
-def _left(ledger: Ledger, keys: set[str], *, stops: bool) -> dict[str, Literal["failed", "stopped"]]:
+def _left(ledger: Ledger, keys: set[str], *, stops: bool) -> dict[str, Left]:
     """How an earlier run ended those of these trials, none of them done, that it ended for good."""
     if not keys:
         return {}
-    failures = {key: ledger.failure(key) for key in ledger.failed() & keys}
-    left: dict[str, Literal["failed", "stopped"]] = {
-        key: "failed" for key, record in failures.items() if record and record.get("kind") == "trial"
+    failures = ledger.failures(ledger.failed() & keys)
+    left: dict[str, Left] = {
+        key: "failed" for key, record in failures.items() if record.get("kind") == "trial"
     }
     for key in ledger.ended() & keys if stops else ():
         left[key] = "stopped"

@@ -18,7 +18,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
-from orchestrator.cells import Place, content, digest, labels_of, place
+from orchestrator.cells import Place, digest, labels_of, place
 from orchestrator.depots.results import Ledger, with_looks
 from orchestrator.plan import Plan, Task
 
@@ -65,6 +65,11 @@ class Candidate:
     trial: Trial | None = None  # optuna's, once the cell is tried
     told: bool = False
 
+    @property
+    def passed_over(self) -> bool:
+        """Whether it is not to be tried: the search has begun as many cells as it may."""
+        return any(task.left == "untried" for task in self.tasks)
+
 
 class Guided(Search):
     """A search that optuna leads. Cells that are complete already, whoever ran them, cost nothing and count
@@ -74,9 +79,8 @@ class Guided(Search):
         self.depot, self.ledger, self.metric = ledger.depot, ledger, plan.sweep.report.metric
         self.cells = _cells(plan, ledger)
         self.ids = {digest(cell.labels): cell for cell in self.cells.values()}
-        self.most = plan.sweep.run.num_samples or len(self.cells)
-        asked = sorted(content(cell.tasks[0].trial) for cell in self.cells.values())
-        self.key = digest([plan.sweep.name, self.metric, plan.sweep.run.mode, asked])
+        assert plan.quota is not None
+        self.most, self.key = plan.quota.most, plan.quota.search
         seed = int(self.key[:8], 16)
         order = list(self.cells)
         random.Random(seed).shuffle(order)
@@ -90,7 +94,7 @@ class Guided(Search):
             sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(STARTUP, 1 + self.most // 3)),
         )
         for cell in self.cells.values():
-            if not cell.open:
+            if not cell.open and not cell.passed_over:
                 self._begin(cell)
         self._hear()
 
@@ -194,7 +198,7 @@ def _cells(plan: Plan, ledger: Ledger) -> dict[Place, Candidate]:
             cell.values[task.key] = results[task.key]["metrics"][metric]
         elif task.missing:
             cell.open.add(task.key)
-        elif (stop := ledger.stopped(task.key)) is not None and stop["metric"] == metric:
+        elif task.left == "stopped" and (stop := ledger.stopped(task.key)) and stop["metric"] == metric:
             cell.stops.append((stop["epoch"], stop["value"]))
     return cells
 

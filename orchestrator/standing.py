@@ -31,14 +31,22 @@ class Standing:
     stopped: frozenset[str]
     findings: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
     trained: frozenset[str] = frozenset()
+    most: int | None = None  # of a guided search: how many trials may yet run
 
     @property
     def total(self) -> int:
-        return len(self.outline.entries)
+        """How many trials the sweep comes to: all of them, or as many as a guided search runs at most."""
+        return len(self.outline.entries) if self.most is None else self.settled + self.most
+
+    @property
+    def settled(self) -> int:
+        """How many trials have ended, one way or another."""
+        return len(self.results) + len(self.failures) + len(self.stopped)
 
     @property
     def missing(self) -> int:
-        return self.total - len(self.results) - len(self.failures) - len(self.stopped)
+        """How many trials are yet to run."""
+        return self.total - self.settled
 
     @property
     def counts(self) -> str:
@@ -93,7 +101,8 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
     findings |= {key: Findings(ledger, key, keys[key], short) for key, short in found.items() if short}
     left = keys.keys() - results.keys()
     stopped = ledger.ended() & left - fresh.keys() if outline.stops and left else set()
-    failures = {key: ledger.failure(key) for key in (ledger.failed() & left if left else set())}
-    failed = {key: record for key, record in failures.items() if record is not None and key not in stopped}
+    failed = ledger.failures((ledger.failed() & left if left else set()) - stopped)
     trained = frozenset(fresh.keys() - whole - failed.keys())
-    return Standing(outline, results, failed, frozenset(stopped), findings, trained)
+    guided = outline.quota is not None
+    most = outline.missing(results.keys() | failed.keys() | stopped, ledger.depot) if guided else None
+    return Standing(outline, results, failed, frozenset(stopped), findings, trained, most)

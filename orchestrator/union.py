@@ -8,6 +8,7 @@ from functools import cached_property
 
 from orchestrator.cells import digest
 from orchestrator.plan import Plan, Task
+from orchestrator.quota import Bound
 from orchestrator.spec import TrialSpec
 from poisons import DataSpec
 from trainers.spec import flatten, identity
@@ -46,9 +47,16 @@ class Union:
     @cached_property
     def most(self) -> int:
         """How many trials may run: of a guided search, as many as it tries at most."""
-        guided = [plan for plan in self.plans if plan.most < len(plan.missing)]
-        sure = {task.key for plan in self.plans if plan not in guided for task in plan.missing}
-        return len(sure) + sum(min(p.most, len({t.key for t in p.missing} - sure)) for p in guided)
+        return len(self.sure) + sum(self._more(plan) for plan in self.plans)
+
+    @cached_property
+    def sure(self) -> frozenset[str]:
+        """Keys of the trials that will run, whatever searches do."""
+        return frozenset[str]().union(*(plan.sure for plan in self.plans))
+
+    def _more(self, plan: Plan) -> int:
+        """How many trials beyond the sure ones a search may run."""
+        return min(plan.most - len(plan.sure), len({task.key for task in plan.missing} - self.sure))
 
     @property
     def done(self) -> int:
@@ -60,15 +68,15 @@ class Union:
         first = self.plans[0]
         ready = frozenset(name for plan in self.plans for name in plan.ready)
         data = tuple(_each_once(spec for plan in self.plans for spec in plan.data))
-        return replace(first, tasks=self.tasks, data=data, ready=ready, version="")
+        bound = Bound(self.sure, self.most)
+        return replace(first, tasks=self.tasks, data=data, ready=ready, version="", quota=None, bound=bound)
 
     def lines(self) -> list[str]:
         """What all of it comes to, in words, a line each."""
         points = f"{self.points} trials in {len(self.plans)} sweeps, {self.shared} of them shared"
         return [
             f"{points}: {len(self.tasks)} in all, {self.single_seed} if each had one seed",
-            f"{len(self.whole.to_build)} data sets to build, {self.most} trials to run, "
-            f"{self.done} trials already done",
+            f"{self.whole.work}, {self.done} trials already done",
         ]
 
     def of(self, plan: Plan) -> str:

@@ -105,11 +105,10 @@ class Screen:
 
 def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) -> Group:
     """What the screen shows."""
-    settled = standing.total - standing.missing
     rate = pace(standing, drivers)
     line = RichTable.grid(padding=(0, 2, 0, 0))
     line.add_row(
-        ProgressBar(total=standing.total, completed=settled, width=40),
+        ProgressBar(total=standing.total, completed=standing.settled, width=40),
         standing.counts,
         f"{3600 * rate:.0f} an hour, {duration(standing.missing / rate)} left" if rate else "",
     )

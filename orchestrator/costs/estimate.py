@@ -13,7 +13,7 @@ from orchestrator.costs.cost import Costs
 from orchestrator.costs.duration import duration, hours
 from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.schedule import Job, makespan
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Task
 from orchestrator.spec import RunSpec
 from poisons import Store
 
@@ -47,7 +47,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of the data sets that are missing, by name, and of the trials that are, by key; and of
+    """Seconds of the data sets that are missing, by name, and of the trials that are to run, by key; and of
     everything together, one after the other and on `resources.slots` slots."""
 
     plan: Plan
@@ -61,20 +61,20 @@ class Estimate:
     def wall(self) -> float:
         """Seconds from the first start to the last end; data sets take slots as trials do."""
         plan = self.plan
-        waiting = waiting_seconds(plan.data, plan.missing, self.trials)
+        tasks = [task for task in plan.missing if task.key in self.trials]
+        waiting = waiting_seconds(plan.data, tasks, self.trials)
         jobs = [
             Job(spec.name, self.data[spec.name], tuple(parent.name for parent in spec.parents))
             for spec in order_data(plan.to_build, waiting)
         ]
         jobs += [
-            Job(task.key, self.trials[task.key], task.needs)
-            for task in order_trials(plan.missing, self.trials)
+            Job(task.key, self.trials[task.key], task.needs) for task in order_trials(tasks, self.trials)
         ]
         return makespan(jobs, self.resources.slots)
 
     @property
     def hours(self) -> float:
-        """GPU-hours, or CPU-hours, of all trials that are missing."""
+        """GPU-hours, or CPU-hours, of all trials that are to run."""
         return sum(self.trials.values()) / 3600 * self.resources.each
 
 
@@ -94,8 +94,18 @@ def estimate_on_this_machine(
 def estimate(plan: Plan, costs: Costs, resources: Resources) -> Estimate:
     """What the missing part of a plan will take."""
     data = {spec.name: costs.data_seconds(spec) for spec in plan.to_build}
-    trials = {task.key: costs.task_seconds(task) for task in plan.missing}
+    missing = {task.key: costs.task_seconds(task) for task in plan.missing}
+    trials = {task.key: missing[task.key] for task in _likely(plan, missing)}
     return Estimate(plan, resources, data, trials, costs.rates.usual, costs.rates.origin)
+
+
+def _likely(plan: Plan, seconds: Mapping[str, float]) -> list[Task]:
+    """As many of the missing trials as will run: those that are sure to, and of the others, of which a search
+    takes whichever, some that are evenly spread from the longest to the shortest."""
+    sure = [task for task in plan.missing if task.key in plan.sure]
+    others = order_trials((task for task in plan.missing if task.key not in plan.sure), seconds)
+    count = plan.most - len(sure)
+    return sure + [others[(2 * i + 1) * len(others) // (2 * count)] for i in range(count)]
 
 
 def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | None = None) -> Costs:

@@ -30,9 +30,7 @@ class Ledger:
 
     def results(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records of all of these trials that are finished, by key."""
-        names = {f"trials/{key}/result.json": key for key in keys}
-        found = {names[name]: _record(data) for name, data in self.depot.read_all(names).items()}
-        return {key: record for key, record in found.items() if record is not None}
+        return self._read_all(keys, "result")
 
     def look(self, key: str, look: str) -> Record | None:
         """What the look of that key found at a trial, or None."""
@@ -61,9 +59,17 @@ class Ledger:
         """The record of a trial's last failure, or None; a finished trial has none."""
         return self._read(f"trials/{key}/failure.json")
 
+    def failures(self, keys: Iterable[str]) -> dict[str, Record]:
+        """The records of the last failures of these trials, by key, of those that have one."""
+        return self._read_all(keys, "failure")
+
     def stopped(self, key: str) -> Record | None:
         """What a scheduler said of a trial that it ended early, or None; a finished trial has none."""
         return self._read(f"trials/{key}/stopped.json")
+
+    def stops(self, keys: Iterable[str]) -> dict[str, Record]:
+        """What a scheduler said of these trials, by key, of those that it ended early."""
+        return self._read_all(keys, "stopped")
 
     def done(self) -> set[str]:
         """The keys of all finished trials."""
@@ -111,6 +117,11 @@ class Ledger:
     def _write(self, key: str, name: str, record: Record) -> None:
         data = json.dumps(record, indent=1, allow_nan=False).encode()
         self.depot.write(f"trials/{key}/{name}.json", data)
+
+    def _read_all(self, keys: Iterable[str], name: str) -> dict[str, Record]:
+        names = {f"trials/{key}/{name}.json": key for key in keys}
+        found = {names[file]: _record(data) for file, data in self.depot.read_all(names).items()}
+        return {key: record for key, record in found.items() if record is not None}
 
     def _read(self, name: str) -> Record | None:
         return _record(self.depot.read(name))

@@ -11,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.cells import drawn, place
+from orchestrator.costs.cost import Costs
+from orchestrator.costs.estimate import Resources, estimate
 from orchestrator.depots.depot import Folder
 from orchestrator.depots.results import Ledger
 from orchestrator.expansion import Point, expand
+from orchestrator.outline import kept_outline
 from orchestrator.plan import Plan, Task, make_plan
 from orchestrator.remarks import remarks
 from orchestrator.search import Guided, Search
 from orchestrator.spec import SweepSpec
+from orchestrator.standing import look
 from orchestrator.sweep_file import load
 from poisons import Store
 from tests.conftest import ROOT
@@ -282,3 +286,66 @@ def test_a_depot_that_does_not_answer_costs_no_trial(store: Store) -> None:
         for task in given:
             search.tell(task, worth(task))
     assert len({task.key for task in given}) == len(given) == 24
+
+
+def finished(store: Store, name: str = "strongest_defense") -> SweepSpec:
+    """The shipped search, run to its end: 32 cells of 96, all that asha did not stop done."""
+    file = ROOT / "sweeps" / f"{name}.yaml"
+    sweep, ledger = load(file, ("data.source=digits",)), Ledger(store.where)
+    search = Search.of(make_plan(sweep, store, name), ledger)
+    stop = {"epoch": 20, "metric": "test/clean_acc", "value": 0.25}
+    live, ended = search.ask(4), 0
+    while live:
+        task, ended = live.pop(), ended + 1
+        stopped = ended % 3 == 0
+        if stopped:
+            ledger.stop(task.key, stop)
+        else:
+            ledger.publish(task.key, {"metrics": {"test/clean_acc": 0.5}})
+        search.tell(task, None if stopped else 0.5)
+        live += search.ask(4)
+    assert ended == 64
+    return sweep
+
+
+def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: Store) -> None:
+    plan = make_plan(finished(store), store, "strongest_defense")
+    assert (plan.missing, plan.to_build, plan.most) == ((), (), 0)
+    assert (plan.done, len(plan.stopped), len(plan.tasks)) == (43, 21, 192)
+    standing = look(plan.outline, Ledger(store.where))
+    assert (standing.total, standing.settled, standing.missing) == (64, 64, 0)
+    assert standing.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
+    again = Ledger(store.where).depot
+    plan.outline.keep(again, "v")
+    assert kept_outline(again, "v") == plan.outline
+
+
+def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(store: Store) -> None:
+    ledger, plan = Ledger(store.where), optuna_plan(store, 10, grid=GRID)
+    assert plan.work == "at most 2 data sets to build, 20 trials to run"
+    begun = Search.of(plan, ledger).ask(8)
+    for task in (begun[0], begun[1], begun[2]):
+        ledger.publish(task.key, {"metrics": {"test/clean_acc": worth(task)}})
+    elsewhere = next(task for task in plan.tasks if place(task.point.labels) not in {place(t.point.labels) for t in begun})  # fmt: skip
+    ledger.publish(elsewhere.key, {"metrics": {"test/clean_acc": 0.5}})
+    plan = optuna_plan(store, 10, grid=GRID)
+    assert plan.sure == {task.key for task in begun[3:]}
+    assert plan.most == 5 + 6 * 2
+    assert look(plan.outline, ledger).missing == plan.most
+    only = optuna_plan(store, 4, grid=GRID)
+    assert {task.key for task in only.missing} == only.sure == plan.sure, "no other cell will be begun"
+    assert only.work == "2 data sets to build, 5 trials to run"
+
+
+def test_a_search_costs_as_much_as_the_trials_that_it_tries(store: Store) -> None:
+    plan = optuna_plan(store, 6, grid=GRID)
+    costs = Costs.given(store, 0.001)
+    whole = {task.key: costs.task_seconds(task) for task in plan.tasks}
+    cost = estimate(plan, costs, Resources(1, 0.0, 1.0))
+    assert len(cost.trials) == plan.most == 12
+    mean = sum(whole.values()) / len(whole)
+    assert sum(cost.trials.values()) == pytest.approx(12 * mean, rel=0.1), "long and short ones alike"
+    sure = {task.key for task in Search.of(plan, Ledger(store.where)).ask(3)}
+    again = estimate(optuna_plan(store, 6, grid=GRID), costs, Resources(1, 0.0, 1.0))
+    assert again.trials.keys() >= sure
+    assert len(again.trials) == 12
