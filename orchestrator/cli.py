@@ -908,18 +908,23 @@ def _show_union(
 
 
 def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
-    """The tracker, or None and a warning: a tracking store that does not answer must not cost the sweep
-    anything."""
+    """The tracker, and a warning if its store does not answer, which must not cost the sweep anything: then
+    it is not attached yet. None if it never can be."""
     from trainers import InputError
 
-    try:
-        with console.status("opening MLflow"):
-            from orchestrator import tracking
+    with console.status("opening MLflow"):
+        from orchestrator import tracking
 
-            return tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored)
-    except InputError as error:
-        _warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
-        return None
+        tracker = tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored, attach=False)
+        try:
+            tracker.attach()
+        except tracking.TROUBLE as error:
+            silent = tracker.connection.silent(error)
+            _warn(console, f"{silent}; the sweep goes on, and MLflow gets what it missed when it answers")
+        except InputError as error:
+            _warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
+            return None
+    return tracker
 
 
 def _run(
@@ -967,10 +972,11 @@ def _synced(tracker: Tracker) -> bool:
     from orchestrator.tracking import TROUBLE
 
     try:
-        tracker.sync()
+        if tracker.attached:
+            tracker.sync()
     except TROUBLE:
         return False
-    return True
+    return tracker.attached
 
 
 def _check_tracked(complete: bool, file: Path, stored: Store, console: Console) -> None:

@@ -36,8 +36,8 @@ class Quota:
         return frozenset(data.decode() for data in found.values() if data is not None)
 
     def bound(self, ended: Set[str], begun: Set[str]) -> Bound:
-        """What may run once these trials (keys) have ended. A cell whose trials all have counts as tried, too,
-        whoever ran them; of the others the largest may be next."""
+        """What may run once these trials (keys) have ended. A cell whose trials all have counts as tried as
+        well, whoever ran them; of the others the largest may be next."""
         cells: dict[str, list[str]] = {}
         for key, cell in self.cells.items():
             cells.setdefault(cell, []).extend([] if key in ended else [key])

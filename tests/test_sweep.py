@@ -191,9 +191,11 @@ def test_a_dead_tracking_server_costs_the_sweep_nothing(tmp_path: Path) -> None:
     store, sweep = tmp_path / "store", tiny(grid={"seed": [0, 1]})
     file = write(tmp_path, sweep)
     nobody = {"OPSCTL_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    nobody |= {"OPSCTL_TRACKING_WAIT": "1"}
     code, out = finish(start("sweep", file, store=store, **nobody))
     assert code == 0, out
     assert "warning: no MLflow tracking store answers at http://127.0.0.1:9" in out
+    assert "send them later with: opsctl track" in out
     assert len(finish_times(store)) == 2
     assert "2 trials sent, 0 were there already" in finish(start("track", file, store=store))[1]
     assert "0 trials sent, 2 were there already" in finish(start("track", file, store=store))[1]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import mlflow
 from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
@@ -21,26 +22,51 @@ TOGETHER, PARAMS = 1000, 100  # MLflow's limits for one log_batch: of all things
 PAGE = 500  # runs in one answer, which takes a server a second
 
 
+class Heard:
+    """MLflow's client, which says so whenever the store has answered it."""
+
+    def __init__(self, client: mlflow.MlflowClient, say: Callable[[], None]) -> None:
+        self._client, self._say = client, say
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._client, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            answer = method(*arguments, **options)
+            self._say()
+            return answer
+
+        return call
+
+
 class Connection:
-    """MLflow's client, in few calls."""
+    """MLflow's client, in few calls, once it is open."""
+
+    client: mlflow.MlflowClient
 
     def __init__(self, uri: str, artifacts: Path) -> None:
-        """`artifacts` is where files of runs go, unless a server keeps them. Raises InputError if nothing
-        answers at `uri`, or its driver is not installed."""
+        """`artifacts` is where files of runs go, unless a server keeps them."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
-        self.answered = time.monotonic()  # when it last did
         self.artifacts = None if is_server(uri) else artifacts.absolute()
+        self._note()
+
+    def _note(self) -> None:
+        self.answered = time.monotonic()  # when the store last did
+
+    def open(self) -> None:
+        """Raises one of TROUBLE if nothing answers at the address; InputError if its driver is not
+        installed."""
         try:
-            with first_use(with_driver(uri)):
-                self.client = mlflow.MlflowClient(tracking_uri=with_driver(uri))
-                self.client.search_experiments(max_results=1)
+            with first_use(with_driver(self.uri)):
+                client = mlflow.MlflowClient(tracking_uri=with_driver(self.uri))
+                client.search_experiments(max_results=1)
         except ImportError as error:
-            hint = "; pip install 'opsctl[postgresql]'" if uri.startswith("postgres") else ""
-            raise InputError(f"the driver for {shown(uri)} is not installed ({error}){hint}") from None
-        except TROUBLE as error:
-            raise self.silent(error) from None
+            hint = "; pip install 'opsctl[postgresql]'" if self.uri.startswith("postgres") else ""
+            raise InputError(f"the driver for {shown(self.uri)} is not installed ({error}){hint}") from None
+        self.client = cast(mlflow.MlflowClient, Heard(client, self._note))
+        self._note()
 
     def silent(self, error: BaseException) -> InputError:
         """The error that says that nothing answers."""
@@ -79,7 +105,6 @@ class Connection:
         token = None
         while True:
             page = self.client.search_runs([experiment], where, max_results=PAGE, page_token=token)
-            self.answered = time.monotonic()
             yield from page
             if not (token := page.token):
                 return
@@ -105,7 +130,6 @@ class Connection:
             room = TOGETHER - len(some) - len(tags)
             points = metrics[sent : sent + room]
             self.client.log_batch(run_id, metrics=points, params=some, tags=tags)
-            self.answered = time.monotonic()
             sent, tags = sent + len(points), ()
 
 

@@ -35,8 +35,8 @@ def sync(connection: Connection, experiment: str, store: Store, specs: Iterable[
         with suppress(MlflowException):  # another driver may write it, and delete ours: we look again
             _send(connection, experiment, store, spec, store.record(spec) or {})
 
-    there = [key for key, spec in wanted.items() if store.record(spec) is not None]
-    settle(connection, experiment, there, write)
+    there = store.having(wanted.values())
+    settle(connection, experiment, [key for key, spec in wanted.items() if spec.name in there], write)
 
 
 def _send(

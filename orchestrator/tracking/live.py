@@ -19,7 +19,7 @@ from trainers.loop import Metrics
 
 EVERY_SECONDS = 5.0  # between batches
 PATIENCE_SECONDS = 15.0  # without an answer, when the sweep has ended
-LONGEST_PAUSE = 60.0  # between attempts to reach a store that is away
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # between attempts to reach a store that is away
 REFUSALS = 2  # of one trial's run while the store answers; what is left of it then is for `sync`
 BEAT_SECONDS = 10.0  # between what the sweep's own run is told
 
@@ -28,7 +28,8 @@ class LiveTracker(Observer):
     """A trial that runs longer than `every` seconds is seen while it runs; a shorter one is sent in one go.
 
     When the store does not answer, that is told once, and it is asked again and again, a minute apart at
-    most; when it answers, what it missed is sent. A store that is away when the sweep ends is waited for
+    most; when it answers, what it missed is sent. So it is with a tracker that is not attached yet, of which
+    whoever made it has told. A store that is away when the sweep ends is waited for
     `patience` seconds; then `complete` is False, and `Tracker.sync` can send the rest at any time.
     """
 
@@ -44,7 +45,8 @@ class LiveTracker(Observer):
         self.complete = False
         self.outbox = Outbox()
         self._old: dict[str, list[Copy]] | None = None  # what was there before this sweep
-        self._away: float | None = None  # the pause before the next attempt, while the store is away
+        # the pause before the next attempt, while the store is away
+        self._away: float | None = None if tracker.attached else SHORTEST_PAUSE
         self._told = float("-inf")
         self._given_up = False
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
@@ -105,10 +107,11 @@ class LiveTracker(Observer):
 
     def _answers(self) -> bool:
         try:
-            self.tracker.check()
+            if self.tracker.attached:
+                self.tracker.check()
         except TROUBLE:
             return False
-        return True
+        return self.tracker.attached
 
     def _lost(self, error: Exception) -> None:
         if self._away is None:
@@ -116,7 +119,7 @@ class LiveTracker(Observer):
                 f"MLflow no longer answers ({first_line(error)}); the sweep goes on, "
                 "and MLflow gets the rest when it is back"
             )
-        self._away = min(LONGEST_PAUSE, 2 * (self._away or 0.5))
+        self._away = min(LONGEST_PAUSE, 2 * self._away if self._away else SHORTEST_PAUSE)
 
     def _flush(self) -> None:
         """Send what there is. Raises one of TROUBLE if the store does not answer."""
@@ -136,13 +139,13 @@ class LiveTracker(Observer):
         self._beat()
 
     def _return(self) -> None:
-        """The store may be back; it may even be another."""
-        before = self.tracker.experiment
+        """The store may be back; it may even be another. Or it is there at last."""
+        known, before = self.tracker.attached, self.tracker.experiment
         self.tracker.attach()
-        if self.tracker.experiment != before:
+        if known and self.tracker.experiment != before:
             self.outbox.lose_runs()
         self._away = None
-        self.warn("MLflow answers again; it gets what it missed")
+        self.warn(f"MLflow answers {'again' if known else 'now'}; it gets what it missed")
 
     def _refused(self, parcel: Parcel, error: Exception) -> None:
         """Raises `error` if it is the store; else it is this one run, which was deleted, or holds something

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 
+from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
@@ -27,22 +28,32 @@ Rows = list[tuple[int, Metrics]]  # epochs, each with its time in ms since 1970
 class Tracker:
     """Writes runs of trials, and makes the store hold what the ledger does."""
 
-    def __init__(self, uri: str, plan: Plan, store: Store) -> None:
-        """Connects, and creates the experiment. Raises InputError if nothing answers at `uri`."""
+    def __init__(self, uri: str, plan: Plan, store: Store, *, attach: bool = True) -> None:
+        """Connects, and creates the experiment; or leaves that to `attach`. Raises InputError if nothing
+        answers at `uri`."""
         self.plan, self.store = plan, store
         self.ledger = Ledger(store.where)
         self.connection = Connection(uri, store.root / "mlartifacts")
-        self.client = self.connection.client
+        self.attached, self.experiment = False, ""
         try:
-            self.attach()
+            if attach:
+                self.attach()
         except TROUBLE as error:
             raise self.connection.silent(error) from None
 
+    @property
+    def client(self) -> MlflowClient:
+        return self.connection.client
+
     def attach(self) -> None:
-        """Find the experiments, or make them; needed again when the store was away."""
+        """Connect, if that is yet to be done, and find the experiments, or make them; needed again when the
+        store was away. Raises one of TROUBLE if it still is, InputError if its driver is not installed."""
+        if not self.attached:
+            self.connection.open()
         self.experiment = self.connection.experiment(self.plan.sweep.name, page.tags(self.plan))
         self.data_sets = self.connection.experiment(data_sets.NAME, data_sets.TAGS)
         self.parent = Parent(self.connection, self.experiment, self.plan)
+        self.attached = True
 
     def check(self) -> None:
         """Raises one of TROUBLE if the store does not answer, or the experiment is gone."""
@@ -123,7 +134,7 @@ class Tracker:
         self._adopt()
         data = (spec for task in self.plan.tasks for spec in (*task.trial.data.crafted, task.trial.data))
         self.sync_data(data)
-        self._close(len(wanted))
+        self._close(set(wanted))
         for key in refused.keys() & set(missing):
             raise refused[key]
         return sent
@@ -150,19 +161,22 @@ class Tracker:
                 self.check()
 
     def _send_ends(self, done: set[str]) -> None:
-        """Trials that a scheduler stopped, or that failed, and whose driver could not tell."""
+        """Trials that a scheduler stopped, or that failed, and whose driver could not tell. Of those that the
+        store has, nothing is read."""
         stopped, failed = self.ledger.ended() - done, self.ledger.failed() - done
-        tasks = [task for task in self.plan.tasks if task.key in stopped | failed]
+        tasks = {task.key: task for task in self.plan.tasks if task.key in stopped | failed}
         known = self.copies() if tasks else {}
-        for task in tasks:
-            group = known.get(task.key, [])
-            record = (self.ledger.stopped if task.key in stopped else self.ledger.failure)(task.key)
-            if record is None or any(copy.status != "RUNNING" or task.key in failed for copy in group):
-                continue
-            when = told.ended(record)
-            end = told.stopped(record) if task.key in stopped else told.failed(record["error"], when)
-            self.start(task, told.begun(record), end, told.spaced(record))
-            self.discard(group)
+        there = {
+            key
+            for key, group in known.items()
+            if any(copy.status != "RUNNING" or key in failed for copy in group)
+        }
+        stops = self.ledger.stops(tasks.keys() & stopped - there)
+        failures = self.ledger.failures(tasks.keys() - stopped - there)
+        for key, record in {**stops, **failures}.items():
+            end = told.stopped(record) if key in stops else told.failed(record["error"], told.ended(record))
+            self.start(tasks[key], told.begun(record), end, told.spaced(record))
+            self.discard(known.get(key, []))
 
     def _adopt(self) -> None:
         """Have one run of the sweep, above all of its trials."""
@@ -171,12 +185,15 @@ class Tracker:
                 with suppress(MlflowException):  # it may have been deleted
                     self.client.set_tag(child.info.run_id, PARENT, self.parent.run_id)
 
-    def _close(self, done: int) -> None:
-        """Tell the run of the sweep how it stands now that nobody runs it, or nobody here."""
-        failed = len(self.ledger.failed() & {task.key for task in self.plan.tasks})
-        all_done, all_ended = done == len(self.plan.tasks), done + failed >= len(self.plan.tasks)
-        status = "FINISHED" if all_done else "FAILED" if all_ended else "KILLED"
-        self.parent.tell(done, failed, status)
+    def _close(self, done: set[str]) -> None:
+        """Tell the run of the sweep how it stands now that nobody runs it, or nobody here. What its scheduler
+        stopped, or its search left out, is not missing."""
+        outline, left = self.plan.outline, {task.key for task in self.plan.tasks} - done
+        stopped = self.ledger.ended() & left if outline.stops else set()
+        failed = self.ledger.failed() & left - stopped
+        missing = outline.missing(done | stopped | failed, self.ledger.depot)
+        status = "KILLED" if missing else "FAILED" if failed else "FINISHED"
+        self.parent.tell(len(done), len(failed), status)
 
     def sync_data(self, specs: Iterable[DataSpec]) -> None:
         """Make every one of these data sets that is poisoned and in the store appear once, complete."""

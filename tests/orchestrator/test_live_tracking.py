@@ -14,7 +14,7 @@ import pytest
 from orchestrator import mlflow_server
 from orchestrator.depots.results import Record
 from orchestrator.plan import Task
-from orchestrator.tracking import LiveTracker, Tracker, default_uri
+from orchestrator.tracking import TROUBLE, LiveTracker, Tracker, default_uri
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
@@ -267,3 +267,40 @@ def test_a_server_that_is_away_at_the_end_is_not_waited_for(
     assert not watcher.complete
     assert len(warnings) == 1
     assert Tracker(f"sqlite:///{server.database}", tracker.plan, store).sync() == 1
+
+
+def test_a_store_that_is_away_at_the_start_gets_everything_once_it_is_there(
+    store: Store, tmp_path: Path
+) -> None:
+    """A file lies where its folder should be."""
+    place = tmp_path / "away"
+    place.write_text("in the way")
+    tracker = Tracker(f"sqlite:///{place}/mlflow.db", plan_of(tiny(), store), store, attach=False)
+    with pytest.raises(TROUBLE):
+        tracker.attach()
+    first, second, *_ = tracker.plan.tasks
+    warnings: list[str] = []
+    watcher = live(tracker, warnings)
+    watcher.trial_started(first)
+    watcher.trial_done(first, run_trial(first.trial, store, device=CPU))
+    assert warnings == [], "who made it has told already"
+    place.unlink()
+    wait_until(lambda: warnings)
+    watcher.trial_started(second)
+    watcher.trial_done(second, run_trial(second.trial, store, device=CPU))
+    watcher.sweep_ended()
+    assert (watcher.complete, warnings) == (True, ["MLflow answers now; it gets what it missed"])
+    assert {key: [run.info.status for run in group] for key, group in tracker.runs().items()} == {
+        first.key: ["FINISHED"],
+        second.key: ["FINISHED"],
+    }
+
+
+def test_a_store_that_never_comes_is_not_waited_for(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "away").write_text("in the way")
+    uri = f"sqlite:///{tmp_path}/away/mlflow.db"
+    watcher = live(Tracker(uri, plan_of(tiny(), store), store, attach=False), [], patience=0.5)
+    start = time.monotonic()
+    watcher.sweep_ended()
+    assert not watcher.complete
+    assert time.monotonic() - start < 10

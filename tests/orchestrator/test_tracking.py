@@ -8,12 +8,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
+from orchestrator.depots.depot import Folder
 from orchestrator.depots.results import Ledger, Record
+from orchestrator.plan import Task
 from orchestrator.tracking import KEY, Tracker, default_uri, page, told
 from orchestrator.tracking.parent import ROLE
 from orchestrator.trial import run_trial
@@ -21,6 +26,7 @@ from poisons import Store
 from tests.conftest import CPU, ROOT
 from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
+from trainers.provenance import environment
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -91,6 +97,92 @@ def test_the_sweep_has_a_run_of_its_own_above_those_of_its_trials(tracker: Track
     again.sync()
     assert parent(again).info.status == "FINISHED"
     assert [run.info.status for run in runs(again)] == ["FINISHED"] * 4
+
+
+def invented(task: Task) -> Record:
+    """The record of a trial that nobody ran."""
+    row = {"epoch": 1.0, "test/clean_acc": 0.5}
+    told = {"seconds": 1.0, "device": "cpu", "environment": environment(), "data_key": task.trial.data.key}
+    return {"metrics": {"test/clean_acc": 0.5}, "history": [row], **told}
+
+
+STOP = {"epoch": 1, "metric": "test/clean_acc", "value": 0.1, "scheduler": "asha", "environment": {}}
+
+
+def status_of(store: Store, sweep: dict[str, Any]) -> str:
+    """How the run of a sweep ends if it is sent now."""
+    tracker = Tracker(default_uri(store.root), plan_of(sweep, store), store)
+    tracker.sync()
+    return str(parent(tracker).info.status)
+
+
+def test_a_sweep_is_finished_when_its_scheduler_stopped_the_rest_or_its_search_left_it_out(
+    store: Store,
+) -> None:
+    sweep, ledger = tiny(run={"scheduler": "asha"}), Ledger(store.where)
+    first, *others = plan_of(sweep, store).tasks
+    for task in others[1:]:
+        ledger.publish(task.key, invented(task))
+    ledger.stop(first.key, STOP)
+    assert status_of(store, sweep) == "KILLED", "one is left"
+    ledger.fail(others[0].key, {"error": "Boom", "traceback": None})
+    assert status_of(store, sweep) == "FAILED"
+    ledger.publish(others[0].key, invented(others[0]))
+    assert status_of(store, sweep) == "FINISHED"
+    assert status_of(store, tiny(name="whole")) == "KILLED", "without a scheduler the first is wanted too"
+
+    grid = {"train.epochs": [1, 2, 3, 4], "seed": [0, 1]}
+    sweep = tiny(name="search", grid=grid, run={"search": "optuna", "num_samples": 2})
+    tasks = plan_of(sweep, store).tasks
+    for task in tasks[:3]:
+        ledger.publish(task.key, invented(task))
+    assert status_of(store, sweep) == "KILLED"
+    ledger.publish(tasks[3].key, invented(tasks[3]))
+    assert status_of(store, sweep) == "FINISHED", "2 cells of 4, each with both seeds"
+
+
+class Counting(Folder):
+    """A folder that keeps the names that are read."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: list[str] = []
+
+    def read(self, name: str) -> bytes | None:
+        self.asked.append(name)
+        return super().read(name)
+
+
+def test_nothing_is_read_of_what_the_store_has_already(store: Store) -> None:
+    """In an object store a read takes tens of milliseconds, and a sweep may have thousands of such trials."""
+    ledger, plan = Ledger(store.where), plan_of(tiny(run={"scheduler": "asha"}), store)
+    for task in plan.tasks[:2]:
+        ledger.stop(task.key, STOP)
+    ledger.fail(plan.tasks[2].key, {"error": "Boom", "traceback": None})
+    tracker = Tracker(default_uri(store.root), plan, store)
+    tracker.ledger.depot = depot = Counting(store.root)
+    tracker.sync()
+    kinds = ["failure.json", "stopped.json", "stopped.json"]
+    assert sorted(name.rpartition("/")[2] for name in depot.asked) == kinds
+    tracker.sync()
+    assert len(depot.asked) == 3
+    assert sorted(run.info.status for run in runs(tracker)) == ["FAILED", "KILLED", "KILLED"]
+
+
+def test_every_call_that_is_answered_shows_that_the_store_works(tracker: Tracker) -> None:
+    task = tracker.plan.tasks[0]
+    run_id = tracker.start(task, told.now())
+
+    def answered(call: Callable[[], object]) -> bool:
+        before = tracker.connection.answered
+        call()
+        return tracker.connection.answered > before
+
+    assert answered(lambda: tracker.client.set_tag(run_id, "a", "b"))
+    assert answered(lambda: tracker.discard(tracker.copies()[task.key]))
+    assert answered(tracker.attach)
+    with pytest.raises(MlflowException):
+        tracker.client.get_run("none")
 
 
 def test_the_description_of_the_experiment_has_filters_that_work(tracker: Tracker, store: Store) -> None:
@@ -170,7 +262,8 @@ def test_a_store_that_several_processes_open_first_is_made_once(store: Store) ->
     """MLflow's own migrations lock nothing: without turns, most of them die."""
     code = (
         "import sys; from orchestrator.tracking.connection import Connection; from pathlib import Path; "
-        "sys.stdin.read(); print(Connection(sys.argv[1], Path('x')).experiment(sys.argv[2], {}))"
+        "sys.stdin.read(); store = Connection(sys.argv[1], Path('x')); store.open(); "
+        "print(store.experiment(sys.argv[2], {}))"
     )
     uri = default_uri(store.root)
     openers = [
@@ -211,7 +304,7 @@ def test_a_driver_that_is_not_installed_is_told_with_what_to_install(store: Stor
         "import sys; sys.modules['psycopg2'] = None\n"
         "from pathlib import Path; from orchestrator.tracking.connection import Connection\n"
         "from trainers import InputError\n"
-        "try: Connection('postgresql://me:secret@127.0.0.1/x', Path('x'))\n"
+        "try: Connection('postgresql://me:secret@127.0.0.1/x', Path('x')).open()\n"
         "except InputError as error: print(error)"
     )
     run = subprocess.run(
