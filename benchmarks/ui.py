@@ -1,0 +1,143 @@
+"""The MLflow pages of a sweep with 5,000 runs: how long the server takes for what they ask.
+
+    python benchmarks/ui.py [--quick] [--runs N]
+
+Runs of trials that nobody ran, of a few points each, are written through the tracker into a sqlite file, and asked for
+through the server that `opsctl ui` starts, as the page of an experiment asks: the experiment, the first hundred runs in
+the order of its saved view, the hundred after them, the same under a filter; and as the page of a run does: the run,
+and the history of one of its metrics. Once with 100 runs there, and again with all. Every request is a new connection.
+Results are added to benchmarks/results/ui.jsonl, unless the run is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import record
+from tracking import invented, serving
+
+from orchestrator.plan import Plan, make_plan
+from orchestrator.spec import SweepSpec
+from orchestrator.tracking import Tracker, page
+from poisons import Store
+
+FEW, SHOWN, EPOCHS = 100, 100, 3  # runs at first; runs that a page asks for; epochs of each
+Request = Callable[[], dict[str, Any]]
+
+
+def main() -> None:
+    """Fills the database, measures on the way and at the end, and prints it."""
+    parser = record.parser(__doc__, data=False)
+    parser.add_argument("--runs", type=int, default=5000)
+    args = parser.parse_args()
+    runs, repeats = (200, 2) if args.quick else (args.runs, 20)
+    with tempfile.TemporaryDirectory() as folder:
+        row = measure(Path(folder), runs, repeats)
+    for what, value in row.items():
+        print(f"{what}: {value}")
+    if not args.quick:
+        record.append("ui", row)
+
+
+def measure(folder: Path, runs: int, repeats: int) -> dict[str, Any]:
+    """Milliseconds of every request with few runs and with all, and of writing one run."""
+    store, file = Store(folder / "store"), folder / "mlflow.db"
+    plan = planned(store, runs)
+    tracker = Tracker(f"sqlite:///{file}", plan, store)
+    seconds = fill(tracker, 0, FEW)
+    with serving(file) as server:
+        few = asked(server, tracker, repeats)
+        seconds += fill(tracker, FEW, len(plan.tasks))
+        many = asked(server, tracker, repeats)
+    count = len(plan.tasks)
+    return {
+        "runs": count,
+        "database, MB": file.stat().st_size / 1e6,
+        "written, ms a run": 1000 * seconds / count,
+        f"ms, {FEW} runs": few,
+        f"ms, {count} runs": many,
+    }
+
+
+def planned(store: Store, runs: int) -> Plan:
+    grid = {
+        "data.poison": ["clean", "ops"],
+        "train.optimizer.lr": [0.01, 0.02, 0.05, 0.1],
+        "seed": list(range(-(-runs // 8))),
+    }
+    base = {"data": {"limit": 60}, "train": {"architecture": "lenet5", "optimizer": "sgd"}}
+    sweep = {"name": "load", "question": "Is it still usable?", "base": base, "grid": grid}
+    return make_plan(SweepSpec.parse(sweep, "load"), store, "load")
+
+
+def fill(tracker: Tracker, first: int, last: int) -> float:
+    """Seconds that it takes to write these of the plan's runs."""
+    start = time.perf_counter()
+    for task in tracker.plan.tasks[first:last]:
+        told = invented(task)
+        tracker.complete(task, {**told, "history": told["history"][:EPOCHS]})
+    return time.perf_counter() - start
+
+
+def asked(server: str, tracker: Tracker, repeats: int) -> dict[str, dict[str, float]]:
+    """Milliseconds of each request, in turn, after one of each."""
+    found = requests(server, tracker)
+    times: dict[str, list[float]] = {name: [] for name in found}
+    for turn in range(repeats + 1):
+        for name, request in found.items():
+            start = time.perf_counter()
+            request()
+            if turn:
+                times[name].append(1000 * (time.perf_counter() - start))
+    return {name: record.spread(values) for name, values in times.items()}
+
+
+def requests(server: str, tracker: Tracker) -> dict[str, Request]:
+    """What the pages ask, by what it is; each is seen to be answered."""
+    state = json.loads(json.loads(page.view(tracker.plan))["state"])
+    axis = page.examples(tracker.plan)[0]
+
+    def search(where: str = "", token: str | None = None) -> dict[str, Any]:
+        body = {
+            "experiment_ids": [tracker.experiment],
+            "filter": where,
+            "max_results": SHOWN,
+            "order_by": [f"{state['orderByKey']} {'ASC' if state['orderByAsc'] else 'DESC'}"],
+            "run_view_type": "ACTIVE_ONLY",
+            **({"page_token": token} if token else {}),
+        }
+        answer = ask(server, "runs/search", body=body)
+        assert answer["runs"], where
+        return answer
+
+    first = search()
+    token, run_id = first.get("next_page_token"), first["runs"][0]["info"]["run_id"]
+    metric = tracker.plan.sweep.report.metric
+    return {
+        "the experiment": lambda: ask(server, "experiments/get", experiment_id=tracker.experiment),
+        "first 100 runs, best first": search,
+        "the next 100": lambda: search(token=token),
+        "first 100 of a filter by a tag": lambda: search(axis),
+        "a run": lambda: ask(server, "runs/get", run_id=run_id),
+        "a metric's history": lambda: ask(server, "metrics/get-history", run_id=run_id, metric_key=metric),
+    }
+
+
+def ask(server: str, what: str, body: dict[str, Any] | None = None, **options: str) -> dict[str, Any]:
+    """A request as the pages send it, and its answer."""
+    data = None if body is None else json.dumps(body).encode()
+    address = f"{server}/ajax-api/2.0/mlflow/{what}?{urlencode(options)}"
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=120) as reply:
+        return dict(json.load(reply))
+
+
+if __name__ == "__main__":
+    main()
