@@ -42,7 +42,6 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
     with suppress(OSError), socket.create_connection((host, port), timeout=2):
         raise InputError(f"port {port} of {host} is taken; choose another with --port")
     options = {
-        "--backend-store-uri": with_driver(uri),
         "--artifacts-destination": str(_folder(uri) / "mlartifacts"),
         "--host": host,
         "--port": str(port),
@@ -55,9 +54,9 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
         "--x-frame-options": "SAMEORIGIN",
     }
     words = [word for option in options.items() for word in option]
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", *words], env={**os.environ, **SETTINGS}
-    )
+    # whoever may list processes reads a command line, and the address may hold a password
+    environment = {**os.environ, **SETTINGS, "MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
+    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], env=environment)
 
 
 def is_loopback(host: str) -> bool:

@@ -62,6 +62,11 @@ class Costs:
         return cls(store, rates, CraftRates.learned(store))
 
     @classmethod
+    def of_some_gpu(cls, store: Store) -> Costs:
+        """A guess, for GPUs that are not here and on which nothing is done yet."""
+        return cls(store, Rates.of_some_gpu(), CraftRates.learned(store))
+
+    @classmethod
     def usual(cls, store: Store) -> Costs:
         """A guess, which is enough to know what takes longer than what."""
         return cls(store, Rates("", "a guess"), CraftRates.learned(store))

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
+from orchestrator.costs import packing
 from orchestrator.costs.cost import Costs
 from orchestrator.costs.duration import duration, hours
 from orchestrator.costs.order import order_data, order_trials, waiting_seconds
+from orchestrator.costs.rates import is_gpu
 from orchestrator.costs.schedule import Job, makespan
+from orchestrator.costs.shares import Measured
+from orchestrator.depots.depot import open_depot
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import RunSpec
 from poisons import Store
@@ -85,8 +89,17 @@ def estimate_on_this_machine(
     for a plan is worth more than its cost."""
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        resources = this_machine(plan.sweep.run, cpus=os.cpu_count() or 1, gpus=gpus, slots=slots)
-        return estimate(plan, best_costs(plan, store, resources, tflops), resources)
+        run, kept = plan.sweep.run, packing.Shares(open_depot(store.where))
+        described = tflops is not None and slots is not None  # machines that are not this one
+        measured = kept.device() if run.gpus_per_trial == "auto" else None
+        take = partial(this_machine, run, cpus=os.cpu_count() or 1, gpus=gpus, slots=slots)
+        resources = take(on_gpus=described or measured is not None)
+        costs = best_costs(plan, store, resources, tflops)
+        if measured is not None:
+            resources = take(on_gpus=True, auto=_measured_share(plan, costs, kept, measured))
+        elif costs.rates.device and is_gpu(costs.rates.device):
+            resources = take(on_gpus=True)
+        return estimate(plan, costs, resources)
     except Exception:  # noqa: BLE001  (drivers, stores and libraries raise what they like)
         return None
 
@@ -114,18 +127,39 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
         return Costs.given(store, tflops)
     keys = [task.key for task in plan.tasks if task.done]
     found = Costs.learned(store, prefer=keys, place=resources.place, threads=resources.threads)
+    if found is None and resources.gpus and not torch.cuda.is_available():
+        return Costs.of_some_gpu(store)
     return found or Costs.measured(store, place=resources.place, threads=resources.threads)
 
 
-def this_machine(run: RunSpec, *, cpus: int, gpus: int, slots: int | None = None) -> Resources:
-    """What a sweep's `run` block takes of a machine with so many processors and GPUs; `slots`, if it is
-    given, says how many trials run at a time."""
+def this_machine(
+    run: RunSpec, *, cpus: int, gpus: int, slots: int | None = None, on_gpus: bool = False, auto: float = 1.0
+) -> Resources:
+    """What a sweep's `run` block takes of a machine with so many processors and GPUs. Trials are on GPUs if
+    it says so, if there are any, or if they are known to be elsewhere (`on_gpus`); `auto` is the share of one
+    that was measured.
+
+    `slots`, if it is given, says how many trials run at a time; else it is as many as the machine has room
+    for, or, of GPUs that it has none of, `max_concurrent`, or one.
+    """
     wanted = run.gpus_per_trial
-    share = float(min(1, gpus)) if wanted is None or isinstance(wanted, str) else float(wanted)
-    share = share if gpus else 0.0
+    share = wanted if isinstance(wanted, float) else float(gpus > 0 or on_gpus)
+    if wanted == "auto" and share:
+        share = auto
+    if share and not gpus:
+        return Resources(slots or run.max_concurrent or 1, share, run.cpus_per_trial)
     per_gpu = gpus * int(1 / share) if 0 < share <= 1 else int(gpus / share) if share else cpus
     room = min(per_gpu, int(cpus / run.cpus_per_trial), run.max_concurrent or cpus)
     return Resources(slots or max(1, room), share, run.cpus_per_trial)
+
+
+def _measured_share(plan: Plan, costs: Costs, kept: packing.Shares, device: str) -> float:
+    """The share of a GPU that the missing trials take, as it was measured on such devices, the mean over
+    their time; of what was not measured it is all."""
+    shares = Measured(kept, costs.extents, device, plan.missing)
+    seconds = [(costs.task_seconds(task), shares.of(task) or 1.0) for task in plan.missing]
+    whole = sum(time for time, _ in seconds)
+    return sum(time * share for time, share in seconds) / whole if whole else 1.0
 
 
 def lines(estimate: Estimate) -> list[str]:

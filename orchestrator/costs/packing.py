@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from typing import Any
 
 from orchestrator.costs.rates import slug
@@ -72,6 +73,11 @@ class Shares:
             return told if 0 < told["share"] <= 1 else None
         except (ValueError, KeyError, TypeError):
             return None  # nothing, or damaged: it is measured again
+
+    def device(self) -> str | None:
+        """The kind of device of which most is known; None if nothing is."""
+        kinds = Counter(name.removesuffix(".json").partition("-")[2] for name in self.depot.names("shapes"))
+        return kinds.most_common(1)[0][0] if kinds else None
 
     def remember(self, key: str, device: str, told: Told) -> Told:
         """Keep `told`, which has `share` and may have more (such as peak_bytes, busy); what is known now."""

@@ -20,6 +20,7 @@ from trainers.recipe import Precision, TrainSpec
 
 BATCH_SECONDS = 0.0005  # of the host, for one pass of a batch through a network, however small that is
 USUAL = 1e11  # operations per second where nothing is known: about a processor core
+USUAL_OF_A_GPU = 1e13
 Group = tuple[str, ...]
 
 
@@ -65,8 +66,9 @@ class Rates:
 
     @classmethod
     def learned(cls, runs: Iterable[Run], device: str) -> Rates | None:
-        """From the trainings on `device`, else on that which most ran on; None if there are none."""
-        known = list(runs)
+        """From the trainings on `device`, else on that which most ran on; None if there are none. Of a GPU
+        those on a processor tell nothing."""
+        known = [run for run in runs if is_gpu(run.device) or not is_gpu(device)]
         counts = Counter(run.device for run in known)
         if not counts:
             return None
@@ -89,6 +91,11 @@ class Rates:
         return cls("", "given", tflops * 1e12)
 
     @classmethod
+    def of_some_gpu(cls) -> Rates:
+        """A guess at what a GPU reaches of which nothing is known."""
+        return cls("", "a guess; say what a GPU reaches with --tflops", USUAL_OF_A_GPU)
+
+    @classmethod
     def measured(cls, depot: Depot, place: torch.device, threads: int) -> Rates:
         """What this machine reaches in training a ResNet-18, measured in about a second, and remembered under
         `rates/`."""
@@ -103,13 +110,20 @@ class Rates:
 
 
 def device_name(place: torch.device, threads: int) -> str:
-    """As records name it: `NVIDIA H200`, `cpu, 2 threads`; how many threads decides what a processor does."""
-    return torch.cuda.get_device_name(place) if place.type == "cuda" else processor(threads)
+    """As records name it: `NVIDIA H200`, `cpu, 2 threads`; how many threads decides what a processor does. A
+    GPU of another machine has no name here."""
+    if place.type != "cuda":
+        return processor(threads)
+    return torch.cuda.get_device_name(place) if torch.cuda.is_available() else ""
 
 
 def processor(threads: int) -> str:
     """`cpu, 2 threads`"""
     return f"cpu, {threads} thread{'s' * (threads != 1)}"
+
+
+def is_gpu(device: str) -> bool:
+    return not device.startswith("cpu,")
 
 
 def slug(device: str) -> str:

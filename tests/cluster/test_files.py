@@ -13,6 +13,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
+from orchestrator.mlflow_server import SETTINGS
 from tests.conftest import ROOT
 
 AWS, LOCAL = ROOT / "cluster.yaml", ROOT / "cluster" / "local.yaml"
@@ -118,6 +119,13 @@ def test_machines_have_roles_instead_of_keys() -> None:
     roles = {name: one["node_config"]["IamInstanceProfile"] for name, one in types.items()}
     assert roles == {"head": {"Name": "opsctl-head"}, "gpu": {"Name": "opsctl-worker"}}
     assert all(one["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for one in types.values())
+
+
+def test_mlflow_on_the_head_is_set_as_by_opsctl_ui() -> None:
+    (line,) = [one for one in read(AWS)[f"head_{START}"] if "mlflow server" in one]
+    settings, command = line.split("nohup", 1)
+    assert {f"{name}={value}" for name, value in SETTINGS.items()} <= set(settings.split())
+    assert "--host 127.0.0.1 " in command
 
 
 def test_both_files_start_ray_alike() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from orchestrator.costs.cost import START_SECONDS, Costs
@@ -22,8 +23,11 @@ from orchestrator.costs.estimate import (
     this_machine,
 )
 from orchestrator.costs.extents import USUAL, Extents
+from orchestrator.costs.packing import Shares, shape_key
 from orchestrator.costs.rates import BATCH_SECONDS, Rates, Run
+from orchestrator.depots.depot import open_depot
 from orchestrator.depots.results import Ledger
+from orchestrator.plan import Plan
 from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
@@ -232,6 +236,51 @@ def test_slots_of_a_machine(run: dict[str, Any], cpus: int, gpus: int, slots: in
     assert this_machine(RunSpec.parse(run, "test"), cpus=cpus, gpus=gpus, slots=64).slots == 64
 
 
+@pytest.mark.parametrize(
+    ("run", "slots", "share"),
+    [
+        ({}, 1, 1.0),
+        ({"gpus_per_trial": 0.25}, 1, 0.25),
+        ({"gpus_per_trial": "auto", "max_concurrent": 6}, 6, 0.5),
+        ({"gpus_per_trial": 0}, 8, 0.0),
+    ],
+)
+def test_of_gpus_that_are_elsewhere_a_trial_takes_its_share(
+    run: dict[str, Any], slots: int, share: float
+) -> None:
+    found = this_machine(RunSpec.parse(run, "test"), cpus=8, gpus=0, on_gpus=True, auto=0.5)
+    assert (found.slots, found.gpus) == (slots, share)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_hours_on_gpus_are_told_where_there_is_none(store: Store) -> None:
+    """On a laptop, of a sweep that a cluster will run."""
+    plain, wants = (plan_of(tiny(run=run), store) for run in ({}, {"gpus_per_trial": 1}))
+    auto = plan_of(tiny(run={"gpus_per_trial": "auto"}), store)
+
+    def told(plan: Plan, **options: Any) -> tuple[str, float, str]:
+        cost = estimate_on_this_machine(plan, store, **options)
+        assert cost is not None
+        return cost.resources.unit, cost.resources.gpus, cost.origin
+
+    assert told(plain)[0] == told(plain, tflops=30)[0] == told(auto)[0] == "CPU-hours"
+    assert told(wants) == ("GPU-hours", 1.0, "a guess; say what a GPU reaches with --tflops")
+    assert told(wants, tflops=30) == ("GPU-hours", 1.0, "given")
+    assert told(plain, tflops=30, slots=8) == ("GPU-hours", 1.0, "given")
+
+    kept, extent = Shares(open_depot(store.where)), Extents(store).of(plain.tasks[0].trial.data)
+    shape = shape_key(plain.tasks[0].trial, extent.shape, extent.images, extent.num_classes)
+    kept.remember(shape, "NVIDIA A10G", {"share": 0.25})
+    assert told(auto, tflops=30) == ("GPU-hours", 0.25, "given")
+
+    record = run_trial(plain.tasks[0].trial, store, device=CPU)
+    assert told(wants)[2].startswith("a guess"), "a processor tells nothing of a GPU"
+    for task in plain.tasks[1:3]:
+        Ledger(store.where).publish(task.key, record | {"device": "NVIDIA A10G"})
+    learned = ("GPU-hours", 1.0, "learned from 2 trials on NVIDIA A10G")
+    assert told(wants) == told(plain) == learned, "most ran there"
+
+
 def test_hours_are_those_of_all_that_is_missing_and_slots_share_them(store: Store) -> None:
     plan = plan_of(tiny(base={"data": {"limit": 60}, "train": {"epochs": 50}}), store)
     costs = Costs.given(store, 0.001)
@@ -264,7 +313,7 @@ def test_a_plan_says_how_long_it_takes(opsctl: Opsctl, tmp_path: Path) -> None:
     code, out, err = opsctl("plan", file, "--tflops", 30, "--slots", 3)
     assert (code, err) == (0, "")
     # a ResNet-18: 200 epochs of 1,000 images, 3.33 GFLOP each, and of 355 test images, 1.11 GFLOP each
-    assert "about 0.03 CPU-hours of trials, the longest of 27 s; about 2 s of data sets" in out
+    assert "about 0.03 GPU-hours of trials, the longest of 27 s; about 2 s of data sets" in out
     assert "about 55 s on 3 slots (rate: 30 TFLOP/s, given)" in out
     assert re.search(r"digits-ops-train +[0-9a-f]{16} +to build +under 1 s", out)
     code, out, _ = opsctl("plan", file)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator import mlflow_server
@@ -59,6 +60,16 @@ def test_a_foreign_host_header_is_refused(server: Server, host: str) -> None:
 def test_another_sites_page_is_refused(server: Server) -> None:
     own = f"127.0.0.1:{server.port}"
     assert search(server.port, Host=own, Origin="http://evil.example.org")[0] == 403
+
+
+def test_no_command_line_tells_the_database(server: Server) -> None:
+    """Its address may hold a password, and everyone on the machine may list processes."""
+    top = psutil.Process(server.process.pid)
+    lines = [" ".join(one.cmdline()) for one in (top, *top.children(recursive=True))]
+    assert len(lines) > 1
+    assert [line for line in lines if str(server.database) in line or "sqlite:" in line] == []
+    assert search(server.port, Host=f"127.0.0.1:{server.port}")[0] == 200
+    assert server.database.exists()
 
 
 def test_a_variable_of_the_shell_does_not_switch_it_off(
