@@ -131,7 +131,7 @@ def test_a_sweep_is_finished_when_its_scheduler_stopped_the_rest_or_its_search_l
     assert status_of(store, sweep) == "FINISHED"
     assert status_of(store, tiny(name="whole")) == "KILLED", "without a scheduler the first is wanted too"
 
-    grid = {"train.epochs": [1, 2, 3, 4], "seed": [0, 1]}
+    grid = {"train.epochs": [3, 4, 5, 6], "seed": [0, 1]}
     sweep = tiny(name="search", grid=grid, run={"search": "optuna", "num_samples": 2})
     tasks = plan_of(sweep, store).tasks
     for task in tasks[:3]:
