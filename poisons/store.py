@@ -2,7 +2,8 @@
 
 `<root>/data/<name>-<key>/` holds `data.arrow`, what was crafted as `perturbation-<i>.arrow`, and
 `record.json`, which says what the bytes are and how they came about. Machines that share no folder share a
-shelf, an object store for example, which then holds the same under the same names: `root` is a copy.
+shelf, an object store for example, which then holds the same, with files' digests in their names: `root` is a
+copy.
 """
 
 from __future__ import annotations
