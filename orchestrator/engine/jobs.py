@@ -83,7 +83,8 @@ class Jobs:
                 asyncio.run(log.copy(self._said(job)))
                 info = JobDetails(**_get(f"{self.address}/api/jobs/{job}", self._token))
             except TROUBLE as error:
-                lost = lost or time.monotonic()
+                if log.heard > lost:  # since it was lost before, if it was
+                    lost = time.monotonic()
                 if time.monotonic() - lost > LOST_SECONDS:
                     raise OSError(
                         f"{self.address} no longer answers ({error}); {job} goes on without us"
@@ -112,12 +113,13 @@ class Log:
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self.write, self.seen = write, 0  # characters
+        self.heard = time.monotonic()  # when anything was, new or not
 
     async def copy(self, said: AsyncIterator[str]) -> None:
         """Write what is new in a log that is told from its beginning. Raises what `said` does."""
         place = 0
         async for text in said:
-            place += len(text)
+            place, self.heard = place + len(text), time.monotonic()
             if place > self.seen:
                 new = text[max(0, len(text) - (place - self.seen)) :]
                 self.seen = place
