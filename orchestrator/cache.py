@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from orchestrator.depots.depot import Depot, Folder, open_depot
 from orchestrator.depots.drivers import marks
 from poisons import Store
 from poisons.durable import intact
-from poisons.node_copy import parsed
+from poisons.node_copy import parsed, shelved
 from poisons.store import damaged
 
 HOUR, DAY = 3600.0, 86400.0
@@ -101,10 +100,11 @@ def rubbish(store: Store) -> list[Rubbish]:
         ),
     }
     depot = open_depot(store.where)
+    now = depot.now()
     return [
         Rubbish(place.name, why, place.bytes)
         for folder, rule in rules.items()
-        for place in _places(depot, folder)
+        for place in _places(depot, folder, now)
         if (why := rule(place)) is not None
     ]
 
@@ -116,10 +116,9 @@ def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) 
     return "half-written, or of an older opsctl" if left else None
 
 
-def _places(depot: Depot, folder: str) -> Iterator[Place]:
-    """What lies directly in a folder of the store."""
+def _places(depot: Depot, folder: str, now: float) -> Iterator[Place]:
+    """What lies directly in a folder of the store; `now` is by the depot's clock."""
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    now = time.time()
     for name, kept in depot.files(folder).items():
         age = 0.0 if kept.changed is None else now - kept.changed
         found[name.split("/")[0]].append((kept.bytes, age))
@@ -146,8 +145,8 @@ def damage(store: Store, entry: Entry) -> list[str]:
     found = []
     with TemporaryDirectory(dir=store.root, prefix="verify-") as folder:
         for name, told in entry.record["files"].items():
-            file = Path(folder, name)
-            if not store.shelf.download(f"data/{entry.name}/{name}", file) or not intact(file, told):
+            file, there = Path(folder, name), shelved(f"data/{entry.name}", name, told["sha256"])
+            if not store.shelf.download(there, file) or not intact(file, told):
                 found.append(name)
             file.unlink(missing_ok=True)
     return found

@@ -133,6 +133,7 @@ KeyArgument = Annotated[
     ),
 ]
 STORE = "opsctl-store"
+UNKNOWN = 3  # how a sweep ended that was sent to a cluster
 SOURCE = "digits"
 
 
@@ -358,10 +359,13 @@ def submit(
     tracking_wait: TrackingWaitOption = 15.0,
     follow: Annotated[bool, typer.Option(help="Show what it says until it ends.")] = True,
 ) -> None:
-    """Run a sweep on a cluster, from here, as `opsctl sweep` on its head would.
+    """Run a sweep on a cluster, from here, as `opsctl sweep` on its head would; one that is killed there is
+    begun again.
 
     Only the sweep file travels. Ctrl-C leaves the sweep running, and so does a broken connection. Exit code:
-    the sweep's, if it was followed to the end; 0 if not; 2 if there is no cluster, or it refuses us.
+    the sweep's, if it was followed to the end; 0 if nobody wanted to; 2 if there is no cluster, or it refuses
+    us; 3 if nobody knows how it ended, or whether: the connection was lost for a minute, or the job was; 137
+    and the like if it was killed time and again.
     """
     from orchestrator import submit as sending
 
@@ -387,6 +391,9 @@ def submit(
             code = jobs.follow(job, lambda text: typer.echo(text, nl=False))
         except KeyboardInterrupt:
             typer.echo(f"\n{job} goes on without us; see above")
+        except OSError as error:
+            typer.echo(f"\n{error}; see above", err=True)
+            code = UNKNOWN
     raise typer.Exit(code)
 
 

@@ -59,8 +59,13 @@ def this_process() -> str:
 
 def gone(process: str) -> bool:
     """Whether a process of that name is known to have ended; on another machine nobody can tell, so no."""
+    return here(process) and not alive(int(process.partition("-")[2]))
+
+
+def here(process: str) -> bool:
+    """Whether that is the name of a process of this machine."""
     where, _, pid = process.partition("-")
-    return this_process().startswith(f"{where}-") and pid.isdecimal() and not alive(int(pid))
+    return this_process().startswith(f"{where}-") and pid.isdecimal()
 
 
 @contextmanager

@@ -52,7 +52,10 @@ def driver_line(mark: Mark, version: str | None) -> str:
         parts += [f"faults until now: {', '.join(faults)}"] if faults else []
     silent = _between(mark["time"], datetime.now(UTC).isoformat())
     if silent > STALE_SECONDS:
-        parts.append(f"NO SIGN OF IT for {duration(silent)}: it is dead or cut off, or clocks differ")
+        parts.append(
+            f"NO SIGN OF IT for {duration(silent)}: it is dead or cut off, or clocks differ; "
+            "opsctl stop waits a minute and then takes it for dead"
+        )
     if version and mark.get("outline") and (how := differs(mark["outline"], version)):
         parts.append(f"it began {how}")
     return "; ".join(parts)

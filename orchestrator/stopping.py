@@ -17,7 +17,8 @@ LOOK_SECONDS = 0.5
 def stop_drivers(depot: Depot, drivers: Sequence[Mark], *, wait: float) -> list[Mark]:
     """Ask these drivers to stop and wait until they have, at most so many seconds; those that have not.
 
-    One that is found dead has stopped. Raises OSError."""
+    One that is found dead has stopped, and its mark goes. What asks it to stop stays until the next sweep
+    begins: it may only be cut off, and come back. Raises OSError."""
     for mark in drivers:
         ask_to_stop(depot, mark["id"])
     watch, left, end = Watch(depot), list(drivers), time.monotonic() + wait
@@ -25,4 +26,8 @@ def stop_drivers(depot: Depot, drivers: Sequence[Mark], *, wait: float) -> list[
         if time.monotonic() >= end:
             break
         time.sleep(LOOK_SECONDS)
+    unanswered = {mark["id"] for mark in left}
+    for mark in drivers:
+        if mark["id"] not in unanswered:
+            depot.remove(f"drivers/{mark['id']}.json")  # harmless if it did so itself
     return left

@@ -31,7 +31,7 @@ def prepare(
     check_store(store)
     options = ["--store", store, "--address", "auto", "--tracking-wait", f"{tracking_wait:g}"]
     if tracking_uri is not None:
-        _refuse_password(tracking_uri, "--tracking-uri", "OPSCTL_TRACKING_URI")
+        check_tracking(tracking_uri)
         options += ["--tracking-uri", tracking_uri]
     return sweep.name, [*options, *(part for one in settings for part in ("--set", one))]
 
@@ -43,6 +43,18 @@ def check_store(store: str) -> None:
         raise InputError(
             f"--store {store} is a folder of this machine, and the sweep runs on others: write the absolute "
             "path of a folder that they all share (/shared/opsctl), or a URL (s3://bucket/opsctl)"
+        )
+
+
+def check_tracking(uri: str) -> None:
+    """InputError unless an MLflow may be found at the same address by the head of a cluster."""
+    _refuse_password(uri, "--tracking-uri", "OPSCTL_TRACKING_URI")
+    scheme, mark, _ = uri.partition("://")
+    if not mark or scheme.partition("+")[0] in ("sqlite", "file"):
+        raise InputError(
+            f"--tracking-uri {uri} (or OPSCTL_TRACKING_URI) is a file of this machine, and the sweep runs on "
+            "another: write the address of a server that the head reaches (http://server:5000), or unset it; "
+            "then it is what OPSCTL_TRACKING_URI says on the head, or else a database beside the store"
         )
 
 

@@ -1,7 +1,8 @@
 """A node's copy of what lies on a shelf: pulled and verified before it is used, pushed record last, bounded.
 
 What is copied are folders with a `record.json` that tells the digests of the files beside it. There is no
-rename on a shelf, so the record is written last: without it there is nothing.
+rename on a shelf, so the record is written last: without it there is nothing. A file's name there holds its
+digest, and of several records the first stays, so that two who build one folder never mix their bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,16 @@ from poisons.durable import StoreError, flush, intact, read_json, write_whole
 from poisons.shelf import Shelf
 
 RECORD = "record.json"
+KINDS = ("data", "imports")  # what is counted against the bound
 Record = dict[str, Any]
 
 
 class NodeCopy:
     """Folders under `root` and on the `shelf`, by the same names. `bound`, if there is one, is how many bytes
-    of data sets stay under `root` when others are pulled: the least recently used go."""
+    of data sets and imports stay under `root` when others are pulled: the least recently used go.
+
+    Not counted is what is small beside them: statistics, which go with their data set, pictures, checkpoints.
+    """
 
     def __init__(self, root: Path, shelf: Shelf, bound: int | None = None) -> None:
         self.root, self.shelf, self.bound = root, shelf, bound
@@ -37,42 +43,47 @@ class NodeCopy:
     def pull(self, name: str) -> bool:
         """Have the folder here, every file as the shelf's record says. False if the shelf has none, or one
         that is damaged: that one's record is then removed, so that it can be made again."""
-        if (record := self.record(name)) is None:
-            return False
-        with FileLock(self._lock(name)):
-            if self._whole_here(name):
-                return True  # somebody else pulled it meanwhile
-            self.make_room(sum(told["bytes"] for told in files_of(record).values()))
-            if self._pull(name, record) or self._pull(name, record):  # once more: it may have been the line
-                return True
-        if self.record(name) == record:
-            self.shelf.remove(f"{name}/{RECORD}")
-        return False
+        with self._lock(name):
+            return self._whole_here(name) or self._fetch(name)  # somebody else may have pulled it meanwhile
 
-    def push(self, name: str) -> None:
-        """Have the folder on the shelf, unless it has one already. StoreError if that cannot be done; then
-        others see nothing of it."""
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Have the folder here for as long as the block, pulled if need be, and if the shelf has it."""
+        with self._lock(name):
+            if self._whole_here(name) or self._fetch(name):
+                self.touch(name)
+            yield
+
+    def push(self, name: str) -> bool:
+        """Have the folder on the shelf, unless it has one already. False if that is another's, of other
+        bytes: then this one is no longer here, and that one can be pulled. StoreError if it cannot be done;
+        then others see nothing of it."""
         try:
-            if self.record(name) is not None:
-                return
-            data = (self.root / name / RECORD).read_bytes()
-            for file in files_of(json.loads(data)):
-                self.shelf.upload(self.root / name / file, f"{name}/{file}")
-            self.shelf.write(f"{name}/{RECORD}", data)
+            ours = self.agrees(name) or (self.record(name) is None and self._send(name))
+            if not ours:
+                with self._lock(name):
+                    self._drop(name)
         except OSError as error:
             raise StoreError(
                 f"{name} is on this machine, but could not be written for others ({error}); "
                 "the same command again goes on"
             ) from error
         self.make_room(0)
+        return ours
+
+    def agrees(self, name: str) -> bool:
+        """Whether the shelf has the folder, of the same bytes as here."""
+        there, here = self.record(name), read_json(self.root / name / RECORD)
+        return there is not None and here is not None and digests(there) == digests(here)
 
     def touch(self, name: str) -> None:
         """Note that it is used now."""
-        os.utime(self.root / name / RECORD)
+        with suppress(FileNotFoundError):
+            os.utime(self.root / name / RECORD)
 
     def make_room(self, needed: int) -> None:
-        """Remove the data sets that were not used for longest, until `needed` bytes more are within the
-        bound. One that somebody has open, builds or removes stays, and so does what only this node has."""
+        """Remove the folders that were not used for longest, until `needed` bytes more are within the bound.
+        One that somebody has open, builds or removes stays, and so does what only this node has."""
         if self.bound is None:
             return
         found = [(folder, _size(folder)) for folder in self._by_age()]
@@ -83,25 +94,60 @@ class NodeCopy:
             held -= size if self._evict(folder) else 0
 
     def _by_age(self) -> list[Path]:
-        marks = (self.root / "data").glob(f"*/{RECORD}")
+        marks = (mark for kind in KINDS for mark in (self.root / kind).glob(f"*/{RECORD}"))
         return [mark.parent for mark in sorted(marks, key=_age) if mark.parent.suffix != ".tmp"]
 
     def _evict(self, folder: Path) -> bool:
-        name, going = f"data/{folder.name}", folder.with_name(f"{folder.name}.gone.tmp")
-        key = folder.name.rpartition("-")[2]
+        name, key = f"{folder.parent.name}/{folder.name}", folder.name.rpartition("-")[2]
         with ExitStack() as held:
             try:
-                for lock in (self.root / "locks" / f"data-{key}.lock", self._lock(name)):
-                    held.enter_context(FileLock(lock, timeout=0))
+                for lock in (FileLock(self.root / "locks" / f"data-{key}.lock"), self._lock(name)):
+                    held.enter_context(lock.acquire(timeout=0))
             except Timeout:
                 return False
-            if any(arrow.in_use(file) for file in folder.glob("*.arrow")) or self.record(name) is None:
+            if any(arrow.in_use(file) for file in folder.glob("*.arrow")) or not self.agrees(name):
                 return False
-            shutil.rmtree(going, ignore_errors=True)
-            os.rename(folder, going)
-        shutil.rmtree(going, ignore_errors=True)
+            self._drop(name)
         shutil.rmtree(self.root / "statistics" / folder.name, ignore_errors=True)
         return True
+
+    def _drop(self, name: str) -> None:
+        """Have nothing of it here; who has it open keeps that."""
+        folder = self.root / name
+        going = folder.with_name(f"{folder.name}.gone.tmp")
+        shutil.rmtree(going, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            os.rename(folder, going)
+        shutil.rmtree(going, ignore_errors=True)
+
+    def _send(self, name: str) -> bool:
+        """Have the folder's files on the shelf, then its record; False, and none of them, if another's record
+        came first."""
+        data = (self.root / name / RECORD).read_bytes()
+        mine = digests(json.loads(data))
+        for file in mine:
+            self.shelf.upload(self.root / name / file, shelved(name, file, mine[file]))
+        if self.shelf.create(f"{name}/{RECORD}", data) or self.agrees(name):
+            return True
+        if (record := self.record(name)) is None:  # what is there is no record
+            self.shelf.write(f"{name}/{RECORD}", data)
+            return True
+        theirs = digests(record)
+        for file in mine:
+            if mine[file] != theirs.get(file):
+                self.shelf.remove(shelved(name, file, mine[file]))
+        return False
+
+    def _fetch(self, name: str) -> bool:
+        """`pull`, by whoever holds the lock."""
+        if (record := self.record(name)) is None:
+            return False
+        self.make_room(sum(told["bytes"] for told in files_of(record).values()))
+        if self._pull(name, record) or self._pull(name, record):  # once more: it may have been the line
+            return True
+        if self.record(name) == record:
+            self.shelf.remove(f"{name}/{RECORD}")
+        return False
 
     def _pull(self, name: str, record: Record) -> bool:
         final = self.root / name
@@ -111,7 +157,8 @@ class NodeCopy:
             temporary.mkdir(parents=True)
             for file, told in files_of(record).items():
                 place = temporary / file
-                if not self.shelf.download(f"{name}/{file}", place) or not intact(place, told):
+                there = shelved(name, file, told["sha256"])
+                if not self.shelf.download(there, place) or not intact(place, told):
                     return False
                 os.utime(place, ns=(told["mtime_ns"], told["mtime_ns"]))  # known by it without being read
                 flush(place)
@@ -130,14 +177,26 @@ class NodeCopy:
         files = files_of(record) if record is not None else {}
         return bool(files) and all(intact(self.root / name / file, told) for file, told in files.items())
 
-    def _lock(self, name: str) -> Path:
-        return self.root / "locks" / f"pull-{name.replace('/', '-')}.lock"
+    def _lock(self, name: str) -> FileLock:
+        """Held by whoever fetches the folder, lets go of it, or must not lose it meanwhile."""
+        return FileLock(self.root / "locks" / f"pull-{name.replace('/', '-')}.lock")
 
 
 def files_of(record: Record) -> dict[str, Record]:
     """The stamps of the files beside a record, by name: a data set has several, an import has one."""
     one = {"perturbation.arrow": record["file"]} if "file" in record else {}
     return dict(record.get("files", one))
+
+
+def digests(record: Record) -> dict[str, str]:
+    """The digests of the files beside a record, by name."""
+    return {file: told["sha256"] for file, told in files_of(record).items()}
+
+
+def shelved(name: str, file: str, digest: str) -> str:
+    """Where a file of the folder called `name` lies on the shelf: bytes that differ never meet there."""
+    stem, dot, kind = file.rpartition(".")
+    return f"{name}/{stem}-{digest[:16]}{dot}{kind}"
 
 
 def parsed(data: bytes | None) -> Record | None:

@@ -2,7 +2,8 @@
 
 `<root>/data/<name>-<key>/` holds `data.arrow`, what was crafted as `perturbation-<i>.arrow`, and
 `record.json`, which says what the bytes are and how they came about. Machines that share no folder share a
-shelf, an object store for example, which then holds the same under the same names: `root` is a copy.
+shelf, an object store for example, which then holds the same, with files' digests in their names: `root` is a
+copy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
 from poisons.durable import create_whole, flush, has_size, intact, read_json, stamp, unchanged, write_whole
 from poisons.foreign import store_import
-from poisons.imported import Imported, read_import
+from poisons.imported import Imported
 from poisons.node_copy import NodeCopy, parsed
 from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
@@ -129,8 +130,7 @@ class Store:
             return self._holds(spec, unchanged)
         if not self._holds(spec, unchanged) and not self._copy.pull(_name(spec)):
             return False
-        with suppress(FileNotFoundError):
-            self._copy.touch(_name(spec))
+        self._copy.touch(_name(spec))
         return self._holds(spec, unchanged)
 
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
@@ -168,12 +168,13 @@ class Store:
         most a folder `*.tmp`, which the next build of that key removes, and the checkpoint that it goes on
         from.
         """
-        if (images := self.load(spec)) is not None and (self._copy is None or self.has(spec)):
+        if (images := self.load(spec)) is not None and (self._copy is None or self._copy.agrees(_name(spec))):
             return images
         with self.lock(spec):
-            if (images := self.load(spec)) is not None:
-                self._push(_name(spec))  # which had failed, or was being done
-                return images
+            # it may be here alone, if to push it failed, or is being done; or of other bytes than the shelf's
+            while (images := self.load(spec)) is not None:
+                if self._push(_name(spec)):
+                    return images
             self._put_aside(self.path(spec))
             for parent in spec.parents:
                 self.ensure(parent, workshop)
@@ -189,9 +190,8 @@ class Store:
         self._push(f"imports/{fingerprint}")
         return fingerprint
 
-    def _push(self, name: str) -> None:
-        if self._copy is not None:
-            self._copy.push(name)
+    def _push(self, name: str) -> bool:
+        return self._copy is None or self._copy.push(name)
 
     def _make(self, spec: DataSpec, workshop: Workshop) -> None:
         start = time.monotonic()
@@ -206,15 +206,14 @@ class Store:
             parts = poison(spec, clean, index, self.perturbation(spec))
             self._publish(spec, parts, [], {"facts": facts, "device": "cpu"}, start)
             return
-        if self._copy is not None and isinstance(spec.poison[0], Imported):
-            self._fetch_import(spec.poison[0].fingerprint)
         file = f"checkpoints/data-{spec.key}.pt"
         (self.root / "checkpoints").mkdir(exist_ok=True)
         checkpoint = ShelvedCheckpoint(self.root / file, data=spec.clean.key, shelf=self.shelf, name=file)
         furnished = replace(
             workshop, checkpoint=checkpoint, memo=self._memo(spec.clean), imports=self.root / "imports"
         )
-        perturbation = spec.poison[0].craft(clean, seed=spec.seed, workshop=furnished)
+        with self._import_of(spec):
+            perturbation = spec.poison[0].craft(clean, seed=spec.seed, workshop=furnished)
         links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
         told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(workshop.device)}
         told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
@@ -321,9 +320,12 @@ class Store:
 
         return recall
 
-    def _fetch_import(self, fingerprint: str) -> None:
-        if self._copy is not None and read_import(self.root / "imports" / fingerprint) is None:
-            self._copy.pull(f"imports/{fingerprint}")
+    def _import_of(self, spec: DataSpec) -> AbstractContextManager[None]:
+        """Have the import that a data set is made from here for as long as the block, if it is made from one
+        and the shelf has it."""
+        if self._copy is None or not isinstance(poison := spec.poison[0], Imported):
+            return nullcontext()
+        return self._copy.held(f"imports/{poison.fingerprint}")
 
     def _put_aside(self, folder: Path) -> None:
         """Put a damaged data set aside, if there is one; the lock of its key is held. Of a copy, nothing is

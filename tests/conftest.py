@@ -75,7 +75,7 @@ def opsctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
     return run
 
 
-def start(*arguments: object, store: Path, **options: str) -> subprocess.Popen[str]:
+def start(*arguments: object, store: Path | str, **options: str) -> subprocess.Popen[str]:
     """`opsctl` as a process of its own, as a user starts it."""
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator", *map(str, arguments)],

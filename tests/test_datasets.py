@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +169,20 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
     assert left == {kept.name, *(parent.name for parent in kept.parents)}
     assert not any((stored.root / "quarantine").iterdir())
     assert rubbish(stored) == []
+
+
+def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
+    stored: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    being_written = stored.root / "imports" / ".0123456789abcdef.7.tmp" / "perturbation.arrow"
+    being_written.parent.mkdir(parents=True)
+    being_written.touch()
+    now = time.time()
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: now + 1e6)  # this machine's clock jumps
+        assert rubbish(stored) == []
+    os.utime(being_written, (now - 7200, now - 7200))
+    assert [item.name for item in rubbish(stored)] == ["imports/.0123456789abcdef.7.tmp"]
 
 
 def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:

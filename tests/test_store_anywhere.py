@@ -27,6 +27,7 @@ from orchestrator.spec import RunSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store, Workshop
 from poisons.durable import StoreError
+from poisons.node_copy import shelved
 from tests import s3
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
@@ -68,6 +69,13 @@ def line(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterat
     S3FileSystem.clear_instance_cache()
     yield line
     line.close()
+
+
+def on_the_shelf(store: Store, spec: DataSpec) -> str:
+    """Where the images of a data set lie on the server."""
+    record = store.record(spec)
+    assert record is not None
+    return shelved(f"data/{spec.name}", "data.arrow", record["files"]["data.arrow"]["sha256"])
 
 
 def rows_of(store: Store, spec: DataSpec) -> list[dict[str, Any]]:
@@ -130,7 +138,8 @@ def test_a_build_killed_before_its_record_left_nothing_and_is_done_again(node: N
     victim.wait()
     line.mend()
     b = node("b")
-    assert "data.arrow" in open_depot(node.where).names(f"data/{OPS.name}"), "it died between data and record"
+    sent = " ".join(open_depot(node.where).names(f"data/{OPS.name}"))
+    assert re.search(r"\bdata-[0-9a-f]{16}\.arrow", sent), "it died between data and record"
     assert not b.has(OPS)
     assert b.load(OPS) is None
     assert b.record(OPS) is None
@@ -144,7 +153,7 @@ def test_a_line_that_broke_costs_no_work(node: Nodes, line: s3.Line) -> None:
     """What was built and could not be sent is sent by the next who needs it there; nothing is crafted twice."""
     a = node("a")
     a.ensure(NOISE.clean)
-    line.cut_at(f"data/{NOISE.name}/data.arrow")
+    line.cut_at(f"data/{NOISE.name}/data-")
     with pytest.raises(StoreError, match=r"is on this machine, but could not be written for others"):
         a.ensure(NOISE)
     assert not node("b").has(NOISE)
@@ -157,7 +166,7 @@ def test_a_line_that_broke_costs_no_work(node: Nodes, line: s3.Line) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "no record"])
 def test_damage_on_the_server_is_noticed_and_built_again(node: Nodes, damage: str) -> None:
     good = node("a").ensure(OPS).x.clone()
-    depot, name = open_depot(node.where), f"data/{OPS.name}/data.arrow"
+    depot, name = open_depot(node.where), on_the_shelf(node("a"), OPS)
     data = depot.read(name)
     assert data is not None
     if damage == "no record":
@@ -212,7 +221,7 @@ def test_what_is_open_or_being_built_or_here_alone_is_not_let_go(
     b = node("b")
     opened = b.load(specs[0])
     assert opened is not None
-    line.cut_at(f"data/{specs[4].name}/data.arrow")
+    line.cut_at(f"data/{specs[4].name}/data-")
     with pytest.raises(StoreError):
         b.ensure(specs[4])
     line.mend()
@@ -382,7 +391,7 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     depot = open_depot(node.where)
     with Driver(depot, "mine", {"needs": [OPS.name]}, threading.Event()):
         assert "nothing can go" in run("cache", "gc", "--yes")
-    depot.write(f"data/{OPS.name}/data.arrow", b"short")
+    depot.write(on_the_shelf(node("b"), OPS), b"short")
     code, out, _ = opsctl("cache", "verify", OPS.key, "--store", node.where)
     assert (code, f"damaged {node.where}/data/{OPS.name}/data.arrow" in out) == (1, True)
     Ledger(node.where).publish("a" * 16, {"needs": [OPS.clean.name]})

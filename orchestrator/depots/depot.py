@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.host import gone, this_process
+from orchestrator.host import gone, here, this_process
 
 DAY = 86_400  # seconds: nobody writes one file for longer
 CACHE = "OPSCTL_CACHE"  # where this node keeps its copies of stores that lie elsewhere
@@ -29,7 +29,8 @@ class DepotError(OSError):
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of a depot: its size, and when it was written (seconds since 1970), or None if nobody knows."""
+    """A file of a depot: its size, and when it was written (seconds since 1970, by the depot's own clock), or
+    None if nobody knows."""
 
     bytes: int
     changed: float | None
@@ -88,6 +89,17 @@ class Depot(ABC):
     @abstractmethod
     def tidy(self) -> None:
         """Remove what processes that were killed had begun to write."""
+
+    def now(self) -> float:
+        """What time it is by the clock that `Kept.changed` goes by, which is not this machine's: it may be a
+        server's, and this machine's may jump. Writes a file, and removes it."""
+        mark = f"{this_process()}.{secrets.token_hex(8)}.tmp"
+        self.write(f"tmp/{mark}", b"now")
+        try:
+            changed = self.files("tmp")[mark].changed
+        finally:
+            self.remove(f"tmp/{mark}")
+        return time.time() if changed is None else changed
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """What `read` says of each name."""
@@ -174,10 +186,13 @@ class Folder(Depot):
         return True
 
     def tidy(self) -> None:
-        for name in self.names("tmp"):
+        left = {name: name.partition(".")[0] for name in self.names("tmp")}
+        now = self.now() if not all(map(here, left.values())) else 0.0
+        for name, process in left.items():
             with suppress(FileNotFoundError):
                 file = self.root / "tmp" / name
-                if gone(name.partition(".")[0]) or time.time() - file.stat().st_mtime > DAY:
+                old = not here(process) and now - file.stat().st_mtime > DAY  # its process is out of sight
+                if gone(process) or old:
                     file.unlink()
 
     def _prepared(self, name: str, data: bytes) -> tuple[Path, Path]:

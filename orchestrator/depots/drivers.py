@@ -23,6 +23,8 @@ from orchestrator.host import alive, machine
 
 BEAT_SECONDS = 3.0
 STALE_SECONDS = 60.0  # without a beat: its driver is dead, or cut off
+BURY_SECONDS = 600.0  # without a beat: whatever it was, its mark says nothing any more
+ROUND_BEATS = 20  # between two looks at the others' marks
 Mark = dict[str, Any]
 
 
@@ -69,12 +71,16 @@ class Driver:
         self.depot.write(f"drivers/{self.id}.json", json.dumps(mark).encode())
 
     def _renew(self) -> None:
+        others = Watch(self.depot)
         while not self._ended.wait(BEAT_SECONDS):
             with suppress(OSError):  # a depot that is full, or away for a while, must not end a sweep
                 self.beat()
             with suppress(OSError):  # and one that is full can still be asked
                 if self.depot.read(f"drivers/{self.id}.stop") is not None:
                     self.stop.set()
+            with suppress(OSError):
+                if self._beat % ROUND_BEATS == 0:
+                    bury_silent(self.depot, others)
 
 
 class Watch:
@@ -87,13 +93,15 @@ class Watch:
     def alive(self, driver: str) -> bool:
         """False once its mark is gone, its process on this machine is, or no beat came for STALE_SECONDS."""
         mark = read_mark(self.depot, driver)
-        if mark is None or process_gone(mark):
-            return False
-        beat, since = self._seen.get(driver, (-1, 0.0))
+        return mark is not None and not process_gone(mark) and self.silent(mark) < STALE_SECONDS
+
+    def silent(self, mark: Mark) -> float:
+        """For how many seconds, as far as this one has watched, the driver of a mark gave no other beat."""
+        beat, since = self._seen.get(mark["id"], (-1, 0.0))
         if mark["beat"] != beat:
             since = time.monotonic()
-            self._seen[driver] = (mark["beat"], since)
-        return time.monotonic() - since < STALE_SECONDS
+            self._seen[mark["id"]] = (mark["beat"], since)
+        return time.monotonic() - since
 
 
 def marks(depot: Depot) -> list[Mark]:
@@ -126,6 +134,15 @@ def bury(depot: Depot) -> None:
         mark = read_mark(depot, driver)
         if (kind == "json" and mark is not None and process_gone(mark)) or (kind == "stop" and mark is None):
             depot.remove(f"drivers/{name}")
+
+
+def bury_silent(depot: Depot, watch: Watch) -> None:
+    """Remove the marks of drivers, on whatever machine, that gave no beat for BURY_SECONDS while they were
+    watched. One that was only cut off leaves its mark again with its next beat."""
+    for mark in marks(depot):
+        if watch.silent(mark) > BURY_SECONDS:
+            depot.remove(f"drivers/{mark['id']}.json")
+            depot.remove(f"drivers/{mark['id']}.stop")
 
 
 def process_gone(mark: Mark) -> bool:

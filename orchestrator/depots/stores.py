@@ -1,7 +1,7 @@
 """The store that a user names: a folder, or a URL with this node's copy of it.
 
 $OPSCTL_CACHE (default: ~/.cache/opsctl) holds the copies, each with at most $OPSCTL_CACHE_GB (default: 50) of
-data sets.
+data sets and imported perturbations.
 """
 
 from __future__ import annotations

@@ -14,24 +14,32 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from ray.job_submission import JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from orchestrator.cluster_token import ANSWER_SECONDS, Token, find_token
 from trainers import InputError
 
 LOST_SECONDS = 60.0  # a tunnel may be opened again meanwhile
+QUIET_SECONDS = 20.0  # without a word, after which one asks whether anybody is there
 STOP_SECONDS = 60  # for a sweep that is told to stop to end cleanly, before Ray kills it
 CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-NO_OPSCTL = ("No module named orchestrator", "python: not found", "python: command not found")
+NO_OPSCTL = (
+    "No module named orchestrator",
+    "No module named 'orchestrator'",
+    "python: not found",
+    "python: command not found",
+)
+# what a line that breaks raises; ValueError: what came was cut short
+TROUBLE = (aiohttp.ClientError, RuntimeError, OSError, http.client.HTTPException, ValueError)
 
 
 class Jobs:
@@ -44,13 +52,14 @@ class Jobs:
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.address = _url(address)
-        token = find_token()
-        _ask(self.address, token)
-        self._client = JobSubmissionClient(self.address, headers=token.header)
+        self._token = find_token()
+        _ask(self.address, self._token)
+        self._client = JobSubmissionClient(self.address, headers=self._token.header)
 
     def submit(self, file: Path, name: str, options: Sequence[str]) -> str:
-        """Have the head run `opsctl sweep FILE options...`; the job's id. Nothing but the file travels."""
-        entrypoint = shlex.join(["python", "-m", "orchestrator", "sweep", file.name, *options])
+        """Have the head run `opsctl sweep FILE options...`, and again if it is killed; the job's id. Nothing
+        but the file travels."""
+        entrypoint = shlex.join(["python", "-m", "orchestrator.supervisor", name, file.name, *options])
         with tempfile.TemporaryDirectory(prefix="opsctl-") as folder:
             shutil.copyfile(file, Path(folder) / file.name)
             return self._client.submit_job(
@@ -68,28 +77,53 @@ class Jobs:
         A broken connection is mended where that is possible within a minute, and nothing is written twice.
         Raises OSError if it is not, or if the job ended without a word; the job itself goes on regardless.
         """
-        seen, lost = 0, 0.0
+        log, lost = Log(write), 0.0
         while True:
             try:
-                seen = asyncio.run(self._copy(job, write, seen))
-                info = self._client.get_job_info(job)
+                asyncio.run(log.copy(self._said(job)))
+                info = JobDetails(**_get(f"{self.address}/api/jobs/{job}", self._token))
+            except TROUBLE as error:
+                if log.heard > lost:  # since it was lost before, if it was
+                    lost = time.monotonic()
+                if time.monotonic() - lost > LOST_SECONDS:
+                    raise OSError(
+                        f"{self.address} no longer answers ({error}); {job} goes on without us"
+                    ) from None
+            else:
+                lost = 0.0
                 if info.status.is_terminal():
                     return _exit_code(job, info)
-                lost = 0.0
-            except (aiohttp.ClientError, RuntimeError, OSError) as error:
-                lost = lost or time.monotonic()
-                if time.monotonic() - lost > LOST_SECONDS:
-                    raise OSError(f"{self.address} no longer answers ({error})") from None
             time.sleep(1)
 
-    async def _copy(self, job: str, write: Callable[[str], object], seen: int) -> int:
-        """Write the job's log beyond its first `seen` characters as it grows; how many there are now."""
+    async def _said(self, job: str) -> AsyncIterator[str]:
+        """The job's log from its beginning, as it grows. One of TROUBLE if the line breaks; or if nobody
+        answers at its end while nothing is said, for a tunnel may be dead and still open."""
+        stream = self._client.tail_job_logs(job)
+        while True:
+            text = asyncio.ensure_future(anext(stream, None))
+            while not (await asyncio.wait({text}, timeout=QUIET_SECONDS))[0]:
+                await asyncio.to_thread(_get, f"{self.address}/api/version", self._token)
+            if (said := await text) is None:
+                return
+            yield said
+
+
+class Log:
+    """What is written of a log that begins again whenever the line was broken: everything once."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write, self.seen = write, 0  # characters
+        self.heard = time.monotonic()  # when anything was, new or not
+
+    async def copy(self, said: AsyncIterator[str]) -> None:
+        """Write what is new in a log that is told from its beginning. Raises what `said` does."""
         place = 0
-        async for text in self._client.tail_job_logs(job):
-            place += len(text)
-            if place > seen:
-                write(text[max(0, len(text) - (place - seen)) :])
-        return max(place, seen)
+        async for text in said:
+            place, self.heard = place + len(text), time.monotonic()
+            if place > self.seen:
+                new = text[max(0, len(text) - (place - self.seen)) :]
+                self.seen = place
+                self.write(new)
 
 
 def _exit_code(job: str, info: Any) -> int:
@@ -98,8 +132,8 @@ def _exit_code(job: str, info: Any) -> int:
         return 130
     if any(sign in (info.message or "") for sign in NO_OPSCTL):
         raise InputError(
-            "the python that Ray's head finds has no opsctl: install opsctl there, and have its environment "
-            "first on the PATH of the shell that starts Ray (docs/cluster.md)"
+            "the python that Ray's head finds has no opsctl, or an older one: install opsctl there, and have "
+            "its environment first on the PATH of the shell that starts Ray (docs/cluster.md)"
         )
     if info.driver_exit_code is None:
         raise OSError(f"{job} ended without an exit code: {info.message}")
@@ -119,11 +153,9 @@ def _url(address: str) -> str:
 
 
 def _ask(url: str, token: Token) -> None:
-    """See that a Ray dashboard answers at `url` and takes our token. Ray's own client would wait for ever."""
-    request = urllib.request.Request(f"{url}/api/version", headers=token.header)
+    """See that a Ray dashboard answers at `url` and takes our token."""
     try:
-        with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
-            json.load(answer)["ray_version"]
+        _get(f"{url}/api/version", token)["ray_version"]
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise token.refused(url) from None
@@ -135,3 +167,10 @@ def _ask(url: str, token: Token) -> None:
         ) from None
     except (ValueError, KeyError, TypeError, http.client.HTTPException):
         raise InputError(f"what answers at {url} is no Ray dashboard; its port is 8265") from None
+
+
+def _get(url: str, token: Token) -> Any:
+    """The JSON at `url`. One of TROUBLE if there is none soon; Ray's own client would wait for ever."""
+    request = urllib.request.Request(url, headers=token.header)
+    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
+        return json.load(answer)

@@ -17,6 +17,7 @@ from orchestrator.depots.results import Record
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import is_seed
 from poisons import DataSpec, Store
+from poisons.node_copy import shelved
 from trainers.loop import Metrics
 from trainers.spec import flatten, plain
 
@@ -153,13 +154,16 @@ def data_input(spec: DataSpec, store: Store) -> DatasetInput:
     """The data set that a trial is trained on."""
     record = store.record(spec) or {}
     told: dict[str, Any] = {key: record[key] for key in PROFILE if key in record}
+    file = f"data/{spec.name}/data.arrow"
     if "files" in record:
         told["sha256"] = record["files"]["data.arrow"]["sha256"]
+        if store.shelf is not None:
+            file = shelved(f"data/{spec.name}", "data.arrow", told["sha256"])
     data = Dataset(
         spec.name,
         spec.key,
         source_type="local",
-        source=json.dumps({"uri": f"{store.where}/data/{spec.name}/data.arrow"}),
+        source=json.dumps({"uri": f"{store.where}/{file}"}),
         profile=json.dumps(told),
     )
     return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])

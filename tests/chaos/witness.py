@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from orchestrator.depots.results import Ledger
+from orchestrator.depots.stores import open_store
 from orchestrator.plan import Plan
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -28,9 +29,15 @@ def sweep(seeds: int) -> dict[str, Any]:
     )
 
 
-def as_if_alone(told: dict[str, Any], store: Path, other: Path) -> Plan:
+def as_if_alone(told: dict[str, Any], store: Path | str, other: Path) -> Plan:
     """The plan of a sweep whose every trial is done, with the numbers that it has alone, to the last bit."""
-    plan = plan_of(told, Store(store))
+    plan = plan_of(told, open_store(store))
+    compare(plan, store, other)
+    return plan
+
+
+def compare(plan: Plan, store: Path | str, other: Path) -> None:
+    """Every trial of the plan is done in a store, with the numbers that it has alone, in `other`."""
     assert plan.missing == ()
     alone, threads = Store(other), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -42,7 +49,6 @@ def as_if_alone(told: dict[str, Any], store: Path, other: Path) -> Plan:
             assert record["metrics"] == quiet["metrics"]
     finally:
         torch.set_num_threads(threads)
-    return plan
 
 
 def nothing_left(store: Path) -> None:

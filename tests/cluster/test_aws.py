@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
+HOME = "203.0.113.7/32"
 RAY = str(Path(sys.executable).with_name("ray"))
 LAUNCH = """
 import sys, yaml
@@ -69,13 +70,24 @@ def ec2(account: dict[str, str]) -> Iterator[Any]:
         for name, value in account.items():
             patch.setenv(name, value)
         roles = runpy.run_path(str(ROOT / "cluster" / "aws_roles.py"))
-        roles["main"]("s3://bucket/opsctl")
-        roles["main"]("s3://bucket/opsctl")  # again is harmless
         client = boto3.client("ec2")
+        open_to_the_world(client)
+        roles["main"]("s3://bucket/opsctl", HOME, "198.51.100.0/24")
+        roles["main"]("s3://bucket/opsctl", HOME)  # again is harmless
         up = run(account, RAY, "up", "-y", "--no-config-cache", "cluster.yaml")
         assert "Launched a new head node" in up, up
         run(account, sys.executable, "-c", LAUNCH)
         yield client
+
+
+def open_to_the_world(ec2: Any) -> None:
+    """Leave a group as Ray makes it, and a second network, of which nobody thinks."""
+    ec2.create_vpc(CidrBlock="10.9.0.0/16")
+    (network,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
+    group = ec2.create_security_group(GroupName="opsctl", Description="Ray's", VpcId=network["VpcId"])
+    ec2.authorize_security_group_ingress(
+        GroupId=group["GroupId"], IpProtocol="tcp", FromPort=22, ToPort=22, CidrIp="0.0.0.0/0"
+    )
 
 
 def run(account: dict[str, str], *command: str) -> str:
@@ -107,7 +119,7 @@ def test_workers_are_spot_machines_that_may_use_the_bucket(ec2: Any) -> None:
     assert worker["IamInstanceProfile"]["Arn"].endswith("/opsctl-worker")
 
 
-def test_the_world_reaches_nothing_but_ssh(ec2: Any) -> None:
+def test_the_world_reaches_nothing(ec2: Any) -> None:
     used = {
         group["GroupId"]
         for kind in ("head", "gpu")
@@ -115,13 +127,44 @@ def test_the_world_reaches_nothing_but_ssh(ec2: Any) -> None:
         for group in one["SecurityGroups"]
     }
     assert len(used) == 1, "head and workers are in one group"
-    (group,) = ec2.describe_security_groups(GroupIds=list(used))["SecurityGroups"]
-    assert group["GroupName"] == "opsctl"
-    for rule in group["IpPermissions"]:
-        if rule["IpRanges"] or rule.get("Ipv6Ranges") or rule.get("PrefixListIds"):
-            assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 22, 22)
-        else:
-            assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group["GroupId"]]
+    named = [{"Name": "group-name", "Values": ["opsctl"]}]
+    groups = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
+    assert len(groups) == 2, "one in each network, as Ray takes any"
+    assert used < {group["GroupId"] for group in groups}
+    for group in groups:
+        reached = [
+            (rule["IpProtocol"], rule.get("FromPort"), block["CidrIp"])
+            for rule in group["IpPermissions"]
+            for block in rule["IpRanges"]
+        ]
+        assert reached == [("tcp", 22, HOME)], "not even by those who were let in before"
+        assert not any(rule.get("Ipv6Ranges") or rule.get("PrefixListIds") for rule in group["IpPermissions"])
+        within = [
+            pair["GroupId"] for rule in group["IpPermissions"] for pair in rule.get("UserIdGroupPairs", [])
+        ]
+        assert within == [group["GroupId"]]
+
+
+def test_the_head_ends_and_names_no_machines_but_its_own(ec2: Any) -> None:
+    policy = boto3.client("iam").get_role_policy(RoleName="opsctl-head", PolicyName="opsctl")
+    rights = policy["PolicyDocument"]["Statement"]
+    conditions = {
+        action: [one.get("Condition") for one in rights if action in one["Action"]]
+        for action in ("ec2:TerminateInstances", "ec2:CreateTags")
+    }
+    own = {"StringEquals": {"ec2:ResourceTag/ray-cluster-name": "opsctl"}}
+    assert conditions["ec2:TerminateInstances"] == [own]
+    assert conditions["ec2:CreateTags"] == [{"StringEquals": {"ec2:CreateAction": "RunInstances"}}, own]
+    for kind in ("head", "gpu"):
+        (machine,) = machines(ec2, kind)
+        assert {"Key": "ray-cluster-name", "Value": "opsctl"} in machine["Tags"], "by which they are its own"
+
+
+@pytest.mark.parametrize("address", ["everybody", "203.0.113.700"])
+def test_an_address_that_is_none_is_told(address: str) -> None:
+    roles = runpy.run_path(str(ROOT / "cluster" / "aws_roles.py"))
+    with pytest.raises(SystemExit, match=rf"{address}: write an address or a block of them"):
+        roles["main"]("s3://bucket/opsctl", address)
 
 
 def test_the_head_may_lend_the_workers_role_and_no_other(ec2: Any, account: dict[str, str]) -> None:

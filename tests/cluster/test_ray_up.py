@@ -1,7 +1,8 @@
 """A whole cluster as a user has it: `ray up`, a tunnel, `opsctl submit`, the end, on three hosts.
 
 They are namespaces of this machine. What differs from cluster/local.yaml: addresses, the user, the token's
-file, one processor a host, and no installation, since hosts see this machine's files.
+file, one processor a host, and no installation, since hosts see this machine's files. Its numbers are those of
+trials that run alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.plan import make_plan
+from orchestrator.sweep_file import load
+from poisons import Store
+from tests.chaos.witness import compare
 from tests.cluster.heads import free_ports
 from tests.cluster.hosts import SHARED, Hosts, lacking
 from tests.conftest import ROOT, start
@@ -154,7 +159,10 @@ def test_a_sweep_on_a_cluster_from_nothing_to_nothing(hosts: Hosts, tmp_path: Pa
             out, _ = sent.communicate(timeout=480)
         print(f"sweep: {time.monotonic() - begin:.0f} s\n{out}")
         assert sent.returncode == 0, out
-        assert len(list((hosts.shared / "store" / "trials").glob("*/result.json"))) == 4
+        there, file_there = Store(hosts.shared / "store"), ROOT / "sweeps" / "quickstart.yaml"
+        plan = make_plan(load(file_there, SMALL), there, str(file_there))
+        assert len(plan.tasks) == 4
+        compare(plan, there.where, tmp_path / "alone")
     finally:
         down = launcher(sys.executable, "cluster/down.py", file)
     assert down.returncode == 0, down.stdout + down.stderr

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from orchestrator import cli, submit
+from orchestrator.depots.drivers import marks
+from orchestrator.depots.results import Ledger
+from tests.cluster.cable import Cable
 from tests.cluster.heads import TOKEN, Head, free_ports, ray_head
 from tests.conftest import Opsctl, finish, start
 from tests.orchestrator.sweeps import TRAIN, tiny, write
@@ -101,6 +108,107 @@ def test_nobody_has_to_look(tmp_path: Path, head: Head) -> None:
     assert "Running entrypoint" not in out
 
 
+@pytest.fixture
+def cable(head: Head, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
+    """All that goes to the dashboard goes over it; whoever is not answered soon asks again."""
+    from orchestrator.engine import jobs
+
+    for name, value in TOKENS.items():
+        monkeypatch.setenv(name, value)
+    for name in ("QUIET_SECONDS", "ANSWER_SECONDS"):
+        monkeypatch.setattr(jobs, name, 1.0)
+    cable = Cable(head.dashboard)
+    yield cable
+    cable.close()
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [Cable.pull, Cable.die], ids=["pulled", "dead and still in"])
+def test_after_a_broken_line_nothing_is_written_twice_and_nothing_is_missed(
+    head: Head, cable: Cable, fault: Callable[[Cable], None]
+) -> None:
+    from orchestrator.engine.jobs import Jobs
+
+    counts = "import time\nfor i in range(30): print(f'<{i}>', flush=True); time.sleep(0.4)"
+    job = Jobs(head.dashboard)._client.submit_job(entrypoint=shlex.join(["python", "-c", counts]))
+    heard: list[str] = []
+
+    def break_it() -> None:
+        while "<3>" not in "".join(heard):
+            time.sleep(0.1)
+        fault(cable)
+        time.sleep(4)
+        cable.mend()
+
+    breaking = threading.Thread(target=break_it, daemon=True)
+    breaking.start()
+    assert Jobs(cable.address).follow(job, heard.append) == 0
+    assert not breaking.is_alive()
+    assert re.findall(r"^<(\d+)>$", "".join(heard), re.MULTILINE) == [str(i) for i in range(30)]
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_line_that_stays_broken_is_no_failed_trial(
+    tmp_path: Path, head: Head, cable: Cable, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from orchestrator.engine import jobs
+
+    monkeypatch.setattr(jobs, "LOST_SECONDS", 3.0)
+    copy = jobs.Log.copy
+
+    async def pulled(log: jobs.Log, said: AsyncIterator[str]) -> None:
+        cable.pull()
+        await copy(log, said)
+
+    monkeypatch.setattr(jobs.Log, "copy", pulled)
+    file = write(tmp_path, tiny(grid={"seed": [0]}))
+    code, out, err = opsctl(
+        *("submit", file, "--address", cable.address, "--set", "run.cpus_per_trial=99", *ON_CPU)
+    )
+    assert code == 3, out + err
+    assert re.search(r"no longer answers .*; tiny-[0-9a-f]{8} goes on without us", err)
+
+
+@pytest.mark.cluster
+@pytest.mark.slow
+def test_a_driver_that_is_killed_at_night_is_begun_again(tmp_path: Path, head: Head) -> None:
+    store = tmp_path / "store"
+    long = {**TRAIN, "epochs": 60}
+    sweep = tiny(base={"data": {"limit": 300}, "train": long}, grid={"seed": [0, 1, 2]})
+    sent = send(write(tmp_path, sweep), head, store=store)
+    end = time.monotonic() + 240
+    while not results(store):
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    (mark,) = marks(Ledger(store).depot)
+    os.kill(mark["pid"], signal.SIGKILL)
+    code, out = finish(sent)
+    assert code == 0, out
+    assert "the sweep was killed by SIGKILL; it begins again in 10 s" in out
+    assert len(results(store)) == 3
+    assert marks(Ledger(store).depot) == []
+
+
+def test_a_log_that_is_told_from_its_beginning_again_is_written_once() -> None:
+    from orchestrator.engine.jobs import Log
+
+    async def said(*texts: str, ends: bool = True) -> AsyncIterator[str]:
+        for text in texts:
+            yield text
+        if not ends:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    heard: list[str] = []
+    log = Log(heard.append)
+    for texts in (("one\n", "two"), (), ("one\ntw", "o\nthree\n")):
+        with pytest.raises(RuntimeError):
+            asyncio.run(log.copy(said(*texts, ends=False)))
+    asyncio.run(log.copy(said("o", "ne\ntwo\nthree\nfo", "ur\n")))
+    assert heard == ["one\n", "two", "\nthree\n", "fo", "ur\n"]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "says"),
@@ -120,7 +228,13 @@ def test_a_token_that_is_missing_or_wrong_is_one_error(
 
 
 @pytest.mark.parametrize(
-    "message", ["/usr/bin/python: No module named orchestrator", "/bin/sh: 1: python: not found"]
+    "message",
+    [
+        "/usr/bin/python: Error while finding module specification for 'orchestrator.supervisor' "
+        "(ModuleNotFoundError: No module named 'orchestrator')",
+        "/usr/bin/python: No module named orchestrator.supervisor",
+        "/bin/sh: 1: python: not found",
+    ],
 )
 def test_a_head_without_opsctl_is_told(message: str) -> None:
     from ray.job_submission import JobDetails, JobStatus
@@ -191,6 +305,24 @@ def test_a_password_does_not_travel(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--tracking-uri holds a password") as told:
         submit.prepare(file, store="/shared", settings=[], tracking_uri=uri)
     assert "hunter2" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite:///mlflow.db", "sqlite:////home/me/mlflow.db", "file:///tmp/runs", "mlruns", "./mlruns"]
+)
+def test_runs_are_not_sent_to_a_file_of_another_machine(
+    tmp_path: Path, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch, uri: str
+) -> None:
+    monkeypatch.setenv("OPSCTL_TRACKING_URI", uri)  # as it stands in a shell that runs sweeps here, too
+    code, _, err = opsctl("submit", write(tmp_path, tiny()), "--store", "/shared/store")
+    assert code == 2
+    assert f"--tracking-uri {uri} (or OPSCTL_TRACKING_URI) is a file of this machine" in err
+    assert "http://server:5000" in err
+
+
+@pytest.mark.parametrize("uri", ["http://db:5000", "https://db", "postgresql://me@db/mlflow"])
+def test_runs_are_sent_to_a_server(uri: str) -> None:
+    submit.check_tracking(uri)
 
 
 def test_the_head_gets_the_options_that_were_given_here(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from s3fs import S3FileSystem
 
 from orchestrator.depots.depot import Depot, DepotError, Folder, as_url, local_folder, open_depot
 from orchestrator.depots.results import Ledger
+from orchestrator.host import this_process
 from tests import s3
 from tests.test_fences import loaded
 
@@ -117,6 +118,34 @@ def test_files_go_there_and_come_back(depot: Depot, tmp_path: Path) -> None:
     assert (tmp_path / "back").read_bytes() == data
     assert not depot.download("data/a/nothing", tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_a_depot_tells_the_time_of_its_own_clock(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = time.time()
+    if not depot.where.startswith("memory"):  # which is this process's own
+        monkeypatch.setattr(time, "time", lambda: before + 1e6)
+    assert abs(depot.now() - before) < 600
+    assert depot.files("tmp") == {}
+
+
+def test_what_others_write_just_now_is_left_alone_whatever_clocks_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    depot, long_ago = Folder(tmp_path), time.time() - 3 * 86_400
+    left = {
+        f"{this_process()}.a.tmp": long_ago,  # this process lives, however long it writes
+        "0123abcd-7.b.tmp": time.time(),  # of another machine
+        "0123abcd-7.c.tmp": long_ago,
+        f"{this_process().partition('-')[0]}-{2**22 + 1}.d.tmp": time.time(),  # there is no such process
+    }
+    (tmp_path / "tmp").mkdir()
+    for name, when in left.items():
+        (tmp_path / "tmp" / name).touch()
+        os.utime(tmp_path / "tmp" / name, (when, when))
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 1e6)  # this machine's clock jumps
+    depot.tidy()
+    assert depot.names("tmp") == sorted(list(left)[:2])
 
 
 def test_many_are_read_at_once(depot: Depot) -> None:

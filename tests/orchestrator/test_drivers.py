@@ -17,6 +17,7 @@ import pytest
 from orchestrator.depots import drivers
 from orchestrator.depots.depot import Folder
 from orchestrator.depots.drivers import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
+from orchestrator.stopping import stop_drivers
 from tests.conftest import ROOT
 
 SLEEPER = """
@@ -152,6 +153,40 @@ def test_the_number_of_a_process_says_nothing_of_another_machine(
     assert [mark["id"] for mark in marks(depot)] == [name]
     monkeypatch.setattr(drivers, "STALE_SECONDS", 0.05)
     assert eventually(lambda: not watch.alive(name))
+
+
+def test_who_is_silent_for_long_on_another_machine_is_buried_by_whoever_runs(
+    depot: Folder, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other.stdout is not None
+    name = other.stdout.readline().strip()
+    other.kill()
+    other.wait()
+    ask_to_stop(depot, name)
+    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    for setting, value in (("BEAT_SECONDS", 0.02), ("ROUND_BEATS", 1), ("BURY_SECONDS", 0.5)):
+        monkeypatch.setattr(drivers, setting, value)
+    with Driver(depot, "sweep", {}, threading.Event()) as driver:
+        assert {mark["id"] for mark in marks(depot)} == {name, driver.id}
+        assert eventually(lambda: [mark["id"] for mark in marks(depot)] == [driver.id])
+        assert eventually(lambda: depot.names("drivers") == [f"{driver.id}.json"]), "what asked it, too"
+
+
+def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
+    depot: Folder, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert other.stdout is not None
+    other.stdout.readline()
+    other.kill()
+    other.wait()
+    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    assert len(stop_drivers(depot, marks(depot), wait=0)) == 1, "it may answer yet"
+    assert len(marks(depot)) == 1
+    monkeypatch.setattr(drivers, "STALE_SECONDS", 0.05)
+    assert stop_drivers(depot, marks(depot), wait=20) == []
+    assert marks(depot) == []
+    bury(depot)
+    assert depot.names("drivers") == []
 
 
 def test_a_machine_is_not_known_by_its_name_alone() -> None:

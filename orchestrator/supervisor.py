@@ -1,0 +1,173 @@
+"""`opsctl sweep`, begun again when it is killed, as the head of a cluster runs it:
+`python -m orchestrator.supervisor NAME FILE --store STORE ...`.
+
+Imports nothing heavy, so that it is not what a machine without memory kills.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+
+from orchestrator.depots.depot import Depot, open_depot
+from orchestrator.depots.drivers import Driver, Mark, bury, marks
+from orchestrator.host import machine, stoppable
+
+OWN = (0, 1, 2, 130)  # exit codes that a sweep gives itself
+STOPPED = 130
+TRIES = 5  # in a row that brought nothing
+PAUSE_SECONDS = 10.0  # after the first of these; doubled after each
+LOOK_SECONDS = 0.5
+PROGRESS = (
+    ("trials", "result.json"),
+    ("trials", "failure.json"),
+    ("trials", "stopped.json"),
+    ("data", "record.json"),
+)
+
+
+class Standin:
+    """A mark of this process while the sweep has none: `opsctl stop` finds it, and sets `asked`."""
+
+    def __init__(self, depot: Depot, name: str) -> None:
+        self.depot, self.name = depot, name
+        self.asked = threading.Event()
+        self._shown = ExitStack()
+        self._mark: str | None = None
+
+    def appear(self, left: Mark | None) -> None:
+        """Be there, in the place of a sweep that was killed and `left` this mark; also heed what that was
+        asked."""
+        if self._mark is not None:
+            return
+        claims = {name: (left or {}).get(name, nothing) for name, nothing in (("needs", []), ("outline", ""))}
+        with suppress(OSError):  # a store that is away for a while: the sweep has a say in that
+            driver = self._shown.enter_context(Driver(self.depot, self.name, claims, self.asked))
+            self._mark = driver.id
+            if left is not None:
+                self._heed(left["id"])
+            bury(self.depot)
+
+    def leave(self) -> None:
+        """Be gone, but for what was asked just now."""
+        if self._mark is not None:
+            with suppress(OSError):
+                self._heed(self._mark)
+            self._shown.close()
+            self._mark = None
+
+    def _heed(self, mark: str) -> None:
+        if self.depot.read(f"drivers/{mark}.stop") is not None:
+            self.asked.set()
+
+
+class Supervisor:
+    """Runs `command`, the sweep called `name` with its results in `depot`, until it ends by itself."""
+
+    def __init__(self, depot: Depot, name: str, command: Sequence[str]) -> None:
+        self.depot, self.command = depot, command
+        self.signalled = threading.Event()  # whoever does it tells the sweep as well, as Ray does
+        self._standin = Standin(depot, name)
+        self._left: Mark | None = None  # the last mark that the sweep had
+
+    def run(self) -> int:
+        """The exit code that the sweep gave itself; or, if it was killed TRIES times in a row without a
+        result or a data set more, 128 and the number of the signal."""
+        with stoppable(self.signalled):
+            try:
+                return self._run()
+            finally:
+                self._standin.leave()
+
+    def _run(self) -> int:
+        fruitless, pause, before = 0, 0.0, self._progress()
+        while (code := self._try(pause)) not in OWN:
+            if self.signalled.is_set():
+                return STOPPED
+            now = self._progress()
+            fruitless, before = (fruitless + 1 if now == before else 0), now
+            if fruitless == TRIES:
+                _say(f"{_how(code)} {TRIES} times in a row, and nothing was done meanwhile: given up")
+                break
+            pause = PAUSE_SECONDS * 2**fruitless
+            _say(f"{_how(code)}; it begins again in {pause:g} s")
+        return code
+
+    def _try(self, pause: float) -> int:
+        """Run the sweep once, after a pause; how it ended. STOPPED if it was to stop before it began."""
+        self._standin.appear(self._left)
+        if self._told(pause):
+            return STOPPED
+        process = subprocess.Popen(self.command)
+        if not self._begun(process):
+            process.terminate()
+            process.wait()
+            return STOPPED
+        code = process.wait()
+        if code not in OWN:
+            self._standin.appear(self._left)
+        return code if code >= 0 else 128 - code
+
+    def _begun(self, process: subprocess.Popen[bytes]) -> bool:
+        """Wait until the sweep has a mark of its own, or has ended; False if it is to stop before that."""
+        asked = self._standin.asked
+        while process.poll() is None:
+            marked = self._marked(process.pid)
+            if asked.wait(LOOK_SECONDS):
+                return False
+            if marked:  # for a moment both were there: who asks has seen the one or the other
+                self._standin.leave()
+                return not asked.is_set()
+        return True
+
+    def _told(self, seconds: float) -> bool:
+        """Let so much time pass; whether somebody said stop."""
+        end = time.monotonic() + seconds
+        while not (said := self._standin.asked.is_set() or self.signalled.is_set()):
+            if (left := end - time.monotonic()) <= 0:
+                break
+            self._standin.asked.wait(min(LOOK_SECONDS, left))
+        return said
+
+    def _marked(self, pid: int) -> bool:
+        """Whether the sweep that this process runs has a mark; it is remembered."""
+        with suppress(OSError):
+            for mark in marks(self.depot):
+                if mark["pid"] == pid and mark["machine"] == machine():
+                    self._left = mark
+                    return True
+        return False
+
+    def _progress(self) -> list[int] | None:
+        """What grows as a sweep goes on; None if the store does not answer."""
+        with suppress(OSError):
+            return [len(self.depot.holders(*where)) for where in PROGRESS]
+        return None
+
+
+def main(name: str, *arguments: str) -> int:
+    """Run `opsctl sweep` with these arguments, `--store` among them; its exit code."""
+    store = arguments[arguments.index("--store") + 1]
+    command = [sys.executable, "-m", "orchestrator", "sweep", *arguments]
+    return Supervisor(open_depot(store), name, command).run()
+
+
+def _how(code: int) -> str:
+    if code <= 128:
+        return f"the sweep ended with exit code {code}"
+    with suppress(ValueError):
+        return f"the sweep was killed by {signal.Signals(code - 128).name}"
+    return f"the sweep was killed by signal {code - 128}"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

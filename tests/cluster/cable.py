@@ -1,0 +1,62 @@
+"""A cable to a server that can be pulled, or die while it seems to be in, and be mended."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from contextlib import suppress
+
+
+class Cable:
+    """`address` is the server's at its other end. What was connected before a fault stays lost after it."""
+
+    def __init__(self, address: str) -> None:
+        self.target = ("127.0.0.1", int(address.rpartition(":")[2]))
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        self._in, self._age = True, 0  # of connections: those of another age carry nothing
+        self._ends: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def pull(self) -> None:
+        """Every connection breaks, and new ones too."""
+        self._in = False
+        for end in self._ends:
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+    def die(self) -> None:
+        """Connections stay, and new ones are made, and nothing is ever heard on them."""
+        self._age += 1
+        self._in = False
+
+    def mend(self) -> None:
+        self._in = True
+
+    def close(self) -> None:
+        self.pull()
+        self._server.close()
+
+    def _accept(self) -> None:
+        dead: list[socket.socket] = []
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                if not self._in:
+                    if self._age:
+                        dead.append(client)
+                    else:
+                        client.close()
+                    continue
+                there = socket.create_connection(self.target)
+                self._ends += [client, there]
+                for ends in ((client, there), (there, client)):
+                    threading.Thread(target=self._pass, args=(*ends, self._age), daemon=True).start()
+
+    def _pass(self, source: socket.socket, sink: socket.socket, age: int) -> None:
+        with suppress(OSError):
+            while data := source.recv(2**16):
+                if age == self._age:
+                    sink.sendall(data)
+            if age == self._age:
+                sink.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,165 @@
+"""A sweep whose process is killed begins again, as long as that brings something; one that ends has ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator import supervisor
+from orchestrator.depots.depot import Folder
+from orchestrator.depots.drivers import marks
+from orchestrator.stopping import stop_drivers
+from orchestrator.supervisor import STOPPED, TRIES, Supervisor
+from tests.conftest import ROOT
+
+# `opsctl sweep` in little: each is killed by itself until there are so many results
+SWEEP = """
+import os, signal, sys
+from pathlib import Path
+store, wanted, results = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+with (store / "tries").open("a") as tries:
+    tries.write("x")
+for key in range(results):
+    (store / "trials" / f"{os.getpid()}-{key}").mkdir(parents=True)
+    (store / "trials" / f"{os.getpid()}-{key}" / "result.json").touch()
+if len((store / "tries").read_text()) < wanted:
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.exit(int(sys.argv[4]))
+"""
+# one that has a mark, hears of it, and says so by its exit code
+DRIVER = """
+import sys, threading
+from pathlib import Path
+from orchestrator.depots.depot import Folder
+from orchestrator.depots.drivers import Driver
+from orchestrator.host import stoppable
+with stoppable() as stop, Driver(Folder(Path(sys.argv[1])), "tiny", {"needs": ["a"]}, stop):
+    stop.wait(60)
+    (Path(sys.argv[1]) / "cleanly").touch()
+sys.exit(130)
+"""
+
+
+@pytest.fixture
+def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
+    return Folder(tmp_path)
+
+
+def sweep(depot: Folder, *, wanted: int, results: int = 0, code: int = 0) -> list[str]:
+    return [sys.executable, "-c", SWEEP, depot.where, str(wanted), str(results), str(code)]
+
+
+def started(runs: Supervisor) -> tuple[list[int], threading.Thread]:
+    """It runs in a thread; what will hold its exit code."""
+    codes: list[int] = []
+    thread = threading.Thread(target=lambda: codes.append(runs.run()), daemon=True)
+    thread.start()
+    return codes, thread
+
+
+def tries(depot: Folder) -> int:
+    return len((depot.root / "tries").read_text())
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130])
+def test_a_sweep_that_ends_by_itself_has_ended(depot: Folder, code: int) -> None:
+    assert Supervisor(depot, "tiny", sweep(depot, wanted=1, code=code)).run() == code
+    assert tries(depot) == 1
+    assert depot.names("drivers") == []
+
+
+def test_one_that_is_killed_goes_on(depot: Folder, capfd: pytest.CaptureFixture[str]) -> None:
+    assert Supervisor(depot, "tiny", sweep(depot, wanted=3)).run() == 0
+    assert tries(depot) == 3
+    assert capfd.readouterr().out.count("the sweep was killed by SIGKILL; it begins again in") == 2
+
+
+def test_as_often_as_it_gets_further(depot: Folder) -> None:
+    assert Supervisor(depot, "tiny", sweep(depot, wanted=TRIES + 3, results=1)).run() == 0
+    assert tries(depot) == TRIES + 3
+
+
+def test_but_not_for_ever(depot: Folder, capfd: pytest.CaptureFixture[str]) -> None:
+    assert Supervisor(depot, "tiny", sweep(depot, wanted=99)).run() == 128 + signal.SIGKILL
+    assert tries(depot) == TRIES
+    assert f"killed by SIGKILL {TRIES} times in a row, and nothing was done" in capfd.readouterr().out
+
+
+def test_stop_reaches_it_while_it_waits_to_begin_again(
+    depot: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 60)
+    codes, thread = started(Supervisor(depot, "tiny", sweep(depot, wanted=99)))
+    until(lambda: (depot.root / "tries").exists() and bool(marks(depot)))
+    assert stop_drivers(depot, marks(depot), wait=30) == []
+    thread.join(30)
+    assert codes == [STOPPED]
+    assert tries(depot) == 1
+
+
+def test_stop_reaches_the_sweep_itself_once_it_has_begun(depot: Folder) -> None:
+    codes, thread = started(Supervisor(depot, "tiny", [sys.executable, "-c", DRIVER, depot.where]))
+    until(lambda: [mark["pid"] for mark in marks(depot)] not in ([], [os.getpid()]))
+    until(lambda: len(marks(depot)) == 1)
+    (mark,) = marks(depot)
+    assert mark["pid"] != os.getpid(), "status tells of one who runs it, not of two"
+    assert stop_drivers(depot, [mark], wait=30) == []
+    thread.join(30)
+    assert codes == [STOPPED]
+    assert (depot.root / "cleanly").exists()
+
+
+def test_a_sweep_that_was_asked_to_stop_and_killed_does_not_begin_again(depot: Folder) -> None:
+    codes, thread = started(Supervisor(depot, "tiny", [sys.executable, "-c", DRIVER, depot.where]))
+    until(lambda: len(marks(depot)) == 1 and marks(depot)[0]["pid"] != os.getpid())
+    (mark,) = marks(depot)
+    os.kill(mark["pid"], signal.SIGSTOP)  # it hears no more
+    depot.write(f"drivers/{mark['id']}.stop", b"{}")
+    os.kill(mark["pid"], signal.SIGKILL)
+    thread.join(30)
+    assert codes == [STOPPED]
+    assert depot.names("drivers") == []
+
+
+def test_who_ends_the_job_ends_both(tmp_path: Path) -> None:
+    """Ray tells every process of a job, and so the supervisor only waits for the sweep."""
+    script = f"""
+import sys
+from pathlib import Path
+from orchestrator.depots.depot import Folder
+from orchestrator.supervisor import Supervisor
+sys.exit(Supervisor(Folder(Path(sys.argv[1])), "tiny", [sys.executable, "-c", {DRIVER!r}, sys.argv[1]]).run())
+"""
+    job = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
+    depot = Folder(tmp_path)
+    until(lambda: len(marks(depot)) == 1 and marks(depot)[0]["pid"] != job.pid)
+    for process in (job.pid, marks(depot)[0]["pid"]):
+        os.kill(process, signal.SIGTERM)
+    assert job.wait(30) == STOPPED
+    assert (tmp_path / "cleanly").exists()
+
+
+def test_it_is_small() -> None:
+    """What a machine without memory kills is the sweep, not who begins it again."""
+    look = (
+        "import sys, orchestrator.supervisor; print(*{'ray', 'torch', 'mlflow', 'fsspec'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
