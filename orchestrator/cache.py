@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.depots.depot import Depot, Folder, open_depot
 from orchestrator.depots.drivers import marks
+from orchestrator.depots.results import CHECKPOINT
 from poisons import Store
 from poisons.durable import intact
 from poisons.node_copy import parsed, shelved
@@ -101,12 +102,27 @@ def rubbish(store: Store) -> list[Rubbish]:
     }
     depot = open_depot(store.where)
     now = depot.now()
-    return [
+    found = [
         Rubbish(place.name, why, place.bytes)
         for folder, rule in rules.items()
         for place in _places(depot, folder, now)
         if (why := rule(place)) is not None
     ]
+    return [*found, *_checkpoints(depot, now)]
+
+
+def _checkpoints(depot: Depot, now: float) -> Iterator[Rubbish]:
+    """What workers left that were killed just after they had published. A failed look goes on from its
+    trial's, and a trial that is done may be trained again for its looks."""
+    there = depot.files("trials")
+    at_work = {lease.rpartition(".")[0] for lease in depot.names("leases")}
+    for name, kept in there.items():
+        key, _, last = name.partition("/")
+        if not last.lstrip(".").startswith(CHECKPOINT) or key in at_work:
+            continue
+        done = f"{key}/result.json" in there and f"{key}/failure.json" not in there
+        if done and kept.changed is not None and now - kept.changed > DAY:
+            yield Rubbish(f"trials/{name}", "a checkpoint of a trial that is done", kept.bytes)
 
 
 def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) -> str | None:

@@ -56,6 +56,9 @@ class Lines(Observer):
     def data_built(self, spec: DataSpec) -> None:
         self.say(f"data   {spec.name}: built")
 
+    def data_retried(self, spec: DataSpec, why: str) -> None:
+        self.say(f"data   {spec.name}: is tried again, {why}")
+
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.say(f"data   {spec.name}: FAILED, {error}")
 
@@ -74,6 +77,9 @@ class Lines(Observer):
     def trial_failed(self, task: Task, error: str) -> None:
         self.ended += 1
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): FAILED, {error}")
+
+    def store_silent(self, error: str) -> None:
+        self.say(f"the store does not answer: {error}; it is asked again")
 
 
 class Screen(Observer):
@@ -132,6 +138,10 @@ class Screen(Observer):
         self.building.pop(spec.name, None)
         self.bars.advance(self.data_bar)
 
+    def data_retried(self, spec: DataSpec, why: str) -> None:
+        self.building.pop(spec.name, None)
+        self.console.print(f"[yellow]data set {escape(spec.name)} is tried again:[/] {escape(why)}")
+
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.building.pop(spec.name, None)
         self.console.print(f"[red]data set {escape(spec.name)} failed:[/] {escape(error)}")
@@ -158,6 +168,9 @@ class Screen(Observer):
     def trial_failed(self, task: Task, error: str) -> None:
         self._ended(task)
         self.console.print(f"[red]trial {task.key} ({escape(task.point.name)}) failed:[/] {escape(error)}")
+
+    def store_silent(self, error: str) -> None:
+        self.console.print(f"[yellow]the store does not answer:[/] {escape(error)}; it is asked again")
 
     def _ended(self, task: Task) -> None:
         self.running.pop(task.key, None)  # another sweep may have run it

@@ -4,6 +4,11 @@
 - `memory`: a GPU was too small for it. It is tried again with a larger share of one.
 - `trial`: it diverged, or raised an exception of its own. It is tried again `run.retries` times, then left.
 - `author`: the sweep asks for what cannot be. The sweep stops at once.
+
+A data set is built by the same rules (what a lack of memory is to a trial, is a fault of its own here), but
+for one: a mistake in it breaks the trials that read it, and stops the sweep only if all of its trials do. A
+mistake about a trial may be about any; one about a data set is about one value of an axis, say a folder of
+images that is torn.
 """
 
 from __future__ import annotations
@@ -49,6 +54,14 @@ def fault(error: BaseException) -> Fault:
 def died(cause: str) -> Fault:
     """The fault of a trial whose process is gone, for a reason that Ray knows."""
     return Fault("machine", f"its worker process died; was there memory enough? ({cause})")
+
+
+def two_versions(what: str, wanted: str | None, found: str | None, where: str) -> str:
+    """What to say to an author whose machines do not agree on the key of a trial or data set."""
+    return (
+        f"the key of this {what} is {wanted} for the driver and {found} for its worker on {where}: they have "
+        "two versions of opsctl; install the same one on every machine, and run the same command again"
+    )
 
 
 def pause(faults: int) -> float:

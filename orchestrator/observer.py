@@ -23,6 +23,9 @@ class Observer:
 
     def data_built(self, spec: DataSpec) -> None: ...
 
+    def data_retried(self, spec: DataSpec, why: str) -> None:
+        """Building it has failed and will be tried again."""
+
     def data_failed(self, spec: DataSpec, error: str) -> None: ...
 
     def trial_started(self, task: Task) -> None: ...
@@ -39,6 +42,10 @@ class Observer:
         """A scheduler ended it early."""
 
     def trial_failed(self, task: Task, error: str) -> None: ...
+
+    def store_silent(self, error: str) -> None:
+        """The store is full, or does not answer: what it is needed for waits. Told once, until it has been
+        well for a while."""
 
     def sweep_ended(self) -> None:
         """The last event, however the sweep ended, and even if it never started."""
@@ -65,6 +72,10 @@ class Audience(Observer):
     def data_built(self, spec: DataSpec) -> None:
         for observer in self.observers:
             observer.data_built(spec)
+
+    def data_retried(self, spec: DataSpec, why: str) -> None:
+        for observer in self.observers:
+            observer.data_retried(spec, why)
 
     def data_failed(self, spec: DataSpec, error: str) -> None:
         for observer in self.observers:
@@ -93,6 +104,10 @@ class Audience(Observer):
     def trial_failed(self, task: Task, error: str) -> None:
         for observer in self.observers:
             observer.trial_failed(task, error)
+
+    def store_silent(self, error: str) -> None:
+        for observer in self.observers:
+            observer.store_silent(error)
 
     def sweep_ended(self) -> None:
         for observer in self.observers:

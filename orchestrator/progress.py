@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,8 +17,9 @@ from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.shares import Shares
 from orchestrator.depots.leases import Leases
 from orchestrator.depots.results import Ledger, Record
-from orchestrator.faults import Fault, pause
+from orchestrator.faults import Fault, pause, two_versions
 from orchestrator.observer import Observer
+from orchestrator.outage import Outage
 from orchestrator.plan import Plan, Task
 from orchestrator.pruning import Pruner
 from orchestrator.search import Search
@@ -87,12 +88,14 @@ class Progress:
         self.failed: list[str] = []
         self.stopped: list[str] = []
         self.faults: Counter[str] = Counter()  # by kind
-        self.died: Counter[str] = Counter()  # faults of machines, by key
+        self.died: Counter[str] = Counter()  # faults of machines since it got any further, by key
+        self.furthest: dict[str, float] = {}  # the last epoch that was ever heard of, by key
         self.tries: Counter[str] = Counter()  # faults of the trial itself, by key
         self.leased: set[str] = set()
         self.mistake: str | None = None  # a fault of the sweep's author
         self.ahead = 2  # how many trials a search that goes by results should have on the way
         self.hungry = False  # the search could not be asked
+        self.outage = Outage(now)
         self._numbers = itertools.count(1)
 
     def begin(self, shares: Shares) -> None:
@@ -121,8 +124,12 @@ class Progress:
             self._place(task)
 
     def data_failed(self, spec: DataSpec, fault: Fault) -> None:
-        """A data set cannot be built, nor what is made from it; trials that need any of these have failed."""
+        """A data set cannot be built, nor what is made from it; trials that need any of these have failed. If
+        these are all of the sweep, by its author's fault, the sweep has."""
         self.unbuilt.pop(spec.name, None)
+        if fault.kind == "author" and all(spec.name in self._reads(task) for task in self.plan.tasks):
+            self.mistake = f"{spec.name}: {fault.error}"
+            return
         self.broken[spec.name] = fault
         self.observer.data_failed(spec, fault.error)
         for child in [child for child in self.unbuilt if spec.name in self.parents[child]]:
@@ -132,21 +139,31 @@ class Progress:
             del self.blocked[task.key]
             self._give_up(task, fault)
 
+    def _reads(self, task: Task) -> set[str]:
+        """The data sets that a trial needs, and what those are made from."""
+        needed, found = list(task.needs), set[str]()
+        while needed:
+            found.add(name := needed.pop())
+            needed += self.parents.get(name, ())
+        return found
+
     # -- trials that can start
 
     def fill(self) -> None:
         """Take up the trials that the search wants to see next."""
         try:
             asked = self.search.ask(self.ahead)
-        except OSError:  # the depot is full, or away: it may come back
+        except OSError as error:  # the depot is full, or away: it may come back
+            self.unanswered(error)
             self.hungry = True
             return
         self.hungry = False
         for task in asked:
             self._place(task)
 
-    def offer(self, share: float) -> Attempt | None:
-        """Give out the first trial that can start with that share of a GPU, if there is one.
+    def offer(self, share: float, barred: Collection[str] = ()) -> Attempt | None:
+        """Give out the first trial that can start with that share of a GPU and is not `barred`, if there is
+        one.
 
         Its lease is taken here. What turns out to be done, or to be done elsewhere, is put in its place.
         """
@@ -157,7 +174,7 @@ class Progress:
         while found is None and self.ready:
             entry = heapq.heappop(self.ready)
             task = self.tasks[entry[1]]
-            if self.shares.of(task) != share:
+            if self.shares.of(task) != share or task.key in barred:
                 refused.append(entry)
             elif self._mine(task):
                 found = task
@@ -192,14 +209,23 @@ class Progress:
         attempt = self.live.get(number)
         if attempt is None or not rows:
             return False
-        attempt.row = rows[-1]
+        attempt.row, key = rows[-1], attempt.task.key
+        if rows[-1]["epoch"] > self.furthest.get(key, 0.0):
+            self.furthest[key] = rows[-1]["epoch"]
+            self.died.pop(key, None)
         self.observer.trial_progress(attempt.task, rows)
         return any([self.pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
 
     def ended(self, number: int, record: Record) -> None:
-        """A trial has its result; the ledger has it too."""
-        if (attempt := self.live.pop(number, None)) is not None:
-            self._settle(attempt.task, record)
+        """A trial has its result; the ledger has it too, if its worker knows it by the same key."""
+        if (attempt := self.live.get(number)) is None:
+            return
+        if record.get("key") != attempt.task.key:
+            other = two_versions("trial", attempt.task.key, record.get("key"), "another machine")
+            self.fell(number, Fault("author", f"InputError: {other}"))
+            return
+        del self.live[number]
+        self._settle(attempt.task, record)
 
     def gave_way(self, number: int) -> None:
         """A trial ended where the scheduler told it to."""
@@ -256,6 +282,11 @@ class Progress:
         places = (self.blocked, self.unmeasured, self.ready, self.paused, self.elsewhere, self.live)
         return not any(places) and not self.hungry
 
+    def unanswered(self, error: OSError) -> None:
+        """The store did not do what this driver needs of it, who will ask again."""
+        if self.outage.begins(error):
+            self.observer.store_silent(str(error))
+
     def told(self) -> dict[str, Any]:
         """What others see of the sweep while it runs."""
         waiting = (self.blocked, self.unmeasured, self.ready, self.paused)
@@ -268,6 +299,7 @@ class Progress:
             "waiting": sum(map(len, waiting)),
             "running": [attempt.told() for attempt in self.live.values()],
             "faults": dict(self.faults),
+            "silent": self.outage.word,
         }
 
     # -- how a trial goes from place to place
@@ -290,8 +322,8 @@ class Progress:
                 return self._settle(task, record)
             if self.leases.free(task.key):
                 return self._place(task)
-        except OSError:  # the depot is away: it may come back
-            pass
+        except OSError as error:  # the depot is away: it may come back
+            self.unanswered(error)
         self.elsewhere[task.key] = self.now() + LOOK_SECONDS
 
     def _mine(self, task: Task) -> bool:
@@ -302,6 +334,7 @@ class Progress:
                 return False
             self.leased.add(task.key)
             if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
+                self.ledger.tidy(task.key)  # its worker may have been killed before it could
                 self._settle(task, record)
                 return False
             if (
@@ -314,7 +347,8 @@ class Progress:
             if failure is not None and failure.get("kind") == "trial":
                 self._give_up(task, Fault("trial", failure["error"]), write=False)
                 return False
-        except OSError:  # the depot is full, or away: it may come back
+        except OSError as error:  # the depot is full, or away: it may come back
+            self.unanswered(error)
             heapq.heappush(self.paused, (self.now() + LOOK_SECONDS, task.key))
             return False
         return True
@@ -332,14 +366,14 @@ class Progress:
     def _stop(self, task: Task, told: Record) -> None:
         self.stopped.append(task.key)
         self._release(task, done=True)
-        self.pruner.learn(task)
+        self.pruner.learn(task, told)
         self.observer.trial_stopped(task, told)
-        self._tell(task, None)
+        self._tell(task, None, told)
 
     def _settle(self, task: Task, record: Record) -> None:
         self.done += 1
         self._release(task, done=True)
-        self.pruner.learn(task)
+        self.pruner.learn(task, record)
         self.observer.trial_done(task, record)
         self._tell(task, record["metrics"].get(self.plan.sweep.report.metric))
 
@@ -357,8 +391,8 @@ class Progress:
         self.observer.trial_failed(task, fault.error)
         self._tell(task, None)
 
-    def _tell(self, task: Task, value: float | None) -> None:
-        self.search.tell(task, value)
+    def _tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
+        self.search.tell(task, value, stop)
         self.fill()
 
     def _release(self, task: Task, *, done: bool) -> None:

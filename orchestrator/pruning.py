@@ -53,21 +53,24 @@ class Pruner:
         """What the ledger is told of a trial that was ended early, after `row`."""
         raise AssertionError("no trial ends early without a scheduler")
 
-    def learn(self, task: Task) -> None:
-        """Take from the ledger what a trial was like that ended elsewhere, early or not."""
+    def learn(self, task: Task, record: Record) -> None:
+        """Take from the ledger's record of it what a trial was like that ended elsewhere, early or not."""
 
 
 class Judge(Pruner):
     """Compares trials of the sweep, with those in the ledger, finished and stopped, from the start."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
-        self.sweep, self.ledger = plan.sweep, ledger
+        """Raises OSError if the ledger does not answer."""
+        self.sweep = plan.sweep
         self.metric = plan.sweep.report.metric
         self.curves: dict[str, Curve] = {}
         self.studies: dict[int, optuna.Study] = {}  # by the number of epochs
         for task in plan.tasks:
             if task.trained or task.left == "stopped":
-                self.learn(task)
+                record = ledger.result(task.key) or ledger.stopped(task.key)
+                if record is not None:
+                    self.learn(task, record)
 
     def report(self, task: Task, epoch: int, row: Metrics) -> bool:
         curve = self._curve(task)
@@ -86,9 +89,8 @@ class Judge(Pruner):
             "history": [{"epoch": float(epoch), self.metric: value} for epoch, value in values.items()],
         }
 
-    def learn(self, task: Task) -> None:
-        record = self.ledger.result(task.key) or self.ledger.stopped(task.key)
-        if record is None or task.key in self.curves:
+    def learn(self, task: Task, record: Record) -> None:
+        if task.key in self.curves:
             return
         curve = self._curve(task)
         for row in record.get("history", ()):

@@ -19,7 +19,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
 from orchestrator.cells import Place, digest, labels_of, place
-from orchestrator.depots.results import Ledger, with_looks
+from orchestrator.depots.results import Ledger, Record, with_looks
 from orchestrator.plan import Plan, Task
 
 STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
@@ -47,8 +47,9 @@ class Search:
         given, self.left = self.left, []
         return given
 
-    def tell(self, task: Task, value: float | None) -> None:
-        """A trial has ended with this value of the report's metric; None if it failed or was stopped."""
+    def tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
+        """A trial has ended with this value of the report's metric; None if it failed, or was stopped with
+        what the ledger was told then."""
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Guided(Search):
     as tried. Raises OSError if the depot does not answer."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
-        self.depot, self.ledger, self.metric = ledger.depot, ledger, plan.sweep.report.metric
+        self.depot, self.metric = ledger.depot, plan.sweep.report.metric
         self.cells = _cells(plan, ledger)
         self.ids = {digest(cell.labels): cell for cell in self.cells.values()}
         assert plan.quota is not None
@@ -119,9 +120,8 @@ class Guided(Search):
             given += tasks
         return given
 
-    def tell(self, task: Task, value: float | None) -> None:
+    def tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
         cell = self.cells[place(task.point.labels)]
-        stop = None if value is not None else self.ledger.stopped(task.key)
         self.out.discard(task.key)
         if task.key not in cell.open:
             return

@@ -50,6 +50,9 @@ def driver_line(mark: Mark, version: str | None) -> str:
         parts.append(", ".join(words))
         faults = [f"{n} of {kind}" for kind, n in state["faults"].items() if n]
         parts += [f"faults until now: {', '.join(faults)}"] if faults else []
+        resting = state.get("resting", 0)
+        parts += [f"{resting} machines rest, where trials failed one after another"] if resting else []
+        parts += [f"the store does not answer: {state['silent']}"] if state.get("silent") else []
     silent = _between(mark["time"], datetime.now(UTC).isoformat())
     if silent > STALE_SECONDS:
         parts.append(

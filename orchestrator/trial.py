@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import nn
 from orchestrator.depots.results import Ledger, Record, with_looks
 from orchestrator.depots.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.looks import PlannedLook
+from orchestrator.patience import patiently
 from orchestrator.spec import RunSpec, TrialSpec
 from poisons import DataSpec, Store, Workshop
 from poisons.shelf import ShelvedCheckpoint
@@ -22,7 +22,6 @@ from trainers.loop import Metrics, Report, Trained
 from trainers.provenance import environment
 from trainers.spec import plain
 
-PAUSES = (1, 2, 4, 8, 16, 32, 60)  # seconds before the next attempt to publish, on a disk that is full
 Opener = Callable[[DataSpec], Images]
 
 
@@ -95,12 +94,12 @@ class _Runner:
                 error.add_note(f"in the look {look.name!r}; the result of the training is kept")
                 failed.append(error)
         if done is None:
-            _patiently(lambda: self.ledger.publish(self.trial.key, record))
+            record = patiently(lambda: self.ledger.publish(self.trial.key, record))
         if failed:
             raise failed[0]
         if done is not None:
             self.ledger.forget(self.trial.key)  # that a look had failed
-        return done or {"key": self.trial.key, **record}
+        return done or record
 
     def _train(
         self, train: Images, test: Images, looks: Sequence[Look], report: Report
@@ -146,14 +145,4 @@ class _Runner:
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
         record["environment"] = environment()
-        _patiently(lambda: self.ledger.publish_look(self.trial.key, planned.key, record))
-
-
-def _patiently(publish: Callable[[], None]) -> None:
-    """Put something in the ledger. It cost hours: a full disk, or a server that is away, is waited for."""
-    for pause in PAUSES:
-        try:
-            return publish()
-        except OSError:
-            time.sleep(pause)
-    publish()
+        patiently(lambda: self.ledger.publish_look(self.trial.key, planned.key, record))

@@ -15,6 +15,7 @@ import torch
 
 from poisons.base import Workshop
 from poisons.data_spec import DataSpec
+from poisons.durable import StoreError
 from poisons.store import Store
 from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.spec import InputError
@@ -29,13 +30,20 @@ def _run(options: argparse.Namespace) -> None:
     spec = DataSpec.parse(read_spec(options.spec), str(options.spec)).pinned()
     if options.save is not None and not options.save.parent.is_dir():
         raise InputError(f"--save {options.save}: there is no folder {options.save.parent}")
-    store = Store(options.store)
+    store = _opened(options.store)
     if options.threads:
         torch.set_num_threads(options.threads)
     images = store.ensure(spec, Workshop(device=device_named(options.device), report=say))
     if options.save is not None:
         images.save(options.save)
     say({"path": str(store.path(spec)), **(store.record(spec) or {})})
+
+
+def _opened(folder: Path) -> Store:
+    try:
+        return Store(folder)
+    except StoreError as error:
+        raise InputError(str(error)) from None
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -13,7 +13,7 @@ from typing import Any
 
 
 class StoreError(OSError):
-    """The disk could not take a file; nothing half-written is left."""
+    """A store's disk, or server, does not answer or could not take a file; nothing half-written is left."""
 
 
 def write_whole(path: Path, value: Any) -> None:

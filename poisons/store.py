@@ -54,7 +54,8 @@ class Store:
         bound: int | None = None,
     ) -> None:
         """A folder; or, with a `shelf`, this node's copy of what lies there, which takes about `bound` bytes.
-        `where` is what opens the same store on another machine. InputError if it cannot be used."""
+        `where` is what opens the same store on another machine. InputError for what is no store of ours,
+        StoreError if its place does not answer or cannot be written."""
         if re.match("[a-z][a-z0-9+.-]+:/", str(root)):
             raise InputError(f"{root} is no folder; what takes URLs as stores is opsctl --store")
         self.root = Path(root).expanduser().absolute()
@@ -73,9 +74,9 @@ class Store:
                     mark = shelf.read("store.json")  # another version's, if that came first
                 _check_mark(mark, self.where)
         except OSError as error:
-            raise InputError(
+            raise StoreError(
                 f"the store {self.where} cannot be written ({error}); choose another with --store"
-            ) from None
+            ) from error
 
     def path(self, spec: DataSpec) -> Path:
         return self.root / "data" / spec.name

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from orchestrator.cache import entries, rubbish
+from orchestrator.cache import entries, remove, rubbish
 from orchestrator.depots.depot import open_depot
 from orchestrator.depots.drivers import Driver
 from orchestrator.depots.results import Ledger
@@ -183,6 +183,25 @@ def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
         assert rubbish(stored) == []
     os.utime(being_written, (now - 7200, now - 7200))
     assert [item.name for item in rubbish(stored)] == ["imports/.0123456789abcdef.7.tmp"]
+
+
+def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None:
+    """A worker was killed just after it had published. What a failed look goes on from stays, what somebody
+    is at, and what is of today."""
+    ledger = Ledger(stored.where)
+    for key in ("done", "fresh", "held", "failed-look"):
+        ledger.publish(key, {"needs": []})
+    ledger.fail("failed-look", {"error": "no", "kind": "trial"})
+    ledger.depot.write("leases/held.0", b"driver")
+    for key in ("done", "fresh", "held", "failed-look", "missing"):
+        ledger.depot.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
+        if key != "fresh":
+            os.utime(stored.root / "trials" / key / "checkpoint.pt", (0, 0))
+    (item,) = rubbish(stored)
+    assert (item.name, item.bytes) == ("trials/done/checkpoint.pt", 100)
+    assert remove(stored, item)
+    assert rubbish(stored) == []
+    assert ledger.result("done") is not None
 
 
 def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:

@@ -44,15 +44,15 @@ class Checkpoint:
                 self.warnings.append(text)
 
     def load(self, *, owner: str) -> dict[str, Any] | None:
-        """The last state saved, on the host, or None if there is none or the file is damaged. InputError if
-        it cannot be read, or is another training's."""
+        """The last state saved, on the host, or None if there is none or the file is damaged. OSError if it
+        cannot be read, for it may be whole; InputError if it is another training's."""
         try:
             found = torch.load(self.path, map_location="cpu", weights_only=True)
             known, state = found["owner"], found["state"]
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise InputError(f"the checkpoint {self.path} cannot be read: {error.strerror}") from None
+            raise OSError(f"the checkpoint {self.path} cannot be read: {error.strerror or error}") from error
         except MemoryError:
             raise
         except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)

@@ -120,6 +120,17 @@ def read_mark(depot: Depot, driver: str) -> Mark | None:
     return mark if isinstance(mark, dict) and "beat" in mark else None
 
 
+def shows(depot: Depot, driver: str, *, patience: float = STALE_SECONDS) -> bool:
+    """Whether a driver that lives has its mark in this depot. What a shared folder does not show yet is
+    waited for: a machine may go by a listing that is a minute old. Raises OSError."""
+    end = time.monotonic() + patience
+    while read_mark(depot, driver) is None:
+        if time.monotonic() >= end:
+            return False
+        time.sleep(min(BEAT_SECONDS, patience))
+    return True
+
+
 def ask_to_stop(depot: Depot, driver: str) -> None:
     """Have a driver end its sweep cleanly; it hears of it with its next beat."""
     depot.write(f"drivers/{driver}.stop", b"{}")

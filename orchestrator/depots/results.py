@@ -7,7 +7,7 @@ Imports nothing heavy, so that a look at a sweep is instant.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.depots.depot import open_depot
 
 Record = dict[str, Any]
 LookKeys = Mapping[str, str]  # of the looks at one trial: their keys by their names
+CHECKPOINT = "checkpoint.pt"  # in a trial's folder
 LAST = ("curves", "fields")  # of a finding: what is long, and so comes last
 
 
@@ -87,19 +88,25 @@ class Ledger:
         """The keys of all trials whose weights are kept."""
         return self.depot.holders("trials", "weights.pt")
 
-    def publish(self, key: str, record: Record) -> None:
-        """Say that a trial is done. From here on it is, whatever dies. The history, being long, is last."""
+    def publish(self, key: str, record: Record) -> Record:
+        """Say that a trial is done. From here on it is, whatever dies. The history, being long, is last.
+
+        What somebody else has published before stays, unless it is damaged; returns what is there now.
+        """
         last = {"history": record["history"]} if "history" in record else {}
         short = {name: value for name, value in record.items() if name != "history"}
-        self._write(key, "result", {"key": key, **short, **last})
+        told = {"key": key, **short, **last}
+        before = self._publish(f"trials/{key}/result.json", _json(told), _record)
         self.forget(key)
+        return before or told
 
     def publish_look(self, key: str, look: str, record: Record) -> None:
-        """Say what the look of that key found at a trial. A line for each thing that is told."""
+        """Say what the look of that key found at a trial, unless that is said already. A line for each thing
+        that is told."""
         told = {"key": look, **{name: value for name, value in record.items() if name not in LAST}}
         told |= {name: record.get(name, {}) for name in LAST}
         lines = [f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in told.items()]
-        self.depot.write(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode())
+        self._publish(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode(), finding)
 
     def fail(self, key: str, record: Record) -> None:
         """Say why a trial is not done. `kind` is whose fault it is, see faults.py."""
@@ -114,9 +121,23 @@ class Ledger:
         for name in ("failure", "stopped"):
             self.depot.remove(f"trials/{key}/{name}.json")
 
+    def tidy(self, key: str) -> None:
+        """Have no checkpoint of a trial that is done."""
+        for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first nobody looks for the other
+            self.depot.remove(f"trials/{key}/{name}")
+
+    def _publish(
+        self, name: str, data: bytes, read: Callable[[bytes | None], Record | None]
+    ) -> Record | None:
+        """Have `name` hold `data`, unless it holds what can be read: then that."""
+        if self.depot.publish(name, data):
+            return None
+        if (found := read(self.depot.read(name))) is None:
+            self.depot.write(name, data)
+        return found
+
     def _write(self, key: str, name: str, record: Record) -> None:
-        data = json.dumps(record, indent=1, allow_nan=False).encode()
-        self.depot.write(f"trials/{key}/{name}.json", data)
+        self.depot.write(f"trials/{key}/{name}.json", _json(record))
 
     def _read_all(self, keys: Iterable[str], name: str) -> dict[str, Record]:
         names = {f"trials/{key}/{name}.json": key for key in keys}
@@ -144,6 +165,10 @@ def finding(data: bytes | None) -> Record | None:
     """The record of what a look found from its file's bytes; None if there are none, or they are damaged."""
     record = _record(data)
     return record if record is not None and isinstance(record.get("metrics"), dict) else None
+
+
+def _json(record: Record) -> bytes:
+    return json.dumps(record, indent=1, allow_nan=False).encode()
 
 
 def _record(data: bytes | None) -> Record | None:

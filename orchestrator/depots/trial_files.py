@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from orchestrator.depots.results import CHECKPOINT
 from poisons import Store
 from poisons.shelf import ShelvedCheckpoint
 from trainers.checkpoint import write_tensors
@@ -14,8 +15,8 @@ def trial_checkpoint(store: Store, key: str, *, every: float) -> ShelvedCheckpoi
     """Where a trial goes on after a kill, on any machine that shares the store."""
     folder = store.root / "trials" / key
     folder.mkdir(parents=True, exist_ok=True)
-    name = f"trials/{key}/checkpoint.pt"
-    return ShelvedCheckpoint(folder / "checkpoint.pt", every=every, shelf=store.shelf, name=name)
+    name = f"trials/{key}/{CHECKPOINT}"
+    return ShelvedCheckpoint(folder / CHECKPOINT, every=every, shelf=store.shelf, name=name)
 
 
 def keep_weights(store: Store, key: str, model: nn.Module) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import platform
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,12 +16,17 @@ from ray.util.queue import Queue
 
 from orchestrator.depots.stores import open_store
 from orchestrator.engine.connect import Cluster, cluster, device_of
+from orchestrator.faults import two_versions
+from orchestrator.patience import patiently
 from poisons import DataSpec, Store, Workshop
 from poisons.base import Report
 from poisons.crew import Alone, Crew, Item, Result, Shared, Work
+from poisons.durable import StoreError
+from trainers import InputError
 from trainers.spec import plain
 
 POLL_SECONDS = 0.1
+Opener = Callable[[], Store]
 
 
 def build_data(
@@ -30,7 +37,8 @@ def build_data(
         mail = Queue(actor_options={"num_cpus": 0})
         cpus = max(1.0, min(there.total("CPU") // workers, there.most("CPU")))
         gpus = with_gpu(workers, there, wanted=any(one.wants_gpu for one in (spec, *spec.parents)))
-        ref = start_build(spec, store, mail, cpus=cpus, gpus=gpus, workers=workers)
+        opener = partial(open_store, store.where)
+        ref = start_build(spec, opener, mail, cpus=cpus, gpus=gpus, workers=workers)
         ready: list[ray.ObjectRef] = []
         while not ready:
             ready, _ = ray.wait([ref], timeout=POLL_SECONDS)
@@ -47,10 +55,11 @@ def build_data(
 
 
 def start_build(
-    spec: DataSpec, store: Store, mail: Queue, *, cpus: float, gpus: int, workers: int
+    spec: DataSpec, opener: Opener, mail: Queue, *, cpus: float, gpus: int, workers: int
 ) -> ray.ObjectRef:
+    """`opener` opens the store on the worker."""
     task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=min(1, gpus))
-    return task.remote(store.where, json.dumps(plain(spec)), mail, gpus or workers)
+    return task.remote(opener, json.dumps(plain(spec)), spec.key, mail, gpus or workers)
 
 
 def with_gpu(workers: int, there: Cluster, *, wanted: bool) -> int:
@@ -59,9 +68,12 @@ def with_gpu(workers: int, there: Cluster, *, wanted: bool) -> int:
 
 
 @ray.remote(max_retries=0)
-def _build(where: str, spec: str, mail: Queue, workers: int) -> None:
-    """Build one data set on a worker, which others like it may help."""
+def _build(opener: Opener, spec: str, key: str, mail: Queue, workers: int) -> None:
+    """Build one data set on a worker, which others like it may help. A store that is full, or away, is waited
+    for: the next attempt goes on from the last checkpoint."""
     data = DataSpec.parse(json.loads(spec), "data set")
+    if data.key != key:
+        raise InputError(two_versions("data set", key, data.key, platform.node()))
     mine = ray.get_runtime_context().get_assigned_resources()
     crew = _Helpers(workers, mine.get("CPU", 1), mine.get("GPU", 0)) if workers > 1 else Alone()
 
@@ -71,7 +83,8 @@ def _build(where: str, spec: str, mail: Queue, workers: int) -> None:
 
     say({})
     device = device_of(gpu=bool(ray.get_gpu_ids()))
-    open_store(where).ensure(data, Workshop(device=device, report=say, crew=crew))
+    store = patiently(opener, of=StoreError)
+    patiently(lambda: store.ensure(data, Workshop(device=device, report=say, crew=crew)), of=StoreError)
 
 
 class _Helpers(Crew):

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.queue import Queue
 
+from orchestrator.depots.stores import open_driven
 from orchestrator.engine.build import start_build, with_gpu
 from orchestrator.engine.connect import Cluster, cause
 from orchestrator.faults import Fault, fault, pause
@@ -23,11 +25,15 @@ class Builders:
 
     progress: Progress
     cluster: Cluster
+    driver: str  # who has its mark in the store
     refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)
     mail: Queue | None = None
     words: dict[str, str] = field(default_factory=dict)  # what each says last
     later: dict[str, float] = field(default_factory=dict)  # name -> when to try, or to look, again
-    died: Counter[str] = field(default_factory=Counter)
+    died: Counter[str] = field(default_factory=Counter)  # faults of machines since it got any further
+    tries: Counter[str] = field(default_factory=Counter)  # faults of its own
+    rows: Counter[str] = field(default_factory=Counter)  # how often each has told of its work, this time
+    most: Counter[str] = field(default_factory=Counter)  # and at most, any time
     hungry: bool = False  # one waits for processors
 
     def poll(self) -> None:
@@ -72,15 +78,25 @@ class Builders:
             self.progress.data_built(spec)
 
     def _failed(self, spec: DataSpec, found: Fault) -> None:
-        self.died[spec.name] += 1
-        if found.kind == "machine" and self.died[spec.name] <= self.progress.plan.sweep.run.machine_retries:
-            self.later[spec.name] = self.progress.now() + pause(self.died[spec.name])
-        else:
+        """By the rules of faults.py."""
+        run, name = self.progress.plan.sweep.run, spec.name
+        wait, again = 0.0, False
+        if found.kind == "machine":
+            self.died[name] += 1
+            wait, again = pause(self.died[name]), self.died[name] <= run.machine_retries
+        elif found.kind != "author":
+            self.tries[name] += 1
+            again = self.tries[name] <= run.retries
+        if not again:
             self.progress.data_failed(spec, found)
+            return
+        self.later[name] = self.progress.now() + wait
+        how = f"in {wait:.0f} s" if wait else "once more"
+        self.progress.observer.data_retried(spec, f"{how}: {found.error}")
 
     def _mine(self, spec: DataSpec) -> bool:
         """Take the lease of a data set; False if another driver builds it, or has built it."""
-        with suppress(OSError):
+        try:
             if self.progress.leases.take(f"data-{spec.key}"):
                 if not self.progress.store.has(spec):
                     return True
@@ -88,6 +104,8 @@ class Builders:
             if self.progress.store.has(spec):
                 self.progress.data_built(spec)
                 return False
+        except OSError as error:  # the depot is full, or away: it may come back
+            self.progress.unanswered(error)
         self.later[spec.name] = self.progress.now() + LOOK_SECONDS
         return False
 
@@ -122,7 +140,8 @@ class Builders:
         self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
         cpus, workers = self.progress.plan.sweep.run.cpus_per_data, self._workers(spec)
         gpus = self._gpus(spec)
-        ref = start_build(spec, self.progress.store, self.mail, cpus=cpus, gpus=gpus, workers=workers)
+        opener = partial(open_driven, self.progress.store.where, self.driver)
+        ref = start_build(spec, opener, self.mail, cpus=cpus, gpus=gpus, workers=workers)
         self.refs[ref] = spec
 
     def _read_mail(self) -> None:
@@ -136,10 +155,19 @@ class Builders:
         for name, row in news:
             spec = self.progress.data[name]
             if row:
+                self._heard(name)
                 self.words[name] = ", ".join(f"{key} {value}" for key, value in row.items())
                 self.progress.observer.data_progress(spec, row)
             else:
+                self.rows[name] = 0
                 self.progress.observer.data_started(spec)
+
+    def _heard(self, name: str) -> None:
+        """A builder tells of its work; one that goes on from a checkpoint tells again what it told before."""
+        self.rows[name] += 1
+        if self.rows[name] > self.most[name]:
+            self.most[name] = self.rows[name]
+            self.died.pop(name, None)
 
 
 def _fault(error: BaseException) -> Fault:

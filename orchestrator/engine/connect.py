@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import ray
 import torch
@@ -77,10 +78,22 @@ def cluster(address: str | None) -> Iterator[Cluster]:
 
 
 def device_of(*, gpu: bool) -> torch.device:
-    """The device of this worker, with as many threads as Ray gave it processors."""
+    """The device of this worker, with as many threads as Ray gave it processors. RuntimeError if it was given
+    a GPU that no longer works."""
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, int(cpus)))
-    return torch.device("cuda" if gpu and torch.cuda.is_available() else "cpu")
+    return given(gpu=gpu, works=torch.cuda.is_available(), built=torch.backends.cuda.is_built())
+
+
+def given(*, gpu: bool, works: bool, built: bool, devices: Path = Path("/dev")) -> torch.device:
+    """What a worker computes on that was given a `gpu`. A card that the machine has, and that torch is built
+    for, must work: on the processor a trial would take a hundred times as long. Ray can be told of cards that
+    are none; then, as with a torch for processors alone, it is the processor."""
+    if gpu and not works and built and any(devices.glob("nvidia[0-9]*")):
+        raise RuntimeError(
+            "CUDA error: this machine has a GPU, but torch finds none that works (nvidia-smi?)"
+        )
+    return torch.device("cuda" if gpu and works else "cpu")
 
 
 def cause(error: BaseException) -> BaseException:

@@ -18,6 +18,7 @@ from orchestrator.engine.connect import Cluster
 from orchestrator.engine.lanes import Lanes
 from orchestrator.engine.switchboard import Answers, Message
 from orchestrator.faults import Fault, died
+from orchestrator.nodes import Nodes
 from orchestrator.progress import Attempt, Progress
 from trainers.spec import plain
 
@@ -32,6 +33,7 @@ class Seat:
 
     number: int
     share: float
+    node: str = ""  # the machine that it is on
     attempt: Attempt | None = None
     idle: float | None = field(default_factory=time.monotonic)  # since when it waits for an answer
 
@@ -44,6 +46,7 @@ class Dispatcher:
     ) -> None:
         self.progress, self.builders, self.lanes, self.board = progress, builders, lanes, board
         self.cluster = there
+        self.nodes = Nodes()
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
         self.slots = 0
@@ -82,7 +85,7 @@ class Dispatcher:
 
     def told(self) -> dict[str, object]:
         """What others see of it while the sweep runs."""
-        return {"building": self.builders.told(), "slots": self.slots}
+        return {"building": self.builders.told(), "slots": self.slots, "resting": self.nodes.resting}
 
     def dismiss(self) -> None:
         """Let all lanes go that wait for a trial."""
@@ -109,12 +112,12 @@ class Dispatcher:
         lane, ended = question["lane"], question["ended"]
         if lane not in self.seats:
             self._lost(question["number"], "")  # the process that was there before
-            self.seats[lane] = Seat(question["number"], question["share"])
+            self.seats[lane] = Seat(question["number"], question["share"], question.get("node", ""))
         seat = self.seats[lane]
         self.deaths = 0
         if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
-            seat.attempt, seat.idle = None, time.monotonic()
-            self._settle(ended)
+            attempt, seat.attempt, seat.idle = seat.attempt, None, time.monotonic()
+            self._settle(seat, attempt, ended)
         if ended is not None and ended.get("poisoned"):
             self._end(lane)
         elif seat.attempt is not None:
@@ -122,22 +125,35 @@ class Dispatcher:
         elif seat.idle is None:
             seat.idle = time.monotonic()
 
-    def _settle(self, ended: Message) -> None:
-        number = ended["attempt"]
-        if "record" in ended:
-            self.progress.ended(number, ended["record"])
-        elif "stopped" in ended:
-            self.progress.heard(number, ended["rows"])
-            self.progress.gave_way(number)
-        else:
+    def _settle(self, seat: Seat, attempt: Attempt, ended: Message) -> None:
+        if "fault" in ended:
             told = ended["fault"]
-            self.progress.fell(number, Fault(**{**told, "history": tuple(told["history"])}))
+            self._fell(seat, attempt, Fault(**{**told, "history": tuple(told["history"])}))
+            return
+        self.nodes.worked(seat.node)
+        if "record" in ended:
+            self.progress.ended(attempt.number, ended["record"])
+        else:
+            self.progress.heard(attempt.number, ended["rows"])
+            self.progress.gave_way(attempt.number)
+
+    def _fell(self, seat: Seat, attempt: Attempt, fault: Fault) -> None:
+        if fault.kind == "machine":
+            self.nodes.failed(seat.node, attempt.task.key)
+        self.progress.fell(attempt.number, fault)
+
+    def _offered(self, seat: Seat) -> Attempt | None:
+        """A trial for a waiting lane, unless its machine is not to be trusted."""
+        if self.nodes.rests(seat.node):
+            return None
+        others = (other.node for other in self.seats.values() if not self.nodes.rests(other.node))
+        return self.progress.offer(seat.share, self.nodes.barred(seat.node, others))
 
     def _serve(self, lane: str, seat: Seat) -> None:
         """Give a waiting lane a trial, or let it go if others need its place more."""
         if self._crowded():
             self._end(lane)
-        elif (attempt := self.progress.offer(seat.share)) is not None:
+        elif (attempt := self._offered(seat)) is not None:
             seat.attempt, seat.idle = attempt, None
             self._answers[lane] = _order(attempt)
         elif self._useless(seat):
@@ -162,7 +178,7 @@ class Dispatcher:
         self._answers[lane] = {"end": True}
         seat = self.seats.pop(lane)
         if seat.attempt is not None:
-            self.progress.fell(seat.attempt.number, died("its process was ended"))
+            self._fell(seat, seat.attempt, died("its process was ended"))
 
     def _lost(self, number: int, why: str) -> None:
         """The process of a lane is no more; what it ran is tried again."""
@@ -174,10 +190,11 @@ class Dispatcher:
         for lane in known:
             seat = self.seats.pop(lane)
             if seat.attempt is not None:
-                self.progress.fell(seat.attempt.number, died(why or "it was started again"))
+                self._fell(seat, seat.attempt, died(why or "it was started again"))
 
 
 def _order(attempt: Attempt) -> Message:
-    order: Message = {"attempt": attempt.number, "trial": json.dumps(plain(attempt.task.trial))}
-    looks = [look.told() for look in attempt.task.looks]
+    task = attempt.task
+    order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
+    looks = [look.told() for look in task.looks]
     return order | ({"looks": json.dumps(looks)} if looks else {})

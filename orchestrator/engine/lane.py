@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import ray
 import torch
 from ray.actor import ActorHandle
 
 from orchestrator.depots.results import Record
-from orchestrator.depots.stores import open_store
+from orchestrator.depots.stores import open_driven
 from orchestrator.engine.connect import device_of
 from orchestrator.engine.switchboard import Line, Message
-from orchestrator.faults import fault
+from orchestrator.faults import fault, two_versions
 from orchestrator.looks import PlannedLook
+from orchestrator.patience import patiently
 from orchestrator.spec import RunSpec, TrialSpec
 from poisons import DataSpec, Store, Workshop
-from trainers import Images
+from trainers import Images, InputError
 from trainers.loop import Metrics
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
@@ -39,10 +43,12 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Shared:
-    """What all lanes of a sweep are given: the switchboard, the store, how trials are run and by what."""
+    """What all lanes of a sweep are given: the switchboard, the store, whose it is, how trials are run and by
+    what."""
 
     board: ActorHandle
     store: str
+    driver: str  # who has its mark in that store
     run: str  # a RunSpec, as JSON
     work: Work
 
@@ -50,43 +56,60 @@ class Shared:
 def lane(config: dict[str, Any], shared: Shared) -> None:
     """Ask for trials and run them, until there are none."""
     share = float(config["share"])
-    line = Line(shared.board, {"lane": secrets.token_hex(8), "number": config["number"], "share": share})
-    device = device_of(gpu=share > 0)
-    if device.type == "cuda" and share < 1:
-        torch.cuda.set_per_process_memory_fraction(share)  # who takes too much harms only himself
-    desk = Desk(open_store(shared.store), RunSpec.parse(json.loads(shared.run), "run"), device, line)
+    node = ray.get_runtime_context().get_node_id()
+    who = {"lane": secrets.token_hex(8), "number": config["number"], "share": share, "node": node}
+    line = Line(shared.board, who)
+    desk = Desk(shared, share, line)
     ended: Message | None = None
     while (order := line.ask(ended)) is not None and "trial" in order:
-        ended = desk.carry_out(order, shared.work)
+        ended = desk.carry_out(order)
         if ended.get("poisoned"):
             line.ask(ended)  # it is told; what comes next is not for this process
             os._exit(1)
 
 
 class Desk:
-    """Where a lane works: a store with its open data sets, a device, a line to the driver."""
+    """Where a lane works: a store with its open data sets, a device, a line to the driver.
 
-    def __init__(self, store: Store, run: RunSpec, device: torch.device, line: Line) -> None:
-        self.store, self.run, self.device, self.line = store, run, device, line
+    Store and device are looked for with an order, so that what is wrong with them is told as its outcome.
+    """
+
+    def __init__(self, shared: Shared, share: float, line: Line) -> None:
+        self.shared, self.share, self.line = shared, share, line
+        self.run = RunSpec.parse(json.loads(shared.run), "run")
         self.open: OrderedDict[str, Images] = OrderedDict()
 
-    def carry_out(self, order: Message, work: Work) -> Message:
+    @cached_property
+    def store(self) -> Store:
+        return patiently(lambda: open_driven(self.shared.store, self.shared.driver))
+
+    @cached_property
+    def device(self) -> torch.device:
+        device = device_of(gpu=self.share > 0)
+        if device.type == "cuda" and self.share < 1:
+            torch.cuda.set_per_process_memory_fraction(self.share)  # who takes too much harms only himself
+        return device
+
+    def carry_out(self, order: Message) -> Message:
         """Run the trial of an order; how it ended."""
         number = order["attempt"]
         report = _Reporter(self.line, number)
         try:
             trial = TrialSpec.parse(json.loads(order["trial"]), "trial")
-            told = {"device": self.device, "report": report, "run": self.run, "images": self.images}
+            if trial.key != order.get("key"):
+                raise InputError(two_versions("trial", order.get("key"), trial.key, platform.node()))
+            store, device = self.store, self.device
+            told = {"device": device, "report": report, "run": self.run, "images": self.images}
             if "looks" in order:
                 told["looks"] = [PlannedLook.read(look) for look in json.loads(order["looks"])]
-            record = work(trial, self.store, **told)
+            record = self.shared.work(trial, store, **told)
         except Stopped:
             return {"attempt": number, "stopped": True, "rows": report.rows}
         except Exception as error:  # noqa: BLE001  (whatever a trial raises is its outcome)
             found = fault(error)
             return {"attempt": number, "fault": found.told(), "poisoned": found.poisoned}
         finally:
-            if self.device.type == "cuda":
+            if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # others may share the card
         return {"attempt": number, "record": record}
 

@@ -67,12 +67,12 @@ def run_plan(
         progress = Progress(plan, store, observer, Leases(depot, driver.id), seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more
         with cluster(address) as there, stoppable(stop), scratch() as folder:  # Ray hears signals too
-            builders = Builders(progress, there)
+            builders = Builders(progress, there, driver.id)
             after.callback(builders.abandon)
             shares, probes = _shares(plan, store, there)
             progress.begin(shares)
             board = switchboard()
-            shared = Shared(board, store.where, json.dumps(plain(run)), work)
+            shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)
             with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
                 observer.sweep_started(plan)
                 dispatcher = Dispatcher(progress, builders, lanes, board, there)

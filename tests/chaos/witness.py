@@ -25,7 +25,7 @@ def sweep(seeds: int) -> dict[str, Any]:
         name="chaos",
         base={"data": {"limit": 300}, "train": {**TRAIN, "epochs": 40}, "evaluation": {"limit": 50}},
         grid={"data.poison": {"clean": "clean", "ops": "ops", "em": EM}, "seed": list(range(seeds))},
-        run={"checkpoint_seconds": 0.3, "machine_retries": 100},
+        run={"checkpoint_seconds": 0.3},
     )
 
 

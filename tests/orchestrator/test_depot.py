@@ -76,6 +76,25 @@ def test_of_many_who_create_one_wins_and_its_bytes_stay(depot: Depot) -> None:
     assert not depot.create("leases/a.0", b"late")
 
 
+def test_a_result_that_is_there_stays_unless_it_is_damaged(depot: Depot) -> None:
+    """A worker whose driver was cut off, and whose trial another has run meanwhile, comes back."""
+    ledger, first, late = Ledger(depot.where), {"metrics": {"a": 1.0}}, {"metrics": {"a": 2.0}}
+    assert ledger.publish("k", first)["metrics"] == first["metrics"]
+    assert ledger.publish("k", late)["metrics"] == first["metrics"]
+    ledger.publish_look("k", "l", first)
+    ledger.publish_look("k", "l", late)
+    found = ledger.looked("k", {"look": "l"})
+    assert found is not None
+    assert found["metrics"] == {"a": 1.0, "look/a": 1.0}
+    for name in ("result", "look-l"):
+        depot.write(f"trials/k/{name}.json", b"{")
+    ledger.publish("k", late)
+    ledger.publish_look("k", "l", late)
+    found = ledger.looked("k", {"look": "l"})
+    assert found is not None
+    assert found["metrics"] == {"a": 2.0, "look/a": 2.0}
+
+
 def test_folders_are_listed_by_what_lies_in_them(depot: Depot) -> None:
     for name in (
         "trials/a/result.json",

@@ -243,13 +243,13 @@ def test_a_result_waits_for_room_on_a_full_disk(store: Store, monkeypatch: pytes
     trial, full = plan_of(tiny(), store).tasks[0].trial, [OSError(28, "No space left on device")] * 3
     publish = Ledger.publish
 
-    def sometimes(ledger: Ledger, key: str, record: dict[str, object]) -> None:
+    def sometimes(ledger: Ledger, key: str, record: dict[str, object]) -> dict[str, object]:
         if full:
             raise full.pop()
-        publish(ledger, key, record)
+        return publish(ledger, key, record)
 
     monkeypatch.setattr(Ledger, "publish", sometimes)
-    monkeypatch.setattr("orchestrator.trial.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("orchestrator.patience.PAUSES", (0.0, 0.0, 0.0))
     record = run_trial(trial, store, device=CPU)
     assert Ledger(store.where).result(trial.key) == record
 

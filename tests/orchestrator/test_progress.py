@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.costs.shares import Shares
+from orchestrator.depots.depot import Folder
 from orchestrator.depots.drivers import Driver
 from orchestrator.depots.leases import Leases
 from orchestrator.depots.results import Ledger, Record
 from orchestrator.faults import Fault, pause
 from orchestrator.observer import Audience, Observer
+from orchestrator.outage import WELL_SECONDS
 from orchestrator.plan import Task
 from orchestrator.progress import LOOK_SECONDS, Attempt, Progress
 from poisons import DataSpec, Store
@@ -24,6 +26,9 @@ class Told(Observer):
     def __init__(self) -> None:
         self.heard: list[tuple[str, str]] = []
 
+    def data_retried(self, spec: DataSpec, why: str) -> None:
+        self.heard.append((spec.name.rpartition("-")[0], f"again {why}"))
+
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.heard.append((spec.name.rpartition("-")[0], error))
 
@@ -32,6 +37,9 @@ class Told(Observer):
 
     def trial_done(self, task: Task, record: Record) -> None:
         self.heard.append((task.point.name, "done"))
+
+    def store_silent(self, error: str) -> None:
+        self.heard.append(("store", error))
 
     def trial_failed(self, task: Task, error: str) -> None:
         self.heard.append((task.point.name, error))
@@ -80,6 +88,10 @@ def offered(progress: Progress, share: float = 0.0) -> Attempt:
     return attempt
 
 
+def done(progress: Progress, attempt: Attempt) -> None:
+    progress.ended(attempt.number, {"key": attempt.task.key, **RECORD})
+
+
 def test_a_trial_can_start_when_its_own_data_sets_are_there(store: Store) -> None:
     progress, *_ = begun(store, grid={"data.poison": ["ops", "clean"], "seed": [0, 1]})
     assert [spec.name.rpartition("-")[0] for spec in progress.buildable()] == [
@@ -116,7 +128,7 @@ def test_no_more_run_than_may(store: Store) -> None:
     attempt = offered(progress)
     assert progress.offer(0.0) is None
     assert progress.wants()[0.0] == 0
-    progress.ended(attempt.number, RECORD)
+    done(progress, attempt)
     assert progress.offer(0.0) is not None
 
 
@@ -131,7 +143,7 @@ def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None
         ("data.poison=em+ops, seed=0", "Boom: no"),
     ]
     build(progress, "test")
-    progress.ended(offered(progress).number, RECORD)
+    done(progress, offered(progress))
     assert progress.buildable() == [], "ops is not broken, but nobody waits for it any more"
     assert progress.finished
 
@@ -153,6 +165,82 @@ def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_giv
     assert (failure["kind"], failure["attempts"]) == ("machine", 4)
     assert progress.finished
     assert [pause(n) for n in (1, 5, 7, 100)] == [1.0, 16.0, 60.0, 60.0]
+
+
+def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> None:
+    """Ten hours on machines that are taken away every hour. Epochs that are told again are no progress."""
+    progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 1})
+    for epoch in (1.0, 2.0, 3.0, 3.0):
+        assert progress.failed == []
+        attempt = offered(progress)
+        progress.heard(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
+        progress.fell(attempt.number, Fault("machine", "gone"))
+        clock.time += 1.1
+        progress.look()
+    assert told.heard == [*[("seed=0", "again in 1 s: gone")] * 3, ("seed=0", "gone")]
+
+
+def test_a_worker_of_another_version_is_an_authors_fault(store: Store) -> None:
+    """It has kept its result under another key, where nobody looks."""
+    progress, *_ = begun(store, built=True)
+    progress.ended(offered(progress).number, {"key": "f" * 16, **RECORD})
+    assert progress.done == 0
+    assert "two versions of opsctl; install the same one" in str(progress.mistake)
+
+
+def test_a_result_whose_worker_was_killed_leaves_no_checkpoint(store: Store) -> None:
+    progress, told, clock = begun(store, built=True, grid={"seed": [0]})
+    attempt, ledger = offered(progress), Ledger(store.where)
+    ledger.publish(attempt.task.key, RECORD)
+    checkpoint = store.root / "trials" / attempt.task.key / "checkpoint.pt"
+    checkpoint.write_bytes(b"x")
+    progress.fell(attempt.number, Fault("machine", "killed"))
+    clock.time += 1.1
+    progress.look()
+    assert progress.offer(0.0) is None
+    assert told.heard[-1] == ("seed=0", "done")
+    assert not checkpoint.exists()
+
+
+def test_a_mistake_in_a_data_set_stops_the_sweep_if_all_trials_read_it(store: Store) -> None:
+    """Or each trial would fail of it, one by one."""
+    for word, stops in (("ops", False), ("clean-test", True)):
+        progress, told, _ = begun(store, grid={"data.poison": ["clean", "ops"], "seed": [0]})
+        build(progress, "clean-train")
+        (spec,) = [spec for spec in progress.buildable() if word in spec.name]
+        progress.data_failed(spec, Fault("author", "InputError: torn"))
+        assert (progress.mistake is not None) == stops
+        assert len(progress.failed) == (not stops), told.heard
+
+
+def test_what_the_judge_and_the_search_learn_is_read_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A store that goes away just as a trial has ended must not end it twice, nor the sweep."""
+    run = {"scheduler": "asha", "search": "optuna", "num_samples": 4}
+    progress, *_ = begun(store, run=run)
+    while wanted := progress.buildable():
+        progress.data_built(wanted[0])
+    attempt, ledger = offered(progress), Ledger(store.where)
+    ledger.publish(attempt.task.key, {**RECORD, "history": [{"epoch": 1.0, "test/clean_acc": 0.5}]})
+    read = Ledger.result
+
+    def once(ledger: Ledger, key: str) -> Record | None:
+        if (found := read(ledger, key)) is not None:
+            monkeypatch.setattr(Folder, "read", away)
+        return found
+
+    def away(folder: Folder, name: str) -> bytes | None:
+        raise OSError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "result", once)
+        progress._look_elsewhere(attempt.task)
+    assert progress.done == 1
+    assert progress.elsewhere == {}
+    other = progress.plan.tasks[-1]
+    progress._stop(other, {"metric": "test/clean_acc", "epoch": 1, "value": 0.1})
+    assert progress.stopped == [other.key]
 
 
 def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store) -> None:
@@ -203,7 +291,7 @@ def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> Non
         assert ours.wants() == {}, "nothing that a lane could do"
         assert ours.told()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
-        theirs.ended(attempt.number, RECORD)
+        done(theirs, attempt)
         clock.time += LOOK_SECONDS + 0.1
         ours.look()
     assert told.heard == [("seed=0", "done")]
@@ -230,25 +318,30 @@ def test_what_ran_is_free_for_others_when_a_sweep_ends(store: Store) -> None:
 def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    progress, _, clock = begun(store, built=True, grid={"seed": [0]})
+    progress, told, clock = begun(store, built=True, grid={"seed": [0]})
 
     def full(name: str) -> bool:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
         patch.setattr(progress.leases, "take", full)
-        assert progress.offer(0.0) is None
+        for _ in range(3):
+            assert progress.offer(0.0) is None
+            clock.time += LOOK_SECONDS + 0.1
+            progress.look()
         assert not progress.finished
-    clock.time += LOOK_SECONDS + 0.1
-    progress.look()
+    assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
+    assert progress.told()["silent"] == "[Errno 28] No space left on device"
     assert progress.offer(0.0) is not None
+    clock.time += WELL_SECONDS
+    assert progress.told()["silent"] == ""
 
 
 def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
     progress, told, _ = begun(store, built=True, grid={"seed": [0]})
     attempt = offered(progress)
-    progress.ended(attempt.number, RECORD)
-    progress.ended(attempt.number, RECORD)
+    done(progress, attempt)
+    done(progress, attempt)
     progress.fell(attempt.number, Fault("machine", "late"))
     assert not progress.heard(attempt.number, [{"epoch": 2.0}])
     assert told.heard == [("seed=0", "done")]
@@ -258,7 +351,7 @@ def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
 def test_clean_images_that_cannot_be_read_break_each_thing_once(store: Store) -> None:
     progress, told, _ = begun(store, grid={"data.poison": ["em", ["em", "ops"]], "seed": [0]})
     (clean,) = [spec for spec in progress.buildable() if "clean-train" in spec.name]
-    progress.data_failed(clean, Fault("author", "Boom: torn"))
+    progress.data_failed(clean, Fault("machine", "Boom: torn"))
     broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train", "digits-ops-train"]
     assert sorted(name for name, _ in told.heard if name.startswith("digits")) == sorted(broken)
     assert len(progress.failed) == 2

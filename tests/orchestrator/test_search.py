@@ -248,10 +248,11 @@ def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None
     assert isinstance(search, Guided)
     tasks = search.ask(8)
     stop = {"epoch": 2, "metric": "test/clean_acc", "value": 0.25}
+    stops = {task.key: stop for task in tasks[:3]}
     for task in tasks[:3]:
         ledger.stop(task.key, stop)
     for task, value in zip(tasks, [None, None, None, 0.75, None, None, 0.5, 0.5], strict=True):
-        search.tell(task, value)
+        search.tell(task, value, stops.get(task.key))
     told = [(trial.state.name, trial.value) for trial in search.study.trials if trial.state.is_finished()]
     judged = [state for state in told if state != ("FAIL", None)]
     assert judged == [("PRUNED", 0.25), ("COMPLETE", 0.5), ("COMPLETE", 0.5)]

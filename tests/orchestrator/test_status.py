@@ -65,6 +65,9 @@ def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Pa
 def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
     with driving(store.where, "tiny"):
         (mark,) = marks(Ledger(store.where).depot)
+    silent = mark | {"state": mark["state"] | {"silent": "it is full", "resting": 1}}
+    assert "the store does not answer: it is full" in status.driver_line(silent, None)
+    assert "1 machines rest" in status.driver_line(silent, None)
     assert "NO SIGN OF IT" not in status.driver_line(mark, None)
     assert "NO SIGN OF IT for" in status.driver_line(mark | {"time": "2026-01-01T00:00:00+00:00"}, None)
 

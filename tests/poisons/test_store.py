@@ -439,7 +439,7 @@ def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
 
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot be written .* choose another with --store"):
+    with pytest.raises(durable.StoreError, match=r"cannot be written .* choose another with --store"):
         Store(tmp_path / "file" / "store")
 
 

@@ -1,0 +1,72 @@
+"""Which machines of a cluster fail, so that none of them eats all trials: who fails fast is free first.
+
+A trial is not given again to a machine where it failed, while there are others. A machine where several
+trials failed one after the other, and none ended well between, rests for a while, and longer the next time.
+Knows no ray.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+ROW = 3  # trials that fail on a machine one after the other: it is the machine
+REST_SECONDS, LONGEST_REST = 10.0, 120.0
+AVOID_SECONDS = 600.0  # that a trial waits, at most, for another machine than the one where it failed
+
+
+@dataclass
+class Health:
+    """What is known of one machine."""
+
+    row: set[str] = field(default_factory=set)  # keys of trials that failed since one ended well
+    rest: float = 0.0  # seconds of its last rest
+    until: float = 0.0  # when that ends
+    failed: dict[str, float] = field(default_factory=dict)  # when each trial failed here last
+
+
+class Nodes:
+    """The machines by their ids. Only faults of kind `machine` count."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self.now = now
+        self._known: dict[str, Health] = {}
+
+    def failed(self, node: str, key: str) -> None:
+        """A trial failed there by a fault of the machine."""
+        health, now = self._known.setdefault(node, Health()), self.now()
+        health.failed[key] = now
+        health.row.add(key)
+        if len(health.row) >= ROW and now >= health.until:
+            health.rest = min(LONGEST_REST, 2 * health.rest or REST_SECONDS)
+            health.until = now + health.rest
+
+    def worked(self, node: str) -> None:
+        """A trial ended well there."""
+        if (health := self._known.get(node)) is not None:
+            health.row, health.rest, health.until = set(), 0.0, 0.0
+
+    def rests(self, node: str) -> bool:
+        return node in self._known and self.now() < self._known[node].until
+
+    @property
+    def resting(self) -> int:
+        """How many rest just now."""
+        return sum(map(self.rests, self._known))
+
+    def barred(self, node: str, others: Iterable[str]) -> set[str]:
+        """Keys of the trials that should rather run on one of the `others`, where they have not failed."""
+        if node not in self._known:
+            return set()
+        mine = self._failed_lately(node)
+        everywhere = mine.copy()
+        for other in set(others) - {node}:
+            everywhere &= self._failed_lately(other)
+        return mine - everywhere
+
+    def _failed_lately(self, node: str) -> set[str]:
+        health, since = self._known.get(node, Health()), self.now() - AVOID_SECONDS
+        for key in [key for key, when in health.failed.items() if when < since]:
+            del health.failed[key]
+        return set(health.failed)

@@ -1,0 +1,45 @@
+"""A builder that fails is dealt with as a trial is; what is tried here asks nothing of Ray."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.engine.builders import Builders
+from orchestrator.engine.connect import Cluster
+from orchestrator.faults import Fault
+from poisons import DataSpec, Store
+from tests.orchestrator.test_progress import Told, begun
+
+
+def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Told]:
+    progress, told, _ = begun(store, run=run)
+    builders = Builders(progress, Cluster(), "driver")
+    return builders, progress.buildable()[0], told
+
+
+@pytest.mark.parametrize(("kind", "tries"), [("author", 1), ("trial", 2), ("memory", 2), ("machine", 4)])
+def test_each_fault_gets_its_own_number_of_tries(store: Store, kind: str, tries: int) -> None:
+    builders, spec, told = scene(store, machine_retries=3)
+    for _ in range(tries):
+        assert spec.name in builders.progress.unbuilt
+        builders._failed(spec, Fault(kind, "no"))  # type: ignore[arg-type]
+    assert spec.name not in builders.progress.unbuilt
+    retried = [what for _, what in told.heard if what.startswith("again")]
+    how = ["in 1 s", "in 2 s", "in 4 s"] if kind == "machine" else ["once more"]
+    assert retried == [f"again {word}: no" for word in how[: tries - 1]]
+
+
+def test_a_builder_that_gets_further_each_time_is_not_given_up(store: Store) -> None:
+    """One that goes on from its checkpoint tells its rounds again: that is no progress."""
+    builders, spec, _ = scene(store, machine_retries=1)
+    for rounds in (2, 3, 4):
+        builders.rows[spec.name] = 0
+        for _ in range(rounds):
+            builders._heard(spec.name)
+        builders._failed(spec, Fault("machine", "gone"))
+        assert spec.name in builders.progress.unbuilt
+    builders.rows[spec.name] = 0
+    for _ in range(4):
+        builders._heard(spec.name)
+    builders._failed(spec, Fault("machine", "gone"))
+    assert spec.name not in builders.progress.unbuilt

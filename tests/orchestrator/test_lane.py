@@ -1,0 +1,95 @@
+"""What is wrong where a lane works is told as the outcome of a trial, and whose fault that is."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.depots.depot import open_depot
+from orchestrator.depots.drivers import Driver
+from orchestrator.depots.stores import open_driven
+from orchestrator.engine.connect import given
+from orchestrator.engine.lane import Desk, Shared
+from orchestrator.trial import run_trial
+from poisons import Store
+from poisons.durable import StoreError
+from tests.orchestrator.sweeps import plan_of, tiny
+from trainers import InputError
+from trainers.spec import plain
+
+
+def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
+    """How a lane that has no line and no store at `where` ends a trial."""
+    task = plan_of(tiny(), store).tasks[0]
+    desk = Desk(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
+    trial = json.dumps(plain(task.trial))
+    ended = desk.carry_out({"attempt": 1, "key": task.key, "trial": trial, **order})
+    return dict(ended["fault"])
+
+
+def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machine(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.patience.PAUSES", (0.0, 0.0))
+    tries = []
+
+    def away(where: str, driver: str) -> Store:
+        tries.append(where)
+        return Store(tmp_path / "file" / "store")
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("orchestrator.engine.lane.open_driven", away)
+    fault = carried_out(tmp_path, store)
+    assert (fault["kind"], len(tries)) == ("machine", 3)
+    assert "cannot be written" in fault["error"]
+
+
+def test_a_worker_of_another_version_says_what_to_do(store: Store, tmp_path: Path) -> None:
+    fault = carried_out(tmp_path, store, key="f" * 16)
+    assert fault["kind"] == "author"
+    assert f"is {'f' * 16} for the driver" in fault["error"]
+    assert "two versions of opsctl; install the same one on every machine" in fault["error"]
+
+
+def test_a_worker_makes_no_store_of_its_own(store: Store, tmp_path: Path) -> None:
+    """A path of the driver's machine alone: its results would be seen by nobody."""
+    with pytest.raises(
+        InputError, match=r"not the store of the driver.* --store s3://bucket/prefix or a folder"
+    ):
+        open_driven(str(tmp_path / "mine"), "sweep-1-abcd", patience=0.0)
+    assert not (tmp_path / "mine").exists()
+    with Driver(open_depot(store.where), "sweep", {}, threading.Event()) as driver:
+        assert open_driven(store.where, driver.id, patience=0.0).root == store.root
+
+
+def test_a_store_that_shows_the_mark_late_is_waited_for(store: Store) -> None:
+    """As a folder on a network does, whose listings may be a minute old."""
+    driver = Driver(open_depot(store.where), "sweep", {}, threading.Event())
+    late = threading.Timer(0.3, driver.beat)
+    late.start()
+    assert open_driven(store.where, driver.id, patience=5.0).root == store.root
+    late.join()
+
+
+def test_a_depot_that_does_not_answer_is_no_other_store(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "drivers").mkdir()
+    (tmp_path / "drivers" / "me.json").symlink_to("me.json")  # ELOOP, as ESTALE would be
+    with pytest.raises(StoreError, match="does not answer on"):
+        open_driven(str(tmp_path), "me", patience=0.0)
+
+
+def test_a_card_that_no_longer_works_is_told_and_one_that_is_none_is_not(tmp_path: Path) -> None:
+    """Ray can be told of cards that no machine has, as tests do; a trial must not crawl on a processor."""
+    assert given(gpu=True, works=True, built=True).type == "cuda"
+    assert given(gpu=True, works=False, built=True, devices=tmp_path).type == "cpu"
+    (tmp_path / "nvidiactl").touch()
+    assert given(gpu=True, works=False, built=True, devices=tmp_path).type == "cpu"
+    (tmp_path / "nvidia0").touch()
+    assert given(gpu=False, works=False, built=True, devices=tmp_path).type == "cpu"
+    assert given(gpu=True, works=False, built=False, devices=tmp_path).type == "cpu"
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        given(gpu=True, works=False, built=True, devices=tmp_path)
