@@ -75,7 +75,7 @@ def run_plan(
             shared = Shared(board, store.where, json.dumps(plain(run)), work)
             with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, lanes, board, there)
+                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes)
                 polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:
