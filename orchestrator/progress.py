@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from orchestrator.observer import Observer
 from orchestrator.outage import Outage
 from orchestrator.plan import Plan, Task
 from orchestrator.pruning import Pruner
+from orchestrator.ready import Ready
 from orchestrator.search import Search
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
@@ -70,9 +71,9 @@ class Progress:
         self.ledger = Ledger(store.where)
         self.search, self.pruner = Search.of(plan, self.ledger), Pruner.of(plan, self.ledger)
         self.tasks = {task.key: task for task in plan.tasks}
-        cost = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)
-        self.rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, cost))}
-        waiting = waiting_seconds(plan.data, plan.missing, cost)
+        self.seconds = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)
+        self.rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, self.seconds))}
+        waiting = waiting_seconds(plan.data, plan.missing, self.seconds)
         self.data = {spec.name: spec for spec in order_data(plan.data, waiting)}
         self.parents = {name: {parent.name for parent in spec.parents} for name, spec in self.data.items()}
         self.unbuilt = {name: spec for name, spec in self.data.items() if name not in plan.ready}
@@ -80,7 +81,7 @@ class Progress:
         self.broken: dict[str, Fault] = {}  # data sets that cannot be built, and why
         self.blocked: dict[str, Task] = {}
         self.unmeasured: dict[str, Task] = {}  # their share of a GPU is not known yet
-        self.ready: list[tuple[int, str]] = []
+        self.ready = Ready()
         self.paused: list[tuple[float, str]] = []
         self.elsewhere: dict[str, float] = {}  # key -> when to look again
         self.live: dict[int, Attempt] = {}
@@ -167,33 +168,35 @@ class Progress:
 
         Its lease is taken here. What turns out to be done, or to be done elsewhere, is put in its place.
         """
-        if len(self.live) >= (self.plan.sweep.run.max_concurrent or math.inf):
-            return None
-        refused: list[tuple[int, str]] = []
-        found: Task | None = None
-        while found is None and self.ready:
-            entry = heapq.heappop(self.ready)
-            task = self.tasks[entry[1]]
-            if self.shares.of(task) != share or task.key in barred:
-                refused.append(entry)
+        while self.free_places and (key := self.ready.take(share, barred)) is not None:
+            task = self.tasks[key]
+            if self.shares.of(task) != share:  # its like ran out of memory meanwhile
+                self._place(task)
             elif self._mine(task):
-                found = task
-        for entry in refused:
-            heapq.heappush(self.ready, entry)
-        return None if found is None else self._start(found, share)
+                return self._start(task, share)
+        return None
 
     def wants(self) -> Counter[float]:
         """How many trials could start now, by the share of a GPU that they want."""
-        room = (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live)
-        counts = Counter(self.shares.of(self.tasks[key]) or 0.0 for _, key in self.ready)
-        return Counter({share: int(min(n, max(0, room))) for share, n in counts.items()})
+        return Counter({s: int(min(self.ready.count(s), self.free_places)) for s in self.ready.shares})
+
+    def waiting(self, share: float) -> Iterator[float]:
+        """How long the trials take, in seconds, that could start now with that share, in their order."""
+        return (
+            (self.seconds.get(key, 1.0) for key in self.ready.keys(share)) if self.free_places else iter(())
+        )
+
+    @property
+    def free_places(self) -> float:
+        """How many more trials may run at a time."""
+        return max(0, (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live))
 
     def look(self) -> None:
         """Have what has waited long enough tried again; call this now and then."""
         if self.hungry:
             self.fill()
-        while self.paused and self.paused[0][0] <= self.now():
-            self._place(self.tasks[heapq.heappop(self.paused)[1]])
+        if self.paused and self.paused[0][0] <= self.now():
+            self._resume()
         for key in [key for key, when in self.elsewhere.items() if when <= self.now()]:
             del self.elsewhere[key]
             self._look_elsewhere(self.tasks[key])
@@ -201,6 +204,12 @@ class Progress:
             if self.shares.of(task) is not None:
                 del self.unmeasured[task.key]
                 self._place(task)
+
+    def _resume(self) -> None:
+        """Place what has paused long enough. If it lacked memory, those like it want more as well."""
+        while self.paused and self.paused[0][0] <= self.now():
+            self._place(self.tasks[heapq.heappop(self.paused)[1]])
+        self.ready.sort_out(lambda key: self.shares.of(self.tasks[key]) or 0.0)
 
     # -- trials that run
 
@@ -296,7 +305,7 @@ class Progress:
             "failed": len(self.failed),
             "stopped": len(self.stopped),
             "elsewhere": len(self.elsewhere),
-            "waiting": sum(map(len, waiting)),
+            "waiting": sum(len(place) for place in waiting),
             "running": [attempt.told() for attempt in self.live.values()],
             "faults": dict(self.faults),
             "silent": self.outage.word,
@@ -310,10 +319,10 @@ class Progress:
             self._give_up(task, self.broken[bad])
         elif not self.built.issuperset(task.needs):
             self.blocked[task.key] = task
-        elif self.shares.of(task) is None:
+        elif (share := self.shares.of(task)) is None:
             self.unmeasured[task.key] = task
         else:
-            heapq.heappush(self.ready, (self.rank.get(task.key, len(self.rank)), task.key))
+            self.ready.add(task.key, self.rank.get(task.key, len(self.rank)), share)
 
     def _look_elsewhere(self, task: Task) -> None:
         """See what has become of a trial that another driver had: no lane need wait for that."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
-from typing import Self
 
 from orchestrator.costs import packing
 from orchestrator.costs.extents import Extents
@@ -15,14 +14,14 @@ from trainers.probe import Probe
 
 
 class Shares:
-    """The same share for every trial, as the sweep says."""
+    """The same share for every trial, whatever becomes of it: all of a GPU, or none."""
 
     def __init__(self, share: float) -> None:
         self.share = share
 
-    @classmethod
-    def fixed(cls, share: float) -> Self:
-        return cls(share)
+    @staticmethod
+    def fixed(share: float) -> Shares:
+        return Shares(share)
 
     def of(self, task: Task) -> float | None:
         """The share of a trial, 0 for none; None if it must be measured first."""
@@ -30,32 +29,24 @@ class Shares:
 
     def grow(self, task: Task, share: float) -> bool:
         """A trial ran out of memory with this share: whether there is a larger one to try."""
-        if not 0 < share < 1:
-            return False
-        self.share = max(self.share, larger(share))
-        return True
+        return False
 
 
-class Measured(Shares):
-    """`run.gpus_per_trial: auto`: trials of one shape get the share that a probe of one of them found, and
-    more once it was too little."""
+class Shaped(Shares):
+    """Shares that are known by the shape of a trial, and grow where they were too little."""
 
     def __init__(self, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]) -> None:
-        """`kept` remembers what was measured on GPUs called `device`; `tasks` are all that may ask."""
+        """`kept` remembers what was learned on GPUs called `device`; `tasks` are all that may ask."""
         self.kept, self.device = kept, device
         self.shapes: dict[str, str] = {}  # key of a trial -> its shape
         self.known: dict[str, float] = {}  # shape -> share
-        self.wanted: dict[str, Task] = {}  # shapes to measure, and a trial to do it with
         for task in tasks:
             train = extents.of(task.trial.data)
             shape = shape_key(task.trial, train.shape, train.images, train.num_classes)
             self.shapes[task.key] = shape
-            if shape in self.known or shape in self.wanted:
-                continue
+        for shape in dict.fromkeys(self.shapes.values()):
             if (told := kept.recall(shape, device)) is not None:
-                self.known[shape] = float(told["share"])
-            else:
-                self.wanted[shape] = task
+                self._recalled(shape, told)
 
     def of(self, task: Task) -> float | None:
         return self.known.get(self.shapes[task.key])
@@ -68,6 +59,41 @@ class Measured(Shares):
         with suppress(OSError):  # a full disk: it is known here, if not to others
             self.kept.grow(shape, self.device, share)
         return True
+
+    def _recalled(self, shape: str, told: packing.Told) -> None:
+        """Something is remembered of this shape."""
+        self.known[shape] = float(told["share"])
+
+
+class Given(Shaped):
+    """`run.gpus_per_trial: 0.25`: what the sweep says, but for trials of a shape that has run out of memory
+    with it, in this sweep or an earlier one."""
+
+    def __init__(
+        self, share: float, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]
+    ) -> None:
+        self.share = share
+        super().__init__(kept, extents, device, tasks)
+
+    def of(self, task: Task) -> float | None:
+        return super().of(task) or self.share
+
+    def _recalled(self, shape: str, told: packing.Told) -> None:
+        if told.get("grown"):  # what was merely measured is less than what somebody says
+            self.known[shape] = max(self.share, float(told["share"]))
+
+
+class Measured(Shaped):
+    """`run.gpus_per_trial: auto`: trials of one shape get the share that a probe of one of them found, and
+    more once it was too little."""
+
+    def __init__(self, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]) -> None:
+        tasks = list(tasks)
+        super().__init__(kept, extents, device, tasks)
+        self.wanted: dict[str, Task] = {}  # shapes to measure, and a trial to do it with
+        for task in tasks:
+            if (shape := self.shapes[task.key]) not in self.known:
+                self.wanted.setdefault(shape, task)
 
     def measured(self, shape: str, found: Probe, total_bytes: int) -> float:
         """Remember the share of trials of this shape, on GPUs of so many bytes."""

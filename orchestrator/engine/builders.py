@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.queue import Queue
 
+from orchestrator.costs.room import Claim
 from orchestrator.depots.stores import open_driven
 from orchestrator.engine.build import start_build, with_gpu
 from orchestrator.engine.connect import Cluster, cause
@@ -34,7 +35,6 @@ class Builders:
     tries: Counter[str] = field(default_factory=Counter)  # faults of its own
     rows: Counter[str] = field(default_factory=Counter)  # how often each has told of its work, this time
     most: Counter[str] = field(default_factory=Counter)  # and at most, any time
-    hungry: bool = False  # one waits for processors
 
     def poll(self) -> None:
         """Hear what the builders say and which are done; submit what can be built now."""
@@ -42,20 +42,17 @@ class Builders:
         ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
         for ref in ready:
             self._ended(ref, self.refs.pop(ref))
-        self.hungry = False
         building = {spec.name for spec in self.refs.values()}
         for spec in self.progress.buildable():
             if spec.name in building or self.later.get(spec.name, 0.0) > self.progress.now():
                 continue
-            if not self._fits(spec):
-                self.hungry = True
-            elif self._mine(spec):
+            if self._fits(spec) and self._mine(spec):
                 self._submit(spec)
 
     @property
-    def cpus(self) -> float:
-        """Processors that builders and their helpers take now."""
-        return sum(map(self._cpus, self.refs.values()))
+    def claims(self) -> list[Claim]:
+        """What builders and their helpers take, or wait for."""
+        return [claim for spec in self.refs.values() for claim in self._claims(spec)]
 
     def told(self) -> list[dict[str, str]]:
         """What others see of them while the sweep runs."""
@@ -114,23 +111,27 @@ class Builders:
             self.progress.leases.release(f"data-{spec.key}", done=done)
 
     def _fits(self, spec: DataSpec) -> bool:
-        """Whether a builder may start: they take all processors, but half of them while trials could use
-        them; and never so many GPUs that one with helpers would wait for another's."""
-        whole = self.cluster.total("CPU")
-        room = whole / 2 if self.progress.live or self.progress.ready else whole
-        at_work = list(self.refs.values())
-        if at_work and self.cpus + self._cpus(spec) > room:
+        """Whether a builder may start: they take all processors and GPUs, but half of them while trials could
+        use them, so that trials and data sets do not wait for each other's last. One may always start, with
+        its helpers."""
+        if not self.refs:
+            return True
+        part = 0.5 if self.progress.live or self.progress.ready else 1.0
+        mine, theirs = self._claims(spec), self.claims
+        gpus = sum(claim.gpus for claim in (*theirs, *mine))
+        if mine[0].gpus and any(claim.gpus for claim in theirs) and gpus > part * self.cluster.total("GPU"):
             return False
-        gpus = [self._gpus(one) for one in (*at_work, spec)]
-        return not gpus[-1] or not any(gpus[:-1]) or sum(gpus) <= self.cluster.total("GPU")
+        return sum(claim.cpus for claim in (*theirs, *mine)) <= part * self.cluster.total("CPU")
 
     def _workers(self, spec: DataSpec) -> int:
         """A builder and its helpers; only crafting is shared."""
         return self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
 
-    def _cpus(self, spec: DataSpec) -> float:
-        """Processors that a builder and its helpers take."""
-        return self.progress.plan.sweep.run.cpus_per_data * self._workers(spec)
+    def _claims(self, spec: DataSpec) -> list[Claim]:
+        """What a builder and its helpers take; with GPUs there are no more of them than GPUs."""
+        gpus = self._gpus(spec)
+        one = Claim(self.progress.plan.sweep.run.cpus_per_data, min(1, gpus))
+        return [one] * (gpus or self._workers(spec))
 
     def _gpus(self, spec: DataSpec) -> int:
         """How many of the builder and its helpers get a GPU each."""

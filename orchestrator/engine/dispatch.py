@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -12,10 +11,13 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from orchestrator.costs.room import room
+from orchestrator.costs.cards import Tenant
+from orchestrator.costs.room import Claim
 from orchestrator.engine.builders import Builders
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.lanes import Lanes
+from orchestrator.engine.places import Places
+from orchestrator.engine.probes import Probes
 from orchestrator.engine.switchboard import Answers, Message
 from orchestrator.faults import Fault, died
 from orchestrator.nodes import Nodes
@@ -33,20 +35,33 @@ class Seat:
 
     number: int
     share: float
+    card: str = ""  # the GPU that it has its share of
     node: str = ""  # the machine that it is on
     attempt: Attempt | None = None
+    until: float = 0.0  # when that is expected to end
     idle: float | None = field(default_factory=time.monotonic)  # since when it waits for an answer
+
+    @property
+    def tenant(self) -> Tenant:
+        return Tenant(self.card, self.share, self.until if self.attempt is not None else 0.0)
 
 
 class Dispatcher:
     """Between lanes and progress. All calls come from one thread."""
 
     def __init__(
-        self, progress: Progress, builders: Builders, lanes: Lanes, board: ActorHandle, there: Cluster
+        self,
+        progress: Progress,
+        builders: Builders,
+        lanes: Lanes,
+        board: ActorHandle,
+        there: Cluster,
+        probes: Probes | None = None,
     ) -> None:
         self.progress, self.builders, self.lanes, self.board = progress, builders, lanes, board
-        self.cluster = there
         self.nodes = Nodes()
+        self.probes = probes
+        self.places = Places(progress, lanes, there, self._claims)
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
         self.slots = 0
@@ -55,33 +70,14 @@ class Dispatcher:
 
     def step(self) -> None:
         """Hear what lanes say, and answer those that can be answered. Waits a moment if there is nothing."""
-        for message in self._hear():
-            if "lane" in message:
-                self._asked(message)
-            elif self.progress.heard(message["attempt"], message["rows"]):
-                self._ends.add(message["attempt"])
-        for number, why in self.lanes.lost():
-            self._lost(number, why)
-        for lane, seat in list(self.seats.items()):
-            if seat.idle is not None and seat.attempt is None and lane not in self._answers:
-                self._serve(lane, seat)
+        self._take(self._hear())
         self._send()
 
     def adjust(self) -> None:
         """Order lanes where trials wait and there is room, or machines will come; call this now and then."""
-        run, found = self.progress.plan.sweep.run, self.cluster.machines()
-        shares = self.lanes.shares
-        running = Counter(attempt.share for attempt in self.progress.live.values())
-        reserved = self.builders.cpus
-        self.slots = len(self.lanes.open)
-        self.progress.ahead = self.slots + 1
-        for share, waiting in sorted(self.progress.wants().items(), reverse=True):
-            more = waiting + running[share] - shares[share]
-            fit = room(found, shares, share, cpus=run.cpus_per_trial, reserved=reserved)
-            for _ in range(max(0, min(more, fit))):
-                self.lanes.order(share)
-            shares = self.lanes.shares
-            self.slots += max(0, fit)
+        self.progress.ahead = len(self.lanes.open) + 1
+        self.places.open(self._tenants())
+        self.slots = self.places.slots()
 
     def told(self) -> dict[str, object]:
         """What others see of it while the sweep runs."""
@@ -100,6 +96,19 @@ class Dispatcher:
             time.sleep(HEAR_SECONDS)
             return []
 
+    def _take(self, messages: list[Message]) -> None:
+        """Have what is said taken up, and answers written for the lanes that wait."""
+        for message in messages:
+            if "lane" in message:
+                self._asked(message)
+            elif self.progress.heard(message["attempt"], message["rows"]):
+                self._ends.add(message["attempt"])
+        for number, why in self.lanes.lost():
+            self._lost(number, why)
+        for lane, seat in list(self.seats.items()):
+            if seat.idle is not None and seat.attempt is None and lane not in self._answers:
+                self._serve(lane, seat)
+
     def _send(self) -> None:
         if not self._answers and not self._ends:
             return
@@ -110,9 +119,13 @@ class Dispatcher:
     def _asked(self, question: Message) -> None:
         """A lane waits for an answer, and may tell how its last attempt ended."""
         lane, ended = question["lane"], question["ended"]
+        if question["number"] not in self.lanes.open:
+            self._answers[lane] = {"end": True}  # it was let go, and has not heard of it
+            return
         if lane not in self.seats:
             self._lost(question["number"], "")  # the process that was there before
-            self.seats[lane] = Seat(question["number"], question["share"], question.get("node", ""))
+            share, card, node = question["share"], question["card"], question.get("node", "")
+            self.seats[lane] = Seat(question["number"], share, card, node)
         seat = self.seats[lane]
         self.deaths = 0
         if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
@@ -151,28 +164,31 @@ class Dispatcher:
 
     def _serve(self, lane: str, seat: Seat) -> None:
         """Give a waiting lane a trial, or let it go if others need its place more."""
-        if self._crowded():
-            self._end(lane)
+        if self.places.crowded(len(self.seats)) or self.places.awaited(seat.tenant, self._tenants()):
+            self._let_go(lane)
         elif (attempt := self._offered(seat)) is not None:
             seat.attempt, seat.idle = attempt, None
+            seat.until = self.progress.now() + self.progress.seconds.get(attempt.task.key, 1.0)
             self._answers[lane] = _order(attempt)
         elif self._useless(seat):
-            self._end(lane)
-
-    def _crowded(self) -> bool:
-        """Whether builders wait for processors that lanes have."""
-        if not self.builders.refs and not self.builders.hungry:
-            return False
-        run = self.progress.plan.sweep.run
-        whole = self.cluster.total("CPU")
-        needs = self.builders.cpus + (run.cpus_per_data if self.builders.hungry else 0.0)
-        return (len(self.seats) - 1) * run.cpus_per_trial >= max(run.cpus_per_trial, whole - needs)
+            self._let_go(lane)
 
     def _useless(self, seat: Seat) -> bool:
         """Whether a lane without work only keeps others from theirs."""
-        others = [share for share, n in self.progress.wants().items() if n and share != seat.share]
         waits = time.monotonic() - (seat.idle or time.monotonic())
-        return bool(others) or self.builders.hungry or waits > IDLE_SECONDS
+        return waits > IDLE_SECONDS or self.places.outdone(seat.share, self._tenants())
+
+    def _tenants(self) -> list[Tenant]:
+        return [seat.tenant for seat in self.seats.values() if seat.share]
+
+    def _claims(self) -> list[Claim]:
+        """What comes before lanes."""
+        return [*self.builders.claims, *(self.probes.claims if self.probes is not None else ())]
+
+    def _let_go(self, lane: str) -> None:
+        """Have a lane end, and count on its place from now on."""
+        self.lanes.open.pop(self.seats[lane].number, None)
+        self._end(lane)
 
     def _end(self, lane: str) -> None:
         self._answers[lane] = {"end": True}

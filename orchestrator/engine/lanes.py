@@ -33,7 +33,7 @@ class Lanes:
 
     def __init__(self, shared: Shared, folder: Path, *, cpus: float) -> None:
         """`shared` is what each lane is given; `folder` is Tune's, for this run; `cpus` are a lane's."""
-        self.open: dict[int, float] = {}  # number of every lane ordered and not ended -> its share of a GPU
+        self.open: dict[int, float] = {}  # number of every lane that is to be -> its share of a GPU
         self._numbers = 0
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
@@ -56,8 +56,8 @@ class Lanes:
         self._orders.put({"number": self._numbers, "share": share})
 
     def lost(self) -> Iterator[tuple[int, str]]:
-        """Numbers of lanes whose process died since the last call, and why; Tune starts those again that are
-        still in `open`. Raises what Tune raised, if it did."""
+        """Numbers of lanes whose process died since the last call, and why, which Tune starts again; and of
+        those that have ended. Raises what Tune raised, if it did."""
         while not self._news.empty():
             number, ended, why = self._news.get()
             if ended:

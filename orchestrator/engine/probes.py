@@ -10,6 +10,7 @@ import torch
 from ray.exceptions import RayError
 
 from orchestrator.costs.extents import Extents
+from orchestrator.costs.room import Claim
 from orchestrator.costs.shares import Measured
 from orchestrator.spec import TrialSpec
 from poisons.sources.base import Extent
@@ -19,12 +20,17 @@ from trainers.spec import plain
 
 @dataclass
 class Probes:
-    """The probes of a sweep: each has a GPU to itself, so they come before the trials."""
+    """The probes of a sweep: each has a GPU to itself, and they come before the trials."""
 
     shares: Measured
     extents: Extents
     cpus: float
     refs: dict[ray.ObjectRef, str] = field(default_factory=dict)
+
+    @property
+    def claims(self) -> list[Claim]:
+        """What they take, or wait for."""
+        return [Claim(self.cpus, 1.0)] * len(self.refs)
 
     def poll(self) -> None:
         """Start the probes that are wanted, and hear from those that have ended."""

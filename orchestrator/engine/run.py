@@ -14,7 +14,7 @@ import torch
 from orchestrator.costs import packing
 from orchestrator.costs.cost import Costs
 from orchestrator.costs.extents import Extents
-from orchestrator.costs.shares import Measured, Shares
+from orchestrator.costs.shares import Given, Measured, Shares
 from orchestrator.depots.depot import open_depot
 from orchestrator.depots.drivers import Driver, bury
 from orchestrator.depots.leases import Leases
@@ -75,7 +75,7 @@ def run_plan(
             shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)
             with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, lanes, board, there)
+                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes)
                 polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:
@@ -152,8 +152,11 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
             raise InputError(
                 f"{need:g} {name} asked for, but no machine has more than {has[name]:g}; see {way}"
             )
-    if run.gpus_per_trial != "auto" or not given:
+    measured = run.gpus_per_trial == "auto" and given > 0
+    if not measured and not 0 < given < 1:
         return Shares.fixed(given), None
     kept, extents = packing.Shares(open_depot(store.where)), Extents(store)
-    shares = Measured(kept, extents, there.gpu_model(), plan.tasks)
+    if not measured:
+        return Given(given, kept, extents, there.gpu_model(), plan.missing), None
+    shares = Measured(kept, extents, there.gpu_model(), plan.missing)
     return shares, Probes(shares, extents, run.cpus_per_trial)

@@ -23,13 +23,11 @@ Message = dict[str, Any]
 Answers = dict[str, Message]
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0)
 class Switchboard:
     """Messages from workers, in a list until the driver takes them; answers for workers, one each."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.rows: dict[int, Message] = {}
         self.ends: set[int] = set()
         self.answers: Answers = {}
         self.news = asyncio.Event()
@@ -76,15 +74,16 @@ class Switchboard:
 def switchboard() -> ActorHandle:
     """A switchboard beside the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    return Switchboard.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+    actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy=here)
+    return actor(Switchboard).remote()
 
 
 class Line:
     """A worker's end of it."""
 
     def __init__(self, board: ActorHandle, told: Message) -> None:
-        """`told` says who asks, with each question."""
-        self.board, self.told = board, told
+        """`told` says who asks, with each question; on which GPU that is, is added."""
+        self.board, self.told = board, {**told, "card": _card()}
         self._said: ray.ObjectRef | None = None
 
     def ask(self, ended: Message | None) -> Message | None:
@@ -114,3 +113,9 @@ class Line:
                 end = False
         self._said = self.board.say.remote(attempt, rows)
         return end
+
+
+def _card() -> str:
+    """The GPUs of this worker, told apart from those of other machines; "" if it has none."""
+    cards = ",".join(map(str, ray.get_gpu_ids()))
+    return f"{ray.get_runtime_context().get_node_id()}:{cards}" if cards else ""

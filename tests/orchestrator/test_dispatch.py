@@ -1,4 +1,5 @@
-"""Lanes that die: a lost machine is no reason to stop, workers that cannot start are."""
+"""Lanes that die: a lost machine is no reason to stop, workers that cannot start are. What a lane says twice is done
+once, and what it did not hear is said again."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ from types import SimpleNamespace
 
 import pytest
 
+from orchestrator.costs.room import Claim
 from orchestrator.depots.leases import Leases
 from orchestrator.depots.results import Ledger
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.dispatch import DEATHS, Dispatcher, Seat
+from orchestrator.engine.switchboard import Message
 from orchestrator.faults import Fault
 from orchestrator.observer import Observer
 from orchestrator.progress import Progress
 from poisons import Store
+from tests.orchestrator.rehearsal import Rehearsal
 from tests.orchestrator.sweeps import plan_of, tiny
 from tests.orchestrator.test_progress import begun
 
@@ -42,7 +46,7 @@ def test_workers_that_die_before_they_ask_stop_it_with_the_reason(dispatcher: Di
 def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: Store) -> None:
     progress, _, clock = begun(store, built=True, grid={"seed": [0]})
     dispatcher = Dispatcher(progress, None, SimpleNamespace(open={}), None, Cluster())  # type: ignore[arg-type]
-    bad, good = Seat(1, 0.0, "bad"), Seat(2, 0.0, "good")
+    bad, good = Seat(1, 0.0, node="bad"), Seat(2, 0.0, node="good")
     dispatcher.seats = {"one": bad, "two": good}
     attempt = dispatcher._offered(bad)
     assert attempt is not None
@@ -54,3 +58,54 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     again = dispatcher._offered(good)
     assert again is not None
     assert again.task == attempt.task
+
+
+def asking(dispatcher: Dispatcher, lane: str, number: int, ended: Message | None = None) -> Message | None:
+    """The answer to a lane."""
+    dispatcher._take([{"lane": lane, "number": number, "share": 0.0, "card": "", "ended": ended}])
+    return dispatcher._answers.pop(lane, None)
+
+
+def test_a_question_that_comes_again_gets_the_same_trial(store: Store) -> None:
+    sweep = Rehearsal(store, [{"CPU": 2.0}], [(9.0, 0.0)] * 3)
+    sweep.dispatcher.adjust()
+    first = asking(sweep.dispatcher, "a", 1)
+    assert first is not None
+    assert asking(sweep.dispatcher, "a", 1) == first, "the answer was lost"
+    ended = {"attempt": first["attempt"], "record": sweep.record(first["attempt"])}
+    second = asking(sweep.dispatcher, "a", 1, ended)
+    assert second is not None
+    assert second["attempt"] != first["attempt"]
+    assert asking(sweep.dispatcher, "a", 1, ended) == second
+    assert sweep.progress.done == 1
+
+
+def test_a_lane_that_was_let_go_and_did_not_hear_it_is_told_again(store: Store) -> None:
+    sweep = Rehearsal(store, [{"CPU": 2.0}], [(9.0, 0.0)] * 3)
+    sweep.dispatcher.adjust()
+    sweep.claims.append(Claim(2))
+    assert asking(sweep.dispatcher, "a", 1) == {"end": True}
+    assert asking(sweep.dispatcher, "a", 1) == {"end": True}
+    assert sweep.lanes.open == {2: 0.0}
+    assert not sweep.progress.live
+
+
+def test_a_process_that_is_started_again_has_lost_its_trial_and_gets_one(store: Store) -> None:
+    sweep = Rehearsal(store, [{"CPU": 2.0}], [(9.0, 0.0)] * 3)
+    sweep.dispatcher.adjust()
+    first = asking(sweep.dispatcher, "before", 1)
+    second = asking(sweep.dispatcher, "after", 1)
+    assert first is not None
+    assert second is not None
+    assert list(sweep.progress.live) == [second["attempt"]]
+    assert sweep.progress.faults == {"machine": 1}
+
+
+def test_a_lane_without_work_stays_unless_another_could_work_in_its_place(store: Store) -> None:
+    sweep = Rehearsal(store, [{"CPU": 4.0, "GPU": 1.0}], [(900.0, 0.5), (600.0, 1.0)])
+    sweep.play(until=905)
+    assert list(sweep.lanes.open.values()) == [0.5], "the other one finds no room yet"
+    sweep.play(until=911)
+    assert list(sweep.lanes.open.values()) == [1.0]
+    sweep.play(until=1500)
+    assert list(sweep.lanes.open.values()) == [1.0]

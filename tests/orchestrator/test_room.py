@@ -6,28 +6,34 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.costs.room import room
+from orchestrator.costs.room import Claim, crowded, room
 
 
 @pytest.mark.parametrize(
     ("machines", "taken", "share", "cpus", "reserved", "fits"),
     [
-        ([{"CPU": 2}], {}, 0.0, 1, 0, 2),
-        ([{"CPU": 2}], {0.0: 1}, 0.0, 1, 0, 1),
-        ([{"CPU": 2}], {}, 0.0, 1, 1.5, 0),
-        ([{"CPU": 2}, {"CPU": 3}], {0.0: 2}, 0.0, 1, 1, 2),
-        ([{"CPU": 8, "GPU": 2}], {}, 0.25, 1, 0, 8),
-        ([{"CPU": 8, "GPU": 2}], {}, 0.3, 1, 0, 6),
-        ([{"CPU": 8, "GPU": 2}], {}, 0.6, 1, 0, 2),
-        ([{"CPU": 1, "GPU": 2}], {}, 0.5, 1, 0, 1),
-        ([{"CPU": 9, "GPU": 1}], {}, 1 / 3, 1, 0, 3),
-        ([{"CPU": 9, "GPU": 1}], {1 / 3: 2}, 1 / 3, 1, 0, 1),
-        ([{"CPU": 9, "GPU": 2}], {0.6: 1, 0.3: 1}, 1.0, 1, 0, 1),
-        ([{"CPU": 9, "GPU": 2}], {1.0: 1}, 0.5, 1, 0, 2),
-        ([{"CPU": 9}], {}, 0.5, 1, 0, 0),
-        ([{"CPU": 1.0}], {}, 0.0, 0.1, 0, 10),
-        ([], {}, 0.0, 1, 0, 0),
-        ([{"CPU": 2}], {0.0: 5}, 0.0, 1, 0, 0),
+        ([{"CPU": 2}], {}, 0.0, 1, [], 2),
+        ([{"CPU": 2}], {0.0: 1}, 0.0, 1, [], 1),
+        ([{"CPU": 2}], {}, 0.0, 1, [Claim(1.5)], 0),
+        ([{"CPU": 2}, {"CPU": 3}], {0.0: 2}, 0.0, 1, [Claim(1)], 2),
+        ([{"CPU": 8, "GPU": 2}], {1.0: 1}, 1.0, 1, [Claim(1, 1)], 0),
+        ([{"CPU": 8, "GPU": 2}], {0.25: 3}, 0.25, 1, [Claim(1, 1)], 1),
+        ([{"CPU": 8, "GPU": 1}], {0.25: 4}, 0.25, 1, [Claim(1, 1)], 0),
+        ([{"CPU": 8}, {"CPU": 8, "GPU": 1}], {}, 0.5, 2, [Claim(7, 0.5), Claim(7)], 0),
+        ([{"CPU": 8, "GPU": 4}], {}, 2.0, 1, [], 2),
+        ([{"CPU": 8, "GPU": 4}], {2.0: 1, 0.5: 1}, 2.0, 1, [], 0),
+        ([{"CPU": 8, "GPU": 2}], {}, 0.25, 1, [], 8),
+        ([{"CPU": 8, "GPU": 2}], {}, 0.3, 1, [], 6),
+        ([{"CPU": 8, "GPU": 2}], {}, 0.6, 1, [], 2),
+        ([{"CPU": 1, "GPU": 2}], {}, 0.5, 1, [], 1),
+        ([{"CPU": 9, "GPU": 1}], {}, 1 / 3, 1, [], 3),
+        ([{"CPU": 9, "GPU": 1}], {1 / 3: 2}, 1 / 3, 1, [], 1),
+        ([{"CPU": 9, "GPU": 2}], {0.6: 1, 0.3: 1}, 1.0, 1, [], 1),
+        ([{"CPU": 9, "GPU": 2}], {1.0: 1}, 0.5, 1, [], 2),
+        ([{"CPU": 9}], {}, 0.5, 1, [], 0),
+        ([{"CPU": 1.0}], {}, 0.0, 0.1, [], 10),
+        ([], {}, 0.0, 1, [], 0),
+        ([{"CPU": 2}], {0.0: 5}, 0.0, 1, [], 0),
     ],
 )
 def test_as_many_fit_as_do(
@@ -35,7 +41,27 @@ def test_as_many_fit_as_do(
     taken: dict[float, int],
     share: float,
     cpus: float,
-    reserved: float,
+    reserved: list[Claim],
     fits: int,
 ) -> None:
     assert room(machines, Counter(taken), share, cpus=cpus, reserved=reserved) == fits
+
+
+@pytest.mark.parametrize(
+    ("lanes", "claims", "whole", "cpus", "too_many"),
+    [
+        (8, [], 8, 1, False),
+        (8, [Claim(1)], 8, 1, True),
+        (7, [Claim(1)], 8, 1, False),
+        (4, [Claim(1), Claim(2)], 8, 1, False),
+        (3, [Claim(1.5)], 4, 1, True),  # two and a half are left
+        (2, [Claim(1)] * 8, 8, 1, True),
+        (1, [Claim(1)] * 8, 8, 1, False),  # one stays beside helpers
+        (1, [Claim(8)], 8, 1, True),  # but not beside one that takes all
+        (0, [Claim(8)], 8, 1, False),
+    ],
+)
+def test_lanes_leave_the_processors_that_builders_wait_for(
+    lanes: int, claims: list[Claim], whole: float, cpus: float, too_many: bool
+) -> None:
+    assert crowded(lanes, claims, whole, cpus=cpus) == too_many

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from orchestrator.costs import packing
 from orchestrator.costs.extents import Extents
-from orchestrator.costs.shares import Measured, Shares
+from orchestrator.costs.shares import Given, Measured, Shares
 from orchestrator.depots.depot import open_depot
+from orchestrator.plan import Task
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from trainers.probe import Probe
@@ -51,10 +52,43 @@ def test_a_lack_of_memory_grows_the_share_of_all_like_it_for_good(store: Store) 
     assert not again.grow(task, 1.0), "there is no more"
 
 
-def test_a_share_given_by_hand_is_kept(store: Store) -> None:
+def given(store: Store, share: float) -> tuple[Given, Task, Task]:
+    """And a trial of each of two shapes."""
+    plan = plan_of(tiny(grid={"train": TWO, "data.poison": ["clean", "ops"], "seed": [0, 1]}), store)
+    shares = Given(share, packing.Shares(open_depot(store.where)), Extents(store), "H200", plan.tasks)
+    one = plan.tasks[0]
+    return shares, one, next(t for t in plan.tasks if shares.shapes[t.key] != shares.shapes[one.key])
+
+
+def test_a_share_given_by_hand_is_kept_but_for_those_that_it_was_too_little_for(store: Store) -> None:
+    shares, one, other = given(store, 0.25)
+    assert (shares.of(one), shares.of(other)) == (0.25, 0.25)
+    assert shares.grow(one, 0.25)
+    assert (shares.of(one), shares.of(other)) == (0.5, 0.25), "others keep theirs"
+    like_it = [key for key, shape in shares.shapes.items() if shape == shares.shapes[one.key]]
+    assert len(like_it) == 4
+    assert shares.grow(one, 0.5)
+    assert not shares.grow(one, 1.0)
+
+
+def test_the_next_sweep_knows_what_a_share_given_by_hand_was_too_little_for(store: Store) -> None:
+    shares, one, other = given(store, 0.25)
+    shares.grow(one, 0.25)
+    again, _, _ = given(store, 0.25)
+    assert (again.of(one), again.of(other)) == (0.5, 0.25)
+    larger, _, _ = given(store, 0.75)
+    assert (larger.of(one), larger.of(other)) == (0.75, 0.75)
+
+
+def test_what_was_measured_does_not_overrule_what_is_said(store: Store) -> None:
+    found, shapes = measured(store)
+    found.measured(shapes[0], Probe(2 * GB, 1.0, 0.01), 40 * GB)
+    assert given(store, 0.25)[0].known == {}
+
+
+def test_all_of_a_gpu_and_none_of_it_do_not_grow(store: Store) -> None:
     task = plan_of(tiny(), store).tasks[0]
-    shares = Shares.fixed(0.5)
-    assert shares.of(task) == 0.5
-    assert shares.grow(task, 0.5)
-    assert shares.of(task) == 1.0, "unless memory does not suffice"
-    assert not Shares.fixed(0.0).grow(task, 0.0)
+    for share in (0.0, 1.0):
+        shares = Shares.fixed(share)
+        assert not shares.grow(task, share)
+        assert shares.of(task) == share

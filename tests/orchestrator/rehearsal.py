@@ -1,0 +1,218 @@
+"""A sweep rehearsed: the real dispatcher and the real ledger, with lanes and cards in name only. Time passes as
+trials take it, and nothing else does."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from orchestrator.costs.cards import LANE_SECONDS
+from orchestrator.costs.packing import larger
+from orchestrator.costs.room import TINY, Claim
+from orchestrator.costs.shares import Shares
+from orchestrator.depots.leases import Leases
+from orchestrator.depots.results import Ledger
+from orchestrator.engine.connect import Cluster
+from orchestrator.engine.dispatch import Dispatcher
+from orchestrator.engine.switchboard import Message
+from orchestrator.faults import Fault
+from orchestrator.observer import Observer
+from orchestrator.plan import Task
+from orchestrator.progress import Progress
+from poisons import Store
+from tests.orchestrator.sweeps import plan_of, tiny
+
+RECORD = {"metrics": {"test/clean_acc": 0.5}, "history": [{"epoch": 1.0}]}
+Machine = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Start:
+    """When a trial or a builder began, how many seconds it takes, and its share of a GPU."""
+
+    when: float
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Place:
+    """What runs: a lane with its number, or what `builds`."""
+
+    number: int
+    share: float
+    cpus: float
+    builds: Claim | None = None
+    card: str = ""
+
+
+class Lanes:
+    """Lanes as the dispatcher knows them, and those of them that have no place yet."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, float] = {}
+        self.opened = 0
+        self.ordered: list[tuple[int, float]] = []
+
+    @property
+    def shares(self) -> Counter[float]:
+        return Counter(self.open.values())
+
+    def order(self, share: float) -> None:
+        self.opened += 1
+        self.open[self.opened] = share
+        self.ordered.append((self.opened, share))
+
+    def lost(self) -> Iterator[tuple[int, str]]:
+        return iter(())
+
+
+class By(Shares):
+    """Shares by the key of a trial."""
+
+    def __init__(self, shares: dict[str, float]) -> None:
+        self.shares = shares
+
+    def of(self, task: Task) -> float | None:
+        return self.shares[task.key]
+
+    def grow(self, task: Task, share: float) -> bool:
+        self.shares[task.key] = larger(share)
+        return True
+
+
+class Rehearsal:
+    """A sweep of trials that take so many seconds and want such shares of a GPU, on `machines`. Those that
+    need more, by their place, run out of memory after a minute."""
+
+    def __init__(
+        self,
+        store: Store,
+        machines: Sequence[Machine],
+        trials: Sequence[tuple[float, float]],
+        *,
+        needs: Mapping[int, float] | None = None,
+        **run: Any,
+    ) -> None:
+        plan = plan_of(tiny(grid={"seed": list(range(len(trials)))}, run=run), store)
+        keys = [task.key for task in plan.tasks]
+        self.now = 0.0
+        self.seconds = {key: seconds for key, (seconds, _) in zip(keys, trials, strict=True)}
+        self.needs = {keys[i]: share for i, share in (needs or {}).items()}
+        leases = Leases(Ledger(store.where).depot, "one")
+        self.progress = Progress(plan, store, Observer(), leases, seconds=self.seconds, now=lambda: self.now)
+        self.progress.begin(By({key: share for key, (_, share) in zip(keys, trials, strict=True)}))
+        while self.progress.unbuilt:
+            self.progress.data_built(self.progress.buildable()[0])
+        self.lanes, self.claims = Lanes(), list[Claim]()
+        there = Cluster(coming=tuple(machines))
+        self.dispatcher = Dispatcher(self.progress, self, self.lanes, None, there)  # type: ignore[arg-type]
+        self.free = {f"card {i}": 1.0 for i in range(sum(int(m.get("GPU", 0)) for m in machines))}
+        self.cpus = sum(machine["CPU"] for machine in machines)
+        self.on: dict[str, Place] = {}  # what runs, by its name
+        self.waiting: list[tuple[Claim, float]] = []  # builders without a place, and how long they take
+        self.started: list[Start] = []
+        self._events: list[tuple[float, int, str, int | None]] = []
+        self._ties = itertools.count()
+
+    def claim(self, claim: Claim, seconds: float) -> None:
+        """A builder is submitted."""
+        self.claims.append(claim)
+        self.waiting.append((claim, seconds))
+
+    def play(self, until: float = math.inf) -> float:
+        """Go on to the end, or to some moment; the time then."""
+        self._settle([])
+        while not self.progress.finished and self._next <= until:
+            self.now, _, name, attempt = heapq.heappop(self._events)
+            self._settle(self._said(name, attempt))
+            assert self.lanes.opened < 1000, "lanes come and go without end"
+        self.now = min(until, self.now) if self.progress.finished else until
+        return self.now
+
+    def record(self, number: int) -> dict[str, Any]:
+        """What the worker says of an attempt that ended well."""
+        return {"key": self.progress.live[number].task.key, **RECORD}
+
+    @property
+    def _next(self) -> float:
+        """When something happens next."""
+        if not self._events:
+            raise AssertionError("nothing runs, and nothing will")
+        return self._events[0][0]
+
+    def _said(self, name: str, number: int | None) -> list[Message]:
+        """What the driver hears when something has ended, or a lane has started."""
+        place = self.on[name]
+        if place.builds is not None:
+            self._leave(name)
+            self.claims.remove(place.builds)
+            return []
+        ended: Message | None = None
+        if number is not None:
+            attempt = self.progress.live[number]
+            ended = {"attempt": number, "record": self.record(number)}
+            if attempt.share < self.needs.get(attempt.task.key, 0.0):
+                ended = {"attempt": number, "fault": Fault("memory", "out of memory").told()}
+        seat = {"lane": name, "number": place.number, "share": place.share, "card": place.card}
+        return [{**seat, "ended": ended}]
+
+    def _settle(self, messages: list[Message]) -> None:
+        """Have the driver hear this, and look to everything until nothing changes."""
+        dispatcher = self.dispatcher
+        for _ in range(100):
+            self.progress.look()
+            dispatcher._take(messages)
+            answers, dispatcher._answers, messages = dispatcher._answers, {}, []
+            for lane, answer in answers.items():
+                self._answered(lane, answer)
+            dispatcher.adjust()
+            if not self._fill() and not answers and not self.progress.paused:
+                return
+        raise AssertionError("lanes come and go without end")
+
+    def _answered(self, lane: str, answer: Message) -> None:
+        if "end" in answer:
+            self._leave(lane)
+            return
+        attempt = self.progress.live[answer["attempt"]]
+        key, share = attempt.task.key, attempt.share
+        self.started.append(Start(self.now, self.seconds[key], share))
+        self._at(60.0 if share < self.needs.get(key, 0.0) else self.seconds[key], lane, attempt.number)
+
+    def _fill(self) -> bool:
+        """Have begin what finds a place, each on the emptiest card: as unlucky as can be. Whether anything did."""
+        cpus, before = self.dispatcher.places.cpus, len(self.on)
+        for claim, seconds in list(self.waiting):
+            if self._enter(f"builder {self.now}", Place(0, claim.gpus, claim.cpus, claim), seconds):
+                self.waiting.remove((claim, seconds))
+                self.started.append(Start(self.now, seconds, claim.gpus))
+        for number, share in list(self.lanes.ordered):
+            if self._enter(f"lane {number}", Place(number, share, cpus), LANE_SECONDS):
+                self.lanes.ordered.remove((number, share))
+        return len(self.on) > before
+
+    def _enter(self, name: str, place: Place, seconds: float) -> bool:
+        card = max(self.free, key=self.free.__getitem__, default="")
+        if self.cpus + TINY < place.cpus or (place.share and self.free[card] + TINY < place.share):
+            return False
+        self.on[name] = replace(place, card=card if place.share else "")
+        self._take(self.on[name], 1)
+        self._at(seconds, name, None)
+        return True
+
+    def _leave(self, name: str) -> None:
+        self._take(self.on.pop(name), -1)
+
+    def _take(self, place: Place, times: int) -> None:
+        self.cpus -= times * place.cpus
+        if place.card:
+            self.free[place.card] -= times * place.share
+
+    def _at(self, seconds: float, name: str, attempt: int | None) -> None:
+        heapq.heappush(self._events, (self.now + seconds, next(self._ties), name, attempt))

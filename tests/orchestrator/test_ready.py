@@ -1,0 +1,41 @@
+"""The first that can start is found at once, however many wait for something else."""
+
+from __future__ import annotations
+
+import time
+
+from orchestrator.ready import Ready
+
+
+def test_each_share_has_its_own_in_their_order() -> None:
+    ready = Ready()
+    for rank, share in ((3, 0.5), (1, 0.25), (0, 0.5), (2, 0.25)):
+        ready.add(f"trial {rank}", rank, share)
+    assert (len(ready), ready.count(0.5), ready.count(1.0)) == (4, 2, 0)
+    assert list(ready.keys(0.5)) == ["trial 0", "trial 3"]
+    assert [ready.take(0.25) for _ in range(3)] == ["trial 1", "trial 2", None]
+    assert ready.shares == [0.5]
+
+
+def test_what_wants_more_by_now_is_found_there_and_in_its_order() -> None:
+    ready = Ready()
+    for rank in range(4):
+        ready.add(f"trial {rank}", rank, 0.25)
+    ready.sort_out(lambda key: 0.5 if key in ("trial 0", "trial 2") else 0.25)
+    assert [list(ready.keys(share)) for share in (0.25, 0.5)] == [
+        ["trial 1", "trial 3"],
+        ["trial 0", "trial 2"],
+    ]
+
+
+def test_what_others_want_costs_nothing() -> None:
+    """Ten thousand trials of another share would be looked through for each of these."""
+    ready = Ready()
+    for rank in range(10_000):
+        ready.add(f"a {rank:05}", rank, 0.25)
+        ready.add(f"b {rank:05}", rank + 10_000, 0.5)
+    begun = time.perf_counter()
+    while ready.take(0.5) is not None:
+        pass
+    assert time.perf_counter() - begun < 1
+    assert len(ready) == 10_000
