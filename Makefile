@@ -52,7 +52,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)
 
 chaos: $(VENV)/.installed-dev
-	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) $(BIN)/python -m pytest -m chaos tests/chaos tests/test_sweep.py -s
+	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) OPSCTL_CHAOS_RESULTS=benchmarks/results/chaos.jsonl \
+	    $(BIN)/python -m pytest -m chaos tests/chaos tests/test_sweep.py -s
 
 # What opens a Ray cluster: made once, readable by you alone; docs/cluster.md.
 cluster-token:

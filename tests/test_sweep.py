@@ -329,31 +329,6 @@ def test_the_module_runs_as_the_command_does() -> None:
     assert "quickstart.yaml" in run.stdout
 
 
-@pytest.mark.chaos
-def test_two_drivers_on_one_store_share_the_work(tmp_path: Path) -> None:
-    """Two sweeps that overlap, at the same time: each trial and each data set once, and both report all of theirs."""
-    store, base = tmp_path / "store", {"data": {"limit": 300}, "train": {**TRAIN, "epochs": 20}}
-    one = tiny(name="one", base=base, grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2, 3]})
-    two = tiny(name="two", base=base, grid={"data.poison": ["ops", "clean"], "seed": [3, 2, 1, 0, 4]})
-    drivers = [
-        start("sweep", write(tmp_path, sweep), store=store, OMP_NUM_THREADS="1") for sweep in (one, two)
-    ]
-    outs = [finish(driver) for driver in drivers]
-    assert [code for code, _ in outs] == [0, 0], outs
-    done = finish_times(store)
-    assert len(done) == 10
-    for sweep, (_, out) in zip((one, two), outs, strict=True):
-        keys = {task.key for task in plan_of(sweep, Store(store)).tasks}
-        assert tracked(sweep, store) == {key: ["FINISHED"] for key in keys}
-        assert " - " not in out.rpartition("Does it run?")[2], "every cell has its number"
-    records = [json.loads((store / "trials" / key / "result.json").read_text()) for key in done]
-    assert len({(r["environment"]["time"], r["key"]) for r in records}) == 10
-    built = re.findall(r"data +(\S+): building", outs[0][1] + outs[1][1])
-    assert sorted(built) == sorted(set(built)), "no data set was built twice"
-    assert left_over(store) == []
-    assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []
-
-
 def test_a_fault_of_the_author_stops_the_sweep_with_one_error(tmp_path: Path) -> None:
     """There is no such option; that shows when the network is built."""
     store = tmp_path / "store"

@@ -10,15 +10,92 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Any, Protocol, Self
 
 import psutil
 
+from tests.chaos.yard import Yard, told
+from tests.conftest import ROOT
+
 RAY = str(Path(sys.executable).with_name("ray"))
-WORKER = re.compile(r"^ray::(?!IDLE)")  # a process that runs something
+WORKER = re.compile(r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # a process that runs something of ours
+PATIENCE = {
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5"
+}  # without the head, before a process gives up; not 60
+
+
+class Machine(Protocol):
+    """One machine of a cluster, with all that runs on it."""
+
+    def inside(self) -> list[psutil.Process]:
+        """Its processes."""
+        ...
+
+
+class Cluster(Protocol):
+    """Machines under Ray: a head without processors of its own, where drivers and switchboards are, and some
+    workers. From `with` to its end."""
+
+    head: Machine
+    workers: list[Any]
+    options: dict[str, str]  # what a command needs to reach it
+
+    def add(self) -> None:
+        """One more machine joins."""
+        ...
+
+    def drop(self, machine: Any) -> None:
+        """A machine is gone, all at once, no farewell."""
+        ...
+
+    def restart(self) -> None:
+        """All of it is switched off, and on again; it is whole when this returns."""
+        ...
+
+    def drive(self, words: Sequence[str], options: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+        """Start a driver on the head: `opsctl`, whose lanes write a diary."""
+        ...
+
+    def cut(self, machine: Any) -> bool:
+        """Pull a machine's network cable; False if there are none here."""
+        ...
+
+    def mend(self, machine: Any) -> None:
+        """Put it in again."""
+        ...
+
+    def rejoin(self, machine: Any) -> None:
+        """Start Ray anew on a machine that the cluster has given up."""
+        ...
+
+
+def named(machine: Machine, word: str) -> list[psutil.Process]:
+    return [process for process in machine.inside() if word in told(process)]
+
+
+def at_work(cluster: Cluster) -> list[psutil.Process]:
+    """Processes of all machines that run a lane, a builder or an actor."""
+    found = (process for machine in (cluster.head, *cluster.workers) for process in machine.inside())
+    return [process for process in found if WORKER.match(told(process))]
+
+
+def kill_all(processes: Sequence[psutil.Process]) -> bool:
+    """Kill them; whether there were any."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    return bool(processes)
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """A process, with all that it started and that has not been left behind."""
+    with suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    return []
 
 
 def free_port() -> int:
@@ -30,78 +107,94 @@ def free_port() -> int:
 class Node:
     """One `ray start --block`, with all it starts."""
 
-    def __init__(self, options: list[str], env: dict[str, str]) -> None:
-        self.process = subprocess.Popen(
-            [RAY, "start", "--block", *options],
-            env=env,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+    def __init__(self, options: list[str], env: dict[str, str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [RAY, "start", "--block", *options, "--object-store-memory=100000000"],
+                env=env,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def wait(self) -> None:
+        """Until the cluster knows it."""
+        end = time.monotonic() + 60
+        while "Ray runtime started" not in self.log.read_text():
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.1)
 
     def inside(self) -> list[psutil.Process]:
-        """Its processes, itself among them."""
-        with suppress(psutil.NoSuchProcess):
-            top = psutil.Process(self.process.pid)
-            return [top, *top.children(recursive=True)]
-        return []
-
-    def named(self, word: str) -> list[psutil.Process]:
-        return [process for process in self.inside() if word in told(process)]
-
-    def workers(self) -> list[psutil.Process]:
-        """Processes that run a lane, a builder or an actor."""
-        return [process for process in self.inside() if WORKER.match(told(process))]
+        return tree(self.process.pid)
 
     def kill(self) -> None:
-        """As if the plug were pulled: all at once, no farewell."""
-        for process in self.inside():
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
+        kill_all(self.inside())
         self.process.wait(30)
 
 
-def told(process: psutil.Process) -> str:
-    """A process's command line; Ray's workers say in it what they do."""
-    with suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
 class Nodes:
-    """A head without processors of its own, where drivers and switchboards are, and some workers."""
+    """A cluster whose machines are process groups."""
 
-    def __init__(self, workers: int, *, cpus: int = 1) -> None:
-        self.port, self.cpus = free_port(), cpus
+    def __init__(self, workers: int, yard: Yard) -> None:
+        self.port, self.size, self.yard = free_port(), workers, yard
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-        self.env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        self.options = {**token, "OPSCTL_ADDRESS": f"127.0.0.1:{self.port}"}
+        self.options = {**token, **PATIENCE, **yard.env, "OPSCTL_ADDRESS": f"127.0.0.1:{self.port}"}
+        self.env = {**os.environ, **self.options, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
+        self._begin()
+
+    def _begin(self) -> None:
         head = ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"]
-        self.head = Node([*head, "--object-store-memory=100000000"], self.env)
+        self.head = self._node(head)
         self._wait()
         self.workers: list[Node] = []
-        for _ in range(workers):
+        for _ in range(self.size):
             self.add()
 
     def add(self) -> None:
-        """One more machine joins."""
-        options = [f"--address=127.0.0.1:{self.port}", f"--num-cpus={self.cpus}"]
-        self.workers.append(Node([*options, "--object-store-memory=100000000"], self.env))
+        self.workers.append(self._node([f"--address=127.0.0.1:{self.port}", "--num-cpus=1"]))
 
-    def drop(self, node: Node) -> None:
-        """A machine is gone."""
-        self.workers.remove(node)
-        node.kill()
+    def drop(self, machine: Node) -> None:
+        self.workers.remove(machine)
+        machine.kill()
 
-    def __iter__(self) -> Iterator[Node]:
-        yield from (self.head, *self.workers)
+    def restart(self) -> None:
+        self.end()
+        self._begin()
+        for machine in self.workers:
+            machine.wait()
+
+    def drive(self, words: Sequence[str], options: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                [sys.executable, "-m", "tests.chaos.driver", *words],
+                env={**self.env, "COLUMNS": "200", **options},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+
+    def cut(self, machine: Node) -> bool:
+        return False
+
+    def mend(self, machine: Node) -> None: ...
+
+    def rejoin(self, machine: Node) -> None: ...
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for node in list(self):
+        self.end()
+
+    def end(self) -> None:
+        """Switch it off."""
+        for node in (self.head, *self.workers):
             node.kill()
+
+    def _node(self, options: list[str]) -> Node:
+        return Node(options, self.env, self.yard.folder / f"node-{secrets.token_hex(4)}.log")
 
     def _wait(self) -> None:
         for _ in range(300):

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,43 +12,66 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
+from tests.chaos.cluster import Cluster, at_work, kill_all, named, tree
+from tests.chaos.yard import Yard, told
 
-from tests.chaos.cluster import Nodes
-from tests.conftest import ROOT
+GIVE_UP_SECONDS = 120.0  # in which a driver must end whose cluster is gone
 
 
 @dataclass
 class Scene:
     """A sweep that runs somewhere, with all that can be broken about it."""
 
-    file: Path
+    words: list[str]  # the command's
     store: Path
-    nodes: Nodes
+    cluster: Cluster
     options: dict[str, str]
-    log: Path
+    folder: Path  # for logs and databases
+    diary: Path  # what lanes write
+    yard: Yard
+    disk: Path | None  # a small file system under the store, if that can be had
     server: Callable[[], subprocess.Popen[str]]  # starts MLflow's
+    machines: str  # of what kind they are
     driver: subprocess.Popen[bytes] | None = None
     mlflow: subprocess.Popen[str] | None = None
+    began: int = 0  # where in the log the last driver's words begin
     done: Counter[str] = field(default_factory=Counter)  # faults by name
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "driver.log"
 
     def begin(self) -> None:
         """Start the driver, as a user does: the same command each time."""
-        self.driver = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "sweep", str(self.file)],
-            env={**os.environ, "OPSCTL_STORE": str(self.store), "COLUMNS": "200", **self.options},
-            stdout=self.log.open("a"),
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            start_new_session=True,
-        )
+        self.began = self.log.stat().st_size if self.log.exists() else 0
+        self.driver = self.cluster.drive(self.words, self.options, self.log)
 
     def serve(self) -> None:
         self.mlflow = self.server()
 
+    def said(self) -> str:
+        """What the last driver has said."""
+        return self.log.read_bytes()[self.began :].decode()
+
+    @property
+    def tracked(self) -> bool:
+        """Whether MLflow's server was up when the last driver began; else its runs come with `opsctl track`."""
+        return "no MLflow tracking store answers" not in self.said()
+
+    def written(self) -> int:
+        """How much lanes have written down."""
+        return self.diary.stat().st_size if self.diary.exists() else 0
+
     def results(self) -> dict[str, int]:
         files = (self.store / "trials").glob("*/result.json")
         return {file.parent.name: file.stat().st_mtime_ns for file in files}
+
+    def close(self) -> None:
+        """End what still runs of it."""
+        for process in (self.driver, self.mlflow):
+            if process is not None and process.poll() is None:
+                kill_all(tree(process.pid))
+                process.wait(60)
 
 
 Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to break just now
@@ -58,41 +79,30 @@ Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to br
 
 def kill_worker(scene: Scene, chance: random.Random) -> bool:
     """A lane, a builder, or the switchboard."""
-    found = [process for node in scene.nodes for process in node.workers()]
-    if not found:
-        return False
-    with suppress(psutil.NoSuchProcess):
-        chance.choice(found).send_signal(signal.SIGKILL)
-    return True
+    found = at_work(scene.cluster)
+    return kill_all([chance.choice(found)]) if found else False
 
 
 def kill_switchboard(scene: Scene, chance: random.Random) -> bool:
     """Where driver and lanes leave their messages."""
-    found = [process for node in scene.nodes for process in node.named("ray::Switchboard")]
-    for process in found:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    return bool(found)
+    return kill_all([process for process in at_work(scene.cluster) if "ray::Switchboard" in told(process)])
 
 
 def kill_raylet(scene: Scene, chance: random.Random) -> bool:
     """Ray's daemon of a machine: the machine is lost to the cluster. Another joins."""
-    node = chance.choice(scene.nodes.workers)
-    found = node.named("/raylet/raylet")
-    for process in found:
-        with suppress(psutil.NoSuchProcess):
-            process.send_signal(signal.SIGKILL)
-    if found:
-        time.sleep(2)
-        scene.nodes.drop(node)
-        scene.nodes.add()
-    return bool(found)
+    machine = chance.choice(scene.cluster.workers)
+    if not kill_all(named(machine, "/raylet/raylet")):
+        return False
+    time.sleep(2)
+    scene.cluster.drop(machine)
+    scene.cluster.add()
+    return True
 
 
 def kill_node(scene: Scene, chance: random.Random) -> bool:
     """A whole machine, as a spot instance goes; another joins."""
-    scene.nodes.drop(chance.choice(scene.nodes.workers))
-    scene.nodes.add()
+    scene.cluster.drop(chance.choice(scene.cluster.workers))
+    scene.cluster.add()
     return True
 
 
@@ -100,9 +110,22 @@ def kill_driver(scene: Scene, chance: random.Random) -> bool:
     """The command itself; the user types it again."""
     if scene.driver is None or scene.driver.poll() is not None:
         return False
-    scene.driver.send_signal(signal.SIGKILL)
+    kill_all(tree(scene.driver.pid))
     scene.driver.wait()
     scene.begin()
+    return True
+
+
+def kill_gcs(scene: Scene, chance: random.Random) -> bool:
+    """What holds Ray's cluster together: the sweep ends. The cluster is started anew, and the user types the
+    same command again."""
+    if scene.driver is None or scene.driver.poll() is not None:
+        return False
+    kill_all(named(scene.cluster.head, "/gcs/gcs_server"))
+    code = scene.driver.wait(GIVE_UP_SECONDS)
+    scene.cluster.restart()
+    if code:  # else it was done already
+        scene.begin()
     return True
 
 
@@ -110,12 +133,38 @@ def kill_server(scene: Scene, chance: random.Random) -> bool:
     """MLflow's server; somebody starts it again some seconds later."""
     if scene.mlflow is None or scene.mlflow.poll() is not None:
         return False
-    for process in [*psutil.Process(scene.mlflow.pid).children(recursive=True), scene.mlflow]:
-        with suppress(psutil.NoSuchProcess, ProcessLookupError):
-            process.send_signal(signal.SIGKILL)
+    kill_all(tree(scene.mlflow.pid))
     scene.mlflow.wait()
     time.sleep(chance.uniform(0.5, 3))
     scene.serve()
+    return True
+
+
+def pull_cable(scene: Scene, chance: random.Random) -> bool:
+    """A machine's network is gone for a moment; nobody need notice."""
+    machine = chance.choice(scene.cluster.workers)
+    if not scene.cluster.cut(machine):
+        return False
+    time.sleep(chance.uniform(0.5, 3))
+    scene.cluster.mend(machine)
+    return True
+
+
+def cut_network(scene: Scene, chance: random.Random) -> bool:
+    """A machine's network is gone until the cluster has given it up, while all on it runs on; then somebody
+    starts Ray there anew."""
+    machine = chance.choice(scene.cluster.workers)
+    if not scene.cluster.cut(machine):
+        return False
+    time.sleep(chance.uniform(15, 25))
+    scene.cluster.mend(machine)
+    scene.cluster.rejoin(machine)
+    return True
+
+
+def jump_clock(scene: Scene, chance: random.Random) -> bool:
+    """The wall clock of all that runs is set some hours ahead, or back."""
+    scene.yard.jump(3600 * chance.uniform(-9, 9))
     return True
 
 
@@ -131,10 +180,10 @@ def truncate_data(scene: Scene, chance: random.Random) -> bool:
 
 
 def fill_store(scene: Scene, chance: random.Random) -> bool:
-    """The disk under the store is full for some seconds. (The store is on a small file system of its own.)"""
-    if not os.path.ismount(scene.store):
+    """The disk under the store is full for some seconds."""
+    if scene.disk is None:
         return False
-    ballast = scene.store / "ballast"
+    ballast = scene.disk / "ballast"
     with suppress(OSError), ballast.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(1 << 20))
@@ -156,3 +205,5 @@ FAULTS: tuple[Fault, ...] = (
     truncate_data,
     fill_store,
 )
+MORE: tuple[Fault, ...] = (jump_clock, kill_gcs)  # the last takes half a minute
+CABLES: tuple[Fault, ...] = (pull_cable, cut_network)  # of machines that have some

@@ -1,4 +1,4 @@
-"""The sweep that is disturbed, and what an undisturbed run of it says."""
+"""The sweep that is disturbed, what an undisturbed run of it says, and what must not be left of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.depots.results import Ledger
+from orchestrator.depots.results import Ledger, Record
 from orchestrator.depots.stores import open_store
 from orchestrator.plan import Plan
 from orchestrator.trial import run_trial
@@ -17,6 +17,7 @@ from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from tests.test_sweep import left_over
 
 EM = {"kind": "em", "generator": "lenet5", "steps": 5, "max_rounds": 3, "stop_error": 0, "batch_size": 50}
+Points = dict[str, list[tuple[int, float]]]  # of each metric: (step, value), in order
 
 
 def sweep(seeds: int) -> dict[str, Any]:
@@ -30,7 +31,8 @@ def sweep(seeds: int) -> dict[str, Any]:
 
 
 def as_if_alone(told: dict[str, Any], store: Path | str, other: Path) -> Plan:
-    """The plan of a sweep whose every trial is done, with the numbers that it has alone, to the last bit."""
+    """The plan of a sweep whose every trial is done, with the numbers that it has alone, to the last bit.
+    `other` is a store where trials run alone; it may know some from before."""
     plan = plan_of(told, open_store(store))
     compare(plan, store, other)
     return plan
@@ -51,7 +53,38 @@ def compare(plan: Plan, store: Path | str, other: Path) -> None:
         torch.set_num_threads(threads)
 
 
+def tracked_whole(plan: Plan, store: Path, uri: str) -> None:
+    """MLflow has one run of every trial, finished, with every point of its result once, to the last bit."""
+    from orchestrator.tracking import Tracker
+
+    tracker, ledger = Tracker(uri, plan, Store(store)), Ledger(store)
+    runs = tracker.runs()
+    assert {key: [run.info.status for run in group] for key, group in runs.items()} == {
+        task.key: ["FINISHED"] for task in plan.tasks
+    }
+    for key, (run,) in runs.items():
+        found: Points = {}
+        for metric in run.data.metrics:
+            history = tracker.client.get_metric_history(run.info.run_id, metric)
+            found[metric] = sorted((point.step, point.value) for point in history)
+        record = ledger.result(key)
+        assert record is not None
+        assert found == points(record), f"the run of {key} differs from its result"
+
+
+def points(record: Record) -> Points:
+    """What a run of a trial that is done must hold: each epoch's numbers, and the trial's own at the last."""
+    history, told = record["history"], {**record["metrics"], "seconds": record["seconds"]}
+    found: Points = {}
+    for row in history:
+        for metric in row.keys() - {"epoch"}:
+            found.setdefault(metric, []).append((int(row["epoch"]), row[metric]))
+    last = int(history[-1]["epoch"])
+    return found | {metric: [(last, told[metric])] for metric in told.keys() - found.keys()}
+
+
 def nothing_left(store: Path) -> None:
-    """No file that was being written, no lease, no mark of a driver."""
+    """No file that was being written, no checkpoint, no lease, no mark of a driver."""
     assert left_over(store) == []
+    assert list(store.glob("trials/*/*checkpoint*")) == []
     assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []

@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Self
 
 SHARED = Path("/mnt")  # where every host sees the folder that they share
-NEEDED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "rsync")
+BOOTED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh-keygen")  # what it takes to have hosts,
+NEEDED = (*BOOTED, "ssh", "rsync")  # and what `ray up` takes beside
 
 BOOT = """
 set -e
@@ -57,12 +58,12 @@ exec /usr/sbin/sshd -D -e -f /run/sshd/config
 """
 
 
-def lacking() -> str | None:
+def lacking(needed: Sequence[str] = NEEDED) -> str | None:
     """Why hosts cannot be made on this machine; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    missing = [name for name in NEEDED if shutil.which(name, path=path) is None]
+    missing = [name for name in needed if shutil.which(name, path=path) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
 
 
@@ -113,8 +114,7 @@ class Hosts:
         _ip("-n", space, "address", "add", f"{self.address[name]}/24", "dev", "eth0")
         _ip("-n", space, "route", "add", "default", "via", self.gateway)  # leads nowhere; Ray looks for one
         _ip("-n", space, "route", "add", "unreachable", "169.254.0.0/16")
-        env = {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": "/root", "LANG": "C.UTF-8"}
-        env |= {"NAME": name, "ADDRESS": self.address[name]}
+        env = self.environment | {"NAME": name, "ADDRESS": self.address[name]}
         env |= {"FOLDER": str(self.folder), "SHARED_FOLDER": str(self.shared)}
         own = ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
         with (self.folder / f"{name}.log").open("ab") as log:
@@ -131,24 +131,23 @@ class Hosts:
     def run(self, name: str, command: str, *, seconds: float = 60) -> subprocess.CompletedProcess[str]:
         """Run a shell command on a host, as root in its home, from outside its network: a cut link is no
         hindrance."""
-        enter = [
-            "nsenter",
-            "--target",
-            str(self._pid_of(name)),
-            "--mount",
-            "--pid",
-            "--uts",
-            "--ipc",
-            "--net",
-        ]
         return subprocess.run(
-            [*enter, "bash", "-c", f"cd /root && {command}"],
-            env={"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": "/root", "LANG": "C.UTF-8"},
+            self.entering(name, f"cd /root && {command}"),
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=seconds,
             check=False,
         )
+
+    def entering(self, name: str, command: str) -> list[str]:
+        """What runs a shell command on a host, from outside its network, in `environment`."""
+        target = ["--target", str(self.pid_of(name))]
+        return ["nsenter", *target, "--mount", "--pid", "--uts", "--ipc", "--net", "bash", "-c", command]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "HOME": "/root", "LANG": "C.UTF-8"}
 
     def ssh(self, name: str, *command: str, options: Sequence[str] = ()) -> list[str]:
         """The command line that reaches a host by ssh."""
@@ -189,7 +188,7 @@ class Hosts:
     def _link(self, name: str) -> str:
         return f"oh{self.id}v{self.names.index(name)}"  # a device's name has at most 15 letters
 
-    def _pid_of(self, name: str) -> int:
+    def pid_of(self, name: str) -> int:
         """The host's first process, as this machine numbers it: the child of `unshare`."""
         parent = self._first[name].pid
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from select import select
 from typing import Any
 
 import pytest
@@ -46,6 +48,39 @@ STEAL = """
     time.sleep(drivers.STALE_SECONDS)
     sys.stdin.readline()
     print(leases.take("work"), flush=True)
+    sys.stdin.readline()
+"""
+JUMPY = """
+import random, time
+from datetime import datetime
+from orchestrator.depots import drivers
+steady = time.time
+def jumpy():
+    return steady() + random.uniform(-9, 9) * 3600  # every look at it finds another hour
+class Jumpy(datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return cls.fromtimestamp(jumpy(), tz)
+time.time, drivers.datetime = jumpy, Jumpy
+drivers.BEAT_SECONDS, drivers.STALE_SECONDS = 0.1, 1.5
+drivers.machine = lambda: {machine!r}  # of another's processes nobody can tell, so that beats decide
+"""
+HOLD = """
+    print(leases.take("work"), flush=True)
+    sys.stdin.readline()
+"""
+TRY = """
+    end = time.monotonic() + 2 * drivers.STALE_SECONDS
+    tries = [leases.take("work")]
+    while time.monotonic() < end:
+        time.sleep(0.01)
+        tries.append(leases.take("work"))
+    print(len(tries), sum(tries), flush=True)
+    sys.stdin.readline()
+    begun = time.monotonic()
+    while not leases.take("work") and time.monotonic() < begun + 20:
+        time.sleep(0.01)
+    print(time.monotonic() - begun, flush=True)
     sys.stdin.readline()
 """
 
@@ -156,6 +191,34 @@ def test_clocks_that_are_years_off_change_nothing(tmp_path: Path, year: int) -> 
             os.utime(file, (0, (year - 1970) * 365 * 86400))
         assert not Leases(depot, "me").take("work")
     assert Leases(depot, "me").take("work"), "it ended, and its mark is gone"
+
+
+def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: Path) -> None:
+    """Of the one who has it and of those who want it, while they are at it."""
+    holder = process(HOLD, tmp_path, setup=JUMPY.format(machine="one"))
+    go([holder])
+    assert line(holder) == "True"
+    times = {json.loads(mark_of(tmp_path).read_bytes())["time"][:13]}
+    others = [process(TRY, tmp_path, setup=JUMPY.format(machine=name)) for name in ("two", "three")]
+    owner = (tmp_path / "leases" / "work.0").read_text()
+    go(others)
+    while not all(other.stdout and select([other.stdout], [], [], 0)[0] for other in others):
+        times.add(json.loads((tmp_path / "drivers" / f"{owner}.json").read_bytes())["time"][:13])
+        time.sleep(0.02)
+    for other in others:
+        tries, taken = line(other).split()
+        assert (int(tries) > 50, int(taken)) == (True, 0)
+    assert len(times) > 3, "its clock did not jump"
+    assert [file.name for file in (tmp_path / "leases").iterdir()] == ["work.0"]
+    assert (tmp_path / "leases" / "work.0").read_text() == owner
+
+    thief, bystander = others
+    for one in (holder, bystander):
+        one.send_signal(signal.SIGKILL)
+        one.communicate()
+    go([thief])
+    assert 0.5 < float(line(thief)) < 10, "it is stolen when no beat came for a while, and not before"
+    end([thief])
 
 
 def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,21 @@
+"""`opsctl`, whose lanes also write down what they do: `python -m tests.chaos.driver sweep FILE`.
+
+What is run in a lane is an argument of `run_plan`, made for measurements; the command line gives the usual.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+from orchestrator import cli
+from orchestrator.engine import run
+from tests.chaos.record import Recorded
+
+FILE, WHO = "OPSCTL_TEST_DIARY", "OPSCTL_TEST_WHO"
+
+if __name__ == "__main__":
+    work = Recorded(Path(os.environ[FILE]), os.environ.get(WHO, ""))
+    run.run_plan = partial(run.run_plan, work=work)
+    cli.main()

@@ -1,0 +1,112 @@
+"""What lanes do, written down by the lanes themselves: who was given which trial, and who trained it.
+
+A result that is written twice looks like one that was written once, and a lock may hide that two were at work.
+Here every lane adds a line to a file for each trial that it is given, for each training that it begins and for
+each that it ends. While it trains it holds a lock of the kernel's, which goes with the process; another that
+trains the same trial meanwhile finds it taken, and says so.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.depots.results import Record
+from orchestrator.spec import TrialSpec
+from orchestrator.trial import run_trial
+from poisons import Store
+from trainers.loop import Metrics, Report
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """`run_trial`, by a lane of the driver `who`, with its lines in `file`. Everything else is as it is."""
+
+    file: Path
+    who: str = ""
+
+    def __call__(self, trial: TrialSpec, store: Store, *, report: Report, **told: Any) -> Record:
+        lane = _Lane(self, trial.key)
+        with lane.at_work():
+            return run_trial(trial, store, report=lane.hears(report), **told)
+
+
+@dataclass
+class _Lane:
+    """One trial in a lane."""
+
+    of: Recorded
+    key: str
+    name: str = field(default_factory=lambda: secrets.token_hex(4))
+    lock: int | None = None  # a file's descriptor, from the first epoch on
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        self.says("given")
+        try:
+            yield
+        except BaseException:
+            self.says("failed")
+            raise
+        else:
+            self.says("found" if self.lock is None else "trained")
+        finally:
+            if self.lock is not None:
+                os.close(self.lock)
+
+    def hears(self, report: Report) -> Callable[[Metrics], None]:
+        def heard(row: Metrics) -> None:
+            if self.lock is None:
+                self.lock = os.open(self.of.file.with_name(f"{self.key}.lock"), os.O_CREAT | os.O_RDWR)
+                self.says("trains", alone=_taken(self.lock))
+            report(row)
+
+        return heard
+
+    def says(self, what: str, **told: Any) -> None:
+        line = {"what": what, "key": self.key, "who": self.of.who, "lane": self.name, **told}
+        with self.of.file.open("ab", buffering=0) as file:  # one write: lines do not mix
+            file.write(f"{json.dumps(line)}\n".encode())
+
+
+def _taken(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Diary:
+    """The lines of all lanes, in the order in which they came."""
+
+    lines: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, file: Path) -> Diary:
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        assert lines, f"no lane wrote into {file}"
+        return cls(lines)
+
+    def times(self, what: str) -> Counter[str]:
+        """How often that was said of each trial, by its key."""
+        return Counter(line["key"] for line in self.lines if line["what"] == what)
+
+    def together(self) -> list[str]:
+        """Trials that two lanes trained at the same time."""
+        return [line["key"] for line in self.lines if not line.get("alone", True)]
+
+    def unended(self, who: str) -> set[str]:
+        """Trials that lanes of a driver were given, and of which they said no more: they died."""
+        mine = [line for line in self.lines if line["who"] == who]
+        ended = {line["lane"] for line in mine if line["what"] in ("trained", "found", "failed")}
+        return {line["key"] for line in mine if line["lane"] not in ended}
