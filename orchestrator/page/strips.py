@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from orchestrator.page.numbers import shown, spread, unit
 from orchestrator.report.table import scale
 
 LEVEL = 22  # between the dots of one cell and the next, pixels
+BOX = 0.56  # how thick a box is, levels
+BOXED = 5  # values from which quartiles say something
 LETTER, LONGEST = 7, 16  # of the names of cells: width in pixels, letters at most
 
 Cell = Mapping[str, Any]
@@ -48,7 +51,13 @@ def strips(report: Mapping[str, Any]) -> Group | None:
     published = any(cell["published"] for cell in cells)
     keys = [Key("one trial", 0, "dot"), Key("mean", 0, "bar")]
     keys += [Key("published", 0, "diamond")] if published else []
-    return Group("Seed by seed", "Every finished trial is a dot.", panels, keys)
+    says = "Every finished trial is a dot."
+    if any(len(cell["values"]) >= BOXED for cell in cells):
+        says += (
+            f" Of {BOXED} and more a box is the middle half, its line the median; whiskers reach the ends."
+        )
+        keys.insert(1, Key("quartiles", 0, "box"))
+    return Group("Seed by seed", says, panels, keys)
 
 
 def _levels(cells: Sequence[Cell], title: str, report: Mapping[str, Any], *, several: bool) -> list[Level]:
@@ -91,6 +100,8 @@ def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
         value = cell["published"]["value"]
         says = f"{name}, published: {shown(value, metric)}{unit(metric)}"
         dot(axes, value * factor, at, says, face=PAPER, edge=FAINT, mark="D")
+    if len(cell["values"]) >= BOXED:
+        _box(axes, [value * factor for value in cell["values"].values()], at, colour(level.index))
     for seed, value in cell["values"].items():
         says = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
         dot(axes, value * factor, at, says, face=colour(level.index), mark=marker(level.index))
@@ -98,6 +109,18 @@ def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
     axes.plot(
         [cell["mean"] * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=mean, zorder=5
     )
+
+
+def _box(axes: Axes, values: Sequence[float], at: int, shade: str) -> None:
+    """A box plot (Tukey, 1977) with whiskers to the least and the largest value."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    top, bottom = at - BOX / 2, at + BOX / 2
+    axes.fill(
+        [low, high, high, low], [top, top, bottom, bottom], color=shade, alpha=0.22, linewidth=0, zorder=1
+    )
+    for ends in ((min(values), low), (high, max(values))):
+        axes.plot(ends, [at, at], color=shade, linewidth=1, zorder=1)
+    axes.plot([middle] * 2, [top, bottom], color=shade, linewidth=1.6, zorder=2)
 
 
 def _short(name: str) -> str:

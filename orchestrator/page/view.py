@@ -129,6 +129,9 @@ def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     if seconds:
         middle = duration(statistics.median(seconds))
         lines.append(("machine time", f"{sum(seconds) / 3600:.2f} hours, {middle} for a trial in the middle"))
+        lines += _hours(known)
+    if machines := {trial["machine"] for trial in known if trial.get("machine")}:
+        lines.append(("machines", f"{len(machines)}"))
     if times:
         lines.append(("finished", f"{_when(times[0])} to {_when(times[-1])}"))
     for field in ("device", "precision", "threads", "commit", "python"):
@@ -137,6 +140,15 @@ def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     for name in packages:
         lines += _counted(name, [t["versions"][name] for t in known if name in (t["versions"] or {})])
     return lines
+
+
+def _hours(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """`cpu 1.20 hours, NVIDIA H200 3.40 hours`, where there are several devices."""
+    spent: Counter[str] = Counter()
+    for trial in trials:
+        spent[trial["device"] or "unknown"] += trial["seconds"] or 0
+    told = ", ".join(f"{device} {seconds / 3600:.2f} hours" for device, seconds in spent.items())
+    return [("of it", told)] if len(spent) > 1 else []
 
 
 def _counted(name: str, values: Sequence[str]) -> list[tuple[str, str]]:

@@ -61,7 +61,9 @@ def plans(imagenet: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -
 
 def test_every_file_is_under_test(plans: dict[str, Plan]) -> None:
     assert set(plans) == set(CELLS)
-    assert {name: plan.sweep.name for name, plan in plans.items()} == {name: f"paper_{name}" for name in CELLS}
+    assert {name: plan.sweep.name for name, plan in plans.items()} == {
+        name: f"paper_{name}" for name in CELLS
+    }
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -119,7 +121,8 @@ def test_strategies_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
     def strategies(name: str) -> dict[str, str]:
         trains = {task.point.labels["train"]: task.trial.train for task in plans[name].tasks}
         return {
-            label: " ".join([t.defense.kind, *(a.kind for a in t.augmentations)]) for label, t in trains.items()
+            label: " ".join([t.defense.kind, *(a.kind for a in t.augmentations)])
+            for label, t in trains.items()
         }
 
     four = {
@@ -139,7 +142,9 @@ def test_strategies_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
 
 
 def test_pixels_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
-    chains: dict[str, Any] = {t.point.labels["data.poison"]: t.trial.data.poison for t in plans["table6"].tasks}
+    chains: dict[str, Any] = {
+        t.point.labels["data.poison"]: t.trial.data.poison for t in plans["table6"].tasks
+    }
     for pixels in range(1, 5):
         assert chains[str(pixels)] == (Ops(pixels=pixels),)
     searched: list[Any] = [task.trial.data.poison[0] for task in plans["table_c"].tasks]
@@ -160,7 +165,11 @@ def test_all_of_them_together_are_the_papers_trainings_and_twelve_of_table_6(pla
     assert without.single_seed == UNIQUE == 86
     more = {task.key: task for task in union.tasks}.keys() - {task.key for task in without.tasks}
     (labels,) = [
-        {(t.point.labels["train"], t.point.labels["data.poison"]) for t in plans["table6"].tasks if t.key in more}
+        {
+            (t.point.labels["train"], t.point.labels["data.poison"])
+            for t in plans["table6"].tasks
+            if t.key in more
+        }
     ]
     assert labels == {(s, p) for s in ("Standard", "Mixup", "Cutout", "RandAugment") for p in "234"}
     assert len(more) == 12 * 3
@@ -247,7 +256,9 @@ def test_the_table_of_photographs_is_filled(store: Store, tmp_path: Path) -> Non
     source = f"{{kind: image_folder, root: {root}, classes: 2, resize: 256, size: 224}}"
     changes = {"data.source": source, "data.limit": "null", "train.architecture.width": "4"}
     records = filled("table4", store, changes)
-    assert [r["spec"]["train"]["architecture"]["kind"] for r in records] == ["resnet18"] * 2 + ["resnet50"] * 2
+    assert [r["spec"]["train"]["architecture"]["kind"] for r in records] == ["resnet18"] * 2 + [
+        "resnet50"
+    ] * 2
     assert {r["spec"]["train"]["augmentations"][0]["pad"] for r in records} == {28}
 
 
