@@ -11,8 +11,9 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from orchestrator.page.figure import BOTTOM, FAINT, INK, PAPER, TOP, colour, dot, marker, panel, svg, tip
-from orchestrator.page.grouping import Group, Key, Panel
+from orchestrator.page.grouping import Group, Key, Panel, title_of
 from orchestrator.page.numbers import shown, spread, unit
+from orchestrator.page.table import absent
 from orchestrator.report.table import scale
 
 LEVEL = 22  # between the dots of one cell and the next, pixels
@@ -41,13 +42,16 @@ def strips(report: Mapping[str, Any]) -> Group | None:
     several = len(report["columns"]) > 1
     named = report["rows"] if several else [report["columns"][0]]
     panels = []
+    longest = max(min(len(name), LONGEST) for name in report["columns" if several else "rows"])
     for metric in dict.fromkeys(cell["metric"] for cell in cells):
-        same = [cell for cell in cells if cell["metric"] == metric]
-        limits = _limits(same, metric)
-        for title in named:
-            levels = _levels(same, title, report, several=several)
-            if levels:
-                panels.append(_panel(title, metric, levels, limits))
+        limits = _limits([cell for cell in cells if cell["metric"] == metric], metric)
+        for name in named:
+            found = _levels(
+                [c for c in report["cells"] if c["metric"] == metric], name, report, several=several
+            )
+            if any(level.cell["values"] for level in found):
+                title = title_of(name, report["row_axes"]) if several else name
+                panels.append(_panel(title, metric, found, limits, left=16 + LETTER * longest))
     published = any(cell["published"] for cell in cells)
     keys = [Key("one trial", 0, "dot"), Key("mean", 0, "bar")]
     keys += [Key("published", 0, "diamond")] if published else []
@@ -79,16 +83,21 @@ def _limits(cells: Sequence[Cell], metric: str) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def _panel(title: str, metric: str, levels: Sequence[Level], limits: tuple[float, float]) -> Panel:
-    left = 16 + LETTER * max(min(len(level.name), LONGEST) for level in levels)
+def _panel(
+    title: str, metric: str, levels: Sequence[Level], limits: tuple[float, float], *, left: int
+) -> Panel:
     with panel(height=TOP + BOTTOM + LEVEL * len(levels), left=left) as (figure, axes):
         for i, level in enumerate(levels):
-            _dots(axes, level, i, metric)
+            if level.cell["values"]:
+                _dots(axes, level, i, metric)
+            else:
+                axes.text(sum(limits) / 2, i, absent(level.cell), color=FAINT, ha="center", va="center")
         axes.set_xlim(*limits)
         axes.set_ylim(len(levels) - 0.5, -0.5)
         axes.set_yticks(range(len(levels)), [_short(level.name) for level in levels])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=5 if unit(metric) else 4)
         axes.set_xlabel(f"{metric}{',' if unit(metric) else ''}{unit(metric)}", labelpad=1)
         values = "; ".join(f"{v.name} {spread(list(v.cell['values'].values()), metric)}" for v in levels)
         return Panel(title, svg(figure, f"{title}, {metric}{unit(metric)}: {values}"))

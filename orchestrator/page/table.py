@@ -70,7 +70,7 @@ def _cell(cell: Cell, usual: int | None) -> View:
     return {
         "value": shown(cell["mean"], metric) if known else "–",
         "std": shown(cell["std"], metric, like=cell["mean"]) if cell["std"] is not None else "",
-        "why": _absent(cell) if not known else "" if complete else _count(cell),
+        "why": absent(cell) if not known else "" if complete else _count(cell),
         "published": _published(cell),
         "difference": _difference(cell),
         "tip": _tip(cell) if known else "",
@@ -81,10 +81,10 @@ def _count(cell: Cell) -> str:
     seeds = f"{cell['seeds']} seed{'' if cell['seeds'] == 1 else 's'}"
     if cell["seeds"] == cell["trials"]:
         return seeds
-    return f"{cell['seeds']} of {cell['trials']} seeds; {_absent(cell)}"
+    return f"{cell['seeds']} of {cell['trials']} seeds; {absent(cell)}"
 
 
-def _absent(cell: Cell) -> str:
+def absent(cell: Cell) -> str:
     """`2 failed, 1 not run`"""
     why: dict[str, int] = {}
     for one in cell["absent"]:

@@ -56,8 +56,8 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "axes": [_axis(axis, sweep) for axis in sweep["axes"]],
         "recipe": sweep["recipe"],
         "notes": report["notes"],
-        "failures": [t for t in sweep["trials"] if t["state"] == "failed"],
-        "warnings": _warnings(sweep),
+        "failures": _told((t, t["error"]) for t in sweep["trials"] if t["state"] == "failed"),
+        "warnings": _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ())),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
         "metric": sweep["metric"] + (f",{unit(sweep['metric'])}" if unit(sweep["metric"]) else ""),
@@ -85,12 +85,11 @@ def _axis(axis: Mapping[str, Any], sweep: Sweep) -> View:
     return {**axis, "role": "rows" if down else "columns" if across else "repeats"}
 
 
-def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
-    """What trials gave as warnings: each text once, with the trials that gave it."""
+def _told(texts: Iterable[tuple[Mapping[str, Any], str]]) -> list[tuple[str, str]]:
+    """What trials gave as failures or warnings: each text once, with the trials that gave it."""
     by_text: dict[str, list[str]] = {}
-    for trial in sweep["trials"]:
-        for text in trial.get("warnings", ()):
-            by_text.setdefault(text, []).append(_name(trial))
+    for trial, text in texts:
+        by_text.setdefault(text, []).append(_name(trial))
     return [(text, "; ".join(names)) for text, names in by_text.items()]
 
 
