@@ -7,11 +7,13 @@ import sys
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from orchestrator.depots.results import Ledger
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from orchestrator.standing import Standing
     from orchestrator.tracking import LiveTracker, Tracker
     from poisons import Store
+
+Made = TypeVar("Made")
 
 app = typer.Typer(
     name="opsctl",
@@ -74,7 +78,7 @@ SetOption = Annotated[
         envvar="OPSCTL_SET",
         help=(
             "Change the sweep: a path of the trial (train.epochs=2), an axis (seed=[0,1]), "
-            "run.* or report.*. Repeatable."
+            "run.*, report.* or probes.*. Repeatable."
         ),
         show_default=False,
     ),
@@ -193,13 +197,15 @@ def plan(
     that takes. Starts nothing.
 
     Of several sweeps, `opsctl plan sweeps/paper/*.yaml`, it says that of all together: what they share counts
-    once.
+    once. One that cannot be planned, because its images are not there, say, is left out: then the exit code
+    is 2.
     """
-    plans = [_plan(file, store, settings) for file in files]
-    if len(plans) == 1:
+    plans, wrong = _each(files, lambda file: _plan(file, store, settings))
+    if len(files) == 1:
         _show_plan(*plans[0], _console(), tflops=tflops, slots=slots)
     else:
         _show_union([todo for todo, _ in plans], plans[0][1], _console(), tflops=tflops, slots=slots)
+    _tell_left_out(wrong)
 
 
 @app.command()
@@ -465,24 +471,24 @@ def report(
 
         opsctl report sweeps/paper/*.yaml --html report.html
 
-    Exit code 0, whatever is missing; 2: a file, a column or a published table is not there.
+    Exit code 0, whatever is missing; 2: a file, a column or a published table is not there, or one of several
+    sweeps was left out because it cannot be planned.
     """
     from orchestrator.report import make_sheet
     from orchestrator.standing import look
 
-    sheets = []
-    for file in files:
-        outline, ledger, _ = _outline(file, store, settings)
-        sheets.append(make_sheet(look(outline, ledger), file, compare or ()))
+    found, wrong = _each(files, lambda file: (file, *_outline(file, store, settings)[:2]))
+    sheets = [make_sheet(look(outline, ledger), file, compare or ()) for file, outline, ledger in found]
     console = _console()
     if html is None:
         _print_report(sheets, format, console)
-        return
-    from orchestrator.page import write_page
+    else:
+        from orchestrator.page import write_page
 
-    with console.status("writing the page"):
-        write_page(sheets, html, store=store)
-    console.print(f"the report is in {html}", highlight=False, soft_wrap=True)
+        with console.status("writing the page"):
+            write_page(sheets, html, store=store)
+        console.print(f"the report is in {html}", highlight=False, soft_wrap=True)
+    _tell_left_out(wrong)
 
 
 @app.command()
@@ -814,6 +820,32 @@ def _plan(file: Path, store: str, settings: list[str] | None) -> tuple[Plan, Sto
         with suppress(OSError):  # on a full disk: then status plans the sweep as well
             todo.outline.keep(Ledger(stored.where).depot, version)
         return todo, stored
+
+
+def _each(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made], list[str]]:
+    """What is made of each sweep file, and why nothing can be made of the others; of one that is alone, or if
+    it is all of them, InputError."""
+    from trainers import InputError
+
+    made, wrong = [], []
+    for file in files:
+        try:
+            made.append(make(file))
+        except InputError as error:
+            if len(files) == 1:
+                raise
+            wrong.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+    if not made:
+        raise InputError("\n".join(wrong))
+    return made, wrong
+
+
+def _tell_left_out(wrong: list[str]) -> None:
+    """InputError if any of several sweeps is left out."""
+    from trainers import InputError
+
+    if wrong:
+        raise InputError("left out: " + "; ".join(wrong))
 
 
 def _outline(file: Path, store: str, settings: list[str] | None) -> tuple[Outline, Ledger, str]:

@@ -59,7 +59,7 @@ def _settings(settings: tuple[str, ...], example: str) -> Iterator[tuple[str, An
 def change(data: dict[str, Any], path: str, value: Any) -> None:
     """Set a path of a trial: in the grid where an axis is that path or holds it, else in the base.
 
-    Paths that begin with `run` or `report` are the sweep's own.
+    Paths that begin with `run`, `report` or `probes` are the sweep's own.
     """
     grid = data.get("grid")
     axes = grid if isinstance(grid, dict) else {}
@@ -68,7 +68,7 @@ def change(data: dict[str, Any], path: str, value: Any) -> None:
         axes[path] = value if isinstance(value, list | dict) else [value]
     elif around:
         _change_values(axes, around[0], path.removeprefix(f"{around[0]}."), value)
-    elif path.split(".")[0] in ("run", "report"):
+    elif path.split(".")[0] in ("run", "report", "probes"):
         set_path(data, path, value, "--set")
     else:
         data["base"] = {} if data.get("base") is None else data["base"]

@@ -59,7 +59,7 @@ def _side(side: Told, metric: str) -> str:
     if not side["trials"]:
         return f"{side['mean'] * scale(metric):g}{unit(metric)}"
     value = "–" if side["mean"] is None else shown(side["mean"], metric)
-    deviation = "" if side["std"] is None else f" ± {shown(side['std'], metric)}"
+    deviation = "" if side["std"] is None else f" ± {shown(side['std'], metric, like=side['mean'])}"
     return f"{side['name']} {value}{deviation}"
 
 
@@ -72,7 +72,9 @@ def comparisons_view(comparisons: Sequence[Told]) -> list[View]:
         few = max((row["pairs"] for row in one["rows"]), default=0)
         least = 2 ** (1 - few) if few else 1
         note = f"Of {few} pairs p is {least:g} at least, whatever they are." if few and least > 0.05 else ""
-        made.append({"title": f"{one['second']} minus {one['first']}", "lines": lines, "note": note})
+        points = any(scale(row["metric"]) == 100 for row in one["rows"])
+        title = f"{one['second']} minus {one['first']}"
+        made.append({"title": title, "lines": lines, "note": note, "points": points})
     return made
 
 

@@ -22,6 +22,7 @@ from orchestrator.page.grouping import (
     done,
     legend,
     rows,
+    title_of,
 )
 
 Marks = Callable[[Trial], Sequence[tuple[float, float, bool, str]]]  # x, y, whether filled, what it is
@@ -50,7 +51,7 @@ def learning(sweep: Sweep) -> Group | None:
     if not panels:
         return None
     keys = [*legend(columns(sweep)), Key("on training batches", -1, "thin"), Key("all seeds", -1, "band")]
-    says = "Accuracy on clean test images after every epoch: the mean over seeds, and their range."
+    says = "Accuracy on clean test images in % after every epoch: the mean over seeds, and their range."
     return Group("Learning curves", says, panels, keys)
 
 
@@ -86,7 +87,8 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
         axes.margins(x=0.02)
         axes.locator_params(axis="x", integer=True, nbins=6)
         axes.locator_params(axis="y", nbins=5)
-        return Panel(row, svg(figure, f"{row}: {drawing.name}, at the end: {', '.join(ends)}"))
+        title = title_of(row, sweep["row_axes"])
+        return Panel(title, svg(figure, f"{title}: {drawing.name}, at the end: {', '.join(ends)}"))
 
 
 def _series(axes: Axes, trials: Sequence[Trial], drawing: Drawing, index: int) -> float | None:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.page.numbers import number
+
 Trial = dict[str, Any]
 Sweep = dict[str, Any]
 Curve = tuple[list[float], list[float]]  # x and y
@@ -70,6 +72,13 @@ def done(sweep: Sweep, row: str, column: str) -> list[Trial]:
     """The finished trials of one cell."""
     cell = [trial for trial in sweep["trials"] if (trial["row"], trial["column"]) == (row, column)]
     return [trial for trial in cell if trial["state"] == "done"]
+
+
+def title_of(row: str, row_axes: Sequence[str]) -> str:
+    """A row's label above a figure: a number says of what, `width 4`."""
+    if len(row_axes) != 1 or number(row) is None:
+        return row
+    return f"{row_axes[0].rpartition('.')[2]} {row}"
 
 
 def cells(sweep: Sweep) -> Iterator[tuple[str, str, list[Trial]]]:

@@ -18,10 +18,12 @@ from orchestrator.page.grouping import (
     columns,
     curve_of,
     legend,
+    rows,
+    title_of,
 )
 from orchestrator.page.numbers import spread, unit
 from orchestrator.page.surfaces import surfaces
-from orchestrator.page.trials import chosen
+from orchestrator.page.trials import METRIC_AXIS, chosen
 
 SAYS = {
     "distance": "How far the weights are from where they began, as a share of their length then, after every "
@@ -56,7 +58,7 @@ def _group(sweep: Sweep, name: str) -> Group:
     panels, keys = PICTURES.get(kind, _curves)(sweep, name)
     title = name if name == kind else f"{name} ({kind})"
     return Group(
-        title.replace("_", " "), SAYS.get(kind, ""), panels, keys, _table(sweep, name), 1 + _several(sweep)
+        title.replace("_", " "), SAYS.get(kind, ""), panels, keys, _table(sweep, name), sum(_labels(sweep))
     )
 
 
@@ -68,18 +70,30 @@ def _table(sweep: Sweep, name: str) -> list[list[str]]:
     """Means over seeds: a line for each cell, a column for each metric."""
     known = [(row, column, trials) for row, column, trials in cells(sweep)]
     metrics = dict.fromkeys(m for _, _, ts in known for t in ts for m in _found(t, name).get("metrics", {}))
-    several = _several(sweep)
-    head = [" / ".join(sweep["row_axes"]) or "sweep", *([sweep["column_axis"] or ""] if several else [])]
+    labels = _labels(sweep)
+    head = [text for text, shown in zip(_axes(sweep), labels, strict=True) if shown]
     lines = [head + [f"{metric.replace('_', ' ')}{unit(metric)}" for metric in metrics]]
     for row, column, trials in known:
         said = [_spread(trials, name, metric) for metric in metrics]
         if any(text != "–" for text in said):
-            lines.append([row, *([column] if several else []), *said])
+            lines.append([text for text, shown in zip((row, column), labels, strict=True) if shown] + said)
     return lines if metrics else []
 
 
-def _several(sweep: Sweep) -> bool:
-    return columns(sweep) != [""]
+def _axes(sweep: Sweep) -> tuple[str, str]:
+    down = [axis for axis in sweep["row_axes"] if axis != METRIC_AXIS]
+    return " / ".join(down) or "sweep", sweep["column_axis"] or ""
+
+
+def _labels(sweep: Sweep) -> tuple[bool, bool]:
+    """Whether a table says rows, and columns: the only row is not said where columns are."""
+    across = columns(sweep) != [""]
+    return not across or rows(sweep) != [sweep["name"]], across
+
+
+def _row(trial: Trial, sweep: Sweep) -> str:
+    """Its row above a picture; nothing where the only row is the sweep itself."""
+    return "" if trial["row"] == sweep["name"] else title_of(trial["row"], sweep["row_axes"])
 
 
 def _spread(trials: Sequence[Trial], name: str, metric: str) -> str:
@@ -170,7 +184,7 @@ def _strip(title: str, fields: dict[str, Any]) -> Panel:
 def _pictured(sweep: Sweep, name: str) -> list[tuple[str, dict[str, Any]]]:
     """Titles and findings of trials that kept what pictures are drawn from."""
     found = (
-        (", ".join(filter(None, (t["row"], t["column"]))), _found(t, name))
+        (", ".join(filter(None, (_row(t, sweep), t["column"]))) or t["row"], _found(t, name))
         for _, _, trials in cells(sweep)
         for t in trials
     )

@@ -3,6 +3,7 @@ them."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from orchestrator.page.figure import BOTTOM, FAINT, INK, PAPER, TOP, colour, dot, marker, panel, svg, tip
-from orchestrator.page.grouping import Group, Key, Panel
+from orchestrator.page.grouping import Group, Key, Panel, title_of
 from orchestrator.page.numbers import shown, spread, unit
+from orchestrator.page.table import absent
 from orchestrator.report.table import scale
 
 LEVEL = 22  # between the dots of one cell and the next, pixels
+BOX = 0.56  # how thick a box is, levels
+BOXED = 5  # values from which quartiles say something
 LETTER, LONGEST = 7, 16  # of the names of cells: width in pixels, letters at most
 
 Cell = Mapping[str, Any]
@@ -38,17 +42,26 @@ def strips(report: Mapping[str, Any]) -> Group | None:
     several = len(report["columns"]) > 1
     named = report["rows"] if several else [report["columns"][0]]
     panels = []
+    longest = max(min(len(name), LONGEST) for name in report["columns" if several else "rows"])
     for metric in dict.fromkeys(cell["metric"] for cell in cells):
-        same = [cell for cell in cells if cell["metric"] == metric]
-        limits = _limits(same, metric)
-        for title in named:
-            levels = _levels(same, title, report, several=several)
-            if levels:
-                panels.append(_panel(title, metric, levels, limits))
+        limits = _limits([cell for cell in cells if cell["metric"] == metric], metric)
+        for name in named:
+            found = _levels(
+                [c for c in report["cells"] if c["metric"] == metric], name, report, several=several
+            )
+            if any(level.cell["values"] for level in found):
+                title = title_of(name, report["row_axes"]) if several else name
+                panels.append(_panel(title, metric, found, limits, left=16 + LETTER * longest))
     published = any(cell["published"] for cell in cells)
     keys = [Key("one trial", 0, "dot"), Key("mean", 0, "bar")]
     keys += [Key("published", 0, "diamond")] if published else []
-    return Group("Seed by seed", "Every finished trial is a dot.", panels, keys)
+    says = "Every finished trial is a dot."
+    if any(len(cell["values"]) >= BOXED for cell in cells):
+        says += (
+            f" Of {BOXED} and more a box is the middle half, its line the median; whiskers reach the ends."
+        )
+        keys.insert(1, Key("quartiles", 0, "box"))
+    return Group("Seed by seed", says, panels, keys)
 
 
 def _levels(cells: Sequence[Cell], title: str, report: Mapping[str, Any], *, several: bool) -> list[Level]:
@@ -70,16 +83,21 @@ def _limits(cells: Sequence[Cell], metric: str) -> tuple[float, float]:
     return min(values) - room, max(values) + room
 
 
-def _panel(title: str, metric: str, levels: Sequence[Level], limits: tuple[float, float]) -> Panel:
-    left = 16 + LETTER * max(min(len(level.name), LONGEST) for level in levels)
+def _panel(
+    title: str, metric: str, levels: Sequence[Level], limits: tuple[float, float], *, left: int
+) -> Panel:
     with panel(height=TOP + BOTTOM + LEVEL * len(levels), left=left) as (figure, axes):
         for i, level in enumerate(levels):
-            _dots(axes, level, i, metric)
+            if level.cell["values"]:
+                _dots(axes, level, i, metric)
+            else:
+                axes.text(sum(limits) / 2, i, absent(level.cell), color=FAINT, ha="center", va="center")
         axes.set_xlim(*limits)
         axes.set_ylim(len(levels) - 0.5, -0.5)
         axes.set_yticks(range(len(levels)), [_short(level.name) for level in levels])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.grid(axis="y", visible=False)
+        axes.locator_params(axis="x", nbins=5 if unit(metric) else 4)
         axes.set_xlabel(f"{metric}{',' if unit(metric) else ''}{unit(metric)}", labelpad=1)
         values = "; ".join(f"{v.name} {spread(list(v.cell['values'].values()), metric)}" for v in levels)
         return Panel(title, svg(figure, f"{title}, {metric}{unit(metric)}: {values}"))
@@ -91,6 +109,8 @@ def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
         value = cell["published"]["value"]
         says = f"{name}, published: {shown(value, metric)}{unit(metric)}"
         dot(axes, value * factor, at, says, face=PAPER, edge=FAINT, mark="D")
+    if len(cell["values"]) >= BOXED:
+        _box(axes, [value * factor for value in cell["values"].values()], at, colour(level.index))
     for seed, value in cell["values"].items():
         says = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
         dot(axes, value * factor, at, says, face=colour(level.index), mark=marker(level.index))
@@ -98,6 +118,18 @@ def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
     axes.plot(
         [cell["mean"] * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=mean, zorder=5
     )
+
+
+def _box(axes: Axes, values: Sequence[float], at: int, shade: str) -> None:
+    """A box plot (Tukey, 1977) with whiskers to the least and the largest value."""
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    top, bottom = at - BOX / 2, at + BOX / 2
+    axes.fill(
+        [low, high, high, low], [top, top, bottom, bottom], color=shade, alpha=0.22, linewidth=0, zorder=1
+    )
+    for ends in ((min(values), low), (high, max(values))):
+        axes.plot(ends, [at, at], color=shade, linewidth=1, zorder=1)
+    axes.plot([middle] * 2, [top, bottom], color=shade, linewidth=1.6, zorder=2)
 
 
 def _short(name: str) -> str:

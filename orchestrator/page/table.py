@@ -11,6 +11,7 @@ from orchestrator.page.numbers import shown, signed, unit
 Cell = Mapping[str, Any]
 View = dict[str, Any]
 
+SURE = ("mean", "std", "95 % interval of the mean")
 VERDICTS = {
     True: ("within", "=", "within two standard deviations of it"),
     False: ("outside", "≠", "farther than two standard deviations from it"),
@@ -28,7 +29,7 @@ def table_view(report: Mapping[str, Any]) -> View:
     for row in report["rows"]:
         cells = [places.get((row, column)) for column in report["columns"]]
         rows.append({"name": row, "cells": [cell and _cell(cell, usual) for cell in cells]})
-    return {
+    return _seeds(report) | {
         "corner": " / ".join(report["row_axes"]) or "sweep",
         "axis": report["column_axis"],
         "columns": report["columns"],
@@ -39,13 +40,37 @@ def table_view(report: Mapping[str, Any]) -> View:
     }
 
 
+def _seeds(report: Mapping[str, Any]) -> View:
+    """A table of what every seed gave, the deviation and the interval of the mean: a line for each cell."""
+    cells = [cell for cell in report["cells"] if cell["values"]]
+    seeds = list(dict.fromkeys(seed for cell in cells for seed in cell["values"]))
+    several = len(report["columns"]) > 1
+    labels = [" / ".join(report["row_axes"]) or "sweep"]
+    labels += [report["column_axis"] or ""] if several else []
+    lines = [[cell["row"], *([cell["column"]] if several else []), *_numbers(cell, seeds)] for cell in cells]
+    return {
+        "seeds": lines,
+        "seeds_head": [*labels, *(f"seed {seed}" if seed.isdigit() else seed for seed in seeds), *SURE],
+        "seeds_labels": len(labels),
+        "seeds_caption": "std is the sample’s; the interval is the bootstrap’s, by percentiles",
+    }
+
+
+def _numbers(cell: Cell, seeds: Sequence[str]) -> list[str]:
+    metric, values = cell["metric"], cell["values"]
+    told = [shown(values[seed], metric) if seed in values else "–" for seed in seeds]
+    spread = "–" if cell["std"] is None else shown(cell["std"], metric, like=cell["mean"])
+    sure = _interval(cell["interval"], metric) if cell["interval"] else "–"
+    return [*told, shown(cell["mean"], metric), spread, sure]
+
+
 def _cell(cell: Cell, usual: int | None) -> View:
     metric, known = cell["metric"], cell["mean"] is not None
     complete = cell["seeds"] == cell["trials"] and usual is not None
     return {
         "value": shown(cell["mean"], metric) if known else "–",
         "std": shown(cell["std"], metric, like=cell["mean"]) if cell["std"] is not None else "",
-        "why": _absent(cell) if not known else "" if complete else _count(cell),
+        "why": absent(cell) if not known else "" if complete else _count(cell),
         "published": _published(cell),
         "difference": _difference(cell),
         "tip": _tip(cell) if known else "",
@@ -56,10 +81,10 @@ def _count(cell: Cell) -> str:
     seeds = f"{cell['seeds']} seed{'' if cell['seeds'] == 1 else 's'}"
     if cell["seeds"] == cell["trials"]:
         return seeds
-    return f"{cell['seeds']} of {cell['trials']} seeds; {_absent(cell)}"
+    return f"{cell['seeds']} of {cell['trials']} seeds; {absent(cell)}"
 
 
-def _absent(cell: Cell) -> str:
+def absent(cell: Cell) -> str:
     """`2 failed, 1 not run`"""
     why: dict[str, int] = {}
     for one in cell["absent"]:

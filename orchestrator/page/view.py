@@ -56,8 +56,8 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "axes": [_axis(axis, sweep) for axis in sweep["axes"]],
         "recipe": sweep["recipe"],
         "notes": report["notes"],
-        "failures": [t for t in sweep["trials"] if t["state"] == "failed"],
-        "warnings": _warnings(sweep),
+        "failures": _told((t, t["error"]) for t in sweep["trials"] if t["state"] == "failed"),
+        "warnings": _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ())),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
         "metric": sweep["metric"] + (f",{unit(sweep['metric'])}" if unit(sweep["metric"]) else ""),
@@ -85,12 +85,11 @@ def _axis(axis: Mapping[str, Any], sweep: Sweep) -> View:
     return {**axis, "role": "rows" if down else "columns" if across else "repeats"}
 
 
-def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
-    """What trials gave as warnings: each text once, with the trials that gave it."""
+def _told(texts: Iterable[tuple[Mapping[str, Any], str]]) -> list[tuple[str, str]]:
+    """What trials gave as failures or warnings: each text once, with the trials that gave it."""
     by_text: dict[str, list[str]] = {}
-    for trial in sweep["trials"]:
-        for text in trial.get("warnings", ()):
-            by_text.setdefault(text, []).append(_name(trial))
+    for trial, text in texts:
+        by_text.setdefault(text, []).append(_name(trial))
     return [(text, "; ".join(names)) for text, names in by_text.items()]
 
 
@@ -129,6 +128,9 @@ def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     if seconds:
         middle = duration(statistics.median(seconds))
         lines.append(("machine time", f"{sum(seconds) / 3600:.2f} hours, {middle} for a trial in the middle"))
+        lines += _hours(known)
+    if machines := {trial["machine"] for trial in known if trial.get("machine")}:
+        lines.append(("machines", f"{len(machines)}"))
     if times:
         lines.append(("finished", f"{_when(times[0])} to {_when(times[-1])}"))
     for field in ("device", "precision", "threads", "commit", "python"):
@@ -137,6 +139,15 @@ def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
     for name in packages:
         lines += _counted(name, [t["versions"][name] for t in known if name in (t["versions"] or {})])
     return lines
+
+
+def _hours(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """`cpu 1.20 hours, NVIDIA H200 3.40 hours`, where there are several devices."""
+    spent: Counter[str] = Counter()
+    for trial in trials:
+        spent[trial["device"] or "unknown"] += trial["seconds"] or 0
+    told = ", ".join(f"{device} {seconds / 3600:.2f} hours" for device, seconds in spent.items())
+    return [("of it", told)] if len(spent) > 1 else []
 
 
 def _counted(name: str, values: Sequence[str]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 
 from orchestrator.report.table import Cell, Table
+from orchestrator.report.wording import absence
 
 COLUMNS = (
     "sweep",
@@ -20,6 +21,7 @@ COLUMNS = (
     "trials",
     "failed",
     "stopped",
+    "absent",  # why trials give no value, in words
     "low",  # and high: the 95 % bootstrap interval of the mean
     "high",
     "published",
@@ -48,6 +50,7 @@ def _lines(sweep: str, cells: Iterable[Cell]) -> Iterable[dict[str, object]]:
         figure = cell.published
         yield known | {
             "sweep": sweep,
+            "absent": absence(cell),
             "low": low,
             "high": high,
             "published": figure and figure.value,

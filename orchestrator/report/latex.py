@@ -73,6 +73,7 @@ def _float(title: str, label: str, head: list[str], body: list[list[str]]) -> st
         r"\centering",
         f"\\caption{{{escaped(title)}}}",
         f"\\label{{{re.sub(r'[^A-Za-z0-9:.-]', '-', label)}}}",
+        r"\smallskip",  # the usual classes leave no room below a caption
         f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         r"\toprule",
         _row(head),

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from orchestrator.report.table import Cell, Table, scale
 
 SIGNS = {True: "=", False: "≠", None: "?"}  # of the published figure: within two std, outside, not known
 
 
 def text(table: Table, row: str, column: str) -> str:
-    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and `(1 of 3, 2
-    stopped)` if a scheduler ended some."""
+    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and why if they
+    will not come: `(1 of 3, 1 failed, 1 stopped)`."""
     cell = table.cells.get((row, column))
     return "" if cell is None else shown(cell, cell.metric, table.seeds)
 
 
 def shown(cell: Cell, metric: str, seeds: int | None) -> str:
     """A cell in words; `seeds` is how many trials all cells have, which goes without saying."""
-    stopped = [f"{cell.stopped} stopped"] if cell.stopped else []
     if cell.mean is None:
-        return ", ".join([*([f"{cell.failed} failed"] if cell.failed else []), *stopped]) or "-"
+        return absence(cell)
     value = spread(cell.mean, cell.std, metric)
     if cell.seeds == seeds:
         return value
     count = str(cell.seeds) if cell.seeds == cell.trials else f"{cell.seeds} of {cell.trials}"
-    return f"{value} ({', '.join([count, *stopped])})"
+    gone = [f"{n} {why}" for n, why in ((cell.failed, "failed"), (cell.stopped, "stopped")) if n]
+    return f"{value} ({', '.join([count, *gone])})"
+
+
+def absence(cell: Cell) -> str:
+    """Why a cell lacks trials: `3 failed`, `1 failed, 2 not run`; `not run` where none of them is."""
+    why = Counter(one.why for one in cell.absent)
+    if why["not run"] == cell.trials:
+        return "not run"
+    return ", ".join(f"{n} {what}" for what, n in why.items())
 
 
 def spread(mean: float, std: float | None, metric: str) -> str:

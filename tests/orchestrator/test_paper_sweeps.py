@@ -1,109 +1,284 @@
-"""The sweeps behind the paper's tables on pixels stand for the trials that the tables have."""
+"""The sweeps behind the paper's tables and figures stand for the trials that these have, at the paper's recipe, and
+fill every cell."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.depots.results import Ledger, Record
-from orchestrator.expansion import Point, expand
-from orchestrator.plan import make_plan
-from orchestrator.report import tabulate
+from orchestrator.plan import Plan, Task, make_plan
+from orchestrator.report import make_sheet
+from orchestrator.report.reference import find
+from orchestrator.report.table import axes_of
+from orchestrator.spec import RunSpec
 from orchestrator.standing import look
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
+from orchestrator.union import Union
 from poisons import Store
 from poisons.ops import Ops
 from tests.conftest import CPU, ROOT
+from tests.photographs import photographs
+
+FOLDER = ROOT / "sweeps" / "paper"
+FILES = sorted(FOLDER.glob("*.yaml"))
+CELLS = {  # rows x columns as trained, seeds (of a training, or of a draw), data sets that are trained on
+    "figure1": (1 * 3, 3, 3),
+    "figure3": (1 * 3, 3, 3),
+    "figure4": (1 * 3, 3, 3),
+    "table1": (1 * 3, 3, 3),
+    "table2": (6 * 3, 3, 3),
+    "table3": (6 * 1, 3, 1),
+    "table4": (2 * 2, 3, 2),
+    "table5": (9 * 4, 3, 4),
+    "table6": (4 * 5, 3, 5),
+    "table_a": (4, 3, 4),
+    "table_b": (1, 10, 10),
+    "table_c": (3 + 2, 3, 5),
+    "table_d": (3 * 3, 3, 3),
+}
+UNIQUE = 18 + 6 + 4 + 33 + 2 + 10 + 4 + 9  # Tables 2, 3, 4, 5 (new), A, B, C, D: 86 single-seed trainings
 
 
-def points(name: str) -> tuple[Point, ...]:
-    file = ROOT / "sweeps" / f"{name}.yaml"
-    return expand(load(file, ("data.source=digits",)), str(file))
+@pytest.fixture(scope="module")
+def imagenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """What makes Table 4 one of three classes of small photographs."""
+    root = photographs(tmp_path_factory.mktemp("photographs"), classes=3, train=4, val=2)
+    return (f"data.source.root={root}", "data.source.classes=3")
 
 
-@pytest.mark.parametrize(
-    ("name", "trials", "data_sets"),
-    [
-        ("multipixel", 4 * 5 * 3, 5),
-        ("position_color", 4 * 3, 4),
-        ("random_pixel", 10, 10),
-        ("search_fraction", (3 + 2) * 3, 5),
-    ],
-)
-def test_a_tables_trials_are_all_there_and_all_different(name: str, trials: int, data_sets: int) -> None:
-    found = [point.trial for point in points(name)]
-    pinned = [trial.model_copy(update={"data": trial.data.pinned()}) for trial in found]
-    assert len({trial.key for trial in pinned}) == len(found) == trials
-    assert len({trial.data.key for trial in pinned}) == data_sets
-    assert {trial.data.source.kind for trial in found} == {"digits"}
-    assert {(t.train.architecture.kind, t.train.epochs, t.train.batch_size) for t in found} == {
-        ("resnet18", 200, 128)
+@pytest.fixture(scope="module")
+def plans(imagenet: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+    """Every file's plan, by its name."""
+    store = Store(tmp_path_factory.mktemp("planned"))
+    settings = {"table4": imagenet}
+    return {f.stem: make_plan(load(f, settings.get(f.stem, ())), store, f.stem) for f in FILES}
+
+
+def test_every_file_is_under_test(plans: dict[str, Plan]) -> None:
+    assert set(plans) == set(CELLS)
+    assert {name: plan.sweep.name for name, plan in plans.items()} == {
+        name: f"paper_{name}" for name in CELLS
     }
 
 
-def poisons(name: str) -> dict[str, Any]:
-    return {point.name: point.trial.data.poison for point in points(name)}
+@pytest.mark.parametrize("name", CELLS)
+def test_the_trials_are_all_there_and_all_different(plans: dict[str, Plan], name: str) -> None:
+    cells, seeds, data_sets = CELLS[name]
+    tasks = plans[name].tasks
+    assert len({task.key for task in tasks}) == len(tasks) == cells * seeds
+    assert len({task.trial.data.key for task in tasks}) == data_sets
+    drawn = {(task.trial.seed, task.trial.data.seed) for task in tasks}
+    assert drawn == ({(0, i) for i in range(10)} if name == "table_b" else {(i, 0) for i in range(3)})
 
 
-def test_multipixel_takes_pixels_as_released_under_four_strategies() -> None:
-    chains = poisons("multipixel")
+@pytest.mark.parametrize("name", CELLS)
+def test_every_published_figure_has_its_cell(plans: dict[str, Plan], name: str, store: Store) -> None:
+    """And every cell its figure, where the paper has a table of them."""
+    outline = plans[name].outline
+    sheet = make_sheet(look(outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    assert sheet.notes == ()
+    assert (sheet.reference is None) is name.startswith("figure")
+    if sheet.reference is not None:
+        beside = [cell.published for cell in sheet.table.cells.values()]
+        assert None not in beside
+        whole = len(find(f"ops_paper/{name}", FOLDER / f"{name}.yaml").cells)
+        assert len(beside) == whole - (name == "table_c"), "at 100 % no image is left to be noisy"
+    assert sheet.claims, "a sweep says what it is run to see"
+    assert [claim.why for claim in sheet.claims] == [None] * len(sheet.claims)
+
+
+def test_the_recipe_is_the_papers(plans: dict[str, Plan]) -> None:
+    tasks = [task for plan in plans.values() for task in plan.tasks]
+    assert {task.trial.train.epochs for task in tasks} == {200}
+    assert {task.trial.data.source.kind for task in plans["table4"].tasks} == {"image_folder"}
+    others = [task for name, plan in plans.items() if name != "table4" for task in plan.tasks]
+    assert {task.trial.data.source.kind for task in others} == {"cifar10"}
+    assert {recipe(task) for task in tasks} == {
+        ("lenet5", "sgd", 0.1, 128),
+        ("cvt_7_4", "adamw", 5e-4, 128),
+        ("cct_7_3x1", "adamw", 5e-4, 128),
+        ("densenet121", "sgd", 0.1, 128),
+        ("resnet18", "sgd", 0.1, 128),
+        ("resnet50", "sgd", 0.1, 128),
+        ("wide_resnet", "sgd", 0.1, 64),  # WRN-28-10 of Table 2
+        ("wide_resnet", "sgd", 0.1, 128),  # the widths of Table 3
+    }
+    budgets = {str(task.trial.train.defense.budget.eps) for task in plans["table_d"].tasks}  # type: ignore[attr-defined]
+    assert budgets == {"1/2", "1", "2"}
+
+
+def recipe(task: Task) -> tuple[str, str, float, int]:
+    train = task.trial.train
+    return train.architecture.kind, train.optimizer.kind, train.optimizer.lr, train.batch_size
+
+
+def test_strategies_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
+    def strategies(name: str) -> dict[str, str]:
+        trains = {task.point.labels["train"]: task.trial.train for task in plans[name].tasks}
+        return {
+            label: " ".join([t.defense.kind, *(a.kind for a in t.augmentations)])
+            for label, t in trains.items()
+        }
+
+    four = {
+        "Standard": "erm flip_crop",
+        "Mixup": "erm flip_crop mixup",
+        "Cutout": "erm flip_crop cutout",
+        "RandAugment": "erm flip_crop uda_augment",
+    }
+    assert strategies("table6") == four
+    assert strategies("table5") == four | {
+        "RandAugment + Cutout": "erm flip_crop uda_augment cutout",
+        "AT": "pgd_at flip_crop",
+        "AT + Mixup": "pgd_at flip_crop mixup",
+        "AT + Cutout": "pgd_at flip_crop cutout",
+        "AT + RandAugment": "pgd_at flip_crop uda_augment",
+    }
+
+
+def test_pixels_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
+    chains: dict[str, Any] = {
+        t.point.labels["data.poison"]: t.trial.data.poison for t in plans["table6"].tasks
+    }
     for pixels in range(1, 5):
-        assert chains[f"train=Mixup, data.poison={pixels}, seed=0"] == (Ops(pixels=pixels),)
-    recipes = {p.labels["train"]: [a.kind for a in p.trial.train.augmentations] for p in points("multipixel")}
-    assert recipes == {
-        "Standard": ["flip_crop"],
-        "Mixup": ["flip_crop", "mixup"],
-        "Cutout": ["flip_crop", "cutout"],
-        "RandAugment": ["flip_crop", "uda_augment"],
-    }
-
-
-def test_random_pixels_are_drawn_anew_and_trained_alike() -> None:
-    found = points("random_pixel")
-    assert [point.trial.data.seed for point in found] == list(range(10))
-    assert {point.trial.seed for point in found} == {0}
-
-
-def test_noise_needs_images_outside_the_fraction() -> None:
-    found = {(ops.search_fraction, str(ops.upload_noise)) for (ops,) in poisons("search_fraction").values()}
+        assert chains[str(pixels)] == (Ops(pixels=pixels),)
+    searched: list[Any] = [task.trial.data.poison[0] for task in plans["table_c"].tasks]
+    found = {(ops.search_fraction, str(ops.upload_noise)) for ops in searched}
     assert found == {(0.01, "None"), (0.1, "None"), (1.0, "None"), (0.01, "8/255"), (0.1, "8/255")}
 
+
+# -- together
+
+
+def test_all_of_them_together_are_the_papers_trainings_and_twelve_of_table_6(plans: dict[str, Plan]) -> None:
+    """86 is counted without Table 6, most of which is in Table 5: its two to four pixels are 12 more."""
+    union = Union(tuple(plans.values()))
+    assert union.points == sum(cells * seeds for cells, seeds, _ in CELLS.values()) == 352
+    assert union.single_seed == UNIQUE + 12 == 98
+    assert len(union.tasks) == union.points - union.shared == 3 * (98 - 10) + 10 == 274
+    without = Union(tuple(plan for name, plan in plans.items() if name != "table6"))
+    assert without.single_seed == UNIQUE == 86
+    more = {task.key: task for task in union.tasks}.keys() - {task.key for task in without.tasks}
+    (labels,) = [
+        {
+            (t.point.labels["train"], t.point.labels["data.poison"])
+            for t in plans["table6"].tasks
+            if t.key in more
+        }
+    ]
+    assert labels == {(s, p) for s in ("Standard", "Mixup", "Cutout", "RandAugment") for p in "234"}
+    assert len(more) == 12 * 3
+
+
+def test_a_training_that_several_of_them_have_is_one(plans: dict[str, Plan]) -> None:
+    """ResNet-18 without a strategy on the pixel of the paper: Tables 1, 2, 5, 6, A and C, and the figures."""
+    where: dict[str, list[str]] = {}
+    for name, plan in plans.items():
+        for task in plan.tasks:
+            where.setdefault(task.key, []).append(name)
+    ops = next(t for t in plans["figure1"].tasks if t.point.name == "data.poison=ops, seed=0")
+    tables = ["table1", "table2", "table5", "table6", "table_a", "table_c"]
+    assert where[ops.key] == ["figure1", "figure3", "figure4", *tables]
+    kinds = {
+        "clean and test images of CIFAR-10": 2,
+        "em, ops, both": 3,
+        "two to four pixels": 3,
+        "clean, test and ops of ImageNet": 3,
+        "place, colour": 2,
+        "random pixels": 10,
+        "shares of the images, the others noisy or not": 4,
+        "em and ops on other images": 2,
+    }
+    names = [spec.name for spec in Union(tuple(plans.values())).whole.to_build]
+    assert len(set(names)) == len(names) == sum(kinds.values())
+
+
+# -- filled, at smoke size
 
 SMOKE = {"data.source": "digits", "data.limit": 40, "evaluation.limit": 20, "train.epochs": 1}
 EM = "{kind: em, generator: {kind: resnet18, width: 4}, steps: 1, train_steps: 1, max_rounds: 1}"
 LENET = {"train.architecture": "lenet5"}
-NARROW = {"train.architecture": "{kind: resnet18, width: 8}"}
+NARROW = {"train.architecture": "{kind: resnet18, width: 4}"}
+THREE = {"data.poison": f"[clean, {EM}, ops]"}
+SETS = {"probes.0.sets.em.poison": EM, "probes.0.sets.shuffled_em.poison": EM}
+
+
+def smoke(name: str, store: Store, changes: dict[str, str]) -> Plan:
+    """The plan of a file at smoke size; one seed where `changes` does not say otherwise."""
+    told = {**SMOKE, **({} if name == "table_b" else {"seed": "[0]"}), **changes}
+    settings = tuple(f"{path}={value}" for path, value in told.items())
+    return make_plan(load(FOLDER / f"{name}.yaml", settings), store, name)
+
+
+def run(tasks: Iterable[Task], store: Store) -> list[Record]:
+    keep = RunSpec(keep="weights")
+    return [run_trial(task.trial, store, device=CPU, looks=task.looks, run=keep) for task in tasks]
 
 
 def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
-    """The records of a table's trials, run one after the other at smoke size; every cell has its number."""
-    settings = tuple(f"{path}={value}" for path, value in {**SMOKE, **changes}.items())
-    plan = make_plan(load(ROOT / "sweeps" / f"{name}.yaml", settings), store, name)
-    records = [run_trial(task.trial, store, device=CPU) for task in plan.tasks]
-    cells = tabulate(look(plan.outline, Ledger(store.where))).cells.values()
-    assert all(cell.mean is not None and 0 <= cell.mean <= 1 for cell in cells)
-    assert sum(cell.trials for cell in cells) == len(records)
+    """The records of a sweep's trials, run one after the other; every cell has its number and every claim its
+    verdict."""
+    plan = smoke(name, store, changes)
+    records = run(plan.tasks, store)
+    sheet = make_sheet(look(plan.outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    cells = list(sheet.table.cells.values())
+    assert all(cell.mean is not None and cell.seeds == cell.trials for cell in cells)
+    assert all(0 <= (cell.mean or 0) <= 1 for cell in cells if cell.metric.endswith("acc"))
+    assert {claim.verdict for claim in sheet.claims} <= {"holds", "does not hold"}
+    measured = len(plan.outline.report.get("metrics") or {}) if "metric" in str(axes_of(plan.outline)) else 1
+    assert sum(cell.trials for cell in cells) == len(records) * max(measured, 1)
     return records
 
 
 @pytest.mark.parametrize(
-    ("name", "seeds", "trials"),
+    ("name", "changes", "trials"),
     [
-        ("multipixel", {"seed": "[0]"}, 20),
-        ("position_color", {"seed": "[0]"}, 4),
-        ("random_pixel", {"data.seed": "[0, 1]"}, 2),
-        ("search_fraction", {"seed": "[0]"}, 5),
+        ("table6", LENET, 20),
+        ("table_a", LENET, 4),
+        ("table_b", {**LENET, "data.seed": "[0, 1]"}, 2),
+        ("table_c", LENET, 5),
+        ("table3", {"train.architecture.width": "[1, 2]", "train.architecture.depth": "10"}, 2),
     ],
 )
-def test_a_table_of_pixels_is_filled(name: str, seeds: dict[str, str], trials: int, store: Store) -> None:
-    assert len(filled(name, store, {**LENET, **seeds})) == trials
+def test_a_table_of_pixels_is_filled(name: str, changes: dict[str, str], trials: int, store: Store) -> None:
+    if name == "table3":  # it claims something of all widths
+        changes = {**changes, "report.claims": "[]"}
+    assert len(filled(name, store, changes)) == trials
+
+
+def test_the_table_of_photographs_is_filled(store: Store, tmp_path: Path) -> None:
+    root = photographs(tmp_path / "photographs", classes=2, train=3, val=1)
+    source = f"{{kind: image_folder, root: {root}, classes: 2, resize: 256, size: 224}}"
+    changes = {"data.source": source, "data.limit": "null", "train.architecture.width": "4"}
+    records = filled("table4", store, changes)
+    assert [r["spec"]["train"]["architecture"]["kind"] for r in records] == ["resnet18"] * 2 + [
+        "resnet50"
+    ] * 2
+    assert {r["spec"]["train"]["augmentations"][0]["pad"] for r in records} == {28}
+
+
+def test_table_1_and_the_figures_look_at_the_same_networks(store: Store) -> None:
+    """Figure 4 has to watch, and keeps the weights that the others look at: nothing is trained twice."""
+    looks = {
+        "figure4": {},
+        "figure1": {"probes.0.limit": "8", "probes.0.pictured": "2"},
+        "figure3": {"probes.0.points": "3", "probes.0.limit": "20"},
+        "table1": SETS,
+    }
+    for name, changes in looks.items():
+        plan = smoke(name, store, {**NARROW, **THREE, **changes})
+        assert [task.trains for task in plan.tasks] == [name == "figure4"] * 3
+        assert len(filled(name, store, {**NARROW, **THREE, **changes})) == 3
 
 
 @pytest.mark.slow
 def test_the_table_of_architectures_is_filled(store: Store) -> None:
-    records = filled("architectures", store, {"data.poison": f"[clean, {EM}, ops]", "seed": "[0]"})
+    records = filled("table2", store, THREE)
     sizes = {record["spec"]["train"]["architecture"]["kind"]: record["parameters"] for record in records}
     assert len(records) == 18
     assert sizes["cct_7_3x1"] == 3_760_139
@@ -113,12 +288,12 @@ def test_the_table_of_architectures_is_filled(store: Store) -> None:
 @pytest.mark.slow
 def test_the_table_of_strategies_is_filled_with_robust_accuracies_too(store: Store) -> None:
     poisons = f"{{clean: clean, em: {EM}, ops: ops, CIFAR-10-S: [{EM}, ops]}}"
-    records = filled("strategies", store, {**NARROW, "data.poison": poisons, "seed": "[0]"})
+    robust = {"evaluation": "{attacks: [pgd], attack_limit: 20, limit: 20}"}
+    records = filled("table5", store, {**NARROW, **robust, "data.poison": poisons})
     assert len(records) == 36
     assert all("test/pgd20_Linf_8_255_acc" in record["metrics"] for record in records)
 
 
 @pytest.mark.slow
 def test_the_table_of_budgets_is_filled(store: Store) -> None:
-    changes = {**NARROW, "data.poison": f"[clean, ops, {EM}]", "seed": "[0]"}
-    assert len(filled("l2_budgets", store, changes)) == 9
+    assert len(filled("table_d", store, {**NARROW, **THREE})) == 9

@@ -75,4 +75,4 @@ def test_a_table_never_averages_stopped_trials_and_says_how_many_there_are(store
     assert table.cells["4", column].stopped == 1
     assert table.cells["4", column].mean == pytest.approx(0.95)
     without = report.tabulate(standing(store, {}))
-    assert report.text(without, "5", column) == "-", "a sweep without a scheduler will run them"
+    assert report.text(without, "5", column) == "not run", "a sweep without a scheduler will run them"

@@ -65,7 +65,7 @@ def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
         "30.00 ± 26.46",
         "40.00 ± 0.00",
         "90.00 (1 of 3)",
-        "-",
+        "not run",
     ]
 
 
@@ -74,7 +74,7 @@ def test_failures_show_and_say_why(store: Store) -> None:
     assert report.text(found, "clean", "1") == "3 failed"
     cell = found.cells["clean", "2"]
     assert cell.failed == 1
-    assert report.text(found, "clean", "2") == "60.00 ± 14.14 (2 of 3)"
+    assert report.text(found, "clean", "2") == "60.00 ± 14.14 (2 of 3, 1 failed)"
     assert [(one.seed, one.why, one.kind, one.error) for one in cell.absent] == [
         ("1", "failed", "trial", "Boom: no [x]")
     ]

@@ -34,7 +34,7 @@ def test_markdown_is_a_table_with_what_is_below_it(full: report.Sheet) -> None:
     assert lines[3] == "| --- | ---: | ---: |"
     assert lines[4] == "| clean | 30.00 ± 26.46 (33.00 -3.00 =) | 40.00 ± 0.00 (41.00 -1.00 ≠) |"
     assert lines[5] == (
-        "| ops | 85.00 ± 7.07 (2 of 3) (90.00 ± 2.00 -5.00 =) | 33.33 (1 of 3) (10.00 +23.33 ?) |"
+        "| ops | 85.00 ± 7.07 (2 of 3, 1 failed) (90.00 ± 2.00 -5.00 =) | 33.33 (1 of 3) (10.00 +23.33 ?) |"
     )
     assert lines[7].startswith(
         "test/clean_acc in %, mean ± std over 3 seeds; in parentheses: as published (a paper)"
@@ -64,6 +64,7 @@ def test_comma_separated_values_come_back_in_full_precision(full: report.Sheet) 
         assert json.loads(known["values"]) == dict(cell.values)
         assert known["difference"] == cell.difference
         assert (known["low"], known["high"]) == (cell.interval or (None, None))
+    assert frame["absent"].iloc[2:4].tolist() == ["1 failed", "2 not run"]
 
 
 def test_json_holds_everything_of_the_sheet(full: report.Sheet) -> None:

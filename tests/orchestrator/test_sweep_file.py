@@ -76,6 +76,11 @@ def test_settings_change_the_base_the_grid_and_the_run(tmp_path: Path) -> None:
     assert sweep.report.metric == "train/loss"
 
 
+def test_settings_change_the_looks(tmp_path: Path) -> None:
+    sweep = load(write(tmp_path, GOOD + "probes: [loss_surface]\n"), ("probes.0.points=3",))
+    assert [spec.probe.points for spec in sweep.probes] == [3]  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("setting", ["epochs", "=3", "train.epochs=[1"])
 def test_a_setting_that_is_none_is_refused(tmp_path: Path, setting: str) -> None:
     with pytest.raises(InputError, match="--set"):

@@ -59,6 +59,20 @@ def test_the_command_says_what_they_come_to_together(opsctl: Opsctl, tmp_path: P
     assert code == 0, err
     assert "8 trials in 2 sweeps, 2 of them shared: 6 in all, 3 if each had one seed" in out
     assert "4 data sets to build, 6 trials to run, 0 trials already done" in out
-    code, _, err = opsctl("plan", str(files[0]), str(tmp_path / "gone.yaml"))
+
+
+def test_a_sweep_that_cannot_be_planned_costs_the_others_nothing(opsctl: Opsctl, tmp_path: Path) -> None:
+    """ImageNet is not everywhere."""
+    source = {"kind": "image_folder", "root": "nowhere"}
+    odd = write(tmp_path, tiny(name="odd", base={"data": {"source": source}}))
+    files = [write(tmp_path, tiny()), odd, write(tmp_path, tiny(name="again"))]
+    code, out, err = opsctl("plan", *files)
     assert code == 2
+    assert "8 trials in 2 sweeps, 4 of them shared: 4 in all, 2 if each had one seed" in out
+    assert f"left out: {odd}: no folder" in " ".join(err.split())
+    code, out, err = opsctl("report", *files, "--format", "csv")
+    assert (code, out.count("tiny,"), "left out" in err) == (2, 2, True)
+    code, out, err = opsctl("plan", odd, tmp_path / "gone.yaml")
+    assert (code, out) == (2, "")
+    assert "no folder" in err
     assert "gone.yaml" in err

@@ -49,7 +49,7 @@ def poisoned(images: Images) -> Images:
 def looks_of(member: type[Probe], images: Images) -> list[Look]:
     """A look with sets of images, those that the probe needs among them."""
     probe = Probe.parse({"kind": member.kind, **member.smoke}, "test")
-    names = {*probe.needs, *(("one", "other") if probe.per_set else ())}
+    names = {*probe.needs, *(("clean", "other") if probe.per_set else ())}
     return [Look("look", probe, dict.fromkeys(names, images))]
 
 

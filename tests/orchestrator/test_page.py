@@ -1,0 +1,333 @@
+"""The page of a report in a real browser: it fetches nothing, says nothing on the console, fits a phone, is readable in
+the dark, and prints; and it can be made again from its document."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from orchestrator.depots.results import Ledger
+from orchestrator.page import document_of, load_document, page_of, save_document, write_page
+from orchestrator.plan import make_plan
+from orchestrator.report import Sheet, make_sheet
+from orchestrator.spec import RunSpec, SweepSpec
+from orchestrator.standing import look
+from orchestrator.trial import run_trial
+from poisons import Store
+from tests.conftest import CPU, ROOT
+from tests.orchestrator.browser import Seen, browser, visit
+from tests.orchestrator.sweeps import tiny
+from trainers import InputError
+
+EM = {
+    "kind": "em",
+    "generator": {"kind": "resnet18", "width": 4},
+    "steps": 1,
+    "train_steps": 1,
+    "max_rounds": 1,
+}
+LONG = "ops with a label that is as long as nobody should ever make one <b>&"
+PUBLISHED = {"source": "a paper, https://example.org/<paper>", "units": "percent", "tables": {"t": {"cells": [
+    {"row": "1", "column": "clean", "value": 12.0},
+    {"row": "1", "column": "em", "value": 99.5, "std": 0.4, "runs": 5},
+    {"row": "2", "column": LONG, "value": 33.0},
+]}}}  # fmt: skip
+CLAIMS = [
+    {"says": "Poison hurts", "lower": {"data.poison": LONG}, "higher": {"data.poison": "clean"}, "margin": 1},
+    {"says": "Nobody reads noise", "lower": {"data.poison": "em"}, "higher": 101},
+    {"says": "Noise is read better than it can be", "lower": 101, "higher": {"data.poison": "em"}},
+    {"says": "Of what is not there", "lower": {"data.poison": "nothing"}, "higher": {"data.poison": "em"}},
+]
+PROBES = [
+    {"kind": "loss_surface", "points": 3, "limit": 20},
+    "distance",
+    {"kind": "first_layer", "limit": 8, "pictured": 2},
+    {
+        "kind": "shuffle_test",
+        "sets": {"ops": {"poison": "ops"}, "shuffled": {"poison": "ops", "shuffled": True}},
+    },
+]
+SWEEP = tiny(
+    name="a_bit_of_everything",
+    question='Is there & stays there "what" was <asked>?',
+    probes=PROBES,
+    grid={
+        "train.epochs": [1, 2, 3],
+        "data.poison": {"clean": "clean", "em": EM, LONG: "ops"},
+        "seed": [0, 1],
+    },
+    report={
+        "rows": "train.epochs",
+        "columns": "data.poison",
+        "reference": "paper/t",
+        "compare": [["clean", "em"], ["clean", LONG]],
+        "claims": CLAIMS,
+    },
+)
+FAILED, UNRUN = "train.epochs=2, data.poison=em, seed=1", "train.epochs=3, "
+needs_browser = pytest.mark.skipif(browser() is None, reason="no chromium on this machine to open pages in")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("page") / "store")
+
+
+@pytest.fixture(scope="module")
+def sheets(store: Store) -> list[Sheet]:
+    """A sweep with a bit of everything: done, failed and missing trials, four looks, published figures; and one that
+    has nothing yet."""
+    folder = store.root.parent
+    (folder / "reference").mkdir()
+    (folder / "reference" / "paper.json").write_text(json.dumps(PUBLISHED))
+    plan = make_plan(SweepSpec.parse(SWEEP, "test"), store, "test")
+    ledger = Ledger(store.where)
+    for task in plan.tasks:
+        if task.point.name == FAILED:
+            record = {
+                "error": "Boom: <script>alert(1)</script>\nand more",
+                "traceback": None,
+                "kind": "trial",
+            }
+            ledger.fail(task.key, record)
+        elif not task.point.name.startswith(UNRUN):
+            run_trial(task.trial, store, device=CPU, looks=task.looks, run=RunSpec())
+    nothing = make_plan(
+        SweepSpec.parse(
+            tiny(name="nothing-yet", grid={"data.poison": ["clean", "ops"], "train.epochs": [4]}), "test"
+        ),
+        store,
+        "test",
+    )
+    found = [(plan, "tiny.yaml"), (nothing, "nothing.yaml")]
+    return [make_sheet(look(plan.outline, ledger), folder / name) for plan, name in found]
+
+
+@pytest.fixture(scope="module")
+def page(sheets: list[Sheet], store: Store) -> Path:
+    file = store.root.parent / "page.html"
+    write_page(sheets, file, str(store.root))
+    return file
+
+
+# -- in a browser
+
+WIDE = """[...document.querySelectorAll("body *")].filter(e => !e.closest(".scroll, svg, .skip")
+  && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + "." + e.className)"""
+PALE = """(() => {
+  const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
+  const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
+    if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
+  const words = e => [...e.childNodes].some(n => n.nodeType == 3 && n.data.trim());
+  const found = [];
+  for (const e of document.querySelectorAll("body *")) {
+    if (!words(e) || e.closest("script, title")) continue;
+    const style = getComputedStyle(e);
+    const [a, b] = [light(parse(e.closest("svg") ? style.fill : style.color)), light(behind(e))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (ratio < 4.5) found.push(ratio.toFixed(2) + " " + e.tagName + " " + e.textContent.slice(0, 40));
+  }
+  return found;
+})()"""
+TINY = """[...document.querySelectorAll("figure svg text")].filter(e => e.getClientRects().length)
+  .filter(e => e.getBoundingClientRect().height < 9).map(e => e.textContent)"""
+ASK = {
+    "width": "document.documentElement.scrollWidth - innerWidth",
+    "wide": WIDE,
+    "pale": PALE,
+    "tiny": TINY,
+    "text": "document.body.innerText.length",
+    "ids": "[...document.querySelectorAll('[id]')].map(e => e.id)",
+    "broken": "[...document.images].filter(e => e.complete && !e.naturalWidth && e.checkVisibility()).length",
+}
+OPEN = 'document.querySelectorAll("details").forEach(e => { e.open = true })'
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+def test_it_is_quiet_self_contained_and_readable(page: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    seen = visit(page, tmp_path, width=width, dark=dark, ask={"open": OPEN, **ASK}, picture=True)
+    assert seen.messages == []
+    assert fetched(seen) == [page.resolve().as_uri()]
+    assert seen.said["width"] <= 0, "it is as wide as the window"
+    assert seen.said["wide"] == []
+    assert seen.said["pale"] == [], "text of a contrast below 4.5 to 1"
+    assert seen.said["tiny"] == []
+    assert seen.said["broken"] == 0
+    assert len(set(seen.said["ids"])) == len(seen.said["ids"]) > 10
+    assert seen.said["text"] > 3000
+    assert seen.picture.startswith(b"\x89PNG")
+
+
+@needs_browser
+def test_it_prints_with_all_that_is_folded(page: Path, tmp_path: Path) -> None:
+    seen = visit(page, tmp_path, printed=True)
+    assert seen.printed.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", seen.printed)) >= 2
+    assert seen.messages == []
+
+
+def fetched(seen: Seen) -> list[str]:
+    """What was asked of anybody; what a page holds in itself goes by data: and is none."""
+    return [url for url in seen.requests if not url.startswith("data:")]
+
+
+# -- in its text
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and keeps words, and what would be fetched."""
+
+    EMPTY = frozenset(["meta", "link", "img", "br", "hr", "input", "path", "circle", "use"])
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words += [data]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def test_it_is_whole_and_escapes_what_others_wrote(page: Path) -> None:
+    text = page.read_text()
+    assert "<script>alert" not in text
+    assert "<b>&" not in text
+    read = Page(text)
+    assert read.open == []
+    assert read.links
+    assert {link[0:5] for link in read.links if not link.startswith("#")} == {"data:"}
+    for svg in re.findall(r"<svg role.*?</svg>", text, re.S):
+        ElementTree.fromstring(svg)
+
+
+def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) -> None:
+    text = Page(page.read_text()).text
+    cell = sheets[0].table.cells["1", "clean"]
+    assert cell.mean is not None
+    for words in (
+        sheets[0].table.question,
+        f"{100 * cell.mean:.2f}",
+        "1 of 2 seeds; 1 failed",
+        "2 not run",
+        "99.50 ± 0.40",
+        "Boom: <script>alert(1)</script>",
+        "holds",
+        "does not hold",
+        "no data.poison=nothing",
+        "em minus clean",
+        "95 % interval of the mean",
+        "Seed by seed",
+        "Learning curves",
+        "Against train.epochs",
+        "Loss surface",
+        "Distance",
+        "First layer",
+        "Shuffle test",
+        "Data sets",
+        "What all trials have in common",
+        "machine time",
+        "machines",
+        "torch",
+        cell_key(sheets[0]),
+    ):
+        assert words in text, words
+    assert "nothing-yet" in text
+    assert "2 trials: 2 missing" in text
+
+
+def cell_key(sheet: Sheet) -> str:
+    return sheet.standing.outline.entries[0].key
+
+
+# -- from its document
+
+
+def test_a_page_is_made_again_from_its_document_without_the_store(
+    sheets: list[Sheet], store: Store, page: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "results" / "digits.json"
+    write_page(sheets, kept, str(store.root))
+    again = subprocess.run(
+        [sys.executable, "-m", "orchestrator.page", kept],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (again.returncode, again.stderr) == (0, "")
+    made = kept.with_suffix(".html").read_text()
+    assert page_of(load_document(kept)) == made
+    assert undated(made) == undated(page.read_text())
+
+
+def undated(text: str) -> str:
+    return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
+
+
+def test_a_document_comes_back_as_it_was(sheets: list[Sheet], store: Store, tmp_path: Path) -> None:
+    document = document_of(sheets, str(store.root))
+    save_document(document, tmp_path / "a.json")
+    assert load_document(tmp_path / "a.json") == document
+    assert "NaN" not in (tmp_path / "a.json").read_text()
+    assert str(store.root) not in (tmp_path / "a.json").read_text(), "no place on anybody's disk"
+    bare = document_of(sheets)
+    assert bare["data"] == []
+    assert "Learning curves" not in page_of(bare)
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", '{"format": 1}', '{"format": 99, "sweeps": []}'])
+def test_what_is_no_document_is_refused(text: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "page.json"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(InputError, match="is not the document of a page"):
+        load_document(file)
+
+
+# -- of any size
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+def test_a_document_is_small_whatever_the_histories_are(sheets: list[Sheet], store: Store) -> None:
+    document = document_of(sheets, str(store.root))
+    assert len(json.dumps(document)) < 600_000
+    assert len(page_of(document)) < 2_000_000
+    assert not any(isinstance(leaf, float) and len(f"{leaf!r}") > 24 for leaf in leaves(document))
