@@ -1,0 +1,173 @@
+"""docs/first_sweep.md does what it says: its files are written and its commands run, in order, in a copy of the packages.
+
+What the page may hold, and a test of a page that holds anything else fails:
+
+- `sh`: commands, a line each. What installs is held against the Makefile and pyproject.toml, all else is run.
+- `yaml` and `python` after "Put this in `FILE`:", or after "In `FILE`, write this instead of `LINE`:".
+- `text`: lines that the last command prints, in this order; `...` stands for those left out.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PAGE = ROOT / "docs" / "first_sweep.md"
+FENCE = re.compile(
+    r"^(?P<before>[^\n]*)\n\n?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
+)
+PUT = re.compile(r"[Pp]ut this in `([^`]+)`:$")
+INSTEAD = re.compile(r"[Ii]n `([^`]+)`, write this instead of `([^`]+)`:$")
+EPOCHS = ("epochs: 8", "epochs: 1")  # the page's commands, an eighth of the page's work
+VARIES = (  # between machines, and between this and the page's eight epochs
+    (re.compile(r"\b[0-9a-f]{12,}\b"), "KEY"),
+    (re.compile(r"\d+\.\d+ ± \d+\.\d+"), "MEAN ± STD"),
+    (re.compile(r"\S+ points, 95 % from \S+ to \S+, p = [\d.]+"), "DIFFERENCE"),
+    (re.compile(r"(under )?\b[\d.]+ s\b"), "TIME"),
+    (re.compile(r"[\s━─-]+"), " "),
+)
+
+
+@dataclass
+class Walk:
+    """A reader at work in `folder`: how many commands were run, how many only looked at, what the last said."""
+
+    folder: Path
+    env: dict[str, str]
+    ran: list[str] = field(default_factory=list)
+    looked_at: list[str] = field(default_factory=list)
+    written: list[str] = field(default_factory=list)
+    compared: int = 0
+    said: str = ""
+
+    def command(self, line: str) -> None:
+        if installs(line):
+            self.looked_at.append(line)
+            return
+        run = subprocess.run(
+            ["bash", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=300
+        )
+        assert run.returncode == 0, f"{line}\n{run.stdout}\n{run.stderr}"
+        self.ran.append(line)
+        self.said = run.stdout
+
+    def file(self, before: str, text: str) -> None:
+        if put := PUT.search(before):
+            (self.folder / put[1]).write_text(text.replace(*EPOCHS))
+            self.written.append(put[1])
+            return
+        instead = INSTEAD.search(before)
+        assert instead, f"no file is named before this block, but {before!r}:\n{text}"
+        file, found = self.folder / instead[1], instead[2]
+        lines = file.read_text().split("\n")
+        (at,) = [i for i, line in enumerate(lines) if line.strip() == found]
+        file.write_text("\n".join([*lines[:at], *text.rstrip("\n").split("\n"), *lines[at + 1 :]]))
+        self.written.append(instead[1])
+
+    def output(self, text: str) -> None:
+        rest = iter(list(varied(self.said)))
+        for line in varied(text):
+            assert line == "..." or line in rest, (
+                f"{self.ran[-1]} does not print (here) {line!r}:\n{self.said}"
+            )
+        self.compared += 1
+
+
+def varied(text: str) -> Iterator[str]:
+    """Its lines, less what varies; `line in iterator` then finds them in order."""
+    for line in text.splitlines():
+        for pattern, name in VARIES:
+            line = pattern.sub(name, line)
+        yield line.strip()
+
+
+def commands(text: str) -> list[str]:
+    """The lines of a block of commands, without comments."""
+    return [line for line in (re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()) if line]
+
+
+def installs(line: str) -> bool:
+    """Whether this is an installation; one that the repository does not offer is an AssertionError."""
+    first, *words = shlex.split(line)
+    if first == "make":
+        assert re.search(rf"^{re.escape(words[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
+    elif first == "pip":
+        assert words[:3] == ["install", "-c", "constraints.txt"], line
+        assert (ROOT / "constraints.txt").exists()
+        extra = re.fullmatch(r"\.\[(\w+)\]", words[-1])
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        assert extra, line
+        assert extra[1] in project["optional-dependencies"], line
+    else:
+        return line in ("python3 -m venv .venv", ". .venv/bin/activate")
+    return True
+
+
+@pytest.fixture
+def walk(tmp_path: Path) -> Walk:
+    """A copy of what the commands need, with `opsctl` and `python` that use it."""
+    folder, programs = tmp_path / "opsctl", tmp_path / "bin"
+    for name in ("trainers", "poisons", "orchestrator", "tests"):
+        shutil.copytree(ROOT / name, folder / name)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    programs.mkdir()
+    for name, does in {"opsctl": "-m orchestrator ", "python": ""}.items():
+        (programs / name).write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {does}"$@"\n')
+        (programs / name).chmod(0o755)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("OPSCTL_")}
+    path = {"PATH": f"{programs}{os.pathsep}{env['PATH']}", "PYTHONPATH": str(folder), "COLUMNS": "100"}
+    return Walk(folder, {**env, **path})
+
+
+@pytest.mark.slow
+def test_a_newcomer_gets_from_nothing_to_a_poison_of_their_own_in_a_report(walk: Walk) -> None:
+    page = PAGE.read_text()
+    blocks = list(FENCE.finditer(page))
+    assert 2 * len(blocks) == page.count("\n```"), "every block is found"
+    for block in blocks:
+        language, text = block["language"], block["text"]
+        if language == "sh":
+            for line in commands(text):
+                walk.command(line)
+        elif language == "text":
+            walk.output(text)
+        else:
+            assert language in ("yaml", "python"), f"this block is neither run nor looked at:\n{text}"
+            walk.file(block["before"], text)
+    assert walk.written == ["first.yaml", "poisons/stripes.py", "first.yaml"]
+    assert (len(walk.ran), len(walk.looked_at), walk.compared) == (18, 3, 9)
+    assert EPOCHS[1] in (walk.folder / "first.yaml").read_text(), "it ran small"
+
+
+def test_what_the_page_names_in_passing_is_there() -> None:
+    page = PAGE.read_text()
+    targets = re.findall(r"`(make \w+)`", page)
+    assert targets
+    assert all(map(installs, targets))
+    links = re.findall(r"\]\(([^)]+)\)", page)
+    assert links
+    assert [link for link in links if not (PAGE.parent / link).exists()] == []
+    files = re.findall(r"`((?:sweeps|tests)/[\w./]+)`", page)
+    assert files
+    assert [file for file in files if not (ROOT / file).exists()] == []
+
+
+def test_the_poison_of_the_page_is_written_as_the_house_writes() -> None:
+    """What people copy keeps the line length, and its first line says what it is and whose."""
+    (code,) = (block["text"] for block in FENCE.finditer(PAGE.read_text()) if block["language"] == "python")
+    lines = code.splitlines()
+    assert len(lines) <= 45
+    assert max(map(len, lines)) <= 110
+    assert lines[0].startswith('"""')
