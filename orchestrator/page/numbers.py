@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -10,8 +9,8 @@ from datetime import timedelta
 from fractions import Fraction
 
 from orchestrator.report.table import scale
+from orchestrator.report.wording import decimals
 
-MOST = 7  # decimals
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?:/([1-9]\d*))?(?: ?%)?", re.IGNORECASE)
 
 
@@ -26,14 +25,6 @@ def shown(value: float, metric: str, like: float | None = None) -> str:
     factor = scale(metric)
     places = 2 if factor == 100 else decimals(value if like is None else like)
     return f"{value * factor:.{places}f}".replace("-", "−")
-
-
-def decimals(value: float) -> int:
-    """How many decimals show about three digits of a number, or two decimals: 5 of 0.0022, none of 1234."""
-    size = abs(value)
-    if size >= 1000:
-        return 0
-    return 2 if size == 0 or size >= 0.1 else min(2 - math.floor(math.log10(size)), MOST)
 
 
 def spread(values: Sequence[float], metric: str) -> str:

@@ -14,6 +14,7 @@ from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 from orchestrator.standing import Standing
 
+VALUE = "value"  # the name of the one column where rows are metrics
 METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 
 
@@ -124,7 +125,7 @@ def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
         for label, metric in metrics.items() or [(outline.metric, outline.metric)]:
             labels = {**entry.labels, METRIC: label}
             row = ", ".join(labels[axis] for axis in row_axes) or outline.name
-            column = labels[column_axis] if column_axis else metric
+            column = labels[column_axis] if column_axis else VALUE if METRIC in row_axes else metric
             groups.setdefault((row, column), (metric, []))[1].append(entry)
     rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
     cells = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 from orchestrator.report.table import Cell, Table, scale
 
+MOST = 7  # decimals
 SIGNS = {True: "=", False: "≠", None: "?"}  # of the published figure: within two std, outside, not known
 
 
@@ -38,13 +40,23 @@ def absence(cell: Cell) -> str:
 
 def spread(mean: float, std: float | None, metric: str) -> str:
     """`97.84 ± 0.31`, or `97.84` where there is no deviation."""
-    return number(mean, metric) + ("" if std is None else f" ± {number(std, metric)}")
+    return number(mean, metric) + ("" if std is None else f" ± {number(std, metric, like=mean)}")
 
 
-def number(value: float, metric: str, *, signed: bool = False) -> str:
-    """Two decimals, of an accuracy in percent."""
-    rounded = round(value * scale(metric), 2) + 0.0  # no -0.00
-    return format(rounded, "+.2f" if signed else ".2f")
+def number(value: float, metric: str, *, signed: bool = False, like: float | None = None) -> str:
+    """Two decimals of an accuracy, in percent; of any other metric as many as `decimals` says of it, or of
+    `like`, if that is given."""
+    places = 2 if scale(metric) == 100 else decimals(value if like is None else like)
+    rounded = round(value * scale(metric), places) + 0.0  # no -0.00
+    return format(rounded, f"{'+' if signed else ''}.{places}f")
+
+
+def decimals(value: float) -> int:
+    """How many decimals show about three digits of a number, or two decimals: 5 of 0.0022, none of 1234."""
+    size = abs(value)
+    if size >= 1000:
+        return 0
+    return 2 if size == 0 or size >= 0.1 else min(2 - math.floor(math.log10(size)), MOST)
 
 
 def published(cell: Cell) -> str:

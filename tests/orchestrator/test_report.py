@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator import report
 from orchestrator.depots.results import Ledger
+from orchestrator.report.wording import spread
 from orchestrator.standing import Standing, look
 from orchestrator.tables import below, legend, rich_table
 from poisons import Store
@@ -30,7 +31,7 @@ PUBLISHED = {"source": "a paper", "units": "percent", "tables": {"t": {"cells": 
 
 def standing(store: Store, accs: list[float | None], **changes: Any) -> Standing:
     """The sweep's trials in order; None has failed, and those beyond the list are not there."""
-    plan, ledger = plan_of(tiny(grid=GRID, **changes), store), Ledger(store.where)
+    plan, ledger = plan_of(tiny(**{"grid": GRID, **changes}), store), Ledger(store.where)
     for task, acc in zip(plan.tasks, accs, strict=False):
         if acc is None:
             ledger.fail(task.key, {"error": "Boom: no [x]\nmore", "traceback": None, "kind": "trial"})
@@ -109,6 +110,29 @@ def test_several_metrics_are_an_axis_more(
     assert report.text(found, *place) == "0.75 ± 0.00"
     assert {cell.trials for cell in found.cells.values()} == {3}
     assert "accuracies in %" in report.caption(found)
+
+
+def test_metrics_down_and_nothing_across_are_one_column(store: Store) -> None:
+    grid = {"seed": [0, 1, 2]}
+    found = table(store, [0.1] * 3, grid=grid, report={"metrics": METRICS, "rows": "metric"})
+    assert (found.rows, found.columns) == (tuple(METRICS), ("value",))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "metric", "words"),
+    [
+        (0.9784, 0.0031, "test/clean_acc", "97.84 ± 0.31"),
+        (0.0123, 0.00042, "first_layer/peak_share", "0.0123 ± 0.0004"),
+        (0.0, 0.0, "train/loss", "0.00 ± 0.00"),
+        (12.834, 0.29, "distance/distance", "12.83 ± 0.29"),
+        (43210.0, 17.0, "fine/steps", "43210 ± 17"),
+        (-1e-12, None, "train/loss", "0.0000000"),
+    ],
+)
+def test_a_small_number_has_as_many_decimals_as_show_it(
+    mean: float, std: float | None, metric: str, words: str
+) -> None:
+    assert spread(mean, std, metric) == words
 
 
 def test_a_result_without_the_metric_is_no_value_and_no_error(store: Store) -> None:
