@@ -35,23 +35,24 @@ class Cable:
 
     def close(self) -> None:
         self.pull()
-        self._server.close()
+        for end in (self._server, *self._ends):
+            end.close()
 
     def _accept(self) -> None:
-        dead: list[socket.socket] = []
         with suppress(OSError):
             while True:
                 client, _ = self._server.accept()
-                if not self._in:
-                    if self._age:
-                        dead.append(client)
-                    else:
-                        client.close()
-                    continue
-                there = socket.create_connection(self.target)
-                self._ends += [client, there]
-                for ends in ((client, there), (there, client)):
-                    threading.Thread(target=self._pass, args=(*ends, self._age), daemon=True).start()
+                self._ends.append(client)
+                if self._in:
+                    self._join(client)
+                elif not self._age:
+                    client.shutdown(socket.SHUT_RDWR)
+
+    def _join(self, client: socket.socket) -> None:
+        there = socket.create_connection(self.target)
+        self._ends.append(there)
+        for ends in ((client, there), (there, client)):
+            threading.Thread(target=self._pass, args=(*ends, self._age), daemon=True).start()
 
     def _pass(self, source: socket.socket, sink: socket.socket, age: int) -> None:
         with suppress(OSError):
