@@ -96,7 +96,7 @@ class Watch:
         return mark is not None and not process_gone(mark) and self.silent(driver, mark) < STALE_SECONDS
 
     def silent(self, driver: str, mark: Mark) -> float:
-        """For how many seconds, as far as this one has watched, a driver gave no other beat than its mark's."""
+        """For how many seconds a driver gave no beat but its mark's, as far as this one has watched."""
         beat, since = self._seen.get(driver, (-1, 0.0))
         if mark["beat"] != beat:
             since = time.monotonic()
@@ -150,10 +150,12 @@ def bury(depot: Depot) -> None:
 def bury_silent(depot: Depot, watch: Watch) -> None:
     """Remove the marks of drivers, on whatever machine, that gave no beat for BURY_SECONDS while they were
     watched. One that was only cut off leaves its mark again with its next beat."""
-    for mark in marks(depot):
-        if watch.silent(mark["id"], mark) > BURY_SECONDS:
-            depot.remove(f"drivers/{mark['id']}.json")
-            depot.remove(f"drivers/{mark['id']}.stop")
+    for name in depot.names("drivers"):
+        driver, _, kind = name.rpartition(".")
+        mark = read_mark(depot, driver) if kind == "json" else None
+        if mark is not None and watch.silent(driver, mark) > BURY_SECONDS:
+            depot.remove(f"drivers/{driver}.json")
+            depot.remove(f"drivers/{driver}.stop")
 
 
 def process_gone(mark: Mark) -> bool:
