@@ -32,6 +32,7 @@ from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
 from poisons.durable import create_whole, flush, has_size, intact, read_json, stamp, unchanged, write_whole
 from poisons.foreign import store_import
+from poisons.heap import large_blocks_go_back
 from poisons.imported import Imported
 from poisons.node_copy import NodeCopy, parsed
 from poisons.shelf import Shelf, ShelvedCheckpoint
@@ -256,7 +257,7 @@ class Store:
                     temporary / f"perturbation-{i}.arrow", link.columns(), {"kind": link.kind, **link.told()}
                 )
             tally = Tally()
-            with arrow.Writer(temporary / "data.arrow") as writer:
+            with large_blocks_go_back(), arrow.Writer(temporary / "data.arrow") as writer:
                 for part in parts:
                     needed = crafted + 2 * part.of * part.images.x[0].numel()
                     writer.append(part.images, part.index)
