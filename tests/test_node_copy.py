@@ -22,11 +22,11 @@ class Meanwhile(Folder):
 
     then: Callable[[], object] | None = None
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
         if self.then is not None and name.endswith("/record.json"):
             now, self.then = self.then, None
             now()
-        return super().create(name, data)
+        return super().create(name, data, lasting=lasting)
 
 
 def made(root: Path, name: str, data: bytes) -> None:

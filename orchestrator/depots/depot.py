@@ -53,9 +53,10 @@ class Depot(ABC):
         """Have `name` hold `data`, whole or not at all; what was there is replaced."""
 
     @abstractmethod
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
         """Like `write`, but False, and nothing is changed, if there is something of that name. Of several who
-        try at once, one succeeds."""
+        try at once, one succeeds. What is not `lasting` may be empty, or gone, once a machine has lost its
+        power, and costs no wait for the disk."""
 
     def publish(self, name: str, data: bytes) -> bool:
         """Like `create`, and it stays after a power cut."""
@@ -131,8 +132,8 @@ class Folder(Depot):
         finally:
             temporary.unlink(missing_ok=True)
 
-    def create(self, name: str, data: bytes) -> bool:
-        place, temporary = self._prepared(name, data)
+    def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
+        place, temporary = self._prepared(name, data, flush=lasting)
         try:
             os.link(temporary, place)  # fails if it is there, and is whole at once
         except FileExistsError:
@@ -204,14 +205,15 @@ class Folder(Depot):
                 if gone(process) or old:
                     file.unlink()
 
-    def _prepared(self, name: str, data: bytes) -> tuple[Path, Path]:
+    def _prepared(self, name: str, data: bytes, *, flush: bool = True) -> tuple[Path, Path]:
         """Where `name` goes, and a file of the same file system that holds `data`."""
         temporary = self._aside(name)
         try:
             with temporary.open("wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if flush:
+                    os.fsync(file.fileno())
         except OSError:
             temporary.unlink(missing_ok=True)
             raise

@@ -65,7 +65,9 @@ class Leases:
         return True
 
     def _create(self, name: str, n: int) -> bool:
-        return self.depot.create(f"leases/{name}.{n}", self.driver.encode())
+        """It need not outlast its machine's power: nor does its driver, and an empty one counts as one of the
+        dead."""
+        return self.depot.create(f"leases/{name}.{n}", self.driver.encode(), lasting=False)
 
     def _owners(self, name: str) -> dict[int, str]:
         """The drivers that have a file of that name, by its n."""

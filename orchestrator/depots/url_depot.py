@@ -76,7 +76,7 @@ class Url(Depot):
         with self._told():
             self.fs.pipe_file(self._path(name), data)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
         with self._told():
             for pause in (0.05, 0.2, 0.5, 1.0):
                 try:

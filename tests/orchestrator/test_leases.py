@@ -159,6 +159,12 @@ def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> 
     end(stealers)
 
 
+def test_a_lease_that_a_machine_left_empty_as_it_lost_its_power_is_anybodys(tmp_path: Path) -> None:
+    depot = Folder(tmp_path)
+    assert depot.create("leases/work.0", b"", lasting=False)
+    assert Leases(depot, "me").take("work")
+
+
 def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("orchestrator.depots.drivers.time.monotonic", lambda: now)
@@ -276,7 +282,7 @@ class Replayed(Folder):
     def read(self, name: str) -> bytes | None:
         return self.step("read", name)
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
         return self.step("create", name, data)
 
     def remove(self, name: str) -> None:
@@ -348,7 +354,7 @@ class State:
         )
 
 
-MARK = json.dumps({"beat": 1, "machine": "another", "pid": 1}).encode()
+MARK = json.dumps({"id": "any", "beat": 1, "machine": "another", "pid": 1}).encode()
 STALE = (False, ("x.0",), b"gone", None)  # what a slow one heard: x.0 was there, of a driver that is no more
 
 

@@ -269,11 +269,11 @@ class Shaky(Folder):
 
     calls = 0
 
-    def create(self, name: str, data: bytes) -> bool:
+    def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
         self.calls += 1
         if self.calls % 3 == 2:
             raise OSError("no answer")
-        return super().create(name, data)
+        return super().create(name, data, lasting=lasting)
 
 
 def test_a_depot_that_does_not_answer_costs_no_trial(store: Store) -> None:
