@@ -62,7 +62,7 @@ class Head:
         shell = subprocess.Popen(["bash", "-c", self.command], env=self.env, start_new_session=True)
         self.groups.append(shell.pid)
         assert shell.wait(30) == 0, "it does not keep `ray up` waiting"
-        end = time.monotonic() + 120
+        end = time.monotonic() + 300
         while not self._answers():
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.5)
