@@ -120,7 +120,7 @@ class Node:
 
     def wait(self) -> None:
         """Until the cluster knows it."""
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while "Ray runtime started" not in self.log.read_text():
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
@@ -141,13 +141,14 @@ class Nodes:
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.options = {**token, **PATIENCE, **yard.env, "OPSCTL_ADDRESS": f"127.0.0.1:{self.port}"}
         self.env = {**os.environ, **self.options, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-        self._begin()
+        self.env["PYTHONUNBUFFERED"] = "1"  # logs are read as they grow
+        self.workers: list[Node] = []
 
     def _begin(self) -> None:
         head = ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"]
         self.head = self._node(head)
         self._wait()
-        self.workers: list[Node] = []
+        self.workers.clear()
         for _ in range(self.size):
             self.add()
 
@@ -183,6 +184,11 @@ class Nodes:
     def rejoin(self, machine: Node) -> None: ...
 
     def __enter__(self) -> Self:
+        try:
+            self._begin()
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -197,8 +203,10 @@ class Nodes:
         return Node(options, self.env, self.yard.folder / f"node-{secrets.token_hex(4)}.log")
 
     def _wait(self) -> None:
-        for _ in range(300):
+        """Until the head lets others join."""
+        end = time.monotonic() + 120
+        while time.monotonic() < end and self.head.process.poll() is None:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
             time.sleep(0.1)
-        raise AssertionError("Ray's head did not start")
+        raise AssertionError(f"Ray's head did not start:\n{self.head.log.read_text()}")
