@@ -24,6 +24,7 @@ CPU = torch.device("cpu")
 WHOLE = ("chaos", "cluster", "test_sweep.py", "test_datasets.py", "test_first_sweep.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that want the machine's processors for a cluster go one after the other, in one process of
     pytest's; the others go beside them."""
