@@ -5,8 +5,9 @@
 Runs of trials that nobody ran, of a few points each, are written through the tracker into sqlite files, one of 200 runs
 and one of all, and asked for through the server that `opsctl ui` starts, as the page of an experiment asks: the
 experiment, the first hundred runs in the order of its saved view, the hundred after them, the same under a filter; and
-as the page of a run does: the run, and the history of one of its metrics. Every request is a new connection. Results
-are added to benchmarks/results/ui.jsonl, unless the run is quick.
+as the page of a run does: the run, and the history of one of its metrics. Every request is a new connection. Of each
+the clock's time is told, and that of the server on a processor, in which other work does not count. Results are added
+to benchmarks/results/ui.jsonl, unless the run is quick.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import psutil
 import record
 from tracking import invented, serving
 
@@ -74,17 +76,28 @@ def planned(store: Store, runs: int) -> Plan:
     return make_plan(SweepSpec.parse(sweep, "load"), store, "load")
 
 
-def asked(server: str, tracker: Tracker, repeats: int) -> dict[str, dict[str, float]]:
+def asked(server: str, tracker: Tracker, repeats: int) -> dict[str, Any]:
     """Milliseconds of each request, in turn, after one of each."""
     found = requests(server, tracker)
-    times: dict[str, list[float]] = {name: [] for name in found}
+    clock: dict[str, list[float]] = {name: [] for name in found}
+    processor: dict[str, list[float]] = {name: [] for name in found}
     for turn in range(repeats + 1):
         for name, request in found.items():
-            start = time.perf_counter()
+            start, before = time.perf_counter(), used()
             request()
             if turn:
-                times[name].append(1000 * (time.perf_counter() - start))
-    return {name: record.spread(values) for name, values in times.items()}
+                clock[name].append(1000 * (time.perf_counter() - start))
+                processor[name].append(1000 * (used() - before))
+    return {
+        name: {"clock": record.spread(clock[name]), "processor": record.spread(processor[name])}
+        for name in found
+    }
+
+
+def used() -> float:
+    """Seconds that the server, our only child, and its own have had on a processor."""
+    times = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
+    return sum(one.user + one.system for one in times)
 
 
 def requests(server: str, tracker: Tracker) -> dict[str, Request]:

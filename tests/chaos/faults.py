@@ -69,9 +69,9 @@ class Scene:
     def close(self) -> None:
         """End what still runs of it."""
         for process in (self.driver, self.mlflow):
-            if process is not None and process.poll() is None:
-                kill_all(tree(process.pid))
-                process.wait(60)
+            if process is not None:
+                kill_all(tree(process.pid) if process.poll() is None else [])
+                process.communicate(timeout=60)
 
 
 Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to break just now
@@ -134,7 +134,7 @@ def kill_server(scene: Scene, chance: random.Random) -> bool:
     if scene.mlflow is None or scene.mlflow.poll() is not None:
         return False
     kill_all(tree(scene.mlflow.pid))
-    scene.mlflow.wait()
+    scene.mlflow.communicate()
     time.sleep(chance.uniform(0.5, 3))
     scene.serve()
     return True

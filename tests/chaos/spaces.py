@@ -137,11 +137,13 @@ class Spaces:
         self._start(machine.name, "--num-cpus=1", f"--address={self.address}")
 
     def _start(self, name: str, *options: str) -> None:
-        """Start Ray on a host."""
-        done = self.on(
-            name, RAY, "start", *options, "--object-store-memory=80000000", "--disable-usage-stats"
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        """Start Ray on a host. It gives up after half a minute, which a busy machine may take."""
+        words = [RAY, "start", *options, "--object-store-memory=80000000", "--disable-usage-stats"]
+        for _ in range(3):
+            if (done := self.on(name, *words)).returncode == 0:
+                return
+            self.on(name, RAY, "stop", "--force")
+        raise AssertionError(done.stdout + done.stderr)
 
     def _shell(self, command: Sequence[str], **settings: str) -> str:
         """A line for a host's shell."""

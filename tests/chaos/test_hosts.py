@@ -28,6 +28,9 @@ LACKING = lacking(BOOTED)
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+    ),
     pytest.mark.skipif(LACKING is not None, reason=f"hosts cannot be made here: {LACKING}"),
 ]
 SEEDS = 12
