@@ -204,7 +204,7 @@ SMOKE = {"data.source": "digits", "data.limit": 40, "evaluation.limit": 20, "tra
 EM = "{kind: em, generator: {kind: resnet18, width: 4}, steps: 1, train_steps: 1, max_rounds: 1}"
 LENET = {"train.architecture": "lenet5"}
 NARROW = {"train.architecture": "{kind: resnet18, width: 4}"}
-THREE = {"data.poison": f"[clean, {EM}, ops]"}
+THREE = {"data.poison": f"{{clean: clean, em: {EM}, ops: ops}}"}
 SETS = {"probes.0.sets.em.poison": EM, "probes.0.sets.shuffled_em.poison": EM}
 
 
