@@ -825,14 +825,14 @@ def _plan(file: Path, store: str, settings: list[str] | None) -> tuple[Plan, Sto
 def _each(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made], list[str]]:
     """What is made of each sweep file, and why nothing can be made of the others; of one that is alone, or if
     it is all of them, InputError."""
-    from trainers import InputError
-
     made, wrong = [], []
     for file in files:
         try:
             made.append(make(file))
-        except InputError as error:
-            if len(files) == 1:
+        except ValueError as error:
+            from trainers import InputError  # here: a look at sweeps that are well is instant
+
+            if len(files) == 1 or not isinstance(error, InputError):
                 raise
             wrong.append(str(error) if str(file) in str(error) else f"{file}: {error}")
     if not made:
@@ -842,9 +842,9 @@ def _each(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made], 
 
 def _tell_left_out(wrong: list[str]) -> None:
     """InputError if any of several sweeps is left out."""
-    from trainers import InputError
-
     if wrong:
+        from trainers import InputError
+
         raise InputError("left out: " + "; ".join(wrong))
 
 

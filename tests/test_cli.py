@@ -15,6 +15,7 @@ import yaml
 
 from orchestrator.depots.results import Ledger
 from orchestrator.expansion import expand
+from orchestrator.looks import metrics_found
 from orchestrator.spec import RunSpec, SweepSpec, TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -247,9 +248,11 @@ def test_what_the_readme_shows_is_what_is_understood() -> None:
     """Every YAML block is a sweep, or parts of one."""
     pytest.importorskip("timm")
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    sweep, parts, search, poison = map(yaml.safe_load, blocks)
+    sweep, parts, looks, search, poison = map(yaml.safe_load, blocks)
     assert len(expand(SweepSpec.parse(sweep, "README"), "README")) == 66
     RunSpec.parse(parts.pop("run"), "README")
+    looked = SweepSpec.parse({"name": "a", "question": "b?", "grid": {"seed": [0, 1]}, **looks}, "README")
+    assert set(looked.report.measured) <= {name for look in looked.probes for name in metrics_found(look)}
     assert RunSpec.parse(search["run"], "README").search == "optuna"
     trial = TrialSpec.parse(parts, "README")
     assert trial.train.before_attack == 3

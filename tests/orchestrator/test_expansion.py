@@ -125,10 +125,10 @@ def test_a_grid_wide_by_mistake_is_told_before_it_is_expanded() -> None:
 SHIPPED = sorted((ROOT / "sweeps").rglob("*.yaml"))
 
 
-@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f.name)
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda f: f"{f.parent.name}/{f.name}")
 def test_every_shipped_sweep_is_valid_and_asks_a_question(file: Path) -> None:
     sweep = load(file)
-    assert sweep.name == file.stem
+    assert sweep.name in (file.stem, f"{file.parent.name}_{file.stem}")
     assert sweep.question.endswith("?")
     assert len(expand(sweep, str(file))) > 1
 
