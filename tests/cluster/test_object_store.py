@@ -96,7 +96,7 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
     where, sweep = f"{bucket}/opsctl", tiny(grid={"data.poison": ["ops"], "seed": [0, 1]})
     file = write(tmp_path, sweep)
     options = ("--tracking-uri", head.uri)
-    code, out = finish(start("sweep", file, *options, store=where))
+    code, out = finish(start("sweep", file, *options, store=where), seconds=600)
     assert code == 0, out
     assert "2 trials to run" in out
     plan = as_if_alone(sweep, where, tmp_path / "alone")
@@ -110,7 +110,7 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
     }
     assert any(name.endswith(".png") for name in depot.files("mlartifacts")), "pictures lie in the bucket"
 
-    code, again = finish(start("sweep", file, *options, store=where))
+    code, again = finish(start("sweep", file, *options, store=where), seconds=600)
     assert code == 0, again
     assert RESULT.findall(again) == []
     assert depot.files("trials") == before
