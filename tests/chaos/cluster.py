@@ -120,7 +120,7 @@ class Node:
 
     def wait(self) -> None:
         """Until the cluster knows it."""
-        end = time.monotonic() + 120
+        end = time.monotonic() + 150
         while "Ray runtime started" not in self.log.read_text():
             assert time.monotonic() < end, self.log.read_text()
             time.sleep(0.1)
