@@ -53,7 +53,7 @@ bench: $(VENV)/.installed
 
 chaos: $(VENV)/.installed-dev
 	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) OPSCTL_CHAOS_RESULTS=benchmarks/results/chaos.jsonl \
-	    $(BIN)/python -m pytest -m chaos tests/chaos tests/test_sweep.py -s
+	    $(BIN)/python -m pytest -m chaos tests -s
 
 # What opens a Ray cluster: made once, readable by you alone; docs/cluster.md.
 cluster-token:

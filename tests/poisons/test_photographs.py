@@ -148,7 +148,7 @@ print(json.dumps({"size": size, "built": built - start, "trained": peak[0] - sta
 """
 
 
-@pytest.mark.slow
+@pytest.mark.chaos  # what a process holds depends on what else the machine does
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from Linux's /proc")
 def test_a_data_set_larger_than_memory_is_built_and_trained_on(tmp_path: Path) -> None:
     """What a process has of its own, beside pages of files that the system may drop, stays a share of it."""
