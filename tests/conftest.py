@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from s3fs import S3FileSystem
 
 from orchestrator import cli
@@ -20,6 +21,8 @@ from trainers import Images
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
+settings.register_profile("busy", deadline=None)  # no test is timed: the machine may have other work
+settings.load_profile("busy")
 # what starts Ray, or hosts
 WHOLE = ("chaos", "cluster", "test_sweep.py", "test_datasets.py", "test_first_sweep.py")
 
