@@ -52,7 +52,7 @@ class Cluster(Protocol):
         ...
 
     def restart(self) -> None:
-        """All of it is switched off, and on again; it is whole when this returns."""
+        """Ray is ended on all of it, and started again; it is whole when this returns."""
         ...
 
     def drive(self, words: Sequence[str], options: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

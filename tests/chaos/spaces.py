@@ -92,9 +92,9 @@ class Spaces:
         self._off.append(machine)
 
     def restart(self) -> None:
+        """Of Ray alone: the hosts stay up."""
         for machine in (self.head, *self.workers):
-            self.hosts.kill(machine.name)
-            self.hosts.boot(machine.name)
+            self.on(machine.name, RAY, "stop", "--force")
         self._begin()
 
     def drive(self, words: Sequence[str], options: dict[str, str], log: Path) -> subprocess.Popen[bytes]:

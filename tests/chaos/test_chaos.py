@@ -7,7 +7,6 @@ $OPSCTL_CHAOS_SEED repeats it.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from tests.chaos.cluster import Nodes, free_port
 from tests.chaos.faults import FAULTS, MORE, Scene
 from tests.chaos.play import RUNS, SEED, WORKERS, play
 from tests.chaos.witness import sweep
-from tests.chaos.yard import Yard, settled, told
+from tests.chaos.yard import Yard, settled, small_disk, told
 from tests.conftest import start
 from tests.orchestrator.sweeps import write
 from tests.test_sweep import wait_for
@@ -33,20 +32,14 @@ pytestmark = [
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A small file system of its own, so that it can be full, where that can be had."""
-    folder = tmp_path / "store"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
-    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
-    yield folder if mounted else None
-    if mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+def disk() -> Iterator[Path | None]:
+    with small_disk() as folder:
+        yield folder
 
 
 @pytest.fixture
 def scene(tmp_path: Path, disk: Path | None, request: pytest.FixtureRequest) -> Iterator[Scene]:
-    port, store, diary = free_port(), tmp_path / "store", tmp_path / "diary"
+    port, store, diary = free_port(), disk or tmp_path / "store", tmp_path / "diary"
     database = f"sqlite:///{tmp_path}/server.db"
 
     def serve() -> subprocess.Popen[str]:

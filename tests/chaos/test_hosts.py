@@ -18,7 +18,7 @@ from tests.chaos.faults import CABLES, FAULTS, MORE, Scene
 from tests.chaos.play import RUNS, SEED, play
 from tests.chaos.spaces import Spaces
 from tests.chaos.witness import sweep
-from tests.chaos.yard import Yard, settled, told
+from tests.chaos.yard import Yard, settled, small_disk, told
 from tests.cluster.hosts import BOOTED, SHARED, lacking
 from tests.conftest import start
 from tests.orchestrator.sweeps import write
@@ -37,13 +37,11 @@ SEEDS = 12
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[Path]:
-    """The folder that hosts share: a small file system, so that it can be full."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+def shared() -> Iterator[Path]:
+    """The folder that hosts share."""
+    with small_disk() as folder:
+        assert folder is not None
+        yield folder
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import os
 import secrets
 import shutil
 import struct
+import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -76,6 +77,21 @@ class Yard:
                 return True
             return any(Path(file.path).is_relative_to(self.ray) for file in process.open_files())
         return False
+
+
+@contextmanager
+def small_disk() -> Iterator[Path | None]:
+    """A file system of 64 MB, so that it can be full; None where none can be had. It lies outside pytest's
+    folders: pytest could not clear them away after a run that was killed."""
+    folder = Path(tempfile.mkdtemp(prefix="oc-disk-"))
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+    try:
+        yield folder if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        folder.rmdir()
 
 
 def told(process: psutil.Process) -> str:
