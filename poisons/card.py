@@ -13,7 +13,8 @@ from torch import Tensor
 from trainers.images import Images
 
 VALUES = 2**22  # pixel values that are compared at a time
-ENOUGH = 1000  # images whose SSIM is taken, at most
+ENOUGH = 1000  # images whose SSIM is taken, at most;
+MUCH = 2**25  # and fewer of large images, so that they have so many pixel values in all: 222 of 3x224x224
 CACHED = 2**17  # pixel values whose SSIM is taken at a time
 WINDOW, SIGMA = 11, 1.5  # of SSIM, as Wang et al. have it
 SHOWN = 12  # rows of a fact that are all shown
@@ -26,8 +27,8 @@ Lines = Iterator[tuple[str, str]]
 class Tally:
     """Counts what was changed, from image pairs that come chunk by chunk, in memory of some bytes an image.
 
-    SSIM is the costly part: it is taken of every 2^k-th changed image, with the smallest k that leaves at
-    most `ENOUGH`.
+    SSIM is the costly part: it is taken of every 2^k-th changed image, with the smallest k that leaves
+    `ENOUGH` of them at most, with `MUCH` pixel values in all at most.
     """
 
     def __init__(self) -> None:
@@ -51,7 +52,8 @@ class Tally:
         self.largest.append(moved.amax((1, 2, 3)).long())
         self.squares.append(moved.int().square_().sum((1, 2, 3)))
         some = self.largest[-1].nonzero().squeeze(1)
-        while self.changed + len(some) > ENOUGH * self.step:
+        enough = max(1, min(ENOUGH, MUCH // self.values))
+        while self.changed + len(some) > enough * self.step:
             self.step *= 2
         self.similar = [pair for pair in self.similar if pair[0] % self.step == 0]
         first = -self.changed % self.step  # of those changed here, the first whose number `step` divides

@@ -27,13 +27,11 @@ settings.load_profile("busy")
 WHOLE = ("chaos", "cluster", "test_sweep.py", "test_datasets.py", "test_first_sweep.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests that want the machine's processors for a cluster go one after the other, in one process of
     pytest's; the others go beside them."""
-    for item in items:
-        if item.path.relative_to(ROOT / "tests").parts[0] in WHOLE:
-            item.add_marker(pytest.mark.xdist_group("whole"))
+    if item.path.relative_to(ROOT / "tests").parts[0] in WHOLE:
+        item.add_marker(pytest.mark.xdist_group("whole"))
 
 
 @pytest.fixture

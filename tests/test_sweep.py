@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.depots.results import Ledger
 from poisons import Store
+from tests.chaos.cluster import Node, free_port
 from tests.conftest import ROOT, finish, start
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 
@@ -231,15 +232,18 @@ def test_a_real_server_is_tracked_and_may_die_on_the_way(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def cluster() -> Iterator[dict[str, str]]:
-    """A Ray cluster of its own on port 6399, with two processors and one GPU that is none; the variables to reach it."""
-    ray = str(Path(sys.executable).with_name("ray"))
+def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """A Ray cluster of its own, with two processors and one GPU that is none; the variables to reach it."""
+    port = free_port()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
-    begin = ["start", "--head", "--port=6399", "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false"]
-    env = {**os.environ, **token, "RAY_USAGE_STATS_ENABLED": "0"}
-    subprocess.run([ray, *begin], env=env, check=True, capture_output=True, timeout=60)
-    yield {**token, "OPSCTL_ADDRESS": "127.0.0.1:6399"}
-    subprocess.run([ray, "stop", "--force"], env=env, check=False, capture_output=True, timeout=60)
+    begin = ["--head", f"--port={port}", "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false"]
+    quiet = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+    node = Node(begin, {**os.environ, **token, **quiet}, tmp_path / "ray.log")
+    try:
+        node.wait()
+        yield {**token, "OPSCTL_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        node.kill()
 
 
 def test_an_existing_cluster_is_used_and_left_running(tmp_path: Path, cluster: dict[str, str]) -> None:

@@ -278,7 +278,7 @@ def test_table_1_and_the_figures_look_at_the_same_networks(store: Store) -> None
 
 @pytest.mark.slow
 def test_the_table_of_architectures_is_filled(store: Store) -> None:
-    records = filled("table2", store, THREE)
+    records = filled("table2", store, {**THREE, "data.limit": "20", "evaluation.limit": "10"})
     sizes = {record["spec"]["train"]["architecture"]["kind"]: record["parameters"] for record in records}
     assert len(records) == 18
     assert sizes["cct_7_3x1"] == 3_760_139

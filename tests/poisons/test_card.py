@@ -107,6 +107,12 @@ def test_ssim_of_many_images_is_that_of_some_spread_evenly() -> None:
     assert counted(before, after)["ssim"] == some["ssim"]
 
 
+def test_ssim_is_taken_of_fewer_images_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after = pairs((2600, 1, 5, 4))
+    monkeypatch.setattr(card, "MUCH", 300 * 20)
+    assert counted(before, after)["ssim"]["over"] == 195, "every eighth of the changed 1560"
+
+
 def test_unchanged_images_have_no_ratio_and_no_image_no_summary() -> None:
     before, _ = pairs((6, 3, 8, 8))
     found = counted(before, before)
