@@ -25,7 +25,7 @@ from ray.tune.search.search_generator import SearchGenerator
 from orchestrator.engine.lane import Shared, lane
 
 MANY = 10**9
-CLOSE_SECONDS = 10.0  # that Tune is given to end all lanes
+CLOSE_SECONDS = 2.0  # that Tune is given to end all lanes; those at work then go with the connection to Ray
 
 
 class Lanes:
