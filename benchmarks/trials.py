@@ -14,10 +14,8 @@ import time
 from typing import Any
 
 import psutil
-import ray  # noqa: TID251  (the other side of the comparison)
 import record
 import torch
-from ray.util import ActorPool  # noqa: TID251
 
 from orchestrator.depots.results import Ledger, Record
 from orchestrator.engine.run import run_plan
@@ -92,6 +90,9 @@ def ours(count: int, *, pause: bool) -> dict[str, Any]:
 
 def pool(count: int) -> dict[str, Any]:
     """The same calls by a bare pool of actors."""
+    import ray  # noqa: TID251  (the other side; imported after orchestrator.engine, which sets its options)
+    from ray.util import ActorPool  # noqa: TID251
+
     with tempfile.TemporaryDirectory() as folder:
         store = Store(folder)
         plan = planned(count, store)

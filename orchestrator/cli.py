@@ -44,6 +44,23 @@ app = typer.Typer(
 cache = typer.Typer(no_args_is_help=True, help="The data sets of a store: list, show, verify, remove.")
 app.add_typer(cache, name="cache")
 
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"opsctl {version('opsctl')}")
+        raise typer.Exit
+
+
+@app.callback()
+def opsctl(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None: ...
+
+
 File = Annotated[
     Path, typer.Argument(help="A sweep file, such as sweeps/quickstart.yaml.", show_default=False)
 ]

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import socket
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
     code, out, _ = opsctl("sweep", ROOT / "sweeps" / "quickstart.yaml", "--dry-run", "--set", "seed=[0]")
     assert code == 0
     assert "5 data sets to build, 8 trials to run" in out
+
+
+def test_it_says_its_version(opsctl: Opsctl) -> None:
+    assert opsctl("--version")[:2] == (0, f"opsctl {version('opsctl')}\n")
 
 
 @pytest.mark.parametrize(

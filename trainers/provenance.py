@@ -23,6 +23,8 @@ PACKAGES = (
     "mlflow",
 )
 OPTIONAL = ("pyautoattack",)
+ROOT = Path(__file__).parent.parent
+OURS = ("trainers", "poisons", "orchestrator")  # folders of code
 
 
 def environment() -> dict[str, Any]:
@@ -46,18 +48,20 @@ def installed(package: str) -> str | None:
 
 @cache
 def commit() -> str | None:
-    """The git commit of this source tree, with `+` if files were changed since; None outside a checkout."""
-    here = Path(__file__).parent.parent
-    if not (here / "pyproject.toml").exists():
+    """The git commit of this source tree, with `+` if files were changed or added since; None outside a
+    checkout."""
+    if not (ROOT / "pyproject.toml").exists():
         return None  # installed, maybe inside somebody else's repository
+    told = _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    if told and not told.endswith("+") and _git("ls-files", "--others", "--exclude-standard", *OURS):
+        return f"{told}+"
+    return told or None
+
+
+def _git(*words: str) -> str:
+    """What git says of this source tree; nothing where it does not answer."""
     try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):
-        return None
-    return run.stdout.strip() or None
+        return ""
+    return run.stdout.strip()
