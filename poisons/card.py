@@ -196,10 +196,15 @@ def _change(change: Mapping[str, Any] | None) -> Lines:
         middle = f"mean {spread['mean']:.4g}, median {spread['p50']:.4g}"
         ends = f"5 % to 95 %: {spread['p5']:.4g} to {spread['p95']:.4g}, largest {spread['max']:.4g}"
         yield name, f"{middle}, {ends} ({unit})"
+    altered = round(change["changed"] * change["images"])
     for name, unit in (("psnr", " dB"), ("ssim", "")):
         if (low := change[name]) is not None:
             least = f"mean {low['mean']:.4g}{unit}, lowest {low['min']:.4g}{unit}"
-            yield name.upper(), f"{least}, of {low['over']:,} changed images"
+            yield name.upper(), f"{least}, of {_share(low['over'], altered)} changed images"
+
+
+def _share(number: int, whole: int) -> str:
+    return f"{number:,}" if number == whole else f"{number:,} of {whole:,}"
 
 
 def _facts(record: Mapping[str, Any]) -> Lines:

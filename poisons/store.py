@@ -146,7 +146,8 @@ class Store:
         found = [name for name in there if name.startswith(key) or name.rpartition("-")[2].startswith(key)]
         if len(found) != 1:
             what = "no data set" if not found else f"{len(found)} data sets"
-            names = ", ".join((found or list(there))[:8])
+            near = [name for name in there if key in name]
+            names = ", ".join((found or near or list(there))[:8])
             raise InputError(f"{self.where} has {what} of key {key!r}; there are: {names or 'none'}")
         return DataSpec.parse(there[found[0]]["spec"], f"{self.where}/data/{found[0]}/record.json")
 

@@ -18,7 +18,8 @@ def duration(seconds: float) -> str:
 
 
 def hours(number: float) -> str:
-    """`under 0.01`, `0.25`, `12.3`, `1,234`"""
+    """`under 0.01`, `about 0.25`, `about 12.3`, `about 1,234`"""
     if number < 0.01:
         return "under 0.01"
-    return f"{number:.2f}" if number < 1 else f"{number:.1f}" if number < 100 else f"{number:,.0f}"
+    digits = 2 if number < 1 else 1 if number < 100 else 0
+    return f"about {number:,.{digits}f}"

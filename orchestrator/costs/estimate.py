@@ -169,9 +169,7 @@ def lines(estimate: Estimate) -> list[str]:
     parts = []
     if estimate.trials:
         longest = duration(max(estimate.trials.values()))
-        parts.append(
-            f"about {hours(estimate.hours)} {estimate.resources.unit} of trials, the longest of {longest}"
-        )
+        parts.append(f"{hours(estimate.hours)} {estimate.resources.unit} of trials, the longest of {longest}")
     if estimate.data:
         parts.append(f"about {duration(sum(estimate.data.values()))} of data sets")
     slots = f"{estimate.resources.slots} slot{'s' * (estimate.resources.slots != 1)}"

@@ -352,7 +352,8 @@ def test_times_as_people_say_them(seconds: float, words: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "words"), [(0.001, "under 0.01"), (0.25, "0.25"), (12.34, "12.3"), (1234.5, "1,234")]
+    ("number", "words"),
+    [(0.001, "under 0.01"), (0.25, "about 0.25"), (12.34, "about 12.3"), (1234.5, "about 1,234")],
 )
 def test_hours_as_people_say_them(number: float, words: str) -> None:
     assert hours(number) == words
