@@ -60,6 +60,11 @@ class Task:
         return self.missing and not (self.kept and not any(look.probe.watches for look in self.lacks))
 
     @property
+    def look_epochs(self) -> int:
+        """How many epochs the looks that it lacks are about as long as."""
+        return sum(look.probe.epochs_taken(len(look.sets)) for look in self.lacks)
+
+    @property
     def reads(self) -> tuple[DataSpec, ...]:
         """The data sets behind `needs`: the trial's, and the sets of the looks that it lacks."""
         return (*self.trial.needs, *(spec for look in self.lacks for spec in look.sets.values()))
@@ -238,11 +243,14 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
                 "and different settings are not averaged: add it to report.rows"
             )
     found = tuple(metric for spec in sweep.probes for metric in metrics_found(spec))
+    named = [(metric, "metrics" if sweep.report.metrics else "metric") for metric in sweep.report.measured]
+    if sweep.run.search != "grid":  # cells are ranked by it, whatever else is shown
+        named.append((sweep.report.metric, "metric"))
     for metrics in {(*point.trial.metrics, *found) for point in points}:
-        for metric in sweep.report.measured:
+        for metric, field in named:
             if metric not in metrics:
                 raise InputError(
-                    f"{where}: report.{'metrics' if sweep.report.metrics else 'metric'}: no metric {metric!r}"
+                    f"{where}: report.{field}: no metric {metric!r}"
                     f"{nearest(metric, metrics)}; each attack in evaluation.attacks brings its own, "
                     "and each of probes, as <name>/<metric>"
                 )

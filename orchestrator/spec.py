@@ -127,6 +127,15 @@ class ReportSpec(Spec):
     compare: tuple[tuple[str, str], ...] = ()
     claims: tuple[Claim, ...] = ()
 
+    @field_validator("metrics")
+    @classmethod
+    def _no_metric_twice(cls, value: dict[str, str]) -> dict[str, str]:
+        labels: dict[str, str] = {}
+        for label, metric in value.items():
+            if labels.setdefault(metric, label) != label:
+                raise ValueError(f"{labels[metric]!r} and {label!r} are both {metric!r}; leave one out")
+        return value
+
     @property
     def measured(self) -> tuple[str, ...]:
         """The names of all metrics that the report shows."""

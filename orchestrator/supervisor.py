@@ -6,6 +6,7 @@ Imports nothing heavy, so that it is not what a machine without memory kills.
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -23,12 +24,7 @@ STOPPED = 130
 TRIES = 5  # in a row that brought nothing
 PAUSE_SECONDS = 10.0  # after the first of these; doubled after each
 LOOK_SECONDS = 0.5
-PROGRESS = (
-    ("trials", "result.json"),
-    ("trials", "failure.json"),
-    ("trials", "stopped.json"),
-    ("data", "record.json"),
-)
+RESULTS = re.compile(r"/(result|failure|stopped|look-\w+)\.json$")
 
 
 class Standin:
@@ -143,10 +139,11 @@ class Supervisor:
                     return True
         return False
 
-    def _progress(self) -> list[int] | None:
+    def _progress(self) -> tuple[int, int] | None:
         """What grows as a sweep goes on; None if the store does not answer."""
         with suppress(OSError):
-            return [len(self.depot.holders(*where)) for where in PROGRESS]
+            found = sum(RESULTS.search(name) is not None for name in self.depot.files("trials"))
+            return found, len(self.depot.holders("data", "record.json"))
         return None
 
 

@@ -23,8 +23,7 @@ ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 settings.register_profile("busy", deadline=None)  # no test is timed: the machine may have other work
 settings.load_profile("busy")
-# what starts Ray, or hosts
-WHOLE = ("chaos", "cluster", "test_sweep.py", "test_datasets.py", "test_first_sweep.py")
+WHOLE = ("chaos", "cluster", "test_sweep.py")  # what starts one Ray after another, or hosts
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

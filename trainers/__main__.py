@@ -14,6 +14,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
 from trainers.looks import Look, Probe
+from trainers.loop import Trained
 from trainers.spec import InputError
 from trainers.trial import Trial
 
@@ -44,12 +46,37 @@ def _run(options: argparse.Namespace) -> None:
     if options.checkpoint:
         checkpoint = Checkpoint(options.checkpoint, every=options.every, data=_digest(files[0]))
     device = device_named(options.device)
-    model, record = trial.run(train, test, device=device, report=say, checkpoint=checkpoint, looks=looks)
-    say(record)
+    trained, record = trial.judged(train, test, device=device, report=say, checkpoint=checkpoint, looks=looks)
     if options.weights:
-        write_tensors(options.weights, model.state_dict())
+        write_tensors(options.weights, trained.model.state_dict())
+    found, failed = _found(trial, trained, train, test, looks, device)
+    say(record | ({"looks": found} if looks else {}))
+    if failed is not None:
+        raise failed
     if checkpoint is not None:
         checkpoint.remove()
+
+
+def _found(
+    trial: Trial, trained: Trained, train: Images, test: Images, looks: list[Look], device: torch.device
+) -> tuple[dict[str, Any], Exception | None]:
+    """What looks found, and what the first that failed raised: it costs neither the record nor the others."""
+    found: dict[str, Any] = {}
+    failed = None
+    for look in looks:
+        try:
+            found |= trial.look_at(
+                trained.model,
+                train,
+                test,
+                [look],
+                device=device,
+                history=trained.history,
+                watched=trained.watched,
+            )
+        except Exception as error:  # noqa: BLE001  (it is raised once all else is said)
+            failed = failed or error
+    return found, failed
 
 
 def _options(arguments: list[str] | None) -> argparse.Namespace:

@@ -67,6 +67,10 @@ class Probe(Plugin, family="probe"):
         """Endings of the metrics that it finds for each set: of a set `em`, `acc` is the metric `em_acc`."""
         return ()
 
+    def epochs_taken(self, sets: int) -> int:
+        """How many epochs of the training its look is about as long as, with so many sets."""
+        return 1
+
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         """A function that is given the network (in whatever mode; to be left so) and the epoch's row after
         every epoch, and says what is kept of it. Only called if the probe `watches`."""
@@ -109,6 +113,11 @@ def check_looks(looks: Sequence[Look], like: Images) -> None:
         raise InputError(f"two looks are named alike: {', '.join(names)}")
     for look in looks:
         look.probe.check(look.sets)
+        found = metrics_of(look.probe, look.sets)
+        if twice := [name for name in found if found.count(name) > 1]:
+            raise InputError(
+                f"look {look.name!r}: two of its metrics would be {twice[0]!r}; give a set another name"
+            )
         for name, images in look.sets.items():
             if (images.shape, images.num_classes) != (like.shape, like.num_classes):
                 raise InputError(

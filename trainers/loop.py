@@ -219,6 +219,7 @@ def train_step(
     """One step on one batch; its mean loss and how many of it were right, both on the device."""
     spec, optimizer = training.spec, training.optimizer
     before = spec.before_attack
+    torch.clear_autocast_cache()  # an autocast around all of this keeps casts of weights that have moved on
     for augment in spec.augmentations[:before]:
         x, y = augment(x, y, gen)
     with spec.autocast(x.device):

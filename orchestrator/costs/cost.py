@@ -83,10 +83,10 @@ class Costs:
 
     def task_seconds(self, task: Task) -> float:
         """How long a trial of a plan takes: its training, if it is to be trained, and the looks that it
-        lacks, of which each is taken to be as long as an epoch."""
+        lacks, as long as its probe says in epochs."""
         whole = self.trial_seconds(task.trial)
         epoch = (whole - START_SECONDS) / task.trial.train.epochs
-        return (whole if task.trains else START_SECONDS) + len(task.lacks) * epoch
+        return (whole if task.trains else START_SECONDS) + task.look_epochs * epoch
 
     def data_seconds(self, spec: DataSpec) -> float:
         """How long a data set takes to make, once there is what it is made from."""

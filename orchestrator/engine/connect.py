@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from orchestrator.autoscaling import promised
 from orchestrator.cluster_token import check_token, find_token
 from orchestrator.host import knock
 from trainers import InputError
+
+JOIN_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Cluster:
     def total(self, resource: str) -> float:
         """What all machines have together."""
         return sum(machine.get(resource, 0.0) for machine in self.machines())
+
+    def settle(self) -> None:
+        """Wait for the first machine that can run anything: a cluster that has just come up may be its head
+        alone, and the others join within seconds."""
+        end = time.monotonic() + JOIN_SECONDS
+        while not self.most("CPU") and time.monotonic() < end:
+            time.sleep(0.2)
 
     def gpu_model(self) -> str:
         """What its GPUs are called."""
@@ -72,7 +82,9 @@ def cluster(address: str | None) -> Iterator[Cluster]:
         )
         raise InputError(f"{where}: {error}") from None
     try:
-        yield Cluster(() if address is None else tuple(promised()))
+        there = Cluster(() if address is None else tuple(promised()))
+        there.settle()
+        yield there
     finally:
         ray.shutdown()
 

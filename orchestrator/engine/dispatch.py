@@ -174,9 +174,11 @@ class Dispatcher:
             self._let_go(lane)
 
     def _useless(self, seat: Seat) -> bool:
-        """Whether a lane without work only keeps others from theirs."""
+        """Whether a lane without work only keeps others from theirs. Where its machine rests another would
+        only take its place."""
         waits = time.monotonic() - (seat.idle or time.monotonic())
-        return waits > IDLE_SECONDS or self.places.outdone(seat.share, self._tenants())
+        idle = waits > IDLE_SECONDS and not self.nodes.rests(seat.node)
+        return idle or self.places.outdone(seat.share, self._tenants())
 
     def _tenants(self) -> list[Tenant]:
         return [seat.tenant for seat in self.seats.values() if seat.share]

@@ -134,7 +134,7 @@ def _recipe(task: Task) -> tuple[object, ...]:
     """What decides how long a trial takes."""
     trial = task.trial
     keys = (trial.train.key, trial.evaluation.key, trial.test_data.key)
-    return (*keys, trial.data.limit, task.trains, len(task.lacks))
+    return (*keys, trial.data.limit, task.trains, task.look_epochs)
 
 
 def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | None]:

@@ -76,8 +76,6 @@ class _Grid:
         metrics = table.metrics or {table.metric: table.metric}
         self.metrics = metrics
         self.axes = [axis for axis in (*rows, column) if axis is not None]
-        if METRIC not in self.axes and len(metrics) > 1:
-            self.axes.append(METRIC)
         names = {metric: label for label, metric in metrics.items()}
         self.cells = {self._place({**c.labels, METRIC: names[c.metric]}): c for c in table.cells.values()}
         places = list(self.cells)

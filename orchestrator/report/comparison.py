@@ -82,8 +82,8 @@ def _of_cells(row: str, first: Cell, second: Cell) -> Difference:
 
 
 def _over(rows: list[Difference]) -> Difference | None:
-    """All rows together; each counts once, however many seeds it has."""
+    """All rows together, if they are of one metric; each counts once, however many seeds it has."""
     means = [row.mean for row in rows if row.mean is not None]
-    if len(rows) < 2 or len({row.metric.endswith("acc") for row in rows}) > 1:
+    if len(rows) < 2 or len({row.metric for row in rows}) > 1:
         return None
     return difference(None, rows[0].metric, means)

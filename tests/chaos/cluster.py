@@ -186,6 +186,8 @@ class Nodes:
     def __enter__(self) -> Self:
         try:
             self._begin()
+            for machine in self.workers:
+                machine.wait()
         except BaseException:
             self.end()
             raise

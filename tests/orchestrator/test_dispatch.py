@@ -3,6 +3,7 @@ once, and what it did not hear is said again."""
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,18 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     again = dispatcher._offered(good)
     assert again is not None
     assert again.task == attempt.task
+
+
+def test_a_lane_on_a_machine_that_rests_is_not_replaced_by_another(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progress, _, _ = begun(store, built=True, grid={"seed": [0]})
+    none = SimpleNamespace(claims=[])
+    dispatcher = Dispatcher(progress, none, SimpleNamespace(open={}), None, Cluster())  # type: ignore[arg-type]
+    seat = Seat(1, 0.0, node="bad", idle=time.monotonic() - 60)
+    assert dispatcher._useless(seat)
+    monkeypatch.setattr(dispatcher.nodes, "rests", lambda node: node == "bad")
+    assert not dispatcher._useless(seat)
 
 
 def asking(dispatcher: Dispatcher, lane: str, number: int, ended: Message | None = None) -> Message | None:

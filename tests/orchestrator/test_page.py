@@ -17,6 +17,7 @@ import pytest
 
 from orchestrator.depots.results import Ledger
 from orchestrator.page import document_of, load_document, page_of, save_document, write_page
+from orchestrator.page.__main__ import main as page_main
 from orchestrator.plan import make_plan
 from orchestrator.report import Sheet, make_sheet
 from orchestrator.spec import RunSpec, SweepSpec
@@ -313,6 +314,20 @@ def test_what_is_no_document_is_refused(text: str | None, tmp_path: Path) -> Non
         file.write_text(text)
     with pytest.raises(InputError, match="is not the document of a page"):
         load_document(file)
+
+
+def test_a_document_that_lacks_something_is_one_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "page.json"
+    monkeypatch.setattr(sys, "argv", ["page", str(file)])
+    for text in (
+        '{"format": 1, "sweeps": []}',
+        '{"format": 1, "made": "2026-01-01T00:00:00", "sweeps": [1]}',
+    ):
+        file.write_text(text)
+        assert page_main() == 2
+        assert "page.json is not the document of a page" in capsys.readouterr().err
 
 
 # -- of any size

@@ -159,6 +159,12 @@ def test_columns_are_compared_seed_by_seed(store: Store) -> None:
     assert "-0.00" not in lines.comparison(compare(table(store, [0.5] * 12), "1", "2"))[1]
 
 
+def test_rows_of_several_metrics_are_not_averaged(store: Store) -> None:
+    words = {"metrics": METRICS, "rows": ["metric", "train.epochs"]}
+    found = compare(report.tabulate(standing(store, ACCS, report=words)), "clean", "ops")
+    assert (len(found.rows), found.overall) == (4, None)
+
+
 def test_columns_of_no_pair_say_so(store: Store) -> None:
     assert lines.comparison(compare(table(store, [0.1]), "1", "2")) == ["2 minus 1: no seed has both yet"]
 

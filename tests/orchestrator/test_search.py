@@ -104,6 +104,17 @@ def test_a_search_that_cannot_be_is_told(changes: dict[str, Any], message: str) 
         SweepSpec.parse(tiny(**changes), "test")
 
 
+def test_cells_are_not_ranked_by_a_metric_that_no_trial_has(store: Store) -> None:
+    report = {"metrics": {"shown": "test/clean_acc"}, "metric": "tets/clean_acc"}
+    plan_of(tiny(grid=CELLS, report={**report, "rows": list(CELLS)[:2]}), store)
+    for search in ("random", "optuna"):
+        run = {"search": search, "num_samples": 2}
+        with pytest.raises(
+            InputError, match=r"report.metric: no metric 'tets/clean_acc'; did you mean 'test/cle"
+        ):
+            plan_of(tiny(grid=CELLS, report={**report, "rows": list(CELLS)[:2]}, run=run), store)
+
+
 def optuna_plan(store: Store, n: int, name: str = "tiny", grid: dict[str, Any] = CELLS, **run: Any) -> Plan:
     run = {"search": "optuna", "num_samples": n, **run}
     return plan_of(tiny(name=name, grid=grid, run=run), store)

@@ -89,6 +89,16 @@ def test_as_often_as_it_gets_further(depot: Folder) -> None:
     assert tries(depot) == TRIES + 3
 
 
+def test_looks_at_trials_that_are_done_get_it_further_too(depot: Folder) -> None:
+    assert supervisor.RESULTS.search("0a1b/look-0123456789abcdef.json")
+    looks = [
+        word.replace("result.json", "look-0123456789abcdef.json")
+        for word in sweep(depot, wanted=TRIES + 3, results=1)
+    ]
+    assert Supervisor(depot, "tiny", looks).run() == 0
+    assert tries(depot) == TRIES + 3
+
+
 def test_but_not_for_ever(depot: Folder, capfd: pytest.CaptureFixture[str]) -> None:
     assert Supervisor(depot, "tiny", sweep(depot, wanted=99)).run() == 128 + signal.SIGKILL
     assert tries(depot) == TRIES

@@ -124,6 +124,17 @@ def test_a_share_of_each_class_is_held_out_and_not_fitted() -> None:
     assert one.fields["loss"] > 0.5
 
 
+def test_a_class_of_which_nothing_is_left_to_fit_is_told() -> None:
+    clean = random_images(40)
+    train = moved(clean, noise(clean))
+    with pytest.raises(
+        InputError, match=r"holds 0.2 of each class out .* nothing is left of class 0 \(1 in all\)"
+    ):
+        look(train, clean, limit=4)
+    with pytest.raises(InputError, match=r"write a smaller share, or take more images"):
+        look(train, clean, share=0.95)
+
+
 def test_it_draws_nothing_and_repeats(digits: Images) -> None:
     train, state = moved(digits, noise(digits)), torch.get_rng_state()
     one, again = (look(train, digits, limit=200, iterations=30) for _ in range(2))

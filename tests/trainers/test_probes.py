@@ -22,7 +22,7 @@ from trainers.__main__ import main
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
 from trainers.looks import Look, Probe, Subject, metrics_of
-from trainers.loop import Metrics, generator
+from trainers.loop import DivergenceError, Metrics, generator
 from trainers.probes.distance import distance
 from trainers.trial import Trial
 
@@ -299,6 +299,23 @@ def test_fine_tuning_goes_on_from_the_weights_as_a_plain_loop_does(images: Image
     assert found.metrics == {"ops_acc": curve[-1], "ops_peak_acc": max(curve[1:])}
 
 
+def test_fine_tuning_in_bfloat16_is_the_training_that_it_is_elsewhere(
+    images: Images, poisoned: Images
+) -> None:
+    """A look is called inside an autocast, which would keep the casts of weights that the training moves on."""
+    trial = Trial.parse({"train": {**LENET, "precision": "bfloat16"}, "seed": 3}, "test")
+    model, record = trial.run(images, images, device=CPU)
+    probe = Probe.parse({"kind": "fine_tune", "epochs": 3, "lr": 0.1}, "test")
+    looks = [Look("tuned", probe, {"ops": poisoned})]
+    found = trial.look_at(model, images, images, looks, device=CPU, history=record["history"])
+    optimizer = trial.train.optimizer.model_copy(update={"lr": 0.1})
+    spec = trial.train.model_copy(update={"epochs": 3, "optimizer": optimizer})
+    alone = fit(spec, poisoned, images, seed=3, device=CPU, start=model.state_dict())
+    assert found["tuned"]["curves"]["ops"][1:] == [row["test/clean_acc"] for row in alone.history]
+    losses = [row["train/loss"] for row in alone.history]
+    assert losses[-1] < losses[0], "or the case shows nothing"
+
+
 def test_fine_tuning_at_no_rate_changes_nothing_and_at_a_high_one_unlearns(
     images: Images, poisoned: Images
 ) -> None:
@@ -323,7 +340,9 @@ def test_fine_tuning_that_diverges_names_the_set_and_the_way_out(images: Images)
     spec = TrainSpec.parse(LENET, "test")
     model = spec.architecture.network(num_classes=4, shape=(3, 32, 32), seed=0)
     probe = Probe.parse({"kind": "fine_tune", "lr": 1e6}, "test")
-    with pytest.raises(InputError, match=r"fine_tune on 'ops' diverged in epoch 1: give the probe a smaller"):
+    with pytest.raises(
+        DivergenceError, match=r"fine_tune on 'ops' diverged in epoch 1: give the probe a smaller"
+    ):
         probe.look(subject(model, images, spec=spec, sets={"ops": images}))
 
 
@@ -338,6 +357,10 @@ def test_looks_that_cannot_be_are_told_before_the_training(images: Images) -> No
         ([look("shuffle_test")], "'shuffle_test' compares sets of images, and was given none: write sets"),
         ([look("fine_tune")], "'fine_tune' goes on training on sets of images, and was given none: write"),
         ([look("linear_separability")], "'linear_separability' needs a set 'clean': write sets: {clean:"),
+        (
+            [look("fine_tune", em=images, em_peak=images)],
+            "two of its metrics would be 'em_peak_acc'; give a set another name",
+        ),
         ([look("shuffle_test", em=small)], r"look 'look': the set 'em' is of \(3, 16, 32\) in 4 classes"),
     ):
         rows: list[Metrics] = []
@@ -352,7 +375,9 @@ def test_weights_alone_are_too_late_for_a_probe_that_watches(images: Images) -> 
         TRIAL.look_at(model, images, images, [look("distance", "far")], device=CPU, history=[])
 
 
-def test_a_bare_machine_looks_too(images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bare_machine_looks_too(
+    images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     for split in ("train", "test"):
         images.save(tmp_path / f"{split}.pt")
     (tmp_path / "spec.json").write_text(json.dumps({"train": SETTINGS, "seed": 1}))
@@ -369,6 +394,18 @@ def test_a_bare_machine_looks_too(images: Images, tmp_path: Path, capsys: pytest
         1
     ]
     assert findings({"looks": found}) == findings(record)
+
+    def broken(probe: Any, subject: Subject) -> None:
+        raise InputError("nothing to see")
+
+    kept = tmp_path / "weights.pt"
+    monkeypatch.setattr(type(looks[1].probe), "look", broken)
+    assert main([*command, "--weights", str(kept), "--look", far, "--look", "early_stopping"]) == 2
+    said = capsys.readouterr()
+    assert "nothing to see" in said.err
+    saved = json.loads(said.out.splitlines()[-1])
+    assert (list(saved["looks"]), saved["metrics"]) == (["early_stopping"], record["metrics"])
+    assert kept.exists(), "a look that fails costs neither the record nor the weights"
     for told, message in (
         ("distanse", "--look distanse: unknown probe 'distanse'; did you mean 'distance'"),
         ('{"kind"', '--look {"kind": this is no JSON'),

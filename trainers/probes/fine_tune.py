@@ -16,7 +16,7 @@ from trainers.loop import DivergenceError, fit
 from trainers.spec import InputError
 
 
-class FineTune(Probe, kind="fine_tune"):
+class FineTune(Probe, kind="fine_tune", version=2):
     """On a trial that was trained on clean images: a copy of its network goes on training on each set that it
     is given, with the trial's recipe and seed but for `epochs` and the full rate `lr`, through the whole
     schedule.
@@ -30,6 +30,9 @@ class FineTune(Probe, kind="fine_tune"):
     epochs: PositiveInt = 10
     lr: Annotated[float, Field(ge=0)] = 0.01
     smoke: ClassVar[dict[str, Any]] = {"epochs": 1}
+
+    def epochs_taken(self, sets: int) -> int:
+        return self.epochs * sets
 
     @property
     def per_set(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class FineTune(Probe, kind="fine_tune"):
                     spec, images, subject.test, seed=subject.seed, device=subject.device, start=start
                 )
         except DivergenceError as error:
-            raise InputError(
+            raise DivergenceError(
                 f"fine_tune on {name!r} diverged in epoch {len(error.history) + 1}: "
                 f"give the probe a smaller lr than {self.lr:g}"
             ) from None

@@ -33,7 +33,7 @@ class FirstLayer(Probe, kind="first_layer"):
     the set `clean`. Fields `images` (`label`; `pixels` uint8
     H,W,C; `response` H',W'; `channels` k,H',W', signed, the one with the largest magnitude first) and
     `filters` K,h,w,C. Costs a forward pass of `limit` images, and of as many of each set. InputError if the
-    network has no convolution.
+    network has no convolution, or, with sets, one that pads or resizes images by itself.
     """
 
     on: Literal["train", "test"] = "train"
@@ -80,7 +80,13 @@ class FirstLayer(Probe, kind="first_layer"):
             check_pairs(images, subject.sets["clean"], probe=self.kind, name=f"the set {name!r}")
             some, clean = images.subset(self.limit), subject.sets["clean"].subset(self.limit)
             response = responses(subject.model, conv, some, subject.device)
-            found[f"{name}_at_change"] = at_change(response, changed(some, clean, conv)).mean().item()
+            change = changed(some, clean, conv)
+            if response.shape != change.shape:
+                raise InputError(
+                    f"the probe {self.kind!r} cannot tell which pixels the first convolution of this network "
+                    "sees where, for it pads or resizes images by itself: leave the sets out"
+                )
+            found[f"{name}_at_change"] = at_change(response, change).mean().item()
         return found
 
     def _picture(self, maps: Tensor) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from trainers.images import Images
 from trainers.looks import Finding, Probe, Subject
 from trainers.probes.pairs import check_pairs
+from trainers.spec import InputError
 
 ROWS = 4096  # perturbations that are float at a time
 HISTORY = 10  # steps that L-BFGS remembers, each as large as the classifier
@@ -33,7 +34,8 @@ class LinearSeparability(Probe, kind="linear_separability"):
 
     The fit is L-BFGS on the whole set, from zero weights, of at most `iterations`, as many as published; its
     line search is not. Costs up to 1.25 passes over the perturbations an iteration, and two bytes of memory
-    for each of their values. InputError if `clean` does not hold the same images, row by row.
+    for each of their values. InputError if `clean` does not hold the same images, row by row,
+    or if a class has nothing left to fit.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("clean",)
@@ -50,6 +52,7 @@ class LinearSeparability(Probe, kind="linear_separability"):
         train, device = subject.train, subject.device
         rows = perturbations(train, subject.sets["clean"], self.limit).to(device)
         out = held_out(rows.labels, train.num_classes, self.share)
+        self._check_left(rows.labels, rows.labels[~out], train.num_classes)
         fitted, others = rows.take(~out), rows.take(out)
         with torch.autocast(device.type, enabled=False):
             linear = fit(fitted, train.num_classes, self.iterations)
@@ -58,6 +61,16 @@ class LinearSeparability(Probe, kind="linear_separability"):
             metrics={"acc": acc, "held_out_acc": held_out_acc},
             fields={"fitted": len(fitted.labels), "held_out": len(others.labels), "loss": loss},
         )
+
+    def _check_left(self, labels: Tensor, fitted: Tensor, num_classes: int) -> None:
+        """InputError if a class has nothing left to fit."""
+        before, after = labels.bincount(minlength=num_classes), fitted.bincount(minlength=num_classes)
+        if len(lost := ((before > 0) & (after == 0)).nonzero()):
+            k = int(lost[0])
+            raise InputError(
+                f"the probe {self.kind!r} holds {self.share:g} of each class out of its fit, and nothing is "
+                f"left of class {k} ({before[k]} in all): write a smaller share, or take more images"
+            )
 
 
 @dataclass(frozen=True)
