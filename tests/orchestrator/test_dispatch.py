@@ -64,9 +64,7 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
 def test_a_lane_on_a_machine_that_rests_is_not_replaced_by_another(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    progress, _, _ = begun(store, built=True, grid={"seed": [0]})
-    none = SimpleNamespace(claims=[])
-    dispatcher = Dispatcher(progress, none, SimpleNamespace(open={}), None, Cluster())  # type: ignore[arg-type]
+    dispatcher = Rehearsal(store, [{"CPU": 1.0}], [(10.0, 0.0)]).dispatcher
     seat = Seat(1, 0.0, node="bad", idle=time.monotonic() - 60)
     assert dispatcher._useless(seat)
     monkeypatch.setattr(dispatcher.nodes, "rests", lambda node: node == "bad")
