@@ -104,29 +104,47 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+def session(leader: int) -> list[psutil.Process]:
+    """All processes of a session, those too whose parent is gone."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(OSError):
+            if os.getsid(process.pid) == leader:
+                found.append(process)
+    return found
+
+
 class Node:
     """One `ray start --block`, with all it starts."""
 
     def __init__(self, options: list[str], env: dict[str, str], log: Path) -> None:
-        self.log = log
-        with log.open("wb") as file:
+        self.options, self.env, self.log = options, env, log
+        self.start()
+
+    def start(self) -> None:
+        with self.log.open("wb") as file:
             self.process = subprocess.Popen(
-                [RAY, "start", "--block", *options, "--object-store-memory=100000000"],
-                env=env,
+                [RAY, "start", "--block", *self.options, "--object-store-memory=100000000"],
+                env=self.env,
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
 
     def wait(self) -> None:
-        """Until the cluster knows it."""
-        end = time.monotonic() + 150
-        while "Ray runtime started" not in self.log.read_text():
-            assert time.monotonic() < end, self.log.read_text()
-            time.sleep(0.1)
+        """Until the cluster knows it. Ray's start gives up now and then, and is tried again."""
+        for _ in range(3):
+            while self.process.poll() is None:
+                if "Ray runtime started" in self.log.read_text():
+                    return
+                time.sleep(0.1)
+            said = self.log.read_text()
+            self.kill()
+            self.start()
+        raise AssertionError(said)
 
     def inside(self) -> list[psutil.Process]:
-        return tree(self.process.pid)
+        return session(self.process.pid)
 
     def kill(self) -> None:
         kill_all(self.inside())
@@ -147,7 +165,7 @@ class Nodes:
     def _begin(self) -> None:
         head = ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"]
         self.head = self._node(head)
-        self._wait()
+        self.head.wait()
         self.workers.clear()
         for _ in range(self.size):
             self.add()
@@ -203,12 +221,3 @@ class Nodes:
 
     def _node(self, options: list[str]) -> Node:
         return Node(options, self.env, self.yard.folder / f"node-{secrets.token_hex(4)}.log")
-
-    def _wait(self) -> None:
-        """Until the head lets others join."""
-        end = time.monotonic() + 120
-        while time.monotonic() < end and self.head.process.poll() is None:
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-                return
-            time.sleep(0.1)
-        raise AssertionError(f"Ray's head did not start:\n{self.head.log.read_text()}")

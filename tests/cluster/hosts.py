@@ -21,6 +21,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.conftest import ROOT
+
 SHARED = Path("/mnt")  # where every host sees the folder that they share
 BOOTED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh-keygen")  # what it takes to have hosts,
 NEEDED = (*BOOTED, "ssh", "rsync")  # and what `ray up` takes beside
@@ -62,6 +64,8 @@ def lacking(needed: Sequence[str] = NEEDED) -> str | None:
     """Why hosts cannot be made on this machine; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
+    if ROOT.is_relative_to("/tmp"):
+        return "each host has a /tmp of its own, and this checkout lies there"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
     missing = [name for name in needed if shutil.which(name, path=path) is None]
     return f"not installed: {', '.join(missing)}" if missing else None
