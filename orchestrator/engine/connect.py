@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,8 +62,6 @@ def cluster(address: str | None) -> Iterator[Cluster]:
         raise InputError(
             f"{address}: Ray Client is not supported; give host:6379, or `auto` on the head node"
         )
-    if address is None:  # what Ray starts here then ends some seconds after a driver that was killed, not 60
-        os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     try:
         if knock(address or ""):  # Ray itself would wait for minutes
             check_token(address or "")
