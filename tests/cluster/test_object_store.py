@@ -18,7 +18,7 @@ import yaml
 from orchestrator.depots.depot import open_depot
 from orchestrator.depots.results import Ledger
 from orchestrator.depots.stores import open_store
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, told
 from tests.chaos.witness import as_if_alone
 from tests.cluster.heads import BIN, free_ports
 from tests.conftest import ROOT, finish, start
@@ -106,7 +106,7 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
 
     tracked = runs(Tracker(head.uri, plan, open_store(where)))
     assert {run.info.run_name: run.info.status for run in tracked} == {
-        task.point.name: "FINISHED" for task in plan.tasks
+        told.name(task): "FINISHED" for task in plan.tasks
     }
     assert any(name.endswith(".png") for name in depot.files("mlartifacts")), "pictures lie in the bucket"
 

@@ -29,7 +29,9 @@ from trainers import InputError
 TOKENS = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
 WRONG = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "b" * 64}
 NONE = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nonexistent/token"}
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
+)
 ON_CPU = ("--gpus-per-trial", "0")
 
 
