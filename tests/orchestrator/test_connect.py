@@ -1,0 +1,32 @@
+"""What a sweep finds when it reaches a cluster."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.engine import connect
+from orchestrator.engine.connect import JOIN_SECONDS, Cluster
+from tests.orchestrator.test_progress import Clock
+
+HEAD, WORKER = {"memory": 1e9}, {"CPU": 4.0}
+
+
+def waited(monkeypatch: pytest.MonkeyPatch, joins: float) -> float:
+    """How long a cluster of a head alone is waited for whose first machine joins after so many seconds."""
+    clock = Clock()
+    begun = clock.time
+    monkeypatch.setattr(connect.time, "monotonic", lambda: clock.time)
+    monkeypatch.setattr(connect.time, "sleep", lambda seconds: setattr(clock, "time", clock.time + seconds))
+    monkeypatch.setattr(
+        Cluster, "machines", lambda self: [HEAD, *([WORKER] if clock.time - begun >= joins else [])]
+    )
+    Cluster().settle()
+    return clock.time - begun
+
+
+def test_the_first_machine_of_a_cluster_that_has_just_come_up_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert waited(monkeypatch, joins=0) == 0
+    assert waited(monkeypatch, joins=5) == pytest.approx(5, abs=0.3)
+    assert waited(monkeypatch, joins=1e9) == pytest.approx(JOIN_SECONDS, abs=0.3), "not for ever"
