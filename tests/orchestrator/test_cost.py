@@ -273,7 +273,10 @@ def test_hours_on_gpus_are_told_where_there_is_none(store: Store) -> None:
     kept.remember(shape, "NVIDIA A10G", {"share": 0.25})
     assert told(auto, tflops=30) == ("GPU-hours", 0.25, "given")
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)  # not as many as a trial would have here
     record = run_trial(plain.tasks[0].trial, store, device=CPU)
+    torch.set_num_threads(threads)
     assert told(wants)[2].startswith("a guess"), "a processor tells nothing of a GPU"
     for task in plain.tasks[1:3]:
         Ledger(store.where).publish(task.key, record | {"device": "NVIDIA A10G"})
