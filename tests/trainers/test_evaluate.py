@@ -69,7 +69,7 @@ def test_every_attack_keeps_its_budget_and_repeats(
         pytest.importorskip("pyautoattack")
     model, images = trained
     attack = member.parse({**member.smoke, "budget": {"norm": norm, "eps": eps}}, "test")
-    some = images.take(torch.arange(8))
+    some = images.take(torch.arange(32))  # auto_attack moves those alone that it fools: of eight maybe none
     x, state = to_float(some.x), torch.get_rng_state()
     one, again = (attack.craft(model, x, some.y, gen()) for _ in range(2))
     assert torch.equal(one, again)
