@@ -4,7 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= opsctl-store
-# Two at a time, of one thread each: threads of two would wait for each other. Those that start Ray, or hosts, go one after the other.
+# Two at a time, of one thread each: threads of two would wait for each other. Those of WHOLE in tests/conftest.py, which
+# start clusters or hosts, go one after the other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 

@@ -18,7 +18,7 @@ from orchestrator.cluster_token import check_token, find_token
 from orchestrator.host import knock
 from trainers import InputError
 
-JOIN_SECONDS = 30.0
+JOIN_SECONDS = 30.0  # in which the first machine of a cluster that has just come up may join its head
 
 
 @dataclass(frozen=True)

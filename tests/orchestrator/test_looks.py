@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.cache import entries
-from orchestrator.costs.cost import Costs
+from orchestrator.costs.cost import START_SECONDS, Costs
 from orchestrator.depots.results import Ledger, Record
 from orchestrator.depots.stores import open_store
 from orchestrator.depots.summaries import HEAD, heads, looked
@@ -392,6 +392,9 @@ def test_a_plan_says_what_is_done_but_for_looks(store: Store) -> None:
     light, _, heavy, full = (costs.task_seconds(task) for task in after.tasks)
     assert light < heavy
     assert heavy == pytest.approx(full)
+    tuned = [{"kind": "fine_tune", "epochs": 6, "sets": {"a": {}, "b": {"poison": "ops"}}}]
+    (long, *_) = plan_of(tiny(probes=tuned), store).tasks
+    assert costs.task_seconds(long) - START_SECONDS == pytest.approx(12 * (light - START_SECONDS))
     assert remarks(plan_of(tiny(probes=["distance"]), store)) == [
         "3 of the trials to run are done but for looks: 3 to be trained again"
     ]

@@ -159,6 +159,12 @@ def test_columns_are_compared_seed_by_seed(store: Store) -> None:
     assert "-0.00" not in lines.comparison(compare(table(store, [0.5] * 12), "1", "2"))[1]
 
 
+def test_a_metric_has_one_label() -> None:
+    twice = {"one": "test/clean_acc", "two": "test/clean_acc"}
+    with pytest.raises(InputError, match="'one' and 'two' are both 'test/clean_acc'; leave one out"):
+        SweepSpec.parse(tiny(report={"metrics": twice}), "test")
+
+
 def test_rows_of_several_metrics_are_not_averaged(store: Store) -> None:
     words = {"metrics": METRICS, "rows": ["metric", "train.epochs"]}
     found = compare(report.tabulate(standing(store, ACCS, report=words)), "clean", "ops")

@@ -162,3 +162,12 @@ def test_a_network_without_convolutions_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     with pytest.raises(InputError, match="this network has none: leave the probe out, or take"):
         FirstLayer().look(subject(model, random_images(4)))
+
+
+def test_a_network_that_pads_by_itself_is_not_asked_where_images_were_changed() -> None:
+    images = random_images(8, (3, 8, 8))
+    conv = nn.Conv2d(3, 4, 3, stride=2)
+    model = nn.Sequential(nn.ZeroPad2d(1), conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert FirstLayer(limit=None).look(subject(model, images)).metrics["peak_share"] > 0
+    with pytest.raises(InputError, match="it pads or resizes images by itself: leave the sets out"):
+        FirstLayer(limit=None).look(subject(model, images, sets={"clean": images, "ops": images}))
