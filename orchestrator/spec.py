@@ -17,6 +17,7 @@ from pydantic import (
 from poisons import DataSpec
 from trainers import Spec
 from trainers.looks import Probe
+from trainers.numerical_platform import CpuIsa
 from trainers.trial import Trial
 
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
@@ -43,6 +44,7 @@ class RunSpec(Spec):
     cpus_per_trial: PositiveFloat = 1
     gpus_per_trial: NonNegativeFloat | Literal["auto"] | None = None  # default: one where there is any
     cpus_per_data: PositiveFloat = 1
+    cpu_isa: CpuIsa | None = None  # instruction set that workers are held to, so that machines agree
     workers_per_data: PositiveInt = 1  # that share the work on one data set, each with cpus_per_data
     max_concurrent: PositiveInt | None = None
     retries: NonNegativeInt = 1  # of a trial that failed by itself

@@ -38,6 +38,7 @@ from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Images
 from trainers.loop import DivergenceError, Training, generator, memory_named, seeded, train_step
 from trainers.optimizers.sgd import Sgd
+from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import Eps, InputError
 
@@ -157,13 +158,15 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         if not len(clean):
             raise InputError("error-minimising noise is crafted from images, and there are none")
         device, checkpoint, owner = workshop.device, workshop.checkpoint, f"em {self.key}, seed {seed}"
-        recipe = self._recipe(device)
+        recipe = self._recipe()
         with repeatable(), memory_named(recipe, clean, device, field="batch_size of the poison"):
             clean = clean.to(CPU) if self._shared(workshop) else place(clean, device)
             # no victim begins with these weights, as it might with those of `seed` itself
             weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()
-            training = Training.begin(recipe, clean, seed=weights, device=device)
             noise = self._begin(clean, seed, workshop)
+            arithmetic = _arithmetic(recipe, clean, noise, device)
+            recipe = recipe.model_copy(update={"precision": arithmetic.precision})
+            training = Training.begin(recipe, clean, seed=weights, device=device)
             if checkpoint is not None and (state := checkpoint.load(owner=owner)) is not None:
                 _resume(training, noise, state)
             for row in training.history:
@@ -182,17 +185,17 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         facts = {
             "rounds": training.history,
             "reached_stop_error": training.history[-1]["error"] <= self.stop_error,
-            "precision": recipe.precision,
+            "precision": arithmetic.precision,
         }
+        facts |= {"precision_fallback": arithmetic.fallback} if arithmetic.fallback else {}
         levels = whole_levels(noise.values, self.application, self.eps)
         return Delta(levels, "class" if self.transfers else "image", facts)
 
-    def _recipe(self, device: torch.device) -> TrainSpec:
-        """How the generator is trained, and in what arithmetic on `device`; nothing is its paper's."""
+    def _recipe(self) -> TrainSpec:
+        """How the generator is trained; nothing is its paper's."""
         fields = ("optimizer", "batch_size", "augmentations", "precision")
         renamed = {"architecture": self.generator, "clip_norm": self.max_grad_norm}
-        recipe = TrainSpec().model_copy(update=renamed | {name: getattr(self, name) for name in fields})
-        return recipe.model_copy(update={"precision": recipe.arithmetic(device)})
+        return TrainSpec().model_copy(update=renamed | {name: getattr(self, name) for name in fields})
 
     def _shared(self, workshop: Workshop) -> bool:
         """Whether other processes take part, for which all lies on the host."""
@@ -248,6 +251,19 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             what = f"the generator diverged in round {number}; try a smaller optimizer.lr"
             raise DivergenceError(what, training.history)
         return wrong / len(noise.images)
+
+
+def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.device) -> Arithmetic:
+    """What `precision` comes to for the generator, on the batches of both kinds of step."""
+    sizes = batch_sizes(len(clean), recipe.batch_size) | batch_sizes(len(noise.images), recipe.batch_size)
+    return resolve(
+        recipe,
+        shape=clean.shape,
+        num_classes=clean.num_classes,
+        sizes=BatchSizes(sizes),
+        device=device,
+        field="precision of the poison em",
+    )
 
 
 def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:

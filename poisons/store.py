@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock
 
 from poisons import arrow
@@ -37,9 +38,11 @@ from poisons.imported import Imported
 from poisons.node_copy import NodeCopy, parsed
 from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
+from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
 from trainers.spec import InputError, plain
 
+CPU = torch.device("cpu")
 FORMAT = 1  # of the store's layout; a store with a higher number is left alone
 
 
@@ -219,6 +222,7 @@ class Store:
             perturbation = spec.poison[0].craft(clean, seed=spec.seed, workshop=furnished)
         links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
         told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(workshop.device)}
+        told["platform"] = numerical_platform(workshop.device).to_json()
         told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
         self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)
         checkpoint.remove()
@@ -297,6 +301,7 @@ class Store:
             "num_classes": writer.num_classes,
             "change": tally.summary(),
             "environment": environment(),
+            "platform": numerical_platform(CPU).to_json(),
         }
 
     def _memo(self, clean: DataSpec) -> Callable[[str, Callable[[], Tensors]], Tensors]:

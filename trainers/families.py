@@ -59,6 +59,21 @@ class Architecture(Plugin, family="architecture"):
             torch.default_generator.manual_seed(seed)
             return Normalised(self.build(num_classes=num_classes, shape=shape))
 
+    def meta_network(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        """The network without numbers, on the meta device: for its shapes. Its tensors are laid out as a
+        training lays them out."""
+        with torch.random.fork_rng(devices=[]):
+            try:
+                with torch.device("meta"):
+                    net = self.build(num_classes=num_classes, shape=shape)
+            except (
+                RuntimeError,
+                NotImplementedError,
+                ValueError,
+            ):  # some libraries need numbers to build one
+                net = self.build(num_classes=num_classes, shape=shape)
+        return Normalised(net).to("meta", memory_format=torch.channels_last)  # type: ignore[call-overload]
+
 
 class Augmentation(Plugin, family="augmentation"):
     """Maps a batch to a batch, on its device, every image with its own draw from `gen`."""

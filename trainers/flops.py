@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from trainers.attackers.pgd import Pgd
 from trainers.evaluate import BATCH
-from trainers.families import Architecture, Normalised, Passes
+from trainers.families import Architecture, Passes
 from trainers.trial import Trial
 
 META = torch.device("meta")
@@ -63,7 +63,8 @@ def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int)
     where the network cannot be built."""
     name = architecture.key, shape, num_classes
     if name not in _known:
-        _known[name] = _count(_on_meta(architecture, shape, num_classes), shape)
+        network = architecture.meta_network(num_classes=num_classes, shape=shape)
+        _known[name] = _count(network.train(), shape)
     return _known[name]
 
 
@@ -88,17 +89,6 @@ def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
     """`passes` of every one of so many images, `batch` at a time."""
     times = passes.forward + passes.backward + passes.inputs
     return Work(images * network.of(passes), math.ceil(images / batch) * times)
-
-
-def _on_meta(architecture: Architecture, shape: Shape, num_classes: int) -> nn.Module:
-    """The network without numbers, in training mode; some libraries need numbers to build one."""
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with META:
-                net = architecture.build(num_classes=num_classes, shape=shape)
-        except (RuntimeError, NotImplementedError, ValueError):
-            net = architecture.build(num_classes=num_classes, shape=shape)
-    return Normalised(net).to(META).train()
 
 
 def _count(net: nn.Module, shape: Shape) -> Flops:

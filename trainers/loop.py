@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from trainers.average import Average
 from trainers.checkpoint import Checkpoint
-from trainers.evaluate import accuracy
+from trainers.evaluate import BATCH, accuracy
 from trainers.feed import feed, place
 from trainers.images import Images
 from trainers.looks import Row, Watch
+from trainers.numerical_platform import numerical_platform
+from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 
 MEMORY = re.compile(
@@ -28,6 +30,7 @@ MEMORY = re.compile(
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
 Weights = Mapping[str, Tensor]
+PlatformRecord = dict[str, str | int | bool | None]  # of a NumericalPlatform
 
 
 class DivergenceError(ArithmeticError):
@@ -51,6 +54,7 @@ class Trained:
     history: list[Metrics]
     seconds: float
     watched: dict[str, list[Row]] = field(default_factory=dict)
+    platforms: tuple[PlatformRecord, ...] = ()  # that it was trained on, the last one last
 
 
 @dataclass
@@ -64,6 +68,7 @@ class Training:
     watched: dict[str, list[Row]] = field(default_factory=dict)
     history: list[Metrics] = field(default_factory=list)
     seconds: float = 0.0
+    platforms: list[PlatformRecord] = field(default_factory=list)
 
     @classmethod
     def begin(
@@ -98,6 +103,7 @@ class Training:
             "history": self.history,
             "watched": self.watched,
             "seconds": self.seconds,
+            "platforms": self.platforms,
         }
 
     def take_down(self, row: Metrics, watches: Mapping[str, Watch], device: torch.device) -> None:
@@ -107,6 +113,11 @@ class Training:
         self.history.append(row)
         for name, said in told.items():
             self.watched[name].append(said)
+
+    def continues_on(self, platform: PlatformRecord) -> None:
+        """Note where the epochs from here on are computed."""
+        if not self.platforms or self.platforms[-1] != platform:
+            self.platforms.append(platform)
 
     def resume(self, checkpoint: Checkpoint, owner: str) -> None:
         """Go on from where the checkpoint is, if there is one, and it knows of every epoch what each watch
@@ -122,6 +133,7 @@ class Training:
         if self.average is not None:
             self.average.restore(state["average"])
         self.history, self.seconds = list(state["history"]), state["seconds"]
+        self.platforms = list(state.get("platforms", ()))
         self.watched = {name: list(known[name]) for name in self.watched}
 
 
@@ -136,23 +148,28 @@ def fit(
     checkpoint: Checkpoint | None = None,
     watches: Mapping[str, Watch] | None = None,
     start: Weights | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Trained:
     """Train on `train`, look at `test` after every epoch; `report` is given each epoch's row, those before
     a resumption too. Each of `watches`, which change nothing, looks at the network after every epoch.
-    `start`, a state_dict, are the weights to begin with (default: `seed` draws them).
+    `start`, a state_dict, are the weights to begin with (default: `seed` draws them). `arithmetic` is what
+    `spec.precision` comes to here (default: it is resolved for these images).
 
-    Equal arguments give equal numbers on a CPU with the same number of threads, and on a GPU as far as its
-    kernels are deterministic, whether or not the training was killed and resumed from `checkpoint`. Each
+    Equal arguments give equal numbers on equal numerical platforms: on a CPU bit for bit, on a GPU as far as
+    its kernels are deterministic, whether or not the training was killed and resumed from `checkpoint`. Each
     epoch draws from its own generators. Raises DivergenceError, naming epoch and batch, when the loss is no
-    longer finite, and OutOfMemoryError.
+    longer finite, OutOfMemoryError, and InputError for a precision that the device computes wrongly.
     """
+    owner = f"{spec.key}, seed {seed}"
     with memory_named(spec, train, device), repeatable():
         train, test = place(spec.defense.prepare(train), device), place(test, device)
+        arithmetic = arithmetic or arithmetic_of(spec, train, test, device)
+        spec = spec.model_copy(update={"precision": arithmetic.precision})
         watches = watches or {}
         training = Training.begin(spec, train, seed=seed, device=device, start=start, watched=watches)
-        owner = f"{spec.key}, seed {seed}"
         if checkpoint is not None:
             training.resume(checkpoint, owner)
+        training.continues_on(numerical_platform(device).to_json())
         for row in training.history:
             report(row)
         forward = compiled(spec, training.model)
@@ -167,7 +184,20 @@ def fit(
             report(row)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(training.state(), owner=owner)
-    return Trained(training.judged, training.history, training.seconds, training.watched)
+    return Trained(
+        training.judged, training.history, training.seconds, training.watched, tuple(training.platforms)
+    )
+
+
+def arithmetic_of(
+    spec: TrainSpec, train: Images, test: Images, device: torch.device, *, attacked: int = 0
+) -> Arithmetic:
+    """What `spec.precision` comes to on `device`, for a training on `train`, its evaluation on both, and an
+    attack on so many images. InputError for an explicit bfloat16 that is computed wrongly."""
+    backward = batch_sizes(len(train), spec.batch_size) | batch_sizes(attacked, spec.batch_size)
+    forward = batch_sizes(len(train), BATCH) | batch_sizes(len(test), BATCH)
+    sizes = BatchSizes(backward, forward)
+    return resolve(spec, shape=train.shape, num_classes=train.num_classes, sizes=sizes, device=device)
 
 
 def train_epoch(

@@ -21,7 +21,7 @@ from trainers.evaluate import BATCH, correct
 from trainers.feed import feed, place
 from trainers.flops import Shape, network_flops
 from trainers.images import Images
-from trainers.loop import Training, compiled, generator, memory_named, train_step
+from trainers.loop import Training, arithmetic_of, compiled, generator, memory_named, train_step
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
 from trainers.trial import Trial
@@ -67,16 +67,15 @@ def probe(trial: Trial, train_shape: Shape, num_classes: int, n: int, device: to
     host = random_images(n, train_shape, num_classes)
     with memory_named(trial.train, host, device), repeatable():
         images = place(trial.train.defense.prepare(host), device)
-        training = Training.begin(trial.train, images, seed=0, device=device)
+        some = images.take(torch.arange(min(n, BATCH), device=images.y.device))
+        arithmetic = arithmetic_of(trial.train, images, some, device)
+        spec = trial.train.model_copy(update={"precision": arithmetic.precision})
+        training = Training.begin(spec, images, seed=0, device=device)
         steps = training_steps(training, images, device)
         advance(steps, WARM, device)
         wall = advance(steps, STEPS, device)
-        with trial.train.autocast(device):
-            correct(
-                training.judged.eval(),
-                images.take(torch.arange(min(n, BATCH), device=images.y.device)),
-                device,
-            )
+        with arithmetic.autocast(device):
+            correct(training.judged.eval(), some, device)
         training.model.train()
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             advance(steps, STEPS, device)

@@ -13,6 +13,7 @@ from trainers.architectures.resnet import ResNet18
 from trainers.augmentations.flip_crop import FlipCrop
 from trainers.defenses.erm import Erm
 from trainers.families import Architecture, Augmentation, Defense, Optimizer, Schedule
+from trainers.numerical_platform import cpu_isa, has_bfloat16
 from trainers.optimizers.sgd import Sgd
 from trainers.schedules.multi_step import MultiStep
 from trainers.spec import Spec
@@ -24,8 +25,9 @@ class TrainSpec(Spec):
     """How a network is trained. The defaults are the One-Pixel Shortcut paper's recipe for CIFAR-10 (Wu et
     al., ICLR 2023); an architecture that its paper trains otherwise brings its own.
 
-    `precision: auto` is bfloat16 arithmetic around float32 weights where the device has it natively, else
-    float32. `ema` is the decay, per step, of an average of the weights, which is then what is evaluated.
+    `precision: auto` is bfloat16 arithmetic around float32 weights where the device has it natively and
+    computes every layer of the network correctly in it, else float32. `ema` is the decay, per step, of an
+    average of the weights, which is then what is evaluated.
     `execution: compiled` is torch.compile, worth its warm-up in long trainings of networks with much between
     their convolutions; `cuda_graphs` is its mode for small networks on a GPU.
     """
@@ -63,7 +65,7 @@ class TrainSpec(Spec):
         return next((i for i, one in enumerate(self.augmentations) if one.mixes), len(self.augmentations))
 
     def arithmetic(self, device: torch.device) -> Precision:
-        """What `precision` means on `device`."""
+        """What `precision` asks for on `device`; whether the network gets it, see precision.py."""
         if self.precision != "auto":
             return self.precision
         return "bfloat16" if native_bfloat16(device) else "float32"
@@ -86,7 +88,8 @@ def repeatable() -> AbstractContextManager[None]:
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices by itself, rather than in an emulation that is slower."""
+    """Whether `device` multiplies bfloat16 matrices by itself, rather than in an emulation that is slower;
+    and whether it is allowed to (ONEDNN_MAX_CPU_ISA)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and bool(torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cpu" and has_bfloat16(cpu_isa())

@@ -14,7 +14,18 @@ from trainers.checkpoint import Checkpoint
 from trainers.evaluate import EvaluationSpec, evaluate
 from trainers.images import Images
 from trainers.looks import Look, Row, Subject, Watch, check_looks
-from trainers.loop import Report, Trained, fit, generator, memory_named, summary
+from trainers.loop import (
+    PlatformRecord,
+    Report,
+    Trained,
+    arithmetic_of,
+    fit,
+    generator,
+    memory_named,
+    summary,
+)
+from trainers.numerical_platform import NumericalPlatform
+from trainers.precision import Arithmetic
 from trainers.provenance import environment
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import InputError, Spec, plain
@@ -86,6 +97,7 @@ class Trial(Spec):
             attack.check_ready()
         check_looks(looks, test)
         spec, test = self.train, test.subset(self.evaluation.limit)
+        arithmetic = self._arithmetic(train, test, device)
         trained = fit(
             spec,
             train,
@@ -95,10 +107,11 @@ class Trial(Spec):
             report=report,
             checkpoint=checkpoint,
             watches=self._watches(looks, test, device),
+            arithmetic=arithmetic,
         )
         start = time.monotonic()
         memorises = spec.defense.memorises and spec.architecture.memorises
-        with memory_named(spec, train, device), repeatable(), spec.autocast(device):
+        with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):
             seen = evaluate(
                 trained.model,
                 train,
@@ -112,13 +125,21 @@ class Trial(Spec):
             "spec": plain(self),
             "metrics": summary(trained.history) | seen.metrics,
             "per_class_acc": seen.per_class,
-            "warnings": seen.warnings + (checkpoint.warnings if checkpoint else []),
+            "warnings": [
+                *([arithmetic.fallback] if arithmetic.fallback else []),
+                *_moved(trained.platforms),
+                *seen.warnings,
+                *(checkpoint.warnings if checkpoint else []),
+            ],
             "history": trained.history,
             "parameters": sum(p.numel() for p in trained.model.parameters()),
             "seconds": round(trained.seconds + time.monotonic() - start, 3),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "precision": spec.arithmetic(device),
+            "precision": arithmetic.precision,
+            "precision_fallback": arithmetic.fallback,
             "threads": torch.get_num_threads(),
+            "platform": trained.platforms[-1],
+            "platforms_before": list(trained.platforms[:-1]),
             "environment": environment(),
         }
 
@@ -151,7 +172,7 @@ class Trial(Spec):
         with (
             memory_named(self.train, train, device),
             repeatable(),
-            self.train.autocast(device),
+            self._arithmetic(train, test, device).autocast(device),
             Frozen(model),
         ):
             for look in looks:
@@ -172,6 +193,13 @@ class Trial(Spec):
                 found[look.name] = vars(finding) | {"seconds": round(time.monotonic() - start, 3)}
         return found
 
+    def _arithmetic(self, train: Images, test: Images, device: torch.device) -> Arithmetic:
+        """What this trial's precision comes to, for its evaluation too; `test` has what is evaluated on."""
+        limit = self.evaluation.attack_limit or len(test)
+        attacked = min(limit, len(test)) if self.evaluation.attacks else 0
+        with memory_named(self.train, train, device):
+            return arithmetic_of(self.train, train, test, device, attacked=attacked)
+
     def _watches(self, looks: Sequence[Look], test: Images, device: torch.device) -> dict[str, Watch]:
         """The watches of all looks that have one, by their probe's key."""
         probes = {look.probe.key: look.probe for look in looks if look.probe.watches}
@@ -184,3 +212,12 @@ class Trial(Spec):
         )
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
+
+
+def _moved(platforms: Sequence[PlatformRecord]) -> list[str]:
+    """A warning for a training that went on on another numerical platform than it began on."""
+    known = [NumericalPlatform.from_json(platform) for platform in platforms]
+    names = list(dict.fromkeys(platform.short for platform in known if platform is not None))
+    if len(names) < 2:
+        return []
+    return [f"trained on {len(names)} numerical platforms, one after another: {'; then '.join(names)}"]

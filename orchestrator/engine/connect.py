@@ -17,6 +17,7 @@ from orchestrator.autoscaling import promised
 from orchestrator.cluster_token import check_token, find_token
 from orchestrator.host import knock
 from trainers import InputError
+from trainers.numerical_platform import check_pinned_isa, isa_environment
 
 JOIN_SECONDS = 30.0  # in which the first machine of a cluster that has just come up may join its head
 
@@ -53,9 +54,10 @@ class Cluster:
 
 
 @contextmanager
-def cluster(address: str | None) -> Iterator[Cluster]:
-    """A connection to `address`, or a Ray of our own on this machine that ends with us. InputError if no
-    cluster answers there, or if it does not take our token."""
+def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Cluster]:
+    """A connection to `address`, or a Ray of our own on this machine that ends with us. Workers are held to
+    the instruction set `cpu_isa`, if one is named. InputError if no cluster answers there, or if it does not
+    take our token."""
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told once, by the display
     if address is not None and "://" in address:
@@ -71,6 +73,7 @@ def cluster(address: str | None) -> Iterator[Cluster]:
             log_to_driver=False,
             configure_logging=False,
             namespace="opsctl",
+            runtime_env={"env_vars": isa_environment(cpu_isa)} if cpu_isa else None,
         )
     except AuthenticationError:
         raise find_token().refused(address or "this machine") from None
@@ -91,7 +94,9 @@ def cluster(address: str | None) -> Iterator[Cluster]:
 
 def device_of(*, gpu: bool) -> torch.device:
     """The device of this worker, with as many threads as Ray gave it processors. RuntimeError if it was given
-    a GPU that no longer works."""
+    a GPU that no longer works, InputError if it cannot be held to the instruction set that the sweep
+    names."""
+    check_pinned_isa()
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, int(cpus)))
     return given(gpu=gpu, works=torch.cuda.is_available(), built=torch.backends.cuda.is_built())

@@ -66,7 +66,11 @@ def run_plan(
         driver = after.enter_context(Driver(depot, plan.sweep.name, told, stop))
         progress = Progress(plan, store, observer, Leases(depot, driver.id), seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more
-        with cluster(address) as there, stoppable(stop), scratch() as folder:  # Ray hears signals too
+        with (
+            cluster(address, cpu_isa=run.cpu_isa) as there,
+            stoppable(stop),
+            scratch() as folder,
+        ):  # Ray hears signals too
             builders = Builders(progress, there, driver.id)
             after.callback(builders.abandon)
             shares, probes = _shares(plan, store, there)

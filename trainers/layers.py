@@ -1,0 +1,260 @@
+"""The layers of a network whose arithmetic is done in reduced precision, at their real shapes, and whether a
+device computes each of them correctly in bfloat16.
+
+Kernels for reduced precision are wrong at some shapes. oneDNN 3.13 (torch 2.15) leaves parts of the weight
+gradient of strided convolutions unwritten where the output is narrow: what comes out depends on what the
+memory held before, and may be finite. With three threads some write over memory that is not theirs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+TOLERANCE = 0.02  # relative error in the Frobenius norm; correct kernels are at 0.003, wrong ones above 0.05
+PRODUCTS = {"multi_head_attention_forward": 5}  # products that one call makes, one on what another gave
+LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers (torch: autocast_mode.h)
+    [
+        *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+        *("linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "einsum"),
+        *("addmm", "addbmm", "baddbmm", "scaled_dot_product_attention", "multi_head_attention_forward"),
+    ]
+)
+META = torch.device("meta")
+FILL = {"MALLOC_PERTURB_": "128"}  # glibc then fills new memory with the bytes 7f, 3.4e38 in both precisions
+
+
+@dataclass(frozen=True)
+class TensorShape:
+    """A tensor without its numbers. `parameter`: it is one of the network's own."""
+
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    parameter: bool
+
+    @classmethod
+    def of(cls, x: Tensor) -> TensorShape:
+        return cls(tuple(x.shape), x.stride(), x.dtype, isinstance(x, nn.Parameter))
+
+    def __str__(self) -> str:
+        dense = torch.empty(self.size, device=META)
+        plain = self.stride == dense.stride()
+        last = dense.dim() == 4 and self.stride == dense.to(memory_format=torch.channels_last).stride()
+        layout = "" if plain else " channels_last" if last else f" strides {self.stride}"
+        kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
+        return "x".join(map(str, self.size)) + layout + kind
+
+    def draw(self, gen: torch.Generator) -> Tensor:
+        """Random numbers that bfloat16 holds exactly, laid out alike; weights are scaled by their fan-in."""
+        if not self.dtype.is_floating_point:
+            return torch.ones(self.size, dtype=self.dtype, device=gen.device)
+        x = torch.randn(self.size, generator=gen, device=gen.device)
+        if self.parameter and len(self.size) > 1:
+            x /= math.sqrt(math.prod(self.size[1:]))
+        x = x.bfloat16().float()
+        if 0 in self.stride:  # an expanded tensor
+            return x
+        return torch.empty_strided(self.size, self.stride, device=gen.device).copy_(x)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A call of a function of torch, by name, with shapes where tensors were. `backward`: gradients are taken
+    too."""
+
+    function: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    backward: bool
+
+    def __str__(self) -> str:
+        """`conv2d(128x256x2x1 channels_last, 512x256x3x3, None, (2, 2), (1, 1), (1, 1), 1)`: equal for equal
+        layers, but for `backward`."""
+        given = [str(_map(a, str)) if isinstance(a, list) else str(a) for a in self.args]
+        given += [f"{name}={value}" for name, value in self.kwargs.items()]
+        return f"{self.function}({', '.join(given)})"
+
+    def accepts(self, verdict: Verdict) -> bool:
+        """Whether it is as near to float32 as bfloat16 can be."""
+        return verdict.error <= TOLERANCE * PRODUCTS.get(self.function, 1)
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Its output for these arguments."""
+        out = getattr(F, self.function, None) or getattr(torch, self.function)
+        found = out(*args, **kwargs)
+        return found[0] if isinstance(found, tuple) else found
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far bfloat16 is from float32 for one layer: the largest relative error among what was compared, and
+    what that is. `error` is infinite for what is not finite, or cannot be computed at all."""
+
+    error: float
+    part: str  # output, gradient of weight, ...
+
+
+class _Recorder(TorchFunctionMode):
+    """Gathers the calls whose arithmetic autocast lowers."""
+
+    def __init__(self, *, backward: bool) -> None:
+        super().__init__()
+        self.backward, self.layers = backward, dict[str, Layer]()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in LOWERED:
+            given = args[::-1] if name == "__rmatmul__" else args
+            name = "matmul" if name.endswith("matmul__") else name
+            layer = Layer(name, _without_numbers(given), _without_numbers(kwargs or {}), self.backward)
+            self.layers.setdefault(str(layer), layer)
+        return func(*args, **(kwargs or {}))
+
+
+def layers_of(network: nn.Module, x: Tensor, *, backward: bool) -> list[Layer]:
+    """The distinct layers that a batch like `x` passes in `network`, which is in eval mode. Costs nothing
+    where both lie on the meta device."""
+    recorder = _Recorder(backward=backward)
+    with recorder:
+        network(x)
+    return list(recorder.layers.values())
+
+
+def examine(layer: Layer, device: torch.device) -> Verdict:
+    """Run a layer on random numbers in float32 and in bfloat16, and compare its output and, if it asks for
+    them, all gradients. A wrong kernel may crash the process: see `examine_apart`."""
+    drawn = _drawn((layer.args, layer.kwargs), torch.Generator(device).manual_seed(0))
+    leaves = [x.requires_grad_(layer.backward) for x in _tensors(drawn) if x.is_floating_point()]
+    exact = _computed(layer, drawn, leaves, device, lowered=False)
+    try:
+        lowered = _computed(layer, drawn, leaves, device, lowered=True)
+    except NotImplementedError:
+        return Verdict(math.inf, "output, which is not implemented")
+    errors = [relative_error(a, b) for a, b in zip(lowered, exact, strict=True)]
+    return max(map(Verdict, errors, _parts(leaves)), key=lambda verdict: verdict.error)
+
+
+def examine_apart(layers: Sequence[Layer]) -> list[Verdict]:
+    """The verdict on each layer on the CPU, with as many threads as torch has here. They are run in a process
+    of their own, since a wrong kernel may write over memory that is not its own: a layer that ends the
+    process is wrong. MemoryError if there is too little memory for one."""
+    found, code, errors = _child(layers)
+    if code == 0:
+        return found
+    if code > 0 or -code == signal.SIGKILL:
+        what = MemoryError if code < 0 else RuntimeError
+        raise what(f"checking the precision of {layers[0]} ended with code {code}: {errors[-500:]}")
+    if len(layers) > 1:  # what was overwritten may show only later: which one did it?
+        return [verdict for layer in layers for verdict in examine_apart([layer])]
+    return [Verdict(math.inf, f"process, which it ends with {signal.Signals(-code).name},")]
+
+
+def _child(layers: Sequence[Layer]) -> tuple[list[Verdict], int, str]:
+    """The verdicts that a child process came to, its exit code, and what it wrote to stderr."""
+    command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+    environment = {**os.environ, **FILL, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    asked = pickle.dumps((torch.get_num_threads(), tuple(layers)))
+    run = subprocess.run(command, input=asked, capture_output=True, env=environment)
+    told = [json.loads(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
+    found = [Verdict(math.inf if error is None else error, part) for error, part in told]
+    return found, run.returncode, run.stderr.decode(errors="replace")
+
+
+def serve() -> None:
+    """The child of `examine_apart`: layers from stdin, a line of JSON for each verdict on stdout."""
+    threads, layers = pickle.loads(sys.stdin.buffer.read())
+    torch.set_num_threads(threads)
+    for layer in layers:
+        verdict = examine(layer, torch.device("cpu"))
+        error = verdict.error if math.isfinite(verdict.error) else None
+        print(json.dumps([error, verdict.part]), flush=True)
+
+
+def relative_error(x: Tensor, reference: Tensor) -> float:
+    """The Frobenius norm of the difference over that of `reference`; infinite where it is not finite."""
+    norm = torch.linalg.vector_norm
+    size = norm(reference, dtype=torch.float64).item()
+    error = norm(x.float() - reference, dtype=torch.float64).item() / (size or 1.0)
+    return error if math.isfinite(error) else math.inf
+
+
+def _computed(
+    layer: Layer, drawn: tuple[Any, Any], leaves: list[Tensor], device: torch.device, *, lowered: bool
+) -> list[Tensor]:
+    """The output and, if the layer asks for them, the gradients of all `leaves` for a fixed one of the
+    output."""
+    if lowered:
+        _fill_free_memory(leaves)
+    with torch.set_grad_enabled(layer.backward), torch.autocast(device.type, torch.bfloat16, enabled=lowered):
+        out = layer(*drawn)
+    if not layer.backward:
+        return [out]
+    gen = torch.Generator(device).manual_seed(1)
+    grad = torch.randn(out.shape, generator=gen, device=device).bfloat16().to(out.dtype)
+    if lowered:
+        _fill_free_memory([*leaves, out])
+    grads = torch.autograd.grad(out, leaves, grad, allow_unused=True)
+    pairs = zip(grads, leaves, strict=True)
+    return [out.detach(), *(torch.zeros_like(x) if g is None else g for g, x in pairs)]
+
+
+def _fill_free_memory(like: Iterable[Tensor]) -> None:
+    """Fill memory of a GPU that the allocator will probably hand out for tensors of these sizes with NaN, so
+    that it shows when something reads it unwritten. On a CPU the C library does it: FILL."""
+    sizes = [(x.numel() * width // 4 + 1, x.device) for x in like for width in (2, 4) if x.is_cuda]
+    blocks = [torch.full((size,), math.nan, device=device) for size, device in sizes]
+    del blocks
+
+
+def _parts(leaves: list[Tensor]) -> Iterator[str]:
+    yield "output"
+    names = ("input", "weight", "bias") if len(leaves) <= 3 else ()
+    for i in range(len(leaves)):
+        yield f"gradient of {names[i] if i < len(names) else f'tensor {i}'}"
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    return (leaf for leaf in _leaves(value) if isinstance(leaf, Tensor))
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """What lies in nested tuples, lists and mappings."""
+    if isinstance(value, tuple | list | dict):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(item)
+    else:
+        yield value
+
+
+def _map(value: Any, change: Callable[[Any], Any]) -> Any:
+    """Nested tuples, lists and mappings with every leaf changed."""
+    if isinstance(value, dict):
+        return {name: _map(item, change) for name, item in value.items()}
+    if isinstance(value, tuple | list):
+        items = (_map(item, change) for item in value)
+        return list(items) if isinstance(value, list) else tuple(items)
+    return change(value)
+
+
+def _without_numbers(value: Any) -> Any:
+    return _map(value, lambda leaf: TensorShape.of(leaf) if isinstance(leaf, Tensor) else leaf)
+
+
+def _drawn(value: Any, gen: torch.Generator) -> Any:
+    return _map(value, lambda leaf: leaf.draw(gen) if isinstance(leaf, TensorShape) else leaf)

@@ -1,0 +1,187 @@
+"""The numerical platform: what decides the last bits of a number beside the spec, the images and the seed.
+
+Equal trials on equal platforms give equal numbers, bit for bit on a CPU. Elsewhere they differ by rounding,
+and a training can make much of that: other instruction sets add in another order, and multiply bfloat16
+otherwise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Literal, Self, get_args
+
+import torch
+
+from trainers.spec import InputError
+
+CpuIsa = Literal[
+    "sse41",
+    "avx",
+    "avx2",
+    "avx2_vnni",
+    "avx2_vnni_2",
+    "avx512_core",
+    "avx512_core_vnni",
+    "avx512_core_bf16",
+    "avx512_core_fp16",
+    "avx512_core_amx",
+    "avx512_core_amx_fp16",
+]
+"""Instruction sets of x86 processors as oneDNN names them, each a superset of those before it (but for the
+vnni forms of avx2, which only avx2 processors use)."""
+
+ISAS: tuple[str, ...] = get_args(CpuIsa)
+FLAGS: Mapping[str, tuple[str, ...]] = {  # what /proc/cpuinfo must list; oneDNN 3.13, cpu_isa_traits
+    "sse41": ("sse4_1",),
+    "avx": ("avx",),
+    "avx2": ("avx2", "fma"),
+    "avx2_vnni": ("avx2", "avx_vnni"),
+    "avx2_vnni_2": ("avx2", "avx_vnni", "avx_vnni_int8", "avx_ne_convert"),
+    "avx512_core": ("avx512f", "avx512bw", "avx512vl", "avx512dq"),
+    "avx512_core_vnni": ("avx512f", "avx512bw", "avx512_vnni"),
+    "avx512_core_bf16": ("avx512f", "avx512_vnni", "avx512_bf16"),
+    "avx512_core_fp16": ("avx512f", "avx512_bf16", "avx512_fp16", "avx_vnni"),
+    "avx512_core_amx": ("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
+    "avx512_core_amx_fp16": ("avx512_bf16", "amx_tile", "amx_bf16", "amx_fp16"),
+}
+PINNED = "OPSCTL_CPU_ISA"  # environment variable: what a worker must use, neither more nor less
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables that oneDNN reads once
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumericalPlatform:
+    """Where numbers were computed, as far as it shows in them. On a GPU the processor's part is recorded
+    too: it draws the first weights and decodes images."""
+
+    device: str  # cpu, cuda
+    torch: str
+    cpu: str  # the processor's model
+    cpu_isa: str  # what oneDNN uses: the processor's instruction set, or less where that is limited
+    vector_isa: str  # what torch's own kernels use: AVX512, AVX2, DEFAULT
+    matrix_branch: str  # MKL_CBWR, which holds MKL's products to one instruction set; or auto
+    threads: int | None  # that share a sum on a CPU; None on a GPU
+    gpu: str | None = None
+    cuda: str | None = None
+    cudnn: int | None = None
+    tf32: bool | None = None  # whether float32 products are rounded to TF32
+
+    @property
+    def short(self) -> str:
+        """`torch 2.15.0, avx512_core_bf16, 1 thread`, or `torch 2.15.0, NVIDIA H100, CUDA 13.0`: all that
+        tells platforms apart."""
+        if self.device != "cpu":
+            return f"torch {self.torch}, {self.gpu}, CUDA {self.cuda}, cuDNN {self.cudnn}, TF32 {self.tf32}"
+        pinned = "" if self.matrix_branch == "auto" else f", MKL_CBWR {self.matrix_branch}"
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        same = "" if self.vector_isa.lower() in self.cpu_isa else f", {self.vector_isa} in torch"
+        return f"torch {self.torch}, {self.cpu_isa}{same}{pinned}, {threads}"
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits that name it, the processor's model included."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, str | int | bool | None]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: object) -> Self | None:
+        """What `to_json` gave; None for anything else, such as the record of an earlier version."""
+        known = {field.name for field in fields(cls)}
+        if not isinstance(data, dict) or data.keys() != known:
+            return None
+        return cls(**data)
+
+
+def numerical_platform(device: torch.device) -> NumericalPlatform:
+    """That of `device` in this process, with the threads that torch has now."""
+    gpu = device.type == "cuda"
+    backend = torch.backends.cudnn
+    return NumericalPlatform(
+        device=device.type,
+        torch=torch.__version__,
+        cpu=cpu_model(),
+        cpu_isa=cpu_isa(),
+        vector_isa=torch.backends.cpu.get_cpu_capability(),
+        matrix_branch=os.environ.get("MKL_CBWR", "auto"),
+        threads=None if gpu else torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name(device) if gpu else None,
+        cuda=torch.version.cuda if gpu else None,
+        cudnn=backend.version() if gpu else None,
+        tf32=torch.get_float32_matmul_precision() != "highest" if gpu else None,
+    )
+
+
+@cache
+def cpu_isa() -> str:
+    """The instruction set that oneDNN uses in this process: `avx512_core_bf16`. On other processors than x86
+    the machine's name, `aarch64`."""
+    return effective_isa(cpu_flags(), dict(os.environ)) or platform.machine()
+
+
+def effective_isa(flags: frozenset[str], environment: Mapping[str, str]) -> str | None:
+    """The largest instruction set that a processor with these flags has and the environment allows; None if
+    it is none of x86. oneDNN takes a name that it does not know for no limit."""
+    limit = next((environment[name].lower() for name in LIMITS if environment.get(name)), "")
+    limit = limit.replace("avx10_1_512", "avx512_core_fp16").replace("fp16_amx", "amx")
+    allowed = ISAS[: ISAS.index(limit) + 1] if limit in ISAS else ISAS
+    there = [isa for isa in allowed if flags.issuperset(FLAGS[isa])]
+    return there[-1] if there else None
+
+
+def isa_environment(isa: str) -> dict[str, str]:
+    """Environment variables that hold torch to an instruction set, for a process that has not imported it:
+    oneDNN's convolutions, torch's own kernels, MKL's products."""
+    wide = isa.startswith("avx512")
+    limits = dict.fromkeys(LIMITS, isa.upper())
+    return limits | {
+        PINNED: isa,
+        "ATEN_CPU_CAPABILITY": "avx512" if wide else "avx2" if isa.startswith("avx2") else "default",
+        "MKL_CBWR": "AVX512" if wide else "AVX2" if isa.startswith("avx2") else "COMPATIBLE",
+    }
+
+
+def check_pinned_isa() -> None:
+    """InputError if this process is held to an instruction set (`isa_environment`) that its processor has
+    not: other machines would compute other numbers."""
+    pinned = os.environ.get(PINNED)
+    if pinned and pinned != cpu_isa():
+        raise InputError(
+            f"run.cpu_isa: {pinned}, but the processor of {platform.node()} ({cpu_model()}) has {cpu_isa()} "
+            f"at most; write cpu_isa: {cpu_isa()}, or leave that machine out"
+        )
+
+
+@cache
+def cpu_flags() -> frozenset[str]:
+    """What the processor can do, in Linux's words; nothing elsewhere."""
+    return frozenset(_cpuinfo().get("flags", "").split())
+
+
+@cache
+def cpu_model() -> str:
+    """`AMD EPYC 9R14`, as Linux names it, or as Python does elsewhere."""
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+@cache
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first processor."""
+    try:
+        text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def has_bfloat16(isa: str) -> bool:
+    """Whether oneDNN multiplies bfloat16 with the processor's own instructions under `isa`."""
+    return isa in ISAS and ISAS.index(isa) >= ISAS.index("avx512_core_bf16")

@@ -1,0 +1,207 @@
+"""Which arithmetic a network is trained and evaluated in: bfloat16 where the device has it and computes every
+layer of the network correctly in it, else float32.
+
+Verdicts on layers are kept per machine, in `$OPSCTL_CACHE/precision` (default: ~/.cache/opsctl/precision), by
+numerical platform (which holds torch's version), layer and shapes. Deleting the folder costs seconds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from trainers.families import Architecture
+from trainers.layers import Layer, Verdict, examine, examine_apart, layers_of
+from trainers.numerical_platform import NumericalPlatform, numerical_platform
+from trainers.recipe import Precision, TrainSpec, repeatable
+from trainers.spec import InputError
+
+VERSION = 1  # of what a verdict means
+NAMED = 3  # layers that a message names
+
+Shape = tuple[int, int, int]  # C, H, W
+Failures = dict[str, Verdict]  # by layer
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a network is computed in. `fallback` says why it is float32 on a device that has bfloat16, where
+    `auto` would have chosen that."""
+
+    precision: Precision
+    fallback: str | None = None
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[None]:
+        """Within, `device` computes in this arithmetic, around float32 weights."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The sizes of the batches that a network is given: with gradients, and without."""
+
+    backward: frozenset[int]
+    forward: frozenset[int] = frozenset()
+
+    @property
+    def passes(self) -> list[tuple[int, bool]]:
+        """Each size once, and whether gradients are taken at it."""
+        return [(n, True) for n in sorted(self.backward)] + [
+            (n, False) for n in sorted(self.forward - self.backward)
+        ]
+
+
+def batch_sizes(images: int, size: int) -> frozenset[int]:
+    """The sizes of the batches when so many images go by `size`: all alike, but for the last."""
+    return frozenset({min(images, size), images % size} - {0})
+
+
+def resolve(
+    spec: TrainSpec,
+    *,
+    shape: Shape,
+    num_classes: int,
+    sizes: BatchSizes,
+    device: torch.device,
+    field: str = "train.precision",
+) -> Arithmetic:
+    """What `spec.precision` comes to for this network, images of `shape` (C, H, W) and batches on `device`.
+
+    Before bfloat16 is used, every distinct layer is run in both precisions; verdicts are remembered. If a
+    layer is wrong, `auto` is float32, and an explicit `bfloat16` an InputError that names `field`.
+    """
+    if spec.arithmetic(device) == "float32":
+        return Arithmetic("float32")
+    platform = numerical_platform(device)
+    found = failures(spec.architecture, shape=shape, num_classes=num_classes, sizes=sizes, device=device)
+    if not found:
+        return Arithmetic("bfloat16")
+    named = "; ".join(f"{layer}: {_told(verdict)}" for layer, verdict in list(found.items())[:NAMED])
+    more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+    reason = (
+        f"bfloat16 is computed wrongly here ({platform.short}) in {len(found)} "
+        f"layer{'s' if len(found) > 1 else ''} of {spec.architecture.kind}: {named}{more}"
+    )
+    if spec.precision == "bfloat16":
+        raise InputError(f"{field}: {reason}. Write float32, or auto, which chooses it where this happens")
+    return Arithmetic("float32", f"float32 in place of bfloat16: {reason}")
+
+
+_known: dict[tuple[str, str, Shape, int, BatchSizes], Failures] = {}
+
+
+def failures(
+    architecture: Architecture,
+    *,
+    shape: Shape,
+    num_classes: int,
+    sizes: BatchSizes,
+    device: torch.device,
+) -> Failures:
+    """The layers that `device` computes wrongly in bfloat16, with how wrong; remembered."""
+    platform = numerical_platform(device)
+    name = platform.key, architecture.key, shape, num_classes, sizes
+    if name not in _known:
+        network = architecture.meta_network(num_classes=num_classes, shape=shape).eval()
+        layers = [
+            layer
+            for n, backward in sizes.passes
+            for layer in _layers(network, architecture, (n, *shape), num_classes, device, backward=backward)
+        ]
+        _known[name] = _wrong(layers, platform, device)
+    return _known[name]
+
+
+def _layers(
+    network: nn.Module,
+    architecture: Architecture,
+    batch: tuple[int, int, int, int],
+    num_classes: int,
+    device: torch.device,
+    *,
+    backward: bool,
+) -> Iterable[Layer]:
+    """The distinct layers of a batch; of a network that needs numbers, from a batch of zeros."""
+    try:
+        return layers_of(network, _zeros(batch, torch.device("meta")), backward=backward)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError):
+        real = architecture.network(num_classes=num_classes, shape=batch[1:], seed=0)
+        real.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        with torch.no_grad():
+            return layers_of(real.eval(), _zeros(batch, device), backward=backward)
+
+
+def _zeros(batch: tuple[int, int, int, int], device: torch.device) -> torch.Tensor:
+    return torch.zeros(batch, device=device).contiguous(memory_format=torch.channels_last)
+
+
+def _wrong(layers: Sequence[Layer], platform: NumericalPlatform, device: torch.device) -> Failures:
+    """Those of these layers that are wrong on this platform; what is not known is run."""
+    folder = _folder() / platform.key
+    named = {f"{layer}, {'with' if layer.backward else 'without'} gradients": layer for layer in layers}
+    known = {text: _read(folder / _file(text), text) for text in named}
+    new = [text for text, verdict in known.items() if verdict is None]
+    if new:
+        fresh = _examined([named[text] for text in new], device)
+        for text, verdict in zip(new, fresh, strict=True):
+            known[text] = verdict
+            _keep(folder / _file(text), text, verdict, platform)
+    return {
+        text: verdict
+        for text, verdict in known.items()
+        if verdict is not None and not named[text].accepts(verdict)
+    }
+
+
+def _examined(layers: Sequence[Layer], device: torch.device) -> Iterator[Verdict]:
+    if device.type == "cpu":
+        yield from examine_apart(layers)
+        return
+    with repeatable(), torch.autocast(device.type, enabled=False):
+        for layer in layers:
+            yield examine(layer, device)
+
+
+def _keep(file: Path, text: str, verdict: Verdict, platform: NumericalPlatform) -> None:
+    error = verdict.error if math.isfinite(verdict.error) else None
+    told = {"layer": text, "error": error, "part": verdict.part, "platform": platform.to_json()}
+    with suppress(OSError):  # it saves seconds next time, no more
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(told))
+        os.replace(temporary, file)
+
+
+def _file(text: str) -> str:
+    return f"{hashlib.sha256(f'{VERSION} {text}'.encode()).hexdigest()[:16]}.json"
+
+
+def _read(file: Path, text: str) -> Verdict | None:
+    """A verdict that was kept of this layer; None if there is none, or the file is damaged."""
+    try:
+        told = json.loads(file.read_bytes())
+        if told["layer"] != text or not isinstance(told["part"], str):
+            return None
+        return Verdict(math.inf if told["error"] is None else abs(float(told["error"])), told["part"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _folder() -> Path:
+    return Path(os.environ.get("OPSCTL_CACHE") or "~/.cache/opsctl").expanduser() / "precision"
+
+
+def _told(verdict: Verdict) -> str:
+    """`the gradient of weight is off by 140 %`"""
+    if not math.isfinite(verdict.error):
+        return f"the {verdict.part} is not finite"
+    return f"the {verdict.part} is off by {verdict.error:.2g} times its size"
