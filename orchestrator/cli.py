@@ -966,7 +966,8 @@ def _show_union(
     for todo in plans:
         console.print(f"[bold]{todo.sweep.name}[/]: {union.of(todo)}", soft_wrap=True)
     with console.status("reckoning what it costs"):
-        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots)
+        runs = sum(bool(todo.missing) for todo in plans)
+        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
     if union.whole.data:
         console.print(plan_table(union.whole, cost.data if cost else {}))
     for line in (*union.lines(), *(lines(cost) if cost else ())):
