@@ -182,6 +182,7 @@ class Format(StrEnum):
     md = "md"
     latex = "latex"
     csv = "csv"
+    trials_csv = "trials.csv"
     json = "json"
     svg = "svg"
 
@@ -476,8 +477,8 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Print the tables of sweeps from the results on disk: mean ± std over seeds, and below it what is
-    missing.
+    """Print the tables of sweeps from the results on disk: mean ± std over seeds, and below them warnings:
+    what failed, is missing, or is in doubt.
 
     A sweep that names a reference has the published figures beside its own; one with claims says which
     hold. It is the sweep as it was last planned, and nothing is started:
@@ -487,6 +488,15 @@ def report(
         opsctl report sweeps/paper/*.yaml --format latex > tables.tex
 
         opsctl report sweeps/paper/*.yaml --html report.html
+
+        opsctl report sweeps/width.yaml --format trials.csv > trials.csv
+
+    csv has a line per cell of a table, trials.csv a line per trial: its sweep, key, the labels of its axes,
+    all its metrics, seconds, state (done, failed, stopped, missing) and warnings. Numbers have full precision
+    and the metric's own unit, so that accuracies are fractions. pandas.read_csv(file, keep_default_na=False,
+    na_values="") reads them exactly (before pandas 3: float_precision="round_trip" for the last digit).
+    An axis that is named like another column is axis:NAME there. Text that a spreadsheet would run as a
+    formula begins with an apostrophe.
 
     Exit code 0, whatever is missing; 2: a file, a column or a published table is not there, or one of several
     sweeps was left out because it cannot be planned.
@@ -956,7 +966,8 @@ def _show_union(
     for todo in plans:
         console.print(f"[bold]{todo.sweep.name}[/]: {union.of(todo)}", soft_wrap=True)
     with console.status("reckoning what it costs"):
-        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots)
+        runs = sum(bool(todo.missing) for todo in plans)
+        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
     if union.whole.data:
         console.print(plan_table(union.whole, cost.data if cost else {}))
     for line in (*union.lines(), *(lines(cost) if cost else ())):
@@ -1053,23 +1064,23 @@ def _print_report(sheets: list[Sheet], format: Format, console: Console, *, brie
     table."""
     from orchestrator import report as reports
 
-    tables = [sheet.table for sheet in sheets]
     if format is Format.table:
         for sheet in sheets:
             _show_sheet(sheet, console, brief=brief)
     elif format is Format.svg:
-        if len(tables) > 1:
+        if len(sheets) > 1:
             raise reports.ReportError(
                 "an SVG is the picture of one table: name one sweep file, or use --html"
             )
         from orchestrator.tables import picture
 
-        typer.echo(picture(tables[0]), nl=False)
+        typer.echo(picture(sheets[0]), nl=False)
     else:
         write = {
             Format.md: lambda: "\n".join(map(reports.sheet_markdown, sheets)),
             Format.latex: lambda: "\n".join(map(reports.latex, sheets)),
-            Format.csv: lambda: reports.comma_separated(*tables),
+            Format.csv: lambda: reports.comma_separated(*sheets),
+            Format.trials_csv: lambda: reports.trials_csv(*sheets),
             Format.json: lambda: reports.as_json(sheets),
         }[format]
         typer.echo(write(), nl=False)
@@ -1088,10 +1099,3 @@ def _show_sheet(sheet: Sheet, console: Console, *, brief: bool) -> None:
         return
     for told in below(sheet):
         console.print(told, soft_wrap=True)
-    standing = sheet.standing
-    doubtful = {entry.key for entry, _ in standing.doubts()}
-    if doubtful:
-        console.print(
-            f"[yellow]{len(doubtful)} of {len(standing.results)} results are in doubt[/]; "
-            "opsctl status says why"
-        )

@@ -93,23 +93,31 @@ def legend(table: report.Table) -> Text | None:
 
 
 def below(sheet: report.Sheet) -> Iterator[Text]:
-    """What is said below the table: what is missing, how columns compare, what became of the claims."""
-    yield from map(Text, lines.missing(sheet.standing, sheet.table))
+    """What is said below the table: how columns compare, what became of the claims, and warnings."""
     for comparison in sheet.comparisons:
         yield from map(Text, lines.comparison(comparison))
     for verdict in sheet.claims:
         first, *points = lines.claim(verdict)
         yield Text.assemble((verdict.verdict, VERDICTS[verdict.verdict]), first.removeprefix(verdict.verdict))
         yield from (Text(point, "dim") for point in points)
-    yield from (Text.assemble(("note: ", "yellow"), note) for note in sheet.notes)
+    yield from warnings(sheet)
 
 
-def picture(table: report.Table) -> str:
-    """The report as an SVG image of a terminal, in a font of the reader's own: it fetches nothing."""
+def warnings(sheet: report.Sheet) -> Iterator[Text]:
+    """The warnings of a report, each with its kind in colour."""
+    for line in report.warning_lines(sheet.warnings):
+        kind, _, rest = line.partition(": ")
+        yield Text.assemble((f"{kind}: ", "red" if kind == "failed" else "yellow"), rest)
+
+
+def picture(sheet: report.Sheet) -> str:
+    """The table and its warnings as an SVG image of a terminal, in a font of the reader's own: it fetches
+    nothing."""
+    table = sheet.table
     rich = rich_table(table)
     wide = Console(record=True, width=500, file=io.StringIO())
     console = Console(record=True, width=wide.measure(rich).maximum, file=io.StringIO())
-    console.print(*filter(None, (rich, legend(table))), sep="\n")
+    console.print(*filter(None, (rich, legend(table), *warnings(sheet))), sep="\n")
     return re.sub(
         r"@font-face \{.*?\}", "", console.export_svg(title=f"opsctl report {table.name}"), flags=re.S
     )

@@ -133,16 +133,14 @@ def test_status_and_report_read_the_disk(opsctl: Opsctl, tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_doubtful_results_are_counted_under_the_report_and_explained_by_status(
-    opsctl: Opsctl, tmp_path: Path
-) -> None:
+def test_doubtful_results_are_named_by_report_and_status(opsctl: Opsctl, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     plan = plan_of(tiny(), store)
     for i, task in enumerate(plan.tasks):
         warnings = ["gradients may be masked"] if i == 1 else []
         Ledger(store.where).publish(task.key, {"metrics": {"test/clean_acc": 0.5}, "warnings": warnings})
     file = write(tmp_path, tiny())
-    assert "1 of 4 results are in doubt; opsctl status says why" in opsctl("report", file)[1]
+    assert "doubt: data.poison=clean, seed=1: gradients may be masked" in opsctl("report", file)[1]
     _, out, _ = opsctl("status", file)
     assert f"doubt  {plan.tasks[1].key} (data.poison=clean, seed=1): gradients may be masked" in out
 

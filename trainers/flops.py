@@ -1,18 +1,22 @@
 """What a training costs: floating-point operations, counted on the meta device, where nothing is computed.
 
-A multiplication and an addition are two operations. Convolutions, matrix products and attention are counted;
-what goes over pixels one by one (activations, normalisation, augmentation, the optimizer) is not.
+A multiplication and an addition are two operations. Those of convolutions, matrix products and attention are
+counted. What goes over values one by one (activations, normalisation, conversions) has few operations and
+takes long all the same, so the values that kernels write, and the kernels themselves, are counted beside
+them; augmentations are not.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from trainers.attackers.pgd import Pgd
@@ -21,7 +25,7 @@ from trainers.families import Architecture, Passes
 from trainers.trial import Trial
 
 META = torch.device("meta")
-TRIED = 2  # images that are counted with: batch normalisation wants more than one
+TRIED = 64  # images that are counted with: so many that the gradients of weights, one for all, are few values
 ONCE = Passes(forward=1)
 WEAK = Pgd(steps=1).passes  # with which an evaluation doubts its attacks
 
@@ -29,30 +33,43 @@ Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Flops:
-    """Operations for one image: forward, backward to weights and activations, and to the pixels alone."""
+class PerPass:
+    """A number for each way through a network: forward, backward to weights and activations, and to the
+    pixels alone."""
 
-    forward: float
-    backward: float
-    inputs: float
+    forward: float = 0.0
+    backward: float = 0.0
+    inputs: float = 0.0
 
     def of(self, passes: Passes) -> float:
-        """Operations of these passes of one image."""
+        """The sum over these passes."""
         return passes.forward * self.forward + passes.backward * self.backward + passes.inputs * self.inputs
 
 
 @dataclass(frozen=True)
+class Flops(PerPass):
+    """Operations for one image; the `values` that kernels write for one image, and how many `kernels` run for
+    a batch of any size."""
+
+    values: PerPass = PerPass()
+    kernels: PerPass = PerPass()
+
+
+@dataclass(frozen=True)
 class Work:
-    """Something to compute: operations, and how many times a batch passes the network, whichever way."""
+    """Something to compute: operations, how many times a batch passes the network, whichever way, the values
+    that kernels write, and how many kernels run."""
 
     flops: float = 0.0
     batches: float = 0.0
+    values: float = 0.0
+    kernels: float = 0.0
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.flops + other.flops, self.batches + other.batches)
+        return Work(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
     def __mul__(self, times: float) -> Work:
-        return Work(times * self.flops, times * self.batches)
+        return Work(*(times * mine for mine in astuple(self)))
 
 
 _known: dict[tuple[str, Shape, int], Flops] = {}
@@ -88,23 +105,56 @@ def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
 def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
     """`passes` of every one of so many images, `batch` at a time."""
     times = passes.forward + passes.backward + passes.inputs
-    return Work(images * network.of(passes), math.ceil(images / batch) * times)
+    batches = math.ceil(images / batch)
+    return Work(
+        images * network.of(passes),
+        batches * times,
+        images * network.values.of(passes),
+        batches * network.kernels.of(passes),
+    )
 
 
 def _count(net: nn.Module, shape: Shape) -> Flops:
     x = torch.empty(TRIED, *shape, device=META)
     forward, out = _counted(lambda: net(x))
     backward, _ = _counted(lambda: out.sum().backward())
+    updated = sum(weights.requires_grad for weights in net.parameters())
     out = net.requires_grad_(False)(x.requires_grad_())
     inputs, _ = _counted(lambda: out.sum().backward())
-    return Flops(forward / TRIED, backward / TRIED, inputs / TRIED)
+    ways = (forward, backward, inputs)
+    kernels = PerPass(forward.kernels, backward.kernels + updated, inputs.kernels)  # the optimizer's, too
+    values = PerPass(*(way.values / TRIED for way in ways))
+    flops = [way.flops / TRIED for way in ways]
+    return Flops(flops[0], flops[1], flops[2], values=values, kernels=kernels)
 
 
-def _counted(run: Any) -> tuple[int, Any]:
+@dataclass(frozen=True)
+class _Count:
+    flops: int
+    values: int
+    kernels: int
+
+
+class _Kernels(TorchDispatchMode):
+    """Counts the kernels that run, and the values that they write; a view is none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernels = self.values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.kernels += 1
+            self.values += sum(one.numel() for one in tree_leaves(out) if isinstance(one, torch.Tensor))
+        return out
+
+
+def _counted(run: Any) -> tuple[_Count, Any]:
     mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
-    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+    with FlopCounterMode(display=False, custom_mapping=mapping) as flops, _Kernels() as kernels:
         out = run()
-    return counter.get_total_flops(), out
+    return _Count(flops.get_total_flops(), kernels.values, kernels.kernels), out
 
 
 def _convolution_backward(

@@ -8,6 +8,7 @@ cannot test is what CUDA says of its memory and of its kernels' time: `probe` it
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch import Tensor
 from trainers.architectures.resnet import ResNet18
 from trainers.evaluate import BATCH, correct
 from trainers.feed import feed, place
-from trainers.flops import Shape, network_flops
+from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Images
 from trainers.loop import Training, arithmetic_of, compiled, generator, memory_named, train_step
 from trainers.recipe import Precision, TrainSpec, repeatable
@@ -28,7 +29,8 @@ from trainers.trial import Trial
 
 WARM = 3  # steps before the clock starts: the first chooses algorithms and takes memory
 STEPS = 8  # on the clock
-CIFAR: Shape = (3, 32, 32)
+TINY = 1e-15  # seconds of a value where measurements leave nothing for it
+MOST_STEPS = 50  # of one network, when a device's speed is measured
 Clock = Callable[[], float]
 
 
@@ -84,27 +86,87 @@ def probe(trial: Trial, train_shape: Shape, num_classes: int, n: int, device: to
     return reckon(peak_bytes=peak, kernel_seconds=kernels, wall_seconds=wall, steps=STEPS)
 
 
-def training_rate(
-    device: torch.device, precision: Precision, *, threads: int = 1, seconds: float = 0.5
-) -> float:
-    """Floating-point operations per second that `device` reaches in training a ResNet-18 (of half the width
-    on a processor) on 32-pixel images; takes about `seconds` and a step. `threads` are those of a processor:
-    their own time counts, so that a machine which is busy otherwise gives the same answer."""
+@dataclass(frozen=True)
+class Speed:
+    """What a device does in a second: floating-point operations, values that kernels write, kernels that run.
+    A wide network waits for operations, a narrow one for memory and for the host that starts kernels."""
+
+    flops: float
+    values: float = math.inf
+    kernels: float = math.inf
+
+    def seconds(self, work: Work) -> float:
+        """How long this work takes, one thing after the other."""
+        return work.flops / self.flops + work.values / self.values + work.kernels / self.kernels
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One training step: what it computes, and its seconds."""
+
+    work: Work
+    seconds: float
+
+
+# width of a ResNet-18, batch size, pixels: a step that waits for the host, for memory, for operations
+ON_CPU = ((4, 8, 16), (8, 64, 32), (32, 32, 32))
+ON_GPU = ((4, 8, 16), (16, 128, 32), (64, 128, 32))
+
+
+def training_speed(
+    device: torch.device, precision: Precision, *, threads: int = 1, seconds: float = 0.25
+) -> Speed:
+    """What `device` reaches in training, from real steps of three ResNet-18s; each takes about `seconds` and
+    a step. `threads` are those of a processor: their own time counts, so that a machine which is busy
+    otherwise gives the same answer."""
     gpu = device.type == "cuda"
-    size, clock = (128, time.perf_counter) if gpu else (32, lambda: time.process_time() / threads)
-    network = ResNet18(width=64 if gpu else 32)
-    spec = TrainSpec(architecture=network, batch_size=size, precision=precision, augmentations=())
-    flops = network_flops(network, shape=CIFAR, num_classes=10)
-    images = random_images(4 * size, CIFAR, 10).to(device)
     with _threads(threads), repeatable():
-        training = Training.begin(spec, images, seed=0, device=device)
-        steps = training_steps(training, images, device)
-        advance(steps, WARM if gpu else 1, device)
-        taken, number = 0.0, 0
-        while taken < seconds:
-            taken += advance(steps, 1, device, clock)
-            number += 1
-    return number * size * flops.of(spec.defense.passes) / taken
+        narrow, thin, wide = (
+            _time_a_step(device, precision, *shape, threads=threads, seconds=seconds)
+            for shape in (ON_GPU if gpu else ON_CPU)
+        )
+    return speed(narrow, thin, wide)
+
+
+def speed(narrow: Timed, thin: Timed, wide: Timed) -> Speed:
+    """The speed at which these steps take as long as they did. The narrow one is taken to wait for kernels
+    alone; what the two others take beyond their kernels is divided among values and operations."""
+    kernel = narrow.seconds / narrow.work.kernels
+    a, b = (max(one.seconds - kernel * one.work.kernels, one.seconds / 10) for one in (thin, wide))
+    determinant = thin.work.flops * wide.work.values - wide.work.flops * thin.work.values
+    flop = (a * wide.work.values - b * thin.work.values) / determinant
+    value = (b * thin.work.flops - a * wide.work.flops) / determinant
+    if value <= 0:  # measured among other work: then operations alone explain the wide one
+        flop, value = b / wide.work.flops, TINY
+    if flop <= 0:
+        flop, value = b / wide.work.flops / 2, b / wide.work.values / 2
+    return Speed(1 / flop, 1 / value, 1 / kernel)
+
+
+def _time_a_step(
+    device: torch.device,
+    precision: Precision,
+    width: int,
+    batch: int,
+    size: int,
+    *,
+    threads: int,
+    seconds: float,
+) -> Timed:
+    """One training step of a ResNet-18 on random images, as the mean of as many as `seconds` hold."""
+    gpu = device.type == "cuda"
+    clock = time.perf_counter if gpu else lambda: time.process_time() / threads
+    shape, network = (3, size, size), ResNet18(width=width)
+    spec = TrainSpec(architecture=network, batch_size=batch, precision=precision, augmentations=())
+    work = over(batch, batch, spec.defense.passes, network_flops(network, shape=shape, num_classes=10))
+    images = random_images(4 * batch, shape, 10).to(device)
+    steps = training_steps(Training.begin(spec, images, seed=0, device=device), images, device)
+    advance(steps, WARM if gpu else 1, device)
+    taken, number = 0.0, 0
+    while taken < seconds and number < MOST_STEPS:
+        taken += advance(steps, 1, device, clock)
+        number += 1
+    return Timed(work, taken / number)
 
 
 def training_steps(training: Training, images: Images, device: torch.device) -> Iterator[Tensor]:

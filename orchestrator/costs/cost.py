@@ -57,7 +57,7 @@ class Costs:
 
     @classmethod
     def measured(cls, store: Store, *, place: torch.device, threads: int = 1) -> Costs:
-        """The rate of this machine, measured in about a second the first time."""
+        """The speed of this machine, measured in a few seconds the first time."""
         rates = Rates.measured(open_depot(store.where), place, threads)
         return cls(store, rates, CraftRates.learned(store))
 
@@ -78,7 +78,7 @@ class Costs:
         if name not in self.known:
             network = self.flops.of(trial.train.architecture, train)
             work = trial_work(trial, network, train=train.images, test=test.images)
-            self.known[name] = START_SECONDS + self.rates.seconds(trial.train, work)
+            self.known[name] = START_SECONDS + self.rates.seconds(work, trial.train)
         return self.known[name]
 
     def task_seconds(self, task: Task) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.costs.rates import BATCH_SECONDS, Rates
+from orchestrator.costs.rates import Rates
 from orchestrator.depots.depot import open_depot
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
@@ -18,6 +18,7 @@ from trainers.flops import Work
 
 LEARN = 300  # records that are read, at most
 VALUE_SECONDS = 5e-8  # to read, change and write one pixel value, where nothing is known
+SOURCE_SECONDS = 3.0  # for the libraries that read a source, in a process of its own: those of results/*.json
 Group = tuple[str, ...]
 
 
@@ -46,7 +47,8 @@ class CraftRates:
         for group in _groups(spec, rates.device):
             if group in self.groups:
                 return values * self.groups[group]
-        return values * VALUE_SECONDS + (_crafting(spec, extent, rates) if spec.crafts else 0.0)
+        opened = 0.0 if spec.parents else SOURCE_SECONDS
+        return opened + values * VALUE_SECONDS + (_crafting(spec, extent, rates) if spec.crafts else 0.0)
 
 
 def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
@@ -54,7 +56,7 @@ def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
         work = spec.poison[0].work(extent.images, shape=extent.shape, num_classes=extent.num_classes)
     except Exception:  # noqa: BLE001  (a library may raise anything, and a cost is worth no failure)
         work = Work()
-    return work.flops / rates.usual + BATCH_SECONDS * work.batches
+    return rates.seconds(work)
 
 
 def _told(data: bytes | None) -> Iterator[tuple[Group, float]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -20,6 +21,11 @@ from orchestrator.depots.depot import open_depot
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import RunSpec
 from poisons import Store
+
+# From the command to the first trial: Ray, workers, their imports. In three sweeps on two cores it took 11 to
+# 14 s: `whole` without `seconds` in benchmarks/results/trials.jsonl.
+SWEEP_SECONDS = 15.0
+COMPILE_SECONDS = 35.0  # of the first training of a recipe in a worker: benchmarks/README.md, train_step
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,8 @@ class Resources:
 @dataclass(frozen=True)
 class Estimate:
     """Seconds of the data sets that are missing, by name, and of the trials that are to run, by key; and of
-    everything together, one after the other and on `resources.slots` slots."""
+    everything together, one after the other and on `resources.slots` slots. `startup` are the seconds before
+    any of it begins."""
 
     plan: Plan
     resources: Resources
@@ -60,10 +67,11 @@ class Estimate:
     trials: Mapping[str, float]
     rate: float  # floating-point operations per second, of a usual trial
     origin: str  # of the rate, in words
+    startup: float = 0.0
 
     @cached_property
     def wall(self) -> float:
-        """Seconds from the first start to the last end; data sets take slots as trials do."""
+        """Seconds from the command to the last end; data sets take slots as trials do."""
         plan = self.plan
         tasks = [task for task in plan.missing if task.key in self.trials]
         waiting = waiting_seconds(plan.data, tasks, self.trials)
@@ -74,7 +82,7 @@ class Estimate:
         jobs += [
             Job(task.key, self.trials[task.key], task.needs) for task in order_trials(tasks, self.trials)
         ]
-        return makespan(jobs, self.resources.slots)
+        return self.startup + makespan(jobs, self.resources.slots)
 
     @property
     def hours(self) -> float:
@@ -83,10 +91,10 @@ class Estimate:
 
 
 def estimate_on_this_machine(
-    plan: Plan, store: Store, *, tflops: float | None = None, slots: int | None = None
+    plan: Plan, store: Store, *, tflops: float | None = None, slots: int | None = None, sweeps: int = 1
 ) -> Estimate | None:
-    """What the missing part of a plan will take, at the best rate that is known; None if that cannot be told,
-    for a plan is worth more than its cost."""
+    """What the missing part of a plan will take, at the best rate that is known, if it is run as so many
+    `sweeps` one after the other; None if that cannot be told, for a plan is worth more than its cost."""
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         run, kept = plan.sweep.run, packing.Shares(open_depot(store.where))
@@ -99,17 +107,34 @@ def estimate_on_this_machine(
             resources = take(on_gpus=True, auto=_measured_share(plan, costs, kept, measured))
         elif costs.rates.device and is_gpu(costs.rates.device):
             resources = take(on_gpus=True)
-        return estimate(plan, costs, resources)
+        return estimate(plan, costs, resources, sweeps=sweeps)
     except Exception:  # noqa: BLE001  (drivers, stores and libraries raise what they like)
         return None
 
 
-def estimate(plan: Plan, costs: Costs, resources: Resources) -> Estimate:
+def estimate(plan: Plan, costs: Costs, resources: Resources, *, sweeps: int = 1) -> Estimate:
     """What the missing part of a plan will take."""
     data = {spec.name: costs.data_seconds(spec) for spec in plan.to_build}
     missing = {task.key: costs.task_seconds(task) for task in plan.missing}
-    trials = {task.key: missing[task.key] for task in _likely(plan, missing)}
-    return Estimate(plan, resources, data, trials, costs.rates.usual, costs.rates.origin)
+    likely = _likely(plan, missing)
+    trials = {task.key: missing[task.key] for task in likely}
+    if not costs.rates.factors:  # of finished trials compilation is a part
+        for key in _compiling(likely, resources.slots):
+            trials[key] += COMPILE_SECONDS
+    startup = sweeps * SWEEP_SECONDS if data or trials else 0.0
+    return Estimate(plan, resources, data, trials, costs.rates.usual, costs.rates.origin, startup)
+
+
+def _compiling(tasks: Sequence[Task], slots: int) -> Iterator[str]:
+    """Keys of the trials that compile their network: the first of each recipe, in each of the workers."""
+    seen: Counter[tuple[str, str, int, str]] = Counter()
+    for task in tasks:
+        train = task.trial.train
+        if task.trains and train.execution != "eager":
+            recipe = (train.architecture.key, train.defense.key, train.batch_size, train.execution)
+            seen[recipe] += 1
+            if seen[recipe] <= slots:
+                yield task.key
 
 
 def _likely(plan: Plan, seconds: Mapping[str, float]) -> list[Task]:
@@ -122,14 +147,22 @@ def _likely(plan: Plan, seconds: Mapping[str, float]) -> list[Task]:
 
 
 def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | None = None) -> Costs:
-    """Costs at the rate that is given, else learned, else measured."""
+    """Costs at the rate that is given, else learned, else measured, else guessed."""
     if tflops is not None:
         return Costs.given(store, tflops)
     keys = [task.key for task in plan.tasks if task.done]
     found = Costs.learned(store, prefer=keys, place=resources.place, threads=resources.threads)
     if found is None and resources.gpus and not torch.cuda.is_available():
         return Costs.of_some_gpu(store)
-    return found or Costs.measured(store, place=resources.place, threads=resources.threads)
+    return found or _measured(store, resources)
+
+
+def _measured(store: Store, resources: Resources) -> Costs:
+    """Costs at the rate of this machine; a guess where it cannot be measured, as on a GPU that is full."""
+    try:
+        return Costs.measured(store, place=resources.place, threads=resources.threads)
+    except Exception:  # noqa: BLE001  (drivers raise what they like, and a guess is worth more than no answer)
+        return Costs.of_some_gpu(store) if resources.gpus else Costs.usual(store)
 
 
 def this_machine(
@@ -174,4 +207,5 @@ def lines(estimate: Estimate) -> list[str]:
         parts.append(f"about {duration(sum(estimate.data.values()))} of data sets")
     slots = f"{estimate.resources.slots} slot{'s' * (estimate.resources.slots != 1)}"
     rate = f"{estimate.rate / 1e12:.3g} TFLOP/s, {estimate.origin}"
-    return ["; ".join(parts), f"about {duration(estimate.wall)} on {slots} (rate: {rate})"]
+    wall = f"about {duration(estimate.wall)} on {slots}"
+    return ["; ".join(parts), f"{wall}, {duration(estimate.startup)} of it to start (rate: {rate})"]

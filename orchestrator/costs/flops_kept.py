@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict
 
 from orchestrator.depots.depot import Depot
 from poisons.sources.base import Extent
 from trainers.families import Architecture
-from trainers.flops import Flops, network_flops
+from trainers.flops import Flops, PerPass, network_flops
 
-USUAL = Flops(1.1e9, 2.2e9, 1.1e9)  # of a network that cannot be counted: those of a ResNet-18
+# of a network that cannot be counted: those of a ResNet-18
+USUAL = Flops(1.1e9, 2.2e9, 1.1e9, values=PerPass(1.8e6, 2.6e6, 1.8e6), kernels=PerPass(70, 180, 90))
 
 
 class FlopsKept:
@@ -33,9 +35,19 @@ class FlopsKept:
     def _look(self, architecture: Architecture, extent: Extent) -> Flops:
         size = "x".join(map(str, extent.shape))
         place = f"flops/{architecture.kind}-{architecture.key}-{size}-{extent.num_classes}.json"
-        if (told := self.depot.read(place)) is not None:
-            return Flops(**json.loads(told))
+        if (known := _read(self.depot.read(place))) is not None:
+            return known
         found = network_flops(architecture, shape=extent.shape, num_classes=extent.num_classes)
         with suppress(OSError):
-            self.depot.write(place, json.dumps(vars(found)).encode())
+            self.depot.write(place, json.dumps(asdict(found)).encode())
         return found
+
+
+def _read(data: bytes | None) -> Flops | None:
+    """What was kept; None if it is damaged, or has no count of values and kernels: it is counted again."""
+    try:
+        told = json.loads(data or b"")
+        values, kernels = (PerPass(**told.pop(name)) for name in ("values", "kernels"))
+        return Flops(**told, values=values, kernels=kernels)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

@@ -9,18 +9,20 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 
 from orchestrator.depots.depot import Depot
 from trainers.flops import Work
-from trainers.probe import training_rate
+from trainers.probe import Speed, training_speed
 from trainers.recipe import Precision, TrainSpec
 
 BATCH_SECONDS = 0.0005  # of the host, for one pass of a batch through a network, however small that is
-USUAL = 1e11  # operations per second where nothing is known: about a processor core
-USUAL_OF_A_GPU = 1e13
+# Where nothing is known: about what `training_speed` finds for a thread of a server's processor; two cores
+# reach 0.48 TFLOP/s in a wide network (benchmarks/README.md). No GPU was measured: its speed is a guess.
+USUAL = Speed(1e11, values=8e8, kernels=3e4)
+USUAL_OF_A_GPU = Speed(1e13, values=5e10, kernels=7e4)
 Group = tuple[str, ...]
 
 
@@ -34,35 +36,40 @@ class Run:
     work: Work
     seconds: float
 
-    @property
-    def rate(self) -> float:
-        """Operations per second, what the host spends on each batch taken off."""
-        return self.work.flops / max(self.seconds - BATCH_SECONDS * self.work.batches, 0.1 * self.seconds)
-
 
 @dataclass(frozen=True)
 class Rates:
-    """Operations per second of one device by group of trainings, the finest group first that is known: this
-    network in this precision and batch size, networks of its kind in this precision, this precision, all.
+    """How long trainings take on one device: as its `speed` says, times a factor by group of trainings, the
+    finest group first that is known: this network in this precision and batch size, networks of its kind in
+    this precision, this precision, all.
 
-    Networks differ: a narrow one reaches a tenth of what a wide one does. A rate that was measured or given
-    is one for all, and so tells less than finished trials do.
+    The factors are those of finished trials. Without any, what a network does beside its operations, which
+    counts most in a narrow one, is in the speed.
     """
 
     device: str
     origin: str  # in words: "learned from 812 trials on NVIDIA H200"
-    usual: float = USUAL
+    speed: Speed = USUAL
     auto: str = "float32"  # what `precision: auto` is there
-    groups: Mapping[Group, float] = field(default_factory=dict)
+    factors: Mapping[Group, float] = field(default_factory=dict)
+
+    @property
+    def usual(self) -> float:
+        """Operations per second of a usual training."""
+        return self.speed.flops / self.factors.get((), 1.0)
 
     def of(self, train: TrainSpec) -> float:
-        """Operations per second of a training."""
-        precision = self.auto if train.precision == "auto" else train.precision
-        return next((self.groups[g] for g in _groups(train, precision) if g in self.groups), self.usual)
+        """Operations per second of a training, if it did nothing else."""
+        return self.speed.flops / self._factor(train)
 
-    def seconds(self, train: TrainSpec, work: Work) -> float:
-        """How long `work` takes with the network of `train`."""
-        return work.flops / self.of(train) + BATCH_SECONDS * work.batches
+    def seconds(self, work: Work, train: TrainSpec | None = None) -> float:
+        """How long `work` takes with the network of `train`, or with some network."""
+        factor = self.factors.get((), 1.0) if train is None else self._factor(train)
+        return factor * unscaled(work, self.speed)
+
+    def _factor(self, train: TrainSpec) -> float:
+        precision = self.auto if train.precision == "auto" else train.precision
+        return next((self.factors[g] for g in _groups(train, precision) if g in self.factors), 1.0)
 
     @classmethod
     def learned(cls, runs: Iterable[Run], device: str) -> Rates | None:
@@ -75,20 +82,21 @@ class Rates:
         if device not in counts:
             device = counts.most_common(1)[0][0]
         here = [run for run in known if run.device == device]
+        speed = USUAL_OF_A_GPU if is_gpu(device) else USUAL
         by_group: dict[Group, list[float]] = defaultdict(list)
         for run in here:
             for group in _groups(run.train, run.precision):
-                by_group[group].append(run.rate)
-        groups = {group: statistics.median(rates) for group, rates in by_group.items()}
+                by_group[group].append(unscaled(run.work, speed) / run.seconds)
+        factors = {group: 1 / statistics.median(found) for group, found in by_group.items()}
         chosen = Counter(run.precision for run in here if run.train.precision == "auto")
         auto = chosen.most_common(1)[0][0] if chosen else "float32"
         what = "1 trial" if len(here) == 1 else f"{len(here):,} trials"
-        return cls(device, f"learned from {what} on {device}", groups[()], auto, groups)
+        return cls(device, f"learned from {what} on {device}", speed, auto, factors)
 
     @classmethod
     def given(cls, tflops: float) -> Rates:
-        """One rate for everything, in 10¹² operations per second."""
-        return cls("", "given", tflops * 1e12)
+        """One rate for everything, in 10¹² operations per second, and no time for anything else."""
+        return cls("", "given", Speed(tflops * 1e12))
 
     @classmethod
     def of_some_gpu(cls) -> Rates:
@@ -97,16 +105,21 @@ class Rates:
 
     @classmethod
     def measured(cls, depot: Depot, place: torch.device, threads: int) -> Rates:
-        """What this machine reaches in training a ResNet-18, measured in about a second, and remembered under
-        `rates/`."""
+        """What this machine reaches in training three ResNet-18s, measured in a few seconds, and remembered
+        under `rates/`."""
         name, auto = device_name(place, threads), TrainSpec().arithmetic(place)
         known = _remembered(depot, name)
         if auto not in known:
-            known[auto] = training_rate(place, auto, threads=threads)
-            told = json.dumps({"device": name, "flops_per_second": known}, indent=1)
+            known[auto] = training_speed(place, auto, threads=threads)
+            speeds = {precision: asdict(speed) for precision, speed in known.items()}
             with suppress(OSError):  # a store that cannot be written only makes it measure again
-                depot.write(_place(name), told.encode())
+                depot.write(_place(name), json.dumps({"device": name, "speeds": speeds}, indent=1).encode())
         return cls(name, "measured on this machine", known[auto], auto)
+
+
+def unscaled(work: Work, speed: Speed) -> float:
+    """Seconds of work at this speed, with the host's for each batch."""
+    return speed.seconds(work) + BATCH_SECONDS * work.batches
 
 
 def device_name(place: torch.device, threads: int) -> str:
@@ -141,8 +154,9 @@ def _place(device: str) -> str:
     return f"rates/{slug(device)}.json"
 
 
-def _remembered(depot: Depot, device: str) -> dict[Precision, float]:
+def _remembered(depot: Depot, device: str) -> dict[Precision, Speed]:
     try:
-        return dict(json.loads(depot.read(_place(device)) or b"{}")["flops_per_second"])
-    except (ValueError, KeyError, TypeError):
-        return {}  # damaged, or nothing: it is measured again
+        told = json.loads(depot.read(_place(device)) or b"{}")["speeds"]
+        return {precision: Speed(**speed) for precision, speed in told.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return {}  # damaged, or nothing, or of an older opsctl: it is measured again

@@ -28,6 +28,7 @@ VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--paper"} |
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">")  # a diamond is a published figure
 DEFAULTS = r" ?font-family: [^;]*;| ?stroke-dashoffset: 0(;|$)| ?stroke-line(join|cap): (miter|square)(;|$)"
+NO_XML = re.compile(r"[^\t\n\r -\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # characters that XML has not
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "opsctl",
@@ -116,7 +117,8 @@ def svg(figure: Figure, label: str) -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(sink, format="svg", transparent=True, metadata=nothing)
     digest = hashlib.sha256(sink.getvalue()).hexdigest()[:8]
-    drawn = ElementTree.fromstring(sink.getvalue())
+    drawn = ElementTree.fromstring(NO_XML.sub("", sink.getvalue().decode()))
+    label = NO_XML.sub("", label)
     root = Element("svg", {"role": "img", "aria-label": label, "viewBox": drawn.attrib["viewBox"]})
     root.extend(part for child in drawn for part in _inlined(child, f"f{digest}"))
     return ElementTree.tostring(root, encoding="unicode")

@@ -17,8 +17,10 @@ from orchestrator.page.looks import looks
 from orchestrator.page.numbers import duration, shown, unit
 from orchestrator.page.strips import strips
 from orchestrator.page.table import table_view
+from orchestrator.report import SheetWarning
 
 View = dict[str, Any]
+SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings that stand elsewhere on the page
 STATES = {
     "done": "done",
     "failed": "failed",
@@ -57,7 +59,7 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "recipe": sweep["recipe"],
         "notes": report["notes"],
         "failures": _told((t, t["error"]) for t in sweep["trials"] if t["state"] == "failed"),
-        "warnings": _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ())),
+        "warnings": _warnings(sweep),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
         "metric": sweep["metric"] + (f",{unit(sweep['metric'])}" if unit(sweep["metric"]) else ""),
@@ -91,6 +93,19 @@ def _told(texts: Iterable[tuple[Mapping[str, Any], str]]) -> list[tuple[str, str
     for trial, text in texts:
         by_text.setdefault(text, []).append(_name(trial))
     return [(text, "; ".join(names)) for text, names in by_text.items()]
+
+
+def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
+    """The report's warnings that the page shows nowhere else, each text once, with what it is about. A
+    document from before there was a list of them has those of its trials."""
+    if "warnings" not in sweep["report"]:
+        return _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ()))
+    subjects: dict[str, list[str]] = {}
+    for told in sweep["report"]["warnings"]:
+        one = SheetWarning(**told)
+        if one.kind not in SHOWN and (one.subject or one.kind != "missing"):
+            subjects.setdefault(one.text, []).append(one.subject or "the whole sweep")
+    return [(text, "; ".join(named)) for text, named in subjects.items()]
 
 
 def _name(trial: Mapping[str, Any]) -> str:

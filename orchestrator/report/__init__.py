@@ -9,12 +9,15 @@ from orchestrator.report.latex import latex
 from orchestrator.report.markdown import markdown, sheet_markdown
 from orchestrator.report.sheet import Sheet, as_json, make_sheet
 from orchestrator.report.table import Cell, Table, summarised, tabulate
+from orchestrator.report.trials import trials_csv
+from orchestrator.report.warning import SheetWarning, warning_lines
 from orchestrator.report.wording import caption, published, shown, source, text
 
 __all__ = [
     "Cell",
     "ReportError",
     "Sheet",
+    "SheetWarning",
     "Table",
     "as_json",
     "caption",
@@ -29,4 +32,6 @@ __all__ = [
     "summarised",
     "tabulate",
     "text",
+    "trials_csv",
+    "warning_lines",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from orchestrator.report.table import Cell, Table
+from orchestrator.report.csv_text import csv_text
+from orchestrator.report.sheet import Sheet
+from orchestrator.report.table import Cell
+from orchestrator.report.warning import SheetWarning
 from orchestrator.report.wording import absence
 
 COLUMNS = (
@@ -30,33 +31,41 @@ COLUMNS = (
     "difference",
     "within",
     "values",  # by seed, as JSON
+    "warnings",  # of the cell and its trials
+    "sweep_warnings",  # of the sweep as a whole, the same in all its lines
 )
 
 
-def comma_separated(*tables: Table) -> str:
+def comma_separated(*sheets: Sheet) -> str:
     """One line per cell under the names of `COLUMNS`; what is not known is empty."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for table in tables:
-        writer.writerows(_lines(table.name, table.cells.values()))
-    return out.getvalue()
+    rows = ([line.get(name) for name in COLUMNS] for sheet in sheets for line in _lines(sheet))
+    return csv_text(COLUMNS, rows)
 
 
-def _lines(sweep: str, cells: Iterable[Cell]) -> Iterable[dict[str, object]]:
-    for cell in cells:
-        low, high = cell.interval or (None, None)
-        known = {name: getattr(cell, name) for name in COLUMNS if name in vars(cell)}
-        figure = cell.published
-        yield known | {
-            "sweep": sweep,
-            "absent": absence(cell),
-            "low": low,
-            "high": high,
-            "published": figure and figure.value,
-            "published_std": figure and figure.std,
-            "published_runs": figure and figure.runs,
-            "difference": cell.difference,
-            "within": cell.within,
-            "values": json.dumps(dict(cell.values)),
-        }
+def joined(warnings: Iterable[SheetWarning]) -> str:
+    """Warnings in one cell: `failed: machine: no space left; doubt: gradients may be masked`."""
+    return "; ".join(dict.fromkeys(f"{one.kind}: {one.text}" for one in warnings))
+
+
+def _lines(sheet: Sheet) -> Iterator[dict[str, object]]:
+    whole = joined(one for one in sheet.warnings if one.subject is None)
+    for cell in sheet.table.cells.values():
+        told = joined(one for one in sheet.warnings if one.concerns(cell))
+        yield {**_values(cell), "sweep": sheet.table.name, "warnings": told, "sweep_warnings": whole}
+
+
+def _values(cell: Cell) -> dict[str, object]:
+    low, high = cell.interval or (None, None)
+    known = {name: getattr(cell, name) for name in COLUMNS if name in vars(cell)}
+    figure = cell.published
+    return known | {
+        "absent": absence(cell),
+        "low": low,
+        "high": high,
+        "published": figure and figure.value,
+        "published_std": figure and figure.std,
+        "published_runs": figure and figure.runs,
+        "difference": cell.difference,
+        "within": cell.within,
+        "values": json.dumps(dict(cell.values)),
+    }

@@ -11,6 +11,7 @@ from orchestrator.report import lines
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.table import Cell, Table
+from orchestrator.report.warning import warning_lines
 from orchestrator.report.wording import caption, number, published, source, text
 
 SPELT = {
@@ -35,17 +36,16 @@ SPELT = {
     "²": r"\ensuremath{^2}",
     **{char: f"\\{char}" for char in "&%$#_"},
 }
+LIGATURES = frozenset(("--", "''", "``", ",,", "?`", "!`"))  # two characters that LaTeX prints as another
 
 
 def latex(sheet: Sheet) -> str:
-    """The table, its comparisons and its claims, to be input into a document."""
+    """The table, its comparisons, its claims and its warnings, to be input into a document."""
     parts = [table_latex(sheet.table), *(_compared(sheet.table, one) for one in sheet.comparisons)]
-    if missing := lines.missing(sheet.standing, sheet.table):
-        parts.append(_list(missing))
     if sheet.claims:
         parts.append(_list([line for one in sheet.claims for line in lines.claim(one)]))
-    if sheet.notes:
-        parts.append(_list([f"note: {note}" for note in sheet.notes]))
+    if sheet.warnings:
+        parts.append(_list(warning_lines(sheet.warnings)))
     return "\n".join(parts)
 
 
@@ -63,8 +63,11 @@ def table_latex(table: Table) -> str:
 
 
 def escaped(words: str) -> str:
-    """Words as LaTeX prints them."""
-    return "".join(SPELT.get(char, char) for char in words)
+    """Words as LaTeX prints them, in one paragraph: a blank line ends an argument such as a caption, and
+    control characters are refused."""
+    line = "".join(char for char in " ".join(words.split()) if char.isprintable())
+    apart = ("{}" if line[i : i + 2] in LIGATURES else "" for i in range(len(line)))
+    return "".join(SPELT.get(char, char) + gap for char, gap in zip(line, apart, strict=True))
 
 
 def _float(title: str, label: str, head: list[str], body: list[list[str]]) -> str:
@@ -87,10 +90,10 @@ def _float(title: str, label: str, head: list[str], body: list[list[str]]) -> st
 
 
 def _row(cells: list[str]) -> str:
-    """A line of a table, with minuses for hyphens; braces keep a first `[` from being read as an option of
-    the line before."""
+    """A line of a table, with minuses for hyphens; braces keep a first `[` or `*` from being read as an
+    option of the line before."""
     told = [escaped(re.sub(r"(?<!\w)-(?=\d)", "−", cell)) for cell in cells]
-    return " & ".join(f"{{{cell}}}" if cell.startswith("[") else cell for cell in told) + r" \\"
+    return " & ".join(f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in told) + r" \\"
 
 
 def _published(cell: Cell | None) -> str:

@@ -1,39 +1,17 @@
-"""What stands below a table, line by line: what is missing, how columns compare, what became of claims."""
+"""What stands below a table, line by line: how columns compare, what became of claims."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
 from orchestrator.report.claims import Point, Side, Verdict
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.statistics import smallest_p
-from orchestrator.report.table import Table, scale
+from orchestrator.report.table import scale
 from orchestrator.report.wording import number, spread
 from orchestrator.standing import Standing
 
-MOST = 8  # failures, or points of a claim that hold, that are told one by one
-
-
-def missing(standing: Standing, table: Table) -> list[str]:
-    """What the sweep lacks; nothing if every trial is done and has its numbers."""
-    failed = standing.failed()
-    lines = [f"{len(failed)} failed; opsctl status says more:"] if failed else []
-    for entry, record in failed[:MOST]:
-        first = str(record.get("error", "")).strip().partition("\n")[0]
-        kind = f"{record['kind']}: " if record.get("kind") else ""
-        lines.append(f"  {entry.name}: {kind}{first}")
-    if len(failed) > MOST:
-        lines.append(f"  ... and {len(failed) - MOST} more")
-    if standing.stopped:
-        lines.append(f"{len(standing.stopped)} stopped early, and in no mean")
-    if standing.missing:
-        trained = f" ({len(standing.trained)} trained, and without their looks)" if standing.trained else ""
-        lines.append(f"{standing.missing} of {standing.total} trials not run yet{trained}")
-    lacking = Counter(
-        cell.metric for cell in table.cells.values() for one in cell.absent if one.why == "no value"
-    )
-    return lines + [f"{n} finished trials have no {metric}" for metric, n in lacking.items()]
+MOST = 8  # points of a claim that hold, that are told one by one
 
 
 def comparison(found: Comparison) -> list[str]:

@@ -8,6 +8,7 @@ from orchestrator.report import lines
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.table import Table
+from orchestrator.report.warning import warning_lines
 from orchestrator.report.wording import caption, number, published, source, text
 
 
@@ -26,14 +27,13 @@ def markdown(table: Table) -> str:
 
 
 def sheet_markdown(sheet: Sheet) -> str:
-    """The table, what is missing from it, its comparisons and its claims."""
+    """The table, its comparisons, its claims and its warnings."""
     parts = [markdown(sheet.table)]
-    if missing := lines.missing(sheet.standing, sheet.table):
-        parts.append(_list(missing))
     parts += [_compared(one) for one in sheet.comparisons]
     if sheet.claims:
         parts.append("".join(_list(lines.claim(one)) for one in sheet.claims))
-    parts += [f"note: {_escaped(note)}\n" for note in sheet.notes]
+    if sheet.warnings:
+        parts.append(_list(warning_lines(sheet.warnings)))
     return "\n".join(parts)
 
 
@@ -69,5 +69,6 @@ def _list(told: list[str]) -> str:
 
 
 def _escaped(words: str) -> str:
-    """Words that Markdown would read as emphasis, code, a link or a tag, as they are."""
-    return re.sub(r"([\\`*\[\]<]|(?<!\w)_|_(?!\w))", r"\\\1", words)
+    """Words that Markdown would read as emphasis, code, maths, a link, a tag or an entity, as they are, in
+    one line."""
+    return re.sub(r"([\\`*\[\]<~$&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(words.split()))

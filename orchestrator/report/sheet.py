@@ -15,13 +15,15 @@ from orchestrator.report.error import ReportError
 from orchestrator.report.lines import counts
 from orchestrator.report.reference import Reference, find
 from orchestrator.report.table import Cell, Table, scale, tabulate
+from orchestrator.report.warning import SheetWarning, sheet_warnings
 from orchestrator.report.wording import caption, source
 from orchestrator.standing import Standing
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """One sweep's report. `file` is the sweep's; `notes` say what could not be made of it, and why."""
+    """One sweep's report. `file` is the sweep's; `notes` say what could not be made of it, and why;
+    `warnings` are all that a reader has to know, the notes among them, and every format renders them."""
 
     file: str
     standing: Standing
@@ -29,6 +31,7 @@ class Sheet:
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
+    warnings: tuple[SheetWarning, ...] = ()
 
     @property
     def reference(self) -> Reference | None:
@@ -44,6 +47,7 @@ class Sheet:
             "comparisons": [_comparison(one) for one in self.comparisons],
             "claims": [_verdict(one) for one in self.claims],
             "notes": list(self.notes),
+            "warnings": [asdict(one) for one in self.warnings],
         }
 
 
@@ -63,7 +67,8 @@ def make_sheet(standing: Standing, file: Path, asked: Sequence[str] = (), *, str
         else:
             wanted.append((first, second))
     comparisons = tuple(compare(table, *columns) for columns in dict.fromkeys(wanted))
-    return Sheet(str(file), standing, table, comparisons, verdicts(standing, table), tuple(notes))
+    claims, warnings = verdicts(standing, table), sheet_warnings(standing, table, notes)
+    return Sheet(str(file), standing, table, comparisons, claims, tuple(notes), warnings)
 
 
 def as_json(sheets: Sequence[Sheet]) -> str:

@@ -47,6 +47,7 @@ class Cell:
     values: Mapping[str, float] = field(default_factory=dict)
     absent: tuple[Absent, ...] = ()
     published: Published | None = None
+    keys: tuple[str, ...] = ()  # of all its trials
 
     @property
     def scale(self) -> int:
@@ -163,7 +164,8 @@ def summarised(
     std = statistics.stdev(values.values()) if len(values) > 1 else None
     labels = {axis: label for axis, label in entries[0].labels.items() if axis in shown}
     counts = (len(values), len(entries), failed, stopped)
-    return Cell(row, column, mean, std, *counts, metric, labels, values, tuple(absent), published)
+    keys = tuple(entry.key for entry in entries)
+    return Cell(row, column, mean, std, *counts, metric, labels, values, tuple(absent), published, keys)
 
 
 def _seed(labels: Mapping[str, str]) -> str:

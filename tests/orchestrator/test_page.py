@@ -18,6 +18,7 @@ import pytest
 from orchestrator.depots.results import Ledger
 from orchestrator.page import document_of, load_document, page_of, save_document, write_page
 from orchestrator.page.__main__ import main as page_main
+from orchestrator.page.figure import dot, panel, svg
 from orchestrator.plan import make_plan
 from orchestrator.report import Sheet, make_sheet
 from orchestrator.spec import RunSpec, SweepSpec
@@ -228,8 +229,16 @@ def test_it_is_whole_and_escapes_what_others_wrote(page: Path) -> None:
     assert read.open == []
     assert read.links
     assert {link[0:5] for link in read.links if not link.startswith("#")} == {"data:"}
-    for svg in re.findall(r"<svg role.*?</svg>", text, re.S):
-        ElementTree.fromstring(svg)
+    for drawn in re.findall(r"<svg role.*?</svg>", text, re.S):
+        ElementTree.fromstring(drawn)
+
+
+def test_a_figure_leaves_out_what_xml_cannot_hold() -> None:
+    with panel() as (figure, axes):
+        dot(axes, 0, 0, "a\x1b[0m<b>&", face="red")
+        found = ElementTree.fromstring(svg(figure, "label \x00\ufffe<c>"))
+    assert found.attrib["aria-label"] == "label <c>"
+    assert [title.text for title in found.iter("title")] == ["a[0m<b>&"]
 
 
 def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) -> None:

@@ -141,7 +141,10 @@ def test_a_result_without_the_metric_is_no_value_and_no_error(store: Store) -> N
         ledger.publish(task.key, {"metrics": {"train/loss": 0.5}})
     found = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
     assert {one.why for cell in found.table.cells.values() for one in cell.absent} == {"no value"}
-    assert [line.plain for line in below(found)] == ["4 finished trials have no test/clean_acc"]
+    assert [line.plain for line in below(found)] == [
+        "missing: it finished without test/clean_acc (4 times: data.poison=clean, seed=0; "
+        "data.poison=clean, seed=1; data.poison=ops, seed=0; data.poison=ops, seed=1)"
+    ]
 
 
 def test_ours_agree_with_the_published_figure_within_two_deviations(store: Store) -> None:
@@ -206,10 +209,9 @@ def test_one_column_is_joined_by_rows_alone(store: Store) -> None:
 
 def test_what_is_missing_is_told_below_the_table(store: Store) -> None:
     found = [line.plain for line in below(sheet(store, [0.1, None, 0.2]))]
-    assert found[:3] == [
-        "1 failed; opsctl status says more:",
-        "  data.poison=clean, train.epochs=1, seed=1: trial: Boom: no [x]",
-        "9 of 12 trials not run yet",
+    assert found == [
+        "failed: data.poison=clean, train.epochs=1, seed=1: trial: Boom: no [x]",
+        "missing: 9 of 12 trials have not run yet",
     ]
     assert list(below(sheet(store, [0.1] * 12))) == []
 

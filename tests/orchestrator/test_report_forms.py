@@ -51,9 +51,36 @@ def test_markdown_shows_what_a_user_wrote_as_it_is(store: Store) -> None:
     assert r"| data.poison |" in text
 
 
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("two\nlines", "two lines"),
+        ("~~x~~ $y$", r"\~\~x\~\~ \$y\$"),
+        ("a &lt; b", r"a \&lt; b"),
+        ("a|b", r"a\|b"),
+    ],
+)
+def test_a_label_keeps_its_place_in_a_markdown_table(store: Store, label: str, shown: str) -> None:
+    found = standing(store, [], grid={"data.poison": {label: "clean"}, "train.epochs": [1, 2], "seed": [0]})
+    text = report.sheet_markdown(report.make_sheet(found, Path("tiny.yaml")))
+    assert f"| {shown} | not run | not run |" in text.splitlines()
+
+
+def test_a_label_cannot_end_a_latex_row_or_caption(store: Store) -> None:
+    labels = {"* 2": "clean", "two\n\nlines\x1b[0m": "ops"}
+    found = standing(
+        store, [], grid={"data.poison": labels, "train.epochs": [1, 2], "seed": [0]}, question="a\n\nb?"
+    )
+    text = report.latex(report.make_sheet(found, Path("tiny.yaml")))
+    assert r"\caption{a b? " in text
+    assert "{* 2} & not run & not run " + r"\\" in text.splitlines(), r"else `\\` takes the star"
+    assert "two lines[0m & not run & not run " + r"\\" in text.splitlines()
+    assert "\x1b" not in text
+
+
 def test_comma_separated_values_come_back_in_full_precision(full: report.Sheet) -> None:
     pandas = pytest.importorskip("pandas")
-    text = report.comma_separated(full.table, full.table)
+    text = report.comma_separated(full, full)
     frame = pandas.read_csv(io.StringIO(text), dtype={"row": str, "column": str})
     cells = list(full.table.cells.values())
     assert len(frame) == 2 * len(cells)
@@ -106,11 +133,31 @@ def test_latex_is_balanced_and_escapes_what_latex_reads(full: report.Sheet) -> N
 
 
 @pytest.mark.parametrize(
-    "word", ["a_b", "[x]", "5 % & 6 $", "~^\\{}", "ε ≤ 8/255, ℓ∞ ±", "CCT-7-3x1", "#1 <2> |"]
+    "word",
+    [
+        "a_b",
+        "[x]",
+        "5 % & 6 $",
+        "~^\\{}",
+        "ε ≤ 8/255, ℓ∞ ±",
+        "CCT-7-3x1",
+        "#1 <2> |",
+        "--set a=b",
+        "so?`",
+        "''",
+    ],
 )
 def test_what_is_escaped_is_read_back(word: str) -> None:
-    """Undone by a second, naive reading of the commands."""
-    spelt = {r"\textbackslash{}": "\\", r"\textasciitilde{}": "~", r"\textasciicircum{}": "^", "--": "–"}
+    """Undone by a second, naive reading of the commands and of the characters that LaTeX joins."""
+    spelt = {
+        r"\textbackslash{}": "\\",
+        r"\textasciitilde{}": "~",
+        r"\textasciicircum{}": "^",
+        "--": "–",
+        "?`": "¿",
+        "''": "”",
+    }
+    spelt |= {"{}": ""}
     maths = {
         "<": "<",
         ">": ">",

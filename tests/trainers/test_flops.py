@@ -29,7 +29,20 @@ LENET = Flops(FORWARD, 2 * FORWARD - FIRST, FORWARD)  # images ask for no gradie
 
 
 def test_a_small_network_by_hand() -> None:
-    assert network_flops(LeNet5(), shape=CIFAR, num_classes=10) == LENET
+    found = network_flops(LeNet5(), shape=CIFAR, num_classes=10)
+    assert (found.forward, found.backward, found.inputs) == (LENET.forward, LENET.backward, LENET.inputs)
+
+
+def test_the_values_and_kernels_of_lenet_are_those_of_its_layers() -> None:
+    """Two kernels normalise; a pool writes where its values come from, too."""
+    found = network_flops(LeNet5(), shape=CIFAR, num_classes=10)
+    convolutions = 2 * 6 * 28**2 + 2 * 16 * 10**2  # each with its ReLU
+    pools = 2 * 6 * 14**2 + 2 * 16 * 5**2
+    assert found.values.forward == 2 * 3 * 32**2 + convolutions + pools + 2 * (120 + 84) + 10
+    assert found.kernels.forward == 2 + 2 * (2 + 1) + 2 * 2 + 1
+    assert found.kernels.backward > found.kernels.forward + 10, "and ten weights are updated"
+    work = over(100, 32, Passes(forward=3), found)
+    assert (work.values, work.kernels) == (300 * found.values.forward, 12 * found.kernels.forward)
 
 
 @pytest.mark.parametrize(

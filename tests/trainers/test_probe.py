@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import astuple
+
 import pytest
 import torch
 
 from tests.conftest import CPU
 from trainers import InputError, TrainSpec
+from trainers.flops import Work
 from trainers.loop import Training, train_epoch
-from trainers.probe import Probe, advance, probe, random_images, reckon, training_rate, training_steps
+from trainers.probe import (
+    Probe,
+    Speed,
+    Timed,
+    advance,
+    probe,
+    random_images,
+    reckon,
+    speed,
+    training_speed,
+    training_steps,
+)
 from trainers.trial import Trial
 
 NARROW = TrainSpec.parse({"architecture": "lenet5", "batch_size": 16}, "test")
@@ -49,10 +64,31 @@ def test_steps_go_on_without_end_and_are_timed() -> None:
     assert advance(steps, 1, CPU) > 0
 
 
-def test_a_rate_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
+def test_a_speed_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
     before = torch.get_num_threads()
-    assert 1e8 < training_rate(CPU, "float32", seconds=0.01) < 1e14
+    found = training_speed(CPU, "float32", seconds=0.01)
+    assert 1e8 < found.flops < 1e15
+    assert found.values > 1e5
+    assert 1e2 < found.kernels < 1e8
     assert torch.get_num_threads() == before
+
+
+def test_a_speed_is_found_from_what_three_steps_take() -> None:
+    """Of the narrow one the kernels alone count, as in a real one nearly."""
+    true = Speed(2e11, values=7e8, kernels=2e4)
+    works = (Work(0, 2, 0, 300), Work(1e10, 2, 2e8, 300), Work(5e10, 2, 2e8, 300))
+    found = speed(*(Timed(work, true.seconds(work)) for work in works))
+    assert astuple(found) == pytest.approx(astuple(true))
+
+
+@pytest.mark.parametrize(
+    "seconds", [(0.01, 0.02, 9.0), (0.01, 9.0, 0.02), (9.0, 0.01, 0.02), (1e-4, 1.0, 1.0)]
+)
+def test_a_speed_is_positive_whatever_a_busy_machine_measures(seconds: tuple[float, float, float]) -> None:
+    works = (Work(2e7, 2, 5e5, 242), Work(3e9, 2, 4e7, 242), Work(27e9, 2, 7e7, 242))
+    found = speed(*(Timed(work, taken) for work, taken in zip(works, seconds, strict=True)))
+    assert all(0 < number < math.inf for number in astuple(found))
+    assert 0.1 * min(seconds) < found.seconds(works[2]) < 30 * max(seconds)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a probe measures a GPU")

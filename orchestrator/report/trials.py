@@ -1,0 +1,78 @@
+"""The trials of sweeps as comma-separated values, one line per trial, for pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence, Set
+
+from orchestrator.outline import Entry
+from orchestrator.report.comma_separated import joined
+from orchestrator.report.csv_text import csv_text
+from orchestrator.report.sheet import Sheet
+from orchestrator.report.warning import SheetWarning
+
+FIRST, LAST = ("sweep", "key"), ("seconds", "state", "warnings")
+FIXED = frozenset((*FIRST, *LAST))
+
+
+def trials_csv(*sheets: Sheet) -> str:
+    """One line per trial: its sweep and key, the label of its value on each axis, every metric that its
+    record or a probe has (`<probe>/<metric>`), seconds, state and warnings. Numbers are those of the ledger,
+    in full precision and in the metric's own unit: an accuracy is a fraction. What a trial lacks is empty.
+
+    An axis named like a metric or like one of the other columns is written `axis:<name>`, a metric named like
+    one of the other columns `metric:<name>`.
+    """
+    axes = _each_once(axis for sheet in sheets for entry in _entries(sheet) for axis in entry.labels)
+    metrics = _each_once(
+        name for sheet in sheets for record in sheet.standing.results.values() for name in record["metrics"]
+    )
+    columns = (
+        *FIRST,
+        *_named(axes, "axis", FIXED | set(metrics)),
+        *_named(metrics, "metric", FIXED),
+        *LAST,
+    )
+    return csv_text(columns, (row for sheet in sheets for row in _rows(sheet, axes, metrics)))
+
+
+def _rows(sheet: Sheet, axes: Sequence[str], metrics: Sequence[str]) -> Iterator[list[object]]:
+    warnings: dict[str | None, list[SheetWarning]] = {}
+    for one in sheet.warnings:
+        warnings.setdefault(one.key, []).append(one)
+    for entry in _entries(sheet):
+        record = sheet.standing.results.get(entry.key, {})
+        found = record.get("metrics", {})
+        yield [
+            sheet.table.name,
+            entry.key,
+            *(entry.labels.get(axis) for axis in axes),
+            *(found.get(metric) for metric in metrics),
+            record.get("seconds"),
+            _state(sheet, entry.key),
+            joined(warnings.get(entry.key, ())),
+        ]
+
+
+def _state(sheet: Sheet, key: str) -> str:
+    standing = sheet.standing
+    if key in standing.results:
+        return "done"
+    if key in standing.failures:
+        return "failed"
+    return "stopped" if key in standing.stopped else "missing"
+
+
+def _entries(sheet: Sheet) -> tuple[Entry, ...]:
+    return sheet.standing.outline.entries
+
+
+def _named(names: Sequence[str], prefix: str, taken: Set[str]) -> Iterator[str]:
+    """The names as columns; one that is `taken` begins with the prefix."""
+    for name in names:
+        while name in taken:
+            name = f"{prefix}:{name}"
+        yield name
+
+
+def _each_once(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))

@@ -1,0 +1,125 @@
+"""The warnings of a sweep's report: one list, which every format renders.
+
+A new kind of warning is a function here that yields `SheetWarning`s, called in `sheet_warnings`; nothing else
+is edited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from orchestrator.outline import Entry
+from orchestrator.report.table import Cell, Table
+from orchestrator.standing import Standing
+
+MOST = 8  # warnings of a kind, and trials of a warning, that are listed one by one
+
+
+@dataclass(frozen=True)
+class SheetWarning:
+    """One warning, in one line of text. It is about a trial (`key` and `name`), about a cell of the table
+    (`row` and `column`), or about the sweep as a whole, when all of them are None."""
+
+    kind: str  # one word, the first of its line: failed, stopped, missing, doubt, note
+    text: str
+    key: str | None = None
+    name: str | None = None
+    row: str | None = None
+    column: str | None = None
+
+    @property
+    def subject(self) -> str | None:
+        """What it is about, in words; None for the sweep as a whole."""
+        if self.key is not None:
+            return self.name or self.key
+        place = [label for label in (self.row, self.column) if label]
+        return " / ".join(place) or None
+
+    def concerns(self, cell: Cell) -> bool:
+        """Whether it is about this cell, or about one of its trials."""
+        if self.key is not None:
+            return self.key in cell.keys
+        return (self.row, self.column) == (cell.row, cell.column)
+
+
+def sheet_warnings(standing: Standing, table: Table, notes: Sequence[str]) -> tuple[SheetWarning, ...]:
+    """All warnings of a sweep, in the order in which they are shown."""
+    return (
+        *_failed(standing),
+        *_stopped(standing),
+        *_missing(standing),
+        *_without_a_value(standing, table),
+        *_doubts(standing),
+        *(SheetWarning("note", _one_line(note)) for note in notes),
+    )
+
+
+def warning_lines(warnings: Iterable[SheetWarning]) -> list[str]:
+    """Warnings as lines of text. Equal ones share a line, which names their trials or cells; of each kind
+    `MOST` lines are shown, and how many more there are."""
+    subjects: dict[tuple[str, str], list[str]] = {}
+    for one in warnings:
+        named = subjects.setdefault((one.kind, one.text), [])
+        named += [one.subject] if one.subject is not None else []
+    by_kind: dict[str, list[str]] = {}
+    for (kind, text), named in subjects.items():
+        by_kind.setdefault(kind, []).append(_line(kind, text, named))
+    shown: list[str] = []
+    for kind, found in by_kind.items():
+        more = len(found) - MOST
+        shown += found[:MOST] + ([f"{kind}: ... and {more} more"] if more > 0 else [])
+    return shown
+
+
+def _line(kind: str, text: str, subjects: Sequence[str]) -> str:
+    """`doubt: data.poison=ops, seed=1: gradients may be masked`"""
+    if len(subjects) < 2:
+        return ": ".join([kind, *subjects, text])
+    more = len(subjects) - MOST
+    named = "; ".join(subjects[:MOST]) + (f"; ... and {more} more" if more > 0 else "")
+    return f"{kind}: {text} ({len(subjects)} times: {named})"
+
+
+def _failed(standing: Standing) -> Iterator[SheetWarning]:
+    for entry, record in standing.failed():
+        first = str(record.get("error", "")).strip().partition("\n")[0]
+        fault = f"{record['kind']}: " if record.get("kind") else ""
+        yield _of_trial("failed", entry, f"{fault}{first}")
+
+
+def _stopped(standing: Standing) -> Iterator[SheetWarning]:
+    for entry in standing.outline.entries:
+        if entry.key in standing.stopped:
+            yield _of_trial("stopped", entry, "ended early by the sweep's scheduler, and in no mean")
+
+
+def _missing(standing: Standing) -> Iterator[SheetWarning]:
+    if standing.missing:
+        yield SheetWarning("missing", f"{standing.missing} of {standing.total} trials have not run yet")
+    for entry in standing.outline.entries:
+        if entry.key in standing.trained:
+            yield _of_trial("missing", entry, "it is trained, but a probe has not run")
+
+
+def _without_a_value(standing: Standing, table: Table) -> Iterator[SheetWarning]:
+    """Finished trials that lack a metric of the table."""
+    entries = {entry.key: entry for entry in standing.outline.entries}
+    for cell in table.cells.values():
+        for absent in cell.absent:
+            if absent.why == "no value":
+                yield _of_trial("missing", entries[absent.key], f"it finished without {cell.metric}")
+
+
+def _doubts(standing: Standing) -> Iterator[SheetWarning]:
+    """What the evaluation of a finished trial, or its checkpoints, warned of."""
+    for entry, text in standing.doubts():
+        yield _of_trial("doubt", entry, text)
+
+
+def _of_trial(kind: str, entry: Entry, text: str) -> SheetWarning:
+    return SheetWarning(kind, _one_line(text), key=entry.key, name=_one_line(entry.name))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
