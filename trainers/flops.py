@@ -17,15 +17,14 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from trainers.attackers.pgd import Pgd
 from trainers.evaluate import BATCH
-from trainers.families import Architecture, Normalised, Passes
+from trainers.families import Architecture, Passes
+from trainers.meta import META, on_meta
+from trainers.meta import Shape as Shape
 from trainers.trial import Trial
 
-META = torch.device("meta")
 TRIED = 2  # images that are counted with: batch normalisation wants more than one
 ONCE = Passes(forward=1)
 WEAK = Pgd(steps=1).passes  # with which an evaluation doubts its attacks
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int)
     where the network cannot be built."""
     name = architecture.key, shape, num_classes
     if name not in _known:
-        _known[name] = _count(_on_meta(architecture, shape, num_classes), shape)
+        _known[name] = _count(on_meta(architecture, shape, num_classes), shape)
     return _known[name]
 
 
@@ -88,17 +87,6 @@ def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
     """`passes` of every one of so many images, `batch` at a time."""
     times = passes.forward + passes.backward + passes.inputs
     return Work(images * network.of(passes), math.ceil(images / batch) * times)
-
-
-def _on_meta(architecture: Architecture, shape: Shape, num_classes: int) -> nn.Module:
-    """The network without numbers, in training mode; some libraries need numbers to build one."""
-    with torch.random.fork_rng(devices=[]):
-        try:
-            with META:
-                net = architecture.build(num_classes=num_classes, shape=shape)
-        except (RuntimeError, NotImplementedError, ValueError):
-            net = architecture.build(num_classes=num_classes, shape=shape)
-    return Normalised(net).to(META).train()
 
 
 def _count(net: nn.Module, shape: Shape) -> Flops:
