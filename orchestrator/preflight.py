@@ -33,9 +33,9 @@ class Preflight:
         try:
             trial.check(train, test)
             for look in looks:
-                sets = {name: self._extent(spec) for name, spec in look.sets.items()}
-                known = {name: extent for name, extent in sets.items() if extent is not None}
-                look.probe.check_extents(trial.train, train, test, known)
+                extents = {label: self._extent(spec) for label, spec in look.sets.items()}
+                sets = {label: extent for label, extent in extents.items() if extent is not None}
+                look.probe.check_extents(trial.train, train, test, sets)
         except InputError as error:
             raise InputError(f"{self.where}: {name}: {error}") from None
 
