@@ -21,6 +21,7 @@ from rich.progress import (
 from orchestrator.depots.results import Record
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
+from orchestrator.report.wording import number
 from orchestrator.tables import Building, Running, at_work
 from poisons import DataSpec
 from trainers.loop import Metrics
@@ -67,7 +68,8 @@ class Lines(Observer):
 
     def trial_done(self, task: Task, record: Record) -> None:
         self.ended += 1
-        result = f"{100 * record['metrics']['test/clean_acc']:.2f} % in {record['seconds']:.1f} s"
+        acc = number(record["metrics"]["test/clean_acc"], "test/clean_acc")
+        result = f"{acc} % in {record['seconds']:.1f} s"
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): {result}")
 
     def trial_stopped(self, task: Task, record: Record) -> None:

@@ -14,10 +14,11 @@ from orchestrator.depots.summaries import finished, looked
 from orchestrator.expansion import Point, expand
 from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
+from orchestrator.preflight import Measure, Preflight
 from orchestrator.quota import Bound, Quota
 from orchestrator.spec import SweepSpec, TrialSpec, is_seed
 from poisons import DataSpec, Store
-from poisons.sources.base import Extent, Source
+from poisons.sources.base import Extent, Source, Split
 from trainers import InputError
 from trainers.spec import nearest, plain
 
@@ -146,8 +147,8 @@ class Plan:
 def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") -> Plan:
     """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
     store's records."""
-    ledger = Ledger(store.where)
-    tasks = _tasks(sweep, where, ledger)
+    ledger, measure = Ledger(store.where), cache(_extent)
+    tasks = _tasks(sweep, where, ledger, measure)
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
     if bounds is not None:
         ended = {task.key for task in tasks if not task.missing}
@@ -157,7 +158,17 @@ def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") 
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
     data = tuple(spec for spec in data_sets if spec.name in needed)
+    _check(Preflight(where, measure), tasks, [spec for spec in data if spec.name not in ready])
     return Plan(sweep, tasks, data, ready, version, bounds, bound)
+
+
+def _check(preflight: Preflight, tasks: tuple[Task, ...], to_build: list[DataSpec]) -> None:
+    """InputError for the first trial or data set that is sure to fail."""
+    for spec in to_build:
+        preflight.data_set(spec)
+    for task in tasks:
+        if task.missing and task.trains:
+            preflight.trial(task.trial, task.lacks, f"the trial ({task.point.name})")
 
 
 def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
@@ -170,10 +181,10 @@ def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
     )
 
 
-def _tasks(sweep: SweepSpec, where: str, ledger: Ledger) -> tuple[Task, ...]:
+def _tasks(sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure) -> tuple[Task, ...]:
     """Every trial of the sweep, and what has become of it. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
-    looks = Looks(sweep.probes, where, pin, cache(_extent))
+    looks = Looks(sweep.probes, where, pin, lambda source: measure(source, "train"))
     points: dict[str, Point] = {}
     expanded = expand(sweep, where)
     _check_report(sweep, expanded, where)
@@ -212,10 +223,10 @@ def _told(tasks: Mapping[str, Task], ledger: Ledger, *, stops: bool) -> tuple[Ta
     return tuple(found)
 
 
-def _extent(source: Source) -> Extent | None:
-    """What a source holds; None if that cannot be known yet, before it is downloaded."""
+def _extent(source: Source, split: Split) -> Extent | None:
+    """What a split of a source holds; None if that cannot be known yet, before it is downloaded."""
     try:
-        return source.extent("train")
+        return source.extent(split)
     except (InputError, OSError):
         return None
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from orchestrator.cells import place
 from orchestrator.plan import Plan
+from orchestrator.preflight import check_ready
 from orchestrator.spec import is_seed
+from trainers import InputError
 
 
 def remarks(plan: Plan) -> list[str]:
     """How much of the grid is tried, what a scheduler does to means over seeds, and how many trials are done
-    but for looks; one line each."""
+    but for looks, and what this machine lacks; one line each."""
     run, found = plan.sweep.run, []
     cells = len({place(task.point.labels) for task in plan.tasks})
     if run.search == "optuna":
@@ -22,7 +24,16 @@ def remarks(plan: Plan) -> list[str]:
             f"scheduler: {run.scheduler} ends trials early, and stopped trials are not in the means: where "
             "seeds of a cell were stopped, the others' mean is too good; the report says how many were"
         )
-    return found + _looks(plan)
+    return [*found, *_looks(plan), *_lacking(plan)]
+
+
+def _lacking(plan: Plan) -> list[str]:
+    """What an evaluation needs, and this machine does not have."""
+    try:
+        check_ready(task.trial for task in plan.missing if task.trains)
+    except InputError as error:
+        return [f"this machine cannot run all of the trials: {error}"]
+    return []
 
 
 def _looks(plan: Plan) -> list[str]:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator import report
 from orchestrator.report import lines
+from orchestrator.report.wording import number
 
 COLOURS = {True: "green", False: "yellow", None: "dim"}  # of the published figure: near ours, or not
 VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
@@ -53,7 +54,7 @@ def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTab
         table.add_row(f"[cyan]{escape(data.name)}[/] {escape(data.word)}", since, "", "", "")
     for trial in running[: ROWS - min(ROWS, len(building))]:
         epoch = f"{'-' if trial.epoch is None else format(trial.epoch, '.0f')}/{trial.epochs}"
-        accs = ("" if acc is None else f"{100 * acc:.1f} %" for acc in (trial.train_acc, trial.test_acc))
+        accs = ("" if acc is None else f"{number(acc, 'acc')} %" for acc in (trial.train_acc, trial.test_acc))
         table.add_row(escape(trial.name), duration(trial.seconds), epoch, *accs)
     more = len(building) + len(running) - ROWS
     if more > 0:

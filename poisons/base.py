@@ -14,7 +14,7 @@ from torch import Tensor
 from poisons.crew import Alone, Crew
 from trainers.checkpoint import Checkpoint
 from trainers.flops import Shape, Work
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.spec import Plugin
 
 Report = Callable[[dict[str, Any]], None]
@@ -94,6 +94,9 @@ class Poison(Plugin, family="poison"):
         """What crafting from so many images of `shape` (C, H, W) computes in networks, as far as that is
         known before it is done; nothing, where there is no network."""
         return Work()
+
+    def check(self, clean: Extent) -> None:
+        """InputError if it cannot be crafted from images of this extent: before the work, not within it."""
 
     @abstractmethod
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:

@@ -35,7 +35,8 @@ from trainers.attacks import Frozen
 from trainers.families import Architecture, Augmentation, Optimizer, Passes
 from trainers.feed import place
 from trainers.flops import Shape, Work, network_flops, over
-from trainers.images import Images
+from trainers.images import Extent, Images
+from trainers.last_batch import check_last_batch
 from trainers.loop import DivergenceError, Training, generator, memory_named, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
@@ -44,6 +45,7 @@ from trainers.spec import Eps, InputError
 
 GENERATOR_LAPS, NOISE_LAPS, CHOSEN, WEIGHTS = range(4)
 ROUNDS = 10  # that a crafting is taken to need when its cost is reckoned; on CIFAR-10 it is about as many
+FIELD = "batch_size of the poison"
 CLASS_WISE: dict[str, Any] = {
     "steps": 1,
     "share": 0.2,
@@ -153,13 +155,22 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         one = step * self.train_steps + over(chosen, size, descent, network)
         return one * min(self.max_rounds, ROUNDS)
 
+    def check(self, clean: Extent) -> None:
+        """A generator that cannot be trained on one image is a mistake where its first round comes to a last
+        batch of one; a later round may never be run, and says so itself."""
+        if not clean.images:
+            raise InputError("error-minimising noise is crafted from images, and there are none")
+        laps = Laps(clean.images, self.batch_size, self.shuffle, self.drop_last, 0, GENERATOR_LAPS)
+        if laps.last > 1 or self.train_steps < len(laps):
+            return
+        check_last_batch(self.generator, clean, self.batch_size, field=FIELD)
+
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
         """DivergenceError if the generator's weights or its loss stop being finite."""
-        if not len(clean):
-            raise InputError("error-minimising noise is crafted from images, and there are none")
+        self.check(clean.extent)
         device, checkpoint, owner = workshop.device, workshop.checkpoint, f"em {self.key}, seed {seed}"
         recipe = self._recipe()
-        with repeatable(), memory_named(recipe, clean, device, field="batch_size of the poison"):
+        with repeatable(), memory_named(recipe, clean, device, field=FIELD):
             clean = clean.to(CPU) if self._shared(workshop) else place(clean, device)
             # no victim begins with these weights, as it might with those of `seed` itself
             weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()
@@ -232,6 +243,8 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             for turn in range(first, first + self.train_steps):
                 lap, at = divmod(turn, len(laps))
                 rows = laps.lap(lap)[at]
+                if len(rows) == 1:
+                    check_last_batch(self.generator, clean.extent, self.batch_size, field=FIELD)
                 x, labels = pick(clean, rows, device)
                 y = training.spec.targets(labels, clean.num_classes)
                 gen = generator(device, seed, EM, TRAIN, turn)

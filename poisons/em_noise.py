@@ -56,6 +56,11 @@ class Laps:
         """Batches in a lap."""
         return (self.drop_last and self.n // self.size) or math.ceil(self.n / self.size)
 
+    @property
+    def last(self) -> int:
+        """How many rows are in the last batch of a lap."""
+        return min(self.n - (len(self) - 1) * self.size, self.size)
+
     def lap(self, number: int) -> Sequence[Tensor]:
         """The batches of one lap, as int64 rows on the host."""
         gen = generator(CPU, self.seed, EM, ORDER, self.stream, number)

@@ -6,7 +6,8 @@ An evaluation suspects itself: what makes its numbers doubtful is said beside th
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypedDict
 
 import torch
 from pydantic import PositiveInt, field_validator
@@ -16,8 +17,8 @@ from trainers.attackers.pgd import Pgd
 from trainers.attacks import Frozen, input_gradient
 from trainers.families import Attack, cross_entropy
 from trainers.feed import feed
-from trainers.images import Images
-from trainers.spec import Spec
+from trainers.images import Extent, Images
+from trainers.spec import InputError, Spec
 
 BATCH = 500  # images answered at a time; an attack, which needs gradients, is told how many
 PROMISED = 0.99  # the share of a training set that a large network learns (One-Pixel Shortcut paper, Table 1)
@@ -41,14 +42,31 @@ class EvaluationSpec(Spec):
             raise ValueError(f"two attacks are named alike: {', '.join(names)}")
         return attacks
 
+    def check(self, test: Extent) -> None:
+        """InputError if it cannot be made on test images of this extent: before a training, not after it."""
+        if not test.images:
+            raise InputError("there are no test images, so no accuracy on them: take some")
+        for attack in self.attacks:
+            attack.check(test)
+
+
+class AttackRecord(TypedDict):
+    """What an attack's metric is about: how many images were attacked, and which members of an ensemble were
+    left out, each with what it needs."""
+
+    images: int
+    left_out: dict[str, str]
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares by name, the clean test accuracy of each class (None for a class without images), and doubts."""
+    """Shares by name, the clean test accuracy of each class (None for a class without images), doubts, and of
+    each attack's metric what it is about."""
 
     metrics: dict[str, float]
     per_class: list[float | None]
     warnings: list[str]
+    attacks: dict[str, AttackRecord] = field(default_factory=dict)
 
 
 def evaluate(
@@ -79,8 +97,25 @@ def evaluate(
             f"the training set was not learnt: {metrics['train/unaugmented_acc']:.1%} of its images, where "
             f"this network promises {PROMISED:.0%}; a longer training may end elsewhere"
         )
-    metrics |= {f"test/{attack.name}_acc": value for attack, value in robust.items()}
-    return Evaluation(metrics, by_class(answers, test), doubts)
+    metrics |= {metric_of(attack): value for attack, value in robust.items()}
+    attacks = {metric_of(attack): attack_record(attack, some.extent) for attack in robust}
+    doubts += [text for attack in robust for text in incomplete(attack, some.extent)]
+    return Evaluation(metrics, by_class(answers, test), doubts, attacks)
+
+
+def metric_of(attack: Attack) -> str:
+    """The name of the accuracy under an attack: `test/pgd20_Linf_8_255_acc`."""
+    return f"test/{attack.name}_acc"
+
+
+def attack_record(attack: Attack, images: Extent) -> AttackRecord:
+    return {"images": images.images, "left_out": dict(attack.left_out(images))}
+
+
+def incomplete(attack: Attack, images: Extent) -> list[str]:
+    """`auto_attack_Linf_8_255 without apgd-t: it needs at least 4 classes, these images have 2`, for each
+    member of an ensemble that is left out."""
+    return [f"{attack.name} without {name}: it needs {why}" for name, why in attack.left_out(images).items()]
 
 
 @torch.no_grad()

@@ -3,7 +3,9 @@ schedules; and the attacks of an evaluation."""
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -13,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainers.attacks import Budget
-from trainers.images import Images
-from trainers.spec import Plugin
+from trainers.images import Extent, Images
+from trainers.spec import InputError, Plugin
 
 
 @dataclass(frozen=True)
@@ -58,21 +60,6 @@ class Architecture(Plugin, family="architecture"):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             return Normalised(self.build(num_classes=num_classes, shape=shape))
-
-    def meta_network(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        """The network without numbers, on the meta device: for its shapes. Its tensors are laid out as a
-        training lays them out."""
-        with torch.random.fork_rng(devices=[]):
-            try:
-                with torch.device("meta"):
-                    net = self.build(num_classes=num_classes, shape=shape)
-            except (
-                RuntimeError,
-                NotImplementedError,
-                ValueError,
-            ):  # some libraries need numbers to build one
-                net = self.build(num_classes=num_classes, shape=shape)
-        return Normalised(net).to("meta", memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 class Augmentation(Plugin, family="augmentation"):
@@ -133,6 +120,27 @@ class Attack(Plugin, family="attack"):
 
     def check_ready(self) -> None:
         """Raise InputError if this machine lacks what the attack needs: before a training, not after it."""
+
+    def check(self, test: Extent) -> None:
+        """InputError if it cannot attack images of this extent: before a training, not after it."""
+        if test.num_classes < 2:
+            raise InputError(
+                f"{self.name}: an attack changes the class that a network gives, and these images have "
+                f"{test.num_classes}: leave the attack out"
+            )
+        values = math.prod(test.shape)
+        if self.budget.norm == "L2" and self.budget.eps**2 > values:
+            size = "x".join(map(str, test.shape))
+            raise InputError(
+                f"{self.name}: no two {size} images in [0, 1] are further apart than "
+                f"{math.sqrt(values):.4g}, so an L2 budget of {self.budget.eps} allows any image: "
+                "write a smaller eps, such as 1/2"
+            )
+
+    def left_out(self, test: Extent) -> Mapping[str, str]:
+        """The members of an ensemble that cannot attack such images, each with what it needs. It attacks
+        without them."""
+        return {}
 
     @abstractmethod
     def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:

@@ -22,14 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from trainers.attackers.pgd import Pgd
 from trainers.evaluate import BATCH
 from trainers.families import Architecture, Passes
+from trainers.meta import META, on_meta
+from trainers.meta import Shape as Shape
 from trainers.trial import Trial
 
-META = torch.device("meta")
 TRIED = 64  # images that are counted with: so many that the gradients of weights, one for all, are few values
 ONCE = Passes(forward=1)
 WEAK = Pgd(steps=1).passes  # with which an evaluation doubts its attacks
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int)
     where the network cannot be built."""
     name = architecture.key, shape, num_classes
     if name not in _known:
-        network = architecture.meta_network(num_classes=num_classes, shape=shape)
-        _known[name] = _count(network.train(), shape)
+        _known[name] = _count(on_meta(architecture, shape, num_classes), shape)
     return _known[name]
 
 

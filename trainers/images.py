@@ -14,6 +14,15 @@ from trainers.spec import InputError
 
 
 @dataclass(frozen=True)
+class Extent:
+    """How many images of what shape (C, H, W) in how many classes: what there is to know without pixels."""
+
+    images: int
+    shape: tuple[int, int, int]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class Images:
     """`x` uint8 N,C,H,W in 0..255 and `y` int64 N in 0..num_classes-1, both on one device."""
 
@@ -40,6 +49,10 @@ class Images:
         """Channels, height, width."""
         _, c, h, w = self.x.shape
         return c, h, w
+
+    @property
+    def extent(self) -> Extent:
+        return Extent(len(self), self.shape, self.num_classes)
 
     def to(self, device: torch.device) -> Images:
         return Images(self.x.to(device), self.y.to(device), self.num_classes)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError, Plugin
 
@@ -85,6 +85,13 @@ class Probe(Plugin, family="probe"):
                 f"write sets: {{{missing[0]}: {{poison: ...}}}}"
             )
 
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        """InputError if it cannot look at a training of `spec` on images of these extents: before the
+        training, not after it. `test` are the test images that are looked at."""
+
+    def check_images(self, train: Images, sets: Mapping[str, Images]) -> None:
+        """InputError if it cannot compare these training images and sets: what `check_extents` cannot see."""
+
     @abstractmethod
     def look(self, subject: Subject) -> Finding:
         """What it finds. It is called in the arithmetic of the training (autocast); what has to be float32
@@ -124,3 +131,12 @@ def check_looks(looks: Sequence[Look], like: Images) -> None:
                     f"look {look.name!r}: the set {name!r} is of {images.shape} in {images.num_classes} "
                     f"classes, the network of {like.shape} in {like.num_classes}; they must agree"
                 )
+
+
+def check_prospects(looks: Sequence[Look], spec: TrainSpec, train: Images, test: Images) -> None:
+    """InputError if a look cannot be had at a training of `spec` on these images, of which `test` are those
+    that it is tested on: before the training, not after it."""
+    for look in looks:
+        sets = {name: images.extent for name, images in look.sets.items()}
+        look.probe.check_extents(spec, train.extent, test.extent, sets)
+        look.probe.check_images(train, look.sets)

@@ -21,6 +21,7 @@ from torch import nn
 
 from trainers.families import Architecture
 from trainers.layers import Layer, Verdict, examine, examine_apart, layers_of
+from trainers.meta import META, Shape, on_meta
 from trainers.numerical_platform import NumericalPlatform, numerical_platform
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
@@ -28,7 +29,6 @@ from trainers.spec import InputError
 VERSION = 1  # of what a verdict means
 NAMED = 3  # layers that a message names
 
-Shape = tuple[int, int, int]  # C, H, W
 Failures = dict[str, Verdict]  # by layer
 
 
@@ -111,7 +111,7 @@ def failures(
     platform = numerical_platform(device)
     name = platform.key, architecture.key, shape, num_classes, sizes
     if name not in _known:
-        network = architecture.meta_network(num_classes=num_classes, shape=shape).eval()
+        network = on_meta(architecture, shape, num_classes).eval()
         layers = [
             layer
             for n, backward in sizes.passes
@@ -132,7 +132,7 @@ def _layers(
 ) -> Iterable[Layer]:
     """The distinct layers of a batch; of a network that needs numbers, from a batch of zeros."""
     try:
-        return layers_of(network, _zeros(batch, torch.device("meta")), backward=backward)
+        return layers_of(network, _zeros(batch, META), backward=backward)
     except (RuntimeError, NotImplementedError, ValueError, TypeError):
         real = architecture.network(num_classes=num_classes, shape=batch[1:], seed=0)
         real.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

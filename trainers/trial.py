@@ -11,9 +11,10 @@ from torch import nn
 
 from trainers.attacks import Frozen
 from trainers.checkpoint import Checkpoint
-from trainers.evaluate import EvaluationSpec, evaluate
-from trainers.images import Images
-from trainers.looks import Look, Row, Subject, Watch, check_looks
+from trainers.evaluate import EvaluationSpec, evaluate, metric_of
+from trainers.images import Extent, Images
+from trainers.last_batch import check_last_batch
+from trainers.looks import Look, Row, Subject, Watch, check_looks, check_prospects
 from trainers.loop import (
     PlatformRecord,
     Report,
@@ -51,7 +52,20 @@ class Trial(Spec):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The names of the numbers that its record will hold."""
-        return METRICS + tuple(f"test/{attack.name}_acc" for attack in self.evaluation.attacks)
+        return METRICS + tuple(metric_of(attack) for attack in self.evaluation.attacks)
+
+    def check(self, train: Extent, test: Extent) -> None:
+        """InputError if a training on images of these extents, or its evaluation, cannot be carried out.
+        `test` is all of the test images that there are."""
+        if (train.shape, train.num_classes) != (test.shape, test.num_classes):
+            raise InputError(
+                f"training images are {train.shape} in {train.num_classes} classes, "
+                f"test images {test.shape} in {test.num_classes}; they must agree"
+            )
+        if not train.images:
+            raise InputError("there are no images to train on: take some")
+        check_last_batch(self.train.architecture, train, self.train.batch_size)
+        self.evaluation.check(test)
 
     def run(
         self,
@@ -88,15 +102,12 @@ class Trial(Spec):
     ) -> tuple[Trained, dict[str, Any]]:
         """Like `run`, before anything is looked at: what `looks` watch is in `Trained.watched`, for
         `look_at`."""
-        if (train.shape, train.num_classes) != (test.shape, test.num_classes):
-            raise InputError(
-                f"training images are {train.shape} in {train.num_classes} classes, "
-                f"test images {test.shape} in {test.num_classes}; they must agree"
-            )
+        self.check(train.extent, test.extent)
         for attack in self.evaluation.attacks:
             attack.check_ready()
         check_looks(looks, test)
         spec, test = self.train, test.subset(self.evaluation.limit)
+        check_prospects(looks, spec, train, test)
         arithmetic = self._arithmetic(train, test, device)
         trained = fit(
             spec,
@@ -125,6 +136,7 @@ class Trial(Spec):
             "spec": plain(self),
             "metrics": summary(trained.history) | seen.metrics,
             "per_class_acc": seen.per_class,
+            **({"attacks": seen.attacks} if seen.attacks else {}),
             "warnings": [
                 *([arithmetic.fallback] if arithmetic.fallback else []),
                 *_moved(trained.platforms),

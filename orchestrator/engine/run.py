@@ -28,6 +28,7 @@ from orchestrator.engine.switchboard import switchboard
 from orchestrator.host import scratch, stoppable
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
+from orchestrator.preflight import check_ready
 from orchestrator.progress import Progress
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -56,8 +57,11 @@ def run_plan(
     `address` is an existing Ray cluster (`auto` or `host:6379`); by default Ray is started on this machine.
     A failed trial does not stop the others. SIGINT, SIGTERM and `opsctl stop` end the sweep at once, and
     nothing finished is lost. Raises InputError for a cluster that does not answer or can never give what a
-    trial asks for, and for a sweep that asks for what cannot be, found out as a trial ran.
+    trial asks for, for a sweep that asks for what cannot be, found out as a trial ran, and if trials that are
+    to run on this machine need a package that it lacks.
     """
+    if address is None:
+        check_ready(task.trial for task in plan.missing if task.trains)
     depot, run, stop = open_depot(store.where), plan.sweep.run, threading.Event()
     with ExitStack() as after:
         after.callback(observer.sweep_ended)

@@ -24,6 +24,7 @@ from orchestrator.page.grouping import (
     rows,
     title_of,
 )
+from orchestrator.report.wording import decimals, fixed
 
 Marks = Callable[[Trial], Sequence[tuple[float, float, bool, str]]]  # x, y, whether filled, what it is
 
@@ -79,7 +80,8 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
             trials = done(sweep, row, column)
             end = _series(axes, trials, drawing, i)
             if end is not None:
-                ends.append(f"{column} {end:.1f}".strip())
+                places = 2 if drawing.name.endswith("%") else decimals(end)
+                ends.append(f"{column} {fixed(end, places)}".strip())
         if not ends:
             return None
         axes.set_ylim(*limits)

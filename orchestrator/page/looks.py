@@ -21,7 +21,7 @@ from orchestrator.page.grouping import (
     rows,
     title_of,
 )
-from orchestrator.page.numbers import spread, unit
+from orchestrator.page.numbers import shown, spread, unit
 from orchestrator.page.surfaces import surfaces
 from orchestrator.page.trials import METRIC_AXIS, chosen
 
@@ -71,12 +71,12 @@ def _table(sweep: Sweep, name: str) -> list[list[str]]:
     known = [(row, column, trials) for row, column, trials in cells(sweep)]
     metrics = dict.fromkeys(m for _, _, ts in known for t in ts for m in _found(t, name).get("metrics", {}))
     labels = _labels(sweep)
-    head = [text for text, shown in zip(_axes(sweep), labels, strict=True) if shown]
+    head = [text for text, wanted in zip(_axes(sweep), labels, strict=True) if wanted]
     lines = [head + [f"{metric.replace('_', ' ')}{unit(metric)}" for metric in metrics]]
     for row, column, trials in known:
         said = [_spread(trials, name, metric) for metric in metrics]
         if any(text != "–" for text in said):
-            lines.append([text for text, shown in zip((row, column), labels, strict=True) if shown] + said)
+            lines.append([text for text, wanted in zip((row, column), labels, strict=True) if wanted] + said)
     return lines if metrics else []
 
 
@@ -106,9 +106,9 @@ def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
     finding = next(f for trial in sweep["trials"] if (f := _found(trial, name)))
     kind = finding["kind"]
     names = dict.fromkeys(c for trial in sweep["trials"] for c in _found(trial, name).get("curves", {}))
-    shown = [curve for curve in names if curve in DRAWN.get(kind, (curve,))]
+    drawn = [curve for curve in names if curve in DRAWN.get(kind, (curve,))]
     panels = []
-    for curve in shown:
+    for curve in drawn:
         share = kind in ABOUT_SETS or curve.endswith("acc")
         drawing = Drawing(
             _picker(name, curve, 100 if share else 1),
@@ -116,7 +116,7 @@ def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
             (-2, 102) if share else None,
             marks=MARKS.get(kind, _none)(name),
         )
-        prefix = f"{curve}: " if len(shown) > 1 else ""
+        prefix = f"{curve}: " if len(drawn) > 1 else ""
         panels += [Panel(prefix + one.title, one.svg, one.note) for one in by_row(sweep, drawing)]
     return panels, legend(columns(sweep)) if panels else []
 
@@ -151,7 +151,7 @@ def _stops(name: str) -> Marks:
 
 
 def _at(what: str, found: dict[str, float], which: str) -> str:
-    return f"{what}: {100 * found[f'{which}_acc']:.2f} % at epoch {found[f'{which}_epoch']:.0f}"
+    return f"{what}: {shown(found[f'{which}_acc'], 'acc')} % at epoch {found[f'{which}_epoch']:.0f}"
 
 
 def _fits(name: str) -> Marks:

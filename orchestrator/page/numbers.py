@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 from fractions import Fraction
 
+from orchestrator.report import wording
 from orchestrator.report.table import scale
-from orchestrator.report.wording import decimals
 
 NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?:/([1-9]\d*))?(?: ?%)?", re.IGNORECASE)
 
@@ -22,9 +22,7 @@ def unit(metric: str) -> str:
 def shown(value: float, metric: str, like: float | None = None) -> str:
     """`97.84` of an accuracy; of any other metric two decimals, more of a small number, none of a large; as
     many as `like` has, if that is given."""
-    factor = scale(metric)
-    places = 2 if factor == 100 else decimals(value if like is None else like)
-    return f"{value * factor:.{places}f}".replace("-", "−")
+    return wording.number(value, metric, like=like).replace("-", "−")
 
 
 def spread(values: Sequence[float], metric: str) -> str:

@@ -96,7 +96,7 @@ def _published(cell: Cell) -> str:
     known = cell["published"]
     if not known:
         return ""
-    spread = "" if known["std"] is None else f" ± {shown(known['std'], cell['metric'])}"
+    spread = "" if known["std"] is None else f" ± {shown(known['std'], cell['metric'], like=known['value'])}"
     return shown(known["value"], cell["metric"]) + spread
 
 

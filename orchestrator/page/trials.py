@@ -53,7 +53,7 @@ def _told(entry: Entry, standing: Standing, record: Record | None) -> Trial:
     env = record.get("environment", {})
     return trial | {
         "state": "done",
-        "metrics": {name: rounded(value) for name, value in standing.results[entry.key]["metrics"].items()},
+        "metrics": {name: finite(value) for name, value in standing.results[entry.key]["metrics"].items()},
         "curves": _history(record.get("history", ())),
         **{name: record.get(name) for name in ("seconds", "device", "precision", "threads", "parameters")},
         "warnings": list(record.get("warnings", ())),
@@ -87,7 +87,7 @@ def _finding(found: Record, *, first: bool) -> Trial:
     kind = found["probe"]["kind"]
     return {
         "kind": kind,
-        "metrics": {name: rounded(value) for name, value in found.get("metrics", {}).items()},
+        "metrics": {name: finite(value) for name, value in found.get("metrics", {}).items()},
         "curves": {name: thinned(values) for name, values in found.get("curves", {}).items()},
         "length": max((len(values) for values in found.get("curves", {}).values()), default=0),
         "fields": kept_fields(kind, found.get("fields", {})) if first else {},
@@ -103,8 +103,10 @@ def _history(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None
 
 
 def thinned(values: Sequence[float]) -> list[float | None]:
-    """At most `POINTS` of the numbers, evenly, with the first and the last; None for what is no number."""
-    return [rounded(values[i]) for i in chosen(len(values))]
+    """At most `POINTS` of the numbers, evenly, with the first and the last; None for what is no number. The
+    last, which is written beside a figure, is not rounded before that."""
+    kept = chosen(len(values))
+    return [*(rounded(values[i]) for i in kept[:-1]), *(finite(values[i]) for i in kept[-1:])]
 
 
 def chosen(length: int) -> list[int]:
@@ -112,6 +114,11 @@ def chosen(length: int) -> list[int]:
     if length <= POINTS:
         return list(range(length))
     return [round(i * (length - 1) / (POINTS - 1)) for i in range(POINTS)]
+
+
+def finite(value: float) -> float | None:
+    """The number; None if it is not finite, which JSON cannot say."""
+    return value if math.isfinite(value) else None
 
 
 def rounded(value: float) -> float | None:

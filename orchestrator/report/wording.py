@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from decimal import ROUND_HALF_UP, Context, Decimal
 
 from orchestrator.report.table import Cell, Table, scale
 
 MOST = 7  # decimals
+DIGITS = 12  # of a number that are looked at: beyond them is what floating point makes of it
+EXACT = Context(prec=400, rounding=ROUND_HALF_UP)  # of the largest float to its last decimal
 SIGNS = {True: "=", False: "≠", None: "?"}  # of the published figure: within two std, outside, not known
 
 
@@ -47,8 +50,16 @@ def number(value: float, metric: str, *, signed: bool = False, like: float | Non
     """Two decimals of an accuracy, in percent; of any other metric as many as `decimals` says of it, or of
     `like`, if that is given."""
     places = 2 if scale(metric) == 100 else decimals(value if like is None else like)
-    rounded = round(value * scale(metric), places) + 0.0  # no -0.00
-    return format(rounded, f"{'+' if signed else ''}.{places}f")
+    return fixed(value * scale(metric), places, signed=signed)
+
+
+def fixed(value: float, places: int, *, signed: bool = False) -> str:
+    """`97.84`: the one rule by which reports round. Half is rounded away from zero, of the decimal number
+    that `value` stands for: so a share, its percentage and their means look alike wherever they are shown."""
+    if not math.isfinite(value):
+        return str(value)
+    rounded = EXACT.quantize(Decimal(f"{value:.{DIGITS}g}"), Decimal(1).scaleb(-places))
+    return format(rounded or abs(rounded), f"{'+' if signed else ''}.{places}f")  # no -0.00
 
 
 def decimals(value: float) -> int:

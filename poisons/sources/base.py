@@ -15,6 +15,7 @@ import torch
 from fsspec.core import url_to_fs
 from torch import Tensor
 
+from trainers.images import Extent as Extent
 from trainers.images import Images
 from trainers.spec import InputError, Plugin
 
@@ -29,15 +30,6 @@ class Reading:
     y: Tensor
     num_classes: int
     take: Callable[[Tensor], Images]
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How many images of what shape (C, H, W) in how many classes: what there is to know without pixels."""
-
-    images: int
-    shape: tuple[int, int, int]
-    num_classes: int
 
 
 class Source(Plugin, family="source"):

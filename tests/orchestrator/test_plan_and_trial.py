@@ -16,7 +16,7 @@ from orchestrator.plan import make_plan
 from orchestrator.spec import RunSpec, TrialSpec
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
-from poisons import Store
+from poisons import DataSpec, Store
 from poisons.sources.digits import Digits
 from tests.conftest import CPU, ROOT
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
@@ -105,11 +105,12 @@ def test_splits_of_different_sizes_are_told(store: Store, tmp_path: Path) -> Non
         (tmp_path / split / "a").mkdir(parents=True)
         Image.new("RGB", (size, 16)).save(tmp_path / split / "a" / "0.png")
     source = {"kind": "image_folder", "root": str(tmp_path)}
-    trial = plan_of(tiny(base={"data": {"source": source}}, grid={"seed": [0]}), store).tasks[0].trial
-    with pytest.raises(
-        InputError, match=r"training images are \(3, 16, 16\) in 1 classes, test images \(3, 16, 20\)"
-    ):
-        run_trial(trial, store, device=CPU)
+    message = r"training images are \(3, 16, 16\) in 1 classes, test images \(3, 16, 20\)"
+    with pytest.raises(InputError, match=message):
+        plan_of(tiny(base={"data": {"source": source}}, grid={"seed": [0]}), store)
+    data = DataSpec.parse({"source": source}, "test").pinned()
+    with pytest.raises(InputError, match=message):
+        run_trial(TrialSpec(data=data), store, device=CPU)
 
 
 def test_the_sweep_of_widths_plans_to_the_right_counts(store: Store) -> None:

@@ -46,7 +46,7 @@ def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_pat
     assert "0 of 4 trials done, 0 failed, 4 missing" in out
     assert "1 trials run, 3 wait, 1 data sets are being built; faults until now: 2 of machine" in out
     assert "data.poison=ops, seed=1" in out
-    assert "3/9    50.0 %     25.0 %" in out
+    assert "3/9    50.00 %    25.00 %" in out
     assert "digits-em-train-1 round 3" in out
     assert "this store's other sweeps that run: other on " in out
     assert "it began with" not in out

@@ -469,3 +469,35 @@ def test_a_chain_is_crafted_from_clean_images_and_the_pixel_is_written_last(stor
         mine = images[alone.name].y == pixel["class"]
         expected[mine, :, pixel["row"], pixel["column"]] = torch.tensor(pixel["colour"], dtype=torch.uint8)
     assert torch.equal(images[both.name].x, expected)
+
+
+LONE = {"kind": "em", "generator": {"kind": "torchvision", "name": "resnet18"}, "batch_size": 4, "steps": 1}
+
+
+def few(number: int) -> Images:
+    x = torch.randint(256, (number, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    return Images(x, torch.arange(number) % 4, 4)
+
+
+def test_a_generator_that_cannot_be_trained_on_a_last_batch_of_one_is_refused() -> None:
+    """Before the work where its first round comes to that batch; else in the round that does."""
+    rows: list[dict[str, Any]] = []
+    rounds = {"train_steps": 1, "stop_error": 0, "max_rounds": 2}
+    first = Poison.parse({**LONE, "train_steps": 2}, "test")
+    with pytest.raises(InputError, match="batch_size of the poison 4 leaves a last batch of 1 of 5 images"):
+        first.craft(few(5), seed=0, workshop=Workshop(report=rows.append))
+    assert rows == []
+    later = Poison.parse({**LONE, **rounds}, "test")
+    later.check(few(5).extent)
+    with pytest.raises(
+        InputError, match=r"a last batch of 1 of 5 images.*write batch_size of the poison 3 or 5"
+    ):
+        later.craft(few(5), seed=0, workshop=Workshop(report=rows.append))
+    assert [row["round"] for row in rows] == [1]
+    for settings, number in (
+        ({"drop_last": True}, 5),
+        ({"batch_size": 3}, 5),
+        ({}, 6),
+        ({"max_rounds": 1}, 5),
+    ):
+        Poison.parse({**LONE, **rounds, **settings}, "test").craft(few(number), seed=0)

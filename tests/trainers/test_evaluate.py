@@ -16,6 +16,7 @@ from trainers.attackers.pgd import Pgd
 from trainers.evaluate import robust_accuracy, silent_share, suspicious
 from trainers.families import Attack
 from trainers.images import to_float
+from trainers.trial import Trial
 
 __all__ = ["trained"]
 
@@ -91,6 +92,78 @@ def test_auto_attack_leaves_no_more_than_pgd(trained: tuple[nn.Module, Images]) 
     }
     assert list(suspicious(left)) == []
     assert left[AutoAttack(budget=budget)] < 1
+
+
+def linear(shape: tuple[int, int, int], num_classes: int) -> tuple[nn.Module, Images]:
+    """A linear classifier and four images that it puts into their class."""
+    gen_ = gen()
+    x = torch.randint(256, (4, *shape), dtype=torch.uint8, generator=gen_)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), num_classes)).eval()
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn(p.shape, generator=gen_))
+        labels = net(to_float(x)).argmax(1)
+    return net, Images(x, labels, num_classes)
+
+
+@pytest.mark.parametrize("num_classes", [2, 3, 4, 5])
+@pytest.mark.parametrize("shape", [(1, 4, 8), (3, 5, 3), (1, 8, 4)], ids=str)
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_members_of_auto_attack_that_cannot_run_are_left_out(
+    shape: tuple[int, int, int], num_classes: int, norm: str
+) -> None:
+    """Against the library: it raises for those members, and for no other."""
+    library = pytest.importorskip("pyautoattack")
+    model, images = linear(shape, num_classes)
+    attack = AutoAttack.parse({"budget": {"norm": norm, "eps": "1/100000"}}, "test")
+    x, raises = to_float(images.x), set()
+    for member in ("apgd-ce", "apgd-t", "fab-t", "square"):
+        ensemble = library.AutoAttack(model, norm=norm, eps=1e-5, seed=0)
+        ensemble.attacks_to_run = [member]
+        ensemble.square.n_queries = ensemble.apgd.n_iter = ensemble.apgd_targeted.n_iter = 10
+        for targeted in (ensemble.apgd_targeted, ensemble.fab):
+            targeted.n_target_classes, targeted.n_iter = min(9, num_classes - 1), 10
+        try:
+            ensemble.run_standard_evaluation(x, images.y, batch_size=4)
+        except (IndexError, ZeroDivisionError):
+            raises.add(member)
+    assert set(attack.left_out(images.extent)) == raises
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_auto_attack_runs_on_few_classes_and_says_without_what(num_classes: int) -> None:
+    pytest.importorskip("pyautoattack")
+    model, images = linear((1, 8, 8), num_classes)
+    spec = EvaluationSpec.parse(
+        {"attacks": [{"kind": "auto_attack", "budget": {"eps": "64/255"}}], "attack_limit": 3}, "test"
+    )
+    seen = evaluate(model, images, images, spec, gen=gen())
+    needs = f"at least 4 classes, these images have {num_classes}"
+    metric = "test/auto_attack_Linf_64_255_acc"
+    assert seen.attacks == {metric: {"images": 3, "left_out": {"apgd-t": needs}}}
+    assert f"auto_attack_Linf_64_255 without apgd-t: it needs {needs}" in seen.warnings
+    (attack,) = spec.attacks
+    x_adv = attack.craft(model, to_float(images.x), images.y, gen())
+    with torch.no_grad():
+        left = (model(x_adv).argmax(1) == images.y).double().mean().item()
+    assert left < 1
+
+
+def test_an_attack_that_cannot_be_is_refused_before_the_training(images: Images) -> None:
+    one = Images(images.x, torch.zeros_like(images.y), 1)
+    far = {"kind": "pgd", "budget": {"norm": "L2", "eps": "56"}}
+    near = {"kind": "pgd", "budget": {"norm": "L2", "eps": "55"}}
+    EvaluationSpec.parse({"attacks": [near, "auto_attack"]}, "test").check(images.extent)
+    for attack, those, why in (
+        ("pgd", one, "these images have 1"),
+        (far, images, "further apart than 55.43"),
+    ):
+        rows: list[dict[str, float]] = []
+        with pytest.raises(InputError, match=why):
+            Trial.parse(
+                {"train": {"architecture": "lenet5"}, "evaluation": {"attacks": [attack]}}, "test"
+            ).run(those, those, device=CPU, report=rows.append)
+        assert rows == []
 
 
 class Quantised(nn.Module):

@@ -19,6 +19,7 @@ from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, layers, precision
 from trainers.families import Architecture
 from trainers.layers import Layer, TensorShape, Verdict, examine, examine_apart, layers_of, relative_error
+from trainers.meta import on_meta
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, failures, resolve
 from trainers.recipe import native_bfloat16
 from trainers.trial import Trial
@@ -125,14 +126,14 @@ def test_layers_of_every_architecture_are_those_that_a_training_runs(
     """The shapes of a network without numbers, beside those that a real batch has on its way."""
     member = Architecture.registry[kind]
     spec = member.model_validate(member.smoke)
-    meta = spec.meta_network(num_classes=5, shape=SHAPE).eval()
+    meta = on_meta(spec, SHAPE, 5).eval()
     x = torch.rand(4, *SHAPE).contiguous(memory_format=torch.channels_last)
     net = spec.network(num_classes=5, shape=SHAPE, seed=0).to(memory_format=torch.channels_last).eval()
-    on_meta = [str(layer) for layer in layers_of(meta, torch.empty_like(x, device="meta"), backward=True)]
+    predicted = [str(layer) for layer in layers_of(meta, torch.empty_like(x, device="meta"), backward=True)]
     real = [str(layer) for layer in layers_of(net, x, backward=True)]
     without_layout = lambda texts: [t.replace(" channels_last", "") for t in texts]  # noqa: E731
-    assert without_layout(on_meta) == without_layout(real)
-    assert len(on_meta) >= 2
+    assert without_layout(predicted) == without_layout(real)
+    assert len(predicted) >= 2
 
 
 @pytest.fixture

@@ -9,14 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from trainers.families import Attack, Passes
+from trainers.images import Extent
 from trainers.spec import InputError
 
 STANDING = 0.5  # the share of images that are taken to stand after the first member, when a cost is reckoned
+TARGETED_CLASSES = 4  # that the targeted DLR loss of APGD-T compares
+SQUARE_ROWS = 5  # that Square's first perturbation in L2 has
 
 
 class AutoAttack(Attack, kind="auto_attack"):
     """The `standard` version: APGD-CE, targeted APGD-DLR and FAB, and Square, one after another on what
     still stands. `quick` is its first member alone. Needs the package `pyautoattack`.
+
+    Members that the library cannot run on the images are left out: `apgd-t`, whose loss compares four logits,
+    with fewer than 4 classes; `square` in L2, which cuts images into five rows, if they are lower than that.
     """
 
     members: Literal["standard", "quick"] = "standard"
@@ -44,6 +50,16 @@ class AutoAttack(Attack, kind="auto_attack"):
         if find_spec("pyautoattack") is None:
             raise InputError("auto_attack needs a package: pip install pyautoattack")
 
+    def left_out(self, test: Extent) -> dict[str, str]:
+        if self.members == "quick":
+            return {}
+        height, found = test.shape[1], {}
+        if test.num_classes < TARGETED_CLASSES:
+            found["apgd-t"] = f"at least {TARGETED_CLASSES} classes, these images have {test.num_classes}"
+        if self.budget.norm == "L2" and height < SQUARE_ROWS:
+            found["square"] = f"images at least {SQUARE_ROWS} pixels high in L2, these are {height}"
+        return found
+
     def craft(self, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
         from pyautoattack import AutoAttack as Ensemble
 
@@ -60,9 +76,11 @@ class AutoAttack(Attack, kind="auto_attack"):
             device=x.device,
             **({"version": "custom", "attacks": ["apgd-ce"]} if self.members == "quick" else {}),
         )
-        others = model(x[:1]).shape[1] - 1
+        classes = model(x[:1]).shape[1]
+        left_out = self.left_out(Extent(len(x), (x.shape[1], x.shape[2], x.shape[3]), classes))
+        ensemble.attacks_to_run = [one for one in ensemble.attacks_to_run if one not in left_out]
         for member in (ensemble.apgd_targeted, ensemble.fab):
-            member.n_target_classes = min(member.n_target_classes, others)
+            member.n_target_classes = min(member.n_target_classes, classes - 1)
         with torch.random.fork_rng(devices=[x.device] if x.device.type == "cuda" else []):
             x_adv, _ = ensemble.run_standard_evaluation(x.contiguous(), labels, batch_size=len(x))
         return x_adv

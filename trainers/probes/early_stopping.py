@@ -3,6 +3,7 @@ others. A trainer who has some clean images could do that."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from trainers.attacks import Frozen
 from trainers.evaluate import correct, share
 from trainers.feed import place
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.looks import Finding, Probe, Row, Subject, Watch
+from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 
@@ -31,6 +33,9 @@ class EarlyStopping(Probe, kind="early_stopping"):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("last_acc", "peak_acc", "peak_epoch", "stopped_acc", "stopped_epoch")
+
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        number_held(test.images, self.share)
 
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         held, images = held_out(test, self.share).to(device), place(test, device)
@@ -53,12 +58,17 @@ class EarlyStopping(Probe, kind="early_stopping"):
 
 def held_out(images: Images, part: float) -> Tensor:
     """Which images are held out, bool N on the host: a class-balanced `part`. InputError if none, or all."""
-    number = round(part * len(images))
-    if not 0 < number < len(images):
+    held = torch.zeros(len(images), dtype=torch.bool)
+    held[images.balanced(number_held(len(images), part))] = True
+    return held
+
+
+def number_held(images: int, part: float) -> int:
+    """How many of so many images are held out. InputError if none, or all."""
+    number = round(part * images)
+    if not 0 < number < images:
         raise InputError(
-            f"early_stopping: a share of {part:g} of {len(images)} test images leaves one part empty; "
+            f"early_stopping: a share of {part:g} of {images} test images leaves one part empty; "
             "choose another share, or more images"
         )
-    held = torch.zeros(len(images), dtype=torch.bool)
-    held[images.balanced(number)] = True
-    return held
+    return number

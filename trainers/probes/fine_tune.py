@@ -3,16 +3,18 @@ in section 3.3 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
 
 from trainers.evaluate import accuracy
-from trainers.images import Images
+from trainers.images import Extent, Images
+from trainers.last_batch import check_last_batch
 from trainers.looks import Finding, Probe, Subject
 from trainers.loop import DivergenceError, fit
+from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 
@@ -44,6 +46,15 @@ class FineTune(Probe, kind="fine_tune", version=2):
                 f"the probe {self.kind!r} goes on training on sets of images, and was given none: "
                 "write sets: {ops: {poison: ops}}"
             )
+
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        for name, images in sets.items():
+            try:
+                check_last_batch(spec.architecture, images, spec.batch_size, limit="limit of the set")
+            except InputError as error:
+                raise InputError(
+                    f"the probe {self.kind!r} cannot be trained on the set {name!r}: {error}"
+                ) from None
 
     def look(self, subject: Subject) -> Finding:
         before = accuracy(subject.model, subject.test, subject.device)

@@ -3,7 +3,7 @@ Shortcut; Wu, Chen, Xie, Huang; ICLR 2023, Figure 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from trainers.evaluate import BATCH
 from trainers.feed import feed
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.looks import Finding, Probe, Subject
-from trainers.probes.pairs import check_pairs
+from trainers.probes.pairs import check_pair_extents, check_pairs
+from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 DIGITS = 4  # significant ones, of a number that a picture is drawn from
@@ -57,6 +58,14 @@ class FirstLayer(Probe, kind="first_layer"):
                 f"the probe {self.kind!r} looks where images were changed, so beside {given[0]!r} it needs a "
                 "set 'clean': write sets: {ops: {poison: ops}, clean: {poison: clean}}"
             )
+
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        for name, images in sets.items() if "clean" in sets else ():
+            check_pair_extents(images, sets["clean"], probe=self.kind, name=f"the set {name!r}")
+
+    def check_images(self, train: Images, sets: Mapping[str, Images]) -> None:
+        for name, images in sets.items():
+            check_pairs(images, sets["clean"], probe=self.kind, name=f"the set {name!r}")
 
     def look(self, subject: Subject) -> Finding:
         model, device = subject.model, subject.device

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -13,9 +13,10 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.images import Images
+from trainers.images import Extent, Images, balanced
 from trainers.looks import Finding, Probe, Subject
-from trainers.probes.pairs import check_pairs
+from trainers.probes.pairs import check_pair_extents, check_pairs
+from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 ROWS = 4096  # perturbations that are float at a time
@@ -47,6 +48,16 @@ class LinearSeparability(Probe, kind="linear_separability"):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("acc", "held_out_acc")
+
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        if "clean" in sets:
+            check_pair_extents(train, sets["clean"], probe=self.kind, name="the training set")
+
+    def check_images(self, train: Images, sets: Mapping[str, Images]) -> None:
+        check_pairs(train, sets["clean"], probe=self.kind, name="the training set")
+        labels = train.y.cpu()[balanced(train.y.cpu(), train.num_classes, self.limit)]
+        out = held_out(labels, train.num_classes, self.share)
+        self._check_left(labels, labels[~out], train.num_classes)
 
     def look(self, subject: Subject) -> Finding:
         train, device = subject.train, subject.device

@@ -4,7 +4,7 @@ Studer, Goldstein; NeurIPS 2018): how sharp the basin is that a training ended i
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -15,9 +15,12 @@ from torch.nn import functional as F
 
 from trainers.evaluate import BATCH
 from trainers.feed import feed, place
-from trainers.images import Images
+from trainers.images import Extent, Images
+from trainers.last_batch import last_batch, refusal_of_one
 from trainers.looks import Finding, Probe, Subject
 from trainers.loop import generator
+from trainers.recipe import TrainSpec
+from trainers.spec import InputError
 
 TOP = torch.finfo(torch.float32).max  # stands for a loss that is no number, or infinite, far from the centre
 Judge = Callable[[nn.Module], Tensor]
@@ -59,6 +62,17 @@ class LossSurface(Probe, kind="loss_surface"):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("centre_loss", "centre_acc", "sharpness")
+
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        number = min(train.images, self.limit or train.images)
+        if self.batch_norm == "running" or last_batch(number, BATCH) != 1:
+            return
+        if refusal_of_one(spec.architecture, shape=train.shape, num_classes=train.num_classes):
+            raise InputError(
+                f"the probe {self.kind!r} takes the statistics of BatchNorm from {number} images, {BATCH} "
+                "at a time, and this network cannot take them from the one that is left over: "
+                f"write limit: {number - 1 if number > 1 else 2}"
+            )
 
     def look(self, subject: Subject) -> Finding:
         device = subject.device

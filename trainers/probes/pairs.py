@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import torch
 
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.spec import InputError
 
 
 def check_pairs(after: Images, clean: Images, *, probe: str, name: str) -> None:
     """InputError if `clean` does not hold the images under `after` (called `name`), as far as labels and
     shape show it."""
-    if after.x.shape == clean.x.shape and torch.equal(after.y.cpu(), clean.y.cpu()):
-        return
-    raise InputError(
-        f"the probe {probe!r}: the set 'clean' ({tuple(clean.x.shape)}) does not hold the images under "
-        f"{name} ({tuple(after.x.shape)}), row by row; give both the same source and limit, and that one "
-        "poison: clean"
+    check_pair_extents(after.extent, clean.extent, probe=probe, name=name)
+    if not torch.equal(after.y.cpu(), clean.y.cpu()):
+        raise _unpaired(after.extent, clean.extent, probe=probe, name=name)
+
+
+def check_pair_extents(after: Extent, clean: Extent, *, probe: str, name: str) -> None:
+    """InputError if images of these extents are not paired row by row."""
+    if (after.images, after.shape) != (clean.images, clean.shape):
+        raise _unpaired(after, clean, probe=probe, name=name)
+
+
+def _unpaired(after: Extent, clean: Extent, *, probe: str, name: str) -> InputError:
+    return InputError(
+        f"the probe {probe!r}: the set 'clean' {(clean.images, *clean.shape)} does not hold the images "
+        f"under {name} {(after.images, *after.shape)}, row by row; give both the same source and limit, "
+        "and that one poison: clean"
     )

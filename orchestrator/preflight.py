@@ -1,0 +1,63 @@
+"""What is sure to fail, found before anything runs: trials, looks and data sets of a plan against the images
+that their sources hold, as far as that is known without loading them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from orchestrator.looks import PlannedLook
+from orchestrator.spec import TrialSpec
+from poisons import DataSpec
+from poisons.sources.base import Source, Split
+from trainers import InputError
+from trainers.families import Attack
+from trainers.images import Extent
+
+Measure = Callable[[Source, Split], Extent | None]
+
+
+class Preflight:
+    """Checks what a plan is going to do. InputError, beginning with `where`, for what cannot be done."""
+
+    def __init__(self, where: str, measure: Measure) -> None:
+        """`measure` says what images a split of a source has; None if that cannot be known yet."""
+        self.where, self.measure = where, measure
+
+    def trial(self, trial: TrialSpec, looks: Sequence[PlannedLook], name: str) -> None:
+        """The training, its evaluation, and these looks at it; `name` is the trial's in errors."""
+        train = self._extent(trial.data)
+        test = self._extent(trial.test_data)
+        if train is None or test is None:
+            return  # the trial checks it before its first step
+        try:
+            trial.check(train, test)
+            for look in looks:
+                extents = {label: self._extent(spec) for label, spec in look.sets.items()}
+                sets = {label: extent for label, extent in extents.items() if extent is not None}
+                look.probe.check_extents(trial.train, train, test, sets)
+        except InputError as error:
+            raise InputError(f"{self.where}: {name}: {error}") from None
+
+    def data_set(self, spec: DataSpec) -> None:
+        """Crafting a data set's poison, if that is what is done for it."""
+        clean = self._extent(spec.clean) if spec.crafts else None
+        if clean is None:
+            return
+        try:
+            spec.poison[0].check(clean)
+        except InputError as error:
+            raise InputError(f"{self.where}: the data set {spec.name}: {error}") from None
+
+    def _extent(self, spec: DataSpec) -> Extent | None:
+        whole = self.measure(spec.source, spec.split)
+        if whole is None or spec.limit is None:
+            return whole
+        return replace(whole, images=min(spec.limit, whole.images))
+
+
+def check_ready(trials: Iterable[TrialSpec]) -> None:
+    """InputError if this machine lacks what an attack of some trial needs."""
+    attacks: dict[str, Attack] = {a.name: a for trial in trials for a in trial.evaluation.attacks}
+    for attack in attacks.values():
+        attack.check_ready()

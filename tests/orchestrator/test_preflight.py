@@ -1,0 +1,139 @@
+"""What is sure to fail is refused by the plan: before a data set is built, and with what to write instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.engine.run import run_plan
+from orchestrator.observer import Observer
+from orchestrator.remarks import remarks
+from orchestrator.trial import run_trial
+from poisons import Store
+from tests.conftest import CPU, Opsctl
+from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
+from trainers import Images, InputError, last_batch
+from trainers.attackers import auto_attack
+
+RESNET18 = {"kind": "torchvision", "name": "resnet18"}
+LONE = {"data": {"limit": 17}, "train": {**TRAIN, "architecture": RESNET18, "batch_size": 16}}
+
+
+def sweep(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return tiny(base=base, grid={"seed": [0]}, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"base": LONE},
+            r"test: the trial \(seed=0\): train.batch_size 16 leaves a last batch of 1 of 17 images, .*: write "
+            "train.batch_size 15 or 17, or data.limit 16",
+        ),
+        (
+            {
+                "base": {**LONE, "data": {"limit": 16}},
+                "probes": [{"kind": "fine_tune", "sets": {"a": {"limit": 17}}}],
+            },
+            "the probe 'fine_tune' cannot be trained on the set 'a': train.batch_size 16 leaves",
+        ),
+        (
+            {
+                "base": {
+                    "data": {
+                        "limit": 17,
+                        "poison": {"kind": "em", "generator": RESNET18, "batch_size": 16},
+                    },
+                    "train": TRAIN,
+                }
+            },
+            "the data set digits-em-train-[0-9a-f]*: batch_size of the poison 16 leaves a last batch of 1 of 17",
+        ),
+        (
+            {
+                "base": {
+                    "train": TRAIN,
+                    "evaluation": {"attacks": [{"kind": "pgd", "budget": {"norm": "L2", "eps": "100"}}]},
+                }
+            },
+            "no two 3x32x32 images in .* further apart than 55.43",
+        ),
+        (
+            {"base": {"train": TRAIN, "evaluation": {"limit": 2}}, "probes": ["early_stopping"]},
+            "early_stopping: a share of 0.2 of 2 test images leaves one part empty",
+        ),
+    ],
+)
+def test_what_is_sure_to_fail_is_refused(changes: dict[str, Any], message: str, store: Store) -> None:
+    with pytest.raises(InputError, match=message):
+        plan_of(tiny(grid={"seed": [0]}, **changes), store)
+    assert list(store.root.glob("data/*")) == []
+
+
+def test_what_can_be_trained_is_planned(store: Store) -> None:
+    for train in ({"batch_size": 15}, {"batch_size": 17}, {"architecture": "lenet5"}):
+        assert plan_of(sweep({**LONE, "train": {**LONE["train"], **train}}), store).missing
+    em = {"kind": "em", "generator": RESNET18, "batch_size": 16, "drop_last": True}
+    assert plan_of(sweep({"data": {"limit": 17, "poison": em}, "train": TRAIN}), store).missing
+
+
+def tensors(folder: Path, name: str, images: Images) -> str:
+    file = folder / f"{name}.pt"
+    images.save(file)
+    return str(file)
+
+
+def test_test_images_of_other_classes_are_refused_by_the_plan(
+    tmp_path: Path, store: Store, images: Images
+) -> None:
+    train = tensors(tmp_path, "train", images)
+    test = tensors(tmp_path, "test", Images(images.x, images.y, 5))
+    source = {"kind": "tensors", "train": train, "test": test}
+    with pytest.raises(InputError, match=r"training images are .* in 4 classes, test images .* in 5"):
+        plan_of(sweep({"data": {"source": source}, "train": TRAIN}), store)
+
+
+def test_auto_attack_on_two_classes_runs_and_its_result_says_without_what(
+    tmp_path: Path, images: Images, opsctl: Opsctl
+) -> None:
+    pytest.importorskip("pyautoattack")
+    two = Images(images.x[:12], images.y[:12] % 2, 2)
+    source = {"kind": "tensors", **{split: tensors(tmp_path, split, two) for split in ("train", "test")}}
+    attacks = [{"kind": "auto_attack", "budget": {"eps": "1/255"}}]
+    base = {"data": {"source": source}, "train": TRAIN, "evaluation": {"attacks": attacks}}
+    file = write(tmp_path, sweep(base))
+    store = Store(tmp_path / "store")
+    (task,) = plan_of(sweep(base), store).tasks
+    record = run_trial(task.trial, store, device=CPU)
+    without = {"apgd-t": "at least 4 classes, these images have 2"}
+    assert record["attacks"] == {"test/auto_attack_Linf_1_255_acc": {"images": 12, "left_out": without}}
+    code, out, _ = opsctl("status", file)
+    assert code == 0
+    assert "auto_attack_Linf_1_255 without apgd-t: it needs at least 4 classes, these images have 2" in out
+
+
+def test_a_package_that_is_missing_is_said_by_the_plan_and_stops_a_sweep_on_this_machine(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(auto_attack, "find_spec", lambda _: None)
+    attacked = sweep({"train": TRAIN, "evaluation": {"attacks": ["auto_attack"]}})
+    plan = plan_of(attacked, store)
+    (remark,) = remarks(plan)
+    assert remark == (
+        "this machine cannot run all of the trials: auto_attack needs a package: pip install pyautoattack"
+    )
+    with pytest.raises(InputError, match="auto_attack needs a package: pip install pyautoattack"):
+        run_plan(plan, store, Observer())
+    assert list(store.root.glob("data/*")) == []
+
+
+def test_a_large_plan_tries_each_network_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 trials that end with a single image, of one architecture that takes it."""
+    monkeypatch.setattr(last_batch, "_known", {})
+    lenet = {**LONE["train"], "architecture": "lenet5"}
+    plan = plan_of(tiny(base={**LONE, "train": lenet}, grid={"seed": [*range(200)]}), store)
+    assert len(plan.missing) == 200
+    assert len(last_batch._known) == 1

@@ -1,0 +1,24 @@
+"""Networks on the meta device, where shapes are computed and numbers are not."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from trainers.families import Architecture, Normalised
+
+META = torch.device("meta")
+
+Shape = tuple[int, int, int]
+
+
+def on_meta(architecture: Architecture, shape: Shape, num_classes: int) -> nn.Module:
+    """The network without numbers, in training mode, its tensors laid out as a training lays them out; some
+    libraries need numbers to build one."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            with META:
+                net = architecture.build(num_classes=num_classes, shape=shape)
+        except (RuntimeError, NotImplementedError, ValueError):
+            net = architecture.build(num_classes=num_classes, shape=shape)
+    return Normalised(net).to(META, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
