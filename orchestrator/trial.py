@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from filelock import FileLock
@@ -19,8 +20,17 @@ from poisons.shelf import ShelvedCheckpoint
 from trainers import Images
 from trainers.looks import Look
 from trainers.loop import Metrics, Report, Trained
+from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
 from trainers.spec import plain
+
+
+class DataRecord(TypedDict):
+    """A data set, in the record of a trial that read it; None for what is not known."""
+
+    sha256: str | None
+    platform: str | None
+
 
 Opener = Callable[[DataSpec], Images]
 
@@ -116,7 +126,14 @@ class _Runner:
             train, test, device=self.device, report=told, checkpoint=self.checkpoint, looks=looks
         )
         needs = [spec.name for spec in self.trial.needs]
-        return trained, record | {"data_key": self.trial.data.key, "needs": needs}
+        sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
+        return trained, record | {"data_key": self.trial.data.key, "needs": needs, "data_sets": sets}
+
+    def _data_record(self, spec: DataSpec) -> DataRecord:
+        """Which bytes a data set had, and where they were computed: its key alone does not say."""
+        record = self.store.record(spec) or {}
+        digest = record.get("files", {}).get("data.arrow", {}).get("sha256")
+        return {"sha256": digest, "platform": (record.get("platform") or {}).get("name")}
 
     def _kept(self, done: Record, like: Images) -> Trained | None:
         """What a finished training left, if its weights were kept."""
@@ -144,5 +161,5 @@ class _Runner:
         found = self.trial.look_at(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
-        record["environment"] = environment()
+        record |= {"environment": environment(), "platform": numerical_platform(self.device).to_json()}
         patiently(lambda: self.ledger.publish_look(self.trial.key, planned.key, record))

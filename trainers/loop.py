@@ -20,7 +20,7 @@ from trainers.evaluate import BATCH, accuracy
 from trainers.feed import feed, place
 from trainers.images import Images
 from trainers.looks import Row, Watch
-from trainers.numerical_platform import numerical_platform
+from trainers.numerical_platform import PlatformRecord, numerical_platform
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 
@@ -30,7 +30,6 @@ MEMORY = re.compile(
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
 Weights = Mapping[str, Tensor]
-PlatformRecord = dict[str, str | int | bool | None]  # of a NumericalPlatform
 
 
 class DivergenceError(ArithmeticError):

@@ -12,10 +12,10 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 
@@ -54,6 +54,8 @@ FLAGS: Mapping[str, tuple[str, ...]] = {  # what /proc/cpuinfo must list; oneDNN
 PINNED = "OPSCTL_CPU_ISA"  # environment variable: what a worker must use, neither more nor less
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables that oneDNN reads once
 
+PlatformRecord = dict[str, str | int | bool | None]  # a NumericalPlatform in a record
+
 
 @dataclass(frozen=True, kw_only=True)
 class NumericalPlatform:
@@ -88,16 +90,9 @@ class NumericalPlatform:
         """16 hexadecimal digits that name it, the processor's model included."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def to_json(self) -> dict[str, str | int | bool | None]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: object) -> Self | None:
-        """What `to_json` gave; None for anything else, such as the record of an earlier version."""
-        known = {field.name for field in fields(cls)}
-        if not isinstance(data, dict) or data.keys() != known:
-            return None
-        return cls(**data)
+    def to_json(self) -> PlatformRecord:
+        """All of it, with `name`: its short form, for whoever compares records without this class."""
+        return {"name": self.short, **asdict(self)}
 
 
 def numerical_platform(device: torch.device) -> NumericalPlatform:

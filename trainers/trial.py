@@ -16,7 +16,6 @@ from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.looks import Look, Row, Subject, Watch, check_looks, check_prospects
 from trainers.loop import (
-    PlatformRecord,
     Report,
     Trained,
     arithmetic_of,
@@ -25,7 +24,7 @@ from trainers.loop import (
     memory_named,
     summary,
 )
-from trainers.numerical_platform import NumericalPlatform
+from trainers.numerical_platform import PlatformRecord
 from trainers.precision import Arithmetic
 from trainers.provenance import environment
 from trainers.recipe import TrainSpec, repeatable
@@ -228,8 +227,7 @@ class Trial(Spec):
 
 def _moved(platforms: Sequence[PlatformRecord]) -> list[str]:
     """A warning for a training that went on on another numerical platform than it began on."""
-    known = [NumericalPlatform.from_json(platform) for platform in platforms]
-    names = list(dict.fromkeys(platform.short for platform in known if platform is not None))
+    names = list(dict.fromkeys(str(platform["name"]) for platform in platforms))
     if len(names) < 2:
         return []
     return [f"trained on {len(names)} numerical platforms, one after another: {'; then '.join(names)}"]

@@ -56,11 +56,17 @@ def _told(entry: Entry, standing: Standing, record: Record | None) -> Trial:
         "metrics": {name: finite(value) for name, value in standing.results[entry.key]["metrics"].items()},
         "curves": _history(record.get("history", ())),
         **{name: record.get(name) for name in ("seconds", "device", "precision", "threads", "parameters")},
+        **_platform(record.get("platform")),
         "warnings": list(record.get("warnings", ())),
         **{name: env.get(name) for name in ("time", "commit", "python", "versions")},
         "machine": _machine(env.get("host")),
         "needs": list(record.get("needs", ())),
     }
+
+
+def _platform(platform: Mapping[str, Any] | None) -> Trial:
+    """On what it was computed; None for results of versions that did not record it."""
+    return {"platform": (platform or {}).get("name"), "cpu": (platform or {}).get("cpu")}
 
 
 def _machine(host: str | None) -> str | None:

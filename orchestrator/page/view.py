@@ -148,8 +148,8 @@ def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
         lines.append(("machines", f"{len(machines)}"))
     if times:
         lines.append(("finished", f"{_when(times[0])} to {_when(times[-1])}"))
-    for field in ("device", "precision", "threads", "commit", "python"):
-        lines += _counted(field, [str(trial[field]) for trial in known if trial[field] is not None])
+    for field in ("device", "cpu", "platform", "precision", "threads", "commit", "python"):
+        lines += _counted(field, [str(trial[field]) for trial in known if trial.get(field) is not None])
     packages = dict.fromkeys(name for trial in known for name in trial["versions"] or ())
     for name in packages:
         lines += _counted(name, [t["versions"][name] for t in known if name in (t["versions"] or {})])

@@ -7,40 +7,14 @@ is edited.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from orchestrator.outline import Entry
-from orchestrator.report.table import Cell, Table
+from orchestrator.report.platforms import mixed_platforms
+from orchestrator.report.sheet_warning import SheetWarning as SheetWarning
+from orchestrator.report.table import Table
 from orchestrator.standing import Standing
 
 MOST = 8  # warnings of a kind, and trials of a warning, that are listed one by one
-
-
-@dataclass(frozen=True)
-class SheetWarning:
-    """One warning, in one line of text. It is about a trial (`key` and `name`), about a cell of the table
-    (`row` and `column`), or about the sweep as a whole, when all of them are None."""
-
-    kind: str  # one word, the first of its line: failed, stopped, missing, doubt, note
-    text: str
-    key: str | None = None
-    name: str | None = None
-    row: str | None = None
-    column: str | None = None
-
-    @property
-    def subject(self) -> str | None:
-        """What it is about, in words; None for the sweep as a whole."""
-        if self.key is not None:
-            return self.name or self.key
-        place = [label for label in (self.row, self.column) if label]
-        return " / ".join(place) or None
-
-    def concerns(self, cell: Cell) -> bool:
-        """Whether it is about this cell, or about one of its trials."""
-        if self.key is not None:
-            return self.key in cell.keys
-        return (self.row, self.column) == (cell.row, cell.column)
 
 
 def sheet_warnings(standing: Standing, table: Table, notes: Sequence[str]) -> tuple[SheetWarning, ...]:
@@ -51,6 +25,7 @@ def sheet_warnings(standing: Standing, table: Table, notes: Sequence[str]) -> tu
         *_missing(standing),
         *_without_a_value(standing, table),
         *_doubts(standing),
+        *mixed_platforms(standing, table),
         *(SheetWarning("note", _one_line(note)) for note in notes),
     )
 

@@ -91,10 +91,21 @@ def done(record: Record) -> Ending:
     whole = {metric: value for metric, value in record["metrics"].items() if metric not in last}
     step = int(last["epoch"])
     told = {"opsctl.device": record["device"], "opsctl.host": record["environment"]["host"]}
+    told |= _numerics(record)
     if record.get("warnings"):
         told["opsctl.warnings"] = "\n".join(record["warnings"])[:4000]
     metrics = {**whole, "seconds": record["seconds"]}
     return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], told)
+
+
+def _numerics(record: Record) -> Tags:
+    """On what and in which arithmetic it was computed, each field of the platform a tag."""
+    platform: Mapping[str, Any] = record.get("platform") or {}
+    found = {f"platform.{field}": str(value) for field, value in platform.items() if value is not None}
+    found |= {"opsctl.precision": record["precision"]} if record.get("precision") else {}
+    if record.get("precision_fallback"):
+        found["opsctl.precision_fallback"] = record["precision_fallback"][:4000]
+    return found
 
 
 def looked(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tags]:

@@ -17,7 +17,6 @@ from trainers.numerical_platform import (
     ISAS,
     LIMITS,
     PINNED,
-    NumericalPlatform,
     check_pinned_isa,
     cpu_flags,
     effective_isa,
@@ -67,9 +66,8 @@ def test_the_instruction_set_is_the_one_that_onednn_says_it_uses(isa: str) -> No
 
 
 def test_a_limit_lowers_what_a_processor_has_and_never_raises_it() -> None:
-    flags = frozenset().union(
-        *(FLAGS[isa] for isa in ISAS if isa <= "avx512_core_bf16" and "vnni_2" not in isa)
-    )
+    there = ("sse41", "avx", "avx2", "avx512_core", "avx512_core_vnni", "avx512_core_bf16")
+    flags = frozenset().union(*(FLAGS[isa] for isa in there))
     assert effective_isa(flags, {}) == "avx512_core_bf16"
     assert effective_isa(flags, {"ONEDNN_MAX_CPU_ISA": "AVX2"}) == "avx2"
     assert effective_isa(flags, {"DNNL_MAX_CPU_ISA": "avx512_core"}) == "avx512_core"
@@ -102,7 +100,7 @@ def test_a_process_that_cannot_be_pinned_says_what_to_write(monkeypatch: pytest.
 
 def test_a_platform_survives_a_record_and_differs_by_threads() -> None:
     platform = numerical_platform.numerical_platform(CPU)
-    assert NumericalPlatform.from_json(platform.to_json()) == platform
+    assert platform.to_json() == {"name": platform.short} | dataclasses.asdict(platform)
     assert platform.torch == torch.__version__
     assert platform.threads == torch.get_num_threads()
     other = dataclasses.replace(platform, threads=torch.get_num_threads() + 1)
@@ -110,8 +108,3 @@ def test_a_platform_survives_a_record_and_differs_by_threads() -> None:
     assert other.short != platform.short
     elsewhere = dataclasses.replace(platform, cpu="another model")
     assert elsewhere.short == platform.short, "a model alone does not change numbers; what it has does"
-
-
-@pytest.mark.parametrize("record", [None, {}, [], {"device": "cpu"}, "cpu"])
-def test_what_is_no_platform_is_none(record: object) -> None:
-    assert NumericalPlatform.from_json(record) is None
