@@ -17,6 +17,7 @@ from orchestrator.depots.depot import open_depot
 from orchestrator.depots.stores import open_store
 from poisons.sources.base import Source
 from trainers import InputError
+from trainers.numerical_platform import cpu_isa, cpu_model
 from trainers.provenance import OPTIONAL, PACKAGES, commit, installed
 from trainers.recipe import native_bfloat16
 
@@ -47,7 +48,8 @@ def findings(store: str | Path) -> Iterator[Finding]:
     yield Finding(
         "processors",
         "ok",
-        f"{os.cpu_count()}; bfloat16 {'native' if native_bfloat16(torch.device('cpu')) else 'perhaps slow'}",
+        f"{os.cpu_count()} of {cpu_model()}, {cpu_isa()}; "
+        f"bfloat16 {'native' if native_bfloat16(torch.device('cpu')) else 'perhaps slow'}",
     )
     yield from _gpus()
     yield from _space(store)
