@@ -81,8 +81,8 @@ class Workshop:
 
 
 class Poison(Plugin, family="poison"):
-    """A way to craft a perturbation. Equal images and seed give an equal one on equal numerical platforms, bit
-    for bit on a CPU."""
+    """A way to craft a perturbation. Equal images and seed give an equal one on equal numerical platforms,
+    bit for bit on a CPU."""
 
     wants_gpu: ClassVar[bool] = False
 
