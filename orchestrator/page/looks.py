@@ -47,19 +47,20 @@ ABOUT_SETS = (
 
 
 def looks(sweep: Sweep) -> list[Group]:
-    """Of each look that a finished trial has, its figures and its table."""
+    """Of each look that a finished trial has, its figures, and its table unless the report has one."""
     names = dict.fromkeys(name for trial in sweep["trials"] for name in trial.get("findings", {}))
-    return [_group(sweep, name) for name in names]
+    groups = (_group(sweep, name) for name in names)
+    return [group for group in groups if group.panels or group.rows]
 
 
 def _group(sweep: Sweep, name: str) -> Group:
     having = [trial for trial in sweep["trials"] if name in trial.get("findings", {})]
     kind = having[0]["findings"][name]["kind"]
     panels, keys = PICTURES.get(kind, _curves)(sweep, name)
-    title = name if name == kind else f"{name} ({kind})"
-    return Group(
-        title.replace("_", " "), SAYS.get(kind, ""), panels, keys, _table(sweep, name), sum(_labels(sweep))
-    )
+    title = (name if name == kind else f"{name} ({kind})").replace("_", " ")
+    tabulated = any(table["probe"] == name for table in sweep["report"].get("probes", ()))
+    numbers = [] if tabulated else _table(sweep, name)  # else they stand beside the sweep's own metric
+    return Group(title, SAYS.get(kind, ""), panels, keys, numbers, sum(_labels(sweep)))
 
 
 def _found(trial: Trial, name: str) -> dict[str, Any]:

@@ -34,12 +34,14 @@ COLUMNS = (
 
 
 def comma_separated(*tables: Table) -> str:
-    """One line per cell under the names of `COLUMNS`; what is not known is empty."""
+    """One line per cell under the names of `COLUMNS`; what is not known is empty. Cells of a probe's table
+    have the row and the column that they have in the sweep's, where its own metric is already."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for table in tables:
-        writer.writerows(_lines(table.name, table.cells.values()))
+        own = table.metric if table.probe is not None else None
+        writer.writerows(_lines(table.name, (c for c in table.cells.values() if c.metric != own)))
     return out.getvalue()
 
 

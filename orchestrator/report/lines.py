@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from typing import TypedDict
 
 from orchestrator.report.claims import Point, Side, Verdict
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.statistics import smallest_p
 from orchestrator.report.table import Table, scale
 from orchestrator.report.wording import number, spread
-from orchestrator.standing import Standing
+from orchestrator.standing import Standing, lack
 
 MOST = 8  # failures, or points of a claim that hold, that are told one by one
 
@@ -18,7 +18,9 @@ MOST = 8  # failures, or points of a claim that hold, that are told one by one
 def missing(standing: Standing, table: Table) -> list[str]:
     """What the sweep lacks; nothing if every trial is done and has its numbers."""
     failed = standing.failed()
-    lines = [f"{len(failed)} failed; opsctl status says more:"] if failed else []
+    broken = sum(entry.key in standing.results for entry, _ in failed)
+    words = f"{len(failed) - broken} failed" + (f", {broken} failed in a probe" if broken else "")
+    lines = [f"{words}; opsctl status says more:"] if failed else []
     for entry, record in failed[:MOST]:
         first = str(record.get("error", "")).strip().partition("\n")[0]
         kind = f"{record['kind']}: " if record.get("kind") else ""
@@ -28,8 +30,10 @@ def missing(standing: Standing, table: Table) -> list[str]:
     if standing.stopped:
         lines.append(f"{len(standing.stopped)} stopped early, and in no mean")
     if standing.missing:
-        trained = f" ({len(standing.trained)} trained, and without their looks)" if standing.trained else ""
-        lines.append(f"{standing.missing} of {standing.total} trials not run yet{trained}")
+        lines.append(f"{standing.missing} of {standing.total} trials not run yet")
+    if standing.lacking:
+        probes = ", ".join(lack(count, name) for name, count in standing.lacking_by_probe.items())
+        lines.append(f"{len(standing.results)} of {standing.total} trials done, {probes}")
     lacking = Counter(
         cell.metric for cell in table.cells.values() for one in cell.absent if one.why == "no value"
     )
@@ -96,12 +100,25 @@ def _side(side: Side, metric: str) -> str:
     return f"{side.name} {value} ({count})"
 
 
-def counts(standing: Standing) -> Mapping[str, int]:
-    """How many trials are done, failed, stopped, missing, and how many there are."""
+class Counts(TypedDict):
+    """How many trials there are, and how many are done, failed, stopped and missing; of those that are done,
+    how many lack each probe."""
+
+    trials: int
+    done: int
+    failed: int
+    stopped: int
+    missing: int
+    lacking: dict[str, int]
+
+
+def counts(standing: Standing) -> Counts:
+    """How far a sweep is, in numbers."""
     return {
         "trials": standing.total,
         "done": len(standing.results),
-        "failed": len(standing.failures),
+        "failed": len(standing.failures.keys() - standing.results.keys()),
         "stopped": len(standing.stopped),
         "missing": standing.missing,
+        "lacking": standing.lacking_by_probe,
     }

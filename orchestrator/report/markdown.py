@@ -27,7 +27,7 @@ def markdown(table: Table) -> str:
 
 def sheet_markdown(sheet: Sheet) -> str:
     """The table, what is missing from it, its comparisons and its claims."""
-    parts = [markdown(sheet.table)]
+    parts = [markdown(table) for table in sheet.tables]
     if missing := lines.missing(sheet.standing, sheet.table):
         parts.append(_list(missing))
     parts += [_compared(one) for one in sheet.comparisons]
