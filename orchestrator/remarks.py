@@ -49,7 +49,8 @@ def lacking(plan: Plan) -> list[str]:
         verb = "need" if " and " in watching else "needs"
         these = [task for task in again if _watching(task) == watching]
         why = f"{watching} {verb} every epoch (kept weights are too late)"
-        found.append(_again(these, why if watching else "their weights were not kept"))
+        whose = "their" if len(these) > 1 else "its"
+        found.append(_again(these, why if watching else f"{whose} weights were not kept"))
     return found
 
 

@@ -13,7 +13,7 @@ from orchestrator.page.curves import learning
 from orchestrator.page.document import Document
 from orchestrator.page.grouping import Group, Sweep
 from orchestrator.page.lines import lines
-from orchestrator.page.looks import looks
+from orchestrator.page.looks import heading, looks
 from orchestrator.page.numbers import duration, shown, unit
 from orchestrator.page.strips import strips
 from orchestrator.page.table import table_view
@@ -43,7 +43,7 @@ def view_of(document: Document) -> View:
 
 
 def _sweep(sweep: Sweep, anchor: str) -> View:
-    report = sweep["report"]
+    report, figures = sweep["report"], _figures(sweep)
     return {
         "id": anchor,
         "name": sweep["name"],
@@ -51,10 +51,10 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "file": sweep["file"],
         "counts": _counts(report["counts"]),
         "table": table_view(report),
-        "probes": [table_view(table) | {"title": table["question"]} for table in report.get("probes", ())],
+        "probes": [table_view(t) | heading(sweep, t["probe"], figures) for t in report.get("probes", ())],
         "claims": claims_view(report["claims"]),
         "comparisons": comparisons_view(report["comparisons"]),
-        "figures": _figures(sweep),
+        "figures": figures,
         "axes": [_axis(axis, sweep) for axis in sweep["axes"]],
         "recipe": sweep["recipe"],
         "notes": report["notes"],

@@ -187,7 +187,7 @@ def test_a_plan_says_what_a_new_probe_trains_and_why(store: Store) -> None:
     assert lacking(after) == [
         "of the trials already done 3 lack shuffle_test, 3 lack loss_surface",
         "4 probes run from kept weights, without training",
-        "1 trial must be trained again because their weights were not kept: data.poison=ops, seed=0",
+        "1 trial must be trained again because its weights were not kept: data.poison=ops, seed=0",
     ]
     watching = plan_of(tiny(probes=["distance", SURFACE, "early_stopping"]), store)
     assert lacking(watching)[1:] == [
