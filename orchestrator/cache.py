@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 
 from orchestrator.depots.depot import Depot, Folder, open_depot
 from orchestrator.depots.drivers import marks
-from orchestrator.depots.results import CHECKPOINT
+from orchestrator.depots.results import CHECKPOINT, WEIGHTS
 from poisons import Store
 from poisons.durable import intact
 from poisons.node_copy import parsed, shelved
@@ -77,9 +77,9 @@ def entries(store: Store) -> list[Entry]:
     return [Entry(name, record, tuple(reasons.get(name, ()))) for name, record in records.items()]
 
 
-def rubbish(store: Store) -> list[Rubbish]:
+def rubbish(store: Store, *, weights: bool = False) -> list[Rubbish]:
     """All that can go: data sets that nobody needs, what was put aside as damaged, what was killed and left,
-    and what belonged to these."""
+    and what belonged to these; and, if they are to go, the kept `weights` of trials."""
     known = entries(store)
     unneeded = {entry.name for entry in known if not entry.needed_by}
     kept = {entry.name for entry in known} - unneeded
@@ -108,7 +108,31 @@ def rubbish(store: Store) -> list[Rubbish]:
         for place in _places(depot, folder, now)
         if (why := rule(place)) is not None
     ]
-    return [*found, *_checkpoints(depot, now)]
+    return [*found, *_checkpoints(depot, now), *_weights(depot, now, every=weights)]
+
+
+def kept_weights(store: Store) -> tuple[int, int]:
+    """Of how many trials the store keeps the weights, and their bytes."""
+    there = open_depot(store.where).files("trials")
+    sizes = [kept.bytes for name, kept in there.items() if name.partition("/")[2] == WEIGHTS]
+    return len(sizes), sum(sizes)
+
+
+def _weights(depot: Depot, now: float, *, every: bool) -> Iterator[Rubbish]:
+    """Kept weights, but for those of trials that are at work: of trials that have no result, whose worker was
+    killed before it could publish one, and, if asked for, of `every` trial."""
+    there = depot.files("trials")
+    at_work = {lease.rpartition(".")[0] for lease in depot.names("leases")}
+    for name, kept in there.items():
+        key, _, last = name.partition("/")
+        if last.lstrip(".") not in (WEIGHTS, f"{WEIGHTS}.tmp") or key in at_work:
+            continue
+        orphan = f"{key}/result.json" not in there or last != WEIGHTS
+        if orphan and kept.changed is not None and now - kept.changed > DAY:
+            yield Rubbish(f"trials/{name}", "weights of a training that was killed", kept.bytes)
+        elif every and not orphan:
+            why = "kept weights; without them a probe added later must train this trial again"
+            yield Rubbish(f"trials/{name}", why, kept.bytes)
 
 
 def _checkpoints(depot: Depot, now: float) -> Iterator[Rubbish]:

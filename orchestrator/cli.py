@@ -694,16 +694,24 @@ def cache_verify(
 @cache.command(name="gc")
 def cache_gc(
     yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    weights: Annotated[
+        bool,
+        typer.Option(
+            "--weights",
+            help="Remove kept weights too: a probe that is added later then trains these trials again.",
+        ),
+    ] = False,
     store: StoreOption = STORE,
 ) -> None:
     """Remove what nobody needs: it says what and why, and asks.
 
-    What a trial of the ledger or a running sweep names is never removed, nor what that was made from.
+    What a trial of the ledger or a running sweep names is never removed, nor what that was made from; nor
+    are kept weights, without --weights.
     """
     from orchestrator import datasets
     from orchestrator.depots.stores import open_store
 
-    datasets.tidied(open_store(store), _console(), lambda: yes or _agreed())
+    datasets.tidied(open_store(store), _console(), lambda: yes or _agreed(), weights=weights)
 
 
 def _agreed() -> bool:
@@ -931,6 +939,7 @@ def _show_plan(
     from rich.markup import escape
 
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
+    from orchestrator.costs.kept_weights import choose_kept_weights
     from orchestrator.costs.plan_table import plan_table
     from orchestrator.remarks import remarks
 
@@ -940,10 +949,10 @@ def _show_plan(
     if todo.data:
         console.print(plan_table(todo, cost.data if cost else {}))
     console.print(
-        f"{todo.work}, {todo.done} trials already done, {len(todo.tasks)} in all",
+        f"{todo.work}, {todo.finished} trials already done, {len(todo.tasks)} in all",
         soft_wrap=True,
     )
-    for remark in remarks(todo):
+    for remark in (*remarks(todo), *choose_kept_weights(todo, stored).lines()):
         console.print(remark, soft_wrap=True, highlight=False)
     if todo.failed or todo.stopped:
         console.print(
@@ -959,7 +968,9 @@ def _show_union(
     plans: list[Plan], stored: Store, console: Console, *, tflops: float | None, slots: int | None
 ) -> None:
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
+    from orchestrator.costs.kept_weights import choose_kept_weights, together
     from orchestrator.costs.plan_table import plan_table
+    from orchestrator.remarks import lacking
     from orchestrator.union import Union
 
     union = Union(tuple(plans))
@@ -970,7 +981,8 @@ def _show_union(
         cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
     if union.whole.data:
         console.print(plan_table(union.whole, cost.data if cost else {}))
-    for line in (*union.lines(), *(lines(cost) if cost else ())):
+    weights = together([choose_kept_weights(todo, stored) for todo in plans])
+    for line in (*union.lines(), *lacking(union.whole), *weights, *(lines(cost) if cost else ())):
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -1097,5 +1109,7 @@ def _show_sheet(sheet: Sheet, console: Console, *, brief: bool) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
     if brief:
         return
+    for table in sheet.probes:
+        console.print(rich_table(table))
     for told in below(sheet):
         console.print(told, soft_wrap=True)

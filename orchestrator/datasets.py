@@ -140,6 +140,9 @@ def listed(store: Store, console: Console) -> None:
     whole = sum(entry.bytes for entry in known)
     where = escape(store.where)
     console.print(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {where}", soft_wrap=True)
+    trials, kept = cache.kept_weights(store)
+    if trials:
+        console.print(f"and the weights of {trials} trials, {kept / 1e6:.1f} MB", soft_wrap=True)
 
 
 def verified(store: Store, console: Console, key: str | None) -> bool:
@@ -159,9 +162,14 @@ def verified(store: Store, console: Console, key: str | None) -> bool:
     return bad == 0
 
 
-def tidied(store: Store, console: Console, confirm: Callable[[], bool]) -> None:
-    """Say what can go and why; remove it once that is confirmed."""
-    items = cache.rubbish(store)
+def tidied(store: Store, console: Console, confirm: Callable[[], bool], *, weights: bool = False) -> None:
+    """Say what can go and why; remove it once that is confirmed. Kept weights go only if they are asked
+    for."""
+    items = cache.rubbish(store, weights=weights)
+    trials, kept = (0, 0) if weights else cache.kept_weights(store)
+    if trials:
+        told = f"{trials} trial{'s' * (trials > 1)} keep weights, {kept / 1e6:.1f} MB in all"
+        console.print(f"{told}; opsctl cache gc --weights removes them", highlight=False, soft_wrap=True)
     for item in items:
         line = f"{item.bytes / 1e6:10.1f} MB  {item.name}  ({item.why})"
         console.print(line, highlight=False, soft_wrap=True, markup=False)

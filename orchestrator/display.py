@@ -69,7 +69,8 @@ class Lines(Observer):
     def trial_done(self, task: Task, record: Record) -> None:
         self.ended += 1
         acc = number(record["metrics"]["test/clean_acc"], "test/clean_acc")
-        result = f"{acc} % in {record['seconds']:.1f} s"
+        took = f" in {record['seconds']:.1f} s" if not task.trained else f", probed: {probes(task)}"
+        result = f"{acc} %{took}"
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): {result}")
 
     def trial_stopped(self, task: Task, record: Record) -> None:
@@ -177,6 +178,11 @@ class Screen(Observer):
     def _ended(self, task: Task) -> None:
         self.running.pop(task.key, None)  # another sweep may have run it
         self.bars.advance(self.trial_bar)
+
+
+def probes(task: Task) -> str:
+    """`distance, loss_surface`: the probes that a finished trial lacked."""
+    return ", ".join(look.name for look in task.lacks)
 
 
 def words(row: dict[str, Any]) -> str:

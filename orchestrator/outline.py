@@ -16,7 +16,7 @@ from typing import Any, Literal
 from orchestrator.depots.depot import Depot
 from orchestrator.quota import Quota
 
-FORMAT = 3  # of the file; one of another format is not read
+FORMAT = 4  # of the file; one of another format is not read
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
 
 
@@ -39,7 +39,8 @@ class Entry:
 class Outline:
     """A sweep as it was last planned. `stops`: its scheduler may end trials early, and such a one is not
     missing. `report` is what the sweep says of its report beyond metric and axes (metrics, reference,
-    compare, claims), as JSON. `quota` is that of a search which tries only some cells."""
+    compare, claims), as JSON. `quota` is that of a search which tries only some cells. `probes` has the
+    metrics that each probe is certain to find, by the probe's name: `distance/relative`."""
 
     name: str
     question: str
@@ -51,6 +52,7 @@ class Outline:
     best: Literal["max", "min"] | None = None  # of a search: which end of the metric it looks for
     report: dict[str, Any] = field(default_factory=dict)
     quota: Quota | None = None
+    probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def missing(self, ended: Set[str], depot: Depot) -> int:
         """How many trials are yet to run when these (keys) have ended; of a guided search, at most. Raises
@@ -81,7 +83,9 @@ def kept_outline(depot: Depot, version: str) -> Outline | None:
         axes, looks, trials = told.pop("axes"), told.pop("looks"), told.pop("trials")
         entries = tuple(_entry(axes, looks, *trial) for trial in trials)
         quota = Quota(**told["quota"]) if told["quota"] else None
-        return Outline(**told | {"row_axes": tuple(told["row_axes"]), "entries": entries, "quota": quota})
+        probes = {name: tuple(metrics) for name, metrics in told["probes"].items()}
+        told |= {"row_axes": tuple(told["row_axes"]), "entries": entries, "quota": quota, "probes": probes}
+        return Outline(**told)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # damaged, or somebody else's: it is kept anew when the sweep is planned
 

@@ -101,9 +101,18 @@ class Plan:
 
     @property
     def work(self) -> str:
-        """`4 data sets to build, 12 trials to run`"""
+        """`4 data sets to build, 12 trials to run, 3 to probe from kept weights`"""
         guess = "at most " if len(self.sure) < self.most < len(self.missing) else ""
-        return f"{guess}{len(self.to_build)} data sets to build, {self.most} trials to run"
+        return f"{guess}{len(self.to_build)} data sets to build, {self.trials_left(' trials')}"
+
+    def trials_left(self, what: str = "") -> str:
+        """`12 to run, 2 to train again for a probe, 3 to probe from kept weights`"""
+        finished = [task for task in self.missing if task.trained and task.key in self.sure]
+        again = sum(task.trains for task in finished)
+        parts = [f"{self.most - len(finished)}{what} to run"]
+        parts += [f"{again} to train again for a probe"] if again else []
+        parts += [f"{len(finished) - again} to probe from kept weights"] if len(finished) > again else []
+        return ", ".join(parts)
 
     @cached_property
     def failed(self) -> tuple[Task, ...]:
@@ -120,6 +129,11 @@ class Plan:
         """How many trials are done already, whichever sweep ran them."""
         return sum(task.done for task in self.tasks)
 
+    @property
+    def finished(self) -> int:
+        """How many trials have a result, whichever sweep ran them, though some may lack probes."""
+        return sum(task.trained for task in self.tasks)
+
     @cached_property
     def outline(self) -> Outline:
         """What a report and a status need of it."""
@@ -131,7 +145,8 @@ class Plan:
             name: v for name, v in plain(sweep.report).items() if name not in ("rows", "columns", "metric")
         }
         words = (sweep.name, sweep.question, sweep.report.metric)
-        return Outline(*words, *axes, stops, entries, best, told, self.quota)
+        probes = {spec.name: metrics_found(spec) for spec in sweep.probes}
+        return Outline(*words, *axes, stops, entries, best, told, self.quota, probes)
 
     @property
     def names(self) -> list[str]:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+
 from orchestrator.cells import place
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Task
 from orchestrator.preflight import check_ready
 from orchestrator.spec import is_seed
+from orchestrator.standing import lack
 from trainers import InputError
+
+MOST = 3  # trials that are named one by one
 
 
 def remarks(plan: Plan) -> list[str]:
-    """How much of the grid is tried, what a scheduler does to means over seeds, and how many trials are done
-    but for looks, and what this machine lacks; one line each."""
+    """How much of the grid is tried, what a scheduler does to means over seeds, which probes finished trials
+    lack, and what this machine lacks; one line each."""
     run, found = plan.sweep.run, []
     cells = len({place(task.point.labels) for task in plan.tasks})
     if run.search == "optuna":
@@ -24,10 +30,10 @@ def remarks(plan: Plan) -> list[str]:
             f"scheduler: {run.scheduler} ends trials early, and stopped trials are not in the means: where "
             "seeds of a cell were stopped, the others' mean is too good; the report says how many were"
         )
-    return [*found, *_looks(plan), *_lacking(plan)]
+    return [*found, *lacking(plan), *_not_installed(plan)]
 
 
-def _lacking(plan: Plan) -> list[str]:
+def _not_installed(plan: Plan) -> list[str]:
     """What an evaluation needs, and this machine does not have."""
     try:
         check_ready(task.trial for task in plan.missing if task.trains)
@@ -36,11 +42,36 @@ def _lacking(plan: Plan) -> list[str]:
     return []
 
 
-def _looks(plan: Plan) -> list[str]:
-    """`3 of the trials to run are done but for looks: 2 with kept weights to look at, 1 to be trained
-    again`"""
+def lacking(plan: Plan) -> list[str]:
+    """Which probes finished trials lack, and what it takes to run them: nothing but kept weights, or another
+    training, and why."""
     tasks = [task for task in plan.missing if task.trained]
-    again = sum(task.trains for task in tasks)
-    ways = {"with kept weights to look at": len(tasks) - again, "to be trained again": again}
-    parts = [f"{count} {way}" for way, count in ways.items() if count]
-    return [f"{len(tasks)} of the trials to run are done but for looks: {', '.join(parts)}"] if tasks else []
+    if not tasks:
+        return []
+    names = Counter(look.name for task in tasks for look in task.lacks)
+    probes = ", ".join(lack(count, name) for name, count in names.items())
+    again = [task for task in tasks if task.trains]
+    probed = [task for task in tasks if not task.trains]
+    found = [f"of the trials already done {probes}"]
+    if probed:
+        count = sum(len(task.lacks) for task in probed)
+        found.append(f"{count} probe{'s run' if count > 1 else ' runs'} from kept weights, without training")
+    for watching in dict.fromkeys(map(_watching, again)):
+        verb = "need" if " and " in watching else "needs"
+        these = [task for task in again if _watching(task) == watching]
+        why = f"{watching} {verb} every epoch (kept weights are too late)"
+        whose = "their" if len(these) > 1 else "its"
+        found.append(_again(these, why if watching else f"{whose} weights were not kept"))
+    return found
+
+
+def _watching(task: Task) -> str:
+    """The names of the probes that a trial lacks and that look at every epoch."""
+    return " and ".join(look.name for look in task.lacks if look.probe.watches)
+
+
+def _again(tasks: Sequence[Task], why: str) -> str:
+    names = [task.point.name for task in tasks[:MOST]]
+    names += [f"and {len(tasks) - MOST} more"] if len(tasks) > MOST else []
+    trials = "trial" if len(tasks) == 1 else "trials"
+    return f"{len(tasks)} {trials} must be trained again because {why}: {'; '.join(names)}"

@@ -20,6 +20,7 @@ from trainers.looks import Probe
 from trainers.numerical_platform import CpuIsa
 from trainers.trial import Trial
 
+KEEP_GB = 4.0  # 10⁹ bytes: about ninety ResNet-18
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
 
 
@@ -54,8 +55,22 @@ class RunSpec(Spec):
     num_samples: PositiveInt | None = None  # how many cells a search tries
     mode: Literal["max", "min"] = "max"  # what a scheduler or a search wants of report.metric
     checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
-    keep: Literal["weights"] | None = None  # of trials run from now on: trials/<key>/weights.pt
+    keep: Literal["auto", "weights", "none"] = "auto"  # whose weights: of small networks, all, or none
+    keep_gb: PositiveFloat = KEEP_GB  # of weights that `keep: auto` keeps, over all trials of the sweep
     max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
+
+    def with_kept_weights(self, *, keep: bool) -> RunSpec:
+        """The same for one trial, of which it is decided whether its weights are kept."""
+        return self.model_copy(update={"keep": "weights" if keep else "none", "keep_gb": KEEP_GB})
+
+    @model_validator(mode="after")
+    def _a_limit_is_for_auto(self) -> Self:
+        if self.keep != "auto" and self.keep_gb != KEEP_GB:
+            raise ValueError(
+                f"keep: {self.keep} keeps {'no' if self.keep == 'none' else 'all'} weights, so keep_gb: "
+                f"{self.keep_gb:g} says nothing; leave it out, or write keep: auto"
+            )
+        return self
 
     @model_validator(mode="after")
     def _samples_are_for_a_search(self) -> Self:

@@ -5,6 +5,7 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,10 +20,11 @@ NOTHING: dict[str, Any] = {"curves": {}, "fields": {}}
 @dataclass(frozen=True)
 class Standing:
     """What has become of the trials of a sweep, by key; a trial in none of these is missing. Results may lack
-    their histories; among their metrics are those of looks, `<look>/<metric>`.
+    their histories; among their metrics are those of looks, `<look>/<metric>`, as far as these have been.
 
-    `findings` has what the looks at a trial found, whole, by the trial's key and the look's name: as far as
-    they did, where the trial is missing. `trained` are the missing trials that have a result and lack looks.
+    `findings` has what the looks at a trial found, whole, by the trial's key and the look's name. `lacking`
+    has the names of the probes that a finished trial lacks; one of those may be among the `failures`, which
+    is then that of a probe.
     """
 
     outline: Outline
@@ -30,7 +32,7 @@ class Standing:
     failures: Mapping[str, Record]
     stopped: frozenset[str]
     findings: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
-    trained: frozenset[str] = frozenset()
+    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     most: int | None = None  # of a guided search: how many trials may yet run
 
     @property
@@ -41,22 +43,35 @@ class Standing:
     @property
     def settled(self) -> int:
         """How many trials have ended, one way or another."""
-        return len(self.results) + len(self.failures) + len(self.stopped)
+        return len(self.results) + len(self.failures.keys() - self.results.keys()) + len(self.stopped)
 
     @property
     def missing(self) -> int:
-        """How many trials are yet to run."""
+        """How many trials have yet to be trained."""
         return self.total - self.settled
 
     @property
+    def left(self) -> int:
+        """How many trials have yet to run: those that are missing, and those whose probes are."""
+        return self.missing + len(self.lacking.keys() - self.failures.keys())
+
+    @property
+    def lacking_by_probe(self) -> dict[str, int]:
+        """How many finished trials lack each probe, in the order of the sweep."""
+        counts = Counter(name for names in self.lacking.values() for name in names)
+        return {name: counts[name] for name in self.outline.probes if counts[name]}
+
+    @property
     def counts(self) -> str:
-        """`2 of 4 trials done, 1 failed, 1 missing`"""
-        stopped = f"{len(self.stopped)} stopped early, " if self.stopped else ""
-        trained = f" ({len(self.trained)} trained, and without their looks)" if self.trained else ""
-        return (
-            f"{len(self.results)} of {self.total} trials done, {len(self.failures)} failed, "
-            f"{stopped}{self.missing} missing{trained}"
-        )
+        """`12 of 16 trials done, 12 lack distance, 1 failed, 3 missing`"""
+        probes = [lack(count, name) for name, count in self.lacking_by_probe.items()]
+        broken = len(self.failures.keys() & self.results.keys())
+        failed = len(self.failures) - broken
+        parts = [f"{len(self.results)} of {self.total} trials done", *probes]
+        parts += [f"{broken} failed in a probe"] if broken else []
+        parts += [f"{failed} failed"]
+        parts += [f"{len(self.stopped)} stopped early"] if self.stopped else []
+        return ", ".join([*parts, f"{self.missing} missing"])
 
     def failed(self) -> list[tuple[Entry, Record]]:
         """Trials that have failed, in the order of the sweep, and their failures."""
@@ -89,20 +104,29 @@ class Findings(Mapping[str, Record]):
         return len(self.short)
 
 
+def lack(count: int, probe: str) -> str:
+    """`1 lacks distance`, `12 lack distance`"""
+    return f"{count} lack{'s' if count == 1 else ''} {probe}"
+
+
 def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Standing:
-    """How far the sweep is now. Results that were `seen` before are not read again. Raises OSError."""
+    """How far the sweep is now. Results that were `seen` before are not read again, nor what probes had
+    found. Raises OSError."""
     keys = {entry.key: entry.looks for entry in outline.entries}
-    known = dict(seen.results) if seen is not None else {}
-    fresh = summaries(ledger, keys.keys() - known.keys())
-    found = heads(ledger, {key: keys[key] for key in fresh if keys[key]})
-    whole = {key for key in fresh if len(found.get(key, ())) == len(keys[key])}
-    results = known | {key: with_looks(fresh[key], found.get(key, {})) for key in whole}
-    findings = dict(seen.findings) if seen is not None else {}
-    findings |= {key: Findings(ledger, key, keys[key], short) for key, short in found.items() if short}
-    left = keys.keys() - results.keys()
-    stopped = ledger.ended() & left - fresh.keys() if outline.stops and left else set()
-    failed = ledger.failures((ledger.failed() & left if left else set()) - stopped)
-    trained = frozenset(fresh.keys() - whole - failed.keys())
+    results, findings = (dict(seen.results), dict(seen.findings)) if seen is not None else ({}, {})
+    lacking = dict(seen.lacking) if seen is not None else {}
+    fresh = summaries(ledger, keys.keys() - results.keys())
+    results |= fresh
+    asked = {key: keys[key] for key in (*fresh, *lacking) if keys[key]}
+    for key, short in heads(ledger, asked).items():
+        results[key] = with_looks(results[key], short)
+        findings |= {key: Findings(ledger, key, keys[key], short)} if short else {}
+        lacking[key] = tuple(name for name in keys[key] if name not in short)
+    lacking = {key: names for key, names in lacking.items() if names}
+    untrained = keys.keys() - results.keys()
+    stopped = ledger.ended() & untrained if outline.stops and untrained else set()
+    left = untrained - stopped | lacking.keys()
+    failed = ledger.failures(ledger.failed() & left if left else set())
     guided = outline.quota is not None
     most = outline.missing(results.keys() | failed.keys() | stopped, ledger.depot) if guided else None
-    return Standing(outline, results, failed, frozenset(stopped), findings, trained, most)
+    return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most)

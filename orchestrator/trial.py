@@ -10,7 +10,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from orchestrator.depots.results import Ledger, Record, with_looks
+from orchestrator.depots.results import WEIGHTS, Ledger, Record, with_looks
 from orchestrator.depots.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.looks import PlannedLook
 from orchestrator.patience import patiently
@@ -53,6 +53,9 @@ def run_trial(
     trained again, and its first result stays. A look that fails costs no result: its exception is raised when
     all else is published.
 
+    The weights are kept if `run.keep` is `weights`; what `auto` keeps is decided for a whole sweep, see
+    costs/kept_weights.py.
+
     A trial that was killed goes on from its last checkpoint. Two runners of one trial on one machine take
     turns; the second finds it done.
     """
@@ -93,8 +96,7 @@ class _Runner:
         if trained is None:
             trained, record = self._train(train, test, looks, report)
             origin = "training" if done is None else "another training"
-            if keep:
-                self._keep(trained.model, record)
+            self._keep(trained.model, record, keep=keep, first=done is None)
         failed = []
         for planned, look in zip(lacks, looks, strict=True):
             try:
@@ -145,11 +147,14 @@ class _Runner:
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Trained(model.eval(), done["history"], 0.0)
 
-    def _keep(self, model: nn.Module, record: Record) -> None:
-        """Keep the weights, unless there are some of this trial. The result is worth more than they are."""
+    def _keep(self, model: nn.Module, record: Record, *, keep: bool, first: bool) -> None:
+        """Keep the weights, or not. The first result and the weights are of one training: what a runner left
+        that was killed before its result goes. The result is worth more than they are."""
         try:
-            if "weights.pt" not in self.ledger.depot.names(f"trials/{self.trial.key}"):
+            if keep and (first or kept_weights(self.store, self.trial.key) is None):
                 keep_weights(self.store, self.trial.key, model)
+            elif first and not keep:
+                self.ledger.depot.remove(f"trials/{self.trial.key}/{WEIGHTS}")
         except OSError as error:
             record["warnings"].append(f"the weights could not be kept: {error}")
 

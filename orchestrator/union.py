@@ -76,7 +76,7 @@ class Union:
         points = f"{self.points} trials in {len(self.plans)} sweeps, {self.shared} of them shared"
         return [
             f"{points}: {len(self.tasks)} in all, {self.single_seed} if each had one seed",
-            f"{self.whole.work}, {self.done} trials already done",
+            f"{self.whole.work}, {self.whole.finished} trials already done",
         ]
 
     def of(self, plan: Plan) -> str:
@@ -84,7 +84,7 @@ class Union:
         above = {task.key for one in _before(self.plans, plan) for task in one.tasks}
         shared = sum(task.key in above for task in plan.tasks)
         said = f" ({shared} shared with those above)" if shared else ""
-        return f"{len(plan.tasks)} trials{said}: {plan.most} to run, {plan.done} done"
+        return f"{len(plan.tasks)} trials{said}: {plan.trials_left()}, {plan.finished} done"
 
 
 def _before(plans: Sequence[Plan], plan: Plan) -> Sequence[Plan]:

@@ -41,8 +41,8 @@ class View(Protocol):
 def watch(
     outline: Outline, ledger: Ledger, view: View, *, every: float, stop: threading.Event
 ) -> Standing | None:
-    """Show a sweep every so many seconds until nothing is missing, what ran it has ended, or `stop` is set;
-    how far it was then. A store that does not answer for a while is asked again."""
+    """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
+    set; how far it was then. A store that does not answer for a while is asked again."""
     alive, seen, ran = Watch(ledger.depot), None, False
     try:
         while True:
@@ -51,7 +51,7 @@ def watch(
                 drivers = [mark for mark in drivers if alive.alive(mark["id"])]
                 seen = look(outline, ledger, seen)
                 view.show(seen, drivers)
-                if not drivers and (ran or not seen.missing):
+                if not drivers and (ran or not seen.left):
                     return seen
                 ran = ran or bool(drivers)
             if stop.wait(every):
@@ -108,9 +108,9 @@ def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) ->
     rate = pace(standing, drivers)
     line = RichTable.grid(padding=(0, 2, 0, 0))
     line.add_row(
-        ProgressBar(total=standing.total, completed=standing.settled, width=40),
+        ProgressBar(total=standing.total, completed=standing.total - standing.left, width=40),
         standing.counts,
-        f"{3600 * rate:.0f} an hour, {duration(standing.missing / rate)} left" if rate else "",
+        f"{3600 * rate:.0f} an hour, {duration(standing.left / rate)} left" if rate else "",
     )
     who = [Text(f"runs {driver_line(mark, version)}", overflow="ellipsis", no_wrap=True) for mark in drivers]
     builds, runs, failed = building(drivers), running(drivers), standing.failed()

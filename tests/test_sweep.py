@@ -440,6 +440,59 @@ def test_looks_come_with_the_training_and_one_that_is_added_trains_nothing(tmp_p
     assert told >= {"distance/relative", "shuffle_test/shuffled_acc", "loss_surface/sharpness"}
 
 
+def test_a_probe_added_to_a_finished_sweep_hides_nothing_and_trains_nothing(tmp_path: Path) -> None:
+    store, grid = tmp_path / "store", {"data.poison": ["clean", "ops"], "seed": [0, 1]}
+    sweep = tiny(grid=grid)
+    file = write(tmp_path, sweep)
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    weights = {file: file.read_bytes() for file in (store / "trials").glob("*/weights.pt")}
+    assert len(weights) == 4, "they are kept unless the sweep says otherwise"
+    before = finish_times(store)
+    _, plain = finish(start("report", file, store=store))
+    (cells,) = {tuple(re.findall(r"[\d.]+ ± [\d.]+", plain))}
+    assert len(cells) == 2
+
+    sweep["probes"] = [{"kind": "loss_surface", "points": 3, "limit": 20}]
+    write(tmp_path, sweep)
+    _, out = finish(start("status", file, store=store))
+    assert "4 of 4 trials done, 4 lack loss_surface, 0 failed, 0 missing" in out
+    _, out = finish(start("report", file, store=store))
+    assert tuple(re.findall(r"[\d.]+ ± [\d.]+", out))[:2] == cells
+    assert "not run" not in out
+    _, out = finish(start("plan", file, store=store))
+    assert "0 data sets to build, 0 trials to run, 4 to probe from kept weights, 4 trials already done" in out
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    assert out.count(", probed: loss_surface") == 4
+    assert finish_times(store) == before
+    assert {file: file.read_bytes() for file in weights} == weights
+    found = [json.loads(file.read_text()) for file in (store / "trials").glob("*/look-*.json")]
+    assert [record["of"] for record in found] == ["kept weights"] * 4, "nothing was trained"
+    _, out = finish(start("status", file, store=store))
+    assert "4 of 4 trials done, 0 failed, 0 missing" in out
+
+    sweep["probes"] = [*sweep["probes"], "distance"]
+    write(tmp_path, sweep)
+    _, out = finish(start("plan", file, store=store))
+    assert (
+        "4 trials must be trained again because distance needs every epoch (kept weights are too late)" in out
+    )
+
+
+@pytest.mark.parametrize(("run", "kept"), [({"keep": "none"}, 0), ({"keep_gb": 0.0006}, 2)])
+def test_a_sweep_keeps_the_weights_that_its_plan_says(tmp_path: Path, run: dict[str, Any], kept: int) -> None:
+    store, file = tmp_path / "store", write(tmp_path, tiny(run=run))
+    _, out = finish(start("plan", file, store=store))
+    assert ("no weights are kept" if kept == 0 else "weights of 2 of 4 trials will be kept on disk") in out
+    code, out = finish(start("sweep", file, store=store))
+    assert code == 0, out
+    assert len(list((store / "trials").glob("*/weights.pt"))) == kept
+    probes = [{"kind": "loss_surface", "points": 3, "limit": 20}]
+    _, out = finish(start("plan", write(tmp_path, tiny(run=run, probes=probes)), store=store))
+    assert f"{4 - kept} trials must be trained again because their weights were not kept" in out
+
+
 @pytest.mark.chaos
 def test_a_driver_that_is_killed_while_a_trial_is_looked_at_loses_nothing(tmp_path: Path) -> None:
     """The first look is there, the second takes seconds: the training must not be done again for it."""

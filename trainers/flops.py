@@ -83,6 +83,13 @@ def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int)
     return _known[name]
 
 
+def state_bytes(architecture: Architecture, *, shape: Shape, num_classes: int) -> int:
+    """Bytes of a network's weights and buffers, as its state is saved. Raises what its library raises where
+    the network cannot be built."""
+    tensors = on_meta(architecture, shape, num_classes).state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
 def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
     """What a training on `train` images and its evaluation on `test` others compute."""
     spec, evaluation = trial.train, trial.evaluation

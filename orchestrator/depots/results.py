@@ -16,6 +16,7 @@ from orchestrator.depots.depot import open_depot
 Record = dict[str, Any]
 LookKeys = Mapping[str, str]  # of the looks at one trial: their keys by their names
 CHECKPOINT = "checkpoint.pt"  # in a trial's folder
+WEIGHTS = "weights.pt"
 LAST = ("curves", "fields")  # of a finding: what is long, and so comes last
 
 
@@ -86,7 +87,7 @@ class Ledger:
 
     def kept(self) -> set[str]:
         """The keys of all trials whose weights are kept."""
-        return self.depot.holders("trials", "weights.pt")
+        return self.depot.holders("trials", WEIGHTS)
 
     def publish(self, key: str, record: Record) -> Record:
         """Say that a trial is done. From here on it is, whatever dies. The history, being long, is last.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -57,10 +58,12 @@ class Dispatcher:
         board: ActorHandle,
         there: Cluster,
         probes: Probes | None = None,
+        kept: Set[str] = frozenset(),
     ) -> None:
+        """`kept` are the keys of the trials that keep their weights."""
         self.progress, self.builders, self.lanes, self.board = progress, builders, lanes, board
         self.nodes = Nodes()
-        self.probes = probes
+        self.probes, self.kept = probes, kept
         self.places = Places(progress, lanes, there, self._claims)
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
@@ -134,7 +137,7 @@ class Dispatcher:
         if ended is not None and ended.get("poisoned"):
             self._end(lane)
         elif seat.attempt is not None:
-            self._answers[lane] = _order(seat.attempt)  # the answer was lost
+            self._answers[lane] = self._order(seat.attempt)  # the answer was lost
         elif seat.idle is None:
             seat.idle = time.monotonic()
 
@@ -169,7 +172,7 @@ class Dispatcher:
         elif (attempt := self._offered(seat)) is not None:
             seat.attempt, seat.idle = attempt, None
             seat.until = self.progress.now() + self.progress.seconds.get(attempt.task.key, 1.0)
-            self._answers[lane] = _order(attempt)
+            self._answers[lane] = self._order(attempt)
         elif self._useless(seat):
             self._let_go(lane)
 
@@ -210,9 +213,9 @@ class Dispatcher:
             if seat.attempt is not None:
                 self._fell(seat, seat.attempt, died(why or "it was started again"))
 
-
-def _order(attempt: Attempt) -> Message:
-    task = attempt.task
-    order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
-    looks = [look.told() for look in task.looks]
-    return order | ({"looks": json.dumps(looks)} if looks else {})
+    def _order(self, attempt: Attempt) -> Message:
+        task = attempt.task
+        order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
+        order["keep"] = task.key in self.kept
+        looks = [look.told() for look in task.looks]
+        return order | ({"looks": json.dumps(looks)} if looks else {})

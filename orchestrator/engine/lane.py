@@ -99,7 +99,8 @@ class Desk:
             if trial.key != order.get("key"):
                 raise InputError(two_versions("trial", order.get("key"), trial.key, platform.node()))
             store, device = self.store, self.device
-            told = {"device": device, "report": report, "run": self.run, "images": self.images}
+            run = self.run.with_kept_weights(keep=bool(order.get("keep")))
+            told = {"device": device, "report": report, "run": run, "images": self.images}
             if "looks" in order:
                 told["looks"] = [PlannedLook.read(look) for look in json.loads(order["looks"])]
             record = self.shared.work(trial, store, **told)

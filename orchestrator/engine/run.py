@@ -14,6 +14,7 @@ import torch
 from orchestrator.costs import packing
 from orchestrator.costs.cost import Costs
 from orchestrator.costs.extents import Extents
+from orchestrator.costs.kept_weights import choose_kept_weights
 from orchestrator.costs.shares import Given, Measured, Shares
 from orchestrator.depots.depot import open_depot
 from orchestrator.depots.drivers import Driver, bury
@@ -78,12 +79,13 @@ def run_plan(
             builders = Builders(progress, there, driver.id)
             after.callback(builders.abandon)
             shares, probes = _shares(plan, store, there)
+            kept = choose_kept_weights(plan, store).kept
             progress.begin(shares)
             board = switchboard()
             shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)
             with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes)
+                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes, kept)
                 polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:

@@ -47,19 +47,34 @@ ABOUT_SETS = (
 
 
 def looks(sweep: Sweep) -> list[Group]:
-    """Of each look that a finished trial has, its figures and its table."""
+    """Of each look that a finished trial has, its figures, and its table unless the report has one."""
     names = dict.fromkeys(name for trial in sweep["trials"] for name in trial.get("findings", {}))
-    return [_group(sweep, name) for name in names]
+    groups = (_group(sweep, name) for name in names)
+    return [group for group in groups if group.panels or group.rows]
+
+
+def heading(sweep: Sweep, name: str, figures: Sequence[Group]) -> dict[str, str]:
+    """The title above a probe's table, and what the probe is, unless the page's `figures` say that. Of what
+    kind it is trials say that have it."""
+    findings = (trial["findings"][name] for trial in sweep["trials"] if name in trial.get("findings", {}))
+    kind = next((finding["kind"] for finding in findings), name)
+    title = _title(name, kind)
+    drawn = any(group.title == f"{title}: figures" for group in figures)
+    return {"title": title, "says": "" if drawn else SAYS.get(kind, "")}
 
 
 def _group(sweep: Sweep, name: str) -> Group:
     having = [trial for trial in sweep["trials"] if name in trial.get("findings", {})]
     kind = having[0]["findings"][name]["kind"]
     panels, keys = PICTURES.get(kind, _curves)(sweep, name)
-    title = name if name == kind else f"{name} ({kind})"
-    return Group(
-        title.replace("_", " "), SAYS.get(kind, ""), panels, keys, _table(sweep, name), sum(_labels(sweep))
-    )
+    if any(table["probe"] == name for table in sweep["report"].get("probes", ())):
+        return Group(f"{_title(name, kind)}: figures", SAYS.get(kind, ""), panels, keys)
+    numbers, labels = _table(sweep, name), sum(_labels(sweep))
+    return Group(_title(name, kind), SAYS.get(kind, ""), panels, keys, numbers, labels)
+
+
+def _title(name: str, kind: str) -> str:
+    return (name if name == kind else f"{name} ({kind})").replace("_", " ")
 
 
 def _found(trial: Trial, name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.page.numbers import shown, signed, unit
+from orchestrator.report.wording import counted
 
 Cell = Mapping[str, Any]
 View = dict[str, Any]
@@ -85,11 +86,12 @@ def _count(cell: Cell) -> str:
 
 
 def absent(cell: Cell) -> str:
-    """`2 failed, 1 not run`"""
+    """`2 failed, 1 not run`, `3 lack distance`"""
     why: dict[str, int] = {}
     for one in cell["absent"]:
-        why[one["why"]] = why.get(one["why"], 0) + 1
-    return ", ".join(f"{number} {reason}" for reason, number in why.items())
+        reason = f"lacks {one['probe']}" if one.get("probe") else one["why"]
+        why[reason] = why.get(reason, 0) + 1
+    return ", ".join(counted(number, reason) for reason, number in why.items())
 
 
 def _published(cell: Cell) -> str:

@@ -61,6 +61,8 @@ def _told(entry: Entry, standing: Standing, record: Record | None) -> Trial:
         **{name: env.get(name) for name in ("time", "commit", "python", "versions")},
         "machine": _machine(env.get("host")),
         "needs": list(record.get("needs", ())),
+        "lacks": list(standing.lacking.get(entry.key, ())),
+        **_failure(entry.key, standing),
     }
 
 
@@ -77,10 +79,16 @@ def _machine(host: str | None) -> str | None:
 def _unfinished(key: str, standing: Standing) -> Trial:
     if key in standing.stopped:
         return {"state": "stopped"}
+    failure = _failure(key, standing)
+    return {"state": "failed", **failure} if failure else {"state": "missing"}
+
+
+def _failure(key: str, standing: Standing) -> Trial:
+    """The failure of a trial, or of a probe of one that is done; nothing if there is none."""
     failure = standing.failures.get(key)
     if failure is None:
-        return {"state": "missing"}
-    return {"state": "failed", "error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}
+        return {}
+    return {"error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}
 
 
 def _looked(findings: Mapping[str, Record], *, first: bool) -> Trial:

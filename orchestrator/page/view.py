@@ -13,11 +13,12 @@ from orchestrator.page.curves import learning
 from orchestrator.page.document import Document
 from orchestrator.page.grouping import Group, Sweep
 from orchestrator.page.lines import lines
-from orchestrator.page.looks import looks
+from orchestrator.page.looks import heading, looks
 from orchestrator.page.numbers import duration, shown, unit
 from orchestrator.page.strips import strips
 from orchestrator.page.table import table_view
 from orchestrator.report import SheetWarning
+from orchestrator.standing import lack
 
 View = dict[str, Any]
 SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings that stand elsewhere on the page
@@ -44,7 +45,7 @@ def view_of(document: Document) -> View:
 
 
 def _sweep(sweep: Sweep, anchor: str) -> View:
-    report = sweep["report"]
+    report, figures = sweep["report"], _figures(sweep)
     return {
         "id": anchor,
         "name": sweep["name"],
@@ -52,13 +53,14 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "file": sweep["file"],
         "counts": _counts(report["counts"]),
         "table": table_view(report),
+        "probes": [table_view(t) | heading(sweep, t["probe"], figures) for t in report.get("probes", ())],
         "claims": claims_view(report["claims"]),
         "comparisons": comparisons_view(report["comparisons"]),
-        "figures": _figures(sweep),
+        "figures": figures,
         "axes": [_axis(axis, sweep) for axis in sweep["axes"]],
         "recipe": sweep["recipe"],
         "notes": report["notes"],
-        "failures": _told((t, t["error"]) for t in sweep["trials"] if t["state"] == "failed"),
+        "failures": _told((t, t["error"]) for t in sweep["trials"] if "error" in t),
         "warnings": _warnings(sweep),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
@@ -71,13 +73,14 @@ def _figures(sweep: Sweep) -> list[Group]:
     return [group for group in found if group is not None]
 
 
-def _counts(counts: Mapping[str, int]) -> View:
+def _counts(counts: Mapping[str, Any]) -> View:
     """How far it is, in words and as shares of a bar."""
     total = counts["trials"] or 1
     parts = [(state, counts[state]) for state in STATES if counts[state]]
-    words = ", ".join(f"{number} {STATES[state]}" for state, number in parts)
+    words = [f"{number} {STATES[state]}" for state, number in parts]
+    words[1:1] = [lack(number, probe) for probe, number in counts.get("lacking", {}).items()]
     return {
-        "says": f"{counts['trials']} trials: {words}",
+        "says": f"{counts['trials']} trials: {', '.join(words)}",
         "bar": [(state, 100 * number / total) for state, number in parts],
     }
 
@@ -116,7 +119,7 @@ def _trial(trial: Mapping[str, Any], sweep: Sweep) -> View:
     value = (trial.get("metrics") or {}).get(sweep["metric"])
     return {
         "labels": list(trial["labels"].values()),
-        "state": STATES[trial["state"]],
+        "state": ", lacks ".join([STATES[trial["state"]], *trial.get("lacks", ())]),
         "value": "–" if value is None else shown(value, sweep["metric"]),
         "seconds": "–" if trial.get("seconds") is None else f"{trial['seconds']:.0f}",
         "device": trial.get("device") or "–",

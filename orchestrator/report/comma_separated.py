@@ -37,7 +37,8 @@ COLUMNS = (
 
 
 def comma_separated(*sheets: Sheet) -> str:
-    """One line per cell under the names of `COLUMNS`; what is not known is empty."""
+    """One line per cell under the names of `COLUMNS`; what is not known is empty. Cells of a probe's table
+    have the row and the column that they have in the sweep's, where its own metric is already."""
     rows = ([line.get(name) for name in COLUMNS] for sheet in sheets for line in _lines(sheet))
     return csv_text(COLUMNS, rows)
 
@@ -49,9 +50,15 @@ def joined(warnings: Iterable[SheetWarning]) -> str:
 
 def _lines(sheet: Sheet) -> Iterator[dict[str, object]]:
     whole = joined(one for one in sheet.warnings if one.subject is None)
-    for cell in sheet.table.cells.values():
+    for cell in _cells(sheet):
         told = joined(one for one in sheet.warnings if one.concerns(cell))
         yield {**_values(cell), "sweep": sheet.table.name, "warnings": told, "sweep_warnings": whole}
+
+
+def _cells(sheet: Sheet) -> Iterator[Cell]:
+    for table in sheet.tables:
+        own = table.metric if table.probe is not None else None
+        yield from (cell for cell in table.cells.values() if cell.metric != own)
 
 
 def _values(cell: Cell) -> dict[str, object]:

@@ -40,8 +40,8 @@ LIGATURES = frozenset(("--", "''", "``", ",,", "?`", "!`"))  # two characters th
 
 
 def latex(sheet: Sheet) -> str:
-    """The table, its comparisons, its claims and its warnings, to be input into a document."""
-    parts = [table_latex(sheet.table), *(_compared(sheet.table, one) for one in sheet.comparisons)]
+    """The tables, their comparisons, claims and warnings, to be input into a document."""
+    parts = [*map(table_latex, sheet.tables), *(_compared(sheet.table, one) for one in sheet.comparisons)]
     if sheet.claims:
         parts.append(_list([line for one in sheet.claims for line in lines.claim(one)]))
     if sheet.warnings:
@@ -59,7 +59,8 @@ def table_latex(table: Table) -> str:
         if any(cell is not None and cell.published for cell in cells):
             body.append(["", *(_published(cell) for cell in cells)])
     said = "; ".join([caption(table), *([source(table) or ""] if source(table) else [])])
-    return _float(f"{table.question} {said}.", f"tab:{table.name}", head, body)
+    label = ":".join(["tab", table.name, *([table.probe] if table.probe is not None else [])])
+    return _float(f"{table.question} {said}.", label, head, body)
 
 
 def escaped(words: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import TypedDict
 
 from orchestrator.report.claims import Point, Side, Verdict
 from orchestrator.report.comparison import Comparison, Difference
@@ -74,12 +74,25 @@ def _side(side: Side, metric: str) -> str:
     return f"{side.name} {value} ({count})"
 
 
-def counts(standing: Standing) -> Mapping[str, int]:
-    """How many trials are done, failed, stopped, missing, and how many there are."""
+class Counts(TypedDict):
+    """How many trials there are, and how many are done, failed, stopped and missing; of those that are done,
+    how many lack each probe."""
+
+    trials: int
+    done: int
+    failed: int
+    stopped: int
+    missing: int
+    lacking: dict[str, int]
+
+
+def counts(standing: Standing) -> Counts:
+    """How far a sweep is, in numbers."""
     return {
         "trials": standing.total,
         "done": len(standing.results),
-        "failed": len(standing.failures),
+        "failed": len(standing.failures.keys() - standing.results.keys()),
         "stopped": len(standing.stopped),
         "missing": standing.missing,
+        "lacking": standing.lacking_by_probe,
     }

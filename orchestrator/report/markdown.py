@@ -27,8 +27,8 @@ def markdown(table: Table) -> str:
 
 
 def sheet_markdown(sheet: Sheet) -> str:
-    """The table, its comparisons, its claims and its warnings."""
-    parts = [markdown(sheet.table)]
+    """The tables, their comparisons, claims and warnings."""
+    parts = [markdown(table) for table in sheet.tables]
     parts += [_compared(one) for one in sheet.comparisons]
     if sheet.claims:
         parts.append("".join(_list(lines.claim(one)) for one in sheet.claims))

@@ -13,6 +13,7 @@ from orchestrator.report.claims import Verdict, verdicts
 from orchestrator.report.comparison import Comparison, Difference, compare, pair
 from orchestrator.report.error import ReportError
 from orchestrator.report.lines import counts
+from orchestrator.report.probe_tables import probe_tables
 from orchestrator.report.reference import Reference, find
 from orchestrator.report.table import Cell, Table, scale, tabulate
 from orchestrator.report.warning import SheetWarning, sheet_warnings
@@ -22,8 +23,9 @@ from orchestrator.standing import Standing
 
 @dataclass(frozen=True)
 class Sheet:
-    """One sweep's report. `file` is the sweep's; `notes` say what could not be made of it, and why;
-    `warnings` are all that a reader has to know, the notes among them, and every format renders them."""
+    """One sweep's report. `file` is the sweep's; `probes` are the tables of its probes; `notes` say what
+    could not be made of it, and why; `warnings` are all that a reader has to know, the notes among them, and
+    every format renders them."""
 
     file: str
     standing: Standing
@@ -32,6 +34,12 @@ class Sheet:
     claims: tuple[Verdict, ...] = ()
     notes: tuple[str, ...] = ()
     warnings: tuple[SheetWarning, ...] = ()
+    probes: tuple[Table, ...] = ()
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """The table of the sweep, and those of its probes."""
+        return (self.table, *self.probes)
 
     @property
     def reference(self) -> Reference | None:
@@ -48,6 +56,7 @@ class Sheet:
             "claims": [_verdict(one) for one in self.claims],
             "notes": list(self.notes),
             "warnings": [asdict(one) for one in self.warnings],
+            "probes": [table_as_json(table) for table in self.probes],
         }
 
 
@@ -67,8 +76,9 @@ def make_sheet(standing: Standing, file: Path, asked: Sequence[str] = (), *, str
         else:
             wanted.append((first, second))
     comparisons = tuple(compare(table, *columns) for columns in dict.fromkeys(wanted))
-    claims, warnings = verdicts(standing, table), sheet_warnings(standing, table, notes)
-    return Sheet(str(file), standing, table, comparisons, claims, tuple(notes), warnings)
+    claims, probes = verdicts(standing, table), probe_tables(standing)
+    warnings = sheet_warnings(standing, table, notes)
+    return Sheet(str(file), standing, table, comparisons, claims, tuple(notes), warnings, probes)
 
 
 def as_json(sheets: Sequence[Sheet]) -> str:
@@ -91,13 +101,14 @@ def _reference(standing: Standing, file: Path, *, strict: bool) -> tuple[Referen
 
 def table_as_json(table: Table) -> dict[str, Any]:
     """A table as JSON holds it, with its cells in the order of the grid."""
-    names = ("name", "question", "metric", "row_axes", "column_axis", "rows", "columns")
+    names = ("name", "question", "metric", "row_axes", "column_axis", "rows", "columns", "probe")
     told: dict[str, Any] = {name: getattr(table, name) for name in names}
     reference = None
     if table.reference is not None:
         reference = {name: getattr(table.reference, name) for name in ("name", "source", "metric")}
     told |= {"metrics": dict(table.metrics), "caption": caption(table), "source": source(table)}
-    return told | {"reference": reference, "cells": [_cell(cell) for cell in table.cells.values()]}
+    cells = [_cell(cell) | {"row": row, "column": col} for (row, col), cell in table.cells.items()]
+    return told | {"reference": reference, "cells": cells}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

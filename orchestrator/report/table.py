@@ -20,19 +20,22 @@ METRIC = "metric"  # the name of the axis that a report with several metrics has
 
 @dataclass(frozen=True)
 class Absent:
-    """A trial that gives its cell no value. `kind` is whose fault a failure was, `error` its first line."""
+    """A trial that gives its cell no value. `kind` is whose fault a failure was, `error` its first line;
+    `probe` is the name of the one that it lacks."""
 
     seed: str
     key: str
-    why: Literal["failed", "stopped", "not run", "no value"]
+    why: Literal["failed", "stopped", "not run", "lacks probe", "no value"]
     kind: str | None = None
     error: str | None = None
+    probe: str | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what its finished trials say, and how many there should be. `std` is the sample's, with n -
-    1. `values` are by the label of the seed, `labels` those of the other axes."""
+    """One cell: what its finished trials say, and how many there should be. `row` and `column` are its place
+    in the table of the sweep. `std` is the sample's, with n - 1. `values` are by the label of the seed,
+    `labels` those of the other axes."""
 
     row: str
     column: str
@@ -77,7 +80,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by row and column, in the order of the grid."""
+    """Cells by row and column, in the order of the grid. `probe` is the name of the one whose metrics it
+    shows, if it does."""
 
     name: str
     question: str
@@ -89,6 +93,7 @@ class Table:
     cells: dict[tuple[str, str], Cell]
     metrics: Mapping[str, str] = field(default_factory=dict)  # by label, of a report with several
     reference: Reference | None = None
+    probe: str | None = None
 
     @property
     def seeds(self) -> int | None:
@@ -124,10 +129,8 @@ def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
     groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
     for entry in outline.entries:
         for label, metric in metrics.items() or [(outline.metric, outline.metric)]:
-            labels = {**entry.labels, METRIC: label}
-            row = ", ".join(labels[axis] for axis in row_axes) or outline.name
-            column = labels[column_axis] if column_axis else VALUE if METRIC in row_axes else metric
-            groups.setdefault((row, column), (metric, []))[1].append(entry)
+            place = place_of(outline, {**entry.labels, METRIC: label}, metric)
+            groups.setdefault(place, (metric, []))[1].append(entry)
     rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
     cells = {}
     for (row, column), (metric, entries) in groups.items():
@@ -137,6 +140,13 @@ def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
     axes = (row_axes, column_axis)
     words = (outline.name, outline.question, outline.metric)
     return Table(*words, *axes, rows, columns, cells, metrics, reference)
+
+
+def place_of(outline: Outline, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
+    """The row and the column of the sweep's table that a trial of these labels belongs to."""
+    row_axes, column_axis = axes_of(outline)
+    row = ", ".join(labels.get(axis, metric) for axis in row_axes) or outline.name
+    return row, labels.get(column_axis, metric) if column_axis else VALUE if METRIC in row_axes else metric
 
 
 def summarised(
@@ -156,7 +166,7 @@ def summarised(
         seed = _seed({axis: label for axis, label in entry.labels.items() if axis not in shown})
         value = standing.results.get(entry.key, {}).get("metrics", {}).get(metric)
         if value is None:
-            absent.append(_absent(seed, entry.key, standing))
+            absent.append(_absent(seed, entry, metric, standing))
         else:
             values[seed] = value
     failed, stopped = (sum(one.why == why for one in absent) for why in ("failed", "stopped"))
@@ -175,11 +185,15 @@ def _seed(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in labels.items())
 
 
-def _absent(seed: str, key: str, standing: Standing) -> Absent:
+def _absent(seed: str, entry: Entry, metric: str, standing: Standing) -> Absent:
+    key, probe = entry.key, metric.partition("/")[0]
+    if key in standing.results:
+        lacks = probe in standing.lacking.get(key, ())
+        return Absent(seed, key, "lacks probe", probe=probe) if lacks else Absent(seed, key, "no value")
     if key in standing.failures:
         record = standing.failures[key]
         error = str(record.get("error", "")).strip().partition("\n")[0]
         return Absent(seed, key, "failed", record.get("kind"), error)
     if key in standing.stopped:
         return Absent(seed, key, "stopped")
-    return Absent(seed, key, "no value" if key in standing.results else "not run")
+    return Absent(seed, key, "not run")

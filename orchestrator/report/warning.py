@@ -60,7 +60,8 @@ def _failed(standing: Standing) -> Iterator[SheetWarning]:
     for entry, record in standing.failed():
         first = str(record.get("error", "")).strip().partition("\n")[0]
         fault = f"{record['kind']}: " if record.get("kind") else ""
-        yield _of_trial("failed", entry, f"{fault}{first}")
+        where = "in a probe: " if entry.key in standing.results else ""
+        yield _of_trial("failed", entry, f"{where}{fault}{first}")
 
 
 def _stopped(standing: Standing) -> Iterator[SheetWarning]:
@@ -73,8 +74,8 @@ def _missing(standing: Standing) -> Iterator[SheetWarning]:
     if standing.missing:
         yield SheetWarning("missing", f"{standing.missing} of {standing.total} trials have not run yet")
     for entry in standing.outline.entries:
-        if entry.key in standing.trained:
-            yield _of_trial("missing", entry, "it is trained, but a probe has not run")
+        if entry.key in standing.lacking:
+            yield _of_trial("missing", entry, f"done, but lacks {' and '.join(standing.lacking[entry.key])}")
 
 
 def _without_a_value(standing: Standing, table: Table) -> Iterator[SheetWarning]:

@@ -7,6 +7,7 @@ from collections import Counter
 from decimal import ROUND_HALF_UP, Context, Decimal
 
 from orchestrator.report.table import Cell, Table, scale
+from orchestrator.standing import lack
 
 MOST = 7  # decimals
 DIGITS = 12  # of a number that are looked at: beyond them is what floating point makes of it
@@ -15,8 +16,8 @@ SIGNS = {True: "=", False: "≠", None: "?"}  # of the published figure: within 
 
 
 def text(table: Table, row: str, column: str) -> str:
-    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and why if they
-    will not come: `(1 of 3, 1 failed, 1 stopped)`."""
+    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and why if it
+    is not that they have not run: `(1 of 3, 1 failed, 1 stopped)`, `(1 of 3, 2 lack distance)`."""
     cell = table.cells.get((row, column))
     return "" if cell is None else shown(cell, cell.metric, table.seeds)
 
@@ -30,15 +31,28 @@ def shown(cell: Cell, metric: str, seeds: int | None) -> str:
         return value
     count = str(cell.seeds) if cell.seeds == cell.trials else f"{cell.seeds} of {cell.trials}"
     gone = [f"{n} {why}" for n, why in ((cell.failed, "failed"), (cell.stopped, "stopped")) if n]
+    gone += [counted(n, why) for why, n in _reasons(cell).items() if why.startswith("lacks ")]
     return f"{value} ({', '.join([count, *gone])})"
 
 
 def absence(cell: Cell) -> str:
-    """Why a cell lacks trials: `3 failed`, `1 failed, 2 not run`; `not run` where none of them is."""
-    why = Counter(one.why for one in cell.absent)
-    if why["not run"] == cell.trials:
-        return "not run"
-    return ", ".join(f"{n} {what}" for what, n in why.items())
+    """Why a cell lacks trials: `3 failed`, `1 failed, 2 lack distance`; `not run` or `lacks distance` where
+    that is so of all of them."""
+    why = _reasons(cell)
+    for reason, number in why.items():
+        if number == cell.trials and reason.startswith(("not run", "lacks ")):
+            return reason
+    return ", ".join(counted(number, reason) for reason, number in why.items())
+
+
+def counted(number: int, reason: str) -> str:
+    """`2 failed`; of `lacks distance` `1 lacks distance`, `2 lack distance`."""
+    verb, _, probe = reason.partition(" ")
+    return lack(number, probe) if verb == "lacks" else f"{number} {reason}"
+
+
+def _reasons(cell: Cell) -> Counter[str]:
+    return Counter(one.why if one.probe is None else f"lacks {one.probe}" for one in cell.absent)
 
 
 def spread(mean: float, std: float | None, metric: str) -> str:

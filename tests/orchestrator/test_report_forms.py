@@ -104,7 +104,8 @@ def test_json_holds_everything_of_the_sheet(full: report.Sheet) -> None:
     assert first["interval"] == pytest.approx([0.1, 0.6])
     assert third["published"] == {"value": 0.9, "std": 0.02, "runs": 5}
     assert third["absent"][0]["error"] == "Boom: no [x]"
-    assert told["counts"] == {"trials": 12, "done": 9, "failed": 1, "stopped": 0, "missing": 2}
+    counts = {"trials": 12, "done": 9, "failed": 1, "stopped": 0, "missing": 2}
+    assert told["counts"] == {**counts, "lacking": {}}
     assert told["comparisons"][0]["rows"][0]["mean"] == pytest.approx(0.1)
     assert told["claims"][0]["points"][0]["at"] == {"train.epochs": "1"}
     assert told["reference"]["name"] == "paper/t"
