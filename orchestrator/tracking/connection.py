@@ -129,13 +129,13 @@ class Connection:
                 return
 
     def values(self, run: Run) -> Values:
-        """All points of a run."""
-        return {
-            metric: {
-                point.step: point.value for point in self.client.get_metric_history(run.info.run_id, metric)
-            }
-            for metric in run.data.metrics
-        }
+        """All points of a run; of several at one step, the last."""
+        found: dict[str, dict[int, float]] = {}
+        for metric in run.data.metrics:
+            history = self.client.get_metric_history(run.info.run_id, metric)
+            ordered = sorted(history, key=lambda point: point.timestamp)
+            found[metric] = {point.step: point.value for point in ordered}
+        return found
 
     def trained_on(self, run_id: str, data: DatasetInput) -> None:
         """A run's data set. Two runs that bring a new one at once fall over each other; once more will do."""

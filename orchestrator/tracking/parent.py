@@ -37,7 +37,7 @@ class Parent:
             client.create_run(self.experiment, tags={**tags, **fixed}, run_name=self.plan.sweep.name)
         run = self._all()[0]
         self.status = run.info.status
-        self.told = last_counts(run)
+        self.sent = {metric: dict(values) for metric, values in self.connection.values(run).items()}
         for name, value in tags.items():
             if run.data.tags.get(name) != value:
                 client.set_tag(run.info.run_id, name, value)
@@ -58,21 +58,17 @@ class Parent:
     def tell(self, done: int, failed: int, status: str) -> None:
         """How many trials are done and failed; the same again is not sent."""
         client = self.connection.client
-        counts = {"trials": len(self.plan.tasks), "done": done, "failed": failed}
-        if counts != self.told:
-            points = [Metric(f"sweep/{name}", n, now(), done + failed) for name, n in counts.items()]
-            self.connection.send(self.run_id, points)
-            self.told = counts
+        counts = {"sweep/trials": len(self.plan.tasks), "sweep/done": done, "sweep/failed": failed}
+        step = done + failed
+        new = {name: n for name, n in counts.items() if self.sent.get(name, {}).get(step) != n}
+        if new:
+            self.connection.send(self.run_id, [Metric(name, n, now(), step) for name, n in new.items()])
+        for name, n in new.items():
+            self.sent.setdefault(name, {})[step] = n
         if status != self.status:
             ended = status != "RUNNING"
             client.set_terminated(self.run_id, status) if ended else client.update_run(self.run_id, status)
             self.status = status
-
-
-def last_counts(run: Run) -> dict[str, int]:
-    """The counts that a run was told last."""
-    counts = run.data.metrics.items()
-    return {name.removeprefix("sweep/"): int(n) for name, n in counts if name.startswith("sweep/")}
 
 
 def digest(plan: Plan) -> str:
