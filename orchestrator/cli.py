@@ -269,6 +269,8 @@ def sweep(
             f"{len(todo.failed)} trials failed before and are left as they are; "
             f"opsctl retry {file} --store {stored.where} runs them again",
         )
+    if tracker is not None:
+        _show_link(tracker, stored, console)
     raise typer.Exit(code or bool(todo.failed))
 
 
@@ -535,6 +537,7 @@ def track(
         except tracking.TROUBLE as error:
             raise InputError(f"MLflow stopped answering ({error}); run the same command again") from None
     console.print(f"{todo.sweep.name}: {sent} trials sent, {todo.done - sent} were there already")
+    _show_link(tracker, stored, console)
 
 
 @app.command()
@@ -755,10 +758,19 @@ def ui(
             show_default=False,
         ),
     ] = None,
+    open_browser: Annotated[
+        bool, typer.Option("--open", help="Open the first link in the browser: the sweep that ran last.")
+    ] = False,
 ) -> None:
-    """Start the MLflow pages on the store's database and say where they are. Ctrl-C ends them."""
+    """Start the MLflow UI on the store's database, and print a link to each sweep's table of trials. Ctrl-C
+    ends it.
+
+    If --tracking-uri is a server (http://...), its UI is there already: the links are printed, nothing is
+    started.
+    """
     from orchestrator import mlflow_server
-    from orchestrator.database import first_use, with_driver
+    from orchestrator.artifacts import make_relative
+    from orchestrator.database import first_use, is_server, with_driver
     from orchestrator.depots.depot import local_folder
     from orchestrator.host import stoppable
     from trainers import InputError
@@ -768,26 +780,33 @@ def ui(
         raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
     console = _console()
     uri = tracking_uri or f"sqlite:///{database}"
+    if is_server(uri):
+        _show_links(uri, uri, console, open_browser=open_browser)
+        return
     with stoppable() as stop:
         with console.status("starting MLflow"), first_use(with_driver(uri)):
+            make_relative(uri)
             server = mlflow_server.serve(uri, host=host, port=port, allowed=allowed_hosts or ())
             there = mlflow_server.answers(server, host, port, stop)
-        if not mlflow_server.is_loopback(host):
-            _warn(
-                console, f"everyone who reaches port {port} of this machine may read and write what is there"
-            )
-        if there:
-            console.print(
-                f"MLflow is at http://{host}:{port}/#/experiments?workflowType=machine_learning "
-                "(Ctrl-C ends it); each sweep is an experiment, each trial a run; "
-                "Views, trials, is a sweep's table",
-                highlight=False,
-                soft_wrap=True,
-            )
-        while server.poll() is None and not stop.wait(0.2):
-            pass
-    server.terminate()
-    code = server.wait()
+        try:
+            if not mlflow_server.is_loopback(host):
+                _warn(
+                    console,
+                    f"everyone who reaches port {port} of this machine may read and write what is there",
+                )
+            if there:
+                address = mlflow_server.address(host, port, allowed_hosts or ())
+                console.print(
+                    f"MLflow is at {address} (Ctrl-C ends it); each sweep is an experiment, each trial a run",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+                _show_links(uri, address, console, open_browser=open_browser)
+            while server.poll() is None and not stop.wait(0.2):
+                pass
+        finally:
+            server.terminate()
+            code = server.wait()
     raise typer.Exit(0 if stop.is_set() else code)
 
 
@@ -1062,6 +1081,52 @@ def _check_tracked(complete: bool, file: Path, stored: Store, console: Console) 
     if not complete:
         again = f"opsctl track {file} --store {stored.where}"
         _warn(console, f"MLflow lacks some results; send them later with: {again}")
+
+
+def _show_link(tracker: Tracker, stored: Store, console: Console) -> None:
+    """Where the sweep's table is in the MLflow UI, and how to start that where no server runs for certain."""
+    import shlex
+
+    from orchestrator import mlflow_server, tracking
+    from orchestrator.database import is_server
+
+    uri = tracker.connection.uri
+    url = tracker.table_url(uri if is_server(uri) else mlflow_server.usual_address())
+    if url is None:
+        return
+    which = [] if uri == tracking.default_uri(stored.root) else ["--tracking-uri", tracking.shown(uri)]
+    command = shlex.join(["opsctl", "ui", "--store", stored.where, *which])
+    console.print(
+        f"trials in MLflow: {url}" if is_server(uri) else f"trials in MLflow: {command}, then {url}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _show_links(uri: str, server: str, console: Console, *, open_browser: bool) -> None:
+    """The tables of all sweeps that an MLflow store knows, in the UI at `server`."""
+    with console.status("reading the list of sweeps"):
+        from orchestrator import tracking
+
+        connection = tracking.Connection(uri, Path())
+        try:
+            connection.open()
+            found = tracking.links(connection, server)
+        except tracking.TROUBLE as error:
+            raise connection.silent(error) from None
+    if not found:
+        console.print("no sweep is there yet", highlight=False)
+        return
+    width = max(len(link.experiment) for link in found)
+    for link in found:
+        line = f"  {link.experiment:<{width}}  {link.url}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if open_browser:
+        import webbrowser
+
+        if not webbrowser.open(found[0].url):
+            _warn(console, "no browser can be opened from here; open the link in yours")
 
 
 def _sheet(standing: Standing, file: Path) -> Sheet:

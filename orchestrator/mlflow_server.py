@@ -13,11 +13,15 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import sqlalchemy
-
+from orchestrator.artifacts import FOLDER, folder_beside
 from orchestrator.database import is_server, with_driver
 from trainers import InputError
 
+HOST, PORT = "127.0.0.1", 5000  # where the UI is unless told otherwise
+EVERY_HOST = ("0.0.0.0", "::")
+# above 1023; a browser opens no page there (https://fetch.spec.whatwg.org/#port-blocking)
+BLOCKED_PORTS = {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670)}
+BLOCKED_PORTS |= {6679, 6697, 10080}
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SETTINGS = {
     "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",  # or a variable of the shell could switch it off
@@ -38,11 +42,13 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
     """
     if is_server(uri):
         raise InputError(f"{uri} is a server already: open it in a browser")
+    if port in BLOCKED_PORTS:
+        raise InputError(f"browsers refuse to open port {port}; choose another with --port")
     hosts = served(host, port, allowed)
     with suppress(OSError), socket.create_connection((host, port), timeout=2):
         raise InputError(f"port {port} of {host} is taken; choose another with --port")
     options = {
-        "--artifacts-destination": str(_folder(uri) / "mlartifacts"),
+        "--artifacts-destination": str(folder_beside(uri) or Path(FOLDER).absolute()),
         "--host": host,
         "--port": str(port),
         "--workers": "1",
@@ -74,15 +80,30 @@ def served(host: str, port: int, allowed: Sequence[str]) -> list[str]:
         raise InputError("--allowed-hosts: '*' answers whatever name a request comes by; write the names")
     if is_loopback(host):
         names = [*LOOPBACK, *names]
-    elif not names and host in ("0.0.0.0", "::"):
+    elif not names and host in EVERY_HOST:
         raise InputError(
             f"--host {host} listens to other machines: say by which names they reach this one, "
             "such as --allowed-hosts box.example.org,10.0.0.5"
         )
     else:
-        names = [_bracketed(host), *names] if host not in ("0.0.0.0", "::") else names
+        names = [_bracketed(host), *names] if host not in EVERY_HOST else names
     with_ports = [name if _has_port(name) else f"{name}:{port}" for name in names]
     return list(dict.fromkeys([*names, *with_ports]))
+
+
+def address(host: str, port: int, allowed: Sequence[str] = ()) -> str:
+    """Where a browser finds the UI that listens there: if it listens to all, by the first name allowed."""
+    names = [name for entry in allowed for name in entry.replace(" ", "").split(",") if "*" not in name]
+    name = next(filter(None, names), None) if host in EVERY_HOST else None
+    place = name or _bracketed(host)
+    return f"http://{place}" if _has_port(place) else f"http://{place}:{port}"
+
+
+def usual_address() -> str:
+    """Where `opsctl ui` would be if it were typed now, without options."""
+    host, port = os.environ.get("OPSCTL_UI_HOST") or HOST, os.environ.get("OPSCTL_UI_PORT", "")
+    allowed = os.environ.get("OPSCTL_UI_ALLOWED_HOSTS", "").split()
+    return address(host, int(port) if port.isdecimal() else PORT, allowed)
 
 
 def answers(server: subprocess.Popen[bytes], host: str, port: int, stop: threading.Event) -> bool:
@@ -92,12 +113,6 @@ def answers(server: subprocess.Popen[bytes], host: str, port: int, stop: threadi
         with suppress(OSError), urllib.request.urlopen(address, timeout=2) as reply:
             return bool(reply.status == 200)
     return False
-
-
-def _folder(uri: str) -> Path:
-    """Where the artifacts of a database go: beside a sqlite file, else where the command was typed."""
-    name = sqlalchemy.make_url(uri).database if uri.startswith("sqlite:") else None
-    return Path(name or "mlflow.db").absolute().parent
 
 
 def _bracketed(host: str) -> str:

@@ -148,7 +148,9 @@ def test_doubtful_results_are_named_by_report_and_status(opsctl: Opsctl, tmp_pat
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
 def test_track_sends_what_is_missing_and_is_harmless_to_repeat(opsctl: Opsctl, tmp_path: Path) -> None:
     file, _ = finished(tmp_path)
-    assert "2 trials sent, 0 were there already" in opsctl("track", file)[1]
+    out = opsctl("track", file)[1]
+    assert "2 trials sent, 0 were there already" in out
+    assert f"trials in MLflow: opsctl ui --store {tmp_path}/store, then http://127.0.0.1:5000/#/exp" in out
     assert "0 trials sent, 2 were there already" in opsctl("track", file)[1]
     code, _, err = opsctl("track", file, "--tracking-uri", "nonsense://x")
     assert (code, "no MLflow tracking store answers" in err) == (2, True)
@@ -207,9 +209,12 @@ def test_ui_without_a_database_says_what_to_do(opsctl: Opsctl) -> None:
     assert (code, "run a sweep first" in err) == (2, True)
 
 
-def test_ui_says_what_will_not_do(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_ui_says_what_will_not_do(opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     code, _, err = opsctl("ui", "--tracking-uri", "http://127.0.0.1:9")
-    assert (code, "is a server already: open it in a browser" in err) == (2, True)
+    assert (code, "no MLflow tracking store answers at http://127.0.0.1:9" in err) == (2, True)
+    code, _, err = opsctl("ui", "--tracking-uri", f"sqlite:///{tmp_path}/x.db", "--port", 5060)
+    assert (code, "browsers refuse to open port 5060; choose another with --port" in err) == (2, True)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, _, err = opsctl("ui", "--tracking-uri", f"sqlite:///{tmp_path}/x.db", "--port", port)

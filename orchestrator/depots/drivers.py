@@ -158,6 +158,11 @@ def bury_silent(depot: Depot, watch: Watch) -> None:
             depot.remove(f"drivers/{driver}.stop")
 
 
+def is_ours(mark: Mark) -> bool:
+    """Whether a mark is this process's."""
+    return bool(mark["machine"] == machine() and mark["pid"] == os.getpid())
+
+
 def process_gone(mark: Mark) -> bool:
     """Whether the process of a mark is known to have ended; on another machine nobody can tell, so no."""
     return mark["machine"] == machine() and not alive(mark["pid"])

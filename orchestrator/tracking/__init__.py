@@ -4,8 +4,11 @@ One experiment per sweep, with a run for the sweep itself and under it one run p
 for data sets. A trial's run is known by its tag `opsctl.key`. However drivers die and sweeps overlap:
 
 - A run that is FINISHED is complete. It is written from the ledger, and gets its status last.
-- Any other run of a key is a view of a trial on its way. It may be deleted by whoever starts that trial, or
-  has its result to write; a driver that finds its run gone begins another, or leaves it at the FINISHED one.
+- Any other run of a key is a view of a trial on its way. Whoever starts that trial again, or has its result
+  to write, resumes it: the same run, RUNNING again, gets the points that it lacks. Only if it holds a number
+  that the result does not, or another driver that lives may be writing to it, is it deleted for a new one. A
+  driver that finds its run gone begins another, or leaves it at the FINISHED one.
+- A point that a run has is not sent to it again: see `points`.
 - Of several FINISHED runs of a key the one with the smallest id stays, on which all drivers agree. Whoever
   wrote or deleted one looks again, and writes again if need be: after the last change somebody saw all well.
 
@@ -26,8 +29,19 @@ SETTINGS = {
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
-from orchestrator.tracking.connection import TROUBLE, default_uri
+from orchestrator.tracking.connection import TROUBLE, Connection, default_uri, shown
+from orchestrator.tracking.links import Link, links
 from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.tracker import KEY, Tracker
 
-__all__ = ["KEY", "TROUBLE", "LiveTracker", "Tracker", "default_uri"]
+__all__ = [
+    "KEY",
+    "TROUBLE",
+    "Connection",
+    "Link",
+    "LiveTracker",
+    "Tracker",
+    "default_uri",
+    "links",
+    "shown",
+]

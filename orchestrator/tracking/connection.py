@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from orchestrator.artifacts import SCHEME, folder_beside, make_relative, path_of, relative_uri
 from orchestrator.database import first_use, is_server, with_driver
+from orchestrator.tracking.points import Values
 from trainers import InputError
 
 TROUBLE = (MlflowException, SQLAlchemyError, OSError)  # what any call may raise
@@ -45,11 +48,11 @@ class Connection:
     client: mlflow.MlflowClient
 
     def __init__(self, uri: str, artifacts: Path) -> None:
-        """`artifacts` is where files of runs go, unless a server keeps them."""
+        """`artifacts` is where files of runs go, unless a server keeps them or `uri` is a sqlite file."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
-        self.artifacts = None if is_server(uri) else artifacts.absolute()
+        self.artifacts, self.beside = artifacts.absolute(), folder_beside(uri)
         self._note()
 
     def _note(self) -> None:
@@ -62,6 +65,7 @@ class Connection:
             with first_use(with_driver(self.uri)):
                 client = mlflow.MlflowClient(tracking_uri=with_driver(self.uri))
                 client.search_experiments(max_results=1)
+                make_relative(self.uri)
         except ImportError as error:
             hint = "; pip install 'opsctl[postgresql]'" if self.uri.startswith("postgres") else ""
             raise InputError(f"the driver for {shown(self.uri)} is not installed ({error}){hint}") from None
@@ -91,9 +95,24 @@ class Connection:
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
         kind = {"mlflow.experimentKind": "custom_model_development"}  # or the pages ask what it is
-        # a server knows where its artifacts go; MLflow itself would put them where the command was typed
-        place = None if self.artifacts is None else (self.artifacts / name.replace(" ", "-")).as_uri()
-        return str(self.client.create_experiment(name, place, tags={**tags, **kind}))
+        return str(self.client.create_experiment(name, self._artifacts_of(name), tags={**tags, **kind}))
+
+    def _artifacts_of(self, experiment: str) -> str | None:
+        """Where its artifacts go. A server knows that; MLflow itself would put them where the command was
+        typed."""
+        if is_server(self.uri):
+            return None
+        if self.beside is not None:
+            return relative_uri(experiment)
+        return (self.artifacts / experiment.replace(" ", "-")).as_uri()
+
+    def keep(self, run: Run, files: Path) -> None:
+        """Have the files of a folder as a run's artifacts."""
+        uri = str(run.info.artifact_uri)
+        if self.beside is not None and uri.startswith(SCHEME):  # MLflow would want a server for these
+            shutil.copytree(files, path_of(uri, self.beside), dirs_exist_ok=True)
+        else:
+            self.client.log_artifacts(run.info.run_id, str(files))
 
     def check(self, experiment: str) -> None:
         """Raises one of TROUBLE if the store does not answer, or the experiment is gone."""
@@ -108,6 +127,15 @@ class Connection:
             yield from page
             if not (token := page.token):
                 return
+
+    def values(self, run: Run) -> Values:
+        """All points of a run; of several at one step, the last."""
+        found: dict[str, dict[int, float]] = {}
+        for metric in run.data.metrics:
+            history = self.client.get_metric_history(run.info.run_id, metric)
+            ordered = sorted(history, key=lambda point: point.timestamp)
+            found[metric] = {point.step: point.value for point in ordered}
+        return found
 
     def trained_on(self, run_id: str, data: DatasetInput) -> None:
         """A run's data set. Two runs that bring a new one at once fall over each other; once more will do."""

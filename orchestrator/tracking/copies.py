@@ -43,6 +43,11 @@ def whole(group: Iterable[Copy]) -> Copy | None:
     return min(done, key=lambda copy: copy.run_id, default=None)
 
 
+def unfinished(group: Iterable[Copy]) -> list[Copy]:
+    """Those that may be resumed, the smallest id first."""
+    return sorted((copy for copy in group if copy.status != "FINISHED"), key=lambda copy: copy.run_id)
+
+
 def left_over(group: Iterable[Copy]) -> list[Copy]:
     """All but the one that counts; none as long as none does."""
     group = list(group)
@@ -59,11 +64,12 @@ def settle(
     connection: Connection,
     experiment: str,
     wanted: Iterable[str],
-    write: Callable[[str], None],
+    write: Callable[[str, list[Copy]], None],
     report: Callable[[int, int], None] = lambda _sent, _of: None,
 ) -> tuple[int, list[str]]:
-    """Have one FINISHED run of every wanted key, and no other; `write(key)` writes one.
-    Returns how many were missing, and which still are; `report` hears of each: (written, of).
+    """Have one FINISHED run of every wanted key, and no other; `write(key, group)` writes one, or finishes
+    one of `group`, the runs that there are. Returns how many were missing, and which still are; `report`
+    hears of each: (written, of).
 
     Another driver may do the same at this moment, and what was listed may have changed when it is deleted.
     Hence nothing is deleted before there is one that counts, and whoever wrote or deleted looks again: after
@@ -79,7 +85,7 @@ def settle(
             break
         discard(connection, surplus)
         for key in missing:
-            write(key)
+            write(key, known.get(key, []))
             written.add(key)
             report(len(written), len(written.union(missing)))
     return len(written), missing

@@ -14,14 +14,32 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.datasets import drawn
 from orchestrator.tracking.connection import Connection, first_line
-from orchestrator.tracking.copies import settle
+from orchestrator.tracking.copies import Copy, settle
+from orchestrator.tracking.links import DATA_SETS, VIEW_TAG
+from orchestrator.tracking.page import saved_view
 from orchestrator.tracking.told import KEY, ended, params
 from poisons import DataSpec, Store
 from poisons.card import markdown
 from trainers.spec import flatten
 
 NAME = "opsctl data sets"
-TAGS = {"mlflow.note.content": "Every poisoned data set, with its card and picture."}
+COLUMNS = (
+    "metrics.`change/psnr/mean`",
+    "metrics.`seconds`",
+    "params.`source.kind`",
+    "params.`poison.0.kind`",
+    "params.`ratio`",
+)
+STATE = {
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "searchFilter": "",
+    "selectedColumns": COLUMNS,
+}
+TAGS = {
+    "mlflow.note.content": "Every poisoned data set, with its card and picture.",
+    VIEW_TAG + DATA_SETS: saved_view(DATA_SETS, STATE),
+}
 
 
 def sync(connection: Connection, experiment: str, store: Store, specs: Iterable[DataSpec]) -> None:
@@ -30,7 +48,7 @@ def sync(connection: Connection, experiment: str, store: Store, specs: Iterable[
     if not wanted:
         return
 
-    def write(key: str) -> None:
+    def write(key: str, _unfinished: list[Copy]) -> None:
         spec = wanted[key]
         with suppress(MlflowException):  # another driver may write it, and delete ours: we look again
             _send(connection, experiment, store, spec, store.record(spec) or {})
@@ -53,7 +71,7 @@ def _send(
         Path(folder, "record.json").write_text(json.dumps(record, indent=1))
         try:
             Path(folder, "picture.png").write_bytes(drawn(spec, store))
-            connection.client.log_artifacts(run_id, folder)
+            connection.keep(run, Path(folder))
         except Exception as error:  # noqa: BLE001  (each artifact store has errors of its own; the numbers are there)
             connection.client.set_tag(run_id, "opsctl.artifacts", f"not kept: {first_line(error)}")
     connection.client.set_terminated(run_id, "FINISHED", now)

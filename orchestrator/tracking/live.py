@@ -167,14 +167,14 @@ class LiveTracker(Observer):
                 return
             self._begin(parcel, before)
         elif parcel.end is None:
-            self.tracker.log(entry.run_id, parcel.rows)
+            self.tracker.log(entry.run_id, parcel.rows, entry.known)
         elif parcel.end == "done":
             record = self.tracker.ledger.result(task.key)
             if record is not None:
                 rest = [(when, row) for when, row in told.spaced(record) if row["epoch"] > entry.sent]
                 self.tracker.finish(entry.run_id, rest, self.tracker.ending(task, record))
         else:
-            self.tracker.finish(entry.run_id, parcel.rows, self._ending(parcel))
+            self.tracker.finish(entry.run_id, parcel.rows, self._ending(parcel), entry.known)
         self.outbox.arrived(parcel)
 
     def _before(self, parcel: Parcel) -> list[Copy]:
@@ -185,16 +185,27 @@ class LiveTracker(Observer):
         return (self._old or {}).get(key, [])
 
     def _begin(self, parcel: Parcel, before: list[Copy]) -> None:
+        """Have a run of a trial: an unfinished one that was there `before`, resumed, or else a new one."""
         entry, task = parcel.entry, parcel.entry.task
         if parcel.end == "done":
             record = self.tracker.ledger.result(task.key)
             if record is not None:
-                self.tracker.complete(task, record)
-                self.tracker.discard(before)
+                kept = self.tracker.complete(task, record, before)
+                self.tracker.discard(copy for copy in before if copy.run_id != kept)
             return
         ending = None if parcel.end is None else self._ending(parcel)
-        self.tracker.discard(before)
-        entry.run_id = self.tracker.start(task, entry.begun, ending, parcel.rows)
+        if not before:
+            entry.run_id = self.tracker.start(task, entry.begun, ending, parcel.rows)
+            return
+        first, *others = before
+        self.tracker.discard(others)
+        entry.spoilt = True  # what it holds is compared with the record when there is one
+        entry.known = self.tracker.resume(first.run_id, task)
+        entry.run_id = first.run_id
+        if ending is None:
+            self.tracker.log(entry.run_id, parcel.rows, entry.known)
+        else:
+            self.tracker.finish(entry.run_id, parcel.rows, ending, entry.known)
 
     def _ending(self, parcel: Parcel) -> told.Ending:
         key = parcel.entry.task.key

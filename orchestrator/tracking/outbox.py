@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,12 +25,13 @@ class Entry:
     task: Task
     begun: int  # ms since 1970
     run_id: str | None = None
+    known: Mapping[str, int] = field(default_factory=dict)  # the last step of each metric when it was resumed
     rows: list[tuple[int, Metrics]] = field(default_factory=list)  # when (ms since 1970), and what
     seen: float = 0.0  # the last epoch that was heard of
     sent: float = 0.0  # and that was sent
     end: End | None = None
     why: str = ""
-    spoilt: bool = False  # its run may hold what the record does not: when it is done, it is written anew
+    spoilt: bool = False  # its run may hold what the record does not: they are compared when it is done
     refusals: int = 0
     due: float = 0.0  # not to be sent earlier, by the monotonic clock
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from orchestrator.plan import Plan
+from orchestrator.tracking.links import TRIALS, VIEW_TAG
 
 NOTE = "mlflow.note.content"
-VIEW = "mlflow.sharedViewState.trials"  # a saved view; ?viewStateShareKey=trials opens it
+VIEW = VIEW_TAG + TRIALS  # the tag that holds the view
 SHOWN = ("test/peak_clean_acc", "train/acc")  # columns, beside the sweep's own metric
 
 
@@ -30,8 +32,12 @@ def view(plan: Plan) -> str:
         "searchFilter": "",
         "selectedColumns": [*measured, *named],
     }
-    told = {"name": "trials", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
-    return json.dumps(told)
+    return saved_view(TRIALS, state)
+
+
+def saved_view(name: str, state: Mapping[str, object]) -> str:
+    """A view as MLflow saves one: what its table is sorted by, and its columns."""
+    return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 
 
 def guide(plan: Plan) -> str:

@@ -18,7 +18,6 @@ class Parent:
 
     def __init__(self, connection: Connection, experiment: str, plan: Plan) -> None:
         self.connection, self.experiment, self.plan = connection, experiment, plan
-        self.told: tuple[int, int] | None = None
         self.status = ""
         self.run_id = self._begin()
 
@@ -38,6 +37,7 @@ class Parent:
             client.create_run(self.experiment, tags={**tags, **fixed}, run_name=self.plan.sweep.name)
         run = self._all()[0]
         self.status = run.info.status
+        self.sent = {metric: dict(values) for metric, values in self.connection.values(run).items()}
         for name, value in tags.items():
             if run.data.tags.get(name) != value:
                 client.set_tag(run.info.run_id, name, value)
@@ -57,12 +57,14 @@ class Parent:
 
     def tell(self, done: int, failed: int, status: str) -> None:
         """How many trials are done and failed; the same again is not sent."""
-        client, total = self.connection.client, len(self.plan.tasks)
-        if (done, failed) != self.told:
-            counts = {"trials": total, "done": done, "failed": failed}
-            points = [Metric(f"sweep/{name}", n, now(), done + failed) for name, n in counts.items()]
-            self.connection.send(self.run_id, points)
-            self.told = done, failed
+        client = self.connection.client
+        counts = {"sweep/trials": len(self.plan.tasks), "sweep/done": done, "sweep/failed": failed}
+        step = done + failed
+        new = {name: n for name, n in counts.items() if self.sent.get(name, {}).get(step) != n}
+        if new:
+            self.connection.send(self.run_id, [Metric(name, n, now(), step) for name, n in new.items()])
+        for name, n in new.items():
+            self.sent.setdefault(name, {})[step] = n
         if status != self.status:
             ended = status != "RUNNING"
             client.set_terminated(self.run_id, status) if ended else client.update_run(self.run_id, status)

@@ -24,6 +24,7 @@ from trainers.spec import flatten, plain
 KEY = "opsctl.key"
 PARENT = "mlflow.parentRunId"
 LOOK = "opsctl.look."  # and a look's name: the tag that holds its key, of a run that has what it found
+END_TAGS = {"opsctl.error", "opsctl.stopped"}  # of a run that ended without a result
 PROFILE = ("images", "shape", "num_classes")  # what MLflow shows of a data set
 LONGEST_NAME = 60
 Tags = dict[str, str]

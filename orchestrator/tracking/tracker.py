@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from orchestrator.depots.drivers import is_ours, marks
+from orchestrator.depots.leases import Leases
 from orchestrator.depots.results import Ledger, Record
 from orchestrator.depots.summaries import looked
 from orchestrator.plan import Plan, Task
 from orchestrator.tracking import data_sets, page, told
 from orchestrator.tracking.connection import TROUBLE, Connection
-from orchestrator.tracking.copies import Copy, copies, discard, settle, whole
+from orchestrator.tracking.copies import Copy, copies, discard, settle, unfinished, whole
+from orchestrator.tracking.links import TRIALS, table_url
 from orchestrator.tracking.parent import Parent
+from orchestrator.tracking.points import Steps, after, lacking, last_steps
 from orchestrator.tracking.told import KEY, PARENT, Ending
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
@@ -44,6 +49,10 @@ class Tracker:
     @property
     def client(self) -> MlflowClient:
         return self.connection.client
+
+    def table_url(self, server: str) -> str | None:
+        """The link to the sweep's trials in the UI at `server`; None if this was never attached."""
+        return table_url(server, self.experiment, TRIALS) if self.experiment else None
 
     def attach(self) -> None:
         """Connect, if that is yet to be done, and find the experiments, or make them; needed again when the
@@ -90,18 +99,47 @@ class Tracker:
             self.client.set_terminated(run_id, ending.status, ending.when)
         return run_id
 
-    def log(self, run_id: str, rows: Rows) -> None:
-        self.connection.send(run_id, told.points(rows))
+    def resume(self, run_id: str, task: Task) -> Steps:
+        """Have an unfinished run of a trial be RUNNING again; returns how far it is."""
+        run = self.client.get_run(run_id)
+        self._reopen(run, task)
+        return last_steps(self.connection.values(run))
 
-    def finish(self, run_id: str, rows: Rows, ending: Ending) -> None:
+    def log(self, run_id: str, rows: Rows, known: Steps | None = None) -> None:
+        """Send epochs, but for what a run had `known` before."""
+        self.connection.send(run_id, after(told.points(rows), known or {}))
+
+    def finish(self, run_id: str, rows: Rows, ending: Ending, known: Steps | None = None) -> None:
         """The last of a run; its status comes last, for it says that all is there."""
         tags = [RunTag(*tag) for tag in ending.tags.items()]
-        self.connection.send(run_id, told.points(rows) + ending.metrics, tags=tags)
+        self.connection.send(run_id, after(told.points(rows), known or {}) + ending.metrics, tags=tags)
         self.client.set_terminated(run_id, ending.status, ending.when)
 
-    def complete(self, task: Task, record: Record) -> None:
-        """One complete run for a trial that is done."""
-        self.start(task, told.begun(record), self.ending(task, record), told.spaced(record))
+    def complete(self, task: Task, record: Record, group: Iterable[Copy] = ()) -> str:
+        """One complete run for a trial that is done: an unfinished one of `group`, if all that it holds is in
+        the record, or else a new one. Returns its id; the others may be discarded then."""
+        ending, rows = self.ending(task, record), told.spaced(record)
+        for copy in unfinished(group):
+            run = self.client.get_run(copy.run_id)
+            rest = lacking(told.points(rows) + ending.metrics, self.connection.values(run))
+            if rest is not None:
+                self._reopen(run, task)
+                self.finish(copy.run_id, [], replace(ending, metrics=rest))
+                return copy.run_id
+        return self.start(task, told.begun(record), ending, rows)
+
+    def _reopen(self, run: Run, task: Task) -> None:
+        """Have a run be RUNNING, with nothing of how it ended before, and with what a new one would have."""
+        run_id = run.info.run_id
+        for tag in told.END_TAGS & run.data.tags.keys():
+            self.client.delete_tag(run_id, tag)
+        self.client.update_run(run_id, "RUNNING")
+        tags = told.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
+        changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
+        params = [param for param in told.params(task.trial) if param.key not in run.data.params]
+        self.connection.send(run_id, params=params, tags=changed)
+        if not run.inputs.dataset_inputs:
+            self.connection.trained_on(run_id, told.data_input(task.trial.data, self.store))
 
     def ending(self, task: Task, record: Record) -> Ending:
         """How the run of a trial that is done ends: with what looks at it found."""
@@ -120,10 +158,10 @@ class Tracker:
         wanted = {task.key: task for task in self.plan.tasks if task.key in done}
         refused: dict[str, Exception] = {}
 
-        def write(key: str) -> None:
+        def write(key: str, group: list[Copy]) -> None:
             try:
                 if (record := self.ledger.result(key)) is not None:
-                    self.complete(wanted[key], record)
+                    self.complete(wanted[key], record, self._ours(group))
             except TROUBLE as error:  # another driver may write it too, and delete ours: we look again
                 self.check()
                 refused[key] = error
@@ -138,6 +176,14 @@ class Tracker:
         for key in refused.keys() & set(missing):
             raise refused[key]
         return sent
+
+    def _ours(self, group: list[Copy]) -> list[Copy]:
+        """The runs that nobody else writes to: of two who send one point, each sends it with a time of its
+        own. While other drivers live, one that is RUNNING may be theirs."""
+        running = any(copy.status == "RUNNING" for copy in group)
+        if not running or all(map(is_ours, marks(self.ledger.depot))):
+            return group
+        return [copy for copy in group if copy.status != "RUNNING"]
 
     def _done(self) -> set[str]:
         """The keys of all trials that are done, those of this sweep with their looks."""
@@ -161,22 +207,36 @@ class Tracker:
                 self.check()
 
     def _send_ends(self, done: set[str]) -> None:
-        """Trials that a scheduler stopped, or that failed, and whose driver could not tell. Of those that the
-        store has, nothing is read."""
-        stopped, failed = self.ledger.ended() - done, self.ledger.failed() - done
-        tasks = {task.key: task for task in self.plan.tasks if task.key in stopped | failed}
+        """Trials that are not done and that nobody runs: a scheduler stopped them, they failed, or their
+        driver died before it could send that. Of those that the store has, nothing is read."""
+        tasks = {task.key: task for task in self.plan.tasks if task.key not in done}
         known = self.copies() if tasks else {}
-        there = {
-            key
-            for key, group in known.items()
-            if any(copy.status != "RUNNING" or key in failed for copy in group)
-        }
-        stops = self.ledger.stops(tasks.keys() & stopped - there)
-        failures = self.ledger.failures(tasks.keys() - stopped - there)
-        for key, record in {**stops, **failures}.items():
-            end = told.stopped(record) if key in stops else told.failed(record["error"], told.ended(record))
-            self.start(tasks[key], told.begun(record), end, told.spaced(record))
-            self.discard(known.get(key, []))
+        there = {key for key, group in known.items() if any(copy.status != "RUNNING" for copy in group)}
+        leases = Leases(self.ledger.depot, driver="")
+        running = tasks.keys() & known.keys() - there
+        orphans = {key for key in running if leases.free(key)}
+        open_keys = (tasks.keys() - known.keys()) | orphans
+        stops = self.ledger.stops(open_keys & self.ledger.ended())
+        failures = self.ledger.failures(open_keys & self.ledger.failed() - stops.keys())
+        for key in stops.keys() | failures.keys() | orphans:
+            group = known.get(key, [])
+            if key in stops:
+                self._end(tasks[key], group, stops[key], told.stopped(stops[key]))
+            elif (record := failures.get(key)) is not None:
+                self._end(tasks[key], group, record, told.failed(record["error"], told.ended(record)))
+            else:
+                self._end(tasks[key], group, {}, told.interrupted())
+
+    def _end(self, task: Task, group: list[Copy], record: Record, ending: Ending) -> None:
+        """One run of a trial that is not done, and how that ended; a run that is there is resumed for it."""
+        for copy in group[:1]:
+            try:
+                self.finish(copy.run_id, told.spaced(record), ending, self.resume(copy.run_id, task))
+            except MlflowException:  # it was deleted: whoever did that runs the trial, or has ended its run
+                self.check()
+        if not group:
+            self.start(task, told.begun(record), ending, told.spaced(record))
+        self.discard(group[1:])
 
     def _adopt(self) -> None:
         """Have one run of the sweep, above all of its trials."""

@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a file, and says what it saw: errors, requests, sizes, a picture."""
+"""A headless Chromium that opens a page, and says what it saw: errors, requests, sizes, a picture."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Seen:
 
 
 def visit(
-    file: Path,
+    file: Path | str,
     folder: Path,
     *,
     width: int = 1280,
@@ -45,13 +45,13 @@ def visit(
     picture: bool = False,
     printed: bool = False,
 ) -> Seen:
-    """Open `file` in a window `width` pixels wide, wait until it has loaded, and evaluate each expression of `ask`.
+    """Open `file`, or a URL, in a window `width` pixels wide, wait until it has loaded, and evaluate each expression of `ask`.
     `folder` is where the browser keeps what is its own."""
     return asyncio.run(_visit(file, folder, width, dark, ask or {}, picture, printed))
 
 
 async def _visit(
-    file: Path, folder: Path, width: int, dark: bool, ask: dict[str, str], picture: bool, printed: bool
+    file: Path | str, folder: Path, width: int, dark: bool, ask: dict[str, str], picture: bool, printed: bool
 ) -> Seen:
     process = _start(folder)
     try:
@@ -65,7 +65,7 @@ async def _visit(
                 await call("Emulation.setEmulatedMedia", features=[scheme])
                 for domain in ("Page", "Runtime", "Network", "Log"):
                     await call(f"{domain}.enable")
-                await call("Page.navigate", url=file.resolve().as_uri())
+                await call("Page.navigate", url=file if isinstance(file, str) else file.resolve().as_uri())
                 ready = (
                     "new Promise(r => document.readyState == 'complete' ? r(1) : addEventListener('load', r))"
                 )
@@ -85,6 +85,8 @@ async def _visit(
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:
     options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
+    options += ["--disable-quic", "--disable-background-networking"]  # it asks for nothing but the page
+    options += ["--disable-component-update", "--disable-sync"]
     options += ["--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
     command = [browser() or "chromium", *options]
     quiet = subprocess.DEVNULL

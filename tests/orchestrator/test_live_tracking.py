@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import socket
+import sqlite3
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from mlflow.entities import Run, ViewType
 
 from orchestrator import mlflow_server
+from orchestrator.depots.drivers import Driver
+from orchestrator.depots.leases import Leases
 from orchestrator.depots.results import Record
 from orchestrator.plan import Task
-from orchestrator.tracking import TROUBLE, LiveTracker, Tracker, default_uri
+from orchestrator.tracking import KEY, TROUBLE, LiveTracker, Tracker, default_uri, told
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
@@ -114,6 +119,85 @@ def test_a_failure_is_told_and_replaced_when_the_trial_is_done_after_all(
     run_trial(task.trial, store, device=CPU)
     assert tracker.sync() == 1
     assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
+
+
+def every_run(tracker: Tracker) -> list[Run]:
+    """Those of trials, deleted ones too."""
+    found = tracker.client.search_runs([tracker.experiment], run_view_type=ViewType.ALL)
+    return [run for run in found if KEY in run.data.tags]
+
+
+def again(tracker: Tracker) -> Tracker:
+    """Another driver's, later."""
+    return Tracker(tracker.connection.uri, tracker.plan, tracker.store)
+
+
+@pytest.mark.parametrize("how", ["interrupted", "killed", "failed", "killed and tracked"])
+def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, record: Record, how: str) -> None:
+    """The record comes only with the second driver; until then the trial is not done."""
+    ledger, rows = tracker.ledger, record["history"]
+    tracker.ledger.depot.remove(f"trials/{task.key}/result.json")
+    if how.startswith("killed"):
+        tracker.start(task, told.now(), rows=[(told.now(), rows[0])])
+    else:
+        watcher = live(tracker, [])
+        watcher.trial_started(task)
+        watcher.trial_progress(task, rows[:1])
+        if how == "failed":
+            ledger.fail(task.key, {"error": "Boom", "traceback": None})
+            watcher.trial_failed(task, "Boom")
+        watcher.sweep_ended()
+    if how == "killed and tracked":
+        again(tracker).sync()
+    (first,) = every_run(tracker)
+    expected = {
+        "interrupted": "KILLED",
+        "killed": "RUNNING",
+        "failed": "FAILED",
+        "killed and tracked": "KILLED",
+    }
+    assert first.info.status == expected[how]
+
+    ledger.forget(task.key)  # as opsctl retry does
+    watcher = live(again(tracker), [])
+    watcher.trial_started(task)
+    watcher.trial_progress(task, rows[:1])  # a trial that goes on tells all again
+    wait_until(lambda: every_run(tracker)[0].info.status == "RUNNING")
+    watcher.trial_progress(task, rows)
+    wait_until(lambda: len(epochs(tracker, first, "train/loss")) == len(rows))
+    ledger.publish(task.key, record)
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    again(tracker).sync()
+    (run,) = every_run(tracker)
+    assert (run.info.run_id, run.info.status) == (first.info.run_id, "FINISHED")
+    assert "opsctl.error" not in run.data.tags
+    for metric in rows[0].keys() - {"epoch"}:
+        assert epochs(tracker, run, metric) == as_recorded(record, metric), "every point once"
+
+
+def test_a_trial_that_somebody_runs_is_left_running(tracker: Tracker, task: Task) -> None:
+    depot = tracker.ledger.depot
+    run_id = tracker.start(task, told.now())
+    with Driver(depot, "tiny", {}, threading.Event()) as driver:
+        assert Leases(depot, driver.id).take(task.key)
+        again(tracker).sync()
+        assert tracker.client.get_run(run_id).info.status == "RUNNING"
+    again(tracker).sync()
+    assert tracker.client.get_run(run_id).info.status == "KILLED"
+
+
+def test_sending_a_sweep_again_adds_no_point(tracker: Tracker, record: Record) -> None:
+    def points() -> int:
+        with closing(sqlite3.connect(tracker.store.root / "mlflow.db")) as database:
+            return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
+
+    tracker.sync()
+    before = points()
+    assert before > 10
+    for _ in range(2):
+        again(tracker).sync()
+    assert points() == before
 
 
 def test_a_trial_that_a_scheduler_ended_early_says_so(tracker: Tracker, task: Task) -> None:

@@ -109,6 +109,16 @@ def test_a_host_for_everyone_needs_names() -> None:
     assert "box:5000" in mlflow_server.served("127.0.0.1", 5000, ["box, b2:80"])
 
 
+def test_a_link_names_a_host_that_a_browser_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert mlflow_server.address("127.0.0.1", 5000) == "http://127.0.0.1:5000"
+    assert mlflow_server.address("::1", 5000) == "http://[::1]:5000"
+    allowed = ["*.example.org, box.example.org", "10.0.0.5"]
+    assert mlflow_server.address("0.0.0.0", 5000, allowed) == "http://box.example.org:5000"
+    assert mlflow_server.address("0.0.0.0", 5000, ["box:80"]) == "http://box:80"
+    monkeypatch.setenv("OPSCTL_UI_PORT", "5001")
+    assert mlflow_server.usual_address() == "http://127.0.0.1:5001"
+
+
 def test_the_command_says_what_is_missing(opsctl: Opsctl, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/x.db"
     code, _, err = opsctl("ui", "--tracking-uri", uri, "--host", "0.0.0.0")

@@ -1,0 +1,39 @@
+"""Which points an MLflow run lacks. MLflow appends points and cannot replace one, so only those are sent."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Mapping
+
+from mlflow.entities import Metric
+
+Values = Mapping[str, Mapping[int, float]]  # by metric and step
+Steps = Mapping[str, int]  # the last step of each metric
+
+
+def last_steps(known: Values) -> Steps:
+    """How far a run is."""
+    return {metric: max(values) for metric, values in known.items() if values}
+
+
+def after(points: Iterable[Metric], steps: Steps) -> list[Metric]:
+    """The points of a training that a run lacks, which has those up to `steps`."""
+    return [point for point in points if point.step > steps.get(point.key, -1)]
+
+
+def lacking(points: Iterable[Metric], known: Values) -> list[Metric] | None:
+    """The points that a run lacks; None if it holds others than these, and so cannot become equal to them."""
+    points = list(points)
+    wanted = {(point.key, point.step): point.value for point in points}
+    for metric, values in known.items():
+        for step, value in values.items():
+            if (metric, step) not in wanted or not _equal(value, wanted[metric, step]):
+                return None
+    return [point for point in points if point.step not in known.get(point.key, {})]
+
+
+def _equal(stored: float, sent: float) -> bool:
+    """Whether a number is what MLflow makes of another; it has no infinity."""
+    largest = sys.float_info.max
+    return stored == max(-largest, min(largest, sent)) or (math.isnan(stored) and math.isnan(sent))
