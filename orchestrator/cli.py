@@ -613,7 +613,8 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="An array of noise or of poisoned images (.npy, .npz, .pt), or a folder of poisoned images.",
+            help="An array of noise or of poisoned images (.npy, .npz, .pt), or a folder of poisoned images "
+            "named as the clean ones or by their rows.",
             show_default=False,
         ),
     ],
@@ -635,8 +636,8 @@ def import_(
     """Take in a poison that somebody else made, checked against the clean images.
 
     It is stored, and from then on a poison like any other: the last line says how a sweep names it. Arrays
-    are noise (floats in -1..1, whole numbers in levels of 1/255), one per image or one per class, or the
-    poisoned images (uint8); nothing is read that needs pickle.
+    are noise (floats in -1..1, whole numbers in levels of 1/255), one per image, one per class or one for
+    all, or the poisoned images (uint8); nothing is read that needs pickle.
     """
     from orchestrator import datasets
     from orchestrator.depots.stores import open_store
@@ -922,7 +923,7 @@ def _show_plan(
 
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import remarks
+    from orchestrator.remarks import remarks, source_remarks
 
     console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
     with console.status("reckoning what it costs"):
@@ -935,6 +936,8 @@ def _show_plan(
     )
     for remark in remarks(todo):
         console.print(remark, soft_wrap=True, highlight=False)
+    for remark in source_remarks([todo]):
+        console.print(escape(remark), soft_wrap=True, highlight=False)
     if todo.failed or todo.stopped:
         console.print(
             f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
@@ -948,8 +951,11 @@ def _show_plan(
 def _show_union(
     plans: list[Plan], stored: Store, console: Console, *, tflops: float | None, slots: int | None
 ) -> None:
+    from rich.markup import escape
+
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.plan_table import plan_table
+    from orchestrator.remarks import source_remarks
     from orchestrator.union import Union
 
     union = Union(tuple(plans))
@@ -959,6 +965,8 @@ def _show_union(
         cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots)
     if union.whole.data:
         console.print(plan_table(union.whole, cost.data if cost else {}))
+    for remark in source_remarks(plans):
+        console.print(escape(remark), soft_wrap=True, highlight=False)
     for line in (*union.lines(), *(lines(cost) if cost else ())):
         console.print(line, soft_wrap=True, highlight=False)
 

@@ -31,7 +31,7 @@ class Imported(Poison, kind="imported"):
 
     @property
     def transfers(self) -> bool:
-        return self.per == "class"
+        return self.per != "image"
 
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
         """InputError if it is not in the store, or damaged, or was imported for other images."""
@@ -43,7 +43,7 @@ class Imported(Poison, kind="imported"):
             )
         if found.per != self.per:
             raise InputError(
-                f"the imported perturbation {self.fingerprint} has one change per {found.per}: "
+                f"the imported perturbation {self.fingerprint} is stored with `per: {found.per}`: "
                 f"write `per: {found.per}`, not `per: {self.per}`"
             )
         if found.per == "image" and found.facts().get("labels_sha256") not in (None, digest(clean.y)):
