@@ -82,9 +82,6 @@ class Parquet(Source, kind="parquet"):
     def _summary(self, file: str) -> _Summary:
         """What the fingerprint needs of a file, which is read from where it is once."""
         with _nearby(file) as near:
-            for name in (self.image, self.label):
-                with _opened(near, name, file):
-                    pass
             with _opened(near, self.label, file) as table:
                 labels = _label_column(file, table, self.label)
             groups = list(_groups(near, self.image, file))
@@ -166,8 +163,8 @@ def _opened(file: str, column: str, name: str | None = None) -> Iterator[pq.Parq
             known = table.schema_arrow.names
             if column not in known:
                 raise InputError(
-                    f"{name} has no column {column!r}{nearest(column, known)}; its columns are named by "
-                    "`image` and `label` of the source"
+                    f"{name} has no column {column!r}{nearest(column, known)}. (`image` and `label` of the "
+                    "source say which columns are read.)"
                 )
             yield table
     except (pa.ArrowInvalid, OSError) as error:
