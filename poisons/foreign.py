@@ -191,9 +191,8 @@ def _from_folder(
     def read(part: slice) -> Tensor:
         x = decode((shown(file), read_bytes(file)) for file in matched.files[part])
         if x.shape[1:] != shape:
-            raise InputError(
-                f"{matched.files[part.start]} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)"
-            )
+            first = shown(matched.files[part.start])
+            raise InputError(f"{first} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)")
         return x
 
     return Delta(_minus(clean, read)), matched

@@ -23,7 +23,8 @@ NO_FACTS = ("file", "environment", "change", "per")  # what else its record tell
 
 class Imported(Poison, kind="imported"):
     """The perturbation of this `fingerprint`, which `opsctl import` tells; `per` says what there is one of it
-    for, as told there too. One per image goes on no other images than those it was imported for."""
+    for, as told there too (`universal`: one for all). One per image goes on no other images than those it was
+    imported for."""
 
     smoke: ClassVar[dict[str, Any]] = {"fingerprint": "0" * 16}
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
