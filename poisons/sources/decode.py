@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ORIENTATION = 0x0112  # the EXIF tag
 # one of these is in every image that has it: as EXIF, or as XMP
-ORIENTED = (b"xif", b"XIf", b"XIF", b"tiff:Orientation", b"adobe.xmp")
+ORIENTED = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation", b"adobe.xmp")
 
 
 class Decoder:
@@ -73,10 +73,15 @@ class Decoder:
         return image
 
 
+def may_be_turned(raw: bytes) -> bool:
+    """Whether one image, or several in one piece, could have an EXIF orientation; fast."""
+    return any(mark in raw for mark in ORIENTED)
+
+
 def is_turned(raw: bytes) -> bool:
     """Whether an encoded image is another one where its EXIF orientation is obeyed. (Pillow turns TIFF files
     itself.)"""
-    if not any(mark in raw for mark in ORIENTED):
+    if not may_be_turned(raw):
         return False
     try:
         with pillow().open(io.BytesIO(raw)) as image:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
@@ -150,7 +151,10 @@ def _text_numbers(column: LabelColumn, names: tuple[str, ...]) -> Tensor:
 
 
 def _int64(values: pa.ChunkedArray) -> Tensor:
-    return torch.from_numpy(values.cast(pa.int64()).to_numpy().copy())
+    """Read from the buffers: `to_numpy` imports pandas first."""
+    chunks = values.cast(pa.int64()).chunks
+    parts = [np.frombuffer(c.buffers()[1], np.int64, len(c), 8 * c.offset) for c in chunks if len(c)]
+    return torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)]))
 
 
 def _some(names: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from poisons.sources.base import Reading, Source, Split, combine, file_digest, find
-from poisons.sources.decode import Decoder, is_turned
+from poisons.sources.decode import Decoder, is_turned, may_be_turned
 from poisons.sources.labels import LabelColumn, Labels, class_names, feature
 from trainers.images import Images
 from trainers.spec import InputError, nearest
@@ -124,8 +124,15 @@ def _column(group: _Group, name: str) -> pa.ChunkedArray:
 
 
 def _has_turned(group: _Group, name: str) -> bool:
-    column = _column(group, name)
-    return any(is_turned(raw) for _, raw in _encoded(group, column, range(group.rows)))
+    for chunk in _column(group, name).chunks:
+        is_struct = pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0
+        images = chunk.field("bytes") if is_struct else chunk
+        whole = images.buffers()[-1]  # of all images; it saves looking into one by one
+        if whole is None or not may_be_turned(whole.to_pybytes()):
+            continue
+        if any(isinstance(raw, bytes) and is_turned(raw) for raw in images.to_pylist()):
+            return True
+    return False
 
 
 def _encoded(group: _Group, column: pa.ChunkedArray, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
