@@ -626,7 +626,8 @@ def import_(
     path: Annotated[
         Path,
         typer.Argument(
-            help="An array of noise or of poisoned images (.npy, .npz, .pt), or a folder of poisoned images.",
+            help="An array of noise or of poisoned images (.npy, .npz, .pt), or a folder of poisoned images "
+            "named as the clean ones or by their rows.",
             show_default=False,
         ),
     ],
@@ -648,8 +649,8 @@ def import_(
     """Take in a poison that somebody else made, checked against the clean images.
 
     It is stored, and from then on a poison like any other: the last line says how a sweep names it. Arrays
-    are noise (floats in -1..1, whole numbers in levels of 1/255), one per image or one per class, or the
-    poisoned images (uint8); nothing is read that needs pickle.
+    are noise (floats in -1..1, whole numbers in levels of 1/255), one per image, one per class or one for
+    all, or the poisoned images (uint8); nothing is read that needs pickle.
     """
     from orchestrator import datasets
     from orchestrator.depots.stores import open_store
@@ -960,7 +961,7 @@ def _show_plan(
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import remarks
+    from orchestrator.remarks import remarks, source_remarks
 
     console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
     with console.status("reckoning what it costs"):
@@ -973,6 +974,8 @@ def _show_plan(
     )
     for remark in (*remarks(todo), *choose_kept_weights(todo, stored).lines()):
         console.print(remark, soft_wrap=True, highlight=False)
+    for remark in source_remarks([todo]):
+        console.print(escape(remark), soft_wrap=True, highlight=False)
     if todo.failed or todo.stopped:
         console.print(
             f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
@@ -986,10 +989,12 @@ def _show_plan(
 def _show_union(
     plans: list[Plan], stored: Store, console: Console, *, tflops: float | None, slots: int | None
 ) -> None:
+    from rich.markup import escape
+
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights, together
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import lacking
+    from orchestrator.remarks import lacking, source_remarks
     from orchestrator.union import Union
 
     union = Union(tuple(plans))
@@ -1001,6 +1006,8 @@ def _show_union(
     if union.whole.data:
         console.print(plan_table(union.whole, cost.data if cost else {}))
     weights = together([choose_kept_weights(todo, stored) for todo in plans])
+    for remark in source_remarks(plans):
+        console.print(escape(remark), soft_wrap=True, highlight=False)
     for line in (*union.lines(), *lacking(union.whole), *weights, *(lines(cost) if cost else ())):
         console.print(line, soft_wrap=True, highlight=False)
 

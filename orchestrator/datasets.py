@@ -112,12 +112,15 @@ def take(
         images = store.ensure(clean)
     with console.status(f"reading {path}"):
         index = read_index(images.file)
-        delta, told = read_foreign(path, images, index=index, application=application, eps=eps)
+        reading = clean.source.open(clean.split) if path.expanduser().is_dir() else None
+        delta, told = read_foreign(
+            path, images, index=index, reading=reading, application=application, eps=eps
+        )
     fingerprint = store.take_in(delta, told, {"from": path.name, "clean": clean.name})
     for warning in told.get("warnings", ()):
         console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
     poison = {"kind": "imported", "fingerprint": fingerprint}
-    poison |= {"per": "class"} if delta.per == "class" else {}
+    poison |= {"per": delta.per} if delta.per != "image" else {}
     spec = DataSpec.parse(plain(clean) | {"poison": poison}, "import")
     store.ensure(spec)
     show(spec, store, console, picture=None)

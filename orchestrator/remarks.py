@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from orchestrator.cells import place
 from orchestrator.plan import Plan, Task
 from orchestrator.preflight import check_ready
 from orchestrator.spec import is_seed
 from orchestrator.standing import lack
+from poisons.sources.base import Source
 from trainers import InputError
 
 MOST = 3  # trials that are named one by one
@@ -31,6 +32,27 @@ def remarks(plan: Plan) -> list[str]:
             "seeds of a cell were stopped, the others' mean is too good; the report says how many were"
         )
     return [*found, *lacking(plan), *_not_installed(plan)]
+
+
+def places(source: Source) -> list[str]:
+    """The folder of a source that lies in one."""
+    return [str(getattr(source, name)) for name in source.locators if name == "root"]
+
+
+def source_remarks(plans: Iterable[Plan]) -> list[str]:
+    """What the sources of plans do not read, and how they read what is not obvious; one line each."""
+    specs = (spec for plan in plans for task in plan.tasks for spec in task.trial.needs)
+    sources = (
+        (source, spec.split if source is spec.source else "train")
+        for spec in specs
+        for source in (spec.source, spec.crafted_on)
+        if source is not None
+    )
+    return [
+        " ".join(["source", source.kind, *places(source), f"({split}): {line}"])
+        for source, split in dict.fromkeys(sources)
+        for line in source.survey(split).lines()
+    ]
 
 
 def _not_installed(plan: Plan) -> list[str]:

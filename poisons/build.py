@@ -14,6 +14,7 @@ from torch import Tensor
 from poisons.base import Perturbation
 from poisons.chance import chance
 from poisons.data_spec import DataSpec
+from poisons.sources.base import Reading
 from poisons.stratify import stratified
 from trainers.images import Images, balanced
 
@@ -31,9 +32,13 @@ class Part:
     of: int
 
 
-def read_source(spec: DataSpec) -> Iterator[Part]:
-    """The clean images of a spec; the bytes are still those that its key names."""
-    reading = spec.source.pinned().open(spec.split)
+def open_source(spec: DataSpec) -> Reading:
+    """The split that a spec takes its images from; the bytes are still those that its key names."""
+    return spec.source.pinned().open(spec.split)
+
+
+def read_source(spec: DataSpec, reading: Reading) -> Iterator[Part]:
+    """The clean images of a spec, from `reading`."""
     rows = balanced(reading.y, reading.num_classes, spec.limit)
     at, size = 0, 1
     while at < len(rows):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from poisons.sources.base import Survey
 from trainers.images import Images
 
 VALUES = 2**22  # pixel values that are compared at a time
@@ -170,6 +171,18 @@ def _images(record: Mapping[str, Any]) -> Lines:
         f"{record['images']:,} of {channels}x{height}x{width} (channels, height, width), "
         f"{record['num_classes']} classes",
     )
+    if names := record.get("class_names"):
+        yield "classes", _numbered(names)
+    for line in Survey(tuple(record.get("skipped", ())), tuple(record.get("notes", ()))).lines():
+        yield "source files", line
+
+
+def _numbered(names: Sequence[str]) -> str:
+    """`0 cat, 1 dog`; of many the first ones and the last."""
+    parts = [f"{label} {name}" for label, name in enumerate(names)]
+    if len(parts) > SHOWN:
+        parts = [*parts[:3], f"... ({len(parts):,} in all)", parts[-1]]
+    return ", ".join(parts)
 
 
 def _spec(spec: Mapping[str, Any]) -> Lines:

@@ -1,4 +1,4 @@
-"""Delta: a signed change of every pixel value, one per image or one per class, in whole levels."""
+"""Delta: a signed change of every pixel value, one per image, per class or for all, in whole levels."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from trainers.images import Images
 from trainers.spec import InputError
 
 Application = Literal["signed", "released_em", "released_ops"]
-Per = Literal["image", "class"]
+Per = Literal["image", "class", "universal"]
 CHUNK = 2**22  # values converted at a time: noise may be as large as the images, in float32
 
 
 @dataclass(frozen=True)
 class Delta(Perturbation, kind="delta"):
     """Adds `delta` (int8 or int16 M,C,H,W, in levels of 1/255) and clips to 0..255; M is the number of
-    images crafted from, or of classes. `facts_` goes into the record."""
+    images crafted from, or of classes, or 1. `facts_` goes into the record."""
 
     delta: Tensor
     per: Per = "image"
@@ -32,9 +32,12 @@ class Delta(Perturbation, kind="delta"):
     def apply(self, images: Images, rows: Tensor | None = None) -> Images:
         if self.per == "class":
             rows = images.y
+        if self.per == "universal":
+            rows = torch.zeros_like(images.y)
         if not self._fits(images, rows):
+            one = "one for all" if self.per == "universal" else f"one per {self.per}"
             raise InputError(
-                f"a perturbation of {tuple(self.delta.shape)} (one per {self.per}) cannot go on images "
+                f"a perturbation of {tuple(self.delta.shape)} ({one}) cannot go on images "
                 f"{tuple(images.x.shape)} of {images.num_classes} classes"
             )
         mine = self.delta if rows is None else self.delta[rows.to(self.delta.device)]
@@ -46,6 +49,8 @@ class Delta(Perturbation, kind="delta"):
             return False
         if self.per == "class":
             return images.num_classes <= len(self.delta)
+        if self.per == "universal":
+            return len(self.delta) == 1
         if rows is None or len(rows) != len(images):
             return rows is None and len(images) == len(self.delta)
         return not len(rows) or 0 <= int(rows.min()) <= int(rows.max()) < len(self.delta)

@@ -38,9 +38,10 @@ def export(
     `image_folder`: `<split>/<class>/<index>.png`, as torchvision's ImageFolder reads it. `parquet`:
     `<split>-<i>-of-<n>.parquet`, as `datasets.load_dataset("parquet", data_files=...)` reads it. `npz`:
     `<split>.npz` with `x` uint8 N,H,W,C, `y` and `index` int64 N. `hf`: `README.md` and `data/`, as
-    `datasets.load_dataset(folder)` reads them. `index` (int64 N) says where in the source the images stand;
-    `record` goes into `provenance.json`. All of it appears, or nothing. InputError if it is there already,
-    StoreError if it cannot be written.
+    `datasets.load_dataset(folder)` reads them. The forms of `datasets` keep the names of classes.
+
+    `index` (int64 N) says where in the source the images stand; `record` goes into `provenance.json`. All of
+    it appears, or nothing. InputError if it is there already, StoreError if it cannot be written.
     """
     folder = folder.expanduser()
     write, pattern = FORMS[form]
@@ -49,10 +50,11 @@ def export(
     home, stage = (folder / target).parent, folder / f".{split}.{os.getpid()}.tmp"
     try:
         (stage / "data").mkdir(parents=True)
-        write(_Content(images, index, split), stage / "data")
+        names = tuple(record.get("class_names") or map(str, range(images.num_classes)))
+        write(_Content(images, index, split, names), stage / "data")
         (stage / "provenance.json").write_text(json.dumps(known, indent=1, allow_nan=False))
         if form == "hf":
-            (stage / "README.md").write_text(_readme(known, images.num_classes))
+            (stage / "README.md").write_text(_readme(known, names))
         places = _publish(stage, home, folder)
     except OSError as error:
         raise StoreError(_failed(folder, error, images)) from error
@@ -90,6 +92,7 @@ class _Content:
     images: Images
     index: Tensor
     split: str
+    class_names: tuple[str, ...]
 
     def chunks(self) -> Iterator[tuple[Images, list[int]]]:
         """Images, and where in the source they stand."""
@@ -135,7 +138,7 @@ def _image_folder(content: _Content, stage: Path) -> None:
 
 def _parquet(content: _Content, stage: Path) -> None:
     chunks, files = content.encoded(), list[Path]()
-    schema = _schema(content.images.num_classes)
+    schema = _schema(content.class_names)
     group = next(chunks, None)
     while group is not None:
         files.append(stage / f"{len(files)}.parquet")
@@ -149,10 +152,10 @@ def _parquet(content: _Content, stage: Path) -> None:
         file.rename(stage / f"{content.split}-{i:05}-of-{len(files):05}.parquet")
 
 
-def _schema(num_classes: int) -> pa.Schema:
+def _schema(class_names: tuple[str, ...]) -> pa.Schema:
     """With what tells Hugging Face's `datasets` that these are images and classes."""
-    names = [str(k) for k in range(num_classes)]
-    features = {"img": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    label = {"names": list(class_names), "_type": "ClassLabel"}
+    features = {"img": {"_type": "Image"}, "label": label}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema([("img", image), ("label", pa.int64())], metadata=metadata)
@@ -193,7 +196,7 @@ def _known(folder: Path, target: str, *, readme: bool) -> dict[str, Any]:
     return known or {}
 
 
-def _readme(known: Mapping[str, Any], num_classes: int) -> str:
+def _readme(known: Mapping[str, Any], class_names: tuple[str, ...]) -> str:
     """A data set card as the Hub has it: in YAML where the splits are and what they hold; then in words."""
     targets = [name for name in known if name.startswith("data/")]
     lines = ["---", "task_categories:", "- image-classification", "configs:", "- config_name: default"]
@@ -203,7 +206,7 @@ def _readme(known: Mapping[str, Any], num_classes: int) -> str:
         lines += [f"  - split: {split}", f"    path: {target}"]
     lines += ["dataset_info:", "  features:", "  - name: img", "    dtype: image"]
     lines += ["  - name: label", "    dtype:", "      class_label:", "        names:"]
-    lines += [f"          '{k}': '{k}'" for k in range(num_classes)]
+    lines += [f"          '{k}': {json.dumps(name)}" for k, name in enumerate(class_names)]
     return "\n".join([*lines, "---", "", *(markdown(known[target]) for target in targets)])
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -19,12 +18,14 @@ from torch import Tensor
 from poisons import arrow
 from poisons.build import per_chunk
 from poisons.card import Tally
-from poisons.delta import Application, Delta
+from poisons.delta import Application, Delta, Per
 from poisons.durable import StoreError, flush, stamp, write_whole
 from poisons.foreign_array import Found, levels, read_array, small
+from poisons.foreign_folder import MatchedFiles, match_files, match_rows
 from poisons.imported import FILE, RECORD, digest, read_import
+from poisons.sources.base import Reading
 from poisons.sources.decode import Decoder
-from poisons.sources.image_folder import images_under, read_bytes
+from poisons.sources.image_tree import read_bytes, shown
 from trainers.images import Images
 from trainers.provenance import environment
 from trainers.spec import InputError
@@ -37,25 +38,31 @@ def read_foreign(
     clean: Images,
     *,
     index: Tensor | None = None,
+    reading: Reading | None = None,
     application: Application = "signed",
     eps: Fraction | None = None,
 ) -> tuple[Delta, dict[str, Any]]:
     """Somebody's perturbation of `clean`, and a report on it as JSON types: `change`, `warnings`, and what
     else is known.
 
-    A .npy, .npz or .pt file holds noise, one per image or one per class, N,C,H,W or N,H,W,C: floats in
-    [-1, 1], made whole as `application` says, or signed integers, in levels; or it holds the poisoned images
-    as uint8. Of several arrays that is the one named x, noise, perturbation or delta, or the only one of its
-    rank; labels (y, label, labels) are compared, and `index` tells the row in the source. A folder holds the
-    poisoned images as `<class>/<row in the source>.png`, or without classes.
+    A .npy, .npz or .pt file holds noise, one per image, one per class or one for all, N,C,H,W or N,H,W,C:
+    floats in [-1, 1], made whole as `application` says, or signed integers, in levels; or it holds the
+    poisoned images as uint8. Of several arrays that is the one named x, noise, perturbation or delta, or the
+    only one of its rank; labels (y, label, labels) are compared, and `index` tells the row in the source.
 
-    `index` (int64 N) says which rows of the source `clean` are (default: all, in order). No pickle is read.
-    InputError says what does not fit, and where; `eps`, if exceeded, is but reported.
+    A folder holds the poisoned images under the names that the clean ones have in the source's tree, or as
+    `<class>/<row in the source>.png`, or without classes.
+
+    `index` (int64 N) says which rows of the source `clean` are (default: all, in order), and `reading` what
+    files and classes are named there. No pickle is read. InputError says what does not fit, and where; `eps`,
+    if exceeded, is but reported.
     """
     path = path.expanduser()
     where = torch.arange(len(clean)) if index is None else index.cpu()
+    matched_by = {}
     if path.is_dir():
-        delta, warnings = _from_folder(path, clean, where)
+        delta, matched = _from_folder(path, clean, where, reading)
+        warnings, matched_by = matched.warnings, {"matched_by": matched.matched_by}
     elif path.exists():
         delta, warnings = _from_file(path, clean, where, application)
     else:
@@ -67,7 +74,7 @@ def read_foreign(
         "labels_sha256": digest(clean.y),
         "change": change,
     }
-    return delta, report | {"warnings": warnings + doubts}
+    return delta, report | matched_by | {"warnings": warnings + doubts}
 
 
 def store_import(root: Path, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
@@ -108,7 +115,7 @@ def write_import(folder: Path, delta: Delta, told: Mapping[str, Any]) -> None:
 
 def _from_file(path: Path, clean: Images, where: Tensor, application: Application) -> tuple[Delta, list[str]]:
     found = read_array(path, clean)
-    rows, warnings = _rows(found, clean, where)
+    per, rows, warnings = _rows(found, clean, where)
     _compare(found, rows, clean)
     if found.values.dtype == torch.uint8:
         if rows is None:
@@ -119,43 +126,29 @@ def _from_file(path: Path, clean: Images, where: Tensor, application: Applicatio
         return Delta(_minus(clean, lambda part: found.values[rows[part]])), warnings
     noise = levels(found, application)
     if rows is None:
-        return Delta(noise, "class"), warnings
+        return Delta(noise, per), warnings
     in_order = len(rows) == len(noise) and torch.equal(rows, torch.arange(len(rows)))
     return Delta(noise if in_order else noise[rows]), warnings
 
 
-def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Tensor | None, list[str]]:
-    """For each clean image its row in the file (None: a row is for a class), and warnings."""
+def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Per, Tensor | None, list[str]]:
+    """What there is a row for; for each clean image its row in the file, if that is an image; warnings."""
     count = len(found.values)
     if found.index is not None and len(found.index) == count:
-        return _by_index(found.path, found.index, where, "row"), []
+        return "image", match_rows(found.path, found.index, where, "row"), []
     if count == len(clean):
-        return torch.arange(count), []
+        return "image", torch.arange(count), []
     if count == clean.num_classes:
-        return None, []
+        return "class", None, []
+    if count == 1:
+        return "universal", None, []
     if int(where.max()) < count:
         warning = f"it has {count} rows for {len(clean)} images: row i was taken for image i of the source"
-        return where, [warning]
+        return "image", where, [warning]
     raise InputError(
         f"{found.path} has {count} rows, but there are {len(clean)} clean images of {clean.num_classes} "
-        "classes: it needs one row for each image, or one for each class"
+        "classes: it needs one row for each image, one for each class, or one for all"
     )
-
-
-def _by_index(path: Path, index: Tensor, where: Tensor, what: str) -> Tensor:
-    """The place in `index` of each number of `where`."""
-    known, order = index.sort(stable=True)
-    twice = (known[1:] == known[:-1]).nonzero()
-    if len(twice):
-        raise InputError(f"{path}: two {what}s are for image {int(known[twice[0, 0]])} of the source")
-    place = torch.searchsorted(known, where).clamp(max=len(known) - 1)
-    missing = (known[place] != where).nonzero()
-    if len(missing):
-        raise InputError(
-            f"{path}: {len(missing)} of {len(where)} images have no {what}, the first is image "
-            f"{int(where[missing[0, 0]])} of the source; it needs one for each of them"
-        )
-    return order[place]
 
 
 def _compare(found: Found, rows: Tensor | None, clean: Images) -> None:
@@ -189,59 +182,20 @@ def _minus(clean: Images, poisoned: Callable[[slice], Tensor]) -> Tensor:
     return small(delta)
 
 
-def _from_folder(root: Path, clean: Images, where: Tensor) -> tuple[Delta, list[str]]:
-    if (root / "train").is_dir():
-        root = root / "train"
-    files = images_under(root)
-    if not files:
-        raise InputError(f"{root} holds no images; expected <class>/<row in the source>.png")
-    index = torch.tensor([_number(file) for file in files])
-    rows = _by_index(root, index, where, "file")
-    mine = [files[row] for row in rows.tolist()]
-    _compare_folders(root, mine, clean)
+def _from_folder(
+    root: Path, clean: Images, where: Tensor, reading: Reading | None
+) -> tuple[Delta, MatchedFiles]:
+    matched = match_files(root, clean, where, reading)
     decode, shape = Decoder(grey=clean.shape[0] == 1), clean.shape
 
     def read(part: slice) -> Tensor:
-        x = decode((str(file), read_bytes(file)) for file in mine[part])
+        x = decode((shown(file), read_bytes(file)) for file in matched.files[part])
         if x.shape[1:] != shape:
-            raise InputError(
-                f"{mine[part.start]} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)"
-            )
+            first = shown(matched.files[part.start])
+            raise InputError(f"{first} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)")
         return x
 
-    delta = Delta(_minus(clean, read))
-    warnings = []
-    if len(files) > len(mine):
-        warnings.append(f"{len(files) - len(mine)} files are of none of the {len(mine)} clean images")
-    lossy = [file for file in mine if file.suffix.lower() in (".jpg", ".jpeg", ".webp")]
-    if lossy:
-        warnings.append(f"{len(lossy)} files, such as {lossy[0].name}, are in a form that may lose detail")
-    return delta, warnings
-
-
-def _number(file: Path) -> int:
-    if not re.fullmatch("[0-9]{1,18}", file.stem):
-        raise InputError(
-            f"{file}: the name should be the image's row in the source, a whole number such as 00042.png, so "
-            "that it is known which clean image it was made from"
-        )
-    return int(file.stem)
-
-
-def _compare_folders(root: Path, files: list[Path], clean: Images) -> None:
-    """Whether files lie in folders of their class: numbers are labels, other names are counted in order."""
-    names = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
-    known = sorted(set(names))
-    if known == [""]:
-        return
-    numbers = all(name.isdecimal() and int(name) < clean.num_classes for name in known)
-    label = {name: int(name) if numbers else i for i, name in enumerate(known)}
-    for file, name, expected in zip(files, names, clean.y.tolist(), strict=True):
-        if label[name] != expected:
-            raise InputError(
-                f"{file} lies in folder {name!r}, class {label[name]}, but the clean image of that number "
-                f"has label {expected}: was it made from other images, or from these in another order?"
-            )
+    return Delta(_minus(clean, read)), matched
 
 
 def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str, Any] | None, list[str]]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from poisons.delta import Application, whole_levels
-from trainers.images import Images
+from trainers.images import Images, channels_first
+from trainers.pickles import SUFFIXES, pickle_to_array
 from trainers.spec import InputError
 
 NAMES = ("x", "noise", "perturbation", "delta")  # of arrays in one file
@@ -38,6 +39,8 @@ class Found:
 def read_array(path: Path, clean: Images) -> Found:
     """Its arrays, and what they are."""
     reader = {".npy": _npy, ".npz": _npz, ".pt": _torch, ".pth": _torch}.get(path.suffix.lower())
+    if path.suffix.lower() in SUFFIXES:
+        raise InputError(pickle_to_array(path))
     if reader is None:
         raise InputError(f"{path}: expected a .npy, .npz or .pt file, or a folder of images")
     try:
@@ -127,17 +130,16 @@ def _column(path: Path, array: Any) -> Tensor | None:
 def _layout(path: Path, values: Tensor, clean: Images) -> Tensor:
     """As M,C,H,W."""
     c, h, w = clean.shape
-    if values.shape[1:] == (h, w) and c == 1:
-        values = values[:, None]
-    elif values.shape[1:] == (h, w, c) and values.shape[1:] != (c, h, w):
-        values = values.permute(0, 3, 1, 2)
-    if values.shape[1:] != (c, h, w) or not len(values):
-        raise InputError(
-            f"{path} has the shape {tuple(values.shape)}, but the clean images are {tuple(clean.x.shape)}: "
-            f"expected M,{c},{h},{w} or M,{h},{w},{c}, where M is the {len(clean)} images or the "
-            f"{clean.num_classes} classes"
-        )
-    return values
+    try:
+        if len(values):
+            return channels_first(values, clean.shape)
+    except InputError:
+        pass
+    raise InputError(
+        f"{path} has the shape {tuple(values.shape)}, but the clean images are {tuple(clean.x.shape)}: "
+        f"expected M,{c},{h},{w} or M,{h},{w},{c}, where M is the {len(clean)} images or the "
+        f"{clean.num_classes} classes, or 1 for a change that is the same for all"
+    )
 
 
 def levels(found: Found, application: Application) -> Tensor:

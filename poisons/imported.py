@@ -23,7 +23,8 @@ NO_FACTS = ("file", "environment", "change", "per")  # what else its record tell
 
 class Imported(Poison, kind="imported"):
     """The perturbation of this `fingerprint`, which `opsctl import` tells; `per` says what there is one of it
-    for, as told there too. One per image goes on no other images than those it was imported for."""
+    for, as told there too (`universal`: one for all). One per image goes on no other images than those it was
+    imported for."""
 
     smoke: ClassVar[dict[str, Any]] = {"fingerprint": "0" * 16}
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
@@ -31,7 +32,7 @@ class Imported(Poison, kind="imported"):
 
     @property
     def transfers(self) -> bool:
-        return self.per == "class"
+        return self.per != "image"
 
     def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
         """InputError if it is not in the store, or damaged, or was imported for other images."""
@@ -43,7 +44,7 @@ class Imported(Poison, kind="imported"):
             )
         if found.per != self.per:
             raise InputError(
-                f"the imported perturbation {self.fingerprint} has one change per {found.per}: "
+                f"the imported perturbation {self.fingerprint} is stored with `per: {found.per}`: "
                 f"write `per: {found.per}`, not `per: {self.per}`"
             )
         if found.per == "image" and found.facts().get("labels_sha256") not in (None, digest(clean.y)):

@@ -15,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from poisons import arrow
 from poisons.base import Perturbation, Tensors, Workshop
-from poisons.build import Part, by_kind, poison, read_source
+from poisons.build import Part, by_kind, open_source, poison, read_source
 from poisons.card import Tally
 from poisons.chain import Chain
 from poisons.clean import Identity
@@ -43,6 +43,7 @@ from trainers.provenance import environment
 from trainers.spec import InputError, plain
 
 CPU = torch.device("cpu")
+ABOUT_SOURCE = ("class_names", "skipped", "notes")  # what records say of the source of their images
 FORMAT = 1  # of the store's layout; a store with a higher number is left alone
 
 
@@ -202,15 +203,19 @@ class Store:
     def _make(self, spec: DataSpec, workshop: Workshop) -> None:
         start = time.monotonic()
         if not spec.parents:
-            self._publish(spec, read_source(spec), [], {"facts": {}, "device": "cpu"}, start)
+            reading = open_source(spec)
+            survey = asdict(spec.source.survey(spec.split))
+            told = {"facts": {}, "device": "cpu", "class_names": list(reading.class_names), **survey}
+            self._publish(spec, read_source(spec, reading), [], told, start)
             return
         clean = self.ensure(spec.clean)
+        about = {name: fact for name, fact in (self.record(spec.clean) or {}).items() if name in ABOUT_SOURCE}
         index = arrow.read_index(clean.file)
         if not spec.crafts:
             self._check_classes(spec, clean)
             facts = by_kind(spec, [self._facts(crafted) for crafted in spec.crafted])
             parts = poison(spec, clean, index, self.perturbation(spec))
-            self._publish(spec, parts, [], {"facts": facts, "device": "cpu"}, start)
+            self._publish(spec, parts, [], {"facts": facts, "device": "cpu", **about}, start)
             return
         file = f"checkpoints/data-{spec.key}.pt"
         (self.root / "checkpoints").mkdir(exist_ok=True)
@@ -221,7 +226,7 @@ class Store:
         with self._import_of(spec):
             perturbation = spec.poison[0].craft(clean, seed=spec.seed, workshop=furnished)
         links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
-        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(workshop.device)}
+        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(workshop.device), **about}
         told["platform"] = numerical_platform(workshop.device).to_json()
         told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
         self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)

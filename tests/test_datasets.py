@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from orchestrator.cache import entries, remove, rubbish
 from orchestrator.depots.depot import open_depot
@@ -265,3 +266,24 @@ def test_help_of_these_imports_nothing_heavy(command: list[str]) -> None:
         "try:\n    cli.main()\nexcept SystemExit:\n    pass"
     )
     assert not found & {"ray", "mlflow", "torch", "numpy"}
+
+
+def test_a_folder_that_mirrors_the_source_is_taken_in_by_name(opsctl: Opsctl, tmp_path: Path) -> None:
+    gen = torch.Generator().manual_seed(0)
+    for split in ("train", "test"):
+        for name in ("cat/b.png", "cat/a/a.png", "dog/a.png"):
+            x = torch.randint(1, 256, (16, 16, 3), generator=gen, dtype=torch.uint8).numpy()
+            for root, pixels in (("clean", x), ("poisoned", x - 1)):
+                (tmp_path / root / split / name).parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(tmp_path / root / split / name)
+    source = f"{{kind: image_folder, root: {tmp_path}/clean}}"
+    code, out, err = opsctl("import", tmp_path / "poisoned", "--clean", source)
+    assert code == 0, err
+    assert re.search(r"imported: matched by\s+name", out), out
+    assert re.search(r"Linf\s+mean 1, median 1.*largest 1 ", out), out
+    (tmp_path / "poisoned" / "train" / "cat" / "b.png").unlink()
+    code, _, err = opsctl("import", tmp_path / "poisoned", "--clean", source)
+    assert code == 2
+    assert "1 of 3 images have no file, the first is image 0 of the source, cat/b.png" in re.sub(
+        r"\s+", " ", err
+    )

@@ -39,7 +39,7 @@ def _run(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} {file}: there is no folder {file.parent} that can be written")
     looks = [_look(text) for text in options.look]
     files = [options.data / f"{split}.pt" for split in ("train", "test")]
-    train, test = (Images.load(file) for file in files)
+    train, test = (Images.load(file).contiguous() for file in files)
     if options.threads:
         torch.set_num_threads(options.threads)
     checkpoint = None

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from trainers.checkpoint import write_tensors
+from trainers.pickles import is_pickle, pickle_to_tensors
 from trainers.spec import InputError
+
+Layout = Literal["N,C,H,W", "N,H,W,C", "N,H,W"]
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,13 @@ class Images:
     def to(self, device: torch.device) -> Images:
         return Images(self.x.to(device), self.y.to(device), self.num_classes)
 
+    def contiguous(self) -> Images:
+        """The images with their pixels in memory as N,C,H,W; a copy only where they are a view."""
+        return self if self.x.is_contiguous() else Images(self.x.contiguous(), self.y, self.num_classes)
+
     def take(self, index: Tensor) -> Images:
         """The images at `index` (int64), in that order."""
-        return Images(self.x[index], self.y[index], self.num_classes)
+        return Images(self.x[index].contiguous(), self.y[index], self.num_classes)
 
     def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Images]:
         """The images from `start` to `stop`, `size` at a time, in order. Images that lie in a file are read
@@ -75,15 +83,24 @@ class Images:
 
     @classmethod
     def load(cls, file: Path) -> Images:
-        """What `save` wrote: {"x": uint8 N,C,H,W, "y": int64 N, "num_classes"}, as a private memory map."""
+        """What `save` wrote: {"x": uint8 N,C,H,W, "y": int64 N, "num_classes"}, as a private memory map.
+
+        `x` may also be N,H,W,C, or N,H,W where there is one channel, as `channels_first` reads it: then the
+        pixels are a view of the map with its axes in our order.
+        """
         try:
             found = torch.load(file, weights_only=True, mmap=True)
-            return cls(found["x"], found["y"], found["num_classes"])
+            x, y, num_classes = found["x"], found["y"], found["num_classes"]
+            if not isinstance(num_classes, int):
+                raise InputError(f"num_classes should be a whole number, found {num_classes!r}")
+            return cls(channels_first(x), y, num_classes)
         except FileNotFoundError:
             raise InputError(f"there is no {file}; write it with Images.save") from None
         except InputError as error:
             raise InputError(f"{file}: {error}") from None
         except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
+            if is_pickle(file):
+                raise InputError(pickle_to_tensors(file)) from None
             raise InputError(
                 f"{file} holds no images ({type(error).__name__}); "
                 "it should be torch.save of {'x': uint8 N,C,H,W, 'y': int64 N, 'num_classes': K}"
@@ -116,6 +133,49 @@ def balanced(labels: Tensor, num_classes: int, limit: int | None) -> Tensor:
         turn[mine] = torch.arange(int(mine.sum()))
     ranked = torch.argsort(turn * num_classes + labels, stable=True)
     return order[ranked[:limit]].sort().values
+
+
+def channels_first(values: Tensor, shape: tuple[int, int, int] | None = None) -> Tensor:
+    """Images, or noise for images, as N,C,H,W: a view of `values`, which may be N,C,H,W or N,H,W,C, or N,H,W
+    where there is one channel.
+
+    `shape` is the C,H,W that is expected. Where none is known, the axis that has 1 or 3 entries is that of
+    the channels, else the shorter of the second and the last; of two alike it is the second. InputError for
+    any other layout.
+    """
+    found = layout(values, shape)
+    if found == "N,H,W":
+        return values[:, None]
+    return values.permute(0, 3, 1, 2) if found == "N,H,W,C" else values
+
+
+def layout(values: Tensor, shape: tuple[int, int, int] | None = None) -> Layout:
+    """How the axes of `values` are read; see `channels_first`."""
+    if shape is not None:
+        return _expected_layout(values, *shape)
+    if values.ndim == 3:
+        return "N,H,W"
+    if values.ndim != 4:
+        raise InputError(f"images must be N,C,H,W or N,H,W,C, found the shape {tuple(values.shape)}")
+    second, last = values.shape[1], values.shape[3]
+    has_channels_last = second not in (1, 3) and (last in (1, 3) or last < second)
+    return "N,H,W,C" if has_channels_last else "N,C,H,W"
+
+
+def _expected_layout(values: Tensor, c: int, h: int, w: int) -> Layout:
+    if values.shape[1:] == (c, h, w):
+        return "N,C,H,W"
+    if values.shape[1:] == (h, w, c):
+        return "N,H,W,C"
+    if c == 1 and values.shape[1:] == (h, w):
+        return "N,H,W"
+    one = f", or N,{h},{w}" if c == 1 else ""
+    raise InputError(f"expected N,{c},{h},{w} or N,{h},{w},{c}{one}, found the shape {tuple(values.shape)}")
+
+
+def stored_layout(file: Path) -> Layout:
+    """The layout of the images in a file that `Images.load` reads."""
+    return layout(torch.load(file, weights_only=True, mmap=True)["x"])
 
 
 def to_float(x: Tensor) -> Tensor:

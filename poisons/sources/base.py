@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, TypedDict
 
 import fsspec
 import torch
@@ -22,14 +22,46 @@ from trainers.spec import InputError, Plugin
 Split = Literal["train", "test"]
 
 
+class Skipped(TypedDict):
+    """Files of a source that are not read: why, how many they are, and the first few of their names."""
+
+    reason: str
+    count: int
+    examples: list[str]
+
+
 @dataclass(frozen=True)
 class Reading:
     """A split of a source, opened: its labels (int64 N) are there, its pixels are read where they are asked
-    for. `take(rows)` (int64, ascending) gives the images of these rows."""
+    for. `take(rows)` (int64, ascending) gives the images of these rows.
+
+    `class_names` are those of the labels 0, 1, ... and `file_names` those of the rows, as in the source's
+    tree (`cat/001.png`), where the source has them.
+    """
 
     y: Tensor
     num_classes: int
     take: Callable[[Tensor], Images]
+    class_names: tuple[str, ...] = ()
+    file_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is to be known of a split beside its images: what lies among them and is not read, and notes on
+    how they are read."""
+
+    skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """One line for each."""
+        return [_line(group) for group in self.skipped] + list(self.notes)
+
+
+def _line(group: Skipped) -> str:
+    more = ", ..." if group["count"] > len(group["examples"]) else ""
+    return f"{group['count']:,} not read ({group['reason']}): {', '.join(group['examples'])}{more}"
 
 
 class Source(Plugin, family="source"):
@@ -56,6 +88,10 @@ class Source(Plugin, family="source"):
         does."""
         reading = self.open(split)
         return Extent(len(reading.y), reading.take(torch.arange(1)).shape, reading.num_classes)
+
+    def survey(self, split: Split) -> Survey:
+        """What plans and cards say of a split; downloads nothing. Raises what `open` does."""
+        return Survey()
 
     def load(self, split: Split) -> Images:
         """All the images of a split, in memory."""
@@ -116,17 +152,27 @@ def _opened(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
         raise InputError(f"{place}: {error}") from None
 
 
-def digest(files: Iterable[str], *how: str) -> str:
+def digest(files: Iterable[str | Path], *how: str) -> str:
     """A fingerprint of the files' bytes in order, and of the words that say how they are read; 32
-    hexadecimal digits."""
-    whole = hashlib.sha256("\0".join(how).encode())
-    for file in files:
-        try:
-            with fsspec.open(file, "rb") as stream:
-                whole.update(hashlib.file_digest(stream, "sha256").digest())
-        except OSError as error:
-            raise InputError(f"{file} cannot be read: {error}") from None
+    hexadecimal digits. A `str` is a URL, or a path as fsspec reads it."""
+    return combine(map(file_digest, files), *how)
+
+
+def combine(digests: Iterable[bytes], *how: str) -> str:
+    """What `digest` makes of files that have these SHA-256 digests."""
+    whole = hashlib.sha256("\0".join(how).encode(errors="surrogateescape"))  # a file's name may be any bytes
+    for found in digests:
+        whole.update(found)
     return whole.hexdigest()[:32]
+
+
+def file_digest(file: str | Path) -> bytes:
+    """The SHA-256 digest of a file's bytes. InputError if it cannot be read."""
+    try:
+        with file.open("rb") if isinstance(file, Path) else fsspec.open(file, "rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error}") from None
 
 
 def _protocols(fs: fsspec.AbstractFileSystem) -> tuple[str, ...]:

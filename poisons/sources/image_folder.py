@@ -3,9 +3,7 @@ torchvision's ImageFolder and of ImageNet."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
@@ -13,19 +11,41 @@ import torch
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from poisons.sources.base import Reading, Source, Split, digest
+from poisons.sources.base import Reading, Skipped, Source, Split, Survey, digest
 from poisons.sources.decode import Decoder
 from poisons.sources.fit import Fit
+from poisons.sources.image_tree import (
+    SUFFIXES,
+    Tree,
+    entries,
+    images_under,
+    is_image,
+    read_bytes,
+    shown,
+    skipped,
+)
 from trainers.images import Images
 from trainers.spec import InputError
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
 FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "val")}
 
 
+@dataclass(frozen=True)
+class _Files:
+    """The files of a split in order, with the name of each one's class; its classes in order; and what is
+    not read."""
+
+    images: list[Path]
+    labels: list[str]
+    classes: list[str]
+    skipped: tuple[Skipped, ...]
+
+
 class ImageFolder(Source, kind="image_folder"):
-    """Files under `root`/train and `root`/test, or `root`/val where there is no test; a class is a folder
-    with images, its label the folder's place in sorted order. `grey` gives one channel.
+    """Files under `root`/train and `root`/test, or `root`/val where there is no test, read as torchvision's
+    ImageFolder reads them: a class is a folder, its label the folder's place among those of train, sorted as
+    text (0, 1, 10, 2). Links are followed. Hidden files and folders, and files that are no images, are not
+    read; plans and cards list them. `grey` gives one channel.
 
     `classes` takes the first so many of them. `resize` makes the shorter side so long (bilinear, antialiased)
     and `size` then cuts the square in the middle, as torchvision's Resize and CenterCrop do; images are read
@@ -49,39 +69,35 @@ class ImageFolder(Source, kind="image_folder"):
         return self
 
     def measure(self) -> str:
-        files = [file for split in FOLDERS for file in self.files(split)]
+        train = self._files("train")
+        test = self._files("test", train.classes)
+        files = train.images + test.images
         names = (str(file.relative_to(self.folder())) for file in files)
-        return digest(map(str, files), *(["grey"] if self.grey else []), *self._fit.told, *names)
+        return digest(files, *(["grey"] if self.grey else []), *self._fit.told, *names)
 
     def open(self, split: Split) -> Reading:
-        place = {name: k for k, name in enumerate(self._classes())}
-        folder, files = self._split(split), self.files(split)
-        for file in files:
-            if (name := _class(file, folder)) not in place:
-                raise InputError(f"{file}: class {name!r} has no images in {self.root}/train")
-        labels = torch.tensor([place[_class(file, folder)] for file in files])
+        classes, found = self._classes_and_files(split)
+        place = {name: k for k, name in enumerate(classes)}
+        labels = torch.tensor([place[name] for name in found.labels])
         decode = Decoder(grey=self.grey, fit=self._fit)
 
         def take(rows: Tensor) -> Images:
-            some = [files[row] for row in rows.tolist()]
-            x = decode((str(file), read_bytes(file)) for file in some)
+            some = [found.images[row] for row in rows.tolist()]
+            x = decode((shown(file), read_bytes(file)) for file in some)
             return Images(x, labels[rows], len(place))
 
-        return Reading(labels, len(place), take)
-
-    def files(self, split: Split) -> list[Path]:
-        """Every image of a split, of the classes that are taken, in sorted order; hidden files and folders
-        are passed over."""
         folder = self._split(split)
-        names = _folders(folder) if self.classes is None else self._classes()
-        files = [file for name in names for file in images_under(folder / name)]
-        if not files:
-            flat = next(iter(_images(folder.glob("*"))), None)
-            where = "" if flat is None else f"; {flat.name} and others lie in no class's folder"
-            raise InputError(
-                f"no images under {folder}; expected <class>/*.png, .jpg, .bmp, .webp or .ppm{where}"
-            )
-        return files
+        names = tuple(str(file.relative_to(folder)) for file in found.images)
+        return Reading(labels, len(place), take, tuple(map(_text, classes)), names)
+
+    def survey(self, split: Split) -> Survey:
+        classes, found = self._classes_and_files(split)
+        folder = self._split(split).name
+        absent = [_text(name) for name in classes if name not in found.classes]
+        notes = [f"{folder}/ has no images of {len(absent)} classes: {_some(absent)}"] if absent else []
+        unread = [name for name in FOLDERS[split] if (self.folder() / name).is_dir() and name != folder]
+        notes += [f"{name}/ is not read, since there is {folder}/" for name in unread]
+        return Survey(found.skipped, tuple(notes))
 
     def folder(self) -> Path:
         return Path(self.root).expanduser()
@@ -89,6 +105,71 @@ class ImageFolder(Source, kind="image_folder"):
     @property
     def _fit(self) -> Fit:
         return Fit(self.resize, self.size)
+
+    def _classes_and_files(self, split: Split) -> tuple[list[str], _Files]:
+        train = self._files("train")
+        return train.classes, train if split == "train" else self._files(split, train.classes)
+
+    def _files(self, split: Split, classes: list[str] | None = None) -> _Files:
+        """The images of a split; for `test`, of `classes`, which are those of train. InputError for a class
+        without images, and for one that train does not have."""
+        folder, beside = self._split(split), Tree()
+        names = self._class_folders(folder, beside)
+        if classes is None:
+            names = names[: self.classes]
+        elif self.classes is not None:
+            names = [name for name in names if name in classes]
+        found = {name: images_under(folder / name) for name in names}
+        self._check_split(folder, found, beside)
+        for name, tree in found.items():
+            self._check_class(folder / name, tree, names if classes is None else classes)
+        images = [file for tree in found.values() for file in tree.images]
+        labels = [name for name, tree in found.items() for _ in tree.images]
+        other = [file for tree in found.values() for file in tree.other]
+        hidden = [file for tree in found.values() for file in tree.hidden]
+        left = Tree(other=beside.other + other, hidden=beside.hidden + hidden)
+        flat = skipped("in no class's folder", beside.images, self.folder())
+        return _Files(images, labels, names, left.skipped(self.folder()) + ((flat,) if beside.images else ()))
+
+    def _class_folders(self, folder: Path, beside: Tree) -> list[str]:
+        """Names of the folders of classes, sorted as text; what else is there is added to `beside`."""
+        names = []
+        for entry in entries(folder):
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                beside.hidden.append(path)
+            elif entry.is_dir():
+                names.append(entry.name)
+            else:
+                (beside.images if is_image(entry.name) else beside.other).append(path)
+        return names
+
+    def _check_class(self, folder: Path, found: Tree, known: list[str]) -> None:
+        if not found.images:
+            others = [_text(file.name) for file in (*found.other, *found.hidden)]
+            there = f", but {len(others)} other files, such as {others[0]}" if others else ""
+            raise InputError(
+                f"{shown(folder)} is the folder of a class, but holds no {', '.join(SUFFIXES)}{there}: "
+                "put its images there, or remove the folder"
+            )
+        if folder.name not in known:
+            raise InputError(
+                f"{shown(found.images[0])}: class {folder.name!r} has no images in {self.root}/train"
+            )
+
+    def _check_split(self, folder: Path, found: dict[str, Tree], beside: Tree) -> None:
+        if not any(tree.images for tree in found.values()):
+            some = beside.images[:1]
+            flat = "".join(f"; {_text(file.name)} and others lie in no class's folder" for file in some)
+            raise InputError(
+                f"no images under {shown(folder)}; expected <class>/*.png, .jpg, .tif, .bmp, .webp or .ppm"
+                f"{flat}"
+            )
+        if self.classes is not None and folder.name == "train" and len(found) < self.classes:
+            raise InputError(
+                f"classes: {self.classes} of {shown(folder)}, which has only {len(found)} folders with "
+                "images; leave `classes` out for all of them"
+            )
 
     def _split(self, split: Split) -> Path:
         """The folder of a split."""
@@ -101,42 +182,10 @@ class ImageFolder(Source, kind="image_folder"):
             "under its root"
         )
 
-    def _classes(self) -> list[str]:
-        """The folders with images, in sorted order, or the first `classes` of them."""
-        folder = self._split("train")
-        filled = (name for name in _folders(folder) if images_under(folder / name))
-        found = list(itertools.islice(filled, self.classes))
-        if self.classes is not None and len(found) < self.classes:
-            raise InputError(
-                f"classes: {self.classes} of {folder}, which has only {len(found)} folders with images; "
-                "leave `classes` out for all of them"
-            )
-        return found
+
+def _text(name: str) -> str:
+    return shown(Path(name))
 
 
-def images_under(folder: Path) -> list[Path]:
-    """Every image in a folder and in those inside it, in sorted order; hidden ones are passed over."""
-    files = _images(folder.rglob("*"))
-    return [file for file in files if not any(p.startswith(".") for p in file.relative_to(folder).parts)]
-
-
-def read_bytes(file: Path) -> bytes:
-    """InputError if it cannot be read."""
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}") from None
-
-
-def _images(files: Iterable[Path]) -> list[Path]:
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
-
-
-def _folders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones are passed over."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _class(file: Path, folder: Path) -> str:
-    return file.relative_to(folder).parts[0]
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")

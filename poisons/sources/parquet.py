@@ -1,13 +1,13 @@
-"""Parquet files in the Hugging Face layout for images: a column of {bytes, path} and a column of
-whole-number labels."""
+"""Parquet files in the Hugging Face layout for images: a column of {bytes, path} and a column of labels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -15,15 +15,23 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from poisons.sources.base import Reading, Source, Split, digest, find
-from poisons.sources.decode import Decoder
+from poisons.sources.base import Reading, Source, Split, combine, file_digest, find
+from poisons.sources.decode import Decoder, is_turned, may_be_turned
+from poisons.sources.labels import LabelColumn, Labels, class_names, feature
 from trainers.images import Images
-from trainers.spec import InputError
+from trainers.spec import InputError, nearest
+
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the type of a column of `datasets.Image`
 
 
 class Parquet(Source, kind="parquet"):
     """`train` and `test`: a path, an fsspec URL (`s3://`, `https://`, `hf://`) or a glob; files are read in
-    sorted order. `grey` gives one channel."""
+    sorted order, and images as Hugging Face `datasets` decodes them, turned as EXIF says. `grey` gives one
+    channel.
+
+    Labels are whole numbers, or text: then classes are the texts of the training labels, sorted, as
+    `class_encode_column` of `datasets` numbers them. Names that a ClassLabel has are kept.
+    """
 
     locators = ("train", "test")
     train: str
@@ -34,41 +42,63 @@ class Parquet(Source, kind="parquet"):
 
     def measure(self) -> str:
         train, test = find(self.train), find(self.test)
+        summaries = [self._summary(file) for file in train + test]
+        labels = Labels.of([summary.labels for summary in summaries[: len(train)]])
+        tested = [labels.encoded(summary.labels) for summary in summaries[len(train) :]]
+        if not any(map(len, tested)):
+            raise InputError(f"{test[0]} holds no images")
         how = [self.image, self.label, f"{len(train)} for training", *(["grey"] if self.grey else [])]
-        return digest(train + test, *how)
+        # below: what version 1 once read in another way, so that no other data set changes its key
+        how += ["EXIF orientation"] if any(summary.is_turned for summary in summaries) else []
+        how += [f"mode {mode}" for mode in sorted({summary.mode for summary in summaries if summary.mode})]
+        how += [f"{labels.num_classes} classes"] if labels.num_classes != labels.highest + 1 else []
+        return combine([summary.sha256 for summary in summaries], *how)
 
     def open(self, split: Split) -> Reading:
-        trained = [self._labels(file) for file in find(self.train)]
-        known = max((int(labels.max()) for labels in trained if len(labels)), default=-1) + 1
+        labels = Labels.of([self._labels(file) for file in find(self.train)])
         files = find(getattr(self, split))
-        y = torch.cat([self._labels(file, known) for file in files])
+        y = torch.cat([labels.encoded(self._labels(file)) for file in files])
         groups = [group for file in files for group in _groups(file, self.image)]
         ends = torch.tensor([group.rows for group in groups]).cumsum(0)
-        decode, column = Decoder(grey=self.grey), lru_cache(maxsize=1)(_column)
+        column = lru_cache(maxsize=1)(_column)
+        decode = Decoder(grey=self.grey, upright=True)
 
         def take(rows: Tensor) -> Images:
-            encoded: list[tuple[str, bytes]] = []
+            pixels: list[Tensor] = []
             among = torch.searchsorted(ends, rows, right=True)
             for number in among.unique().tolist():  # the pixels of one group at a time are in memory
                 group = groups[number]
                 mine = rows[among == number] - (int(ends[number]) - group.rows)
-                encoded += _encoded(group, column(group, self.image), mine.tolist())
-            return Images(decode(encoded), y[rows], known)
+                encoded = _encoded(group, column(group, self.image), mine.tolist())
+                pixels.append(decode(encoded, through=group.mode))
+            return Images(torch.cat(pixels), y[rows], labels.num_classes)
 
-        return Reading(y, known, take)
+        return Reading(y, labels.num_classes, take, labels.names)
 
-    def _labels(self, file: str, known: int | None = None) -> Tensor:
+    def _labels(self, file: str) -> LabelColumn:
         with _opened(file, self.label) as table:
-            column = table.read(columns=[self.label]).column(self.label)
-        if not pa.types.is_integer(column.type):
-            raise InputError(f"{file}: labels must be whole numbers, found {column.type}")
-        labels = column.to_pylist()
-        for row, value in enumerate(labels):
-            if value is None or value < 0:
-                raise InputError(f"{file}, row {row}: the label is {'missing' if value is None else value}")
-            if known is not None and value >= known:
-                raise InputError(f"{file}, row {row}: label {value}, but training labels end at {known - 1}")
-        return torch.tensor(labels, dtype=torch.int64)
+            return _label_column(file, table, self.label)
+
+    def _summary(self, file: str) -> _Summary:
+        """What the fingerprint needs of a file, which is read from where it is once."""
+        with _nearby(file) as near:
+            with _opened(near, self.label, file) as table:
+                labels = _label_column(file, table, self.label)
+            groups = list(_groups(near, self.image, file))
+            turned = any(_has_turned(group, self.image) for group in groups)
+            modes = {group.mode for group in groups} - {"L" if self.grey else "RGB"}
+            return _Summary(file_digest(near), labels, turned, next(iter(modes), None))
+
+
+@dataclass(frozen=True)
+class _Summary:
+    """A file's digest, its labels, whether EXIF turns any of its images, and the mode of Pillow that all are
+    converted to before they become ours, if it is another."""
+
+    sha256: bytes
+    labels: LabelColumn
+    is_turned: bool
+    mode: str | None
 
 
 @dataclass(frozen=True)
@@ -76,22 +106,41 @@ class _Group:
     """A row group of a file: the least that Parquet reads."""
 
     file: str
+    name: str  # of the file, in messages
     number: int
     first: int  # row of the file
     rows: int
+    mode: str | None  # of Pillow, which its feature converts images to
+
+
+def _label_column(file: str, table: pq.ParquetFile, name: str) -> LabelColumn:
+    column = table.read(columns=[name]).column(name)
+    return LabelColumn.of(file, column, class_names(table.schema_arrow, name))
 
 
 def _column(group: _Group, name: str) -> pa.ChunkedArray:
-    with _opened(group.file, name) as table:
+    with _opened(group.file, name, group.name) as table:
         return table.read_row_group(group.number, columns=[name]).column(name)
 
 
-def _encoded(group: _Group, column: pa.ChunkedArray, rows: list[int]) -> Iterator[tuple[str, bytes]]:
+def _has_turned(group: _Group, name: str) -> bool:
+    for chunk in _column(group, name).chunks:
+        is_struct = pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0
+        images = chunk.field("bytes") if is_struct else chunk
+        whole = images.buffers()[-1]  # of all images; it saves looking into one by one
+        if whole is None or not may_be_turned(whole.to_pybytes()):
+            continue
+        if any(isinstance(raw, bytes) and is_turned(raw) for raw in images.to_pylist()):
+            return True
+    return False
+
+
+def _encoded(group: _Group, column: pa.ChunkedArray, rows: Sequence[int]) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of these rows of a group."""
     for row in rows:
         value = column[row].as_py()
         raw = value.get("bytes") if isinstance(value, dict) else value
-        place = f"{group.file}, row {group.first + row}"
+        place = f"{group.name}, row {group.first + row}"
         if not isinstance(raw, bytes):
             raise InputError(
                 f"{place}: no image bytes; expected a struct with `bytes`, as Hugging Face writes it"
@@ -99,25 +148,47 @@ def _encoded(group: _Group, column: pa.ChunkedArray, rows: list[int]) -> Iterato
         yield place, raw
 
 
-def _groups(file: str, name: str) -> Iterator[_Group]:
-    with _opened(file, name) as table:
-        meta = table.metadata
+def _groups(file: str, column: str, name: str | None = None) -> Iterator[_Group]:
+    with _opened(file, column, name) as table:
+        meta, schema = table.metadata, table.schema_arrow
+    told = feature(schema, column)
+    mode = told.get("mode") if told.get("_type") == "Image" and schema.field(column).type == IMAGE else None
     first = 0
     for number in range(meta.num_row_groups):
         rows = meta.row_group(number).num_rows
-        yield _Group(file, number, first, rows)
+        yield _Group(file, name or file, number, first, rows, mode)
         first += rows
 
 
 @contextmanager
-def _opened(file: str, name: str) -> Iterator[Any]:
-    """A Parquet file that has a column `name`."""
+def _opened(file: str, column: str, name: str | None = None) -> Iterator[pq.ParquetFile]:
+    """A Parquet file that has a column `column`; `name` is the file's in messages."""
+    name = name or file
     try:
         with fsspec.open(file, "rb") as stream:
             table = pq.ParquetFile(stream)
-            if name not in table.schema_arrow.names:
-                known = ", ".join(table.schema_arrow.names)
-                raise InputError(f"{file} has no column {name!r}; it has: {known}")
+            known = table.schema_arrow.names
+            if column not in known:
+                raise InputError(
+                    f"{name} has no column {column!r}{nearest(column, known)}. (`image` and `label` of the "
+                    "source say which columns are read.)"
+                )
             yield table
     except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{file} cannot be read as Parquet ({error})") from None
+        raise InputError(f"{name} cannot be read as Parquet ({error})") from None
+
+
+@contextmanager
+def _nearby(file: str) -> Iterator[str]:
+    """The file itself if it is local, else a copy of it for as long as the block."""
+    if file.startswith("file://"):
+        yield file
+        return
+    with tempfile.NamedTemporaryFile(suffix=".parquet") as copy:
+        try:
+            with fsspec.open(file, "rb") as stream:
+                shutil.copyfileobj(stream, copy)
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error}") from None
+        copy.flush()
+        yield f"file://{copy.name}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -72,6 +73,20 @@ def test_our_sources_read_what_we_export(many: Images, images: Images, tmp_path:
         table = Parquet(train=f"{where}/train-*", test=f"{where}/test-*", grey=name == "grey").load("train")
         assert torch.equal(table.x, some.x)
         assert torch.equal(table.y, some.y)
+
+
+def test_names_of_classes_are_kept(store: Store, tmp_path: Path) -> None:
+    spec = DataSpec.parse({"limit": 20}, "test").pinned()
+    images, names = store.ensure(spec), ["cat", "no", "a: 'b' \"c\"", "é猫", *"456789"]
+    record = (store.record(spec) or {}) | {"class_names": names}
+    index = read_index(images.file)
+    place = export.export(images, index, tmp_path / "parquet", "parquet", split="train", record=record)
+    assert datasets.Features.from_arrow_schema(pq.read_schema(place))["label"].names == names
+    assert Parquet(train=str(place), test=str(place)).open("train").class_names == tuple(names)
+    export.export(images, index, tmp_path / "hf", "hf", split="train", record=record)
+    head = yaml.safe_load((tmp_path / "hf" / "README.md").read_text().split("---")[1])
+    (label,) = (field for field in head["dataset_info"]["features"] if field["name"] == "label")
+    assert label["dtype"]["class_label"]["names"] == {str(k): name for k, name in enumerate(names)}
 
 
 def test_numpy_reads_the_npz_without_pickle(many: Images, images: Images, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from poisons.export import export
 from poisons.foreign import read_foreign, store_import
 from poisons.imported import Imported, digest, read_import
 from poisons.ops import Ops
+from poisons.sources.base import Reading
+from poisons.sources.image_folder import ImageFolder
 from trainers import Images, InputError
 
 
@@ -429,3 +432,102 @@ def test_an_import_keeps_what_was_told_of_it(images: Images, tmp_path: Path) -> 
     record = json.loads((place / "record.json").read_text())
     assert record["change"] == {}
     assert record["environment"]["versions"]["torch"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
+def test_a_universal_perturbation_is_one_for_all(
+    dtype: torch.dtype, last: bool, images: Images, store: Store, tmp_path: Path
+) -> None:
+    levels = random((1, 3, 32, 32))
+    noise = (levels / 255).to(dtype) if dtype.is_floating_point else levels.to(dtype)
+    file = saved(tmp_path / "noise.npy", noise.permute(0, 2, 3, 1) if last else noise)
+    delta, report = read_foreign(file, images)
+    assert (delta.per, report["per"], report["warnings"]) == ("universal", "universal", [])
+    assert torch.equal(delta.apply(images).x, (images.x.int() + levels).clamp(0, 255).to(torch.uint8))
+    fingerprint = store_import(store.root, delta, report, {})
+    poison = {"kind": "imported", "fingerprint": fingerprint, "per": "universal"}
+    spec = DataSpec.parse({"poison": poison, "limit": 20, "crafted_on": "digits"}, "test").pinned()
+    made, clean = store.ensure(spec), store.ensure(spec.clean)
+    assert torch.equal(made.x, (clean.x.int() + levels).clamp(0, 255).to(torch.uint8))
+    with pytest.raises(InputError, match=r"\(one for all\) cannot go on images"):
+        delta.apply(Images(images.x[:, :1], images.y, 4))
+
+
+@pytest.mark.parametrize("by_torch", [False, True])
+def test_the_two_lines_that_convert_a_pickle_convert_it(
+    by_torch: bool, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = random((40, 3, 32, 32)).to(torch.int8)
+    file = tmp_path / "noise.pkl"
+    torch.save(levels, file) if by_torch else file.write_bytes(pickle.dumps(levels.numpy()))
+    with pytest.raises(InputError, match=r"is a pickle: .* not read") as refused:
+        read_foreign(file, images)
+    lines = [line.strip() for line in str(refused.value).splitlines()[1:]]
+    assert len(lines) == 2
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(lines), {})
+    delta, _ = read_foreign(tmp_path / "noise.npy", images)
+    assert torch.equal(delta.delta, levels)
+
+
+NAMED = ["cat/b.png", "cat/deep/a.png", "dog/a.png", "dog/c.x.png"]
+
+
+def source_of(images: Images, names: list[str], class_names: list[str]) -> Reading:
+    y = torch.tensor([class_names.index(name.split("/")[0]) for name in names])
+    return Reading(y, len(class_names), images.take, tuple(class_names), tuple(names))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".PNG"])
+def test_a_mirrored_tree_is_matched_by_the_names_of_its_files(
+    suffix: str, images: Images, poisoned: Images, tmp_path: Path
+) -> None:
+    reading = source_of(images, NAMED, ["cat", "dog"])
+    clean = Images(images.x[:4], reading.y, 2)
+    for name, x in zip(NAMED, poisoned.x[:4], strict=True):
+        file = (tmp_path / "train" / name).with_suffix(suffix)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x.permute(1, 2, 0).numpy()).save(file)
+    delta, report = read_foreign(tmp_path, clean, reading=reading)
+    assert torch.equal(delta.apply(clean).x, poisoned.x[:4])
+    assert (report["matched_by"], report["warnings"]) == ("name", [])
+    some = torch.tensor([1, 3])
+    delta, report = read_foreign(tmp_path, clean.take(some), index=some, reading=reading)
+    assert torch.equal(delta.apply(clean.take(some)).x, poisoned.x[some])
+    assert report["warnings"] == ["2 files are of none of the 2 clean images"]
+    (tmp_path / "train" / "notes.txt").write_text("no image")
+    (tmp_path / "train" / "cat" / "b").with_suffix(suffix).unlink()
+    with pytest.raises(
+        InputError, match=r"1 of 4 images have no file, the first is image 0 of the source, cat/b\.png"
+    ):
+        read_foreign(tmp_path, clean, reading=reading)
+
+
+def test_folders_stand_for_the_classes_that_the_source_gives_them(images: Images, tmp_path: Path) -> None:
+    """Names that are numbers sort as text in torchvision: the folder 10 is class 2 there."""
+    for split in ("train", "test"):
+        for row in range(33):
+            place = tmp_path / "source" / split / str(row // 3)
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.x[row].permute(1, 2, 0).numpy()).save(place / f"i{row:02}.png")
+    source = ImageFolder(root=str(tmp_path / "source"))
+    clean, reading = source.load("train"), source.open("train")
+    assert reading.class_names[:4] == ("0", "1", "10", "2")
+    names, poisoned = [reading.class_names[k] for k in clean.y.tolist()], clean.x ^ 1
+
+    def tree(name: str, folders: list[str]) -> Path:
+        for row, label in enumerate(folders):
+            (tmp_path / name / label).mkdir(parents=True, exist_ok=True)
+            x = poisoned[row].permute(1, 2, 0).numpy()
+            Image.fromarray(x).save(tmp_path / name / label / f"{row:02}.png")
+        return tmp_path / name
+
+    for given in (tree("names", names), tree("labels", [f"{k:02}" for k in clean.y.tolist()])):
+        delta, report = read_foreign(given, clean, reading=reading)
+        assert torch.equal(delta.apply(clean).x, poisoned)
+        assert (report["matched_by"], report["warnings"]) == ("row number", [])
+    with pytest.raises(InputError, match=r"lies in folder '2', class 3, but the clean image .* has label 2"):
+        read_foreign(tree("wrong", [str(k) for k in clean.y.tolist()]), clean, reading=reading)
+    with pytest.raises(InputError, match=r"holds the folder 'x0', but no class .* did you mean '0'"):
+        read_foreign(tree("unknown", [f"x{k}" for k in clean.y.tolist()]), clean, reading=reading)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import os
 import pickle
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +19,14 @@ import torch
 from PIL import Image
 
 from poisons import DataSpec, Store
-from poisons.sources.base import Source
+from poisons.card import card
+from poisons.sources.base import Source, digest
 from poisons.sources.digits import Digits
 from poisons.sources.image_folder import ImageFolder
 from poisons.sources.parquet import Parquet
-from trainers import InputError
+from poisons.sources.tensors import Tensors
+from tests.conftest import Opsctl
+from trainers import Images, InputError
 
 
 def png(seed: int, size: tuple[int, int] = (6, 5), mode: str = "RGB") -> tuple[np.ndarray[Any, Any], bytes]:
@@ -127,7 +134,8 @@ def test_relative_paths_are_pinned_to_where_they_are(
         ([png(0)[1], None], [0, 1], r"bad\.parquet, row 1: no image bytes"),
         ([png(0)[1], png(1)[1]], [0, None], r"bad\.parquet, row 1: the label is missing"),
         ([png(0)[1], png(1)[1]], [0, -1], r"bad\.parquet, row 1: the label is -1"),
-        ([png(0)[1], png(1)[1]], ["cat", "dog"], r"labels must be whole numbers, found .*string"),
+        ([png(0)[1], png(1)[1]], [0.0, 1.0], r"labels must be whole numbers or text, found double"),
+        ([png(0)[1], png(1)[1]], ["cat", None], r"bad\.parquet, row 1: the label is missing"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_written(
@@ -170,7 +178,7 @@ def test_images_of_more_than_8_bits_are_refused_not_clipped(tmp_path: Path) -> N
 
 
 def test_parquet_mistakes_name_what_is_there(parquet: Parquet, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="has no column 'image'; it has: img, label"):
+    with pytest.raises(InputError, match=r"has no column 'image'; did you mean 'img'.* Known: img, label"):
         parquet.model_copy(update={"image": "image"}).load("train")
     with pytest.raises(InputError, match=r"no file at .*nowhere"):
         Parquet(train=f"{tmp_path}/nowhere.parquet", test="x").pinned()
@@ -197,11 +205,10 @@ def test_an_image_folder_is_read_in_sorted_order(tmp_path: Path) -> None:
     assert torch.equal(train.x[1, 0], train.x[1, 2]), "grey-scale files become RGB"
     assert source.load("test").num_classes == 3
     before = source.measure()
-    (tmp_path / "train" / "aa").mkdir()
     (tmp_path / "train" / ".hidden").mkdir()
     (tmp_path / "train" / ".hidden" / "0.png").write_bytes(png(0)[1])
     assert source.measure() == before
-    assert source.load("train").y.tolist() == [0, 0, 1, 1, 2, 2], "a folder without images is no class"
+    assert source.load("train").y.tolist() == [0, 0, 1, 1, 2, 2], "hidden files are not read"
     (tmp_path / "train" / "a" / "0.png").rename(tmp_path / "train" / "b" / "7.png")
     assert source.measure() != before, "a file in another class is another data set"
 
@@ -272,3 +279,161 @@ def test_real_cifar10_is_whole(cifar10: dict[str, str]) -> None:
     test = Source.parse(cifar10, "test").load("test")
     assert test.shape == (3, 32, 32)
     assert torch.bincount(test.y).tolist() == [1000] * 10
+
+
+def test_links_are_followed_and_those_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    source, train = folder(tmp_path / "set"), tmp_path / "set" / "train"
+    before = source.load("train")
+    store = tmp_path / "elsewhere"
+    (train / "a").rename(store)
+    (train / "a").symlink_to(store)  # a class
+    (train / "b" / "0.png").rename(store.with_name("one"))
+    (train / "b" / "0.png").symlink_to(store.with_name("one"))  # a file
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "9.png").write_bytes(png(99)[1])
+    (train / "c" / "more").symlink_to(tmp_path / "more")  # a folder inside a class
+    after = source.load("train")
+    assert torch.equal(after.x[:6], before.x)
+    assert after.y.tolist() == [0, 0, 1, 1, 2, 2, 2]
+    (train / "c" / "more" / "back").symlink_to(train)
+    with pytest.raises(InputError, match=r"c/more/back is a link to a folder that it lies in"):
+        source.pinned()
+    (train / "c" / "more" / "back").unlink()
+    (train / "lost").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"train/lost is a link to .*nowhere, which is not there"):
+        source.pinned()
+
+
+def test_a_pipe_that_is_named_as_an_image_is_not_waited_for(tmp_path: Path) -> None:
+    source = folder(tmp_path)
+    os.mkfifo(tmp_path / "train" / "a" / "pipe.png")
+    with pytest.raises(InputError, match=r"pipe\.png is named as an image but is no file"):
+        source.pinned()
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_class_without_an_image_that_can_be_read_is_an_error(split: str, tmp_path: Path) -> None:
+    source = folder(tmp_path)
+    for image in (tmp_path / split / "b").glob("*.png"):
+        image.rename(image.with_suffix(".gif"))
+    with pytest.raises(
+        InputError, match=rf"{split}/b is the folder of a class, but holds no .*such as 0\.gif"
+    ):
+        source.pinned()
+
+
+def test_names_that_are_no_text_are_read_and_printed(tmp_path: Path) -> None:
+    source = folder(tmp_path)
+    odd = os.fsdecode(b"caf\xe9::*")
+    (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / f"{odd}.png")
+    (tmp_path / "train" / "b" / f"{odd}.txt").write_text("no image")
+    assert len(source.pinned().load("train")) == 6
+    json.dumps(asdict(source.survey("train"))).encode()
+    assert any(r"train/b/caf\xe9::*.txt" in line for line in source.survey("train").lines())
+
+
+def test_what_is_not_read_is_in_the_record_and_on_the_card(tmp_path: Path, store: Store) -> None:
+    source = folder(tmp_path)
+    (tmp_path / "train" / "0.png").write_bytes(png(0)[1])
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "val").mkdir()
+    spec = DataSpec(source=source, poison="randpix").pinned()  # type: ignore[arg-type]
+    store.ensure(spec)
+    for some in (spec.clean, spec):
+        record = store.record(some) or {}
+        assert record["class_names"] == ["a", "b", "c"]
+        found = {group["reason"]: (group["count"], group["examples"]) for group in record["skipped"]}
+        assert found.pop("in no class's folder") == (1, ["train/0.png"])
+        assert found.pop("hidden") == (1, ["train/.hidden"])
+        assert list(found.values()) == [(3, [f"train/{name}/notes.txt" for name in "abc"])]
+        lines = card(record)
+        assert ("classes", "0 a, 1 b, 2 c") in lines
+        assert ("source files", "1 not read (hidden): train/.hidden") in lines
+    assert source.survey("test").notes == (
+        "test/ has no images of 1 classes: c",
+        "val/ is not read, since there is test/",
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 2**62], r"row 1: label 4611686018427387904, but there are 2 training images"),
+        (pa.array([0, 2**64 - 1], pa.uint64()), r"row 1: label 18446744073709551615, but there are 2"),
+        ([0, 2], r"row 1: label 2, but there are 2 training images"),
+    ],
+)
+def test_a_label_that_can_be_no_class_is_refused_at_once(tmp_path: Path, labels: Any, message: str) -> None:
+    write_parquet(tmp_path / "a.parquet", [png(0)[1], png(1)[1]], labels)
+    with pytest.raises(InputError, match=message):
+        Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").pinned()
+
+
+def test_names_of_classes_that_have_no_images_are_kept(tmp_path: Path) -> None:
+    """ClassLabel says how many classes there are; then the key says it, too."""
+    file = f"{tmp_path}/a.parquet"
+    write_parquet(Path(file), [png(0)[1], png(1)[1]], [0, 1])
+    source = Parquet(train=file, test=file)
+    before = source.measure()
+    features = {"img": {"_type": "Image"}, "label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}
+    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pq.read_table(file).replace_schema_metadata(told), file)
+    reading = source.open("train")
+    assert (reading.num_classes, reading.class_names) == (3, ("cat", "dog", "emu"))
+    assert source.measure() not in (before, digest([file, file], "img", "label", "1 for training"))
+
+
+def test_files_that_disagree_on_their_classes_are_refused(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "train.parquet", [png(0)[1], png(1)[1]], ["cat", "dog"])
+    source = Parquet(train=f"{tmp_path}/train.parquet", test=f"{tmp_path}/test.parquet")
+    write_parquet(tmp_path / "test.parquet", [png(0)[1]], ["dig"])
+    with pytest.raises(
+        InputError, match=r"test\.parquet, row 0: no class is named 'dig'; did you mean 'dog'"
+    ):
+        source.pinned()
+    write_parquet(tmp_path / "test.parquet", [png(0)[1]], [0])
+    with pytest.raises(InputError, match=r"test\.parquet: labels are numbers, but training labels are text"):
+        source.pinned()
+    write_parquet(tmp_path / "test.parquet", [], pa.array([], pa.string()))
+    with pytest.raises(InputError, match=r"test\.parquet holds no images"):
+        source.pinned()
+
+
+def test_tensors_that_cannot_be_meant_are_refused(tmp_path: Path, images: Images) -> None:
+    source = Tensors(train=f"{tmp_path}/train.pt", test=f"{tmp_path}/test.pt")
+    images.save(tmp_path / "test.pt")
+    for x, classes, message in (
+        (images.x, 2**62, r"train\.pt: num_classes is 4611686018427387904, more than its 40 images"),
+        (images.x, "4", r"train\.pt: num_classes should be a whole number, found '4'"),
+        (images.x[:, :, :16], 4, r"train\.pt holds images of 3x16x32 in 4 classes, but .*test\.pt holds"),
+        (images.x[0], 4, r"train\.pt: labels must be int64 of shape \(3,\)"),
+        (images.x[None], 4, r"train\.pt: images must be N,C,H,W or N,H,W,C, found the shape \(1, 40, 3"),
+    ):
+        torch.save({"x": x, "y": images.y, "num_classes": classes}, tmp_path / "train.pt")
+        with pytest.raises(InputError, match=message):
+            source.pinned()
+    (tmp_path / "train.pt").write_bytes(pickle.dumps({"x": images.x.numpy(), "y": images.y.numpy()}))
+    with pytest.raises(InputError, match=r"is a pickle: .*not read") as refused:
+        source.pinned()
+    assert "torch.save({'x'" in str(refused.value)
+
+
+def test_a_plan_lists_what_is_not_read_and_rejects_a_column_that_is_not_there(
+    tmp_path: Path, opsctl: Opsctl
+) -> None:
+    folder(tmp_path / "set")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        f"name: a\nquestion: b?\nbase:\n  data: {{source: {{kind: image_folder, root: {tmp_path}/set}}}}\n"
+        "  train: {architecture: lenet5, epochs: 1}\ngrid: {seed: [0]}\n"
+    )
+    code, out, err = opsctl("plan", sweep)
+    assert code == 0, err
+    assert re.search(r"source image_folder .*/set \(train\): 3 not read \(.*\): train/a/notes\.txt", out), out
+    write_parquet(tmp_path / "a.parquet", [png(0)[1], png(1)[1]], [0, 1])
+    places = f"train: {tmp_path}/a.parquet, test: {tmp_path}/a.parquet, image: imgs"
+    base = f"base: {{data: {{source: {{kind: parquet, {places}}}}}}}"
+    sweep.write_text(f"name: a\nquestion: b?\n{base}\ngrid: {{seed: [0]}}\n")
+    code, _, err = opsctl("plan", sweep)
+    assert code == 2
+    assert "has no column 'imgs'; did you mean 'img'? Known: img, label" in re.sub(r"\s+", " ", err)
