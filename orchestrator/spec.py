@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -14,10 +16,14 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.axes import label
 from poisons import DataSpec
 from trainers import Spec
 from trainers.looks import Probe
 from trainers.trial import Trial
+
+Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, dict) else label(value))]
+"""The label of a value on an axis, which may be written as the value itself is: `16`, `[em, ops]`."""
 
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
 
@@ -104,9 +110,9 @@ class Claim(Spec):
     """
 
     says: str = Field(min_length=1)
-    lower: dict[str, str] | float
-    higher: dict[str, str] | float
-    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    lower: dict[str, Label] | float
+    higher: dict[str, Label] | float
+    where: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
     margin: float = 0.0
 
 
@@ -124,16 +130,16 @@ class ReportSpec(Spec):
     metric: str = "test/clean_acc"
     metrics: dict[str, str] = Field(default_factory=dict)
     reference: str | None = None
-    compare: tuple[tuple[str, str], ...] = ()
+    compare: tuple[tuple[Label, Label], ...] = ()
     claims: tuple[Claim, ...] = ()
 
     @field_validator("metrics")
     @classmethod
     def _no_metric_twice(cls, value: dict[str, str]) -> dict[str, str]:
-        labels: dict[str, str] = {}
-        for label, metric in value.items():
-            if labels.setdefault(metric, label) != label:
-                raise ValueError(f"{labels[metric]!r} and {label!r} are both {metric!r}; leave one out")
+        known: dict[str, str] = {}
+        for name, metric in value.items():
+            if known.setdefault(metric, name) != name:
+                raise ValueError(f"{known[metric]!r} and {name!r} are both {metric!r}; leave one out")
         return value
 
     @property
@@ -163,6 +169,13 @@ class SweepSpec(Spec):
     probes: tuple[LookSpec, ...] = ()
     run: RunSpec = RunSpec()
     report: ReportSpec = ReportSpec()
+
+    @classmethod
+    def inner_fields(cls) -> Iterator[tuple[str, ...]]:
+        """Those of a trial are in `base`."""
+        yield from (("base", name) for name in TrialSpec.model_fields)
+        yield from (("base", *path) for path in TrialSpec.inner_fields())
+        yield from (path for path in super().inner_fields() if path[0] in ("run", "report"))
 
     @model_validator(mode="after")
     def _every_epoch_can_be_judged(self) -> Self:
