@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.axes import check_path, label, labelled
+from orchestrator.feasibility import check_networks
 from orchestrator.report.table import METRIC
 from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec
 from orchestrator.sweep_file import set_path
@@ -50,8 +51,10 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
         data = plain_numbers(sweep.base)
         for axis, (_, value) in zip(axes, combination, strict=True):
             set_path(data, axis, plain_numbers(value), where)
-        point = ", ".join(f"{axis}={label}" for axis, label in labels.items())
-        points.append(Point(labels, TrialSpec.parse(data, f"{where} (at {point})")))
+        here = f"{where} (at {', '.join(f'{axis}={name}' for axis, name in labels.items())})"
+        trial = TrialSpec.parse(data, here)
+        check_networks(trial, here)
+        points.append(Point(labels, trial))
     if unused:
         rule = sweep.skip[min(unused)]
         raise InputError(f"{where}: skip.{min(unused)}: {rule} leaves nothing out; is it misspelt?")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from orchestrator.cells import place
 from orchestrator.plan import Plan
+from orchestrator.resources import lacking, local_resources
 from orchestrator.spec import is_seed
 
 
@@ -23,6 +24,28 @@ def remarks(plan: Plan) -> list[str]:
             "seeds of a cell were stopped, the others' mean is too good; the report says how many were"
         )
     return found + _looks(plan)
+
+
+def warnings(plan: Plan) -> list[str]:
+    """What of a plan works otherwise than it is written, or not on this machine; one line each."""
+    return _batches(plan) + _lacking(plan)
+
+
+def _batches(plan: Plan) -> list[str]:
+    """Where a batch is larger than the subset that is trained on, and so not what it says."""
+    sizes = {(task.trial.train.batch_size, task.trial.data.limit) for task in plan.missing}
+    return [
+        f"train.batch_size {size} is larger than data.limit {limit}: each step takes all of the images"
+        for size, limit in sorted((size, limit) for size, limit in sizes if limit is not None)
+        if size > limit
+    ]
+
+
+def _lacking(plan: Plan) -> list[str]:
+    """What the trials that are missing ask for and this machine lacks."""
+    problem = lacking(plan.sweep.run, local_resources()) if plan.missing else None
+    elsewhere = "or run it on a cluster (--address, opsctl submit)"
+    return [f"opsctl sweep on this machine would refuse: {problem}, {elsewhere}"] if problem else []
 
 
 def _looks(plan: Plan) -> list[str]:

@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -25,6 +26,7 @@ from trainers.trial import Trial
 Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, dict) else label(value))]
 """The label of a value on an axis, which may be written as the value itself is: `16`, `[em, ops]`."""
 
+MOST_OF_A_MACHINE = {"CPU": 4096, "GPU": 64}
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
 
 
@@ -60,6 +62,18 @@ class RunSpec(Spec):
     checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
     keep: Literal["weights"] | None = None  # of trials run from now on: trials/<key>/weights.pt
     max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
+
+    @field_validator("cpus_per_trial", "cpus_per_data", "gpus_per_trial")
+    @classmethod
+    def _some_machine_has_it(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
+        what = str(info.field_name)[:3].upper()
+        if isinstance(value, float) and value > MOST_OF_A_MACHINE[what]:
+            raise ValueError(f"no machine has {value:,g} {what}s; write at most {MOST_OF_A_MACHINE[what]:,}")
+        if isinstance(value, float) and what == "GPU" and value > 1 and value % 1:
+            raise ValueError(
+                f"{value:g} is neither a share of one GPU, such as 0.25, nor a number of whole GPUs"
+            )
+        return value
 
     @model_validator(mode="after")
     def _samples_are_for_a_search(self) -> Self:

@@ -56,7 +56,8 @@ class TrainSpec(Spec):
             architecture = Architecture.model_validate(network)
         except ValidationError:
             return value  # the field itself will say so
-        recipe = architecture.recipe()
+        if not (recipe := architecture.recipe()):
+            return value
         usual = dict(cls.model_validate(recipe))
         return recipe | {name: changed(item, usual.get(name), name) for name, item in value.items()}
 

@@ -20,6 +20,8 @@ from pydantic_core import ErrorDetails
 from trainers.spelling import as_yaml, same
 from trainers.spelling import nearest as nearest
 
+MOST = 10**8  # of anything that is counted: beyond lies a mistake
+SEVERAL = "; to try several values, make it an axis of a sweep's grid"
 DEPTH = 4  # of the fields inside fields among which a misplaced one is looked for
 
 
@@ -53,8 +55,19 @@ class Spec(BaseModel):
             what = f"field of {cls.kind!r}" if issubclass(cls, Plugin) else "field"
             hint = nearest(unknown[0], cls.model_fields, cls.inner_fields())
             raise ValueError(f"unknown {what}: {unknown[0]!r}{hint}")
+        if not any(type(item) is dict for item in value.values()):
+            return value
         defaults = _defaults(cls)
         return {name: changed(item, defaults[name], name) for name, item in value.items()}
+
+    @model_validator(mode="after")
+    def _refuse_absurd(self) -> Self:
+        """No training has 10¹² epochs, no network a width of 10⁹."""
+        for name, most in _counts(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > most:
+                raise ValueError(f"{name}: {value:,} is more than can ever work; write at most {most:,}")
+        return self
 
     @classmethod
     def inner_fields(cls) -> Iterator[tuple[str, ...]]:
@@ -91,6 +104,17 @@ class Spec(BaseModel):
 def _defaults(spec: type[Spec]) -> dict[str, Any]:
     """The default of each field, to compare with: made once, since a sweep has thousands of specs."""
     return {name: field.get_default(call_default_factory=True) for name, field in spec.model_fields.items()}
+
+
+@cache
+def _counts(spec: type[Spec]) -> dict[str, int]:
+    """The largest value of each field that is a whole number; a seed has 64 bits."""
+    fields = {name: field.annotation for name, field in spec.model_fields.items() if _whole(field.annotation)}
+    return {name: 2**63 - 1 if name == "seed" else MOST for name in fields}
+
+
+def _whole(annotation: Any) -> bool:
+    return annotation is int or any(map(_whole, get_args(annotation)))
 
 
 class Plugin(Spec):
@@ -135,6 +159,7 @@ class Plugin(Spec):
         if not isinstance(value, dict):
             raise ValueError(
                 f"expected a kind of {cls.family}, by name or as a mapping with `kind`, found {value!r}"
+                f"{SEVERAL if isinstance(value, list) else ''}"
             )
         if cls.kind:
             if value.get("kind", cls.kind) != cls.kind:
@@ -319,6 +344,8 @@ def explain(error: ErrorDetails, where: str) -> str:
         return f"{head}: this field is missing"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    if error["type"] in ("int_type", "float_type", "bool_type", "string_type", "literal_error"):
+        found += SEVERAL if isinstance(error["input"], list | dict) else ""
     if error["type"] == "literal_error":
         known = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
         found += "".join(f"; did you mean {name!r}?" for name in known if same(error["input"], name))

@@ -129,7 +129,8 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
     found = Costs.learned(store, prefer=keys, place=resources.place, threads=resources.threads)
     if found is None and resources.gpus and not torch.cuda.is_available():
         return Costs.of_some_gpu(store)
-    return found or Costs.measured(store, place=resources.place, threads=resources.threads)
+    threads = min(resources.threads, os.cpu_count() or 1)  # more would wait for each other for minutes
+    return found or Costs.measured(store, place=resources.place, threads=threads)
 
 
 def this_machine(
