@@ -25,20 +25,19 @@ LISTS = (
 )
 SHAPE = ("distribution", "type", "log", "scale", "base", "step", "num", "q", "mu", "sigma", "prior")
 RANGE = frozenset((*LOW, *HIGH, *LISTS, *SHAPE))  # with which other tools describe what they draw from
-DRAWN = re.compile(
+DRAWN = re.compile(  # tune.loguniform(1e-4, 1e-1), np.linspace(...), range(5)
     r"\s*(\w+\.)*(q?(log)?(uniform|normal|randn|randint)|choices?|grid_search|sample_from|range|arange"
     r"|(lin|log|geom)space|interval|categorical|suggest_\w+)\s*\(",
     re.IGNORECASE,
-)  # tune.loguniform(1e-4, 1e-1), np.linspace(...), range(5)
+)
+NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
-NO_AXES = {
+NO_AXES = {  # what stands at the top of a sweep file
     "base": "; an axis is a path inside `base`: leave `base.` out",
     "run": "; `run` says how a sweep is run, which no axis varies",
     "report": "; `report` says what is shown, which no axis varies",
     "probes": "; `probes` look at every trial, and no axis varies them",
 }
-
-NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
 
 def label(value: Any) -> str:
@@ -120,13 +119,9 @@ def _advice(part: str, fields: Iterable[str], holders: list[type[Spec]], before:
 
 def _refuse_range(axis: str, values: Any, where: str) -> None:
     """InputError for what other tools would draw values from."""
-    items = (
-        values
-        if isinstance(values, list)
-        else list(values.values())
-        if isinstance(values, dict)
-        else [values]
-    )
+    items = values if isinstance(values, list) else [values]
+    if isinstance(values, dict):
+        items = list(values.values())
     drawn = [item for item in items if isinstance(item, str) and DRAWN.match(item)]
     if not drawn and not (isinstance(values, dict) and _describes(values)):
         return

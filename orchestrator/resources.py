@@ -16,9 +16,8 @@ DEVICES = Path("/dev")
 def local_resources() -> dict[str, float]:
     """The most that Ray may find on this machine."""
     gpus = torch.cuda.device_count()
-    if (
-        not gpus and "CUDA_VISIBLE_DEVICES" not in os.environ
-    ):  # a torch for processors sees no GPU, but Ray does
+    hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+    if not gpus and not hidden:  # a torch for processors sees no GPU, but Ray does
         gpus = len(list(DEVICES.glob("nvidia[0-9]*")))
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}
 
