@@ -257,6 +257,8 @@ def sweep(
     if dry_run:
         _show_plan(todo, stored, console)
         return
+    if address is None and todo.missing:
+        _check_this_machine(todo)
     tracker = _tracker(tracking_uri, todo, stored, console)
     live = _live(tracker, tracking_wait, console) if tracker is not None and todo.missing else None
     code = _run(todo, stored, live, address, file, console) if todo.missing else 0
@@ -961,7 +963,7 @@ def _show_plan(
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import remarks, source_remarks
+    from orchestrator.remarks import remarks, source_remarks, warnings
 
     console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
     with console.status("reckoning what it costs"):
@@ -976,6 +978,8 @@ def _show_plan(
         console.print(remark, soft_wrap=True, highlight=False)
     for remark in source_remarks([todo]):
         console.print(escape(remark), soft_wrap=True, highlight=False)
+    for warning in warnings(todo):
+        _warn(console, warning)
     if todo.failed or todo.stopped:
         console.print(
             f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
@@ -994,7 +998,7 @@ def _show_union(
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights, together
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import lacking, source_remarks
+    from orchestrator.remarks import lacking_probes, source_remarks, warnings
     from orchestrator.union import Union
 
     union = Union(tuple(plans))
@@ -1008,8 +1012,11 @@ def _show_union(
     weights = together([choose_kept_weights(todo, stored) for todo in plans])
     for remark in source_remarks(plans):
         console.print(escape(remark), soft_wrap=True, highlight=False)
-    for line in (*union.lines(), *lacking(union.whole), *weights, *(lines(cost) if cost else ())):
+    for line in (*union.lines(), *lacking_probes(union.whole), *weights, *(lines(cost) if cost else ())):
         console.print(line, soft_wrap=True, highlight=False)
+    for todo in plans:
+        for warning in warnings(todo):
+            _warn(console, f"{todo.sweep.name}: {warning}")
 
 
 def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
@@ -1059,6 +1066,16 @@ def _run(
         )
         return 1
     return 0
+
+
+def _check_this_machine(todo: Plan) -> None:
+    """InputError if this machine can never give what a trial asks for: before Ray is started on it."""
+    from orchestrator.resources import lacking, local_resources
+
+    if problem := lacking(todo.sweep.run, local_resources()):
+        from trainers import InputError
+
+        raise InputError(f"{problem}, or name a cluster that has such machines with --address")
 
 
 def _warn(console: Console, message: str) -> None:

@@ -3,18 +3,20 @@ no ray."""
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.axes import check_path, label, labelled
+from orchestrator.feasibility import check_networks
 from orchestrator.report.table import METRIC
 from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec
 from orchestrator.sweep_file import set_path
+from orchestrator.yaml_text import plain_numbers, spelling
 from trainers import InputError
-from trainers.spec import nearest
+from trainers.spelling import nearest
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
 
     Raises InputError, beginning with `where`, for a point that is no trial and everything wrong with an axis.
     """
-    axes = {axis: _labelled(axis, values, where) for axis, values in sweep.grid.items()}
+    axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
     _check_axes(sweep, axes, where)
     points: list[Point] = []
     rules = [{axis: _wanted(value, axes[axis]) for axis, value in rule.items()} for rule in sweep.skip]
@@ -46,48 +48,19 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
         unused -= skipped
         if skipped:
             continue
-        data = copy.deepcopy(sweep.base)
+        data = plain_numbers(sweep.base)
         for axis, (_, value) in zip(axes, combination, strict=True):
-            set_path(data, axis, copy.deepcopy(value), where)
-        point = ", ".join(f"{axis}={label}" for axis, label in labels.items())
-        points.append(Point(labels, TrialSpec.parse(data, f"{where} (at {point})")))
+            set_path(data, axis, plain_numbers(value), where)
+        here = f"{where} (at {', '.join(f'{axis}={name}' for axis, name in labels.items())})"
+        trial = TrialSpec.parse(data, here)
+        check_networks(trial, here)
+        points.append(Point(labels, trial))
     if unused:
         rule = sweep.skip[min(unused)]
         raise InputError(f"{where}: skip.{min(unused)}: {rule} leaves nothing out; is it misspelt?")
     if not points:
         raise InputError(f"{where}: every point of the grid is skipped")
     return tuple(points)
-
-
-def label(value: Any) -> str:
-    """How an axis value is written in tables: `em+ops`, `resnet18 width=16`, `8/255`, `0`."""
-    if isinstance(value, list):
-        return "+".join(label(v) for v in value) or "none"
-    if isinstance(value, dict):
-        rest = [f"{name}={label(v)}" for name, v in value.items() if name != "kind"]
-        return " ".join([*([str(value["kind"])] if "kind" in value else []), *rest])
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _labelled(axis: str, values: Any, where: str) -> dict[str, Any]:
-    """An axis is a list of values, or a mapping from labels to values."""
-    if isinstance(values, dict):
-        named = {str(name): value for name, value in values.items()}
-    elif isinstance(values, list):
-        named = {}
-        for value in values:
-            if (text := label(value)) in named:
-                raise InputError(
-                    f"{where}: grid: {axis}: {text!r} stands twice; give each value its own label"
-                )
-            named[text] = value
-    else:
-        raise InputError(
-            f"{where}: grid: {axis}: an axis is a list of values, found {values!r}; write [{values}]"
-        )
-    if not named:
-        raise InputError(f"{where}: grid: {axis}: this axis has no values, so the sweep has no trials")
-    return named
 
 
 def _check_axes(sweep: SweepSpec, axes: dict[str, dict[str, Any]], where: str) -> None:
@@ -108,6 +81,8 @@ def _check_axes(sweep: SweepSpec, axes: dict[str, dict[str, Any]], where: str) -
             f"{where}: grid: {size:,} points, {widths}; the limit is {sweep.run.max_points:,}. "
             "If it is meant, raise run.max_points"
         )
+    for axis, values in axes.items():
+        check_path(axis, values, TrialSpec, where)
     for axis in (axis for rule in sweep.skip for axis in rule):
         if axis not in axes:
             raise InputError(f"{where}: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
@@ -124,7 +99,9 @@ def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
 
 
 def _wanted(value: Any, axis: dict[str, Any]) -> set[str]:
-    """The labels that a value in a skip rule names: the one that is written so, or any of a list."""
+    """The labels that a value in a skip rule names: the one that is written so or is equal, or any of a
+    list."""
     if label(value) in axis or not isinstance(value, list):
-        return {label(value)}
-    return {label(v) for v in value}
+        equal = {name for name, known in axis.items() if spelling(value) and known == value}
+        return {label(value)} if label(value) in axis else equal or {label(value)}
+    return {name for v in value for name in _wanted(v, axis)}

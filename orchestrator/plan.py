@@ -9,9 +9,11 @@ from functools import cache, cached_property
 from typing import Literal
 
 from orchestrator.cells import drawn, quota
+from orchestrator.costs.extents import Extents
 from orchestrator.depots.results import Ledger, LookKeys
 from orchestrator.depots.summaries import finished, looked
 from orchestrator.expansion import Point, expand
+from orchestrator.feasibility import check_batches
 from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
 from orchestrator.preflight import Measure, Preflight
@@ -169,6 +171,8 @@ def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") 
         ended = {task.key for task in tasks if not task.missing}
         bound = bounds.bound(ended, bounds.begun(ledger.depot))
         tasks = _within(tasks, bound)
+    missing = {task.point.name: task.trial for task in tasks if task.missing}
+    check_batches(missing, Extents(store), where)
     data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.reads)
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)

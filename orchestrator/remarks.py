@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.cells import place
 from orchestrator.plan import Plan, Task
 from orchestrator.preflight import check_ready
+from orchestrator.resources import lacking, local_resources
 from orchestrator.spec import is_seed
 from orchestrator.standing import lack
 from poisons.sources.base import Source
@@ -31,7 +32,7 @@ def remarks(plan: Plan) -> list[str]:
             f"scheduler: {run.scheduler} ends trials early, and stopped trials are not in the means: where "
             "seeds of a cell were stopped, the others' mean is too good; the report says how many were"
         )
-    return [*found, *lacking(plan), *_not_installed(plan)]
+    return [*found, *lacking_probes(plan), *_not_installed(plan)]
 
 
 def places(source: Source) -> list[str]:
@@ -64,7 +65,29 @@ def _not_installed(plan: Plan) -> list[str]:
     return []
 
 
-def lacking(plan: Plan) -> list[str]:
+def warnings(plan: Plan) -> list[str]:
+    """What of a plan works otherwise than it is written, or not on this machine; one line each."""
+    return _batches(plan) + _lacking(plan)
+
+
+def _batches(plan: Plan) -> list[str]:
+    """Where a batch is larger than the subset that is trained on, and so not what it says."""
+    sizes = {(task.trial.train.batch_size, task.trial.data.limit) for task in plan.missing}
+    return [
+        f"train.batch_size {size} is larger than data.limit {limit}: each step takes all of the images"
+        for size, limit in sorted((size, limit) for size, limit in sizes if limit is not None)
+        if size > limit
+    ]
+
+
+def _lacking(plan: Plan) -> list[str]:
+    """What the trials that are missing ask for and this machine lacks."""
+    problem = lacking(plan.sweep.run, local_resources()) if plan.missing else None
+    elsewhere = "or run it on a cluster (--address, opsctl submit)"
+    return [f"opsctl sweep on this machine would refuse: {problem}, {elsewhere}"] if problem else []
+
+
+def lacking_probes(plan: Plan) -> list[str]:
     """Which probes finished trials lack, and what it takes to run them: nothing but kept weights, or another
     training, and why."""
     tasks = [task for task in plan.missing if task.trained]

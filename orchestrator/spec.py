@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from orchestrator.axes import label
 from poisons import DataSpec
 from trainers import Spec
 from trainers.looks import Probe
@@ -21,6 +25,10 @@ from trainers.numerical_platform import CpuIsa
 from trainers.trial import Trial
 
 KEEP_GB = 4.0  # 10⁹ bytes: about ninety ResNet-18
+Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, dict) else label(value))]
+"""The label of a value on an axis, which may be written as the value itself is: `16`, `[em, ops]`."""
+
+MOST_OF_A_MACHINE = {"CPU": 4096, "GPU": 64}
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
 
 
@@ -62,6 +70,18 @@ class RunSpec(Spec):
     def with_kept_weights(self, *, keep: bool) -> RunSpec:
         """The same for one trial, of which it is decided whether its weights are kept."""
         return self.model_copy(update={"keep": "weights" if keep else "none", "keep_gb": KEEP_GB})
+
+    @field_validator("cpus_per_trial", "cpus_per_data", "gpus_per_trial")
+    @classmethod
+    def _some_machine_has_it(cls, value: float | str | None, info: ValidationInfo) -> float | str | None:
+        what = str(info.field_name)[:3].upper()
+        if isinstance(value, float) and value > MOST_OF_A_MACHINE[what]:
+            raise ValueError(f"no machine has {value:,g} {what}s; write at most {MOST_OF_A_MACHINE[what]:,}")
+        if isinstance(value, float) and what == "GPU" and value > 1 and value % 1:
+            raise ValueError(
+                f"{value:g} is neither a share of one GPU, such as 0.25, nor a number of whole GPUs"
+            )
+        return value
 
     @model_validator(mode="after")
     def _a_limit_is_for_auto(self) -> Self:
@@ -121,9 +141,9 @@ class Claim(Spec):
     """
 
     says: str = Field(min_length=1)
-    lower: dict[str, str] | float
-    higher: dict[str, str] | float
-    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    lower: dict[str, Label] | float
+    higher: dict[str, Label] | float
+    where: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
     margin: float = 0.0
 
 
@@ -141,16 +161,16 @@ class ReportSpec(Spec):
     metric: str = "test/clean_acc"
     metrics: dict[str, str] = Field(default_factory=dict)
     reference: str | None = None
-    compare: tuple[tuple[str, str], ...] = ()
+    compare: tuple[tuple[Label, Label], ...] = ()
     claims: tuple[Claim, ...] = ()
 
     @field_validator("metrics")
     @classmethod
     def _no_metric_twice(cls, value: dict[str, str]) -> dict[str, str]:
-        labels: dict[str, str] = {}
-        for label, metric in value.items():
-            if labels.setdefault(metric, label) != label:
-                raise ValueError(f"{labels[metric]!r} and {label!r} are both {metric!r}; leave one out")
+        known: dict[str, str] = {}
+        for name, metric in value.items():
+            if known.setdefault(metric, name) != name:
+                raise ValueError(f"{known[metric]!r} and {name!r} are both {metric!r}; leave one out")
         return value
 
     @property
@@ -180,6 +200,13 @@ class SweepSpec(Spec):
     probes: tuple[LookSpec, ...] = ()
     run: RunSpec = RunSpec()
     report: ReportSpec = ReportSpec()
+
+    @classmethod
+    def inner_fields(cls) -> Iterator[tuple[str, ...]]:
+        """Those of a trial are in `base`."""
+        yield from (("base", name) for name in TrialSpec.model_fields)
+        yield from (("base", *path) for path in TrialSpec.inner_fields())
+        yield from (path for path in super().inner_fields() if path[0] in ("run", "report"))
 
     @model_validator(mode="after")
     def _every_epoch_can_be_judged(self) -> Self:

@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.spec import SweepSpec
-from orchestrator.yaml_text import parse_yaml, read_yaml
+from orchestrator.yaml_text import parse_yaml, plain_numbers, read_yaml
 from poisons import DataSpec
 from trainers import InputError
+from trainers.spec import merged
+
+AS_WRITTEN = ("grid", "skip", "report")  # what has or names labels: numbers in it keep their spelling
 
 
 def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
@@ -22,6 +25,7 @@ def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
         )
     for path, value in _settings(settings, "train.epochs=2 or seed=[0,1]"):
         change(data, path, value)
+    data = {name: part if name in AS_WRITTEN else plain_numbers(part) for name, part in data.items()}
     return SweepSpec.parse(data, str(file))
 
 
@@ -37,7 +41,7 @@ def load_data(text: str, settings: tuple[str, ...] = ()) -> DataSpec:
         data = {"poison": data}
     for path, value in _settings(settings, "source=cifar10 or poison.pixels=2"):
         set_path(data, path, value, "--set")
-    return DataSpec.parse(data, text)
+    return DataSpec.parse(plain_numbers(data), text)
 
 
 def load_source(text: str) -> DataSpec:
@@ -45,7 +49,7 @@ def load_source(text: str) -> DataSpec:
     data = parse_yaml(text, text)
     if not isinstance(data, dict) or "kind" in data:
         data = {"source": data}
-    return DataSpec.parse(data | {"poison": "clean"}, text)
+    return DataSpec.parse(plain_numbers(data) | {"poison": "clean"}, text)
 
 
 def _settings(settings: tuple[str, ...], example: str) -> Iterator[tuple[str, Any]]:
@@ -102,7 +106,7 @@ def set_path(data: dict[str, Any], path: str, value: Any, where: str) -> None:
     place = _place(node, last)
     if place is None:
         raise InputError(f"{where}: {path}: there is nothing to set at {last!r}")
-    node[place] = _merged(node[place] if isinstance(place, int) else node.get(place), value)
+    node[place] = merged(node[place] if isinstance(place, int) else node.get(place), value)
 
 
 def _place(node: Any, part: str) -> str | int | None:
@@ -112,12 +116,6 @@ def _place(node: Any, part: str) -> str | int | None:
     if isinstance(node, list) and part.isascii() and part.isdecimal() and int(part) < len(node):
         return int(part)
     return None
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not isinstance(old, dict) or not isinstance(new, dict) or "kind" in new:
-        return new
-    return {**old, **{name: _merged(old.get(name), value) for name, value in new.items()}}
 
 
 def _kind(data: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
@@ -31,6 +31,7 @@ class DataSpec(Spec):
     perturbation.
     """
 
+    one_or_many: ClassVar[tuple[str, ...]] = ("poison",)
     source: Source = Digits()
     split: Split = "train"
     poison: tuple[Poison, ...] = CLEAN

@@ -22,6 +22,16 @@ class Budget(Spec):
     norm: Norm = "Linf"
     eps: Eps = Fraction(8, 255)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _radius_and_norm(cls, value: Any) -> Any:
+        if isinstance(value, str | int | float | Fraction):
+            raise ValueError(
+                f"a budget is a radius and its norm, found {value!r}; "
+                "write {eps: 8/255}, in Linf, or {norm: L2, eps: 1/2}"
+            )
+        return value
+
     @field_validator("eps")
     @classmethod
     def _positive(cls, eps: Fraction) -> Fraction:

@@ -16,7 +16,7 @@ from trainers.families import Architecture, Augmentation, Defense, Optimizer, Sc
 from trainers.numerical_platform import cpu_isa, has_bfloat16
 from trainers.optimizers.sgd import Sgd
 from trainers.schedules.multi_step import MultiStep
-from trainers.spec import Spec
+from trainers.spec import Spec, changed
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -49,14 +49,19 @@ class TrainSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _with_recipe(cls, value: Any) -> Any:
-        """Fields that are not given are the architecture's, where it has its own."""
+        """Fields that are not given are the architecture's, where it has its own; those given without a
+        `kind` change them."""
         if not isinstance(value, dict) or "architecture" not in value:
             return value
+        network = changed(value["architecture"], cls().architecture, "architecture")
         try:
-            architecture = Architecture.model_validate(value["architecture"])
+            architecture = Architecture.model_validate(network)
         except ValidationError:
             return value  # the field itself will say so
-        return architecture.recipe() | value
+        if not (recipe := architecture.recipe()):
+            return value
+        usual = dict(cls.model_validate(recipe))
+        return recipe | {name: changed(item, usual.get(name), name) for name, item in value.items()}
 
     @property
     def before_attack(self) -> int:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import json
 import math
 import pkgutil
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
+
+from trainers.spelling import as_yaml, same
+from trainers.spelling import nearest as nearest
+
+MOST = 10**8  # of anything that is counted: beyond lies a mistake
+SEVERAL = "; to try several values, make it an axis of a sweep's grid"
+DEPTH = 4  # of the fields inside fields among which a misplaced one is looked for
 
 
 class InputError(ValueError):
@@ -31,15 +38,41 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
+    one_or_many: ClassVar[tuple[str, ...]] = ()  # fields in which one item may stand for a list of it
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
-        unknown = [name for name in value if name not in cls.model_fields] if isinstance(value, dict) else []
-        if unknown:
+        """Refuse what is no mapping or has an unknown field; settings of a default plug-in may lack its
+        `kind`."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"expected a mapping with some of the fields {', '.join(cls.model_fields)}; found {value!r}"
+            )
+        if unknown := [name for name in value if name not in cls.model_fields]:
             what = f"field of {cls.kind!r}" if issubclass(cls, Plugin) else "field"
-            raise ValueError(f"unknown {what}: {unknown[0]!r}{nearest(unknown[0], cls.model_fields)}")
-        return value
+            hint = nearest(unknown[0], cls.model_fields, cls.inner_fields())
+            raise ValueError(f"unknown {what}: {unknown[0]!r}{hint}")
+        if not any(type(item) is dict for item in value.values()):
+            return value
+        defaults = _defaults(cls)
+        return {name: changed(item, defaults[name], name) for name, item in value.items()}
+
+    @model_validator(mode="after")
+    def _refuse_absurd(self) -> Self:
+        """No training has 10¹² epochs, no network a width of 10⁹."""
+        for name, most in _counts(type(self)).items():
+            value = getattr(self, name)
+            if isinstance(value, int) and abs(value) > most:
+                raise ValueError(f"{name}: {value:,} is more than can ever work; write at most {most:,}")
+        return self
+
+    @classmethod
+    def inner_fields(cls) -> Iterator[tuple[str, ...]]:
+        """The paths of the fields inside its fields, `("optimizer", "lr")`, those less deep first."""
+        return inner_fields(cls)
 
     @property
     def key(self) -> str:
@@ -71,6 +104,17 @@ class Spec(BaseModel):
 def _defaults(spec: type[Spec]) -> dict[str, Any]:
     """The default of each field, to compare with: made once, since a sweep has thousands of specs."""
     return {name: field.get_default(call_default_factory=True) for name, field in spec.model_fields.items()}
+
+
+@cache
+def _counts(spec: type[Spec]) -> dict[str, int]:
+    """The largest value of each field that is a whole number; a seed has 64 bits."""
+    fields = {name: field.annotation for name, field in spec.model_fields.items() if _whole(field.annotation)}
+    return {name: 2**63 - 1 if name == "seed" else MOST for name in fields}
+
+
+def _whole(annotation: Any) -> bool:
+    return annotation is int or any(map(_whole, get_args(annotation)))
 
 
 class Plugin(Spec):
@@ -110,17 +154,27 @@ class Plugin(Spec):
             return value
         if isinstance(value, str):
             value = {"kind": value}
+        if isinstance(value, _Changes):
+            value = value.applied()
         if not isinstance(value, dict):
             raise ValueError(
                 f"expected a kind of {cls.family}, by name or as a mapping with `kind`, found {value!r}"
+                f"{SEVERAL if isinstance(value, list) else ''}"
             )
         if cls.kind:
             if value.get("kind", cls.kind) != cls.kind:
                 raise ValueError(f"expected kind {cls.kind!r}, found {value['kind']!r}")
             return handler({k: v for k, v in value.items() if k != "kind"})
         if "kind" not in value:
-            raise ValueError(f"this {cls.family} needs `kind`, one of: {', '.join(sorted(cls.registry))}")
+            kinds = cls.kinds_with(value) or sorted(cls.registry)
+            raise ValueError(f"this {cls.family} needs `kind`, one of: {', '.join(kinds)}")
         return cls.member(value["kind"]).model_validate(value)
+
+    @classmethod
+    def kinds_with(cls, names: Iterable[str]) -> list[str]:
+        """The kinds of this family that have all these fields."""
+        wanted = set(names)
+        return sorted(kind for kind, one in cls.registry.items() if wanted <= one.model_fields.keys())
 
     @classmethod
     def member(cls, kind: Any) -> type[Plugin]:
@@ -128,6 +182,90 @@ class Plugin(Spec):
         if isinstance(kind, str) and kind in cls.registry:
             return cls.registry[kind]
         raise ValueError(f"unknown {cls.family} {kind!r}{nearest(kind, cls.registry)}")
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """Fields that were given without a `kind`: they change the plug-in that is there by default."""
+
+    default: Plugin
+    fields: dict[str, Any]
+
+    def applied(self) -> Any:
+        """The whole plug-in as plain data. ValueError for a field that the default plug-in lacks."""
+        default = self.default
+        for name in self.fields:
+            if name not in type(default).model_fields:
+                raise ValueError(
+                    f"unknown field of {default.kind!r}, the default {default.family}: {name!r}"
+                    f"{self._advice(name)}"
+                )
+        return merged(plain(default), self.fields)
+
+    def _advice(self, name: str) -> str:
+        """The nearest field of the default plug-in, or the kinds that have this one."""
+        found = {}
+        for kind, member in sorted(Plugin.families[self.default.family].registry.items()):
+            paths = [*((field,) for field in member.model_fields), *member.inner_fields()]
+            if (path := next((path for path in paths if same(name, path[-1])), None)) is not None:
+                found[kind] = path
+        if not found or self.default.kind in found:
+            return nearest(name, type(self.default).model_fields, self.default.inner_fields())
+        shown = (f"{{kind: {kind}, {as_yaml(path)}}}" for kind, path in found.items())
+        return f"; did you mean another kind? {' or '.join(shown)}"
+
+
+def changed(value: Any, default: Any, name: str) -> Any:
+    """What `value` means in the place of `default`, in the field `name`: a mapping without `kind` changes the
+    default plug-in, `{0: {padding: 2}}` the first of a list of them; anything else replaces it."""
+    if not isinstance(value, dict) or "kind" in value:
+        return value
+    if isinstance(default, Plugin):
+        return _Changes(default, value)
+    if isinstance(default, tuple) and value and all(str(i).isdecimal() for i in value):
+        if missing := [i for i in value if int(i) >= len(default)]:
+            raise ValueError(f"{name} has no item {missing[0]}: by default it has {len(default)}")
+        return [changed(value.get(str(i), item), item, name) for i, item in enumerate(default)]
+    return value
+
+
+def merged(old: Any, new: Any) -> Any:
+    """`new` in the place of `old`, as plain data: a mapping changes what is there, unless it names a `kind`;
+    a plug-in written as a name is `{kind: name}`."""
+    old = {"kind": old} if isinstance(old, str) and isinstance(new, dict) else old
+    if not isinstance(old, dict) or not isinstance(new, dict) or "kind" in new:
+        return new
+    return {**old, **{name: merged(old.get(name), value) for name, value in new.items()}}
+
+
+def inner_fields(spec: type[Spec], *, depth: int = DEPTH) -> Iterator[tuple[str, ...]]:
+    """The paths of the fields inside the fields of a spec, each once, those less deep first; "0" stands for
+    the items of a list. Of a plug-in they are those of all kinds."""
+    level: dict[tuple[str, ...], list[type[Spec]]] = {(): [spec]}
+    for _ in range(depth):
+        deeper: dict[tuple[str, ...], list[type[Spec]]] = {}
+        for path, specs in level.items():
+            for name, annotation, alone in _typed(specs):
+                item = ("0",) if "tuple[" in str(annotation) and not alone else ()
+                known = deeper.setdefault((*path, name, *item), [])
+                known += [one for one in specs_in(annotation) if one not in known]
+        yield from (path for path in deeper if len(path) > 1 and path[-1] != "0")
+        level = {path: specs for path, specs in deeper.items() if specs}
+
+
+def _typed(specs: Iterable[type[Spec]]) -> Iterator[tuple[str, Any, bool]]:
+    """The fields of some specs, their types, and whether one item may stand for a list of it."""
+    for spec in specs:
+        for name, field in spec.model_fields.items():
+            yield name, field.annotation, name in spec.one_or_many
+
+
+def specs_in(annotation: Any) -> list[type[Spec]]:
+    """The specs that a field of this type may hold: of a family of plug-ins, all of its kinds."""
+    if isinstance(annotation, type) and issubclass(annotation, Spec):
+        family = issubclass(annotation, Plugin) and not annotation.kind
+        return list(annotation.registry.values()) if family else [annotation]  # type: ignore[attr-defined]
+    return [one for part in get_args(annotation) for one in specs_in(part)]
 
 
 def _fraction(value: Any) -> Fraction:
@@ -198,15 +336,6 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
     return {p: v for k, item in items for p, v in flatten(item, f"{path}.{k}" if path else str(k)).items()}
 
 
-def nearest(word: Any, known: Iterable[str]) -> str:
-    """`; did you mean 'ops'? Known: ...` for the end of an error message."""
-    if not known:
-        return "; it has no fields"
-    close = difflib.get_close_matches(str(word), list(known), n=2, cutoff=0.5)
-    hint = "; did you mean " + " or ".join(repr(c) for c in close) + "?" if close else "."
-    return f"{hint} Known: {', '.join(sorted(known))}"
-
-
 def explain(error: ErrorDetails, where: str) -> str:
     """One line for one pydantic error: place, what is wrong, what was found."""
     place = ".".join(str(part) for part in error["loc"])
@@ -215,6 +344,11 @@ def explain(error: ErrorDetails, where: str) -> str:
         return f"{head}: this field is missing"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
+    if error["type"] in ("int_type", "float_type", "bool_type", "string_type", "literal_error"):
+        found += SEVERAL if isinstance(error["input"], list | dict) else ""
+    if error["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
+        found += "".join(f"; did you mean {name!r}?" for name in known if same(error["input"], name))
     return f"{head}: {message}{found}"
 
 

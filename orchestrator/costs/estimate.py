@@ -159,8 +159,9 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
 
 def _measured(store: Store, resources: Resources) -> Costs:
     """Costs at the rate of this machine; a guess where it cannot be measured, as on a GPU that is full."""
+    threads = min(resources.threads, os.cpu_count() or 1)  # more would wait for each other for minutes
     try:
-        return Costs.measured(store, place=resources.place, threads=resources.threads)
+        return Costs.measured(store, place=resources.place, threads=threads)
     except Exception:  # noqa: BLE001  (drivers raise what they like, and a guess is worth more than no answer)
         return Costs.of_some_gpu(store) if resources.gpus else Costs.usual(store)
 

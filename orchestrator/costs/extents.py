@@ -20,18 +20,22 @@ class Extents:
 
     def __init__(self, store: Store) -> None:
         self.store, self.depot = store, open_depot(store.where)
-        self.known: dict[tuple[object, ...], Extent] = {}
+        self.splits: dict[tuple[object, ...], Extent | None] = {}
 
     def of(self, spec: DataSpec) -> Extent:
         """The extent of a data set. Never fails: what cannot be known is taken to be as CIFAR-10."""
+        return self.known(spec) or _limited(USUAL[spec.split], spec)
+
+    def known(self, spec: DataSpec) -> Extent | None:
+        """The extent of a data set, if it can be known now. Never fails."""
         split = (spec.source.kind, spec.source.fingerprint, spec.split)
-        if split not in self.known:
+        if split not in self.splits:
             try:
-                self.known[split] = self._look(spec.clean.model_copy(update={"limit": None}))
+                self.splits[split] = self._look(spec.clean.model_copy(update={"limit": None}))
             except Exception:  # noqa: BLE001  (a source may raise anything, and a cost is worth no failure)
-                self.known[split] = USUAL[spec.split]
-        whole = self.known[split]
-        return whole if spec.limit is None else replace(whole, images=min(spec.limit, whole.images))
+                self.splits[split] = None
+        whole = self.splits[split]
+        return None if whole is None else _limited(whole, spec)
 
     def _look(self, whole: DataSpec) -> Extent:
         """The extent of a whole split."""
@@ -44,6 +48,10 @@ class Extents:
         with suppress(OSError):
             self.depot.write(place, json.dumps(asdict(found)).encode())
         return found
+
+
+def _limited(whole: Extent, spec: DataSpec) -> Extent:
+    return whole if spec.limit is None else replace(whole, images=min(spec.limit, whole.images))
 
 
 def _read(told: dict[str, Any]) -> Extent:

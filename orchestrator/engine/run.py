@@ -31,6 +31,7 @@ from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.preflight import check_ready
 from orchestrator.progress import Progress
+from orchestrator.resources import lacking
 from orchestrator.trial import run_trial
 from poisons import Store
 from trainers import InputError
@@ -152,16 +153,9 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
     is any. InputError if no machine of the cluster has what is asked for."""
     run = plan.sweep.run
     has = {name: there.most(name) for name in ("CPU", "GPU")}
+    if problem := lacking(run, has):
+        raise InputError(problem)
     given = run.gpus_per_trial if isinstance(run.gpus_per_trial, float) else float(has["GPU"] >= 1)
-    for name, need, way in (
-        ("CPU", run.cpus_per_trial, "--cpus-per-trial"),
-        ("CPU", run.cpus_per_data, "--set run.cpus_per_data=..."),
-        ("GPU", given, "--gpus-per-trial"),
-    ):
-        if need > has[name]:
-            raise InputError(
-                f"{need:g} {name} asked for, but no machine has more than {has[name]:g}; see {way}"
-            )
     measured = run.gpus_per_trial == "auto" and given > 0
     if not measured and not 0 < given < 1:
         return Shares.fixed(given), None

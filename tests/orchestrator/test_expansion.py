@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.expansion import Point, expand, label
+from orchestrator.axes import label
+from orchestrator.expansion import Point, expand
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep_file import load
 from tests.conftest import ROOT
