@@ -30,7 +30,7 @@ SQUARE = [(n, n) for n in (8, 16, 32, 64, 96, 128, 224)]
 NARROW = [(64, 8), (64, 4), (64, 2), (32, 2), (16, 2), (32, 1), (224, 16)]
 SIZES = SQUARE + NARROW + [(w, h) for h, w in NARROW]
 TORCHVISION = {"kind": "torchvision", "name": "resnet18"}
-CIFAR = BatchSizes(frozenset({128, 80}), frozenset({500}))
+CIFAR = BatchSizes(training=frozenset({128, 80}), evaluation=frozenset({500}))
 TIMED = ({"kind": "resnet18"}, {"kind": "wide_resnet", "depth": 28, "width": 10}, {"kind": "densenet121"})
 
 
@@ -52,7 +52,7 @@ def survey(
     images = {
         "shape": (3, *size),
         "num_classes": 10,
-        "sizes": BatchSizes(frozenset({batch})),
+        "sizes": BatchSizes(training=frozenset({batch})),
         "device": device,
     }
     try:

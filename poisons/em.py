@@ -267,16 +267,22 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
 
 
 def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.device) -> Arithmetic:
-    """What `precision` comes to for the generator, on the batches of both kinds of step."""
-    sizes = batch_sizes(len(clean), recipe.batch_size) | batch_sizes(len(noise.images), recipe.batch_size)
-    return resolve(
-        recipe,
-        shape=clean.shape,
-        num_classes=clean.num_classes,
-        sizes=BatchSizes(sizes),
-        device=device,
-        field="precision of the poison em",
-    )
+    """What `precision` comes to for the generator: for its own steps, and for those of the noise."""
+
+    def on(sizes: BatchSizes) -> Arithmetic:
+        return resolve(
+            recipe,
+            shape=clean.shape,
+            num_classes=clean.num_classes,
+            sizes=sizes,
+            device=device,
+            field="precision of the poison em",
+        )
+
+    with one_thread(device):
+        trained = on(BatchSizes(training=batch_sizes(len(clean), recipe.batch_size)))
+    moved = BatchSizes(attack=batch_sizes(len(noise.images), recipe.batch_size))
+    return trained if trained.fallback else on(moved)
 
 
 def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:

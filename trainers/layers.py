@@ -17,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers 
     ]
 )
 META = torch.device("meta")
+Gradients = Literal["all", "inputs", "none"]  # as a training takes them, an attack, an evaluation
 FILL = {"MALLOC_PERTURB_": "128"}  # glibc then fills new memory with the bytes 7f, 3.4e38 in both precisions
 
 
@@ -73,17 +74,17 @@ class TensorShape:
 
 @dataclass(frozen=True)
 class Layer:
-    """A call of a function of torch, by name, with shapes where tensors were. `backward`: gradients are taken
-    too."""
+    """A call of a function of torch, by name, with shapes where tensors were; and which gradients are
+    taken."""
 
     function: str
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    backward: bool
+    gradients: Gradients
 
     def __str__(self) -> str:
         """`conv2d(128x256x2x1 channels_last, 512x256x3x3, None, (2, 2), (1, 1), (1, 1), 1)`: equal for equal
-        layers, but for `backward`."""
+        layers, but for their gradients."""
         given = [str(_map(a, str)) if isinstance(a, list) else str(a) for a in self.args]
         given += [f"{name}={value}" for name, value in self.kwargs.items()]
         return f"{self.function}({', '.join(given)})"
@@ -111,9 +112,9 @@ class Verdict:
 class _Recorder(TorchFunctionMode):
     """Gathers the calls whose arithmetic autocast lowers."""
 
-    def __init__(self, *, backward: bool) -> None:
+    def __init__(self, gradients: Gradients) -> None:
         super().__init__()
-        self.backward, self.layers = backward, dict[str, Layer]()
+        self.gradients, self.layers = gradients, dict[str, Layer]()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -122,25 +123,25 @@ class _Recorder(TorchFunctionMode):
         if name in LOWERED:
             given = args[::-1] if name == "__rmatmul__" else args
             name = "matmul" if name.endswith("matmul__") else name
-            layer = Layer(name, _without_numbers(given), _without_numbers(kwargs or {}), self.backward)
+            layer = Layer(name, _without_numbers(given), _without_numbers(kwargs or {}), self.gradients)
             self.layers.setdefault(str(layer), layer)
         return func(*args, **(kwargs or {}))
 
 
-def layers_of(network: nn.Module, x: Tensor, *, backward: bool) -> list[Layer]:
+def layers_of(network: nn.Module, x: Tensor, gradients: Gradients) -> list[Layer]:
     """The distinct layers that a batch like `x` passes in `network`, which is in eval mode. Costs nothing
     where both lie on the meta device."""
-    recorder = _Recorder(backward=backward)
+    recorder = _Recorder(gradients)
     with recorder:
         network(x)
     return list(recorder.layers.values())
 
 
 def examine(layer: Layer, device: torch.device) -> Verdict:
-    """Run a layer on random numbers in float32 and in bfloat16, and compare its output and, if it asks for
-    them, all gradients. A wrong kernel may crash the process: see `examine_apart`."""
+    """Run a layer on random numbers in float32 and in bfloat16, and compare its output and the gradients that
+    it asks for. A wrong kernel may crash the process: see `examine_apart`."""
     drawn = _drawn((layer.args, layer.kwargs), torch.Generator(device).manual_seed(0))
-    leaves = [x.requires_grad_(layer.backward) for x in _tensors(drawn) if x.is_floating_point()]
+    leaves = [x.requires_grad_() for x in _differentiated(layer, drawn)]
     exact = _computed(layer, drawn, leaves, device, lowered=False)
     try:
         lowered = _computed(layer, drawn, leaves, device, lowered=True)
@@ -201,9 +202,12 @@ def _computed(
     output."""
     if lowered:
         _fill_free_memory(leaves)
-    with torch.set_grad_enabled(layer.backward), torch.autocast(device.type, torch.bfloat16, enabled=lowered):
+    with (
+        torch.set_grad_enabled(bool(leaves)),
+        torch.autocast(device.type, torch.bfloat16, enabled=lowered),
+    ):
         out = layer(*drawn)
-    if not layer.backward:
+    if not leaves:
         return [out]
     gen = torch.Generator(device).manual_seed(1)
     grad = torch.randn(out.shape, generator=gen, device=device).bfloat16().to(out.dtype)
@@ -227,6 +231,15 @@ def _parts(leaves: list[Tensor]) -> Iterator[str]:
     names = ("input", "weight", "bias") if len(leaves) <= 3 else ()
     for i in range(len(leaves)):
         yield f"gradient of {names[i] if i < len(names) else f'tensor {i}'}"
+
+
+def _differentiated(layer: Layer, drawn: Any) -> Iterator[Tensor]:
+    """The tensors whose gradients a layer asks for."""
+    shapes = (leaf for leaf in _leaves((layer.args, layer.kwargs)) if isinstance(leaf, TensorShape))
+    for shape, x in zip(shapes, _tensors(drawn), strict=True):
+        wanted = layer.gradients == "all" or (layer.gradients == "inputs" and not shape.parameter)
+        if x.is_floating_point() and wanted:
+            yield x
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

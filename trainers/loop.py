@@ -193,9 +193,11 @@ def arithmetic_of(
 ) -> Arithmetic:
     """What `spec.precision` comes to on `device`, for a training on `train`, its evaluation on both, and an
     attack on so many images. InputError for an explicit bfloat16 that is computed wrongly."""
-    backward = batch_sizes(len(train), spec.batch_size) | batch_sizes(attacked, spec.batch_size)
-    forward = batch_sizes(len(train), BATCH) | batch_sizes(len(test), BATCH)
-    sizes = BatchSizes(backward, forward)
+    sizes = BatchSizes(
+        training=batch_sizes(len(train), spec.batch_size),
+        attack=batch_sizes(attacked, spec.batch_size),
+        evaluation=batch_sizes(len(train), BATCH) | batch_sizes(len(test), BATCH),
+    )
     return resolve(spec, shape=train.shape, num_classes=train.num_classes, sizes=sizes, device=device)
 
 

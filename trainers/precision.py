@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from trainers.families import Architecture
-from trainers.layers import Layer, Verdict, examine, examine_apart, layers_of
+from trainers.layers import Gradients, Layer, Verdict, examine, examine_apart, layers_of
 from trainers.meta import META, Shape, on_meta
 from trainers.numerical_platform import NumericalPlatform, numerical_platform
 from trainers.recipe import Precision, TrainSpec, repeatable
@@ -47,17 +47,19 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The sizes of the batches that a network is given: with gradients, and without."""
+    """The sizes of the batches that a network is given: by a training, by attacks, by an evaluation."""
 
-    backward: frozenset[int]
-    forward: frozenset[int] = frozenset()
+    training: frozenset[int] = frozenset()
+    attack: frozenset[int] = frozenset()
+    evaluation: frozenset[int] = frozenset()
 
     @property
-    def passes(self) -> list[tuple[int, bool]]:
-        """Each size once, and whether gradients are taken at it."""
-        return [(n, True) for n in sorted(self.backward)] + [
-            (n, False) for n in sorted(self.forward - self.backward)
-        ]
+    def passes(self) -> list[tuple[int, Gradients]]:
+        """Each size once, with the most gradients that are taken at it."""
+        found: dict[int, Gradients] = dict.fromkeys(self.evaluation, "none")
+        found.update((size, "inputs") for size in self.attack)
+        found.update((size, "all") for size in self.training)
+        return sorted(found.items())
 
 
 def batch_sizes(images: int, size: int) -> frozenset[int]:
@@ -114,8 +116,8 @@ def failures(
         network = on_meta(architecture, shape, num_classes).eval()
         layers = [
             layer
-            for n, backward in sizes.passes
-            for layer in _layers(network, architecture, (n, *shape), num_classes, device, backward=backward)
+            for n, gradients in sizes.passes
+            for layer in _layers(network, architecture, (n, *shape), num_classes, device, gradients)
         ]
         _known[name] = _wrong(layers, platform, device)
     return _known[name]
@@ -127,17 +129,16 @@ def _layers(
     batch: tuple[int, int, int, int],
     num_classes: int,
     device: torch.device,
-    *,
-    backward: bool,
+    gradients: Gradients,
 ) -> Iterable[Layer]:
     """The distinct layers of a batch; of a network that needs numbers, from a batch of zeros."""
     try:
-        return layers_of(network, _zeros(batch, META), backward=backward)
+        return layers_of(network, _zeros(batch, META), gradients)
     except (RuntimeError, NotImplementedError, ValueError, TypeError):
         real = architecture.network(num_classes=num_classes, shape=batch[1:], seed=0)
         real.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
-            return layers_of(real.eval(), _zeros(batch, device), backward=backward)
+            return layers_of(real.eval(), _zeros(batch, device), gradients)
 
 
 def _zeros(batch: tuple[int, int, int, int], device: torch.device) -> torch.Tensor:
@@ -147,7 +148,7 @@ def _zeros(batch: tuple[int, int, int, int], device: torch.device) -> torch.Tens
 def _wrong(layers: Sequence[Layer], platform: NumericalPlatform, device: torch.device) -> Failures:
     """Those of these layers that are wrong on this platform; what is not known is run."""
     folder = _folder() / platform.key
-    named = {f"{layer}, {'with' if layer.backward else 'without'} gradients": layer for layer in layers}
+    named = {f"{layer}, gradients: {layer.gradients}": layer for layer in layers}
     known = {text: _read(folder / _file(text), text) for text in named}
     new = [text for text, verdict in known.items() if verdict is None]
     if new:

@@ -25,7 +25,7 @@ from trainers.recipe import native_bfloat16
 from trainers.trial import Trial
 
 NATIVE = native_bfloat16(CPU)
-SHAPE = (3, 16, 16)
+SHAPE = (3, 32, 32)
 NARROW = {"kind": "resnet18", "width": 8}  # on images of 64x2 its stages have outputs one pixel wide
 
 
@@ -51,7 +51,7 @@ def convolution(
     x = torch.empty(batch, channels[0], *size).to(memory_format=torch.channels_last)
     w = nn.Parameter(torch.empty(channels[1], channels[0], 3, 3))
     args = (TensorShape.of(x), TensorShape.of(w), None, (stride, stride), (1, 1), (1, 1), 1)
-    return Layer("conv2d", args, {}, backward=True)
+    return Layer("conv2d", args, {}, "all")
 
 
 def naive_error(layer: Layer) -> float:
@@ -105,7 +105,7 @@ class Broken(nn.Module):
 
 def test_all_that_autocast_lowers_is_a_layer_and_each_once() -> None:
     net = Broken().to("meta").eval()
-    found = layers_of(net, torch.empty(2, 3, 4, 4, device="meta"), backward=True)
+    found = layers_of(net, torch.empty(2, 3, 4, 4, device="meta"), "all")
     names = [
         "conv2d",
         "multi_head_attention_forward",
@@ -115,8 +115,13 @@ def test_all_that_autocast_lowers_is_a_layer_and_each_once() -> None:
         "linear",
     ]
     assert [layer.function for layer in found] == names
-    assert len(layers_of(nn.Sequential(*[nn.Linear(4, 4)] * 3), torch.empty(2, 4), backward=False)) == 1
+    assert len(layers_of(nn.Sequential(*[nn.Linear(4, 4)] * 3), torch.empty(2, 4), "none")) == 1
     assert all(layer.accepts(v) for layer, v in zip(found, examine_apart(found), strict=True))
+
+
+def without_layout(texts: list[str]) -> list[str]:
+    """Layers that are one but for how they lie in memory, which is one thing where an image is one pixel."""
+    return list(dict.fromkeys(text.replace(" channels_last", "") for text in texts))
 
 
 @pytest.mark.parametrize("kind", sorted(Architecture.registry))
@@ -129,9 +134,8 @@ def test_layers_of_every_architecture_are_those_that_a_training_runs(
     meta = on_meta(spec, SHAPE, 5).eval()
     x = torch.rand(4, *SHAPE).contiguous(memory_format=torch.channels_last)
     net = spec.network(num_classes=5, shape=SHAPE, seed=0).to(memory_format=torch.channels_last).eval()
-    predicted = [str(layer) for layer in layers_of(meta, torch.empty_like(x, device="meta"), backward=True)]
-    real = [str(layer) for layer in layers_of(net, x, backward=True)]
-    without_layout = lambda texts: [t.replace(" channels_last", "") for t in texts]  # noqa: E731
+    predicted = [str(layer) for layer in layers_of(meta, torch.empty_like(x, device="meta"), "all")]
+    real = [str(layer) for layer in layers_of(net, x, "all")]
     assert without_layout(predicted) == without_layout(real)
     assert len(predicted) >= 2
 
@@ -155,7 +159,10 @@ def wrong_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     return install
 
 
-def settle(text: str, sizes: BatchSizes = BatchSizes(frozenset({8}), frozenset({9}))) -> Arithmetic:  # noqa: B008
+SIZES = BatchSizes(training=frozenset({8}), evaluation=frozenset({9}))
+
+
+def settle(text: str, sizes: BatchSizes = SIZES) -> Arithmetic:
     spec = TrainSpec.parse({"architecture": "lenet5", "precision": text}, "test")
     return resolve(spec, shape=SHAPE, num_classes=4, sizes=sizes, device=CPU)
 
@@ -190,7 +197,7 @@ def test_a_machine_that_computes_correctly_is_asked_once_for_each_layer(
     monkeypatch.setattr(precision, "_known", {})  # another process of this machine
     settle("auto")
     assert len(asked) == first
-    settle("auto", BatchSizes(frozenset({8, 3})))
+    settle("auto", BatchSizes(training=frozenset({8, 3})))
     assert len(asked) > first, "another size of a batch is another shape"
     files = list(cache.rglob("*.json"))
     assert len(files) == len(asked)
@@ -231,12 +238,12 @@ def test_a_layer_that_ends_its_process_is_wrong_and_the_others_are_not(
         "import os\nfrom torch.nn import functional as F\nF.abort = lambda *_: os.abort()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    good = Layer("linear", tuple(TensorShape.of(torch.empty(4, 4)) for _ in range(2)), {}, backward=True)
-    verdicts = examine_apart([good, Layer("abort", good.args, {}, backward=True), good])
+    good = Layer("linear", tuple(TensorShape.of(torch.empty(4, 4)) for _ in range(2)), {}, "all")
+    verdicts = examine_apart([good, Layer("abort", good.args, {}, "all"), good])
     assert [good.accepts(v) for v in verdicts] == [True, False, True]
     assert "SIGABRT" in verdicts[1].part
     with pytest.raises(RuntimeError, match="ended with code 1"):
-        examine_apart([Layer("no_such_function", good.args, {}, backward=True)])
+        examine_apart([Layer("no_such_function", good.args, {}, "all")])
 
 
 def test_batches_are_counted_as_a_loop_over_the_images_meets_them() -> None:
@@ -265,7 +272,7 @@ def test_a_training_whose_layers_are_wrong_is_the_float32_training_and_its_recor
         torch.randint(256, (48, 3, 64, 2), generator=gen, dtype=torch.uint8), torch.arange(48) % 4, 4
     )
     settings: dict[str, Any] = {"architecture": NARROW, "epochs": 2, "batch_size": 16, "augmentations": []}
-    sizes = BatchSizes(frozenset({16}), frozenset({48}))
+    sizes = BatchSizes(training=frozenset({16}), evaluation=frozenset({48}))
     spec = TrainSpec.parse(settings, "test")
     if not failures(spec.architecture, shape=(3, 64, 2), num_classes=4, sizes=sizes, device=CPU):
         pytest.skip("this machine computes these layers correctly")
@@ -296,7 +303,7 @@ def test_the_check_leaves_random_generators_and_threads_alone() -> None:
         Architecture.model_validate("lenet5"),
         shape=SHAPE,
         num_classes=4,
-        sizes=BatchSizes(frozenset({4})),
+        sizes=BatchSizes(training=frozenset({4})),
         device=CPU,
     )
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -312,7 +319,7 @@ def test_what_bfloat16_does_not_implement_is_no_crash() -> None:
 
     F.refuses = refuses  # type: ignore[attr-defined]
     try:
-        verdict = examine(Layer("refuses", (), {}, backward=False), CPU)
+        verdict = examine(Layer("refuses", (), {}, "none"), CPU)
     finally:
         del F.refuses  # type: ignore[attr-defined]
     assert verdict.error == math.inf
