@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from orchestrator.depots.drivers import STALE_SECONDS, Mark
-from orchestrator.outline import differs
+from orchestrator.outline import Entry, differs
 from orchestrator.standing import Standing
 from orchestrator.tables import Building, Running, at_work, duration
 
@@ -34,8 +34,17 @@ def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, co
         error = escape(failure["error"])
         _say(console, f"[red]failed[/] {entry.key} ({escape(entry.name)}), {attempts} attempts: {error}")
         _say(console, f"       {where}/trials/{entry.key}/failure.json")
+    for text, entries in doubts_by_text(standing).items():
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        _say(console, f"[yellow]doubt[/]  {entries[0].key} ({escape(entries[0].name)}){more}: {escape(text)}")
+
+
+def doubts_by_text(standing: Standing) -> dict[str, list[Entry]]:
+    """Warnings of finished trials, each once, with the trials that have it."""
+    found: dict[str, list[Entry]] = {}
     for entry, text in standing.doubts():
-        _say(console, f"[yellow]doubt[/]  {entry.key} ({escape(entry.name)}): {escape(text)}")
+        found.setdefault(text, []).append(entry)
+    return found
 
 
 def driver_line(mark: Mark, version: str | None) -> str:

@@ -235,3 +235,14 @@ def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store,
 def test_a_url_that_is_no_depot_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
     code, _, err = opsctl("status", write(tmp_path, tiny()), "--store", "s3:/half")
     assert (code, "neither a path nor a URL" in err) == (2, True)
+
+
+def test_a_warning_that_many_trials_share_is_one_line(opsctl: Opsctl, tmp_path: Path, store: Store) -> None:
+    file, why = write(tmp_path, tiny()), "float32 in place of bfloat16: conv2d is wrong here"
+    plan = plan_of(tiny(), store)
+    for task, warnings in zip(plan.tasks, ([why], [why], [why], ["another"]), strict=True):
+        Ledger(store.where).publish(task.key, {**DONE, "warnings": warnings})
+    out = " ".join(opsctl("status", file)[1].split())
+    assert out.count(why) == 1
+    assert f"doubt {plan.tasks[0].key} ({plan.tasks[0].point.name}) and 2 more: {why}" in out
+    assert f"doubt {plan.tasks[3].key} ({plan.tasks[3].point.name}): another" in out
