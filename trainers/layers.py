@@ -12,6 +12,7 @@ import json
 import math
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -35,7 +36,11 @@ LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers 
 )
 META = torch.device("meta")
 Gradients = Literal["all", "inputs", "none"]  # as a training takes them, an attack, an evaluation
-FILL = {"MALLOC_PERTURB_": "128"}  # glibc then fills new memory with the bytes 7f, 3.4e38 in both precisions
+CHECKED_HEAP = {  # of a child on glibc: what reads memory unwritten, or writes past its own, shows
+    "MALLOC_PERTURB_": "128",  # new memory holds the bytes 7f, which are 3.4e38 in both precisions
+    "MALLOC_CHECK_": "3",  # a block that was overrun ends the process when it is freed
+    "LD_PRELOAD": "libc_malloc_debug.so.0",  # without which glibc since 2.34 does not check
+}
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,8 @@ def examine_apart(layers: Sequence[Layer]) -> list[Verdict]:
 def _child(layers: Sequence[Layer]) -> tuple[list[Verdict], int, str]:
     """The verdicts that a child process came to, its exit code, and what it wrote to stderr."""
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
-    environment = {**os.environ, **FILL, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment |= CHECKED_HEAP if platform.libc_ver()[0] == "glibc" else {}
     asked = pickle.dumps((torch.get_num_threads(), tuple(layers)))
     run = subprocess.run(command, input=asked, capture_output=True, env=environment)
     told = [json.loads(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
@@ -220,7 +226,7 @@ def _computed(
 
 def _fill_free_memory(like: Iterable[Tensor]) -> None:
     """Fill memory of a GPU that the allocator will probably hand out for tensors of these sizes with NaN, so
-    that it shows when something reads it unwritten. On a CPU the C library does it: FILL."""
+    that it shows when something reads it unwritten. On a CPU the C library does it: CHECKED_HEAP."""
     sizes = [(x.numel() * width // 4 + 1, x.device) for x in like for width in (2, 4) if x.is_cuda]
     blocks = [torch.full((size,), math.nan, device=device) for size, device in sizes]
     del blocks

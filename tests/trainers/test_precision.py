@@ -308,7 +308,7 @@ def test_the_check_leaves_random_generators_and_threads_alone() -> None:
     )
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.get_num_threads() == threads
-    assert layers.FILL.keys().isdisjoint(os.environ)
+    assert layers.CHECKED_HEAP.keys().isdisjoint(os.environ)
 
 
 def test_what_bfloat16_does_not_implement_is_no_crash() -> None:
