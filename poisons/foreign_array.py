@@ -131,7 +131,7 @@ def _layout(path: Path, values: Tensor, clean: Images) -> Tensor:
     """As M,C,H,W."""
     c, h, w = clean.shape
     try:
-        if len(values):
+        if values.dim() and len(values):
             return channels_first(values, clean.shape)
     except InputError:
         pass

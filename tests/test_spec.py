@@ -162,3 +162,16 @@ def test_leaves_have_dotted_paths() -> None:
     flat = flatten(plain(TrainSpec.parse({"architecture": {"kind": "wide_resnet", "width": 4}}, "test")))
     assert flat["architecture.width"] == 4
     assert flat["augmentations.0.kind"] == "flip_crop"
+
+
+@pytest.mark.parametrize("first", [0, "0", "00"])
+def test_an_item_of_a_default_list_is_changed_however_its_index_is_written(first: object) -> None:
+    changed = TrainSpec.parse({"augmentations": {first: {"pad": 9}}}, "test")
+    assert changed == TrainSpec.parse({"augmentations": [{"kind": "flip_crop", "pad": 9}]}, "test")
+    with pytest.raises(InputError, match="unknown field of 'flip_crop', .*: 'padding'; did you mean 'pad'"):
+        TrainSpec.parse({"augmentations": {first: {"padding": 9}}}, "test")
+
+
+def test_an_item_of_a_default_list_is_changed_once() -> None:
+    with pytest.raises(InputError, match="augmentations has an item twice: 0, 00"):
+        TrainSpec.parse({"augmentations": {"0": {"pad": 9}, "00": {"pad": 8}}}, "test")

@@ -26,6 +26,8 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 TOLERANCE = 0.02  # relative error in the Frobenius norm; correct kernels are at 0.003, wrong ones above 0.05
+NOTHING = 0.01  # smaller gradients than this share of the layer's largest are rounding: of a softmax of one
+PIECE = 64  # rows that are compared at a time
 PRODUCTS = {"multi_head_attention_forward": 5}  # products that one call makes, one on what another gave
 LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers (torch: autocast_mode.h)
     [
@@ -35,6 +37,8 @@ LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers 
     ]
 )
 META = torch.device("meta")
+CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
+SECONDS = 1800  # that a child is given
 Gradients = Literal["all", "inputs", "none"]  # as a training takes them, an attack, an evaluation
 CHECKED_HEAP = {  # of a child on glibc: what reads memory unwritten, or writes past its own, shows
     "MALLOC_PERTURB_": "128",  # new memory holds the bytes 7f, which are 3.4e38 in both precisions
@@ -53,15 +57,18 @@ class TensorShape:
     parameter: bool
 
     @classmethod
-    def of(cls, x: Tensor) -> TensorShape:
-        return cls(tuple(x.shape), x.stride(), x.dtype, isinstance(x, nn.Parameter))
+    def of(cls, x: Tensor, layout: torch.memory_format | None = None) -> TensorShape:
+        """That of `x`, or of `x` in another `layout`."""
+        like = x if layout is None else torch.empty(x.shape, device=META).to(memory_format=layout)
+        return cls(tuple(x.shape), like.stride(), x.dtype, isinstance(x, nn.Parameter))
 
     def __str__(self) -> str:
         dense = torch.empty(self.size, device=META)
         plain = self.stride == dense.stride()
         last = dense.dim() == 4 and self.stride == dense.to(memory_format=torch.channels_last).stride()
         layout = "" if plain else " channels_last" if last else f" strides {self.stride}"
-        kind = "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
+        kind = " weight" if self.parameter else ""
+        kind += "" if self.dtype == torch.float32 else f" {self.dtype}".replace("torch.", "")
         return "x".join(map(str, self.size)) + layout + kind
 
     def draw(self, gen: torch.Generator) -> Tensor:
@@ -128,7 +135,7 @@ class _Recorder(TorchFunctionMode):
         if name in LOWERED:
             given = args[::-1] if name == "__rmatmul__" else args
             name = "matmul" if name.endswith("matmul__") else name
-            layer = Layer(name, _without_numbers(given), _without_numbers(kwargs or {}), self.gradients)
+            layer = Layer(name, _as_trained(name, given), _as_trained(name, kwargs or {}), self.gradients)
             self.layers.setdefault(str(layer), layer)
         return func(*args, **(kwargs or {}))
 
@@ -150,9 +157,13 @@ def examine(layer: Layer, device: torch.device) -> Verdict:
     exact = _computed(layer, drawn, leaves, device, lowered=False)
     try:
         lowered = _computed(layer, drawn, leaves, device, lowered=True)
-    except NotImplementedError:
-        return Verdict(math.inf, "output, which is not implemented")
-    errors = [relative_error(a, b) for a, b in zip(lowered, exact, strict=True)]
+    except RuntimeError as error:  # it is not implemented, or the library has no kernel for it
+        if "memory" in str(error).lower():
+            raise
+        why = next(iter(str(error).splitlines()), type(error).__name__)
+        return Verdict(math.inf, f"output, which cannot be computed ({why}),")
+    floors = [0.0, *[NOTHING * max(map(_norm, exact[1:]), default=0.0)] * len(leaves)]
+    errors = map(relative_error, lowered, exact, floors)
     return max(map(Verdict, errors, _parts(leaves)), key=lambda verdict: verdict.error)
 
 
@@ -163,11 +174,14 @@ def examine_apart(layers: Sequence[Layer]) -> list[Verdict]:
     found, code, errors = _child(layers)
     if code == 0:
         return found
-    if code > 0 or -code == signal.SIGKILL:
-        what = MemoryError if code < 0 else RuntimeError
-        raise what(f"checking the precision of {layers[0]} ended with code {code}: {errors[-500:]}")
+    what = f"checking the precision of {len(layers)} layers, {layers[0]} among them, ended with code {code}"
+    if -code == signal.SIGKILL or "bad_alloc" in errors:
+        raise MemoryError(f"{what}: there was too little memory")
+    if -code not in CRASHES:
+        raise (RuntimeError if code > 0 else InterruptedError)(f"{what}: {errors[-500:]}")
     if len(layers) > 1:  # what was overwritten may show only later: which one did it?
-        return [verdict for layer in layers for verdict in examine_apart([layer])]
+        half = len(layers) // 2
+        return examine_apart(layers[:half]) + examine_apart(layers[half:])
     return [Verdict(math.inf, f"process, which it ends with {signal.Signals(-code).name},")]
 
 
@@ -177,9 +191,12 @@ def _child(layers: Sequence[Layer]) -> tuple[list[Verdict], int, str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment |= CHECKED_HEAP if platform.libc_ver()[0] == "glibc" else {}
     asked = pickle.dumps((torch.get_num_threads(), tuple(layers)))
-    run = subprocess.run(command, input=asked, capture_output=True, env=environment)
-    told = [json.loads(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
-    found = [Verdict(math.inf if error is None else error, part) for error, part in told]
+    try:
+        run = subprocess.run(command, input=asked, capture_output=True, env=environment, timeout=SECONDS)
+    except subprocess.TimeoutExpired:  # what overwrote the heap may wait for itself
+        return [], -signal.SIGABRT, f"it did not end in {SECONDS} s"
+    lines = [json.loads(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
+    found = [Verdict(math.inf if error is None else error, part) for error, part in lines]
     return found, run.returncode, run.stderr.decode(errors="replace")
 
 
@@ -193,12 +210,17 @@ def serve() -> None:
         print(json.dumps([error, verdict.part]), flush=True)
 
 
-def relative_error(x: Tensor, reference: Tensor) -> float:
-    """The Frobenius norm of the difference over that of `reference`; infinite where it is not finite."""
-    norm = torch.linalg.vector_norm
-    size = norm(reference, dtype=torch.float64).item()
-    error = norm(x.float() - reference, dtype=torch.float64).item() / (size or 1.0)
+def relative_error(x: Tensor, reference: Tensor, floor: float = 0.0) -> float:
+    """The Frobenius norm of the difference over that of `reference`, or over `floor` if that is larger;
+    infinite where it is not finite."""
+    pairs = zip(x.split(PIECE), reference.split(PIECE), strict=True) if x.dim() else [(x, reference)]
+    error = math.hypot(*(_norm(part.float() - exact) for part, exact in pairs))
+    error /= max(_norm(reference), floor) or 1.0
     return error if math.isfinite(error) else math.inf
+
+
+def _norm(x: Tensor) -> float:
+    return torch.linalg.vector_norm(x, dtype=torch.float64).item()
 
 
 def _computed(
@@ -271,8 +293,17 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
     return change(value)
 
 
-def _without_numbers(value: Any) -> Any:
-    return _map(value, lambda leaf: TensorShape.of(leaf) if isinstance(leaf, Tensor) else leaf)
+def _as_trained(function: str, value: Any) -> Any:
+    """Shapes in place of tensors. What a 2d convolution is given is laid out channels_last, as in a training:
+    the meta device forgets that behind a batch normalisation."""
+
+    def shape(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        image = function == "conv2d" and leaf.dim() == 4
+        return TensorShape.of(leaf, torch.channels_last if image else None)
+
+    return _map(value, shape)
 
 
 def _drawn(value: Any, gen: torch.Generator) -> Any:

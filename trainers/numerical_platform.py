@@ -149,8 +149,8 @@ def check_pinned_isa() -> None:
     pinned = os.environ.get(PINNED)
     if pinned and pinned != cpu_isa():
         raise InputError(
-            f"run.cpu_isa: {pinned}, but the processor of {platform.node()} ({cpu_model()}) has {cpu_isa()} "
-            f"at most; write cpu_isa: {cpu_isa()}, or leave that machine out"
+            f"run.cpu_isa: {pinned}, but {platform.node()} ({cpu_model()}, {effective_isa(cpu_flags(), {})}) "
+            f"would use {cpu_isa()}; write cpu_isa: {cpu_isa()}, or leave that machine out"
         )
 
 

@@ -12,11 +12,12 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import nn
 
 from trainers.families import Architecture
@@ -79,12 +80,18 @@ def resolve(
     """What `spec.precision` comes to for this network, images of `shape` (C, H, W) and batches on `device`.
 
     Before bfloat16 is used, every distinct layer is run in both precisions; verdicts are remembered. If a
-    layer is wrong, `auto` is float32, and an explicit `bfloat16` an InputError that names `field`.
+    layer is wrong, `auto` is float32, and an explicit `bfloat16` an InputError that names `field`. Batches of
+    other sizes than these, as AutoAttack and some probes make them, are taken to be computed alike.
     """
     if spec.arithmetic(device) == "float32":
         return Arithmetic("float32")
     platform = numerical_platform(device)
-    found = failures(spec.architecture, shape=shape, num_classes=num_classes, sizes=sizes, device=device)
+    try:
+        found = failures(spec.architecture, shape=shape, num_classes=num_classes, sizes=sizes, device=device)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        if spec.precision == "bfloat16":
+            raise
+        return Arithmetic("float32", f"float32 in place of bfloat16, which could not be checked: {error}")
     if not found:
         return Arithmetic("bfloat16")
     named = "; ".join(f"{layer}: {_told(verdict)}" for layer, verdict in list(found.items())[:NAMED])
@@ -148,6 +155,30 @@ def _zeros(batch: tuple[int, int, int, int], device: torch.device) -> torch.Tens
 def _wrong(layers: Sequence[Layer], platform: NumericalPlatform, device: torch.device) -> Failures:
     """Those of these layers that are wrong on this platform; what is not known is run."""
     folder = _folder() / platform.key
+    with _turn(folder):
+        return _known_or_run(layers, platform, device, folder)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Processes of one machine that want the same verdicts run the layers once; where nothing can be written,
+    each for itself. (filelock comes with torch.)"""
+    lock = FileLock(folder / "lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _known_or_run(
+    layers: Sequence[Layer], platform: NumericalPlatform, device: torch.device, folder: Path
+) -> Failures:
     named = {f"{layer}, gradients: {layer.gradients}": layer for layer in layers}
     known = {text: _read(folder / _file(text), text) for text in named}
     new = [text for text, verdict in known.items() if verdict is None]

@@ -23,6 +23,7 @@ from trainers.feed import feed, place
 from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Images
 from trainers.loop import Training, arithmetic_of, compiled, generator, memory_named, train_step
+from trainers.precision import BatchSizes, failures
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
 from trainers.trial import Trial
@@ -153,10 +154,15 @@ def _time_a_step(
     threads: int,
     seconds: float,
 ) -> Timed:
-    """One training step of a ResNet-18 on random images, as the mean of as many as `seconds` hold."""
+    """One training step of a ResNet-18 on random images, as the mean of as many as `seconds` hold; in float32
+    where the device computes it wrongly in bfloat16."""
     gpu = device.type == "cuda"
     clock = time.perf_counter if gpu else lambda: time.process_time() / threads
     shape, network = (3, size, size), ResNet18(width=width)
+    if precision == "bfloat16":
+        sizes = BatchSizes(training=frozenset({batch}))
+        wrong = failures(network, shape=shape, num_classes=10, sizes=sizes, device=device)
+        precision = "float32" if wrong else precision
     spec = TrainSpec(architecture=network, batch_size=batch, precision=precision, augmentations=())
     work = over(batch, batch, spec.defense.passes, network_flops(network, shape=shape, num_classes=10))
     images = random_images(4 * batch, shape, 10).to(device)

@@ -223,9 +223,12 @@ def changed(value: Any, default: Any, name: str) -> Any:
     if isinstance(default, Plugin):
         return _Changes(default, value)
     if isinstance(default, tuple) and value and all(str(i).isdecimal() for i in value):
-        if missing := [i for i in value if int(i) >= len(default)]:
+        changes = {int(i): change for i, change in value.items()}
+        if missing := [i for i in changes if i >= len(default)]:
             raise ValueError(f"{name} has no item {missing[0]}: by default it has {len(default)}")
-        return [changed(value.get(str(i), item), item, name) for i, item in enumerate(default)]
+        if len(changes) < len(value):
+            raise ValueError(f"{name} has an item twice: {', '.join(map(str, value))}")
+        return [changed(changes.get(i, item), item, name) for i, item in enumerate(default)]
     return value
 
 

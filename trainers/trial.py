@@ -179,11 +179,11 @@ class Trial(Spec):
                 f"look {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so it cannot look at "
                 "weights alone; train the trial again with it"
             )
-        found = {}
+        found, arithmetic = {}, self._arithmetic(train, test, device)
         with (
             memory_named(self.train, train, device),
             repeatable(),
-            self._arithmetic(train, test, device).autocast(device),
+            arithmetic.autocast(device),
             Frozen(model),
         ):
             for look in looks:
@@ -201,7 +201,8 @@ class Trial(Spec):
                 )
                 start = time.monotonic()
                 finding = look.probe.look(subject)
-                found[look.name] = vars(finding) | {"seconds": round(time.monotonic() - start, 3)}
+                seconds = round(time.monotonic() - start, 3)
+                found[look.name] = vars(finding) | {"seconds": seconds, "precision": arithmetic.precision}
         return found
 
     def _arithmetic(self, train: Images, test: Images, device: torch.device) -> Arithmetic:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -309,6 +311,60 @@ def test_the_check_leaves_random_generators_and_threads_alone() -> None:
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert layers.CHECKED_HEAP.keys().isdisjoint(os.environ)
+
+
+def test_a_gradient_that_is_zero_but_for_rounding_is_not_compared_digit_by_digit() -> None:
+    """The softmax over a single token is 1, whatever the query and the key are."""
+    token = TensorShape.of(torch.empty(8, 2, 1, 16))
+    layer = Layer("scaled_dot_product_attention", (token,) * 3, {}, "all")
+    assert layer.accepts(examine(layer, CPU))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_check_that_was_interrupted_says_nothing_of_a_layer(
+    number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os\nfrom torch.nn import functional as F\n"
+        f"F.interrupted = lambda *_: os.kill(os.getpid(), {number})\n"
+        "import signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InterruptedError, match="ended with code"):
+        examine_apart([Layer("interrupted", (TensorShape.of(torch.empty(4)),), {}, "none")])
+    assert not list(cache.rglob("*.json"))
+
+
+def test_what_cannot_be_checked_for_lack_of_memory_is_float32(
+    monkeypatch: pytest.MonkeyPatch, wrong_at: Callable[[str], list[str]]
+) -> None:
+    wrong_at("nothing")
+
+    def full(layers: list[Layer], device: torch.device) -> Iterator[Verdict]:
+        raise MemoryError("there was too little memory")
+
+    monkeypatch.setattr(precision, "_examined", full)
+    found = settle("auto")
+    assert found.precision == "float32"
+    assert "could not be checked: there was too little memory" in str(found.fallback)
+    with pytest.raises(MemoryError):
+        settle("bfloat16")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the heap is checked on glibc alone")
+def test_a_kernel_that_writes_past_its_memory_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A function that computes correctly, and writes eight bytes behind its output."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import ctypes\nfrom torch.nn import functional as F\n"
+        "def overruns(x):\n    y = x * 2\n    ctypes.memset(y.data_ptr() + y.nbytes, 1, 8)\n    return y\n"
+        "F.overruns = overruns\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    x = TensorShape.of(torch.empty(30, 10))
+    layer = Layer("overruns", (x,), {}, "none")
+    assert not layer.accepts(examine_apart([layer])[0])
 
 
 def test_what_bfloat16_does_not_implement_is_no_crash() -> None:
