@@ -168,7 +168,7 @@ def test_leaves_have_dotted_paths() -> None:
 def test_an_item_of_a_default_list_is_changed_however_its_index_is_written(first: object) -> None:
     changed = TrainSpec.parse({"augmentations": {first: {"pad": 9}}}, "test")
     assert changed == TrainSpec.parse({"augmentations": [{"kind": "flip_crop", "pad": 9}]}, "test")
-    with pytest.raises(InputError, match="unknown field of 'flip_crop', .*: 'padding'; did you mean 'pad'"):
+    with pytest.raises(InputError, match=r"unknown field of 'flip_crop', .*: 'padding'; did you mean 'pad'"):
         TrainSpec.parse({"augmentations": {first: {"padding": 9}}}, "test")
 
 
