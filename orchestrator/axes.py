@@ -186,6 +186,11 @@ def _some_of(values: Mapping[str, Any]) -> list[Any]:
             return list(said[name])
     if "value" in said:
         return [said["value"]]
+    return _spread(said)
+
+
+def _spread(said: Mapping[str, Any]) -> list[Any]:
+    """Values from the least of a range to the greatest."""
     low, high = _bounds(said)
     if low is not None and high is not None and "log_min" in said and -300 < low < 0 and high < 300:
         low, high = 10.0**low, 10.0**high  # exponents

@@ -3,7 +3,7 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
@@ -161,11 +161,14 @@ class Plan:
         return tuple(spec for spec in self.data if spec.name not in self.ready)
 
 
-def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") -> Plan:
-    """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
-    store's records."""
+def make_plan(
+    sweep: SweepSpec, store: Store, where: str, *, version: str = "", retry: Collection[str] = ()
+) -> Plan:
+    """The plan of `sweep`; `where` names its file in errors. Trials whose keys are in `retry` count as
+    missing although they have failed or were stopped. Reads the sources' fingerprints and the store's
+    records."""
     ledger, measure = Ledger(store.where), cache(_extent)
-    tasks = _tasks(sweep, where, ledger, measure)
+    tasks = _tasks(sweep, where, ledger, measure, frozenset(retry))
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
     if bounds is not None:
         ended = {task.key for task in tasks if not task.missing}
@@ -200,7 +203,9 @@ def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
     )
 
 
-def _tasks(sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure) -> tuple[Task, ...]:
+def _tasks(
+    sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure, retry: frozenset[str]
+) -> tuple[Task, ...]:
     """Every trial of the sweep, and what has become of it. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
     looks = Looks(sweep.probes, where, pin, lambda source: measure(source, "train"))
@@ -219,10 +224,12 @@ def _tasks(sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure) -> tu
         key: Task(key, point, done=False, needs=(), looks=looks.at(point.trial.data))
         for key, point in points.items()
     }
-    return _told(tasks, ledger, stops=sweep.run.scheduler != "none")
+    return _told(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
 
 
-def _told(tasks: Mapping[str, Task], ledger: Ledger, *, stops: bool) -> tuple[Task, ...]:
+def _told(
+    tasks: Mapping[str, Task], ledger: Ledger, retry: frozenset[str], *, stops: bool
+) -> tuple[Task, ...]:
     """The tasks, with what the ledger knows of them."""
     trained = finished(ledger, tasks.keys())
     seen = looked(ledger, {key: task.look_keys for key, task in tasks.items() if task.looks})
@@ -232,7 +239,7 @@ def _told(tasks: Mapping[str, Task], ledger: Ledger, *, stops: bool) -> tuple[Ta
         if task.looks
     }
     done = {key for key in trained if not lacks.get(key)}
-    left = _left(ledger, tasks.keys() - done, stops=stops)
+    left = _left(ledger, tasks.keys() - done - retry, stops=stops)
     kept = ledger.kept() if trained - done else set()
     found = []
     for key, task in tasks.items():
