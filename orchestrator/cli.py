@@ -460,8 +460,9 @@ def report(
         opsctl report sweeps/width.yaml --format trials.csv > trials.csv
 
     csv has a line per cell of a table, trials.csv a line per trial: its sweep, key, the labels of its axes,
-    all its metrics, seconds, state (done, failed, stopped, missing) and warnings. Numbers have full precision
-    and the metric's own unit, so that accuracies are fractions. pandas.read_csv(file, keep_default_na=False,
+    all its metrics, seconds, state (done, failed, stopped, missing), platform, precision and warnings.
+    Numbers have full precision and the metric's own unit, so that accuracies are fractions.
+    pandas.read_csv(file, keep_default_na=False,
     na_values="") reads them exactly (before pandas 3: float_precision="round_trip" for the last digit).
     An axis that is named like another column is axis:NAME there. Text that a spreadsheet would run as a
     formula begins with an apostrophe.
