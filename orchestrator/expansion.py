@@ -98,6 +98,44 @@ def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
             raise InputError(f"{where}: report: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
 
 
+def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
+    """The sweep's report, whose claims and comparisons name labels as the grid writes them: `0.01` names the
+    value `1e-2`, as it does in a skip rule. What names no label stays as it is."""
+    axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
+    report, (_, column) = sweep.report, sweep.report_axes()
+
+    def resolved(axis: str | None, text: str) -> str:
+        known = axes.get(axis or "", {})
+        return text if text in known else _label_of_number(text, known) or text
+
+    def side(names: dict[str, str] | float) -> dict[str, str] | float:
+        if not isinstance(names, dict):
+            return names
+        return {axis: resolved(axis, text) for axis, text in names.items()}
+
+    claims = tuple(
+        claim.model_copy(
+            update={
+                "lower": side(claim.lower),
+                "higher": side(claim.higher),
+                "where": {axis: tuple(resolved(axis, t) for t in some) for axis, some in claim.where.items()},
+            }
+        )
+        for claim in report.claims
+    )
+    compare = tuple((resolved(column, one), resolved(column, other)) for one, other in report.compare)
+    return report.model_copy(update={"claims": claims, "compare": compare})
+
+
+def _label_of_number(text: str, axis: Mapping[str, Any]) -> str | None:
+    """The first label whose value is the number that a text writes; None if there is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return next((name for name, value in axis.items() if spelling(value) and value == number), None)
+
+
 def _wanted(value: Any, axis: dict[str, Any]) -> set[str]:
     """The labels that a value in a skip rule names: the one that is written so or is equal, or any of a
     list."""

@@ -12,7 +12,7 @@ from orchestrator.cells import drawn, quota
 from orchestrator.costs.extents import Extents
 from orchestrator.depots.results import Ledger, LookKeys
 from orchestrator.depots.summaries import finished, looked
-from orchestrator.expansion import Point, expand
+from orchestrator.expansion import Point, expand, resolved_report
 from orchestrator.feasibility import check_batches
 from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
@@ -169,6 +169,7 @@ def make_plan(
     records."""
     ledger, measure = Ledger(store.where), cache(_extent)
     tasks = _tasks(sweep, where, ledger, measure, frozenset(retry))
+    sweep = sweep.model_copy(update={"report": resolved_report(sweep, where)})
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
     if bounds is not None:
         ended = {task.key for task in tasks if not task.missing}
