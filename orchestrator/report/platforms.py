@@ -41,14 +41,15 @@ def mixed_platforms(standing: Standing, table: Table) -> Iterator[SheetWarning]:
             *_of_findings(standing, cell.keys),
         ):
             yield SheetWarning("platform", text, row=cell.row, column=cell.column)
-    everywhere = Counter(map(platform_name, standing.results.values()))
+    everything = [standing.results[e.key] for e in standing.outline.entries if e.key in standing.results]
+    everywhere = Counter(map(platform_name, everything))
     if len(everywhere) > 1:
         yield SheetWarning(
             "platform",
             f"trials ran on {_counted(everywhere)}: cells, comparisons and claims across them differ by "
             "rounding too, which a training can amplify; run.cpu_isa pins the instruction set",
         )
-    for name, versions in _versions(standing.results.values()).items():
+    for name, versions in _versions(everything).items():
         if versions > 1:
             yield SheetWarning("platform", f"trials read {versions} versions of the data set {name}")
 
