@@ -1091,9 +1091,9 @@ def _run(
 
 def _check_this_machine(todo: Plan) -> None:
     """InputError if this machine can never give what a trial asks for: before Ray is started on it."""
-    from orchestrator.resources import lacking, local_resources
+    from orchestrator.resources import lacking_here
 
-    if problem := lacking(todo.sweep.run, local_resources()):
+    if problem := lacking_here(todo.sweep.run):
         from trainers import InputError
 
         raise InputError(f"{problem}, or name a cluster that has such machines with --address")
