@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.axes import check_path, label, labelled
 from orchestrator.feasibility import check_networks
 from orchestrator.report.table import METRIC
-from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec
+from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec, is_seed
 from orchestrator.sweep_file import set_path
 from orchestrator.yaml_text import plain_numbers, spelling
 from trainers import InputError
@@ -40,6 +40,7 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
     axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
     _check_axes(sweep, axes, where)
     points: list[Point] = []
+    checked = set()
     rules = [{axis: _wanted(value, axes[axis]) for axis, value in rule.items()} for rule in sweep.skip]
     unused = set(range(len(rules)))
     for combination in itertools.product(*(values.items() for values in axes.values())):
@@ -53,7 +54,10 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
             set_path(data, axis, plain_numbers(value), where)
         here = f"{where} (at {', '.join(f'{axis}={name}' for axis, name in labels.items())})"
         trial = TrialSpec.parse(data, here)
-        check_networks(trial, here)
+        settings = tuple(name for axis, name in labels.items() if not is_seed(axis))
+        if settings not in checked:  # a seed changes no network
+            checked.add(settings)
+            check_networks(trial, here)
         points.append(Point(labels, trial))
     if unused:
         rule = sweep.skip[min(unused)]

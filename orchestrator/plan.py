@@ -3,12 +3,12 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
-from orchestrator.cells import drawn, quota
+from orchestrator.cells import drawn, place, quota
 from orchestrator.costs.extents import Extents
 from orchestrator.depots.results import Ledger, LookKeys
 from orchestrator.depots.summaries import finished, looked
@@ -177,7 +177,7 @@ def make_plan(
         tasks = _within(tasks, bound)
     missing = {task.point.name: task.trial for task in tasks if task.missing}
     check_batches(missing, Extents(store), where)
-    data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.reads)
+    data_sets = _with_parents(_read_by(task for task in tasks if task.missing))
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
     data = tuple(spec for spec in data_sets if spec.name in needed)
@@ -186,12 +186,17 @@ def make_plan(
 
 
 def _check(preflight: Preflight, tasks: tuple[Task, ...], to_build: list[DataSpec]) -> None:
-    """InputError for the first trial or data set that is sure to fail."""
+    """InputError for the first trial or data set that is sure to fail. Of trials that differ in seeds alone
+    one is checked."""
     for spec in to_build:
         preflight.data_set(spec)
+    checked = set()
     for task in tasks:
-        if task.missing and task.trains:
-            preflight.trial(task.trial, task.lacks, f"the trial ({task.point.name})")
+        alike = (place(task.point.labels), tuple(look.name for look in task.lacks), task.trains)
+        if task.missing and alike not in checked:
+            checked.add(alike)
+            name = f"the trial ({task.point.name})"
+            preflight.trial(task.trial, task.lacks, name, trains=task.trains)
 
 
 def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
@@ -292,6 +297,16 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
                     f"{nearest(metric, metrics)}; each attack in evaluation.attacks brings its own, "
                     "and each of probes, as <name>/<metric>"
                 )
+
+
+def _read_by(tasks: Iterable[Task]) -> Iterator[DataSpec]:
+    """The data sets that tasks read; those that an earlier one reads as well are not looked at again, which
+    would be long for thousands."""
+    seen: set[str] = set()
+    for task in tasks:
+        if not seen.issuperset(task.needs):
+            seen.update(task.needs)
+            yield from task.reads
 
 
 def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:
