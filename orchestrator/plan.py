@@ -247,12 +247,19 @@ def _told(
     done = {key for key in trained if not lacks.get(key)}
     left = _left(ledger, tasks.keys() - done - retry, stops=stops)
     kept = ledger.kept() if trained - done else set()
-    found = []
+    found, needs = [], dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]]()
     for key, task in tasks.items():
         task = replace(task, left=left.get(key), lacks=lacks.get(key, ()), kept=key in kept & trained)
-        needs = tuple(dict.fromkeys(spec.name for spec in task.reads))
-        found.append(replace(task, done=key in done, needs=needs, trained=key in trained))
+        alike = (_without_seed(task.point.labels), tuple(look.name for look in task.lacks))
+        if alike not in needs:
+            needs[alike] = tuple(dict.fromkeys(spec.name for spec in task.reads))
+        found.append(replace(task, done=key in done, needs=needs[alike], trained=key in trained))
     return tuple(found)
+
+
+def _without_seed(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The labels that decide which data sets a trial reads: all but that of the training's own seed."""
+    return tuple(label for axis, label in labels.items() if axis != "seed")
 
 
 def _extent(source: Source, split: Split) -> Extent | None:
