@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -44,7 +45,8 @@ def path_of(uri: str, folder: Path) -> Path:
 
 def make_relative(uri: str) -> int:
     """Have a sqlite database name the artifacts beside it without saying where that is; returns how many
-    names were changed. What lies elsewhere, and not beside it, keeps its name. OSError if the database cannot
+    names were changed. What does not lie beside it keeps its name, even if it cannot be reached now: it may
+    be on a disk that is not mounted. OSError if the database cannot
     be changed."""
     file = _sqlite_file(uri)
     if file is None or not file.exists():
@@ -58,27 +60,63 @@ def make_relative(uri: str) -> int:
 
 def _rewrite(database: sqlite3.Connection, folder: Path) -> int:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    changed = 0
-    for table, key, column in COLUMNS:
-        if table in tables:
-            rows = database.execute(
-                f"SELECT {key}, {column} FROM {table} WHERE {column} LIKE ?", (f"%/{FOLDER}/%",)
-            )
-            new = [(name, row) for row, name in _relative(rows.fetchall(), folder)]
-            database.executemany(f"UPDATE {table} SET {column} = ? WHERE {key} = ?", new)
-            changed += len(new)
+    if not tables >= {table for table, _, _ in COLUMNS}:
+        return 0  # MLflow has not made it yet
+    addresses = [one for column in COLUMNS for one in _addresses(database, *column)]
+    moved = {one.root for one in addresses if _has_files(folder / one.tail)}
+    changed = [one for one in addresses if _lies_beside(one, folder, moved)]
+    for one in changed:
+        database.execute(
+            f"UPDATE {one.table} SET {one.column} = ? WHERE {one.id_column} = ?",
+            (f"{SCHEME}/{one.tail}", one.id),
+        )
     database.commit()
-    return changed
+    return len(changed)
 
 
-def _relative(rows: list[tuple[str, str]], folder: Path) -> Iterator[tuple[str, str]]:
-    """Of these keys and URIs, the keys and new URIs of those that are to be changed."""
-    for key, uri in rows:
-        path = unquote(uri.removeprefix("file://"))
-        tail = path.rpartition(f"/{FOLDER}/")[2]
-        plain = path.startswith("/") and re.fullmatch(r"[\w./-]+", tail)  # else it is another scheme's
-        if plain and (os.path.exists(folder / tail) or not os.path.exists(path)):
-            yield key, f"{SCHEME}/{tail}"
+@dataclass(frozen=True)
+class _Address:
+    """Where a row of the database has its artifacts: in `tail` of the folder `root`. `unused`: it is that of
+    an experiment without runs, so that nothing can have been written there."""
+
+    table: str
+    id_column: str
+    column: str
+    id: str
+    root: str
+    tail: str
+    unused: bool
+
+    @property
+    def exists(self) -> bool:
+        return os.path.exists(f"{self.root}/{self.tail}")
+
+
+def _addresses(database: sqlite3.Connection, table: str, id_column: str, column: str) -> Iterator[_Address]:
+    """The absolute paths in a column."""
+    used = {name for (name,) in database.execute("SELECT DISTINCT experiment_id FROM runs")}
+    rows = database.execute(
+        f"SELECT {id_column}, {column} FROM {table} WHERE {column} LIKE ?", (f"%/{FOLDER}/%",)
+    )
+    for row, uri in rows.fetchall():
+        before, _, tail = unquote(uri.removeprefix("file://")).rpartition(f"/{FOLDER}/")
+        if before.startswith("/") and re.fullmatch(r"[\w./-]+", tail):  # else it is another scheme's
+            unused = table == "experiments" and row not in used
+            yield _Address(table, id_column, column, row, f"{before}/{FOLDER}", tail, unused)
+
+
+def _lies_beside(address: _Address, folder: Path, moved: Set[str]) -> bool:
+    """Whether artifacts are beside the database, or will be: those of a row that has none may be where others
+    of the same root are, `moved`; or, if nothing can have been written, where there is a folder for them."""
+    if _has_files(folder / address.tail):
+        return True
+    if address.exists:
+        return False
+    return address.root in moved or (address.unused and folder.is_dir() and not os.path.exists(address.root))
+
+
+def _has_files(folder: Path) -> bool:
+    return folder.is_dir() and any(folder.iterdir())
 
 
 def _sqlite_file(uri: str) -> Path | None:

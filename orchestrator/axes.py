@@ -25,6 +25,10 @@ LISTS = (
 )
 SHAPE = ("distribution", "type", "log", "scale", "base", "step", "num", "q", "mu", "sigma", "prior")
 RANGE = frozenset((*LOW, *HIGH, *LISTS, *SHAPE))  # with which other tools describe what they draw from
+LOWEST = (*LOW, "from", "minimum", "lo", "log_min")  # less telling words, as labels are: they make a range
+HIGHEST = (*HIGH, "to", "maximum", "hi", "log_max")  # only where a number of each kind is given
+COUNTS = ("steps", "count", "n", "num", "points", "samples", "num_samples")
+BETWEEN = frozenset((*RANGE, *LOWEST, *HIGHEST, *COUNTS))
 DRAWN = re.compile(  # tune.loguniform(1e-4, 1e-1), np.linspace(...), range(5)
     r"\s*(\w+\.)*(q?(log)?(uniform|normal|randn|randint)|choices?|grid_search|sample_from|range|arange"
     r"|(lin|log|geom)space|interval|categorical|suggest_\w+)\s*\(",
@@ -148,6 +152,8 @@ def _parsed(text: str) -> dict[str, Any]:
 
 def _describes(values: Mapping[str, Any]) -> bool:
     """Whether a mapping describes a range (`{min: 1e-4, max: 0.1, log: true}`) rather than label values."""
+    if values.keys() <= BETWEEN and None not in _bounds(values):
+        return True
     if not values or not values.keys() <= RANGE:
         return False
     return any(
@@ -155,6 +161,18 @@ def _describes(values: Mapping[str, Any]) -> bool:
         for name, value in values.items()
         if not isinstance(value, dict)
     ) or isinstance(values.get("distribution"), str)
+
+
+def _bounds(values: Mapping[str, Any]) -> tuple[int | float | None, int | float | None]:
+    """The least and the greatest value of a range, as far as they are given as numbers."""
+    low, high = (
+        next((values[n] for n in names if _is_number(values.get(n))), None) for names in (LOWEST, HIGHEST)
+    )
+    return low, high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _some_of(values: Mapping[str, Any]) -> list[Any]:
@@ -168,13 +186,22 @@ def _some_of(values: Mapping[str, Any]) -> list[Any]:
             return list(said[name])
     if "value" in said:
         return [said["value"]]
-    low, high = (next((said[n] for n in names if n in said), None) for names in (LOW, HIGH))
-    if not isinstance(low, int | float) or not isinstance(high, int | float) or low >= high:
+    return _spread(said)
+
+
+def _spread(said: Mapping[str, Any]) -> list[Any]:
+    """Values from the least of a range to the greatest."""
+    low, high = _bounds(said)
+    if low is not None and high is not None and "log_min" in said and -300 < low < 0 and high < 300:
+        low, high = 10.0**low, 10.0**high  # exponents
+    if low is None or high is None or low >= high:
         return [1, 2, 4]
-    if low > 0 and (said.get("log") or "log" in f"{said.get('distribution')}{said.get('scale')}"):
-        steps = [low * (high / low) ** (i / 3) for i in range(4)]
+    words = " ".join((*map(str, (said.get("distribution"), said.get("scale"))), *said.keys() - {"log"}))
+    last = next((said[n] for n in COUNTS if said.get(n) in range(2, 11)), 4) - 1
+    if low > 0 and (said.get("log") or "log" in words):
+        steps = [low * (high / low) ** (i / last) for i in range(last + 1)]
     else:
-        steps = [low + (high - low) * i / 3 for i in range(4)]
+        steps = [low + (high - low) * i / last for i in range(last + 1)]
     whole = isinstance(low, int) and isinstance(high, int)
     return list(dict.fromkeys(round(step) if whole else float(f"{step:.2g}") for step in steps))
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from rich.console import Console
 
@@ -246,34 +246,9 @@ def sweep(
     them again. Exit code 0: every trial is done; 1: some failed; 130: interrupted; 2: the sweep or an option
     is wrong.
     """
-    run = {
-        "run.max_concurrent": max_concurrent,
-        "run.gpus_per_trial": gpus_per_trial,
-        "run.cpus_per_trial": cpus_per_trial,
-    }
-    options = [f"{path}={value}" for path, value in run.items() if value is not None]
+    options = _run_options(max_concurrent, gpus_per_trial, cpus_per_trial)
     todo, stored = _plan(file, store, [*(settings or []), *options])
-    console = _console()
-    if dry_run:
-        _show_plan(todo, stored, console)
-        return
-    if address is None and todo.missing:
-        _check_this_machine(todo)
-    tracker = _tracker(tracking_uri, todo, stored, console)
-    live = _live(tracker, tracking_wait, console) if tracker is not None and todo.missing else None
-    code = _run(todo, stored, live, address, file, console) if todo.missing else 0
-    if tracker is not None:
-        _check_tracked(live.complete if live is not None else _synced(tracker), file, stored, console)
-    _print_report([_sheet(_standing(todo, stored), file)], Format.table, console)
-    if todo.failed:
-        _warn(
-            console,
-            f"{len(todo.failed)} trials failed before and are left as they are; "
-            f"opsctl retry {file} --store {stored.where} runs them again",
-        )
-    if tracker is not None:
-        _show_link(tracker, stored, console)
-    raise typer.Exit(code or bool(todo.failed))
+    _sweep(todo, stored, file, tracking_uri, address, tracking_wait, dry_run=dry_run)
 
 
 @app.command()
@@ -312,22 +287,11 @@ def retry(
     if not failed:
         console.print(f"{outline.name}: no trial {'of these keys ' if keys else ''}has failed")
         return
+    options = _run_options(max_concurrent, gpus_per_trial, cpus_per_trial)
+    todo, stored = _plan(file, store, [*(settings or []), *options], retry=failed)
     word = "would be" if dry_run else "are"
-    for key in () if dry_run else failed:
-        ledger.forget(key)
     console.print(f"{outline.name}: {len(failed)} trials that failed {word} run again")
-    sweep(
-        file,
-        store,
-        tracking_uri,
-        settings,
-        address,
-        dry_run,
-        max_concurrent,
-        gpus_per_trial,
-        cpus_per_trial,
-        tracking_wait,
-    )
+    _sweep(todo, stored, file, tracking_uri, address, tracking_wait, dry_run=dry_run, retry=failed)
 
 
 @app.command()
@@ -496,8 +460,9 @@ def report(
         opsctl report sweeps/width.yaml --format trials.csv > trials.csv
 
     csv has a line per cell of a table, trials.csv a line per trial: its sweep, key, the labels of its axes,
-    all its metrics, seconds, state (done, failed, stopped, missing) and warnings. Numbers have full precision
-    and the metric's own unit, so that accuracies are fractions. pandas.read_csv(file, keep_default_na=False,
+    all its metrics, seconds, state (done, failed, stopped, missing), platform, precision and warnings.
+    Numbers have full precision and the metric's own unit, so that accuracies are fractions.
+    pandas.read_csv(file, keep_default_na=False,
     na_values="") reads them exactly (before pandas 3: float_precision="round_trip" for the last digit).
     An axis that is named like another column is axis:NAME there. Text that a spreadsheet would run as a
     formula begins with an apostrophe.
@@ -860,7 +825,9 @@ def _console() -> Console:
     return Console()
 
 
-def _plan(file: Path, store: str, settings: list[str] | None) -> tuple[Plan, Store]:
+def _plan(
+    file: Path, store: str, settings: list[str] | None, *, retry: Collection[str] = ()
+) -> tuple[Plan, Store]:
     from rich.console import Console
 
     with Console(stderr=True).status("reading the sweep and the store"):
@@ -873,7 +840,7 @@ def _plan(file: Path, store: str, settings: list[str] | None) -> tuple[Plan, Sto
         version = version_of(file, settings or ()) or ""
         spec = load(file, tuple(settings or ()))
         stored = open_store(store)
-        todo = make_plan(spec, stored, str(file), version=version)
+        todo = make_plan(spec, stored, str(file), version=version, retry=retry)
         with suppress(OSError):  # on a full disk: then status plans the sweep as well
             todo.outline.keep(Ledger(stored.where).depot, version)
         return todo, stored
@@ -1039,8 +1006,62 @@ def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tr
     return tracker
 
 
+def _run_options(
+    max_concurrent: int | None, gpus_per_trial: str | None, cpus_per_trial: float | None
+) -> list[str]:
+    """The options of `opsctl sweep` that are fields of a sweep's `run`, as settings."""
+    run = {
+        "run.max_concurrent": max_concurrent,
+        "run.gpus_per_trial": gpus_per_trial,
+        "run.cpus_per_trial": cpus_per_trial,
+    }
+    return [f"{path}={value}" for path, value in run.items() if value is not None]
+
+
+def _sweep(
+    todo: Plan,
+    stored: Store,
+    file: Path,
+    tracking_uri: str | None,
+    address: str | None,
+    tracking_wait: float,
+    *,
+    dry_run: bool,
+    retry: Collection[str] = (),
+) -> None:
+    """Run a plan and print its report; failures of the trials to `retry` are forgotten once it is certain
+    that it can run."""
+    console = _console()
+    if dry_run:
+        _show_plan(todo, stored, console)
+        return
+    if address is None and todo.missing:
+        _check_this_machine(todo)
+    tracker = _tracker(tracking_uri, todo, stored, console)
+    live = _live(tracker, tracking_wait, console) if tracker is not None and todo.missing else None
+    code = _run(todo, stored, live, address, file, console, retry) if todo.missing else 0
+    if tracker is not None:
+        _check_tracked(live.complete if live is not None else _synced(tracker), file, stored, console)
+    _print_report([_sheet(_standing(todo, stored), file)], Format.table, console)
+    if todo.failed:
+        _warn(
+            console,
+            f"{len(todo.failed)} trials failed before and are left as they are; "
+            f"opsctl retry {file} --store {stored.where} runs them again",
+        )
+    if tracker is not None:
+        _show_link(tracker, stored, console)
+    raise typer.Exit(code or bool(todo.failed))
+
+
 def _run(
-    todo: Plan, stored: Store, live: LiveTracker | None, address: str | None, file: Path, console: Console
+    todo: Plan,
+    stored: Store,
+    live: LiveTracker | None,
+    address: str | None,
+    file: Path,
+    console: Console,
+    retry: Collection[str],
 ) -> int:
     from rich.markup import escape
 
@@ -1051,7 +1072,7 @@ def _run(
     observers = [view] if live is None else [view, live]
     from orchestrator.engine.run import run_plan
 
-    outcome = run_plan(todo, stored, Audience(*observers), address=address)
+    outcome = run_plan(todo, stored, Audience(*observers), address=address, retry=retry)
     if outcome.interrupted:
         console.print(
             f"[yellow]interrupted[/] after {outcome.done} trials; the same command again goes on",
@@ -1070,9 +1091,9 @@ def _run(
 
 def _check_this_machine(todo: Plan) -> None:
     """InputError if this machine can never give what a trial asks for: before Ray is started on it."""
-    from orchestrator.resources import lacking, local_resources
+    from orchestrator.resources import lacking_here
 
-    if problem := lacking(todo.sweep.run, local_resources()):
+    if problem := lacking_here(todo.sweep.run):
         from trainers import InputError
 
         raise InputError(f"{problem}, or name a cluster that has such machines with --address")

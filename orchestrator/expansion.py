@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.axes import check_path, label, labelled
 from orchestrator.feasibility import check_networks
 from orchestrator.report.table import METRIC
-from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec
+from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec, is_seed
 from orchestrator.sweep_file import set_path
 from orchestrator.yaml_text import plain_numbers, spelling
 from trainers import InputError
@@ -40,6 +40,7 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
     axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
     _check_axes(sweep, axes, where)
     points: list[Point] = []
+    checked = set()
     rules = [{axis: _wanted(value, axes[axis]) for axis, value in rule.items()} for rule in sweep.skip]
     unused = set(range(len(rules)))
     for combination in itertools.product(*(values.items() for values in axes.values())):
@@ -53,7 +54,10 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
             set_path(data, axis, plain_numbers(value), where)
         here = f"{where} (at {', '.join(f'{axis}={name}' for axis, name in labels.items())})"
         trial = TrialSpec.parse(data, here)
-        check_networks(trial, here)
+        settings = tuple(name for axis, name in labels.items() if not is_seed(axis))
+        if settings not in checked:  # a seed changes no network
+            checked.add(settings)
+            check_networks(trial, here)
         points.append(Point(labels, trial))
     if unused:
         rule = sweep.skip[min(unused)]
@@ -96,6 +100,44 @@ def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
     for axis in (*report.rows, report.columns, *claimed):
         if axis is not None and axis not in axes:
             raise InputError(f"{where}: report: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
+
+
+def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
+    """The sweep's report, whose claims and comparisons name labels as the grid writes them: `0.01` names the
+    value `1e-2`, as it does in a skip rule. What names no label stays as it is."""
+    axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
+    report, (_, column) = sweep.report, sweep.report_axes()
+
+    def resolved(axis: str | None, text: str) -> str:
+        known = axes.get(axis or "", {})
+        return text if text in known else _label_of_number(text, known) or text
+
+    def side(names: dict[str, str] | float) -> dict[str, str] | float:
+        if not isinstance(names, dict):
+            return names
+        return {axis: resolved(axis, text) for axis, text in names.items()}
+
+    claims = tuple(
+        claim.model_copy(
+            update={
+                "lower": side(claim.lower),
+                "higher": side(claim.higher),
+                "where": {axis: tuple(resolved(axis, t) for t in some) for axis, some in claim.where.items()},
+            }
+        )
+        for claim in report.claims
+    )
+    compare = tuple((resolved(column, one), resolved(column, other)) for one, other in report.compare)
+    return report.model_copy(update={"claims": claims, "compare": compare})
+
+
+def _label_of_number(text: str, axis: Mapping[str, Any]) -> str | None:
+    """The first label whose value is the number that a text writes; None if there is none."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return next((name for name, value in axis.items() if spelling(value) and value == number), None)
 
 
 def _wanted(value: Any, axis: dict[str, Any]) -> set[str]:

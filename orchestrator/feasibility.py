@@ -1,4 +1,4 @@
-"""What can never work, told when a sweep is planned and not hours later: networks that fit no device, and
+"""What can never work, reported when a sweep is planned and not hours later: networks that fit no device, and
 batches larger than the training set."""
 
 from __future__ import annotations
@@ -6,12 +6,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-import torch
-
 from orchestrator.costs.extents import Extents
 from orchestrator.spec import TrialSpec
 from trainers import InputError, Spec, TrainSpec
 from trainers.families import Architecture
+from trainers.meta import built_on_meta
 from trainers.spec import specs_in
 
 WIDE = 4096  # a network with a setting beyond it is measured
@@ -69,8 +68,7 @@ def _count(network: Architecture) -> float:
     if any(isinstance(value, int) and value > WIDEST for _, value in network):
         return float("inf")
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            built = network.build(num_classes=CLASSES, shape=SHAPE)
+        built = built_on_meta(network, SHAPE, CLASSES)
     except RuntimeError as error:
         return float("inf") if "overflow" in str(error) else 0.0
     except (NotImplementedError, ValueError):

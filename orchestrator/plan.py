@@ -3,16 +3,16 @@ nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
-from orchestrator.cells import drawn, quota
+from orchestrator.cells import drawn, place, quota
 from orchestrator.costs.extents import Extents
 from orchestrator.depots.results import Ledger, LookKeys
 from orchestrator.depots.summaries import finished, looked
-from orchestrator.expansion import Point, expand
+from orchestrator.expansion import Point, expand, resolved_report
 from orchestrator.feasibility import check_batches
 from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
@@ -161,11 +161,15 @@ class Plan:
         return tuple(spec for spec in self.data if spec.name not in self.ready)
 
 
-def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") -> Plan:
-    """The plan of `sweep`; `where` names its file in errors. Reads the sources' fingerprints and the
-    store's records."""
+def make_plan(
+    sweep: SweepSpec, store: Store, where: str, *, version: str = "", retry: Collection[str] = ()
+) -> Plan:
+    """The plan of `sweep`; `where` names its file in errors. Trials whose keys are in `retry` count as
+    missing although they have failed or were stopped. Reads the sources' fingerprints and the store's
+    records."""
     ledger, measure = Ledger(store.where), cache(_extent)
-    tasks = _tasks(sweep, where, ledger, measure)
+    tasks = _tasks(sweep, where, ledger, measure, frozenset(retry))
+    sweep = sweep.model_copy(update={"report": resolved_report(sweep, where)})
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
     if bounds is not None:
         ended = {task.key for task in tasks if not task.missing}
@@ -173,7 +177,7 @@ def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") 
         tasks = _within(tasks, bound)
     missing = {task.point.name: task.trial for task in tasks if task.missing}
     check_batches(missing, Extents(store), where)
-    data_sets = _with_parents(spec for task in tasks if task.missing for spec in task.reads)
+    data_sets = _with_parents(_read_by(task for task in tasks if task.missing))
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
     data = tuple(spec for spec in data_sets if spec.name in needed)
@@ -182,12 +186,17 @@ def make_plan(sweep: SweepSpec, store: Store, where: str, *, version: str = "") 
 
 
 def _check(preflight: Preflight, tasks: tuple[Task, ...], to_build: list[DataSpec]) -> None:
-    """InputError for the first trial or data set that is sure to fail."""
+    """InputError for the first trial or data set that is sure to fail. Of trials that differ in seeds alone
+    one is checked."""
     for spec in to_build:
         preflight.data_set(spec)
+    checked = set()
     for task in tasks:
-        if task.missing and task.trains:
-            preflight.trial(task.trial, task.lacks, f"the trial ({task.point.name})")
+        alike = (place(task.point.labels), tuple(look.name for look in task.lacks), task.trains)
+        if task.missing and alike not in checked:
+            checked.add(alike)
+            name = f"the trial ({task.point.name})"
+            preflight.trial(task.trial, task.lacks, name, trains=task.trains)
 
 
 def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
@@ -200,7 +209,9 @@ def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
     )
 
 
-def _tasks(sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure) -> tuple[Task, ...]:
+def _tasks(
+    sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure, retry: frozenset[str]
+) -> tuple[Task, ...]:
     """Every trial of the sweep, and what has become of it. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
     looks = Looks(sweep.probes, where, pin, lambda source: measure(source, "train"))
@@ -219,10 +230,12 @@ def _tasks(sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure) -> tu
         key: Task(key, point, done=False, needs=(), looks=looks.at(point.trial.data))
         for key, point in points.items()
     }
-    return _told(tasks, ledger, stops=sweep.run.scheduler != "none")
+    return _told(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
 
 
-def _told(tasks: Mapping[str, Task], ledger: Ledger, *, stops: bool) -> tuple[Task, ...]:
+def _told(
+    tasks: Mapping[str, Task], ledger: Ledger, retry: frozenset[str], *, stops: bool
+) -> tuple[Task, ...]:
     """The tasks, with what the ledger knows of them."""
     trained = finished(ledger, tasks.keys())
     seen = looked(ledger, {key: task.look_keys for key, task in tasks.items() if task.looks})
@@ -232,14 +245,21 @@ def _told(tasks: Mapping[str, Task], ledger: Ledger, *, stops: bool) -> tuple[Ta
         if task.looks
     }
     done = {key for key in trained if not lacks.get(key)}
-    left = _left(ledger, tasks.keys() - done, stops=stops)
+    left = _left(ledger, tasks.keys() - done - retry, stops=stops)
     kept = ledger.kept() if trained - done else set()
-    found = []
+    found, needs = [], dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]]()
     for key, task in tasks.items():
         task = replace(task, left=left.get(key), lacks=lacks.get(key, ()), kept=key in kept & trained)
-        needs = tuple(dict.fromkeys(spec.name for spec in task.reads))
-        found.append(replace(task, done=key in done, needs=needs, trained=key in trained))
+        alike = (_without_seed(task.point.labels), tuple(look.name for look in task.lacks))
+        if alike not in needs:
+            needs[alike] = tuple(dict.fromkeys(spec.name for spec in task.reads))
+        found.append(replace(task, done=key in done, needs=needs[alike], trained=key in trained))
     return tuple(found)
+
+
+def _without_seed(labels: Mapping[str, str]) -> tuple[str, ...]:
+    """The labels that decide which data sets a trial reads: all but that of the training's own seed."""
+    return tuple(label for axis, label in labels.items() if axis != "seed")
 
 
 def _extent(source: Source, split: Split) -> Extent | None:
@@ -284,6 +304,16 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
                     f"{nearest(metric, metrics)}; each attack in evaluation.attacks brings its own, "
                     "and each of probes, as <name>/<metric>"
                 )
+
+
+def _read_by(tasks: Iterable[Task]) -> Iterator[DataSpec]:
+    """The data sets that tasks read; those that an earlier one reads as well are not looked at again, which
+    would be long for thousands."""
+    seen: set[str] = set()
+    for task in tasks:
+        if not seen.issuperset(task.needs):
+            seen.update(task.needs)
+            yield from task.reads
 
 
 def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:

@@ -24,14 +24,18 @@ class Preflight:
         """`measure` says what images a split of a source has; None if that cannot be known yet."""
         self.where, self.measure = where, measure
 
-    def trial(self, trial: TrialSpec, looks: Sequence[PlannedLook], name: str) -> None:
-        """The training, its evaluation, and these looks at it; `name` is the trial's in errors."""
+    def trial(
+        self, trial: TrialSpec, looks: Sequence[PlannedLook], name: str, *, trains: bool = True
+    ) -> None:
+        """The training and its evaluation, if it `trains`, and these looks at it; `name` is the trial's in
+        errors."""
         train = self._extent(trial.data)
         test = self._extent(trial.test_data)
         if train is None or test is None:
             return  # the trial checks it before its first step
         try:
-            trial.check(train, test)
+            if trains:
+                trial.check(train, test)
             for look in looks:
                 extents = {label: self._extent(spec) for label, spec in look.sets.items()}
                 sets = {label: extent for label, extent in extents.items() if extent is not None}

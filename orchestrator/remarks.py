@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.cells import place
 from orchestrator.plan import Plan, Task
 from orchestrator.preflight import check_ready
-from orchestrator.resources import lacking, local_resources
+from orchestrator.resources import lacking_here
 from orchestrator.spec import is_seed
 from orchestrator.standing import lack
 from poisons.sources.base import Source
@@ -82,7 +82,7 @@ def _batches(plan: Plan) -> list[str]:
 
 def _lacking(plan: Plan) -> list[str]:
     """What the trials that are missing ask for and this machine lacks."""
-    problem = lacking(plan.sweep.run, local_resources()) if plan.missing else None
+    problem = lacking_here(plan.sweep.run) if plan.missing else None
     elsewhere = "or run it on a cluster (--address, opsctl submit)"
     return [f"opsctl sweep on this machine would refuse: {problem}, {elsewhere}"] if problem else []
 

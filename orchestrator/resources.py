@@ -1,4 +1,4 @@
-"""What a sweep asks of one machine, and whether a machine has it: told before anything is started."""
+"""What a sweep asks of one machine, and whether a machine has it: reported before anything is started."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.spec import RunSpec
+from trainers.numerical_platform import cpu_flags, cpu_model, effective_isa, isa_environment
 
 DEVICES = Path("/dev")
 
@@ -34,3 +35,18 @@ def lacking(run: RunSpec, has: Mapping[str, float]) -> str | None:
         if need > has[name]:
             return f"{need:g} {name} asked for, but no machine has more than {has[name]:g}; see {way}"
     return None
+
+
+def lacking_here(run: RunSpec) -> str | None:
+    """The same of this machine, with the instruction set that its processor must be held to."""
+    return lacking(run, local_resources()) or _lacking_isa(run.cpu_isa)
+
+
+def _lacking_isa(isa: str | None) -> str | None:
+    if isa is None or isa == effective_isa(cpu_flags(), isa_environment(isa)):
+        return None
+    most = effective_isa(cpu_flags(), {})
+    held = effective_isa(cpu_flags(), isa_environment(isa))
+    instead = f"write cpu_isa: {held}" if held else "leave run.cpu_isa out"
+    has = f"has {most} at most" if most else "has no instruction set of x86"
+    return f"run.cpu_isa: {isa} asked for, but the processor of this machine ({cpu_model()}) {has}; {instead}"

@@ -104,6 +104,11 @@ class Findings(Mapping[str, Record]):
         return len(self.short)
 
 
+def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
+    """What looks at one trial found, of each at least what is short: nothing more is read for it."""
+    return found.short if isinstance(found, Findings) else found
+
+
 def lack(count: int, probe: str) -> str:
     """`1 lacks distance`, `12 lack distance`"""
     return f"{count} lack{'s' if count == 1 else ''} {probe}"

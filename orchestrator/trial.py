@@ -18,7 +18,7 @@ from orchestrator.spec import RunSpec, TrialSpec
 from poisons import DataSpec, Store, Workshop
 from poisons.shelf import ShelvedCheckpoint
 from trainers import Images
-from trainers.looks import Look
+from trainers.looks import Look, check_prospects
 from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
@@ -93,6 +93,8 @@ class _Runner:
         watched = any(look.probe.watches for look in lacks)
         trained = None if done is None or watched else self._kept(done, train)
         record, origin = done or {}, "kept weights"
+        if trained is not None:  # else it is checked before the training
+            check_prospects(looks, self.trial.train, train, test.subset(self.trial.evaluation.limit))
         if trained is None:
             trained, record = self._train(train, test, looks, report)
             origin = "training" if done is None else "another training"

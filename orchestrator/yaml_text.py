@@ -1,5 +1,5 @@
-"""YAML that is safe to parse, whose names and numbers mean what they look like, and whose mistakes are told
-with their line.
+"""YAML that is safe to parse, whose names and numbers mean what they look like, and whose mistakes are
+reported with their line.
 
 It is YAML 1.2, JSON's superset: `on`, `off`, `yes`, `no`, dates and `12:30` are text, `1e-3` is a number and
 `010` is ten. Keys are text as it is written.
@@ -29,7 +29,7 @@ TAG = "tag:yaml.org,2002:"
 
 
 class _Written:
-    """A number that knows how it was written."""
+    """A number with its spelling."""
 
     spelling: str
 
@@ -46,7 +46,7 @@ def spelling(value: Any) -> str | None:
 
 
 def plain_numbers(value: Any) -> Any:
-    """A copy of plain data in which no number knows how it was written."""
+    """A copy of plain data whose numbers are without their spelling."""
     if isinstance(value, dict):
         return {name: plain_numbers(item) for name, item in value.items()}
     if isinstance(value, list):

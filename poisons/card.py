@@ -233,6 +233,8 @@ def _made(record: Mapping[str, Any]) -> Lines:
         device, seconds = record.get("device", "?"), record.get("seconds", "?")
         yield "made", f"{known['time']} on {known['host']}, device {device}, in {seconds} s"
         versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+        if platform := (record.get("platform") or {}).get("name"):
+            yield "platform", platform
         yield "with", f"commit {known['commit'] or 'unknown'}, python {known['python']}, {versions}"
     for name, file in record.get("files", {}).items():
         yield "file", f"{name}, {file['bytes'] / 1e6:.3g} MB, sha256 {file['sha256']}"

@@ -150,7 +150,7 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
     """Costs at the rate that is given, else learned, else measured, else guessed."""
     if tflops is not None:
         return Costs.given(store, tflops)
-    keys = [task.key for task in plan.tasks if task.done]
+    keys = [task.key for task in plan.tasks if task.trained or task.done]
     found = Costs.learned(store, prefer=keys, place=resources.place, threads=resources.threads)
     if found is None and resources.gpus and not torch.cuda.is_available():
         return Costs.of_some_gpu(store)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -52,11 +52,18 @@ class Outcome:
 
 
 def run_plan(
-    plan: Plan, store: Store, observer: Observer, *, address: str | None = None, work: Work = run_trial
+    plan: Plan,
+    store: Store,
+    observer: Observer,
+    *,
+    address: str | None = None,
+    work: Work = run_trial,
+    retry: Iterable[str] = (),
 ) -> Outcome:
     """Build what is missing and run what is missing; results are in the ledger, the observer hears of them.
 
     `address` is an existing Ray cluster (`auto` or `host:6379`); by default Ray is started on this machine.
+    Failures of the trials whose keys are in `retry` are forgotten once it is certain that the sweep can run.
     A failed trial does not stop the others. SIGINT, SIGTERM and `opsctl stop` end the sweep at once, and
     nothing finished is lost. Raises InputError for a cluster that does not answer or can never give what a
     trial asks for, for a sweep that asks for what cannot be, found out as a trial ran, and if trials that are
@@ -81,6 +88,8 @@ def run_plan(
             after.callback(builders.abandon)
             shares, probes = _shares(plan, store, there)
             kept = choose_kept_weights(plan, store).kept
+            for key in retry:
+                progress.ledger.forget(key)
             progress.begin(shares)
             board = switchboard()
             shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)

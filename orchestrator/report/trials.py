@@ -10,13 +10,15 @@ from orchestrator.report.csv_text import csv_text
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.warning import SheetWarning
 
-FIRST, LAST = ("sweep", "key"), ("seconds", "state", "warnings")
+FIRST, LAST = ("sweep", "key"), ("seconds", "state", "platform", "precision", "warnings", "sweep_warnings")
 FIXED = frozenset((*FIRST, *LAST))
 
 
 def trials_csv(*sheets: Sheet) -> str:
     """One line per trial: its sweep and key, the label of its value on each axis, every metric that its
-    record or a probe has (`<probe>/<metric>`), seconds, state and warnings. Numbers are those of the ledger,
+    record or a probe has (`<probe>/<metric>`), seconds, state, the numerical platform
+    and the precision that it was computed in, the warnings about it and its cell, and, the same in all lines,
+    those about the sweep as a whole. Numbers are those of the ledger,
     in full precision and in the metric's own unit: an accuracy is a fraction. What a trial lacks is empty.
 
     An axis named like a metric or like one of the other columns is written `axis:<name>`, a metric named like
@@ -36,9 +38,8 @@ def trials_csv(*sheets: Sheet) -> str:
 
 
 def _rows(sheet: Sheet, axes: Sequence[str], metrics: Sequence[str]) -> Iterator[list[object]]:
-    warnings: dict[str | None, list[SheetWarning]] = {}
-    for one in sheet.warnings:
-        warnings.setdefault(one.key, []).append(one)
+    warnings = _by_trial(sheet)
+    whole = joined(one for one in sheet.warnings if one.subject is None)
     for entry in _entries(sheet):
         record = sheet.standing.results.get(entry.key, {})
         found = record.get("metrics", {})
@@ -49,8 +50,24 @@ def _rows(sheet: Sheet, axes: Sequence[str], metrics: Sequence[str]) -> Iterator
             *(found.get(metric) for metric in metrics),
             record.get("seconds"),
             _state(sheet, entry.key),
+            (record.get("platform") or {}).get("name"),
+            record.get("precision"),
             joined(warnings.get(entry.key, ())),
+            whole,
         ]
+
+
+def _by_trial(sheet: Sheet) -> dict[str, list[SheetWarning]]:
+    """The warnings about each trial, by its key, and those about a cell that it is in."""
+    found: dict[str, list[SheetWarning]] = {}
+    for one in sheet.warnings:
+        if one.key is not None:
+            found.setdefault(one.key, []).append(one)
+        elif one.subject is not None:
+            concerned = (cell for cell in sheet.table.cells.values() if one.concerns(cell))
+            for key in _each_once(key for cell in concerned for key in cell.keys):
+                found.setdefault(key, []).append(one)
+    return found
 
 
 def _state(sheet: Sheet, key: str) -> str:

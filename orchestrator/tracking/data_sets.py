@@ -17,7 +17,7 @@ from orchestrator.tracking.connection import Connection, first_line
 from orchestrator.tracking.copies import Copy, settle
 from orchestrator.tracking.links import DATA_SETS, VIEW_TAG
 from orchestrator.tracking.page import saved_view
-from orchestrator.tracking.told import KEY, ended, params
+from orchestrator.tracking.told import KEY, ended, params, platform_tags
 from poisons import DataSpec, Store
 from poisons.card import markdown
 from trainers.spec import flatten
@@ -62,6 +62,7 @@ def _send(
 ) -> None:
     now = ended(record)
     tags = {KEY: spec.key, "mlflow.note.content": markdown(record)[:5000], "mlflow.source.name": "opsctl"}
+    tags |= platform_tags(record)
     run = connection.client.create_run(experiment, now, tags=tags, run_name=spec.name)
     run_id = str(run.info.run_id)
     points = [Metric(name, value, now, step) for name, value, step in _told(record)]

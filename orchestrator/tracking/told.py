@@ -92,15 +92,15 @@ def done(record: Record) -> Ending:
     whole = {metric: value for metric, value in record["metrics"].items() if metric not in last}
     step = int(last["epoch"])
     told = {"opsctl.device": record["device"], "opsctl.host": record["environment"]["host"]}
-    told |= _numerics(record)
+    told |= platform_tags(record)
     if record.get("warnings"):
         told["opsctl.warnings"] = "\n".join(record["warnings"])[:4000]
     metrics = {**whole, "seconds": record["seconds"]}
     return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], told)
 
 
-def _numerics(record: Record) -> Tags:
-    """On what and in which arithmetic it was computed, each field of the platform a tag."""
+def platform_tags(record: Record) -> Tags:
+    """On what and in which arithmetic a trial or data set was computed, each field of the platform a tag."""
     platform: Mapping[str, Any] = record.get("platform") or {}
     found = {f"platform.{field}": str(value) for field, value in platform.items() if value is not None}
     found |= {"opsctl.precision": record["precision"]} if record.get("precision") else {}

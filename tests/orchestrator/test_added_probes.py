@@ -15,7 +15,7 @@ from orchestrator.costs.kept_weights import KeptWeights, WeightSizes, choose_kep
 from orchestrator.depots.results import Ledger
 from orchestrator.page import write_page
 from orchestrator.page.document import document_of
-from orchestrator.remarks import lacking
+from orchestrator.remarks import lacking_probes
 from orchestrator.report import Sheet, make_sheet
 from orchestrator.spec import RunSpec
 from orchestrator.standing import look
@@ -184,17 +184,17 @@ def test_a_plan_says_what_a_new_probe_trains_and_why(store: Store) -> None:
     assert after.work == (
         "0 data sets to build, 1 trials to run, 1 to train again for a probe, 2 to probe from kept weights"
     )
-    assert lacking(after) == [
+    assert lacking_probes(after) == [
         "of the trials already done 3 lack shuffle_test, 3 lack loss_surface",
         "4 probes run from kept weights, without training",
         "1 trial must be trained again because its weights were not kept: data.poison=ops, seed=0",
     ]
     watching = plan_of(tiny(probes=["distance", SURFACE, "early_stopping"]), store)
-    assert lacking(watching)[1:] == [
+    assert lacking_probes(watching)[1:] == [
         "3 trials must be trained again because distance and early_stopping need every epoch (kept weights are "
         "too late): data.poison=clean, seed=0; data.poison=clean, seed=1; data.poison=ops, seed=0"
     ]
-    assert lacking(plan_of(tiny(), store)) == []
+    assert lacking_probes(plan_of(tiny(), store)) == []
 
 
 def test_plan_of_the_command_line_says_what_is_kept_and_what_is_lost(

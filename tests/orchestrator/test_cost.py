@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from orchestrator.costs import cost
 from orchestrator.costs.cost import START_SECONDS, Costs
 from orchestrator.costs.duration import duration, hours
 from orchestrator.costs.estimate import (
@@ -372,6 +373,21 @@ def test_the_best_rate_is_given_else_learned_else_measured(store: Store) -> None
     again = plan_of(tiny(), store)
     assert best_costs(again, store, CORE).rates.origin.startswith("learned from 1 trial on cpu")
     assert best_costs(again, store, CORE, 30).rates.origin == "given"
+
+
+def test_a_rate_is_learned_from_the_sweep_s_own_trials_after_a_probe_is_added(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though none of them is done, and others are many."""
+    own = tiny(grid={"seed": [0]})
+    (task,) = plan_of(own, store).tasks
+    record, ledger = run_trial(task.trial, store, device=CPU), Ledger(store.where)
+    before = best_costs(plan_of(own, store), store, CORE).rates
+    for i in range(30):
+        ledger.publish(f"{i:016x}", {**record, "seconds": 1000 * record["seconds"]})
+    monkeypatch.setattr(cost, "LEARN", 1)
+    after = best_costs(plan_of(own | {"probes": ["distance"]}, store), store, CORE).rates
+    assert (after.origin, after.usual) == (before.origin, before.usual)
 
 
 def test_a_plan_is_worth_more_than_its_cost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.axes import label
-from orchestrator.expansion import Point, expand
+from orchestrator.expansion import Point, expand, resolved_report
 from orchestrator.spec import SweepSpec
 from orchestrator.sweep_file import load
 from tests.conftest import ROOT
@@ -136,3 +136,22 @@ def test_every_shipped_sweep_is_valid_and_asks_a_question(file: Path) -> None:
 
 def test_sweeps_ship() -> None:
     assert {"quickstart.yaml", "width.yaml"} <= {file.name for file in SHIPPED}
+
+
+def test_a_report_names_numbers_in_any_spelling_as_skip_does(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "name: a\nquestion: b?\n"
+        "grid: {seed: [0], data.poison: [clean, ops], train.optimizer.lr: [1e-2, 0.10]}\n"
+        "report: {rows: data.poison, columns: train.optimizer.lr, compare: [[0.01, 0.1]], claims: [{says: x, "
+        "lower: {train.optimizer.lr: 0.010}, higher: {train.optimizer.lr: 1e-1}}, "
+        "{says: y, lower: {data.poison: ops}, higher: {data.poison: clean}, where: {train.optimizer.lr: [0.01, 0.2]}}]}"
+    )
+    report = resolved_report(load(file), str(file))
+    assert report.compare == (("1e-2", "0.10"),)
+    assert (report.claims[0].lower, report.claims[0].higher) == (
+        {"train.optimizer.lr": "1e-2"},
+        {"train.optimizer.lr": "0.10"},
+    )
+    assert report.claims[1].where == {"train.optimizer.lr": ("1e-2", "0.2")}, "what is no label stays"
+    assert report.claims[1].lower == {"data.poison": "ops"}

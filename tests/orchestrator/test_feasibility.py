@@ -10,13 +10,14 @@ import pytest
 
 from orchestrator import resources
 from orchestrator.remarks import warnings
-from orchestrator.resources import lacking, local_resources
+from orchestrator.resources import lacking, lacking_here, local_resources
 from orchestrator.spec import RunSpec
 from orchestrator.submit import prepare
 from poisons import Store
 from tests.conftest import Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 from trainers import InputError
+from trainers.numerical_platform import FLAGS
 
 DIGITS = 1442  # training images
 
@@ -131,6 +132,22 @@ def test_a_sweep_that_this_machine_cannot_run_is_refused_before_anything_is_star
     assert (code, err) == (0, "")
     assert "opsctl sweep on this machine would refuse: 64 GPU asked for" in out
     assert "or run it on a cluster (--address, opsctl submit)" in out
+
+
+def test_an_instruction_set_that_this_processor_has_not_is_refused_before_anything_is_started(
+    opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    avx2 = frozenset(FLAGS["sse41"] + FLAGS["avx"] + FLAGS["avx2"])
+    monkeypatch.setattr(resources, "cpu_flags", lambda: avx2)
+    assert lacking_here(RunSpec(cpu_isa="avx2")) is None
+    assert "has avx2 at most; write cpu_isa: avx2" in (lacking_here(RunSpec(cpu_isa="avx512_core")) or "")
+    file = write(tmp_path, tiny(run={"cpu_isa": "avx512_core_amx"}))
+    code, _, err = opsctl("sweep", file)
+    assert code == 2
+    assert "run.cpu_isa: avx512_core_amx asked for, but the processor of this machine" in err
+    assert not (tmp_path / "store" / "mlflow.db").exists()
+    monkeypatch.setattr(resources, "cpu_flags", frozenset)
+    assert "has no instruction set of x86; leave" in (lacking_here(RunSpec(cpu_isa="avx")) or "")
 
 
 def test_a_trial_of_more_processors_than_there_are_is_planned_at_once(opsctl: Opsctl, tmp_path: Path) -> None:

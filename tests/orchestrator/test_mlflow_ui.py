@@ -201,8 +201,26 @@ def test_what_lies_elsewhere_and_not_beside_the_database_keeps_its_name(
     before = locations(database)
     assert make_relative(default_uri(store.root)) == 0
     assert locations(database) == before
-    other.rmdir()
-    assert make_relative(default_uri(store.root)) == 1, "what is nowhere will be here"
+    shutil.rmtree(other.parent)
+    (store.root / "mlartifacts").mkdir(exist_ok=True)
+    assert make_relative(default_uri(store.root)) == 0, "it may be on a disk that is not mounted"
+    assert locations(database) == before
+
+
+def test_an_experiment_without_runs_has_its_artifacts_beside_the_database_if_its_old_folder_is_gone(
+    tracker: Tracker, store: Store, tmp_path: Path
+) -> None:
+    database, gone = store.root / "mlflow.db", (tmp_path / "gone" / "mlartifacts" / "x").as_uri()
+    with closing(sqlite3.connect(database)) as open_database:
+        open_database.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE name = 'opsctl data sets'", (gone,)
+        )
+        open_database.commit()
+    assert not (store.root / "mlartifacts").exists()
+    assert make_relative(default_uri(store.root)) == 0, "there is no folder for it"
+    (store.root / "mlartifacts").mkdir()
+    assert make_relative(default_uri(store.root)) == 1
+    assert "mlflow-artifacts:/x" in locations(database)
 
 
 def test_a_copied_store_has_artifacts_of_its_own(tracker: Tracker, store: Store, tmp_path: Path) -> None:

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 
+from orchestrator.depots.results import Ledger
 from orchestrator.engine.run import run_plan
+from orchestrator.looks import Looks
 from orchestrator.observer import Observer
+from orchestrator.preflight import Preflight
 from orchestrator.remarks import remarks
+from orchestrator.spec import LookSpec, RunSpec
 from orchestrator.trial import run_trial
 from poisons import Store
+from poisons.sources.base import Source
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 from trainers import Images, InputError, last_batch
@@ -80,6 +85,40 @@ def test_what_can_be_trained_is_planned(store: Store) -> None:
     assert plan_of(sweep({"data": {"limit": 17, "poison": em}, "train": TRAIN}), store).missing
 
 
+def test_a_probe_of_kept_weights_is_checked_too(store: Store) -> None:
+    told = sweep({"data": {"limit": 40}, "train": TRAIN})
+    (task,) = plan_of(told, store).tasks
+    run_trial(task.trial, store, device=CPU, run=RunSpec(keep="weights"))
+    impossible = {"kind": "linear_separability", "sets": {"clean": {"poison": "clean", "limit": 20}}}
+    with pytest.raises(InputError, match=r"test: the trial \(seed=0\): .*linear_separability"):
+        plan_of(told | {"probes": [impossible]}, store)
+    looks = Looks(
+        [LookSpec.parse(one, "test") for one in ("distance", impossible)],
+        "test",
+        Source.pinned,
+        lambda _: None,
+    ).at(task.trial.data)
+    with pytest.raises(InputError, match="linear_separability"):
+        run_trial(task.trial, store, device=CPU, looks=looks)
+    assert Ledger(store.where).look(task.key, looks[0].key) is None, (
+        "it was found out before anything was done"
+    )
+
+
+def test_trials_that_differ_in_seeds_alone_are_checked_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, check = [], Preflight.trial
+    monkeypatch.setattr(
+        Preflight, "trial", lambda self, *args, **rest: (seen.append(args[2]), check(self, *args, **rest))
+    )
+    plan_of(tiny(grid={"train.batch_size": [8, 16], "seed": [0, 1, 2], "data.seed": [0, 1]}), store)
+    assert seen == [
+        "the trial (train.batch_size=8, seed=0, data.seed=0)",
+        "the trial (train.batch_size=16, seed=0, data.seed=0)",
+    ]
+
+
 def tensors(folder: Path, name: str, images: Images) -> str:
     file = folder / f"{name}.pt"
     images.save(file)
@@ -92,8 +131,8 @@ def test_test_images_of_other_classes_are_refused_by_the_plan(
     train = tensors(tmp_path, "train", images)
     test = tensors(tmp_path, "test", Images(images.x, images.y, 5))
     source = {"kind": "tensors", "train": train, "test": test}
-    with pytest.raises(InputError, match=r"training images are .* in 4 classes, test images .* in 5"):
-        plan_of(sweep({"data": {"source": source}, "train": TRAIN}), store)
+    with pytest.raises(InputError, match=r"3x32x32 in 4 classes, but .* 3x32x32 in 5"):
+        plan_of(sweep({"data": {"source": source}, "train": {**TRAIN, "batch_size": 4}}), store)
 
 
 def test_auto_attack_on_two_classes_runs_and_its_result_says_without_what(
@@ -103,7 +142,8 @@ def test_auto_attack_on_two_classes_runs_and_its_result_says_without_what(
     two = Images(images.x[:12], images.y[:12] % 2, 2)
     source = {"kind": "tensors", **{split: tensors(tmp_path, split, two) for split in ("train", "test")}}
     attacks = [{"kind": "auto_attack", "budget": {"eps": "1/255"}}]
-    base = {"data": {"source": source}, "train": TRAIN, "evaluation": {"attacks": attacks}}
+    train = {**TRAIN, "batch_size": 4}
+    base = {"data": {"source": source}, "train": train, "evaluation": {"attacks": attacks}}
     file = write(tmp_path, sweep(base))
     store = Store(tmp_path / "store")
     (task,) = plan_of(sweep(base), store).tasks

@@ -66,7 +66,45 @@ def test_a_table_whose_cells_are_from_different_platforms_says_so(plan: Plan, st
 
 def test_a_cell_that_mixes_arithmetic_on_one_platform_says_so(plan: Plan, store: Store) -> None:
     found = warned(plan, store, result(AMX), result(AMX, "float32"), result(AMX), result(AMX))
-    assert [column for _, column, _ in found] == ["clean"]
+    assert found == [
+        (
+            "platform",
+            "clean",
+            "its trials were computed in 2 precisions: bfloat16 (1 trial), float32 (1 trial)",
+        )
+    ]
+
+
+def test_a_data_set_whose_bytes_were_not_recorded_is_no_other_version(plan: Plan, store: Store) -> None:
+    def read(digest: str | None) -> dict[str, Any]:
+        return result(AMX, data_sets={"digits-em-train-1": {"sha256": digest, "platform": None}})
+
+    assert warned(plan, store, read("aa"), read(None), read("aa"), read("aa")) == []
+
+
+def test_findings_of_a_probe_on_several_platforms_are_told_of(store: Store) -> None:
+    plan, ledger = (
+        plan_of(
+            tiny(
+                grid={"data.poison": ["clean", "ops"], "seed": [0, 1]},
+                report={"columns": "data.poison"},
+                probes=["distance"],
+            ),
+            store,
+        ),
+        Ledger(store.where),
+    )
+    for task, name in zip(plan.tasks, (AMX, BF16, AMX, None), strict=True):
+        ledger.publish(task.key, result(AMX))
+        platform = {} if name is None else {"platform": {"name": name}}
+        (planned,) = task.looks
+        ledger.publish_look(task.key, planned.key, {"metrics": {"relative": 1.0}, **platform})
+    sheet = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    (one,) = (one for one in sheet.warnings if one.kind == "platform")
+    assert (one.column, one.text) == (
+        "clean",
+        f"the findings of its probe distance were computed on 2 numerical platforms: {AMX} (1 trial), {BF16} (1 trial)",
+    )
 
 
 def test_one_key_with_two_data_sets_is_told(plan: Plan, store: Store) -> None:

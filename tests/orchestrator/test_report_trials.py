@@ -56,7 +56,7 @@ def test_each_trial_comes_back_as_the_ledger_has_it(store: Store) -> None:
     assert list(found.columns) == [
         *("sweep", "key", "data.poison", "train.label_smoothing", "seed"),
         *("test/clean_acc", "train/loss", "test/peak_epoch", "distance/relative"),
-        *("seconds", "state", "warnings"),
+        *("seconds", "state", "platform", "precision", "warnings", "sweep_warnings"),
     ]
     assert found["key"].tolist() == [entry.key for entry in entries]
     assert found["data.poison"].tolist() == [entry.labels["data.poison"] for entry in entries]
@@ -72,6 +72,24 @@ def test_each_trial_comes_back_as_the_ledger_has_it(store: Store) -> None:
     assert found["warnings"][1] == 'doubt: a, b; doubt: the "training set" was not learnt'
     assert found["warnings"][5] == "failed: =HYPERLINK(1)"
     assert pandas.isna(found["warnings"][0])
+
+
+def test_a_trial_has_the_warnings_about_its_cell_and_about_the_sweep(store: Store) -> None:
+    told = tiny(
+        grid={"data.poison": ["clean", "ops"], "seed": [0, 1]},
+        report={"columns": "data.poison", "compare": [["clean", "em"]]},
+    )
+    plan, ledger = plan_of(told, store), Ledger(store.where)
+    for task, precision in zip(plan.tasks, ("float32", "bfloat16", "float32", "float32"), strict=True):
+        record = {"metrics": {"test/clean_acc": 0.5}, "precision": precision, "platform": {"name": "torch 9"}}
+        ledger.publish(task.key, record)
+    sheet = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    found = frame(trials_csv(sheet))
+    assert found["platform"].tolist() == ["torch 9"] * 4
+    assert found["precision"].tolist() == ["float32", "bfloat16", "float32", "float32"]
+    assert found["warnings"].str.startswith("platform: its trials ").tolist()[:2] == [True, True]
+    assert found["warnings"].isna().tolist()[2:] == [True, True]
+    assert found["sweep_warnings"].str.contains("the sweep has no column em").all()
 
 
 def test_several_sweeps_are_one_table(store: Store) -> None:

@@ -154,6 +154,17 @@ def test_retry_makes_failed_trials_missing_again(opsctl: Opsctl, tmp_path: Path)
     assert "no trial has failed" in opsctl("retry", file)[1]
 
 
+def test_retry_of_what_cannot_run_here_leaves_the_failure_in_place(opsctl: Opsctl, tmp_path: Path) -> None:
+    file, ledger, keys = failed(tmp_path, ["trial"])
+    code, _, err = opsctl("retry", file, "--gpus-per-trial", 64)
+    assert (code, "64 GPU asked for" in err) == (2, True)
+    assert ledger.failed() == {keys[0]}
+    code, _, err = opsctl("retry", file, "--set", "train.no_such=1")
+    assert (code, ledger.failed()) == (2, {keys[0]})
+    code, out, _ = opsctl("retry", file, "--dry-run")
+    assert (code, "1 trials to run" in out, ledger.failed()) == (0, True, {keys[0]})
+
+
 def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)

@@ -358,5 +358,7 @@ def test_every_poisoned_data_set_is_there_once_with_its_card_its_picture_and_its
     assert record is not None
     assert [m.value for m in history] == [row["error"] for row in record["facts"]["em"]["rounds"]]
     assert run.data.metrics["change/psnr/mean"] > 20
+    assert run.data.tags["platform.name"] == record["platform"]["name"]
+    assert run.data.tags["platform.device"] == "cpu"
     kept = store.root / "mlartifacts" / run.info.artifact_uri.removeprefix("mlflow-artifacts:/")
     assert {file.name for file in kept.iterdir()} == {"card.md", "picture.png", "record.json"}

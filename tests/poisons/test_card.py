@@ -153,6 +153,7 @@ def test_a_card_tells_what_a_record_holds(store: Store) -> None:
     assert told["em: reached stop error"] == "no"
     assert "(20 in all)" in told["ops: pixels"]
     assert "device cpu" in told["made"]
+    assert told["platform"] == record["platform"]["name"]
     assert record["files"]["data.arrow"]["sha256"] in told["file"]
     page = markdown(record)
     assert page.startswith("# digits (train), poison: em + ops\n")
