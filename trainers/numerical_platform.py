@@ -101,7 +101,7 @@ def numerical_platform(device: torch.device) -> NumericalPlatform:
     backend = torch.backends.cudnn
     return NumericalPlatform(
         device=device.type,
-        torch=torch.__version__,
+        torch=str(torch.__version__),  # a subclass of str, which no checkpoint may hold
         cpu=cpu_model(),
         cpu_isa=cpu_isa(),
         vector_isa=torch.backends.cpu.get_cpu_capability(),

@@ -12,7 +12,7 @@ from orchestrator.outline import Entry
 from orchestrator.report.platforms import mixed_platforms
 from orchestrator.report.sheet_warning import SheetWarning as SheetWarning
 from orchestrator.report.table import Table
-from orchestrator.standing import Standing
+from orchestrator.standing import Standing, lack
 
 MOST = 8  # warnings of a kind, and trials of a warning, that are listed one by one
 
@@ -73,6 +73,9 @@ def _stopped(standing: Standing) -> Iterator[SheetWarning]:
 def _missing(standing: Standing) -> Iterator[SheetWarning]:
     if standing.missing:
         yield SheetWarning("missing", f"{standing.missing} of {standing.total} trials have not run yet")
+    if standing.lacking:
+        probes = ", ".join(lack(count, name) for name, count in standing.lacking_by_probe.items())
+        yield SheetWarning("missing", f"{len(standing.results)} of {standing.total} trials done, {probes}")
     for entry in standing.outline.entries:
         if entry.key in standing.lacking:
             yield _of_trial("missing", entry, f"done, but lacks {' and '.join(standing.lacking[entry.key])}")

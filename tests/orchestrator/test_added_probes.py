@@ -98,7 +98,7 @@ def test_every_form_of_a_report_shows_the_metrics_of_probes_beside_the_main_one(
     latex = report.latex(sheet)
     assert f"clean, 16 & {main} & {loss} & {acc} & {sharp} " in latex
     assert r"\label{tab:tiny:loss-surface}" in latex
-    lines = list(csv.DictReader(io.StringIO(report.comma_separated(*sheet.tables))))
+    lines = list(csv.DictReader(io.StringIO(report.comma_separated(sheet))))
     assert len(lines) == 4 + 4 * 3, "the main metric is told once"
     (line,) = [
         x for x in lines if (x["row"], x["column"], x["metric"]) == ("clean", "16", "loss_surface/sharpness")
@@ -152,7 +152,7 @@ def test_a_probe_that_failed_is_no_failure_of_the_training(store: Store, tmp_pat
     assert [entry.key for entry, _ in sheet.standing.failed()] == [key], "opsctl retry runs it again"
     assert sheet.standing.left == 3
     assert sheet.table.cells["clean", "test/clean_acc"].seeds == 2
-    assert "0 failed, 1 failed in a probe; opsctl status says more:" in report.sheet_markdown(sheet)
+    assert "failed: data.poison=clean, seed=0: in a probe: trial: Boom: no" in report.sheet_markdown(sheet)
     (told,) = document_of([sheet])["sweeps"]
     first = told["trials"][0]
     assert (first["state"], first["error"], first["lacks"]) == ("done", "Boom: no", ["loss_surface"])

@@ -102,6 +102,7 @@ def test_a_platform_survives_a_record_and_differs_by_threads() -> None:
     platform = numerical_platform.numerical_platform(CPU)
     assert platform.to_json() == {"name": platform.short} | dataclasses.asdict(platform)
     assert platform.torch == torch.__version__
+    assert type(platform.torch) is str, "a checkpoint holds plain types alone"
     assert platform.threads == torch.get_num_threads()
     other = dataclasses.replace(platform, threads=torch.get_num_threads() + 1)
     assert other.key != platform.key
