@@ -1,12 +1,12 @@
 """Which layers of which networks this machine computes wrongly in bfloat16, at which image sizes; and what the
 check costs.
 
-    python benchmarks/precision.py [--device cuda] [--batch 16] [--quick]
+    python benchmarks/precision.py [--device cuda] [--batch 16] [--threads 1] [--quick]
 
-Each architecture that opsctl ships, with its default fields, and torchvision's ResNet-18, at sizes from 8 to
-224 pixels, square, narrow and wide; sizes that a network does not take are left out. Where a layer is wrong,
-`precision: auto` is resolved too, and has to be float32. Then the check as a first training of ResNet-18,
-WRN-28-10 and DenseNet-121 on CIFAR-10 pays for it (batches of 128 and 80 with gradients, of 500 without).
+First what a first training of ResNet-18, WRN-28-10 and DenseNet-121 on CIFAR-10 pays for the check (batches of
+128 and 80 with gradients, of 500 without). Then each architecture that opsctl ships, with its default fields,
+and torchvision's ResNet-18, at sizes from 8 to 224 pixels, square, narrow and wide; sizes that a network does
+not take are left out. Where a layer is wrong, `precision: auto` is resolved too, and has to be float32.
 Verdicts kept on this machine are not used. Results are added to benchmarks/results/precision.jsonl, unless the
 run is quick.
 """
@@ -23,11 +23,12 @@ import torch
 
 from trainers import InputError, TrainSpec
 from trainers.families import Architecture
+from trainers.meta import on_meta
 from trainers.numerical_platform import numerical_platform
 from trainers.precision import BatchSizes, failures, resolve
 
-SQUARE = [(n, n) for n in (8, 16, 32, 64, 96, 128, 224)]
-NARROW = [(64, 8), (64, 4), (64, 2), (32, 2), (16, 2), (32, 1), (224, 16)]
+SQUARE = [(n, n) for n in (8, 16, 32, 64, 224)]
+NARROW = [(64, 8), (64, 2), (32, 1), (16, 2)]
 SIZES = SQUARE + NARROW + [(w, h) for h, w in NARROW]
 TORCHVISION = {"kind": "torchvision", "name": "resnet18"}
 CIFAR = BatchSizes(training=frozenset({128, 80}), evaluation=frozenset({500}))
@@ -44,75 +45,71 @@ def shipped() -> list[Architecture]:
     return [Architecture.model_validate(spec) for spec in (*kinds, TORCHVISION)]
 
 
-def survey(
+def wrong_layers(
     architecture: Architecture, size: tuple[int, int], batch: int, device: torch.device
-) -> dict[str, Any] | None:
-    """The layers that are wrong at one size, with what `precision: auto` comes to; None if the network takes
-    no such images."""
-    images = {
-        "shape": (3, *size),
-        "num_classes": 10,
-        "sizes": BatchSizes(training=frozenset({batch})),
-        "device": device,
-    }
-    try:
-        wrong = failures(architecture, **images)
-        auto = resolve(TrainSpec(architecture=architecture), **images)
-    except (InputError, RuntimeError, ValueError, AssertionError):
+) -> dict[str, str] | None:
+    """The layers that are wrong at one size, with how; `precision: auto` is then float32. None if the network
+    takes no such images."""
+    sizes, shape = BatchSizes(training=frozenset({batch})), (3, *size)
+    images = {"shape": shape, "num_classes": 10, "sizes": sizes, "device": device}
+    if not taken(architecture, shape):
         return None
-    assert not wrong or auto.precision == "float32"
-    return {"wrong": {layer: [v.error, v.part] for layer, v in wrong.items()}, "auto": auto.precision}
+    found = failures(architecture, **images)
+    auto = resolve(TrainSpec(architecture=architecture), **images)
+    assert auto.precision == ("float32" if found else TrainSpec().arithmetic(device))
+    return {layer: f"{verdict.part}, {verdict.error:.3g}" for layer, verdict in found.items()}
+
+
+def taken(architecture: Architecture, shape: tuple[int, int, int]) -> bool:
+    """Whether a network takes images of this shape."""
+    try:
+        network = on_meta(architecture, shape, 10).eval()
+        network(torch.zeros(2, *shape, device="meta"))
+    except (InputError, RuntimeError, ValueError, AssertionError):
+        return False
+    return True
+
+
+def survey(architecture: Architecture, batch: int, device: torch.device, *, quick: bool) -> dict[str, Any]:
+    """A network at all sizes that it takes."""
+    sizes = SIZES[: 3 if quick else None]
+    found = {f"{h}x{w}": wrong_layers(architecture, (h, w), batch, device) for h, w in sizes}
+    tried = {size: wrong for size, wrong in found.items() if wrong is not None}
+    name = getattr(architecture, "name", architecture.kind)
+    bad = {size: wrong for size, wrong in tried.items() if wrong}
+    print(f"{name}: {len(tried)} sizes, wrong at {', '.join(bad) or 'none'}", flush=True)
+    for size, wrong in bad.items():
+        print(*(f"    {size}: {layer}: {how}" for layer, how in wrong.items()), sep="\n", flush=True)
+    return {"network": name, "batch": batch, "sizes": list(tried), "wrong": bad}
+
+
+def cost(spec: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What a first training of a network on CIFAR-10 pays for the check, in seconds."""
+    start = time.perf_counter()
+    wrong = failures(
+        Architecture.model_validate(spec), shape=(3, 32, 32), num_classes=10, sizes=CIFAR, device=device
+    )
+    seconds = time.perf_counter() - start
+    print(f"{spec}: checked in {seconds:.1f} s, {len(wrong)} wrong", flush=True)
+    return {"network": spec, "seconds": seconds, "wrong": len(wrong)}
 
 
 def main() -> None:
     parser = record.parser(__doc__, data=False)
     parser.add_argument("--batch", type=int, default=16, help="images of the survey's batches")
+    parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     device = torch.device(args.device)
+    platform = numerical_platform(device).to_json()
+    print(platform["name"])
     with tempfile.TemporaryDirectory() as empty:
         os.environ["OPSCTL_CACHE"] = empty
-        platform = numerical_platform(device).to_json()
-        print(platform["name"])
-        for architecture in shipped()[: 2 if args.quick else None]:
-            found = {
-                size: survey(architecture, size, args.batch, device)
-                for size in SIZES[: 3 if args.quick else None]
-            }
-            tried = {f"{h}x{w}": one for (h, w), one in found.items() if one is not None}
-            wrong = {size: one for size, one in tried.items() if one["wrong"]}
-            name = (
-                f"torchvision {TORCHVISION['name']}"
-                if architecture.kind == "torchvision"
-                else architecture.kind
-            )
-            print(f"{name}: {len(tried)} sizes, wrong at {', '.join(wrong) or 'none'}", flush=True)
-            for size, one in wrong.items():
-                for layer, (error, part) in one["wrong"].items():
-                    print(f"    {size}: {layer}: {part}, {error:.3g}", flush=True)
-            if not args.quick:
-                told = {
-                    size: {**one, "wrong": {n: [str(e), p] for n, (e, p) in one["wrong"].items()}}
-                    for size, one in wrong.items()
-                }
-                record.append(
-                    "precision",
-                    {
-                        "network": name,
-                        "batch": args.batch,
-                        "sizes": list(tried),
-                        "found": told,
-                        "platform": platform,
-                    },
-                )
-        for spec in TIMED[: 1 if args.quick else None]:
-            architecture, start = Architecture.model_validate(spec), time.perf_counter()
-            wrong = failures(architecture, shape=(3, 32, 32), num_classes=10, sizes=CIFAR, device=device)
-            took = time.perf_counter() - start
-            print(f"{spec}: checked in {took:.1f} s, {len(wrong)} wrong", flush=True)
-            if not args.quick:
-                record.append(
-                    "precision", {"network": spec, "seconds": took, "wrong": len(wrong), "platform": platform}
-                )
+        timed, some = (TIMED[:1], shipped()[:2]) if args.quick else (TIMED, shipped())
+        rows = [cost(spec, device) for spec in timed]
+        rows += [survey(architecture, args.batch, device, quick=args.quick) for architecture in some]
+    for row in rows if not args.quick else ():
+        record.append("precision", {**row, "platform": platform})
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from trainers.numerical_platform import NumericalPlatform, numerical_platform
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
 
-VERSION = 1  # of what a verdict means
+VERSION = 3  # of what a verdict means
 NAMED = 3  # layers that a message names
 
 Failures = dict[str, Verdict]  # by layer
