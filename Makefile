@@ -42,6 +42,7 @@ picture: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	@test -n "$(DATA)" || { echo "make bench DATA=DIR, with CIFAR-10 as Parquet files in DIR"; exit 2; }
+	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/augment.py
 	$(BIN)/python benchmarks/attack.py --data $(DATA)
 	$(BIN)/python benchmarks/train_step.py --data $(DATA)
