@@ -88,7 +88,7 @@ def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
             "terminal": printed(rich_table(sheet.table)),
             "md": report.sheet_markdown(sheet),
             "latex": latex(sheet),
-            "svg": picture(sheet.table),
+            "svg": picture(sheet),
             "ranking": "\n".join(best_cells(sheet.standing)),
             "lines": said.getvalue(),
             "running": printed(at_work([], [Running("seed=0", 5, 9, 3, acc, acc)])),

@@ -332,7 +332,7 @@ def test_an_unknown_timm_network_names_near_ones_and_not_all() -> None:
 
 
 def test_an_unknown_torchvision_network_names_near_ones() -> None:
-    with pytest.raises(InputError, match=r"did you mean 'resnet18' or .* and \d+ more$"):
+    with pytest.raises(InputError, match=r"did you mean 'resnet18'\? .* and \d+ more$"):
         Architecture.parse({"kind": "torchvision", "name": "resnet_18"}, "test")
     with pytest.raises(InputError, match="unknown torchvision network 'fcn_resnet50'"):
         Architecture.parse({"kind": "torchvision", "name": "fcn_resnet50"}, "test")
