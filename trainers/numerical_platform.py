@@ -1,8 +1,8 @@
 """The numerical platform: what decides the last bits of a number beside the spec, the images and the seed.
 
-Equal trials on equal platforms give equal numbers, bit for bit on a CPU. Elsewhere they differ by rounding,
-and a training can make much of that: other instruction sets add in another order, and multiply bfloat16
-otherwise.
+Equal trials on equal platforms give equal numbers, bit for bit on a CPU. On other platforms they differ by
+rounding, which a training can amplify: another instruction set sums in another order and multiplies bfloat16
+differently.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ PlatformRecord = dict[str, str | int | bool | None]  # a NumericalPlatform in a 
 
 @dataclass(frozen=True, kw_only=True)
 class NumericalPlatform:
-    """Where numbers were computed, as far as it shows in them. On a GPU the processor's part is recorded
-    too: it draws the first weights and decodes images."""
+    """Where numbers were computed, as far as it affects them. On a GPU the CPU is recorded too: it draws the
+    initial weights and decodes images."""
 
     device: str  # cpu, cuda
     torch: str
@@ -144,8 +144,8 @@ def isa_environment(isa: str) -> dict[str, str]:
 
 
 def check_pinned_isa() -> None:
-    """InputError if this process is held to an instruction set (`isa_environment`) that its processor has
-    not: other machines would compute other numbers."""
+    """InputError if this process is held to an instruction set (`isa_environment`) that its processor lacks:
+    its numbers would differ from those of other machines."""
     pinned = os.environ.get(PINNED)
     if pinned and pinned != cpu_isa():
         raise InputError(

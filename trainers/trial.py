@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from trainers.loop import (
 from trainers.numerical_platform import PlatformRecord
 from trainers.precision import Arithmetic
 from trainers.provenance import environment
-from trainers.recipe import TrainSpec, repeatable
+from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError, Spec, plain
 
 METRICS = (
@@ -145,12 +145,7 @@ class Trial(Spec):
             "history": trained.history,
             "parameters": sum(p.numel() for p in trained.model.parameters()),
             "seconds": round(trained.seconds + time.monotonic() - start, 3),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-            "precision": arithmetic.precision,
-            "precision_fallback": arithmetic.fallback,
-            "threads": torch.get_num_threads(),
-            "platform": trained.platforms[-1],
-            "platforms_before": list(trained.platforms[:-1]),
+            **_computed_on(device, arithmetic, trained.platforms),
             "environment": environment(),
         }
 
@@ -224,6 +219,30 @@ class Trial(Spec):
         )
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
+
+
+class ComputedOn(TypedDict):
+    """Where and in which arithmetic a trial was computed: a part of its record."""
+
+    device: str
+    precision: Precision
+    precision_fallback: str | None
+    threads: int
+    platform: PlatformRecord
+    platforms_before: list[PlatformRecord]  # of the epochs before it was resumed elsewhere
+
+
+def _computed_on(
+    device: torch.device, arithmetic: Arithmetic, platforms: Sequence[PlatformRecord]
+) -> ComputedOn:
+    return ComputedOn(
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        precision=arithmetic.precision,
+        precision_fallback=arithmetic.fallback,
+        threads=torch.get_num_threads(),
+        platform=platforms[-1],
+        platforms_before=list(platforms[:-1]),
+    )
 
 
 def _moved(platforms: Sequence[PlatformRecord]) -> list[str]:
