@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from filelock import FileLock
@@ -23,7 +24,7 @@ from torch import nn
 from trainers.families import Architecture
 from trainers.layers import Gradients, Layer, Verdict, examine, examine_apart, layers_of
 from trainers.meta import META, Shape, on_meta
-from trainers.numerical_platform import NumericalPlatform, numerical_platform
+from trainers.numerical_platform import NumericalPlatform, PlatformRecord, numerical_platform
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
 
@@ -31,6 +32,15 @@ VERSION = 3  # of what a verdict means
 NAMED = 3  # layers that a message names
 
 Failures = dict[str, Verdict]  # by layer
+
+
+class VerdictRecord(TypedDict):
+    """A verdict as it is kept on disk; an infinite error is None."""
+
+    layer: str
+    error: float | None
+    part: str
+    platform: PlatformRecord
 
 
 @dataclass(frozen=True)
@@ -94,7 +104,7 @@ def resolve(
         return Arithmetic("float32", f"float32 in place of bfloat16, which could not be checked: {error}")
     if not found:
         return Arithmetic("bfloat16")
-    named = "; ".join(f"{layer}: {_told(verdict)}" for layer, verdict in list(found.items())[:NAMED])
+    named = "; ".join(f"{layer}: {_in_words(verdict)}" for layer, verdict in list(found.items())[:NAMED])
     more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
     reason = (
         f"bfloat16 is computed wrongly here ({platform.short}) in {len(found)} "
@@ -205,11 +215,11 @@ def _examined(layers: Sequence[Layer], device: torch.device) -> Iterator[Verdict
 
 def _keep(file: Path, text: str, verdict: Verdict, platform: NumericalPlatform) -> None:
     error = verdict.error if math.isfinite(verdict.error) else None
-    told = {"layer": text, "error": error, "part": verdict.part, "platform": platform.to_json()}
+    record = VerdictRecord(layer=text, error=error, part=verdict.part, platform=platform.to_json())
     with suppress(OSError):  # it saves seconds next time, no more
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(told))
+        temporary.write_text(json.dumps(record))
         os.replace(temporary, file)
 
 
@@ -220,10 +230,10 @@ def _file(text: str) -> str:
 def _read(file: Path, text: str) -> Verdict | None:
     """A verdict that was kept of this layer; None if there is none, or the file is damaged."""
     try:
-        told = json.loads(file.read_bytes())
-        if told["layer"] != text or not isinstance(told["part"], str):
+        record: VerdictRecord = json.loads(file.read_bytes())
+        if record["layer"] != text or not isinstance(record["part"], str):
             return None
-        return Verdict(math.inf if told["error"] is None else abs(float(told["error"])), told["part"])
+        return Verdict(math.inf if record["error"] is None else abs(float(record["error"])), record["part"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -232,7 +242,7 @@ def _folder() -> Path:
     return Path(os.environ.get("OPSCTL_CACHE") or "~/.cache/opsctl").expanduser() / "precision"
 
 
-def _told(verdict: Verdict) -> str:
+def _in_words(verdict: Verdict) -> str:
     """`the gradient of weight is off by 140 %`"""
     if not math.isfinite(verdict.error):
         return f"the {verdict.part} is not finite"
