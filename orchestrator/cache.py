@@ -14,10 +14,10 @@ from filelock import FileLock, Timeout
 
 from orchestrator.depots.depot import Depot, Folder, open_depot
 from orchestrator.depots.drivers import marks
-from orchestrator.depots.results import CHECKPOINT, WEIGHTS
+from orchestrator.depots.results import CHECKPOINT, WEIGHTS, Ledger
 from poisons import Store
 from poisons.durable import intact
-from poisons.node_copy import parsed, shelved
+from poisons.node_copy import shelved
 from poisons.store import damaged
 
 HOUR, DAY = 3600.0, 86400.0
@@ -208,8 +208,9 @@ def _used(depot: Depot) -> dict[str, list[str]]:
     trials."""
     needs: dict[str, set[str]] = defaultdict(set)
     told = [name for name in depot.files("trials") if TOLD.fullmatch(name)]
+    ledger = Ledger(depot.where)
     for name, data in depot.read_all(f"trials/{name}" for name in told).items():
-        record = parsed(data) or {}
+        record = ledger.parsed(name, data) or {}
         needs[name.split("/")[1]].update(record.get("needs", ()), record.get("sets", {}).values())
     trials = Counter(name for names in needs.values() for name in names)
     return {name: [f"{n} trial{'s' * (n > 1)}"] for name, n in trials.items()}

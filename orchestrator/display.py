@@ -18,7 +18,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.report.wording import number

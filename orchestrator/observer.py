@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.plan import Plan, Task
 from poisons import DataSpec
 from trainers.loop import Metrics

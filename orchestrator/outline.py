@@ -11,12 +11,19 @@ import json
 from collections.abc import Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from orchestrator.depots.depot import Depot
+from orchestrator.depots.records import Key, Seal, check_seal, sealed
 from orchestrator.quota import Quota
+from poisons.records import Count, Text
+from trainers.stored import MB, DamagedError, JsonFile
 
-FORMAT = 4  # of the file; one of another format is not read
+FORMAT = 5  # of the file; one of another format is not read
+METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
 
 
@@ -69,25 +76,92 @@ class Outline:
         trials = [[e.key, *e.labels.values(), *e.looks.values()] for e in self.entries]
         told |= {"axes": axes, "looks": looks, "trials": trials}
         told["quota"] = None if self.quota is None else asdict(self.quota)
-        data = json.dumps({"format": FORMAT, **told}).encode()
+        data = json.dumps(sealed({"format": FORMAT, **told}, last=())).encode()
         if depot.read(_place(version)) != data:
             depot.write(_place(version), data)
 
 
+class ClaimRecord(TypedDict):
+    """A claim of a sweep, in a snapshot."""
+
+    says: Text
+    lower: dict[Text, Text] | FiniteFloat
+    higher: dict[Text, Text] | FiniteFloat
+    where: dict[Text, list[Text]]
+    margin: FiniteFloat
+
+
+class ReportRecord(TypedDict):
+    """What a sweep says of its report beyond metric and axes, in a snapshot."""
+
+    metrics: dict[Text, Text]
+    reference: Text | None
+    compare: list[Annotated[list[Text], Field(min_length=2, max_length=2)]]
+    claims: list[ClaimRecord]
+
+
+class QuotaRecord(TypedDict):
+    """A `Quota`, in a snapshot."""
+
+    search: Key
+    most: Count
+    cells: dict[Key, Text]
+
+
+class Snapshot(TypedDict):
+    """`sweeps/<version>.json`: an outline. A row of `trials` has a key, a label for each of the `axes`, and a
+    key for each of the `looks`."""
+
+    format: Literal[5]
+    name: Text
+    question: Text
+    metric: Text
+    row_axes: list[Text]
+    column_axis: Text | None
+    stops: bool
+    best: Literal["max", "min"] | None
+    report: ReportRecord
+    quota: QuotaRecord | None
+    probes: dict[Text, list[Text]]
+    axes: list[Text]
+    looks: list[Text]
+    trials: list[list[Text]]
+    digest: Seal
+    digests: dict[str, Seal]
+
+
+SNAPSHOT = JsonFile[dict[str, Any]](Snapshot, limit=256 * MB)
+
+
 def kept_outline(depot: Depot, version: str) -> Outline | None:
     """The outline that was kept of this version of a sweep, or None: then plan it."""
+    data = depot.read(_place(version))
     try:
-        told = json.loads(depot.read(_place(version)) or b"")
-        if told.pop("format") != FORMAT:
-            return None
-        axes, looks, trials = told.pop("axes"), told.pop("looks"), told.pop("trials")
-        entries = tuple(_entry(axes, looks, *trial) for trial in trials)
-        quota = Quota(**told["quota"]) if told["quota"] else None
-        probes = {name: tuple(metrics) for name, metrics in told["probes"].items()}
-        told |= {"row_axes": tuple(told["row_axes"]), "entries": entries, "quota": quota, "probes": probes}
-        return Outline(**told)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # damaged, or somebody else's: it is kept anew when the sweep is planned
+        return None if data is None else _outline(SNAPSHOT.read(data))
+    except DamagedError:
+        return None  # or somebody else's: it is kept anew when the sweep is planned
+
+
+def _outline(told: dict[str, Any]) -> Outline:
+    """Raises DamagedError for a snapshot that was changed, or whose trials do not go with its axes."""
+    check_seal(told, last=())
+    axes, looks = told["axes"], told["looks"]
+    width = 1 + len(axes) + len(looks)
+    if any(len(trial) != width for trial in told["trials"]) or len({*axes, *looks}) < width - 1:
+        raise DamagedError("its trials do not have the axes and probes that it names")
+    if not {*told["row_axes"], *filter(None, [told["column_axis"]])} <= {*axes, METRIC}:
+        raise DamagedError("its rows and columns are none of its axes")
+    fields = {name: told[name] for name in Outline.__dataclass_fields__ if name in told}
+    quota = Quota(**told["quota"]) if told["quota"] else None
+    return Outline(
+        **fields
+        | {
+            "row_axes": tuple(told["row_axes"]),
+            "entries": tuple(_entry(axes, looks, *trial) for trial in told["trials"]),
+            "quota": quota,
+            "probes": {name: tuple(metrics) for name, metrics in told["probes"].items()},
+        }
+    )
 
 
 def version_of(file: Path, settings: Sequence[str] = ()) -> str | None:

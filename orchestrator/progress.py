@@ -16,7 +16,8 @@ from typing import Any
 from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.shares import Shares
 from orchestrator.depots.leases import Leases
-from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger
 from orchestrator.faults import Fault, pause, two_versions
 from orchestrator.observer import Observer
 from orchestrator.outage import Outage

@@ -15,7 +15,8 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import Trial, TrialState
 
-from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import RunSpec
 from trainers.loop import Metrics

@@ -33,7 +33,7 @@ class Quota:
         """The cells that the search has taken up, whichever driver did. Raises OSError."""
         folder = f"searches/{self.search}"
         found = depot.read_all([f"{folder}/{name}" for name in depot.names(folder)])
-        return frozenset(data.decode() for data in found.values() if data is not None)
+        return frozenset(data.decode(errors="replace") for data in found.values() if data is not None)
 
     def bound(self, ended: Set[str], begun: Set[str]) -> Bound:
         """What may run once these trials (keys) have ended. A cell whose trials all have counts as tried as

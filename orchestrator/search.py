@@ -19,7 +19,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
 from orchestrator.cells import Place, digest, labels_of, place
-from orchestrator.depots.results import Ledger, Record, with_looks
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger, with_looks
 from orchestrator.plan import Plan, Task
 
 STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample

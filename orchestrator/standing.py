@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.depots.results import Ledger, LookKeys, Record, with_looks
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger, LookKeys, with_looks
 from orchestrator.depots.summaries import heads, summaries
 from orchestrator.outline import Entry, Outline
 

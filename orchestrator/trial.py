@@ -10,7 +10,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from orchestrator.depots.results import WEIGHTS, Ledger, Record, with_looks
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import WEIGHTS, Ledger, with_looks
 from orchestrator.depots.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.looks import PlannedLook
 from orchestrator.patience import patiently

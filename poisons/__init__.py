@@ -1,11 +1,27 @@
-"""Layer 2: poisons and the data sets they make. May use trainers; knows no ray, no mlflow, no typer."""
+"""Layer 2: poisons and the data sets they make. May use trainers; knows no ray, no mlflow, no typer.
 
-from trainers.spec import import_members
+Importing the package imports nothing else: each of its names is loaded when it is first used.
+"""
 
-import_members(__name__, __path__)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from poisons.base import Perturbation, Poison, Workshop  # noqa: E402  (members first, so every kind is known)
-from poisons.data_spec import DataSpec  # noqa: E402
-from poisons.store import Store  # noqa: E402
+if TYPE_CHECKING:
+    from poisons.base import Perturbation, Poison, Workshop
+    from poisons.data_spec import DataSpec
+    from poisons.store import Store
 
+MODULES = {
+    "DataSpec": "data_spec",
+    "Perturbation": "base",
+    "Poison": "base",
+    "Store": "store",
+    "Workshop": "base",
+}
 __all__ = ["DataSpec", "Perturbation", "Poison", "Store", "Workshop"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

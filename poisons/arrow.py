@@ -22,7 +22,6 @@ from torch import Tensor
 from trainers.images import Images
 from trainers.spec import InputError
 
-LAYOUT = 3  # 2: one record batch; 3: perturbations beside the images
 # MAP_NORESERVE (named from Python 3.13): a file may be larger than the memory, since nobody writes its pages
 PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
 

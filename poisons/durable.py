@@ -40,15 +40,6 @@ def create_whole(path: Path, value: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file, or None if there is none that can be read."""
-    try:
-        found = json.loads(path.read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
-
-
 def flush(path: Path) -> None:
     """Have a file's bytes, or a folder's entries, on the disk itself."""
     descriptor = os.open(path, os.O_RDONLY)

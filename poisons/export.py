@@ -21,10 +21,11 @@ from torch import Tensor
 
 from poisons.build import per_chunk
 from poisons.card import markdown
-from poisons.durable import StoreError, flush, read_json
+from poisons.durable import StoreError, flush
 from poisons.picture import pillow
 from trainers.images import Images
 from trainers.spec import InputError
+from trainers.stored import MB, DamagedError, JsonFile
 
 Form = Literal["image_folder", "parquet", "npz", "hf"]
 FILE = 500_000_000  # bytes after which a Parquet file ends and another begins
@@ -174,6 +175,7 @@ def _npz(content: _Content, stage: Path) -> None:
                 np.lib.format.write_array(stream, column.cpu().numpy(), allow_pickle=False)
 
 
+PROVENANCE = JsonFile[dict[str, Any]](dict[str, dict[str, Any]], limit=256 * MB)
 FORMS: dict[str, tuple[Callable[[_Content, Path], None], str]] = {
     "image_folder": (_image_folder, "{}"),
     "parquet": (_parquet, "{}-*.parquet"),
@@ -185,7 +187,11 @@ FORMS: dict[str, tuple[Callable[[_Content, Path], None], str]] = {
 def _known(folder: Path, target: str, *, readme: bool) -> dict[str, Any]:
     """What was exported into `folder` before. InputError if that is `target` too."""
     provenance = folder / "provenance.json"
-    known = read_json(provenance) if folder.is_dir() else {}
+    known: dict[str, Any] | None = {}
+    try:
+        known = PROVENANCE.read_file(provenance) or {}
+    except DamagedError:
+        known = None
     there = [*folder.glob(target)] or ([provenance] if known is None and provenance.exists() else [])
     if readme and not any(name.startswith("data/") for name in known or {}):
         there += folder.glob("README.md")

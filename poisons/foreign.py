@@ -22,7 +22,8 @@ from poisons.delta import Application, Delta, Per
 from poisons.durable import StoreError, flush, stamp, write_whole
 from poisons.foreign_array import Found, levels, read_array, small
 from poisons.foreign_folder import MatchedFiles, match_files, match_rows
-from poisons.imported import FILE, RECORD, digest, read_import
+from poisons.imported import FILE, digest, read_import
+from poisons.records import RECORD
 from poisons.sources.base import Reading
 from poisons.sources.decode import Decoder
 from poisons.sources.image_tree import read_bytes, shown

@@ -13,11 +13,13 @@ from torch import Tensor
 from poisons import arrow
 from poisons.base import Poison, Workshop
 from poisons.delta import Delta, Per
-from poisons.durable import read_json, unchanged
+from poisons.durable import unchanged
+from poisons.records import IMPORT, IMPORT_FILE, RECORD, read_bytes
 from trainers.images import Images
 from trainers.spec import InputError
+from trainers.stored import DamagedError
 
-FILE, RECORD = "perturbation.arrow", "record.json"
+FILE = IMPORT_FILE
 NO_FACTS = ("file", "environment", "change", "per")  # what else its record tells
 
 
@@ -58,8 +60,11 @@ class Imported(Poison, kind="imported"):
 
 def read_import(folder: Path) -> Delta | None:
     """The imported perturbation in `folder`, or None if there is none, or it is not as it was written."""
-    record = read_json(folder / RECORD) or {}
-    if "file" not in record or not unchanged(folder / FILE, record["file"]):
+    try:
+        record = IMPORT.read(read_bytes(folder / RECORD, IMPORT.limit) or b"")
+    except DamagedError:
+        return None
+    if not unchanged(folder / FILE, record["file"]):
         return None
     columns, told = arrow.read(folder / FILE)
     facts = {name: fact for name, fact in record.items() if name not in NO_FACTS}

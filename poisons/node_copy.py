@@ -7,7 +7,6 @@ digest, and of several records the first stays, so that two who build one folder
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -18,10 +17,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from poisons import arrow
-from poisons.durable import StoreError, flush, intact, read_json, write_whole
+from poisons.durable import StoreError, flush, intact, write_whole
+from poisons.records import DATA, RECORD, files_of, folder_record, read_bytes
 from poisons.shelf import Shelf
+from trainers.stored import DamagedError
 
-RECORD = "record.json"
 KINDS = ("data", "imports")  # what is counted against the bound
 Record = dict[str, Any]
 
@@ -38,7 +38,11 @@ class NodeCopy:
 
     def record(self, name: str) -> Record | None:
         """The record of the folder on the shelf, or None if it has none that can be read."""
-        return parsed(self.shelf.read(f"{name}/{RECORD}"))
+        return _parsed(name, self.shelf.read(f"{name}/{RECORD}"))
+
+    def record_here(self, name: str) -> Record | None:
+        """The record of the folder under `root`, or None if it has none that can be read."""
+        return _parsed(name, read_bytes(self.root / name / RECORD, DATA.limit))
 
     def pull(self, name: str) -> bool:
         """Have the folder here, every file as the shelf's record says. False if the shelf has none, or one
@@ -73,7 +77,7 @@ class NodeCopy:
 
     def agrees(self, name: str) -> bool:
         """Whether the shelf has the folder, of the same bytes as here."""
-        there, here = self.record(name), read_json(self.root / name / RECORD)
+        there, here = self.record(name), self.record_here(name)
         return there is not None and here is not None and digests(there) == digests(here)
 
     def touch(self, name: str) -> None:
@@ -124,7 +128,7 @@ class NodeCopy:
         """Have the folder's files on the shelf, then its record; False, and none of them, if another's record
         came first."""
         data = (self.root / name / RECORD).read_bytes()
-        mine = digests(json.loads(data))
+        mine = digests(folder_record(name, data) or {})
         for file in mine:
             self.shelf.upload(self.root / name / file, shelved(name, file, mine[file]))
         if self.shelf.create(f"{name}/{RECORD}", data) or self.agrees(name):
@@ -173,19 +177,13 @@ class NodeCopy:
         return True
 
     def _whole_here(self, name: str) -> bool:
-        record = read_json(self.root / name / RECORD)
+        record = self.record_here(name)
         files = files_of(record) if record is not None else {}
         return bool(files) and all(intact(self.root / name / file, told) for file, told in files.items())
 
     def _lock(self, name: str) -> FileLock:
         """Held by whoever fetches the folder, lets go of it, or must not lose it meanwhile."""
         return FileLock(self.root / "locks" / f"pull-{name.replace('/', '-')}.lock")
-
-
-def files_of(record: Record) -> dict[str, Record]:
-    """The stamps of the files beside a record, by name: a data set has several, an import has one."""
-    one = {"perturbation.arrow": record["file"]} if "file" in record else {}
-    return dict(record.get("files", one))
 
 
 def digests(record: Record) -> dict[str, str]:
@@ -199,13 +197,11 @@ def shelved(name: str, file: str, digest: str) -> str:
     return f"{name}/{stem}-{digest[:16]}{dot}{kind}"
 
 
-def parsed(data: bytes | None) -> Record | None:
-    """The mapping in these bytes of JSON, or None if there is none."""
-    try:
-        found = json.loads(data or b"")
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+def _parsed(name: str, data: bytes | None) -> Record | None:
+    """The record of a folder that has these bytes; None if there is none, or it is damaged."""
+    with suppress(DamagedError):
+        return None if data is None else folder_record(name, data)
+    return None
 
 
 def _age(mark: Path) -> float:

@@ -31,16 +31,18 @@ from poisons.clean import Identity
 from poisons.data_spec import DataSpec
 from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
-from poisons.durable import create_whole, flush, has_size, intact, read_json, stamp, unchanged, write_whole
+from poisons.durable import create_whole, flush, has_size, intact, stamp, unchanged, write_whole
 from poisons.foreign import store_import
 from poisons.heap import large_blocks_go_back
 from poisons.imported import Imported
-from poisons.node_copy import NodeCopy, parsed
+from poisons.node_copy import NodeCopy
+from poisons.records import DATA, LAYOUT, MARK, RECORD, STAMP, data_record, read_bytes
 from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
-from trainers.spec import InputError, plain
+from trainers.spec import InputError, import_members, plain
+from trainers.stored import DamagedError
 
 CPU = torch.device("cpu")
 ABOUT_SOURCE = ("class_names", "skipped", "notes")  # what records say of the source of their images
@@ -94,7 +96,7 @@ class Store:
         """The record beside the bytes, or None if there is no data set (or what is there is no record, or the
         bytes are laid out as an older opsctl did)."""
         here = read_record(self.path(spec))
-        return here if here is not None or self._copy is None else known(self._copy.record(_name(spec)))
+        return here if here is not None or self._copy is None else self._copy.record(_name(spec))
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of all data sets, by name."""
@@ -102,9 +104,9 @@ class Store:
             folders = sorted(f for f in (self.root / "data").iterdir() if f.suffix != ".tmp")
             found = {folder.name: read_record(folder) for folder in folders}
         else:
-            names = sorted(self.shelf.holders("data", "record.json"))
-            read = self.shelf.read_all([f"data/{name}/record.json" for name in names])
-            found = {name: known(parsed(read[f"data/{name}/record.json"])) for name in names}
+            names = sorted(self.shelf.holders("data", RECORD))
+            read = self.shelf.read_all([f"data/{name}/{RECORD}" for name in names])
+            found = {name: known(name, read[f"data/{name}/{RECORD}"]) for name in names}
         return {name: record for name, record in found.items() if record is not None}
 
     def has(self, spec: DataSpec) -> bool:
@@ -116,8 +118,9 @@ class Store:
         """Names of those data sets that the store has."""
         if self.shelf is None:
             return frozenset(spec.name for spec in specs if self._holds(spec, has_size))
-        read = self.shelf.read_all([f"{_name(spec)}/record.json" for spec in specs])
-        return frozenset(name.split("/")[1] for name, data in read.items() if known(parsed(data)) is not None)
+        names = [spec.name for spec in specs]
+        read = self.shelf.read_all([f"data/{name}/{RECORD}" for name in names])
+        return frozenset(name for name in names if known(name, read[f"data/{name}/{RECORD}"]) is not None)
 
     def load(self, spec: DataSpec) -> arrow.StoredImages | None:
         """The images as a memory map, or None if they are not there or their bytes are not those of the
@@ -276,7 +279,7 @@ class Store:
                 writer.close()
             record = self._described(spec, writer, tally, temporary)
             seconds = round(time.monotonic() - start, 3)
-            write_whole(temporary / "record.json", {**record, **told, "seconds": seconds})
+            write_whole(temporary / RECORD, {**record, **told, "seconds": seconds})
             # on a file system without locks another builder may have come first: its bytes are as good
             if not final.exists():
                 os.rename(temporary, final)
@@ -299,7 +302,7 @@ class Store:
             "key": spec.key,
             "spec": plain(spec),
             "parents": [parent.name for parent in spec.parents],
-            "layout": arrow.LAYOUT,
+            "layout": LAYOUT,
             "files": {file.name: stamp(file) for file in files},
             "images": sum(map(len, writer.labels)),
             "shape": list(writer.shape or ()),
@@ -315,9 +318,9 @@ class Store:
 
         def recall(name: str, make: Callable[[], Tensors]) -> Tensors:
             file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
-            told = read_json(mark)
-            if told is not None and unchanged(file, told):
-                return arrow.read(file)[0]
+            with suppress(DamagedError):
+                if (data := read_bytes(mark, STAMP.limit)) and unchanged(file, STAMP.read(data)):
+                    return arrow.read(file)[0]
             made = make()
             temporary = folder / f".{name}.{os.getpid()}.tmp"
             try:
@@ -353,14 +356,16 @@ class Store:
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the data set in `folder`, or None if it holds none of today's layout."""
-    return known(read_json(folder / "record.json"))
+    """The record of the data set in `folder`, or None if it holds none of today's layout, or a damaged
+    one."""
+    return known(folder.name, read_bytes(folder / RECORD, DATA.limit))
 
 
-def known(record: dict[str, Any] | None) -> dict[str, Any] | None:
-    """A record, if it is one of today's layout."""
-    fits = record is not None and record.get("layout") == arrow.LAYOUT and "files" in record
-    return record if fits else None
+def known(name: str, data: bytes | None) -> dict[str, Any] | None:
+    """The record of the data set `name` that has these bytes, if it is one of today's layout and whole."""
+    with suppress(DamagedError):
+        return None if data is None else data_record(name, data)
+    return None
 
 
 def damaged(folder: Path) -> list[str]:
@@ -370,6 +375,7 @@ def damaged(folder: Path) -> list[str]:
 
 
 def _restored(file: Path) -> Perturbation:
+    import_members("poisons")  # which hold the kinds of perturbations
     columns, told = arrow.read(file)
     return Perturbation.kinds[told.pop("kind")].restore(columns, told)
 
@@ -380,9 +386,10 @@ def _name(spec: DataSpec) -> str:
 
 def _check_mark(mark: bytes | None, where: str) -> None:
     """InputError unless this is the mark of a store that this opsctl knows."""
-    found = (parsed(mark) or {}).get("format")
-    if not isinstance(found, int):
-        raise InputError(f"{where}/store.json is not a store's mark; is {where} a store?")
+    try:
+        found = MARK.read(mark or b"")["format"]
+    except DamagedError as error:
+        raise InputError(f"{where}/store.json is not a store's mark ({error}); is {where} a store?") from None
     if found > FORMAT:
         raise InputError(
             f"the store {where} has format {found}, this opsctl knows {FORMAT}: "

@@ -144,7 +144,7 @@ def test_damage_is_found_and_named(opsctl: Opsctl, stored: Store) -> None:
 
 
 def used(store: Store, *needs: DataSpec) -> None:
-    Ledger(store.where).publish("a" * 16, {"needs": [need.name for need in needs]})
+    Ledger(store.where).publish("a" * 16, {"metrics": {}, "needs": [need.name for need in needs]})
 
 
 def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored: Store) -> None:
@@ -191,7 +191,7 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
     is at, and what is of today."""
     ledger = Ledger(stored.where)
     for key in ("done", "fresh", "held", "failed-look"):
-        ledger.publish(key, {"needs": []})
+        ledger.publish(key, {"metrics": {}, "needs": []})
     ledger.fail("failed-look", {"error": "no", "kind": "trial"})
     ledger.depot.write("leases/held.0", b"driver")
     for key in ("done", "fresh", "held", "failed-look", "missing"):

@@ -11,7 +11,7 @@ import torch
 
 from orchestrator.depots.depot import Folder
 from poisons import DataSpec, Store
-from poisons.durable import read_json, stamp, write_whole
+from poisons.durable import stamp, write_whole
 from poisons.node_copy import NodeCopy
 
 CLEAN = DataSpec.parse({"limit": 50}, "test").pinned()
@@ -34,8 +34,8 @@ def made(root: Path, name: str, data: bytes) -> None:
     folder = root / name
     folder.mkdir(parents=True)
     (root / "locks").mkdir(exist_ok=True)
-    (folder / "data.arrow").write_bytes(data)
-    write_whole(folder / "record.json", {"files": {"data.arrow": stamp(folder / "data.arrow")}})
+    (folder / "perturbation.arrow").write_bytes(data)
+    write_whole(folder / "record.json", {"file": stamp(folder / "perturbation.arrow")})
 
 
 def differ(store: Store) -> None:
@@ -45,7 +45,7 @@ def differ(store: Store) -> None:
     middle = len(data) // 2
     data[middle] ^= 1
     file.write_bytes(data)
-    told = read_json(record)
+    told = store.record(CLEAN)
     assert told is not None
     write_whole(record, told | {"files": {"data.arrow": stamp(file)}})
 
@@ -55,26 +55,26 @@ def test_of_two_who_push_other_bytes_the_first_record_stays_with_its_bytes(tmp_p
     shelf = Meanwhile(tmp_path / "shelf")
     nodes = {name: NodeCopy(tmp_path / name, shelf) for name in "abc"}
     for name in "ab":
-        made(tmp_path / name, "data/x", name.encode())
+        made(tmp_path / name, "imports/x", name.encode())
     first = "b" if last == "a" else "a"
-    shelf.then = lambda: nodes[first].push("data/x")
-    assert not nodes[last].push("data/x"), "another came first"
-    assert not (tmp_path / last / "data/x").exists(), "what nobody else has is not used"
-    assert nodes[first].push("data/x")
-    assert nodes["c"].pull("data/x")
-    assert nodes[last].pull("data/x")
+    shelf.then = lambda: nodes[first].push("imports/x")
+    assert not nodes[last].push("imports/x"), "another came first"
+    assert not (tmp_path / last / "imports/x").exists(), "what nobody else has is not used"
+    assert nodes[first].push("imports/x")
+    assert nodes["c"].pull("imports/x")
+    assert nodes[last].pull("imports/x")
     for name in "abc":
-        assert (tmp_path / name / "data/x/data.arrow").read_bytes() == first.encode()
-    assert len(shelf.names("data/x")) == 2, "nothing of the other is left"
+        assert (tmp_path / name / "imports/x/perturbation.arrow").read_bytes() == first.encode()
+    assert len(shelf.names("imports/x")) == 2, "nothing of the other is left"
 
 
 def test_a_record_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
     shelf = Folder(tmp_path / "shelf")
-    made(tmp_path / "a", "data/x", b"a")
-    shelf.write("data/x/record.json", b"{")
-    assert NodeCopy(tmp_path / "a", shelf).push("data/x")
+    made(tmp_path / "a", "imports/x", b"a")
+    shelf.write("imports/x/record.json", b"{")
+    assert NodeCopy(tmp_path / "a", shelf).push("imports/x")
     (tmp_path / "b" / "locks").mkdir(parents=True)
-    assert NodeCopy(tmp_path / "b", shelf).pull("data/x")
+    assert NodeCopy(tmp_path / "b", shelf).pull("imports/x")
 
 
 def test_a_node_whose_bytes_are_not_those_of_the_shelf_takes_these(tmp_path: Path) -> None:

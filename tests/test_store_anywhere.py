@@ -394,7 +394,7 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     depot.write(on_the_shelf(node("b"), OPS), b"short")
     code, out, _ = opsctl("cache", "verify", OPS.key, "--store", node.where)
     assert (code, f"damaged {node.where}/data/{OPS.name}/data.arrow" in out) == (1, True)
-    Ledger(node.where).publish("a" * 16, {"needs": [OPS.clean.name]})
+    Ledger(node.where).publish("a" * 16, {"metrics": {}, "needs": [OPS.clean.name]})
     depot.write("data/digits-clean-train-0123456789abcdef/data.arrow", b"being sent just now")
     assert "removed 1 of 1" in run("cache", "gc", "--yes")
     assert depot.names(f"data/{OPS.name}") == []

@@ -1,22 +1,33 @@
-"""Layer 1: one device, one classifier. Knows images and labels, never a poison; needs torch alone."""
+"""Layer 1: one device, one classifier. Knows images and labels, never a poison; needs torch alone.
 
-from trainers import architectures, attackers, augmentations, defenses, optimizers, probes, schedules
-from trainers.attacks import Budget
-from trainers.evaluate import EvaluationSpec, evaluate
-from trainers.images import Images
-from trainers.loop import fit
-from trainers.recipe import TrainSpec
-from trainers.spec import InputError, Plugin, Spec
+Importing the package imports nothing else: each of its names is loaded when it is first used.
+"""
 
-__all__ = [
-    "Budget",
-    "EvaluationSpec",
-    "Images",
-    "InputError",
-    "Plugin",
-    "Spec",
-    "TrainSpec",
-    "evaluate",
-    "fit",
-]
-_members = (architectures, attackers, augmentations, defenses, optimizers, probes, schedules)
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainers.attacks import Budget
+    from trainers.evaluate import EvaluationSpec
+    from trainers.images import Images
+    from trainers.loop import fit
+    from trainers.recipe import TrainSpec
+    from trainers.spec import InputError, Plugin, Spec
+
+MODULES = {
+    "Budget": "attacks",
+    "EvaluationSpec": "evaluate",
+    "Images": "images",
+    "InputError": "spec",
+    "Plugin": "spec",
+    "Spec": "spec",
+    "TrainSpec": "recipe",
+    "fit": "loop",
+}
+__all__ = ["Budget", "EvaluationSpec", "Images", "InputError", "Plugin", "Spec", "TrainSpec", "fit"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from trainers.images import Images
 from trainers.looks import Look, Probe
 from trainers.loop import Trained
 from trainers.spec import InputError
+from trainers.stored import OBJECT, DamagedError
 from trainers.trial import Trial
 
 
@@ -110,9 +110,9 @@ def _look(text: str) -> Look:
     """A look from `distance`, or from `{"kind": "distance", "name": "far", "threshold": 0.8}`."""
     where = f"--look {text}"
     try:
-        told = json.loads(text) if text.startswith("{") else {"kind": text}
-    except ValueError as error:
-        raise InputError(f"{where}: this is no JSON ({error})") from None
+        told = OBJECT.read(text.encode()) if text.startswith("{") else {"kind": text}
+    except DamagedError as error:
+        raise InputError(f"{where}: {error}") from None
     probe = Probe.parse({name: value for name, value in told.items() if name != "name"}, where)
     return Look(str(told.get("name", probe.kind)), probe)
 

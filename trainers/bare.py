@@ -14,6 +14,7 @@ import torch
 
 from trainers.loop import DivergenceError, OutOfMemoryError
 from trainers.spec import InputError
+from trainers.stored import VALUE, DamagedError
 
 Options = TypeVar("Options")
 
@@ -41,8 +42,8 @@ def read_spec(file: Path) -> Any:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
     try:
-        return json.loads(text)
-    except ValueError:
+        return VALUE.read(text.encode())
+    except DamagedError:
         return _yaml(text, file)
 
 

@@ -41,7 +41,7 @@ class Normalised(nn.Module):
         return self.net((x - 0.5) * 4)
 
 
-class Architecture(Plugin, family="architecture"):
+class Architecture(Plugin, family="architecture", package="trainers.architectures"):
     """A network: float images N,C,H,W in [0, 1] in, logits N,K out. Normalisation is part of the network."""
 
     memorises: ClassVar[bool] = True  # large enough to learn a training set such as CIFAR-10 by heart
@@ -62,7 +62,7 @@ class Architecture(Plugin, family="architecture"):
             return Normalised(self.build(num_classes=num_classes, shape=shape))
 
 
-class Augmentation(Plugin, family="augmentation"):
+class Augmentation(Plugin, family="augmentation", package="trainers.augmentations"):
     """Maps a batch to a batch, on its device, every image with its own draw from `gen`."""
 
     mixes: ClassVar[bool] = False  # images with each other: a defense crafts its attack before that
@@ -72,7 +72,7 @@ class Augmentation(Plugin, family="augmentation"):
         """`x` float N,C,H,W in [0, 1] and `y` class probabilities N,K; shapes and label mass are kept."""
 
 
-class Defense(Plugin, family="defense"):
+class Defense(Plugin, family="defense", package="trainers.defenses"):
     """What a trainer does about a poison that it does not know: prepare the images once, perturb each
     batch, or change the loss."""
 
@@ -98,7 +98,7 @@ class Defense(Plugin, family="defense"):
         return cross_entropy(logits, y), logits
 
 
-class Attack(Plugin, family="attack"):
+class Attack(Plugin, family="attack", package="trainers.attackers"):
     """What an evaluation tries a trained network with, within `budget`."""
 
     budget: Budget = Budget()
@@ -148,7 +148,7 @@ class Attack(Plugin, family="attack"):
         N."""
 
 
-class Optimizer(Plugin, family="optimizer"):
+class Optimizer(Plugin, family="optimizer", package="trainers.optimizers"):
     """How weights follow gradients. `lr` is the full learning rate, which a schedule multiplies."""
 
     lr: Annotated[float, Field(gt=0)] = 0.1
@@ -158,7 +158,7 @@ class Optimizer(Plugin, family="optimizer"):
         """A torch optimizer over the model's parameters."""
 
 
-class Schedule(Plugin, family="schedule"):
+class Schedule(Plugin, family="schedule", package="trainers.schedules"):
     """How the learning rate moves over a training."""
 
     @abstractmethod

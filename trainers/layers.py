@@ -18,12 +18,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+from trainers.stored import JsonFile
 
 TOLERANCE = 0.02  # relative error in the Frobenius norm; correct kernels are at 0.003, wrong ones above 0.05
 NOTHING = 0.01  # smaller gradients than this share of the layer's largest are rounding: of a softmax of one
@@ -187,6 +190,11 @@ def examine_apart(layers: Sequence[Layer]) -> list[Verdict]:
     return [Verdict(math.inf, f"process, which it ends with {signal.Signals(-code).name},")]
 
 
+VERDICT_LINE = JsonFile[list[Any]](
+    Annotated[list[Any], Field(min_length=2, max_length=2)]
+)  # an error, or None if it is infinite, and the part
+
+
 def _child(layers: Sequence[Layer]) -> tuple[list[Verdict], int, str]:
     """The verdicts that a child process came to, its exit code, and what it wrote to stderr."""
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
@@ -197,7 +205,7 @@ def _child(layers: Sequence[Layer]) -> tuple[list[Verdict], int, str]:
         run = subprocess.run(command, input=asked, capture_output=True, env=environment, timeout=SECONDS)
     except subprocess.TimeoutExpired:  # what overwrote the heap may wait for itself
         return [], -signal.SIGABRT, f"it did not end in {SECONDS} s"
-    lines = [json.loads(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
+    lines = [VERDICT_LINE.read(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
     found = [Verdict(math.inf if error is None else error, part) for error, part in lines]
     return found, run.returncode, run.stderr.decode(errors="replace")
 

@@ -50,7 +50,7 @@ class Subject:
     device: torch.device
 
 
-class Probe(Plugin, family="probe"):
+class Probe(Plugin, family="probe", package="trainers.probes"):
     """Something that a trained network shows. It leaves the network, the images and all random generators as
     they were."""
 

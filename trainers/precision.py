@@ -15,11 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated
 
 import torch
 from filelock import FileLock
+from pydantic import Field, FiniteFloat
 from torch import nn
+from typing_extensions import TypedDict
 
 from trainers.families import Architecture
 from trainers.layers import Gradients, Layer, Verdict, examine, examine_apart, layers_of
@@ -27,6 +29,7 @@ from trainers.meta import META, Shape, on_meta
 from trainers.numerical_platform import NumericalPlatform, PlatformRecord, numerical_platform
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
+from trainers.stored import DamagedError, JsonFile
 
 VERSION = 3  # of what a verdict means
 NAMED = 3  # layers that a message names
@@ -38,9 +41,12 @@ class VerdictRecord(TypedDict):
     """A verdict as it is kept on disk; an infinite error is None."""
 
     layer: str
-    error: float | None
+    error: Annotated[FiniteFloat, Field(ge=0)] | None
     part: str
     platform: PlatformRecord
+
+
+VERDICT = JsonFile[VerdictRecord](VerdictRecord)
 
 
 @dataclass(frozen=True)
@@ -230,12 +236,12 @@ def _file(text: str) -> str:
 def _read(file: Path, text: str) -> Verdict | None:
     """A verdict that was kept of this layer; None if there is none, or the file is damaged."""
     try:
-        record: VerdictRecord = json.loads(file.read_bytes())
-        if record["layer"] != text or not isinstance(record["part"], str):
-            return None
-        return Verdict(math.inf if record["error"] is None else abs(float(record["error"])), record["part"])
-    except (OSError, ValueError, KeyError, TypeError):
+        record = VERDICT.read_file(file)
+    except (OSError, DamagedError):
         return None
+    if record is None or record["layer"] != text:
+        return None
+    return Verdict(math.inf if record["error"] is None else record["error"], record["part"])
 
 
 def _folder() -> Path:

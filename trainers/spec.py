@@ -117,32 +117,51 @@ def _whole(annotation: Any) -> bool:
     return annotation is int or any(map(_whole, get_args(annotation)))
 
 
+class _Registry:
+    """The members of a plug-in's family by kind. The package that holds them is imported when it is first
+    needed, so that importing a family, or what only mentions one, stays quick."""
+
+    def __get__(self, plugin: Plugin | None, owner: type[Plugin]) -> dict[str, type[Plugin]]:
+        if owner.package:
+            import_members(owner.package)
+        return owner.joined
+
+
 class Plugin(Spec):
     """A spec chosen by its `kind`: a family opens a registry, a member joins with its class line.
 
-    `class Poison(Plugin, family="poison")` opens one, `class Clean(Poison, kind="clean")` joins it. Where a
-    family is expected, `"clean"` and `{"kind": "clean"}` both give `Clean()`.
+    `class Poison(Plugin, family="poison", package="poisons")` opens one, whose members are in the modules of
+    the package `poisons`; `class Clean(Poison, kind="clean")` joins it. Where a family is expected, `"clean"`
+    and `{"kind": "clean"}` both give `Clean()`.
     """
 
     family: ClassVar[str] = ""
+    package: ClassVar[str] = ""
     kind: ClassVar[str] = ""
-    registry: ClassVar[dict[str, type[Plugin]]] = {}
+    registry: ClassVar[_Registry] = _Registry()
+    joined: ClassVar[dict[str, type[Plugin]]] = {}  # what has been imported of the registry
     families: ClassVar[dict[str, type[Plugin]]] = {}
     smoke: ClassVar[dict[str, Any]] = {}  # settings that make a member quick enough for a test on a CPU
 
     def __init_subclass__(
-        cls, *, family: str | None = None, kind: str | None = None, version: int = 1, **kwargs: Any
+        cls,
+        *,
+        family: str | None = None,
+        package: str = "",
+        kind: str | None = None,
+        version: int = 1,
+        **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
         cls.version = version
         if family is not None:
-            cls.family, cls.registry = family, {}
+            cls.family, cls.package, cls.joined = family, package, {}
             Plugin.families[family] = cls
         if kind is not None:
-            if kind in cls.registry:
+            if kind in cls.joined:
                 raise TypeError(f"two members of family {cls.family!r} are named {kind!r}")
             cls.kind = kind
-            cls.registry[kind] = cls
+            cls.joined[kind] = cls
 
     def identity(self) -> Any:
         return {"kind": self.kind} | super().identity()
@@ -355,8 +374,9 @@ def explain(error: ErrorDetails, where: str) -> str:
     return f"{head}: {message}{found}"
 
 
-def import_members(package: str, path: Iterable[str]) -> None:
+@cache
+def import_members(package: str) -> None:
     """Import every module of a package, so that its members join their families."""
-    for module in pkgutil.iter_modules(path):
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name != "__main__":
             importlib.import_module(f"{package}.{module.name}")

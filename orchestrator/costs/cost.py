@@ -13,7 +13,8 @@ from orchestrator.costs.extents import Extents
 from orchestrator.costs.flops_kept import FlopsKept
 from orchestrator.costs.rates import Rates, Run, device_name, processor
 from orchestrator.depots.depot import open_depot
-from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger
 from orchestrator.depots.summaries import summaries
 from orchestrator.plan import Task
 from orchestrator.spec import TrialSpec

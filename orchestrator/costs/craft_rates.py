@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.costs.rates import Rates
 from orchestrator.depots.depot import open_depot
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
+from poisons.store import known
 from trainers.flops import Work
 
 LEARN = 300  # records that are read, at most
@@ -36,8 +35,8 @@ class CraftRates:
         depot = open_depot(store.where)
         names = [f"data/{name}/record.json" for name in depot.names("data")[:LEARN]]
         found: dict[Group, list[float]] = defaultdict(list)
-        for data in depot.read_all(names).values():
-            for group, seconds in _told(data):
+        for name, data in depot.read_all(names).items():
+            for group, seconds in _told(name, data):
                 found[group].append(seconds)
         return cls({group: statistics.median(seconds) for group, seconds in found.items()})
 
@@ -59,10 +58,11 @@ def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
     return rates.seconds(work)
 
 
-def _told(data: bytes | None) -> Iterator[tuple[Group, float]]:
+def _told(name: str, data: bytes | None) -> Iterator[tuple[Group, float]]:
     """Seconds per pixel value as a record tells them, for each of its groups."""
     try:
-        record: dict[str, Any] = json.loads(data or b"")
+        if (record := known(name.split("/")[1], data)) is None:
+            return
         spec = DataSpec.model_validate(record["spec"])
         values = record["images"] * math.prod(record["shape"])
         seconds = record["seconds"] / values

@@ -7,10 +7,24 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from orchestrator.depots.depot import open_depot
 from poisons import DataSpec, Store
+from poisons.records import Count, Shape
 from poisons.sources.base import Extent
+from trainers.stored import DamagedError, JsonFile
 
+
+class ExtentRecord(TypedDict):
+    """`extents/<split>.json`: how many images of what shape there are."""
+
+    images: Count
+    shape: Shape
+    num_classes: Count
+
+
+EXTENT = JsonFile[dict[str, Any]](ExtentRecord)
 USUAL = {"train": Extent(50_000, (3, 32, 32), 10), "test": Extent(10_000, (3, 32, 32), 10)}  # CIFAR-10
 
 
@@ -42,8 +56,9 @@ class Extents:
         if (record := self.store.record(whole)) is not None:
             return _read(record)
         place = f"extents/{whole.source.kind}-{whole.source.fingerprint}-{whole.split}.json".replace(":", "-")
-        if (told := self.depot.read(place)) is not None:
-            return _read(json.loads(told))
+        with suppress(DamagedError):  # then it is looked up again
+            if (told := self.depot.read(place)) is not None:
+                return _read(EXTENT.read(told))
         found = whole.source.extent(whole.split)
         with suppress(OSError):
             self.depot.write(place, json.dumps(asdict(found)).encode())

@@ -6,13 +6,35 @@ import json
 from contextlib import suppress
 from dataclasses import asdict
 
+from typing_extensions import TypedDict
+
 from orchestrator.depots.depot import Depot
+from poisons.records import NotNegative
 from poisons.sources.base import Extent
 from trainers.families import Architecture
 from trainers.flops import Flops, PerPass, network_flops
+from trainers.stored import DamagedError, JsonFile
 
 # of a network that cannot be counted: those of a ResNet-18
 USUAL = Flops(1.1e9, 2.2e9, 1.1e9, values=PerPass(1.8e6, 2.6e6, 1.8e6), kernels=PerPass(70, 180, 90))
+
+
+class PerPassRecord(TypedDict):
+    """A `PerPass`, as JSON."""
+
+    forward: NotNegative
+    backward: NotNegative
+    inputs: NotNegative
+
+
+class FlopsRecord(PerPassRecord):
+    """`flops/<network>.json`: the operations of a network."""
+
+    values: PerPassRecord
+    kernels: PerPassRecord
+
+
+FLOPS = JsonFile[FlopsRecord](FlopsRecord)
 
 
 class FlopsKept:
@@ -46,8 +68,10 @@ class FlopsKept:
 def _read(data: bytes | None) -> Flops | None:
     """What was kept; None if it is damaged, or has no count of values and kernels: it is counted again."""
     try:
-        told = json.loads(data or b"")
-        values, kernels = (PerPass(**told.pop(name)) for name in ("values", "kernels"))
-        return Flops(**told, values=values, kernels=kernels)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        told = None if data is None else FLOPS.read(data)
+    except DamagedError:
         return None
+    if told is None:
+        return None
+    values, kernels = PerPass(**told["values"]), PerPass(**told["kernels"])
+    return Flops(told["forward"], told["backward"], told["inputs"], values, kernels)

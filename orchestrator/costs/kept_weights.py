@@ -8,17 +8,30 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from typing_extensions import TypedDict
+
 from orchestrator.costs.extents import Extents
 from orchestrator.depots.depot import Depot
 from orchestrator.depots.results import Ledger
 from orchestrator.plan import Plan
 from orchestrator.spec import RunSpec, TrialSpec
 from poisons import Store
+from poisons.records import Count
 from poisons.sources.base import Extent
 from trainers.families import Architecture
 from trainers.flops import state_bytes
+from trainers.stored import JsonFile
 
 GB = 10**9
+
+
+class WeightsRecord(TypedDict):
+    """`weights/<network>.json`: how many bytes its weights take."""
+
+    bytes: Count
+
+
+WEIGHTS = JsonFile[WeightsRecord](WeightsRecord)
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,7 @@ def _remembered(depot: Depot, architecture: Architecture, extent: Extent) -> int
     place = f"weights/{architecture.kind}-{architecture.key}-{shape}-{extent.num_classes}.json"
     try:
         if (data := depot.read(place)) is not None:
-            return int(json.loads(data)["bytes"])
+            return WEIGHTS.read(data)["bytes"]
         found = state_bytes(architecture, shape=extent.shape, num_classes=extent.num_classes)
     except Exception:  # noqa: BLE001  (libraries raise what they like, and an estimate is worth no failure)
         return None

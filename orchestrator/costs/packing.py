@@ -7,13 +7,18 @@ import hashlib
 import json
 import math
 from collections import Counter
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from orchestrator.costs.rates import slug
 from orchestrator.depots.depot import Depot
 from orchestrator.spec import TrialSpec
+from poisons.records import Count, Text, more
 from trainers.flops import Shape
 from trainers.spec import identity
+from trainers.stored import DamagedError, JsonFile
 
 ROOM = 0.9  # of a GPU's memory: fragments and the next step's peak want some
 OVERHEAD = 600 * 2**20  # bytes that a process takes beside its tensors: CUDA's context, cuBLAS, cuDNN
@@ -22,6 +27,21 @@ FINE = 10_000  # Ray knows a share to four decimals: three times 0.3333 fit, thr
 ELSEWHERE = frozenset(("epochs", "schedule", "label_smoothing", "clip_norm"))  # decide no memory
 
 Told = dict[str, Any]
+
+
+@more
+class ShareRecord(TypedDict):
+    """`shapes/<shape>-<device>.json`: what a trial of a shape takes of a device."""
+
+    share: Annotated[FiniteFloat, Field(gt=0, le=1)]
+    device: NotRequired[Text]
+    grown: NotRequired[bool]
+    peak_bytes: NotRequired[Count]
+    total_bytes: NotRequired[Count]
+    busy: NotRequired[FiniteFloat]
+
+
+SHARE = JsonFile[Told](ShareRecord)
 
 
 def share(peak_bytes: int, total_bytes: int, busy: float) -> float:
@@ -68,11 +88,11 @@ class Shares:
 
     def recall(self, key: str, device: str) -> Told | None:
         """What is known: `share`, and what else was told of it; None if nothing is."""
+        data = self.depot.read(_place(key, device))
         try:
-            told = json.loads(self.depot.read(_place(key, device)) or b"")
-            return told if 0 < told["share"] <= 1 else None
-        except (ValueError, KeyError, TypeError):
-            return None  # nothing, or damaged: it is measured again
+            return None if data is None else SHARE.read(data)
+        except DamagedError:
+            return None  # it is measured again
 
     def device(self) -> str | None:
         """The kind of device of which most is known; None if nothing is."""

@@ -10,13 +10,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from typing import Annotated
 
 import torch
+from pydantic import Field, FiniteFloat
+from typing_extensions import TypedDict
 
 from orchestrator.depots.depot import Depot
 from trainers.flops import Work
 from trainers.probe import Speed, training_speed
 from trainers.recipe import Precision, TrainSpec
+from trainers.stored import DamagedError, JsonFile
 
 BATCH_SECONDS = 0.0005  # of the host, for one pass of a batch through a network, however small that is
 # Where nothing is known: about what `training_speed` finds for a thread of a server's processor; two cores
@@ -24,6 +28,25 @@ BATCH_SECONDS = 0.0005  # of the host, for one pass of a batch through a network
 USUAL = Speed(1e11, values=8e8, kernels=3e4)
 USUAL_OF_A_GPU = Speed(1e13, values=5e10, kernels=7e4)
 Group = tuple[str, ...]
+Rate = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class SpeedRecord(TypedDict):
+    """A `Speed`, as JSON."""
+
+    flops: Rate
+    values: Rate
+    kernels: Rate
+
+
+class RatesRecord(TypedDict):
+    """`rates/<device>.json`: what was measured of a device."""
+
+    device: str
+    speeds: dict[Precision, SpeedRecord]
+
+
+RATES = JsonFile[RatesRecord](RatesRecord)
 
 
 @dataclass(frozen=True)
@@ -155,8 +178,9 @@ def _place(device: str) -> str:
 
 
 def _remembered(depot: Depot, device: str) -> dict[Precision, Speed]:
+    data = depot.read(_place(device))
     try:
-        told = json.loads(depot.read(_place(device)) or b"{}")["speeds"]
-        return {precision: Speed(**speed) for precision, speed in told.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}  # damaged, or nothing, or of an older opsctl: it is measured again
+        speeds = {} if data is None else RATES.read(data)["speeds"]
+    except DamagedError:
+        return {}  # or of an older opsctl: it is measured again
+    return {precision: Speed(**speed) for precision, speed in speeds.items()}

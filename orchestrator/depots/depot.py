@@ -5,16 +5,19 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 from orchestrator.host import gone, here, this_process
@@ -23,8 +26,31 @@ DAY = 86_400  # seconds: nobody writes one file for longer
 CACHE = "OPSCTL_CACHE"  # where this node keeps its copies of stores that lie elsewhere
 
 
+LARGEST = 256 * 10**6  # bytes that `read` returns; what is larger is no file that opsctl reads whole
+PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
+
+
 class DepotError(OSError):
     """The place that was named cannot be a depot; the message says what to name, or to install, instead."""
+
+
+class UnsafeNameError(ValueError):
+    """A name that could lie outside the depot: nothing is read, written or removed there."""
+
+
+def safe(name: str) -> bool:
+    """Whether a name, such as `trials/<key>/result.json`, can only lie within the folder that it is relative
+    to: no `..`, nothing absolute, no empty part, no backslash, no control character."""
+    return len(name) <= 1024 and all(
+        PART.fullmatch(part) and part not in (".", "..") for part in name.split("/")
+    )
+
+
+def check_safe(name: str) -> str:
+    """The name. Raises UnsafeNameError for one that is not `safe`."""
+    if not safe(name):
+        raise UnsafeNameError(f"{name[:200]!r} is no name within a store")
+    return name
 
 
 @dataclass(frozen=True)
@@ -39,14 +65,15 @@ class Kept:
 class Depot(ABC):
     """Bytes by name, such as `trials/<key>/result.json`. All methods may be called from any thread.
 
-    Every method raises OSError if the depot does not answer, or is full.
+    Every method raises OSError if the depot does not answer, or is full, and UnsafeNameError for a name that
+    could lie outside it. What is listed has only safe names: others are nobody's.
     """
 
     where: str  # what `open_depot` takes to open it again, on any machine that can reach it
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The bytes of `name`, or None if there is nothing of that name."""
+        """The bytes of `name`, at most LARGEST; None if there is no ordinary file of that name."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
@@ -65,6 +92,10 @@ class Depot(ABC):
     @abstractmethod
     def remove(self, name: str) -> None:
         """Have nothing of that name; harmless if there was nothing."""
+
+    @abstractmethod
+    def move(self, name: str, to: str) -> None:
+        """Have what `name` holds under another name; harmless if there is nothing of that name."""
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
@@ -119,10 +150,29 @@ class Folder(Depot):
         self.where = str(self.root)
 
     def read(self, name: str) -> bytes | None:
+        with self.open(name) as file:
+            return None if file is None else file.read(LARGEST)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[FileIO | None]:
+        """A file, to be read piece by piece; None if there is no ordinary file of that name: a link could
+        show any file of this machine, and a named pipe would be waited for."""
         try:
-            return (self.root / name).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            yield None
+            return
+        except OSError as error:
+            if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a socket
+                raise
+            yield None
+            return
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            yield None
+            return
+        with FileIO(descriptor) as file:
+            yield file
 
     def write(self, name: str, data: bytes) -> None:
         place, temporary = self._prepared(name, data)
@@ -144,33 +194,40 @@ class Folder(Depot):
 
     def publish(self, name: str, data: bytes) -> bool:
         created = self.create(name, data)
-        _flush((self.root / name).parent)  # not for each lease: it takes milliseconds
+        _flush(self._path(name).parent)  # not for each lease: it takes milliseconds
         return created
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
-            (self.root / name).unlink()
+            self._path(name).unlink()
+
+    def move(self, name: str, to: str) -> None:
+        self._path(to).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.rename(self._path(name), self._path(to))
 
     def names(self, folder: str) -> list[str]:
         try:
-            return sorted(name for name in os.listdir(self.root / folder) if not name.startswith("."))
+            there = os.listdir(self._path(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
+        return sorted(name for name in there if not name.startswith(".") and safe(name))
 
     def holders(self, folder: str, name: str) -> set[str]:
-        return {inner for inner in self.names(folder) if (self.root / folder / inner / name).exists()}
+        return {inner for inner in self.names(folder) if (self._path(folder) / inner / name).exists()}
 
     def files(self, folder: str) -> dict[str, Kept]:
-        top, found = self.root / folder, {}
+        top, found = self._path(folder), {}
         for place, _, names in os.walk(top):
             for file in (Path(place, name) for name in names):
                 with suppress(FileNotFoundError):
-                    stat = file.lstat()
-                    found[file.relative_to(top).as_posix()] = Kept(stat.st_size, stat.st_mtime)
+                    about, inner = file.lstat(), file.relative_to(top).as_posix()
+                    if safe(inner):
+                        found[inner] = Kept(about.st_size, about.st_mtime)
         return found
 
     def upload(self, file: Path, name: str) -> None:
-        temporary, place = self._aside(name), self.root / name
+        temporary, place = self._aside(name), self._path(name)
         try:
             shutil.copyfile(file, temporary)
             _flush(temporary)
@@ -180,19 +237,19 @@ class Folder(Depot):
             temporary.unlink(missing_ok=True)
 
     def download(self, name: str, file: Path) -> bool:
-        if not (self.root / name).is_file():
+        if not self._path(name).is_file():
             return False
-        shutil.copyfile(self.root / name, file)
+        shutil.copyfile(self._path(name), file)
         return True
 
     def remove_all(self, name: str) -> bool:
-        place = self.root / name
+        place = self._path(name)
         going = place.with_name(f"{place.name}.{secrets.token_hex(8)}.tmp")
         try:
             os.rename(place, going)  # at once, so that nobody opens half of it
         except FileNotFoundError:
             return False
-        shutil.rmtree(going) if going.is_dir() else going.unlink()
+        shutil.rmtree(going) if going.is_dir() and not going.is_symlink() else going.unlink()
         return True
 
     def tidy(self) -> None:
@@ -204,6 +261,9 @@ class Folder(Depot):
                 old = not here(process) and now - file.stat().st_mtime > DAY  # its process is out of sight
                 if gone(process) or old:
                     file.unlink()
+
+    def _path(self, name: str) -> Path:
+        return self.root / check_safe(name)
 
     def _prepared(self, name: str, data: bytes, *, flush: bool = True) -> tuple[Path, Path]:
         """Where `name` goes, and a file of the same file system that holds `data`."""
@@ -217,11 +277,11 @@ class Folder(Depot):
         except OSError:
             temporary.unlink(missing_ok=True)
             raise
-        return self.root / name, temporary
+        return self._path(name), temporary
 
     def _aside(self, name: str) -> Path:
         """Where to write what becomes `name`; its folder is there. The file tells who wrote it."""
-        for folder in ((self.root / name).parent, self.root / "tmp"):
+        for folder in (self._path(name).parent, self.root / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
         return self.root / "tmp" / f"{this_process()}.{secrets.token_hex(8)}.tmp"
 

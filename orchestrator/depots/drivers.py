@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 import threading
 import time
@@ -19,12 +20,16 @@ from types import TracebackType
 from typing import Any, Self
 
 from orchestrator.depots.depot import Depot
+from orchestrator.depots.quarantine import quarantine
+from orchestrator.depots.records import HEARTBEAT
 from orchestrator.host import alive, machine
+from trainers.stored import DamagedError
 
 BEAT_SECONDS = 3.0
 STALE_SECONDS = 60.0  # without a beat: its driver is dead, or cut off
 BURY_SECONDS = 600.0  # without a beat: whatever it was, its mark says nothing any more
 ROUND_BEATS = 20  # between two looks at the others' marks
+ID = re.compile("[A-Za-z0-9_.-]{1,200}")
 Mark = dict[str, Any]
 
 
@@ -112,12 +117,31 @@ def marks(depot: Depot) -> list[Mark]:
 
 
 def read_mark(depot: Depot, driver: str) -> Mark | None:
-    """A driver's mark, or None if it has none."""
-    try:
-        mark = json.loads(depot.read(f"drivers/{driver}.json") or b"")
-    except ValueError:
+    """A driver's mark, or None if it has none, or one that is damaged."""
+    with suppress(DamagedError):
+        return _checked_mark(depot, driver)
+    return None
+
+
+def damaged_marks(depot: Depot) -> dict[str, str]:
+    """The files of marks that are damaged, and why."""
+    found = {}
+    for name in depot.names("drivers"):
+        driver, _, kind = name.rpartition(".")
+        try:
+            _ = kind == "json" and _checked_mark(depot, driver)
+        except DamagedError as error:
+            found[f"drivers/{name}"] = str(error)
+    return found
+
+
+def _checked_mark(depot: Depot, driver: str) -> Mark | None:
+    if not ID.fullmatch(driver) or (data := depot.read(f"drivers/{driver}.json")) is None:
         return None
-    return mark if isinstance(mark, dict) and "beat" in mark else None
+    mark = HEARTBEAT.read(data)
+    if mark["id"] != driver:
+        raise DamagedError(f"it is of the driver {mark['id']}")
+    return mark
 
 
 def shows(depot: Depot, driver: str, *, patience: float = STALE_SECONDS) -> bool:
@@ -138,8 +162,10 @@ def ask_to_stop(depot: Depot, driver: str) -> None:
 
 def bury(depot: Depot) -> None:
     """Remove what drivers of this machine have left that are no more: marks, and what they had begun to
-    write."""
+    write. Damaged marks go to `quarantine/`."""
     depot.tidy()
+    for name in damaged_marks(depot):
+        quarantine(depot, name)
     for name in depot.names("drivers"):
         driver, _, kind = name.rpartition(".")
         mark = read_mark(depot, driver)

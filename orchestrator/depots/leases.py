@@ -8,6 +8,7 @@ whether the work is done after all: it may have been, just before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from orchestrator.depots.depot import Depot
@@ -72,6 +73,6 @@ class Leases:
     def _owners(self, name: str) -> dict[int, str]:
         """The drivers that have a file of that name, by its n."""
         found = (lease.rpartition(".") for lease in self.depot.names("leases"))
-        numbers = sorted(int(n) for held, _, n in found if held == name and n.isdecimal())
+        numbers = sorted(int(n) for held, _, n in found if held == name and re.fullmatch("[0-9]{1,9}", n))
         files = ((n, self.depot.read(f"leases/{name}.{n}")) for n in numbers)
-        return {n: owner.decode() for n, owner in files if owner is not None}
+        return {n: owner.decode(errors="replace") for n, owner in files if owner is not None}

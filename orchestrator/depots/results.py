@@ -1,23 +1,37 @@
 """The ledger: one folder per trial in a depot. `result.json`, published whole, says that a trial is done, and
 `look-<key>.json` what a look at it found.
 
+A damaged file counts as missing. What is published in its place moves it to `quarantine/`.
+
 Imports nothing heavy, so that a look at a sweep is instant.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from orchestrator.depots.depot import open_depot
+from orchestrator.depots.quarantine import quarantine
+from orchestrator.depots.records import (
+    FAILURE,
+    PROBED,
+    RESULT,
+    SEALS,
+    STOPPED,
+    Record,
+    check_seal,
+    sealed,
+)
+from trainers.stored import DamagedError, JsonFile
 
-Record = dict[str, Any]
 LookKeys = Mapping[str, str]  # of the looks at one trial: their keys by their names
 CHECKPOINT = "checkpoint.pt"  # in a trial's folder
 WEIGHTS = "weights.pt"
-LAST = ("curves", "fields")  # of a finding: what is long, and so comes last
+HISTORY = ("history",)  # of a result: what is long, and so comes last
+LAST = ("curves", "fields")  # of a finding
+FILES = ("result", "failure", "stopped")
 
 
 class Ledger:
@@ -25,10 +39,11 @@ class Ledger:
 
     def __init__(self, where: Path | str) -> None:
         self.depot = open_depot(where)
+        self.damaged: dict[str, str] = {}  # files that were read and are damaged, and why
 
     def result(self, key: str) -> Record | None:
         """The record of a finished trial, or None."""
-        return self._read(f"trials/{key}/result.json")
+        return self._read(key, "result")
 
     def results(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records of all of these trials that are finished, by key."""
@@ -36,7 +51,7 @@ class Ledger:
 
     def look(self, key: str, look: str) -> Record | None:
         """What the look of that key found at a trial, or None."""
-        return finding(self.depot.read(look_file(key, look)))
+        return self.parsed(look_file(key, look), self.depot.read(look_file(key, look)))
 
     def looked(self, key: str, looks: LookKeys) -> Record | None:
         """The record of a trial that is done, with what these looks found: their metrics among its own, as
@@ -51,7 +66,8 @@ class Ledger:
         read = self.depot.read_all(
             {look_file(key, k) for key, looks in wanted.items() for k in looks.values()}
         )
-        found = {file: record for file, data in read.items() if (record := finding(data)) is not None}
+        records = {file: self.parsed(file, data) for file, data in read.items()}
+        found = {file: record for file, record in records.items() if record is not None}
         return {
             key: {name: found[look_file(key, k)] for name, k in looks.items() if look_file(key, k) in found}
             for key, looks in wanted.items()
@@ -59,7 +75,7 @@ class Ledger:
 
     def failure(self, key: str) -> Record | None:
         """The record of a trial's last failure, or None; a finished trial has none."""
-        return self._read(f"trials/{key}/failure.json")
+        return self._read(key, "failure")
 
     def failures(self, keys: Iterable[str]) -> dict[str, Record]:
         """The records of the last failures of these trials, by key, of those that have one."""
@@ -67,7 +83,7 @@ class Ledger:
 
     def stopped(self, key: str) -> Record | None:
         """What a scheduler said of a trial that it ended early, or None; a finished trial has none."""
-        return self._read(f"trials/{key}/stopped.json")
+        return self._read(key, "stopped")
 
     def stops(self, keys: Iterable[str]) -> dict[str, Record]:
         """What a scheduler said of these trials, by key, of those that it ended early."""
@@ -94,20 +110,17 @@ class Ledger:
 
         What somebody else has published before stays, unless it is damaged; returns what is there now.
         """
-        last = {"history": record["history"]} if "history" in record else {}
-        short = {name: value for name, value in record.items() if name != "history"}
-        told = {"key": key, **short, **last}
-        before = self._publish(f"trials/{key}/result.json", _json(told), _record)
+        told = {"key": key, **record}
+        before = self._publish(f"trials/{key}/result.json", _json(sealed(told, last=HISTORY)))
         self.forget(key)
         return before or told
 
     def publish_look(self, key: str, look: str, record: Record) -> None:
         """Say what the look of that key found at a trial, unless that is said already. A line for each thing
         that is told."""
-        told = {"key": look, **{name: value for name, value in record.items() if name not in LAST}}
-        told |= {name: record.get(name, {}) for name in LAST}
+        told = sealed({"key": look, **{name: {} for name in LAST}, **record}, last=LAST)
         lines = [f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in told.items()]
-        self._publish(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode(), finding)
+        self._publish(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode())
 
     def fail(self, key: str, record: Record) -> None:
         """Say why a trial is not done. `kind` is whose fault it is, see faults.py."""
@@ -127,26 +140,73 @@ class Ledger:
         for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first nobody looks for the other
             self.depot.remove(f"trials/{key}/{name}")
 
-    def _publish(
-        self, name: str, data: bytes, read: Callable[[bytes | None], Record | None]
-    ) -> Record | None:
-        """Have `name` hold `data`, unless it holds what can be read: then that."""
-        if self.depot.publish(name, data):
+    def parsed(self, name: str, data: bytes | None) -> Record | None:
+        """The record in a file of the ledger that has these bytes; None if there is none, or it is damaged,
+        which `damaged` then says."""
+        if data is None:
             return None
-        if (found := read(self.depot.read(name))) is None:
-            self.depot.write(name, data)
-        return found
+        try:
+            return read_file(name, data)
+        except DamagedError as error:
+            self.damaged[name] = str(error)
+            return None
+
+    def _publish(self, name: str, data: bytes) -> Record | None:
+        """Have `name` hold `data`, unless it holds what can be read: then that."""
+        for _ in range(3):  # another may replace a damaged file at the same time
+            if self.depot.publish(name, data):
+                return None
+            if (found := self.parsed(name, self.depot.read(name))) is not None:
+                return found
+            quarantine(self.depot, name)
+        self.depot.write(name, data)
+        return None
 
     def _write(self, key: str, name: str, record: Record) -> None:
         self.depot.write(f"trials/{key}/{name}.json", _json(record))
 
     def _read_all(self, keys: Iterable[str], name: str) -> dict[str, Record]:
         names = {f"trials/{key}/{name}.json": key for key in keys}
-        found = {names[file]: _record(data) for file, data in self.depot.read_all(names).items()}
+        read = self.depot.read_all(names)
+        found = {names[file]: self.parsed(file, data) for file, data in read.items()}
         return {key: record for key, record in found.items() if record is not None}
 
-    def _read(self, name: str) -> Record | None:
-        return _record(self.depot.read(name))
+    def _read(self, key: str, name: str) -> Record | None:
+        file = f"trials/{key}/{name}.json"
+        return self.parsed(file, self.depot.read(file))
+
+
+def read_file(name: str, data: bytes) -> Record:
+    """The record in a file of the ledger, `trials/<key>/result.json` for example, that has these bytes.
+    Raises DamagedError: also for another trial's record, or one that was changed since it was published."""
+    _, key, file = name.split("/")
+    what = file.removesuffix(".json")
+    last = HISTORY if what in FILES else LAST
+    record = _READERS.get(what, PROBED).read(data)
+    wanted = key if what in FILES else what.removeprefix("look-")
+    if record["key"] != wanted:
+        raise DamagedError(f"it is of {record['key']}, not of {wanted}")
+    if "digest" in record or "digests" in record:
+        check_seal(record, last=last)
+    elif what == "result":
+        _check_spec(record)
+    return {name: value for name, value in record.items() if name not in SEALS}
+
+
+_READERS: dict[str, JsonFile[Record]] = {"result": RESULT, "failure": FAILURE, "stopped": STOPPED}
+
+
+def _check_spec(record: Record) -> None:
+    """Raises DamagedError unless the settings of a result, of a version of opsctl that kept no digest, are
+    those of its key."""
+    from orchestrator.spec import TrialSpec  # imports torch, for the results of such versions alone
+
+    try:
+        key = TrialSpec.parse(record["spec"], "spec").key
+    except (KeyError, ValueError) as error:
+        raise DamagedError(f"its settings are none of a trial: {error}") from None
+    if key != record["key"]:
+        raise DamagedError(f"its settings are those of trial {key}")
 
 
 def look_file(key: str, look: str) -> str:
@@ -162,19 +222,5 @@ def with_looks(record: Record, found: Mapping[str, Record]) -> Record:
     return {**record, "metrics": {**record["metrics"], **metrics}}
 
 
-def finding(data: bytes | None) -> Record | None:
-    """The record of what a look found from its file's bytes; None if there are none, or they are damaged."""
-    record = _record(data)
-    return record if record is not None and isinstance(record.get("metrics"), dict) else None
-
-
 def _json(record: Record) -> bytes:
     return json.dumps(record, indent=1, allow_nan=False).encode()
-
-
-def _record(data: bytes | None) -> Record | None:
-    try:
-        record = json.loads(data or b"")
-    except ValueError:
-        return None  # what is no JSON was damaged from outside: the trial runs again and replaces it
-    return record if isinstance(record, dict) and "key" in record else None

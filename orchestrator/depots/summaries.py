@@ -6,12 +6,13 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping
+from io import FileIO
 
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.results import Ledger, LookKeys, Record, finding, look_file
+from orchestrator.depots.depot import LARGEST, Folder
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger, LookKeys, look_file
 
 HEAD = 8192  # bytes: more than a record has before its history, or all of it is read
 HISTORY = b',\n "history": ['  # as the ledger writes it, last; in a nested mapping the line is indented more
@@ -32,7 +33,7 @@ def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
     """The records of those of these trials that are finished, by key; of a folder without their histories."""
     if not isinstance(ledger.depot, Folder):
         return ledger.results(ledger.done().intersection(keys))
-    found = {key: _summary(f"{ledger.depot.root}/trials/{key}/result.json") for key in keys}
+    found = {key: _head(ledger, f"trials/{key}/result.json", HISTORY, END) for key in keys}
     return {key: record for key, record in found.items() if record is not None}
 
 
@@ -53,38 +54,28 @@ def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str,
     and fields."""
     if not isinstance(ledger.depot, Folder):
         return ledger.findings(wanted)
-    root = ledger.depot.root
     found = {
-        key: {name: _head(f"{root}/{look_file(key, look)}") for name, look in looks.items()}
+        key: {name: _head(ledger, look_file(key, look), CURVES, CLOSE) for name, look in looks.items()}
         for key, looks in wanted.items()
     }
     return {key: {n: one for n, one in looks.items() if one is not None} for key, looks in found.items()}
 
 
-def _head(file: str) -> Record | None:
-    try:
-        return finding(_short(file, CURVES, CLOSE))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:
+    """A record of the ledger without what is long; None if there is none, or it is damaged."""
+    assert isinstance(ledger.depot, Folder)
+    with ledger.depot.open(name) as file:
+        return None if file is None else ledger.parsed(name, _short(file, last, end))
 
 
-def _summary(file: str) -> Record | None:
-    try:
-        record = json.loads(_short(file, HISTORY, END))
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None  # there is none, or it was damaged from outside: the trial runs again and replaces it
-    return record if isinstance(record, dict) and "key" in record else None
-
-
-def _short(file: str, last: bytes, end: bytes) -> bytes:
+def _short(stream: FileIO, last: bytes, end: bytes) -> bytes:
     """A record up to where it says `last`, if it is laid out as the ledger does it, else all of the file."""
-    with open(file, "rb", buffering=0) as stream:
-        head = stream.read(HEAD)
-        cut = head.find(last)
-        if cut < 0:
-            return head + stream.read()
-        stream.seek(-len(end), os.SEEK_END)
-        if stream.read() == end:
-            return head[:cut] + b"}"
-        stream.seek(0)
-        return stream.read()
+    head = stream.read(HEAD)
+    cut = head.find(last)
+    if cut < 0:
+        return head + stream.read(LARGEST)
+    stream.seek(-len(end), os.SEEK_END)
+    if stream.read() == end:
+        return head[:cut] + b"}"
+    stream.seek(0)
+    return stream.read(LARGEST)

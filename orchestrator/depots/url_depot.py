@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from orchestrator.depots.depot import Depot, DepotError, Kept
+from orchestrator.depots.depot import Depot, DepotError, Kept, check_safe, safe
 
 THREADS = 32  # of reads at a time
 MARK = "record.json"
@@ -94,6 +94,13 @@ class Url(Depot):
             except FileNotFoundError as error:
                 _refuse_bucket(error)
 
+    def move(self, name: str, to: str) -> None:
+        with self._told():
+            try:
+                self.fs.mv(self._path(name), self._path(to))
+            except FileNotFoundError as error:
+                _refuse_bucket(error)
+
     def names(self, folder: str) -> list[str]:
         with self._told():
             try:
@@ -101,7 +108,7 @@ class Url(Depot):
             except (FileNotFoundError, NotADirectoryError) as error:
                 _refuse_bucket(error)
                 return []
-        return sorted({path.rstrip("/").rpartition("/")[2] for path in found} - {""})
+        return sorted(filter(safe, {path.rstrip("/").rpartition("/")[2] for path in found}))
 
     def holders(self, folder: str, name: str) -> set[str]:
         parts = [file.split("/") for file in self.files(folder)]
@@ -116,9 +123,9 @@ class Url(Depot):
                 _refuse_bucket(error)
                 return {}
         return {
-            path[len(top) :].lstrip("/"): Kept(told["size"] or 0, _changed(told))
+            path[len(top) + 1 :]: Kept(told["size"] or 0, _changed(told))
             for path, told in found.items()
-            if path.startswith(f"{top}/")
+            if path.startswith(f"{top}/") and safe(path[len(top) + 1 :])
         }
 
     def upload(self, file: Path, name: str) -> None:
@@ -145,7 +152,7 @@ class Url(Depot):
         """An object is there whole or not at all."""
 
     def _path(self, name: str) -> str:
-        return f"{self.root}/{name}".rstrip("/")
+        return f"{self.root}/{check_safe(name)}"
 
     def _create(self, path: str, data: bytes) -> bool:
         try:

@@ -24,6 +24,7 @@ from poisons.crew import Alone, Crew, Item, Result, Shared, Work
 from poisons.durable import StoreError
 from trainers import InputError
 from trainers.spec import plain
+from trainers.stored import OBJECT
 
 POLL_SECONDS = 0.1
 Opener = Callable[[], Store]
@@ -71,7 +72,7 @@ def with_gpu(workers: int, there: Cluster, *, wanted: bool) -> int:
 def _build(opener: Opener, spec: str, key: str, mail: Queue, workers: int) -> None:
     """Build one data set on a worker, which others like it may help. A store that is full, or away, is waited
     for: the next attempt goes on from the last checkpoint."""
-    data = DataSpec.parse(json.loads(spec), "data set")
+    data = DataSpec.parse(OBJECT.read(spec.encode()), "data set")
     if data.key != key:
         raise InputError(two_versions("data set", key, data.key, platform.node()))
     mine = ray.get_runtime_context().get_assigned_resources()

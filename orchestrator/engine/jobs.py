@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import http.client
-import json
 import logging
 import secrets
 import shlex
@@ -23,6 +22,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from orchestrator.cluster_token import ANSWER_SECONDS, Token, find_token
 from trainers import InputError
+from trainers.stored import VALUE
 
 LOST_SECONDS = 60.0  # a tunnel may be opened again meanwhile
 QUIET_SECONDS = 20.0  # without a word, after which one asks whether anybody is there
@@ -173,4 +173,4 @@ def _get(url: str, token: Token) -> Any:
     """The JSON at `url`. One of TROUBLE if there is none soon; Ray's own client would wait for ever."""
     request = urllib.request.Request(url, headers=token.header)
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
-        return json.load(answer)
+        return VALUE.read(answer.read(VALUE.limit + 1))

@@ -5,7 +5,6 @@ What is paid once per process (Python, torch, a GPU's context, opened data sets)
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import secrets
@@ -20,7 +19,7 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.depots.stores import open_driven
 from orchestrator.engine.connect import device_of
 from orchestrator.engine.switchboard import Line, Message
@@ -31,6 +30,7 @@ from orchestrator.spec import RunSpec, TrialSpec
 from poisons import DataSpec, Store, Workshop
 from trainers import Images, InputError
 from trainers.loop import Metrics
+from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
 OPEN = 8  # data sets that a lane keeps open
@@ -76,7 +76,7 @@ class Desk:
 
     def __init__(self, shared: Shared, share: float, line: Line) -> None:
         self.shared, self.share, self.line = shared, share, line
-        self.run = RunSpec.parse(json.loads(shared.run), "run")
+        self.run = RunSpec.parse(OBJECT.read(shared.run.encode()), "run")
         self.open: OrderedDict[str, Images] = OrderedDict()
 
     @cached_property
@@ -95,14 +95,14 @@ class Desk:
         number = order["attempt"]
         report = _Reporter(self.line, number)
         try:
-            trial = TrialSpec.parse(json.loads(order["trial"]), "trial")
+            trial = TrialSpec.parse(OBJECT.read(order["trial"].encode()), "trial")
             if trial.key != order.get("key"):
                 raise InputError(two_versions("trial", order.get("key"), trial.key, platform.node()))
             store, device = self.store, self.device
             run = self.run.with_kept_weights(keep=bool(order.get("keep")))
             told = {"device": device, "report": report, "run": run, "images": self.images}
             if "looks" in order:
-                told["looks"] = [PlannedLook.read(look) for look in json.loads(order["looks"])]
+                told["looks"] = [PlannedLook.read(look) for look in VALUE.read(order["looks"].encode())]
             record = self.shared.work(trial, store, **told)
         except Stopped:
             return {"attempt": number, "stopped": True, "rows": report.rows}

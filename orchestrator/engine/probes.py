@@ -16,6 +16,7 @@ from orchestrator.spec import TrialSpec
 from poisons.sources.base import Extent
 from trainers.probe import Probe, probe
 from trainers.spec import plain
+from trainers.stored import OBJECT
 
 
 @dataclass
@@ -52,6 +53,6 @@ class Probes:
 @ray.remote(max_retries=1, max_calls=1)  # its process ends with it: what it holds of the GPU is free
 def _probe(trial: str, train: Extent) -> tuple[Probe, int]:
     """What a trial takes, and the bytes of the GPU that it was measured on."""
-    spec, device = TrialSpec.parse(json.loads(trial), "trial"), torch.device("cuda")
+    spec, device = TrialSpec.parse(OBJECT.read(trial.encode()), "trial"), torch.device("cuda")
     found = probe(spec, train.shape, train.num_classes, train.images, device)
     return found, torch.cuda.get_device_properties(device).total_memory

@@ -8,18 +8,36 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from orchestrator.depots.results import Ledger, Record
+from typing_extensions import TypedDict
+
+from orchestrator.depots.records import Record, Time
+from orchestrator.depots.results import Ledger
 from orchestrator.depots.stores import open_store
 from orchestrator.page.cards import told_data
 from orchestrator.page.trials import recipe, told_trials
 from orchestrator.report import Sheet
+from poisons.records import more
 from trainers import InputError
+from trainers.stored import MB, DamagedError, JsonFile
 
 FORMAT = 1
 
 Document = dict[str, Any]
+
+
+@more
+class DocumentRecord(TypedDict):
+    """What the file of a page holds."""
+
+    format: Literal[1]
+    made: Time
+    sweeps: list[dict[str, Any]]
+    data: list[dict[str, Any]]
+
+
+DOCUMENT = JsonFile[Document](DocumentRecord, limit=512 * MB)
 
 
 def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
@@ -40,7 +58,7 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
         "sweeps": [_sweep(sheet, records) for sheet in sheets],
         "data": told_data(names, open_store(store)) if store and names else [],
     }
-    return dict(json.loads(_written(document)))
+    return DOCUMENT.read(_written(document))
 
 
 def save_document(document: Document, file: Path) -> None:
@@ -51,12 +69,11 @@ def save_document(document: Document, file: Path) -> None:
 def load_document(file: Path) -> Document:
     """A document as it was saved. InputError if the file is none."""
     try:
-        document = json.loads(file.read_bytes())
-        if document["format"] == FORMAT and document["sweeps"] is not None:
-            return dict(document)
-        problem = f"format {document['format']!r}, this opsctl reads {FORMAT}"
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        if (document := DOCUMENT.read_file(file)) is not None:
+            return document
+        problem = "there is no such file"
+    except (OSError, DamagedError) as error:
+        problem = str(error)
     raise InputError(f"{file} is not the document of a page ({problem})")
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.outline import Entry, Outline
 from orchestrator.page.fields import kept_fields
 from orchestrator.standing import Standing

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.report.sheet_warning import SheetWarning
 from orchestrator.report.table import Table
 from orchestrator.standing import Standing, without_curves

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.tracking import told

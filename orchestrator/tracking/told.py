@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-from orchestrator.depots.results import Record
+from orchestrator.depots.records import Record
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import is_seed
 from poisons import DataSpec, Store

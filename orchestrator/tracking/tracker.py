@@ -12,7 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.depots.drivers import is_ours, marks
 from orchestrator.depots.leases import Leases
-from orchestrator.depots.results import Ledger, Record
+from orchestrator.depots.records import Record
+from orchestrator.depots.results import Ledger
 from orchestrator.depots.summaries import looked
 from orchestrator.plan import Plan, Task
 from orchestrator.tracking import data_sets, page, told

@@ -1,5 +1,2 @@
-"""Where clean images come from: one file each. Importing the package registers them all."""
-
-from trainers.spec import import_members
-
-import_members(__name__, __path__)
+"""Where clean images come from: one file each, imported when their family is first
+asked for its kinds."""

@@ -64,7 +64,7 @@ def _line(group: Skipped) -> str:
     return f"{group['count']:,} not read ({group['reason']}): {', '.join(group['examples'])}{more}"
 
 
-class Source(Plugin, family="source"):
+class Source(Plugin, family="source", package="poisons.sources"):
     """Clean images. Fields say where they are found; the key holds `fingerprint` alone, which says what
     they are.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from trainers.spec import InputError, nearest
+from trainers.stored import OBJECT, DamagedError
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ class Labels:
 def feature(schema: pa.Schema, name: str) -> dict[str, Any]:
     """What `datasets` wrote into a table's metadata about a column; empty if nothing."""
     try:
-        told = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
-    except (KeyError, TypeError, ValueError):
+        told = OBJECT.read((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
+    except (KeyError, TypeError, DamagedError):
         return {}
     return told if isinstance(told, dict) else {}
 

@@ -169,11 +169,13 @@ def test_what_others_write_just_now_is_left_alone_whatever_clocks_say(
 
 def test_many_are_read_at_once(depot: Depot) -> None:
     for i in range(40):
-        depot.write(f"trials/{i}/result.json", b'{"key": "%d"}' % i)
-    depot.write("trials/41/result.json", b'{"key"')
-    found = Ledger(depot.where).results(str(i) for i in range(42))
+        depot.write(f"trials/{i}/failure.json", b'{"key": "%d", "error": "", "attempts": 1}' % i)
+    depot.write("trials/41/failure.json", b'{"key"')
+    ledger = Ledger(depot.where)
+    found = ledger.failures(str(i) for i in range(42))
     assert set(found) == {str(i) for i in range(40)}
-    assert found["7"] == {"key": "7"}
+    assert found["7"] == {"key": "7", "error": "", "attempts": 1}
+    assert list(ledger.damaged) == ["trials/41/failure.json"]
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def published(store: Store, **record: Any) -> tuple[Ledger, str]:
 
 
 def test_a_summary_is_the_record_without_its_history(store: Store) -> None:
-    ledger, key = published(store, needs=["a", "b"], device='a\n "history": ["b')
+    ledger, key = published(store, needs=["a-" + 16 * "0", "b-" + 16 * "1"], device='a\n "history": ["b')
     whole = ledger.result(key)
     assert whole is not None
     history = whole.pop("history")

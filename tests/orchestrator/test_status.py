@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from orchestrator import status, watch
 from orchestrator.depots.drivers import marks
+from orchestrator.depots.records import SEALS, sealed
 from orchestrator.depots.results import Ledger
 from orchestrator.display import Lines, Screen
 from orchestrator.outline import version_of
@@ -78,8 +80,11 @@ def test_status_of_what_was_planned_reads_the_outline_and_of_an_edited_file_plan
     file = write(tmp_path, tiny())
     assert opsctl("status", file)[0] == 0
     (kept,) = (tmp_path / "store" / "sweeps").glob("*.json")
-    kept.write_text(kept.read_text().replace("Does it run?", "Is this read?"))
+    told = {name: value for name, value in json.loads(kept.read_text()).items() if name not in SEALS}
+    kept.write_text(json.dumps(sealed(told | {"question": "Is this read?"}, last=())))
     assert "Is this read?" in opsctl("status", file)[1]
+    kept.write_text(kept.read_text().replace("Is this read?", "Was it changed?"))
+    assert "Does it run?" in opsctl("status", file)[1], "it is planned again"
     write(tmp_path, tiny(grid={"seed": [0, 1, 2]}))
     assert "0 of 3 trials done" in opsctl("status", file)[1]
     assert "0 of 1 trials done" in opsctl("status", file, "--set", "seed=[7]")[1]

@@ -18,6 +18,7 @@ from PIL import Image
 
 from poisons import DataSpec, Store, Workshop, arrow, durable
 from poisons.build import chosen_images
+from poisons.records import LAYOUT
 from poisons.store import StoreError, damaged
 from trainers import Images, InputError
 from trainers.loop import generator
@@ -141,7 +142,7 @@ def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
     before = store.ensure(OPS).x.clone()
     record = store.path(OPS) / "record.json"
     told = json.loads(record.read_text())
-    assert told.pop("layout") == arrow.LAYOUT
+    assert told.pop("layout") == LAYOUT
     record.write_text(json.dumps(told))
     assert not store.has(OPS), "so a plan says that it is to be built"
     assert torch.equal(store.ensure(OPS).x, before)

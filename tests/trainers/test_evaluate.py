@@ -10,10 +10,10 @@ from torch import nn
 
 from tests.conftest import CPU
 from tests.trainers.test_attacks import trained
-from trainers import Budget, EvaluationSpec, Images, InputError, evaluate
+from trainers import Budget, EvaluationSpec, Images, InputError
 from trainers.attackers.auto_attack import AutoAttack
 from trainers.attackers.pgd import Pgd
-from trainers.evaluate import robust_accuracy, silent_share, suspicious
+from trainers.evaluate import evaluate, robust_accuracy, silent_share, suspicious
 from trainers.families import Attack
 from trainers.images import to_float
 from trainers.trial import Trial

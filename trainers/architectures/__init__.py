@@ -1,5 +1,2 @@
-"""The architectures: one file each. Importing the package registers them all."""
-
-from trainers.spec import import_members
-
-import_members(__name__, __path__)
+"""The architectures: one file each, imported when their family is first
+asked for its kinds."""

@@ -1,5 +1,2 @@
-"""What a trained network shows: one probe a file. Importing the package registers them all."""
-
-from trainers.spec import import_members
-
-import_members(__name__, __path__)
+"""What a trained network shows: one probe a file, imported when their family is first
+asked for its kinds."""

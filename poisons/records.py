@@ -1,0 +1,144 @@
+"""What lies beside the bytes in a store, as JSON: the type of each record, and its one reader.
+
+A record names files. They can only be those that a data set, or an import, has; so nothing that a record says
+leads to another place. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
+
+from pydantic import ConfigDict, Field, FiniteFloat, StringConstraints, with_config
+from typing_extensions import TypedDict
+
+from trainers.stored import MB, DamagedError, JsonFile
+
+LAYOUT = 3  # of a data set's files. 2: one record batch; 3: perturbations beside the images
+IMPORT_FILE = "perturbation.arrow"
+RECORD = "record.json"
+MOST = 2**63 - 1
+
+Text = Annotated[str, StringConstraints(max_length=100_000)]
+Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
+Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
+DataSetName = Annotated[
+    str, StringConstraints(pattern="^[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*-[0-9a-f]{16}$", max_length=255)
+]
+DataSetFile = Annotated[str, StringConstraints(pattern=r"^(data|perturbation-[0-9]{1,4})\.arrow$")]
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Side = Annotated[int, Field(ge=1, le=2**20)]
+Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
+NotNegative = Annotated[FiniteFloat, Field(ge=0)]
+Seconds = NotNegative
+more = with_config(ConfigDict(extra="allow"))  # fields that only people read
+
+
+class FileStamp(TypedDict):
+    """What is known of a file: its digest and size, and when it was changed, after which it is read again."""
+
+    sha256: Sha256
+    bytes: Count
+    mtime_ns: NotRequired[Count]
+
+
+@more
+class PlatformName(TypedDict):
+    """The numerical platform that computed something; older records name none."""
+
+    name: Text
+
+
+@more
+class Environment(TypedDict, total=False):
+    """With what something was computed, where and when."""
+
+    time: Text
+    host: Text
+
+
+@more
+class DataRecord(TypedDict):
+    """`data/<name>/record.json`: a data set is there, and what it is."""
+
+    key: Key
+    spec: dict[str, Any]
+    parents: list[DataSetName]
+    layout: Count
+    files: dict[DataSetFile, FileStamp]
+    images: Annotated[int, Field(ge=1, le=MOST)]
+    shape: Shape
+    num_classes: Annotated[int, Field(ge=1, le=2**31)]
+    facts: NotRequired[dict[Text, dict[str, Any]]]
+    class_names: NotRequired[list[Text]]
+    skipped: NotRequired[list[Any]]
+    notes: NotRequired[list[Text]]
+    warnings: NotRequired[list[Text]]
+    seconds: NotRequired[Seconds]
+    device: NotRequired[Text]
+    change: NotRequired[dict[str, Any] | None]
+    environment: NotRequired[Environment]
+    platform: NotRequired[PlatformName]
+
+
+@more
+class ImportRecord(TypedDict):
+    """`imports/<fingerprint>/record.json`: somebody's perturbation is there."""
+
+    file: FileStamp
+    per: NotRequired[Text]
+    labels_sha256: NotRequired[Text]
+
+
+@more
+class StoreMark(TypedDict):
+    """`store.json`: this folder is a store."""
+
+    format: int
+
+
+@more
+class OfLayout(TypedDict):
+    """What every version's record of a data set has."""
+
+    layout: int
+
+
+DATA = JsonFile[dict[str, Any]](DataRecord, limit=64 * MB)
+IMPORT = JsonFile[dict[str, Any]](ImportRecord, limit=64 * MB)
+STAMP = JsonFile[dict[str, Any]](FileStamp)
+MARK = JsonFile[dict[str, Any]](StoreMark)
+ANY_LAYOUT = JsonFile[dict[str, Any]](OfLayout, limit=64 * MB)
+
+
+def data_record(name: str, data: bytes) -> dict[str, Any] | None:
+    """The record of the data set `name` that has these bytes; None for one of another layout, an older
+    version's. Raises DamagedError: also for the record of another data set."""
+    if ANY_LAYOUT.read(data)["layout"] != LAYOUT:
+        return None
+    record = DATA.read(data)
+    if "data.arrow" not in record["files"]:
+        raise DamagedError("files: data.arrow is not among them")
+    if record["key"] != name.rpartition("-")[2]:
+        raise DamagedError(f"it is of the data set {record['key']}")
+    return record
+
+
+def folder_record(name: str, data: bytes) -> dict[str, Any] | None:
+    """The record of the folder `data/<name>` or `imports/<fingerprint>`. Raises DamagedError."""
+    kind, _, last = name.partition("/")
+    return data_record(last, data) if kind == "data" else IMPORT.read(data)
+
+
+def read_bytes(path: Path, most: int) -> bytes | None:
+    """The bytes of a file, at most one more than `most`; None if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return file.read(most + 1)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+
+
+def files_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The stamps of the files beside a record, by name: a data set has several, an import has one."""
+    return dict(record["files"]) if "files" in record else {IMPORT_FILE: record["file"]}

@@ -1,0 +1,69 @@
+"""Files that opsctl reads back are data: each kind has one reader, which says what it must be.
+
+Whoever wrote such a file may have been cut off, have been another version, or have meant harm. So a reader
+limits the size and the nesting before it parses, refuses what is not a finite number, and checks the type of
+every field that is used. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+T = TypeVar("T")
+MB = 10**6
+
+
+class DamagedError(ValueError):
+    """A file is not what its kind must be; the message says why, in a line."""
+
+
+class JsonFile(Generic[T]):
+    """The reader of one kind of JSON file, whose content is a `type` (a TypedDict, or another type that
+    pydantic checks): at most `limit` bytes."""
+
+    def __init__(self, type: Any, *, limit: int = MB) -> None:  # of T; mypy takes no TypedDict for a type[T]
+        self._type, self.limit = type, limit
+        self._adapter: TypeAdapter[T] | None = None
+
+    def read(self, data: bytes) -> T:
+        """The content of the file that has these bytes. Raises DamagedError."""
+        return self.check(self._parsed(data))
+
+    def read_file(self, path: Path) -> T | None:
+        """The content of a file, or None if there is no such file. Raises DamagedError, and OSError."""
+        try:
+            with path.open("rb") as file:
+                return self.read(file.read(self.limit + 1))
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return None
+
+    def check(self, value: Any) -> T:
+        """What was parsed elsewhere, if it is of the type. Raises DamagedError."""
+        if self._adapter is None:  # made when it is needed: it takes milliseconds
+            self._adapter = TypeAdapter(self._type)
+        try:
+            return self._adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(str(part)[:40] for part in first["loc"]) or "the file"
+            raise DamagedError(f"{place}: {first['msg']}") from None
+
+    def _parsed(self, data: bytes) -> Any:
+        if not data:
+            raise DamagedError("it is empty")
+        if len(data) > self.limit:
+            raise DamagedError(f"it has {len(data):,} bytes, more than {self.limit:,}")
+        try:
+            return from_json(data, allow_inf_nan=False, cache_strings="keys")  # at most 200 levels
+        except ValueError as error:
+            raise DamagedError(f"it is no JSON: {error}") from None
+
+
+OBJECT = JsonFile[dict[str, Any]](dict[str, Any])
+"""An object of whatever content, such as a spec, which is then parsed as such."""
+VALUE = JsonFile[Any](Any)
+"""Whatever JSON can say."""
