@@ -655,11 +655,16 @@ def cache_verify(
     key: Annotated[str | None, typer.Argument(help="Only this data set.", show_default=False)] = None,
     store: StoreOption = STORE,
 ) -> None:
-    """Read every byte and compare. Exit code 0: all as written; 1: something is damaged."""
+    """Read every byte of the data sets, every result and every heartbeat, and compare. Exit code 0: all as
+    written; 1: something is damaged."""
     from orchestrator import datasets
     from orchestrator.depots.stores import open_store
 
-    raise typer.Exit(0 if datasets.verified(open_store(store), _console(), key) else 1)
+    opened, console = open_store(store), _console()
+    whole = datasets.verified(opened, console, key)
+    if key is None:
+        whole &= datasets.verified_ledger(opened, console)
+    raise typer.Exit(0 if whole else 1)
 
 
 @cache.command(name="gc")

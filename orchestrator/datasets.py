@@ -15,6 +15,8 @@ from rich.progress import track
 from rich.table import Table
 
 from orchestrator import cache
+from orchestrator.depots.damage import damaged_files, in_quarantine
+from orchestrator.depots.results import Ledger
 from orchestrator.display import words
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
@@ -163,6 +165,20 @@ def verified(store: Store, console: Console, key: str | None) -> bool:
         + ("; they are built again when a sweep needs them" if bad else "")
     )
     return bad == 0
+
+
+def verified_ledger(store: Store, console: Console) -> bool:
+    """Read every file of the ledger and every heartbeat; False if any is damaged."""
+    ledger = Ledger(store.where)
+    bad = damaged_files(ledger)
+    for name, why in bad.items():
+        text = f"[red]damaged[/] {escape(f'{store.where}/{name}')}: {escape(why)}"
+        console.print(text, highlight=False, soft_wrap=True)
+    told = "; they count as missing, and are made again when a sweep needs them" if bad else ""
+    console.print(f"{len(ledger.done())} results read, {len(bad)} files damaged{told}")
+    if aside := in_quarantine(ledger):
+        console.print(f"{aside} files or data sets were damaged before and are in quarantine/")
+    return not bad
 
 
 def tidied(store: Store, console: Console, confirm: Callable[[], bool], *, weights: bool = False) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.depots.drivers import damaged_marks
 from orchestrator.depots.records import Record
 from orchestrator.depots.results import Ledger, LookKeys, with_looks
 from orchestrator.depots.summaries import heads, summaries
@@ -35,6 +36,7 @@ class Standing:
     findings: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     most: int | None = None  # of a guided search: how many trials may yet run
+    damaged: Mapping[str, str] = field(default_factory=dict)  # files that count as missing, and why
 
     @property
     def total(self) -> int:
@@ -119,6 +121,7 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
     """How far the sweep is now. Results that were `seen` before are not read again, nor what probes had
     found. Raises OSError."""
     keys = {entry.key: entry.looks for entry in outline.entries}
+    ledger.damaged.clear()
     results, findings = (dict(seen.results), dict(seen.findings)) if seen is not None else ({}, {})
     lacking = dict(seen.lacking) if seen is not None else {}
     fresh = summaries(ledger, keys.keys() - results.keys())
@@ -135,4 +138,5 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
     failed = ledger.failures(ledger.failed() & left if left else set())
     guided = outline.quota is not None
     most = outline.missing(results.keys() | failed.keys() | stopped, ledger.depot) if guided else None
-    return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most)
+    damaged = {**ledger.damaged, **damaged_marks(ledger.depot)}
+    return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most, damaged)

@@ -34,6 +34,8 @@ def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, co
         error = escape(failure["error"])
         _say(console, f"[red]failed[/] {entry.key} ({escape(entry.name)}), {attempts} attempts: {error}")
         _say(console, f"       {where}/trials/{entry.key}/failure.json")
+    for name, why in standing.damaged.items():
+        _say(console, f"[red]damaged[/] {escape(where)}/{escape(name)} counts as missing: {escape(why)}")
     for text, entries in doubts_by_text(standing).items():
         more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
         _say(console, f"[yellow]doubt[/]  {entries[0].key} ({escape(entries[0].name)}){more}: {escape(text)}")

@@ -1,0 +1,28 @@
+"""Which files of a store's ledger, and which heartbeats, are damaged.
+
+Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import re
+
+from orchestrator.depots.drivers import damaged_marks
+from orchestrator.depots.quarantine import FOLDER
+from orchestrator.depots.results import Ledger
+
+LEDGER = re.compile(r"[^/]+/(result|failure|stopped|look-[^/]+)\.json")
+
+
+def damaged_files(ledger: Ledger) -> dict[str, str]:
+    """All of them by name, with the reason. Every file is read. Raises OSError."""
+    ledger.damaged.clear()
+    names = sorted(f"trials/{name}" for name in ledger.depot.files("trials") if LEDGER.fullmatch(name))
+    for name, data in ledger.depot.read_all(names).items():
+        ledger.parsed(name, data)
+    return {**ledger.damaged, **damaged_marks(ledger.depot)}
+
+
+def in_quarantine(ledger: Ledger) -> int:
+    """How many damaged files and data sets were put aside."""
+    return len(ledger.depot.names(FOLDER))
