@@ -14,10 +14,10 @@ from poisons import arrow
 from poisons.base import Poison, Workshop
 from poisons.delta import Delta, Per
 from poisons.durable import unchanged
-from poisons.records import IMPORT, IMPORT_FILE, RECORD, read_bytes
+from poisons.records import IMPORT, IMPORT_FILE, RECORD
 from trainers.images import Images
 from trainers.spec import InputError
-from trainers.stored import DamagedError
+from trainers.stored import DamagedError, read_regular
 
 FILE = IMPORT_FILE
 NO_FACTS = ("file", "environment", "change", "per")  # what else its record tells
@@ -61,7 +61,7 @@ class Imported(Poison, kind="imported"):
 def read_import(folder: Path) -> Delta | None:
     """The imported perturbation in `folder`, or None if there is none, or it is not as it was written."""
     try:
-        record = IMPORT.read(read_bytes(folder / RECORD, IMPORT.limit) or b"")
+        record = IMPORT.read(read_regular(folder / RECORD, IMPORT.limit) or b"")
     except DamagedError:
         return None
     if not unchanged(folder / FILE, record["file"]):

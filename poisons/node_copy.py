@@ -18,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from poisons import arrow
 from poisons.durable import StoreError, flush, intact, write_whole
-from poisons.records import DATA, RECORD, files_of, folder_record, read_bytes
+from poisons.records import DATA, RECORD, files_of, folder_record
 from poisons.shelf import Shelf
-from trainers.stored import DamagedError
+from trainers.stored import DamagedError, read_regular
 
 KINDS = ("data", "imports")  # what is counted against the bound
 Record = dict[str, Any]
@@ -42,7 +42,7 @@ class NodeCopy:
 
     def record_here(self, name: str) -> Record | None:
         """The record of the folder under `root`, or None if it has none that can be read."""
-        return _parsed(name, read_bytes(self.root / name / RECORD, DATA.limit))
+        return _parsed(name, read_regular(self.root / name / RECORD, DATA.limit))
 
     def pull(self, name: str) -> bool:
         """Have the folder here, every file as the shelf's record says. False if the shelf has none, or one
@@ -127,7 +127,7 @@ class NodeCopy:
     def _send(self, name: str) -> bool:
         """Have the folder's files on the shelf, then its record; False, and none of them, if another's record
         came first."""
-        data = (self.root / name / RECORD).read_bytes()
+        data = (self.root / name / RECORD).read_regular()
         mine = digests(folder_record(name, data) or {})
         for file in mine:
             self.shelf.upload(self.root / name / file, shelved(name, file, mine[file]))

@@ -6,7 +6,6 @@ leads to another place. Imports nothing heavy.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, FiniteFloat, StringConstraints, with_config
@@ -128,15 +127,6 @@ def folder_record(name: str, data: bytes) -> dict[str, Any] | None:
     """The record of the folder `data/<name>` or `imports/<fingerprint>`. Raises DamagedError."""
     kind, _, last = name.partition("/")
     return data_record(last, data) if kind == "data" else IMPORT.read(data)
-
-
-def read_bytes(path: Path, most: int) -> bytes | None:
-    """The bytes of a file, at most one more than `most`; None if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            return file.read(most + 1)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        return None
 
 
 def files_of(record: dict[str, Any]) -> dict[str, dict[str, Any]]:

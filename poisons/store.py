@@ -36,13 +36,13 @@ from poisons.foreign import store_import
 from poisons.heap import large_blocks_go_back
 from poisons.imported import Imported
 from poisons.node_copy import NodeCopy
-from poisons.records import DATA, LAYOUT, MARK, RECORD, STAMP, data_record, read_bytes
+from poisons.records import DATA, LAYOUT, MARK, RECORD, STAMP, data_record
 from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
 from trainers.spec import InputError, import_members, plain
-from trainers.stored import DamagedError
+from trainers.stored import DamagedError, read_regular
 
 CPU = torch.device("cpu")
 ABOUT_SOURCE = ("class_names", "skipped", "notes")  # what records say of the source of their images
@@ -74,7 +74,7 @@ class Store:
             (self.root / "locks").mkdir(exist_ok=True)
             if not (self.root / "store.json").exists():
                 create_whole(self.root / "store.json", {"format": FORMAT})
-            _check_mark((self.root / "store.json").read_bytes(), str(self.root))
+            _check_mark((self.root / "store.json").read_regular(), str(self.root))
             if shelf is not None:
                 if (mark := shelf.read("store.json")) is None:
                     shelf.create("store.json", json.dumps({"format": FORMAT}).encode())
@@ -319,7 +319,7 @@ class Store:
         def recall(name: str, make: Callable[[], Tensors]) -> Tensors:
             file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
             with suppress(DamagedError):
-                if (data := read_bytes(mark, STAMP.limit)) and unchanged(file, STAMP.read(data)):
+                if (data := read_regular(mark, STAMP.limit)) and unchanged(file, STAMP.read(data)):
                     return arrow.read(file)[0]
             made = make()
             temporary = folder / f".{name}.{os.getpid()}.tmp"
@@ -358,7 +358,7 @@ class Store:
 def read_record(folder: Path) -> dict[str, Any] | None:
     """The record of the data set in `folder`, or None if it holds none of today's layout, or a damaged
     one."""
-    return known(folder.name, read_bytes(folder / RECORD, DATA.limit))
+    return known(folder.name, read_regular(folder / RECORD, DATA.limit))
 
 
 def known(name: str, data: bytes | None) -> dict[str, Any] | None:

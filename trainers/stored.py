@@ -7,6 +7,10 @@ every field that is used. Imports nothing heavy.
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
+from io import FileIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,6 +23,31 @@ MB = 10**6
 
 class DamagedError(ValueError):
     """A file is not what its kind must be; the message says why, in a line."""
+
+
+def open_regular(path: Path) -> FileIO | None:
+    """A file, to be read; None if there is no ordinary file of that name. A link could lead to any file of
+    this machine, and a named pipe would be waited for."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):  # a link; a socket; no such name
+            return None
+        raise
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        return FileIO(descriptor)
+    os.close(descriptor)
+    return None
+
+
+def read_regular(path: Path, most: int) -> bytes | None:
+    """The bytes of a file, at most one more than `most`; None if there is no ordinary file of that name."""
+    if (file := open_regular(path)) is None:
+        return None
+    with file:
+        return file.read(most + 1)
 
 
 class JsonFile(Generic[T]):
@@ -35,11 +64,8 @@ class JsonFile(Generic[T]):
 
     def read_file(self, path: Path) -> T | None:
         """The content of a file, or None if there is no such file. Raises DamagedError, and OSError."""
-        try:
-            with path.open("rb") as file:
-                return self.read(file.read(self.limit + 1))
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+        data = read_regular(path, self.limit)
+        return None if data is None else self.read(data)
 
     def check(self, value: Any) -> T:
         """What was parsed elsewhere, if it is of the type. Raises DamagedError."""

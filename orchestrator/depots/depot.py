@@ -5,13 +5,11 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import re
 import secrets
 import shutil
-import stat
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
@@ -21,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from orchestrator.host import gone, here, this_process
+from trainers.stored import open_regular
 
 DAY = 86_400  # seconds: nobody writes one file for longer
 CACHE = "OPSCTL_CACHE"  # where this node keeps its copies of stores that lie elsewhere
@@ -155,23 +154,11 @@ class Folder(Depot):
 
     @contextmanager
     def open(self, name: str) -> Iterator[FileIO | None]:
-        """A file, to be read piece by piece; None if there is no ordinary file of that name: a link could
-        show any file of this machine, and a named pipe would be waited for."""
-        try:
-            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+        """A file, to be read piece by piece; None if there is no ordinary file of that name."""
+        if (file := open_regular(self._path(name))) is None:
             yield None
             return
-        except OSError as error:
-            if error.errno not in (errno.ELOOP, errno.ENXIO):  # a link; a socket
-                raise
-            yield None
-            return
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            os.close(descriptor)
-            yield None
-            return
-        with FileIO(descriptor) as file:
+        with file:
             yield file
 
     def write(self, name: str, data: bytes) -> None:

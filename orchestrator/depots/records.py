@@ -194,13 +194,14 @@ def sealed(record: Mapping[str, Any], *, last: Collection[str]) -> Record:
     return {**short, "digest": _digest(short), **long}
 
 
-def check_seal(record: Mapping[str, Any], *, last: Collection[str]) -> None:
-    """Raises DamagedError unless a record with digests is as it was `sealed`; long fields may be left out."""
-    short = {name: value for name, value in record.items() if name not in ("digest", *last)}
-    if record.get("digest") != _digest(short):
+def check_seal(record: Mapping[str, Any], *, last: Collection[str], short: bool = False) -> None:
+    """Raises DamagedError unless a record with digests is as it was `sealed`. A `short` one is without its
+    long fields."""
+    rest = {name: value for name, value in record.items() if name not in ("digest", *last)}
+    if record.get("digest") != _digest(rest) or "digests" not in record:
         raise DamagedError("its digest is not that of its content")
-    for name in last:
-        if name in record and record.get("digests", {}).get(name) != _digest(record[name]):
+    for name in () if short else last:
+        if record["digests"].get(name) != (_digest(record[name]) if name in record else None):
             raise DamagedError(f"{name}: the digest is not that of the content")
 
 

@@ -110,7 +110,7 @@ class Ledger:
 
         What somebody else has published before stays, unless it is damaged; returns what is there now.
         """
-        told = {"key": key, **record}
+        told = {"key": key} | record | {"key": key}
         before = self._publish(f"trials/{key}/result.json", _json(sealed(told, last=HISTORY)))
         self.forget(key)
         return before or told
@@ -118,17 +118,17 @@ class Ledger:
     def publish_look(self, key: str, look: str, record: Record) -> None:
         """Say what the look of that key found at a trial, unless that is said already. A line for each thing
         that is told."""
-        told = sealed({"key": look, **{name: {} for name in LAST}, **record}, last=LAST)
+        told = sealed({"key": look} | {name: {} for name in LAST} | record | {"key": look}, last=LAST)
         lines = [f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in told.items()]
         self._publish(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode())
 
     def fail(self, key: str, record: Record) -> None:
         """Say why a trial is not done. `kind` is whose fault it is, see faults.py."""
-        self._write(key, "failure", {"key": key, "attempts": 1, **record})
+        self._write(key, "failure", {"attempts": 1} | record | {"key": key})
 
     def stop(self, key: str, record: Record) -> None:
         """Say that a scheduler ended a trial early, and when."""
-        self._write(key, "stopped", {"key": key, **record})
+        self._write(key, "stopped", record | {"key": key})
 
     def forget(self, key: str) -> None:
         """Have no failure of a trial, nor that it was stopped: it is missing, or done."""
@@ -140,13 +140,13 @@ class Ledger:
         for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first nobody looks for the other
             self.depot.remove(f"trials/{key}/{name}")
 
-    def parsed(self, name: str, data: bytes | None) -> Record | None:
-        """The record in a file of the ledger that has these bytes; None if there is none, or it is damaged,
-        which `damaged` then says."""
+    def parsed(self, name: str, data: bytes | None, *, short: bool = False) -> Record | None:
+        """The record in a file of the ledger that has these bytes, or is cut `short` before its long fields;
+        None if there is none, or it is damaged, which `damaged` then says."""
         if data is None:
             return None
         try:
-            return read_file(name, data)
+            return read_file(name, data, short=short)
         except DamagedError as error:
             self.damaged[name] = str(error)
             return None
@@ -176,7 +176,7 @@ class Ledger:
         return self.parsed(file, self.depot.read(file))
 
 
-def read_file(name: str, data: bytes) -> Record:
+def read_file(name: str, data: bytes, *, short: bool = False) -> Record:
     """The record in a file of the ledger, `trials/<key>/result.json` for example, that has these bytes.
     Raises DamagedError: also for another trial's record, or one that was changed since it was published."""
     _, key, file = name.split("/")
@@ -187,7 +187,7 @@ def read_file(name: str, data: bytes) -> Record:
     if record["key"] != wanted:
         raise DamagedError(f"it is of {record['key']}, not of {wanted}")
     if "digest" in record or "digests" in record:
-        check_seal(record, last=last)
+        check_seal(record, last=last, short=short)
     elif what == "result":
         _check_spec(record)
     return {name: value for name, value in record.items() if name not in SEALS}

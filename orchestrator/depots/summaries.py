@@ -65,17 +65,21 @@ def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:
     """A record of the ledger without what is long; None if there is none, or it is damaged."""
     assert isinstance(ledger.depot, Folder)
     with ledger.depot.open(name) as file:
-        return None if file is None else ledger.parsed(name, _short(file, last, end))
+        if file is None:
+            return None
+        data, short = _short(file, last, end)
+        return ledger.parsed(name, data, short=short)
 
 
-def _short(stream: FileIO, last: bytes, end: bytes) -> bytes:
-    """A record up to where it says `last`, if it is laid out as the ledger does it, else all of the file."""
+def _short(stream: FileIO, last: bytes, end: bytes) -> tuple[bytes, bool]:
+    """A record up to where it says `last`, if it is laid out as the ledger does it, else all of the file;
+    whether it is cut short."""
     head = stream.read(HEAD)
     cut = head.find(last)
     if cut < 0:
-        return head + stream.read(LARGEST)
+        return head + stream.read(LARGEST), False
     stream.seek(-len(end), os.SEEK_END)
     if stream.read() == end:
-        return head[:cut] + b"}"
+        return head[:cut] + b"}", True
     stream.seek(0)
-    return stream.read(LARGEST)
+    return stream.read(LARGEST), False

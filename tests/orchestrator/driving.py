@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ IDLE: dict[str, Any] = {
     "slots": 2,
     "faults": {},
 }
+
+
+def heartbeat(driver: str, *, sweep: str = "tiny", beat: int = 1) -> bytes:
+    """The mark of a driver on another machine."""
+    time = "2026-01-01T00:00:00+00:00"
+    who = {"id": driver, "sweep": sweep, "host": "box", "machine": "another", "pid": 1}
+    return json.dumps({**who, "started": time, "time": time, "beat": beat, "state": {}}).encode()
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from orchestrator.depots.depot import Folder
 from orchestrator.depots.drivers import Driver
 from orchestrator.depots.leases import Leases
 from tests.conftest import ROOT
+from tests.orchestrator.driving import heartbeat
 
 WORKER = """
 import sys, threading
@@ -147,8 +148,7 @@ def test_from_a_process_that_was_killed_a_lease_is_stolen_at_once(tmp_path: Path
 
 def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> None:
     depot = Folder(tmp_path)
-    dead = {"id": "dead", "beat": 7, "machine": "another", "pid": 1}
-    depot.write("drivers/dead.json", json.dumps(dead).encode())
+    depot.write("drivers/dead.json", heartbeat("dead", beat=7))
     assert depot.create("leases/work.0", b"dead")
     setup = "import time\nfrom orchestrator.depots import drivers\ndrivers.STALE_SECONDS = 1.0"
     stealers = [process(STEAL, tmp_path, setup=setup) for _ in range(8)]
@@ -354,14 +354,15 @@ class State:
         )
 
 
-MARK = json.dumps({"id": "any", "beat": 1, "machine": "another", "pid": 1}).encode()
 STALE = (False, ("x.0",), b"gone", None)  # what a slow one heard: x.0 was there, of a driver that is no more
 
 
 def begun(count: int, *, deaths: int, left: tuple[str, ...] = (), slow: bool = False) -> State:
     """So many drivers, of which so many may die; `left` is what the dead left, and a slow driver is one that
     looked before all that."""
-    files = {f"drivers/{i}.json": MARK for i in range(count)} | {f"leases/{name}": b"gone" for name in left}
+    files = {f"drivers/{i}.json": heartbeat(str(i)) for i in range(count)} | {
+        f"leases/{name}": b"gone" for name in left
+    }
     return State(frozenset(files.items()), (STALE if slow else (), *[()] * (count - 1)), deaths=deaths)
 
 
@@ -403,6 +404,7 @@ def test_never_do_two_living_drivers_hold_a_lease_and_the_dead_block_nobody(star
 
 def taken_by_one_more(state: State) -> bool:
     """Whether a driver that comes when all others are gone gets the lease."""
-    new = f"drivers/{len(state.pasts)}.json"
-    state = replace(state, files=state.files | {(new, MARK)}, pasts=(*state.pasts, ()), deaths=0)
+    number = str(len(state.pasts))
+    new = f"drivers/{number}.json"
+    state = replace(state, files=state.files | {(new, heartbeat(number))}, pasts=(*state.pasts, ()), deaths=0)
     return any(after.holding for after in reached(state))

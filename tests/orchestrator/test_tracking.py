@@ -24,6 +24,7 @@ from orchestrator.tracking.parent import ROLE
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT
+from tests.orchestrator.driving import heartbeat
 from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
 from trainers.provenance import environment
@@ -242,8 +243,7 @@ def test_what_another_driver_may_be_writing_to_is_not_written_to(tracker: Tracke
     task = tracker.plan.tasks[0]
     record = run_trial(task.trial, store, device=CPU)
     theirs = tracker.start(task, told.now(), rows=[(told.now(), record["history"][0])])
-    mark = {"id": "other", "sweep": "tiny", "machine": "another", "pid": 1, "beat": 1}
-    tracker.ledger.depot.write("drivers/other.json", json.dumps(mark).encode())
+    tracker.ledger.depot.write("drivers/other.json", heartbeat("other"))
     tracker.sync()
     (run,) = runs(tracker)
     assert run.info.run_id != theirs

@@ -1,0 +1,75 @@
+"""A store in which a small sweep has finished, with a file of every kind that opsctl reads back."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import torch
+
+from orchestrator.costs.flops_kept import FlopsKept
+from orchestrator.costs.packing import Shares
+from orchestrator.depots.drivers import Driver
+from orchestrator.depots.results import Ledger
+from orchestrator.plan import Plan
+from orchestrator.spec import RunSpec
+from orchestrator.trial import run_trial
+from poisons import DataSpec, Store
+from poisons.delta import Delta
+from tests.orchestrator.sweeps import plan_of, tiny, write
+
+CLAIM = {"says": "ops is lower", "lower": {"data.poison": "ops"}, "higher": {"data.poison": "clean"}}
+SWEEP = tiny(
+    probes=["distance"],
+    report={"rows": "data.poison", "metric": "test/clean_acc", "claims": [CLAIM]},
+)
+
+
+def make(folder: Path) -> tuple[Store, Path, Plan]:
+    """The store, the file of its sweep, and the sweep's plan, in a folder."""
+    store, file = Store(folder / "store"), write(folder, SWEEP)
+    plan = plan_of(SWEEP, store)
+    run = RunSpec(keep="weights")
+    for task in plan.tasks:
+        run_trial(task.trial, store, device=torch.device("cpu"), run=run, looks=task.looks)
+    ledger = Ledger(store.where)
+    _small_files(store, ledger, plan)
+    return store, file, plan
+
+
+def _small_files(store: Store, ledger: Ledger, plan: Plan) -> None:
+    depot, keys = ledger.depot, [task.key for task in plan.tasks]
+    gone, left = keys[0], keys[1]
+    record = ledger.result(gone)
+    assert record is not None
+    depot.remove(f"trials/{gone}/result.json")
+    ledger.fail(gone, {"kind": "trial", "error": "RuntimeError: no", "traceback": "", "history": []})
+    depot.remove(f"trials/{left}/result.json")
+    ledger.stop(
+        left, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "scheduler": "asha", "history": []}
+    )
+    driver = Driver(depot, "tiny", {"needs": plan.names, "outline": "x"}, threading.Event())
+    driver.state = {
+        "waiting": 1,
+        "elsewhere": 0,
+        "running": [{"key": left, "name": "a", "since": "2026-01-01T00:00:00+00:00", "epochs": 2}],
+        "building": [{"name": plan.names[0], "word": "reading"}],
+        "faults": {"machine": 1},
+        "resting": 0,
+        "silent": "",
+    }
+    driver.beat()
+    depot.write(f"drivers/{driver.id}.stop", b"{}")
+    depot.write(f"leases/{left}.0", driver.id.encode())
+    depot.write("searches/0123456789abcdef/0", b"data.poison=ops")
+    depot.write("rates/cpu-1-thread.json", json.dumps(_rates()).encode())
+    FlopsKept(depot)
+    Shares(depot).remember("0123456789abcdef", "NVIDIA H200", {"share": 0.5})
+    delta = Delta(torch.zeros(10, 3, 8, 8, dtype=torch.int8), "class")
+    store.take_in(delta, {"per": "class"}, {"from": "x.npy", "clean": "digits"})
+    store.ensure(DataSpec.parse({"limit": 60, "poison": "ops"}, "test").pinned())
+
+
+def _rates() -> dict[str, object]:
+    return {"device": "cpu, 1 thread", "speeds": {"float32": {"flops": 1e11, "values": 1e9, "kernels": 1e4}}}

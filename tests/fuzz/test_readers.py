@@ -1,0 +1,287 @@
+"""Each reader, given damaged and hostile files, returns a value of its type or says why there is none."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.costs.extents import EXTENT
+from orchestrator.costs.flops_kept import FLOPS
+from orchestrator.costs.kept_weights import WEIGHTS
+from orchestrator.costs.packing import SHARE
+from orchestrator.costs.rates import RATES
+from orchestrator.depots.depot import Depot, Folder, UnsafeNameError, check_safe, open_depot, safe
+from orchestrator.depots.drivers import Driver, Watch, bury, damaged_marks, marks, read_mark
+from orchestrator.depots.leases import Leases
+from orchestrator.depots.records import HEARTBEAT
+from orchestrator.depots.results import HISTORY, LAST, Ledger, read_file
+from orchestrator.outline import Entry, Outline, kept_outline
+from orchestrator.page.document import load_document, save_document
+from orchestrator.quota import Quota
+from poisons.records import DATA, IMPORT, MARK, STAMP, data_record
+from tests.fuzz.hostile import TEXTS, damaged, examples
+from trainers import InputError
+from trainers.precision import VERDICT
+from trainers.stored import DamagedError
+
+KEY, NAME = "0123456789abcdef", "digits-ops-train-0123456789abcdef"
+STAMPED = {"sha256": "0" * 64, "bytes": 3, "mtime_ns": 1}
+METRICS = {"test/clean_acc": 0.5, "train/loss": 2.0}
+ROWS = [{"epoch": 1.0, "test/clean_acc": 0.5, "train/loss": 2.0}]
+PLATFORM = {"name": "torch 2.15, avx2", "cpu": "a cpu", "threads": 1}
+RESULT = {
+    "metrics": METRICS,
+    "spec": {"seed": 0},
+    "warnings": ["a"],
+    "needs": [NAME],
+    "seconds": 1.5,
+    "device": "cpu",
+    "precision": "float32",
+    "threads": 1,
+    "platform": PLATFORM,
+    "platforms_before": [],
+    "data_sets": {NAME: {"sha256": "0" * 64, "platform": "x"}},
+    "environment": {"time": "2026-01-01T00:00:00+00:00", "host": "h", "commit": None},
+    "history": ROWS,
+}
+PROBED = {"metrics": {"acc": 0.5}, "sets": {"em": NAME}, "curves": {"x": [1.0, 2.0]}, "fields": {"y": [[1]]}}
+DATA_SET = {
+    "key": KEY,
+    "spec": {"source": "digits"},
+    "parents": [NAME],
+    "layout": 3,
+    "files": {"data.arrow": STAMPED, "perturbation-0.arrow": STAMPED},
+    "images": 10,
+    "shape": [3, 8, 8],
+    "num_classes": 10,
+    "facts": {"ops": {"pixels": 1}},
+    "environment": {"time": "2026-01-01T00:00:00+00:00"},
+    "platform": PLATFORM,
+}
+
+
+def ledger_file(folder: Path, name: str) -> bytes:
+    """A file of the ledger as it is published."""
+    ledger = Ledger(folder)
+    if name == "result":
+        ledger.publish(KEY, RESULT)
+    elif name == "failure":
+        ledger.fail(KEY, {"kind": "trial", "error": "no", "needs": [NAME], "history": ROWS})
+    elif name == "stopped":
+        ledger.stop(KEY, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "history": ROWS})
+    else:
+        ledger.publish_look(KEY, name.removeprefix("look-"), PROBED)
+    return ledger.depot.read(f"trials/{KEY}/{name}.json") or b""
+
+
+def in_range(metrics: dict[str, Any]) -> bool:
+    return all(
+        isinstance(value, float) and math.isfinite(value) and (not name.endswith("acc") or 0 <= value <= 1)
+        for name, value in metrics.items()
+    )
+
+
+@pytest.mark.parametrize("name", ["result", f"look-{KEY}", "failure", "stopped"])
+def test_the_ledger(name: str, tmp_path: Path) -> None:
+    data = ledger_file(tmp_path, name)
+    file, last = f"trials/{KEY}/{name}.json", LAST if name.startswith("look") else HISTORY
+    whole = read_file(file, data)
+
+    @given(damaged(data, last))
+    @examples(500)
+    def check(changed: bytes) -> None:
+        try:
+            record = read_file(file, changed)
+        except DamagedError:
+            return
+        assert record["key"] == KEY
+        assert in_range(record.get("metrics", {}))
+        if b'"digest"' in changed and json.loads(changed)["digest"] == json.loads(data).get("digest"):
+            assert record == whole, "a record with the digest of another was accepted"
+
+    check()
+
+
+OTHERS: dict[str, tuple[Callable[[bytes], Any], Any]] = {
+    "data set": (lambda data: data_record(NAME, data), DATA_SET),
+    "data set, bare": (DATA.read, DATA_SET),
+    "import": (IMPORT.read, {"file": STAMPED, "per": "class", "labels_sha256": "0" * 16}),
+    "store": (MARK.read, {"format": 1}),
+    "stamp": (STAMP.read, STAMPED),
+    "extent": (EXTENT.read, {"images": 10, "shape": [3, 8, 8], "num_classes": 10}),
+    "weights": (WEIGHTS.read, {"bytes": 10}),
+    "share": (SHARE.read, {"share": 0.5, "device": "x", "grown": True, "peak_bytes": 1, "busy": 0.5}),
+    "rates": (
+        RATES.read,
+        {"device": "x", "speeds": {"float32": {"flops": 1.0, "values": 1.0, "kernels": 1.0}}},
+    ),
+    "flops": (
+        FLOPS.read,
+        {n: 1.0 for n in ("forward", "backward", "inputs")}
+        | {n: {"forward": 1.0, "backward": 1.0, "inputs": 1.0} for n in ("values", "kernels")},
+    ),
+    "verdict": (VERDICT.read, {"layer": "conv", "error": None, "part": "weight", "platform": {"name": "x"}}),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_files(kind: str) -> None:
+    read, value = OTHERS[kind]
+    data = json.dumps(value).encode()
+    assert read(data)
+
+    @given(damaged(data))
+    @examples(300)
+    def check(changed: bytes) -> None:
+        with suppress(DamagedError):
+            read(changed)
+
+    check()
+
+
+def driver(depot: Depot) -> Driver:
+    found = Driver(depot, "tiny", {"needs": [NAME], "outline": "a-b"}, stop=threading.Event())
+    found.state = {
+        "waiting": 1,
+        "elsewhere": 0,
+        "running": [{"key": KEY, "name": "a", "since": "2026-01-01T00:00:00+00:00", "epochs": 2}],
+        "building": [{"name": NAME, "word": "reading"}],
+        "faults": {"machine": 1},
+        "resting": 0,
+        "silent": "",
+    }
+    found.beat()
+    return found
+
+
+def test_heartbeats(tmp_path: Path) -> None:
+    depot = open_depot(tmp_path)
+    one = driver(depot)
+    data = depot.read(f"drivers/{one.id}.json") or b""
+    assert HEARTBEAT.read(data)
+
+    @given(damaged(data))
+    @examples(400)
+    def check(changed: bytes) -> None:
+        depot.write(f"drivers/{one.id}.json", changed)
+        mark = read_mark(depot, one.id)
+        assert (mark is None) == bool(damaged_marks(depot))
+        if mark is not None:
+            assert mark["id"] == one.id
+            assert Watch(depot).silent(one.id, mark) >= 0
+        marks(depot)
+        bury(depot)
+        for name in depot.names("quarantine"):
+            depot.remove(f"quarantine/{name}")
+
+    check()
+
+
+def test_leases_and_claims_of_a_search(tmp_path: Path) -> None:
+    depot = open_depot(tmp_path)
+
+    @given(st.one_of(st.binary(max_size=300), st.sampled_from([t.encode(errors="replace") for t in TEXTS])))
+    @examples(300)
+    def check(owner: bytes) -> None:
+        depot.write("leases/a.0", owner)
+        leases = Leases(depot, "me-1-0")
+        assert leases.free("a")
+        assert leases.take("a"), "nobody lives who has it"
+        leases.release("a", done=True)
+        assert depot.names("leases") == []
+        depot.write("searches/s/0", owner)
+        assert len(Quota("s", 1, {}).begun(depot)) == 1
+
+    check()
+
+
+def test_snapshots(tmp_path: Path) -> None:
+    depot = open_depot(tmp_path)
+    claim = {"says": "x", "lower": {"p": "ops"}, "higher": 0.5, "where": {}, "margin": 0.0}
+    report = {"metrics": {}, "reference": None, "compare": [["a", "b"]], "claims": [claim]}
+    entries = (Entry(KEY, {"p": "ops", "seed": "0"}, {"distance": KEY}),)
+    quota = Quota("0" * 16, 3, {KEY: "p=ops"})
+    outline = Outline(
+        "tiny",
+        "q",
+        "test/clean_acc",
+        ("p",),
+        None,
+        False,
+        entries,
+        "max",
+        report,
+        quota,
+        {"distance": ("distance/a",)},
+    )
+    outline.keep(depot, "v")
+    assert kept_outline(depot, "v") == outline
+    data = depot.read("sweeps/v.json") or b""
+
+    @given(damaged(data))
+    @examples(500)
+    def check(changed: bytes) -> None:
+        depot.write("sweeps/v.json", changed)
+        found = kept_outline(depot, "v")
+        assert found is None or {*found.row_axes} <= {*found.entries[0].labels, "metric"} or not found.entries
+
+    check()
+
+
+def test_documents_of_pages(tmp_path: Path) -> None:
+    file = tmp_path / "page.json"
+    document = {"format": 1, "made": "2026-01-01T00:00:00+00:00", "sweeps": [], "data": []}
+    save_document(document, file)
+    data = file.read_bytes()
+
+    @given(damaged(data))
+    @examples(200)
+    def check(changed: bytes) -> None:
+        file.write_bytes(changed)
+        with suppress(InputError):
+            load_document(file)
+
+    check()
+
+
+PARTS = st.one_of(
+    st.sampled_from(["..", ".", "", "a", "trials", "\0", "a\\b", "\n", " ", "é"]), st.text(max_size=6)
+)
+
+
+def test_names(tmp_path: Path) -> None:
+    """Whatever the name, nothing outside the folder is read, written or removed."""
+    inside, outside = tmp_path / "a" / "b" / "store", tmp_path / "a" / "canary"
+    depot = Folder(inside)
+    outside.parent.mkdir(exist_ok=True)
+    outside.write_bytes(b"whole")
+    (inside / "kept").mkdir(parents=True)
+
+    @given(st.lists(PARTS, min_size=1, max_size=6).map("/".join))
+    @examples(800)
+    def check(name: str) -> None:
+        try:
+            check_safe(name)
+        except UnsafeNameError:
+            for act in (depot.read, depot.remove, depot.remove_all, depot.names, depot.files):
+                with pytest.raises(UnsafeNameError):
+                    act(name)
+            with pytest.raises(UnsafeNameError):
+                depot.write(name, b"x")
+            with pytest.raises(UnsafeNameError):
+                depot.move("kept", name)
+        else:
+            assert safe(name)
+            assert (inside / name).resolve().is_relative_to(inside.resolve())
+        assert outside.read_bytes() == b"whole"
+
+    check()
