@@ -127,7 +127,7 @@ class NodeCopy:
     def _send(self, name: str) -> bool:
         """Have the folder's files on the shelf, then its record; False, and none of them, if another's record
         came first."""
-        data = (self.root / name / RECORD).read_regular()
+        data = (self.root / name / RECORD).read_bytes()
         mine = digests(folder_record(name, data) or {})
         for file in mine:
             self.shelf.upload(self.root / name / file, shelved(name, file, mine[file]))

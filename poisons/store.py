@@ -74,7 +74,7 @@ class Store:
             (self.root / "locks").mkdir(exist_ok=True)
             if not (self.root / "store.json").exists():
                 create_whole(self.root / "store.json", {"format": FORMAT})
-            _check_mark((self.root / "store.json").read_regular(), str(self.root))
+            _check_mark(read_regular(self.root / "store.json", MARK.limit), str(self.root))
             if shelf is not None:
                 if (mark := shelf.read("store.json")) is None:
                     shelf.create("store.json", json.dumps({"format": FORMAT}).encode())
