@@ -1,4 +1,4 @@
-# make demo | test | check | quick | lint-fix | golden | picture | bench | chaos | cluster-token | cluster-test | clean.
+# make demo | test | check | quick | lint-fix | golden | picture | bench | fuzz | chaos | cluster-token | cluster-test | clean.
 # Each makes .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +9,7 @@ STORE ?= opsctl-store
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick check lint-fix golden picture bench chaos cluster-token cluster-test clean
+.PHONY: demo test quick check lint-fix golden picture bench fuzz chaos cluster-token cluster-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
@@ -52,6 +52,10 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)
+
+# As many malformed inputs as in `make test`, times TIMES: about an hour on two cores with 12.
+fuzz: $(VENV)/.installed-dev
+	OPSCTL_FUZZ=$(or $(TIMES),12) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -n 2 -s
 
 chaos: $(VENV)/.installed-dev
 	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) OPSCTL_CHAOS_RESULTS=benchmarks/results/chaos.jsonl \

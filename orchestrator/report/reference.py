@@ -11,13 +11,17 @@ out, is the only one that the table is set beside.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Literal, NotRequired
+
+from pydantic import FiniteFloat
+from typing_extensions import TypedDict
 
 from orchestrator.report.error import ReportError
+from poisons.records import Count, NotNegative, Text, more
+from trainers.stored import MB, DamagedError, JsonFile
 
 LEVELS = 3  # of folders above the sweep's own in which `reference/` is looked for
 UNITS = {"percent": 100.0, "share": 1.0, "number": 1.0}  # parts of the metric's own unit
@@ -54,6 +58,37 @@ class Reference:
         return self.cells.get((row, column))
 
 
+@more
+class FigureRecord(TypedDict):
+    """One published figure."""
+
+    row: Text
+    column: Text
+    value: FiniteFloat
+    std: NotRequired[NotNegative | None]
+    runs: NotRequired[Count]
+
+
+@more
+class TableRecord(TypedDict):
+    """One published table."""
+
+    metric: NotRequired[Text | None]
+    cells: list[FigureRecord]
+
+
+@more
+class FiguresRecord(TypedDict):
+    """`reference/<name>.json`: the published figures of a paper."""
+
+    source: Text
+    units: Literal["percent", "share", "number"]
+    tables: dict[Text, TableRecord]
+
+
+FIGURES = JsonFile[FiguresRecord](FiguresRecord, limit=16 * MB)
+
+
 def find(name: str, sweep: Path) -> Reference:
     """The table `name`, `ops_paper/table2`, of a file in a folder `reference` beside the sweep file, or up to
     three levels above. Raises ReportError if there is none."""
@@ -73,17 +108,20 @@ def find(name: str, sweep: Path) -> Reference:
 def read(file: Path, table: str) -> Reference:
     """One table of a file of published figures. Raises ReportError."""
     try:
-        told = json.loads(file.read_text())
-        tables, units = told["tables"], UNITS[told["units"]]
-        if table in tables:
-            cells = {(c["row"], c["column"]): _published(c, units) for c in tables[table]["cells"]}
-            name = f"{file.stem}/{table}"
-            return Reference(name, told["source"], tables[table].get("metric"), cells)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        told = FIGURES.read_file(file)
+        problem = "there is no such file"
+    except (OSError, DamagedError) as error:
+        told, problem = None, str(error)
+    if told is None:
         raise ReportError(
-            f"{file}: not a file of published figures ({type(error).__name__}: {error}); it holds "
+            f"{file}: not a file of published figures ({problem}); it holds "
             f"source, units (one of {', '.join(UNITS)}), and tables with cells of row, column and value"
-        ) from None
+        )
+    tables, units = told["tables"], UNITS[told["units"]]
+    if table in tables:
+        cells = {(c["row"], c["column"]): _published(c, units) for c in tables[table]["cells"]}
+        name = f"{file.stem}/{table}"
+        return Reference(name, told["source"], tables[table].get("metric"), cells)
     what = f"no table {table!r}" if table else f"{file.stem!r} names no table; write {file.stem}/TABLE"
     raise ReportError(f"report.reference: {what}; {known('table', table, tables)} in {file}")
 
@@ -98,8 +136,6 @@ def known(what: str, word: str, there: Iterable[str]) -> str:
     )
 
 
-def _published(cell: dict[str, Any], units: float) -> Published:
+def _published(cell: FigureRecord, units: float) -> Published:
     std = cell.get("std")
-    return Published(
-        float(cell["value"]) / units, None if std is None else float(std) / units, int(cell.get("runs", 1))
-    )
+    return Published(cell["value"] / units, None if std is None else std / units, cell.get("runs", 1))

@@ -64,6 +64,7 @@ def scene(tmp_path: Path, disk: Path | None, request: pytest.FixtureRequest) -> 
         assert left == [], "processes are left"
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("scene", [6], indirect=True)
 def test_each_fault_once(scene: Scene, tmp_path: Path) -> None:
     play(scene, tmp_path / "alone", FAULTS, seeds=6, count=len(FAULTS), seed=int(SEED or 0))

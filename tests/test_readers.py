@@ -1,0 +1,45 @@
+"""Everything that opsctl reads back has one reader."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PARSERS = {
+    "JSON": (
+        {"json.loads", "json.load", "from_json", "validate_json", "model_validate_json"},
+        {"trainers/stored.py"},
+    ),
+    "Arrow files": (
+        {"pa.ipc.open_file", "pa.ipc.open_stream", "pa.memory_map", "feather.read_table"},
+        {"poisons/arrow.py"},
+    ),
+    "pickles": (
+        {"pickle.loads", "pickle.load"},
+        {"trainers/layers.py"},  # what the process itself has just written, through a pipe
+    ),
+}
+
+
+def called(file: Path) -> set[str]:
+    """The names of what a file calls, `json.loads`."""
+    calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
+    return {ast.unparse(call.func) for call in calls}
+
+
+@pytest.mark.parametrize("what", PARSERS)
+def test_one_file_parses(what: str) -> None:
+    functions, allowed = PARSERS[what]
+    found = defaultdict(set)
+    files = [
+        file for layer in ("trainers", "poisons", "orchestrator") for file in (ROOT / layer).rglob("*.py")
+    ]
+    assert len(files) > 200
+    for file in files:
+        for name in called(file) & functions:
+            found[str(file.relative_to(ROOT))].add(name)
+    assert set(found) == allowed, dict(found)
