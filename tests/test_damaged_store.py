@@ -1,0 +1,162 @@
+"""What a store holds is data: it leads nowhere else, and it is used only if it is consistent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.depots.depot import open_depot
+from orchestrator.depots.records import SEALS, sealed
+from orchestrator.depots.results import HISTORY, Ledger
+from orchestrator.depots.stores import open_store
+from orchestrator.trial import run_trial
+from poisons import DataSpec, Store
+from poisons.node_copy import shelved
+from tests.conftest import Opsctl
+from tests.orchestrator.sweeps import plan_of, tiny, write
+
+CPU = torch.device("cpu")
+CLEAN = DataSpec.parse({"limit": 20}, "test").pinned()
+ONE = tiny(grid={"data.poison": ["clean"], "seed": [0, 1]})
+
+
+@pytest.mark.parametrize(
+    "name", ["../../victim/new", "/{victim}/new", "..", "a/../../../victim/new", "data.arrow\0"]
+)
+def test_a_record_of_a_url_store_names_no_file_elsewhere(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who may write to the bucket must not write to the machines that read it."""
+    monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
+    victim = tmp_path / "victim"
+    victim.mkdir()
+    store = open_store(f"memory://{tmp_path.name}/x")
+    store.ensure(CLEAN)
+    assert store.shelf is not None
+    place, payload = f"data/{CLEAN.name}", b"alias ls='echo owned'\n"
+    target, digest = name.format(victim=victim), hashlib.sha256(payload).hexdigest()
+    record = json.loads(store.shelf.read(f"{place}/record.json") or b"")
+    record["files"][target] = {"sha256": digest, "bytes": len(payload), "mtime_ns": 0}
+    store.shelf.write(f"{place}/record.json", json.dumps(record).encode())
+    store.shelf.fs.pipe_file(f"{store.shelf.root}/{shelved(place, target, digest)}", payload)  # type: ignore[attr-defined]
+    shutil.rmtree(store.root)
+    again = open_store(f"memory://{tmp_path.name}/x")
+    assert again.load(CLEAN) is None, "what is there is no record"
+    assert len(again.ensure(CLEAN)) == 20, "and is built again"
+    assert list(victim.iterdir()) == []
+
+
+def finished(store: Store) -> tuple[Ledger, list[str]]:
+    """The ledger of a sweep of two trials that are done, and their keys."""
+    plan = plan_of(ONE, store)
+    for task in plan.tasks:
+        run_trial(task.trial, store, device=CPU)
+    return Ledger(store.where), [task.key for task in plan.tasks]
+
+
+def rewritten(ledger: Ledger, trial: str, *, digests: str, changes: dict[str, Any]) -> None:
+    """Change a result's file: its digests are left as they `were`, are `none`, or are made `anew`."""
+    name = f"trials/{trial}/result.json"
+    record = json.loads(ledger.depot.read(name) or b"") | changes
+    if digests != "were":
+        record = {field: value for field, value in record.items() if field not in SEALS}
+    record = sealed(record, last=HISTORY) if digests == "anew" else record
+    ledger.depot.write(name, json.dumps(record).encode())
+
+
+@pytest.mark.parametrize(
+    ("digests", "changes", "why"),
+    [
+        ("were", {"metrics": {"test/clean_acc": 0.93}}, "digest"),
+        ("were", {"seconds": 3.25}, "digest"),
+        ("were", {"history": []}, "history"),
+        ("were", {"metrics": {"test/clean_acc": 7.5}}, "in [0, 1], found 7.5"),
+        ("none", {"metrics": {"test/clean_acc": 7.5}}, "in [0, 1], found 7.5"),
+        ("anew", {"metrics": {"test/clean_acc": -1.0}}, "in [0, 1], found -1"),
+        ("anew", {"metrics": "many"}, "metrics"),
+        ("anew", {"metrics": None}, "metrics"),
+        ("anew", {"warnings": 3}, "warnings"),
+        ("anew", {"needs": ["../../x"]}, "needs"),
+        ("anew", {"key": "0" * 16}, "it is of 0000000000000000"),
+        ("none", {"spec": {}}, "its settings are those of trial"),
+        ("none", {"spec": {"seed": "x"}}, "its settings are none of a trial"),
+    ],
+)
+def test_a_result_that_is_not_consistent_counts_as_missing(
+    digests: str, changes: dict[str, Any], why: str, opsctl: Opsctl, store: Store, tmp_path: Path
+) -> None:
+    ledger, (key, other) = finished(store)
+    rewritten(ledger, key, digests=digests, changes=changes)
+    assert ledger.results([key, other]).keys() == {other}
+    assert why in ledger.damaged[f"trials/{key}/result.json"]
+    file = write(tmp_path, ONE)
+    code, out, _ = opsctl("status", file)
+    assert code == 0
+    assert "1 of 2 trials done" in out
+    assert f"trials/{key}/result.json counts as missing" in out
+    assert f"trials/{key}/result.json" in opsctl("cache", "verify")[1]
+    assert opsctl("cache", "verify")[0] == 1
+
+
+def test_a_result_of_a_version_without_digests_is_accepted(store: Store) -> None:
+    ledger, keys = finished(store)
+    for key in keys:
+        rewritten(ledger, key, digests="none", changes={})
+    assert ledger.results(keys).keys() == set(keys)
+    assert ledger.damaged == {}
+
+
+def test_another_trials_result_is_none_of_this(store: Store) -> None:
+    ledger, (key, other) = finished(store)
+    ledger.depot.write(f"trials/{key}/result.json", ledger.depot.read(f"trials/{other}/result.json") or b"")
+    assert ledger.result(key) is None
+
+
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_what_is_damaged_goes_to_quarantine_when_it_is_made_again(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
+    ledger = Ledger(tmp_path if where == "folder" else f"memory://{tmp_path.name}/q")
+    ledger.publish("a", {"metrics": {"test/clean_acc": 0.5}})
+    ledger.depot.write("trials/a/result.json", b"{torn")
+    ledger.publish("a", {"metrics": {"test/clean_acc": 0.25}})
+    assert (ledger.result("a") or {})["metrics"] == {"test/clean_acc": 0.25}
+    (aside,) = ledger.depot.names("quarantine")
+    assert ledger.depot.read(f"quarantine/{aside}") == b"{torn"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        b"",
+        b"{}",
+        b'{"beat": 1}',
+        b'{"beat": "x", "machine": [], "pid": -1}',
+        b"[1]",
+        b"\xff",
+        b'{"id": "../x"}',
+    ],
+)
+def test_a_malformed_heartbeat_breaks_no_command(
+    mark: bytes, opsctl: Opsctl, store: Store, tmp_path: Path
+) -> None:
+    depot = open_depot(store.where)
+    depot.write("drivers/tiny-1-2.json", mark)
+    file = write(tmp_path, ONE)
+    for command in (
+        ("plan", file),
+        ("status", file),
+        ("stop", "--all"),
+        ("cache", "ls"),
+        ("cache", "gc", "--yes"),
+    ):
+        assert opsctl(*command)[0] in (0, 1), command
+    assert "drivers/tiny-1-2.json counts as missing" in opsctl("status", file)[1]
+    assert "drivers/tiny-1-2.json" in opsctl("cache", "verify")[1]
