@@ -105,7 +105,7 @@ def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
         return _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ()))
     subjects: dict[str, list[str]] = {}
     for told in sweep["report"]["warnings"]:
-        one = SheetWarning(**told)
+        one = SheetWarning(**told)  # its fields, as `Warned` has them
         if one.kind not in SHOWN and (one.subject or one.kind != "missing"):
             subjects.setdefault(one.text, []).append(one.subject or "the whole sweep")
     return [(text, "; ".join(named)) for text, named in subjects.items()]
