@@ -45,7 +45,9 @@ def bare(to: Path, absent: Sequence[str] = ABSENT) -> Path:
     site = Path(torch.__file__).parent.parent
     to.mkdir()
     for entry in site.iterdir():
-        if not entry.name.startswith(tuple(absent)) and not entry.name.startswith(("_", "opsctl")):
+        if not entry.name.startswith(tuple(absent)) and not entry.name.startswith(
+            ("_", "opsctl", "unlearnable_opsctl")
+        ):
             (to / entry.name).symlink_to(entry)
     return to
 
