@@ -13,7 +13,10 @@ import threading
 from pathlib import Path
 from xml.etree import ElementTree
 
+import fsspec
+import numpy as np
 import pytest
+from PIL import Image
 
 from orchestrator.depots.depot import DepotError, local_folder, open_depot
 from orchestrator.depots.drivers import Driver
@@ -21,10 +24,14 @@ from orchestrator.depots.results import Ledger
 from orchestrator.outline import version_of
 from orchestrator.plan import make_plan
 from orchestrator.spec import SweepSpec
+from orchestrator.submit import prepare
+from orchestrator.tracking.told import params
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
-from tests.orchestrator.sweeps import tiny, write
+from tests.orchestrator.sweeps import TRAIN, tiny, write
+from tests.poisons.test_sources import write_parquet
+from trainers import InputError
 from trainers.printable import UNPRINTABLE
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b\u202e"
@@ -216,3 +223,46 @@ def test_a_mistake_of_ours_is_shown_without_passwords() -> None:
     assert run.returncode == 1
     assert "RuntimeError: =HYPERLINK" in run.stderr
     assert clean(run.stderr.replace(repr(HOSTILE), ""))
+
+
+def test_the_password_of_a_source_is_used_and_never_kept(tmp_path: Path) -> None:
+    place = f"memory://user:{PASSWORD}@set/images.parquet"
+    rng = np.random.default_rng(0)
+    encoded = []
+    for _ in range(40):
+        sink = io.BytesIO()
+        Image.fromarray(rng.integers(256, size=(32, 32, 3), dtype=np.uint8)).save(sink, "PNG")
+        encoded.append(sink.getvalue())
+    write_parquet(tmp_path / "images.parquet", encoded, [i % 4 for i in range(40)])
+    with fsspec.open(place, "wb") as out:
+        out.write((tmp_path / "images.parquet").read_bytes())
+    source = {"kind": "parquet", "train": place, "test": place}
+    store = Store(tmp_path / "store")
+    spec = tiny(base={"data": {"source": source}, "train": TRAIN}, grid={"seed": [0], "data.poison": ["ops"]})
+    (task,) = make_plan(SweepSpec.parse(spec, "test"), store, "test").tasks
+    record = run_trial(task.trial, store, device=CPU)
+    assert record["spec"]["data"]["source"]["train"] == "memory://user:***@set/images.parquet"
+    assert {param.value for param in params(task.trial) if param.key == "data.source.train"} == {
+        "memory://user:***@set/images.parquet"
+    }
+    assert Ledger(store.where).result(task.key), "it is that of its key"
+    assert store.find("parquet-ops").key == task.trial.data.key
+    kept = [file for file in store.root.rglob("*") if file.is_file()]
+    assert len(kept) > 5
+    assert not [file for file in kept if PASSWORD.encode() in file.read_bytes()]
+
+
+def test_a_job_of_a_cluster_gets_no_password(tmp_path: Path) -> None:
+    file = write(tmp_path, tiny())
+    given = [
+        {"store": f"s3://key:{PASSWORD}@bucket/x", "settings": []},
+        {"store": f"http://h/x?X-Amz-Signature={PASSWORD}", "settings": []},
+        {"store": "/shared", "settings": [f"data.source={{kind: parquet, train: '{URL}', test: x}}"]},
+        {"store": "/shared", "settings": [], "tracking_uri": f"postgresql://h/db?password={PASSWORD}"},
+    ]
+    for options in given:
+        with pytest.raises(
+            InputError, match="holds a password or a token, which the cluster's dashboard"
+        ) as told:
+            prepare(file, **options)  # type: ignore[arg-type]
+        assert PASSWORD not in str(told.value)
