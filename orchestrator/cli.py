@@ -415,7 +415,7 @@ def submit(
 
         jobs = Jobs(address)
         job = jobs.submit(file, name, arguments)
-    typer.echo(sending.after(file, job, store=store, settings=settings, address=jobs.address))
+    typer.echo(shown(sending.after(file, job, store=store, settings=settings, address=jobs.address)))
     code = 0
     if follow:
         try:

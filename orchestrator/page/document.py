@@ -23,7 +23,7 @@ from trainers.stored import MB, DamagedError, JsonFile
 
 FORMAT = 1
 
-Document = dict[str, Any]
+Document = DocumentRecord
 
 
 DOCUMENT = JsonFile[Document](DocumentRecord, limit=512 * MB)

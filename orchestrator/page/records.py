@@ -25,6 +25,9 @@ Position = Annotated[list[Count], Field(min_length=2, max_length=2)]
 Curves = dict[str, list[Number | None]]
 
 
+State = Literal["done", "failed", "stopped", "missing"]
+
+
 class Absent(TypedDict):
     """A trial that gives its cell no value."""
 
@@ -273,7 +276,7 @@ class TrialRecord(TypedDict):
     labels: dict[Text, Text]
     row: Text
     column: Text
-    state: Literal["done", "failed", "stopped", "missing"]
+    state: State
     metrics: NotRequired[dict[Text, Number | None]]
     curves: NotRequired[Curves]
     seconds: NotRequired[Seconds | None]
@@ -284,6 +287,11 @@ class TrialRecord(TypedDict):
     lacks: NotRequired[list[Text]]
     error: NotRequired[Text]
     machine: NotRequired[Text | None]
+    cpu: NotRequired[Text | None]
+    platform: NotRequired[Text | None]
+    precision: NotRequired[Text | None]
+    threads: NotRequired[Count | None]
+    python: NotRequired[Text | None]
     commit: NotRequired[Text | None]
     findings: NotRequired[dict[Text, Finding]]
 

@@ -83,13 +83,13 @@ def test_a_damaged_document_is_one_message_or_a_page(
     known = list(places(small))
     file = tmp_path / "page.json"
     monkeypatch.setattr(sys, "argv", ["page", str(file)])
-    for path in rng.sample(known, 400):
+    for path in rng.sample(known, 200):
         file.write_text(json.dumps(changed(small, path, rng)))
         codes.append(main())
         err = capsys.readouterr().err
         assert (codes[-1], err.count("\n")) in ((0, 0), (2, 1)), (path, err)
-    assert codes.count(2) > 100
-    assert codes.count(0) > 20
+    assert codes.count(2) > 50
+    assert codes.count(0) > 10
 
 
 @pytest.mark.parametrize(
