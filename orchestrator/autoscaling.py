@@ -3,25 +3,51 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, NotRequired
 
-import yaml
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from trainers import InputError
+from trainers.stored import DamagedError, JsonFile
+from trainers.yaml_text import plain_numbers, read_yaml
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # as `ray start --autoscaling-config` names it
+MOST = 10_000  # machines: more are no promise
+Machines = Annotated[int, Field(ge=0)]
+
+
+@with_config(ConfigDict(extra="allow"))
+class NodeType(TypedDict):
+    """A kind of machine that the autoscaler may start."""
+
+    resources: NotRequired[dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]]]
+    max_workers: NotRequired[Machines]
+
+
+@with_config(ConfigDict(extra="allow"))
+class Autoscaling(TypedDict, total=False):
+    """What Ray's launcher leaves on the head."""
+
+    max_workers: Machines
+    head_node_type: str
+    available_node_types: dict[str, NodeType]
+
+
+CONFIG = JsonFile[Autoscaling](Autoscaling)
 
 
 def promised(file: Path = BOOTSTRAP) -> list[dict[str, float]]:
     """The resources of every machine that may come, one entry a machine; of several kinds each as if it came
     alone. [] where nothing grows, and on any machine but the head."""
     try:
-        config = yaml.safe_load(file.expanduser().read_text())
-    except (OSError, yaml.YAMLError):
+        config = CONFIG.check(plain_numbers(read_yaml(file.expanduser(), "")))
+    except (InputError, DamagedError):
         return []
-    kinds: dict[str, dict[str, Any]] = config.get("available_node_types", {})
-    most = int(config.get("max_workers", 0))
+    most = min(config.get("max_workers", 0), MOST)
     machines = []
-    for name, kind in kinds.items():
-        resources = {key: float(value) for key, value in kind.get("resources", {}).items()}
+    for name, kind in config.get("available_node_types", {}).items():
+        resources = kind.get("resources", {})
         if name != config.get("head_node_type") and resources:
-            machines += [resources] * min(most, int(kind.get("max_workers", most)))
+            machines += [resources] * min(most, kind.get("max_workers", most))
     return machines

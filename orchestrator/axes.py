@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from orchestrator.yaml_text import spelling
 from trainers import InputError, Plugin, Spec
+from trainers.printable import printable
+from trainers.redaction import redacted
 from trainers.spec import inner_fields, specs_in
 from trainers.spelling import nearest
+from trainers.yaml_text import spelling
 
 LOW, HIGH = ("min", "low", "lower", "start"), ("max", "high", "upper", "stop", "end")
 LISTS = (
@@ -54,7 +56,7 @@ def label(value: Any) -> str:
         return " ".join([*([str(value["kind"])] if "kind" in value else []), *rest])
     if isinstance(value, bool) or value is None:
         return str(value).lower()
-    return spelling(value) or str(value)
+    return spelling(value) or redacted(str(value))
 
 
 def labelled(axis: str, values: Any, where: str) -> dict[str, Any]:
@@ -77,6 +79,8 @@ def labelled(axis: str, values: Any, where: str) -> dict[str, Any]:
         )
     if not named:
         raise InputError(f"{where}: grid: {axis}: this axis has no values, so the sweep has no trials")
+    if hidden := [text for text in (axis, *named) if printable(text) != text]:
+        raise InputError(f"{where}: grid: {axis}: a label holds no control characters, found {hidden[0]!r}")
     return named
 
 

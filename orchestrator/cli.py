@@ -4,6 +4,7 @@ that needs it."""
 from __future__ import annotations
 
 import sys
+import traceback
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -12,9 +13,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
-
-    from rich.console import Console
+    from collections.abc import Callable, Collection, Sequence
+    from types import TracebackType
 
     from orchestrator.depots.results import Ledger
     from orchestrator.observer import Observer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.plan import Plan
     from orchestrator.report import Sheet
     from orchestrator.standing import Standing
+    from orchestrator.terminal import Terminal
     from orchestrator.tracking import LiveTracker, Tracker
     from poisons import Store
 
@@ -47,9 +48,9 @@ app.add_typer(cache, name="cache")
 
 def _version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from trainers.provenance import opsctl_version
 
-        typer.echo(f"opsctl {version('opsctl')}")
+        typer.echo(f"opsctl {opsctl_version() or 'of an unknown version'}")
         raise typer.Exit
 
 
@@ -187,6 +188,43 @@ class Format(StrEnum):
     svg = "svg"
 
 
+FormatOption = Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="How to write it.")]
+CompareOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="A,B",
+        envvar="OPSCTL_COMPARE",
+        help="Two columns to compare, seed by seed: em,ops tells ops minus em. Repeatable.",
+        show_default=False,
+    ),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="OPSCTL_HTML",
+        help="Write all of it to one page there, with curves and pictures, and print nothing else.",
+        show_default=False,
+    ),
+]
+UiHostOption = Annotated[
+    str,
+    typer.Option(envvar="OPSCTL_UI_HOST", help="Address to listen on; loopback keeps it to this machine."),
+]
+UiPortOption = Annotated[
+    int, typer.Option(min=1, max=65535, envvar="OPSCTL_UI_PORT", help="Port to listen on.")
+]
+AllowedHostsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allowed-hosts",
+        envvar="OPSCTL_UI_ALLOWED_HOSTS",
+        help="Names by which other machines reach this one, such as box.example.org; a request by any "
+        "other name is refused. [default: --host, and this machine's own]",
+        show_default=False,
+    ),
+]
+
+
 @app.command()
 def plan(
     files: Files,
@@ -285,12 +323,12 @@ def retry(
     ]
     console = _console()
     if not failed:
-        console.print(f"{outline.name}: no trial {'of these keys ' if keys else ''}has failed")
+        console.say(f"{outline.name}: no trial {'of these keys ' if keys else ''}has failed")
         return
     options = _run_options(max_concurrent, gpus_per_trial, cpus_per_trial)
     todo, stored = _plan(file, store, [*(settings or []), *options], retry=failed)
     word = "would be" if dry_run else "are"
-    console.print(f"{outline.name}: {len(failed)} trials that failed {word} run again")
+    console.say(f"{outline.name}: {len(failed)} trials that failed {word} run again")
     _sweep(todo, stored, file, tracking_uri, address, tracking_wait, dry_run=dry_run, retry=failed)
 
 
@@ -319,13 +357,13 @@ def stop(
     depot, console = _ledger(store).depot, _console()
     found = [mark for mark in marks(depot) if name in (None, mark["sweep"])]
     if not found:
-        console.print(f"no sweep runs in {depot.where}" if name is None else f"{name} does not run")
+        console.say(f"no sweep runs in {depot.where}" if name is None else f"{name} does not run")
         return
     with console.status(f"waiting for {len(found)} to end"):
         left = {mark["id"] for mark in stop_drivers(depot, found, wait=wait)}
     for mark in found:
         how = f"has not answered within {wait:g} s" if mark["id"] in left else "has ended"
-        console.print(f"{mark['sweep']} {place(mark)} {how}", highlight=False, soft_wrap=True)
+        console.say(f"{mark['sweep']} {place(mark)} {how}")
     raise typer.Exit(bool(left))
 
 
@@ -373,18 +411,19 @@ def submit(
     )
     with _console().status("asking the cluster"):
         from orchestrator.engine.jobs import Jobs
+        from orchestrator.terminal import shown, without_colours
 
         jobs = Jobs(address)
         job = jobs.submit(file, name, arguments)
-    typer.echo(sending.after(file, job, store=store, settings=settings, address=jobs.address))
+    typer.echo(shown(sending.after(file, job, store=store, settings=settings, address=jobs.address)))
     code = 0
     if follow:
         try:
-            code = jobs.follow(job, lambda text: typer.echo(text, nl=False))
+            code = jobs.follow(job, lambda text: typer.echo(without_colours(text), nl=False))
         except KeyboardInterrupt:
             typer.echo(f"\n{job} goes on without us; see above")
         except OSError as error:
-            typer.echo(f"\n{error}; see above", err=True)
+            typer.echo(shown(f"\n{error}; see above"), err=True)
             code = UNKNOWN
     raise typer.Exit(code)
 
@@ -426,24 +465,9 @@ def report(
     files: Files,
     store: StoreOption = STORE,
     settings: SetOption = None,
-    format: Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="How to write it.")] = Format.table,
-    compare: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="A,B",
-            envvar="OPSCTL_COMPARE",
-            help="Two columns to compare, seed by seed: em,ops tells ops minus em. Repeatable.",
-            show_default=False,
-        ),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option(
-            envvar="OPSCTL_HTML",
-            help="Write all of it to one page there, with curves and pictures, and print nothing else.",
-            show_default=False,
-        ),
-    ] = None,
+    format: FormatOption = Format.table,
+    compare: CompareOption = None,
+    html: HtmlOption = None,
 ) -> None:
     """Print the tables of sweeps from the results on disk: mean ± std over seeds, and below them warnings:
     what failed, is missing, or is in doubt.
@@ -483,7 +507,7 @@ def report(
 
         with console.status("writing the page"):
             write_page(sheets, html, store=store)
-        console.print(f"the report is in {html}", highlight=False, soft_wrap=True)
+        console.say(f"the report is in {html}")
     _tell_left_out(wrong)
 
 
@@ -503,7 +527,7 @@ def track(
             sent = tracker.sync(lambda n, of: line.update(f"sending results to MLflow: {n} of {of}"))
         except tracking.TROUBLE as error:
             raise InputError(f"MLflow stopped answering ({error}); run the same command again") from None
-    console.print(f"{todo.sweep.name}: {sent} trials sent, {todo.done - sent} were there already")
+    console.say(f"{todo.sweep.name}: {sent} trials sent, {todo.done - sent} were there already")
     _show_link(tracker, stored, console)
 
 
@@ -712,25 +736,9 @@ def kinds(
 def ui(
     store: StoreOption = STORE,
     tracking_uri: UriOption = None,
-    host: Annotated[
-        str,
-        typer.Option(
-            envvar="OPSCTL_UI_HOST", help="Address to listen on; loopback keeps it to this machine."
-        ),
-    ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=1, max=65535, envvar="OPSCTL_UI_PORT", help="Port to listen on.")
-    ] = 5000,
-    allowed_hosts: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--allowed-hosts",
-            envvar="OPSCTL_UI_ALLOWED_HOSTS",
-            help="Names by which other machines reach this one, such as box.example.org; a request by any "
-            "other name is refused. [default: --host, and this machine's own]",
-            show_default=False,
-        ),
-    ] = None,
+    host: UiHostOption = "127.0.0.1",
+    port: UiPortOption = 5000,
+    allowed_hosts: AllowedHostsOption = None,
     open_browser: Annotated[
         bool, typer.Option("--open", help="Open the first link in the browser: the sweep that ran last.")
     ] = False,
@@ -741,11 +749,8 @@ def ui(
     If --tracking-uri is a server (http://...), its UI is there already: the links are printed, nothing is
     started.
     """
-    from orchestrator import mlflow_server
-    from orchestrator.artifacts import make_relative
-    from orchestrator.database import first_use, is_server, with_driver
+    from orchestrator.database import is_server
     from orchestrator.depots.depot import local_folder
-    from orchestrator.host import stoppable
     from trainers import InputError
 
     database = local_folder(store) / "mlflow.db"
@@ -756,10 +761,29 @@ def ui(
     if is_server(uri):
         _show_links(uri, uri, console, open_browser=open_browser)
         return
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        code = _serve_ui(uri, host, port, allowed_hosts or (), console, open_browser=open_browser)
+    except (SQLAlchemyError, ImportError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"no MLflow tracking store answers at {uri} ({reason})") from None
+    raise typer.Exit(code)
+
+
+def _serve_ui(
+    uri: str, host: str, port: int, allowed: Sequence[str], console: Terminal, *, open_browser: bool
+) -> int:
+    """Run MLflow's server until it is stopped; its exit code, 0 if it was we who stopped it."""
+    from orchestrator import mlflow_server
+    from orchestrator.artifacts import make_relative
+    from orchestrator.database import first_use, with_driver
+    from orchestrator.host import stoppable
+
     with stoppable() as stop:
         with console.status("starting MLflow"), first_use(with_driver(uri)):
             make_relative(uri)
-            server = mlflow_server.serve(uri, host=host, port=port, allowed=allowed_hosts or ())
+            server = mlflow_server.serve(uri, host=host, port=port, allowed=allowed)
             there = mlflow_server.answers(server, host, port, stop)
         try:
             if not mlflow_server.is_loopback(host):
@@ -768,11 +792,9 @@ def ui(
                     f"everyone who reaches port {port} of this machine may read and write what is there",
                 )
             if there:
-                address = mlflow_server.address(host, port, allowed_hosts or ())
-                console.print(
-                    f"MLflow is at {address} (Ctrl-C ends it); each sweep is an experiment, each trial a run",
-                    highlight=False,
-                    soft_wrap=True,
+                address = mlflow_server.address(host, port, allowed)
+                console.say(
+                    f"MLflow is at {address} (Ctrl-C ends it); each sweep is an experiment, each trial a run"
                 )
                 _show_links(uri, address, console, open_browser=open_browser)
             while server.poll() is None and not stop.wait(0.2):
@@ -780,7 +802,7 @@ def ui(
         finally:
             server.terminate()
             code = server.wait()
-    raise typer.Exit(0 if stop.is_set() else code)
+    return 0 if stop.is_set() else code
 
 
 @app.command()
@@ -790,25 +812,31 @@ def doctor(store: StoreOption = STORE) -> None:
 
     console, colours = _console(), {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings(store):
-        console.print(
-            f"[{colours[finding.state]}]{finding.state:<8}[/] {finding.what:<16} {finding.says}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.say((f"{finding.state:<8}", colours[finding.state]), f" {finding.what:<16} {finding.says}")
 
 
 def main() -> None:
     """The `opsctl` command. A user's mistake is one message and exit code 2, what the machine or the numbers
     would not do is one message and exit code 1; never a traceback."""
+    sys.excepthook = _show_traceback
     try:
         app()
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
+        from orchestrator.terminal import shown
+
         code = _exit_code(error)
         if code is None:
             raise
         typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error) or type(error).__name__, err=True)
+        typer.echo(shown(error) or type(error).__name__, err=True)
         sys.exit(code)
+
+
+def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python does, without what must not be shown."""
+    from orchestrator.terminal import shown
+
+    typer.echo(shown("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 def _exit_code(error: Exception) -> int | None:
@@ -824,18 +852,18 @@ def _exit_code(error: Exception) -> int | None:
     return 1 if isinstance(error, OSError | DivergenceError | OutOfMemoryError) else None
 
 
-def _console() -> Console:
-    from rich.console import Console
+def _console() -> Terminal:
+    from orchestrator.terminal import Terminal
 
-    return Console()
+    return Terminal()
 
 
 def _plan(
     file: Path, store: str, settings: list[str] | None, *, retry: Collection[str] = ()
 ) -> tuple[Plan, Store]:
-    from rich.console import Console
+    from orchestrator.terminal import Terminal
 
-    with Console(stderr=True).status("reading the sweep and the store"):
+    with Terminal(stderr=True).status("reading the sweep and the store"):
         from orchestrator.depots.results import Ledger
         from orchestrator.depots.stores import open_store
         from orchestrator.outline import version_of
@@ -925,48 +953,38 @@ def _standing(todo: Plan, stored: Store) -> Standing:
 def _show_plan(
     todo: Plan,
     stored: Store,
-    console: Console,
+    console: Terminal,
     *,
     tflops: float | None = None,
     slots: int | None = None,
 ) -> None:
-    from rich.markup import escape
-
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights
     from orchestrator.costs.plan_table import plan_table
     from orchestrator.remarks import remarks, source_remarks, warnings
 
-    console.print(f"[bold]{todo.sweep.name}[/]: {escape(todo.sweep.question)}", soft_wrap=True)
+    console.say((todo.sweep.name, "bold"), f": {todo.sweep.question}")
     with console.status("reckoning what it costs"):
         cost = estimate_on_this_machine(todo, stored, tflops=tflops, slots=slots) if todo.missing else None
     if todo.data:
         console.print(plan_table(todo, cost.data if cost else {}))
-    console.print(
-        f"{todo.work}, {todo.finished} trials already done, {len(todo.tasks)} in all",
-        soft_wrap=True,
-    )
-    for remark in (*remarks(todo), *choose_kept_weights(todo, stored).lines()):
-        console.print(remark, soft_wrap=True, highlight=False)
-    for remark in source_remarks([todo]):
-        console.print(escape(remark), soft_wrap=True, highlight=False)
+    console.say(f"{todo.work}, {todo.finished} trials already done, {len(todo.tasks)} in all")
+    for remark in (*remarks(todo), *choose_kept_weights(todo, stored).lines(), *source_remarks([todo])):
+        console.say(remark)
     for warning in warnings(todo):
         _warn(console, warning)
     if todo.failed or todo.stopped:
-        console.print(
+        console.say(
             f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
-            f"{len(todo.stopped)} were stopped early",
-            soft_wrap=True,
+            f"{len(todo.stopped)} were stopped early"
         )
     for line in lines(cost) if cost else ():
-        console.print(line, soft_wrap=True, highlight=False)
+        console.say(line)
 
 
 def _show_union(
-    plans: list[Plan], stored: Store, console: Console, *, tflops: float | None, slots: int | None
+    plans: list[Plan], stored: Store, console: Terminal, *, tflops: float | None, slots: int | None
 ) -> None:
-    from rich.markup import escape
-
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights, together
     from orchestrator.costs.plan_table import plan_table
@@ -975,23 +993,22 @@ def _show_union(
 
     union = Union(tuple(plans))
     for todo in plans:
-        console.print(f"[bold]{todo.sweep.name}[/]: {union.of(todo)}", soft_wrap=True)
+        console.say((todo.sweep.name, "bold"), f": {union.of(todo)}")
     with console.status("reckoning what it costs"):
         runs = sum(bool(todo.missing) for todo in plans)
         cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
     if union.whole.data:
         console.print(plan_table(union.whole, cost.data if cost else {}))
     weights = together([choose_kept_weights(todo, stored) for todo in plans])
-    for remark in source_remarks(plans):
-        console.print(escape(remark), soft_wrap=True, highlight=False)
-    for line in (*union.lines(), *lacking_probes(union.whole), *weights, *(lines(cost) if cost else ())):
-        console.print(line, soft_wrap=True, highlight=False)
+    said = (*source_remarks(plans), *union.lines(), *lacking_probes(union.whole), *weights)
+    for line in (*said, *(lines(cost) if cost else ())):
+        console.say(line)
     for todo in plans:
         for warning in warnings(todo):
             _warn(console, f"{todo.sweep.name}: {warning}")
 
 
-def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tracker | None:
+def _tracker(uri: str | None, todo: Plan, stored: Store, console: Terminal) -> Tracker | None:
     """The tracker, and a warning if its store does not answer, which must not cost the sweep anything: then
     it is not attached yet. None if it never can be."""
     from trainers import InputError
@@ -1065,11 +1082,9 @@ def _run(
     live: LiveTracker | None,
     address: str | None,
     file: Path,
-    console: Console,
+    console: Terminal,
     retry: Collection[str],
 ) -> int:
-    from rich.markup import escape
-
     from orchestrator import display
     from orchestrator.observer import Audience
 
@@ -1079,17 +1094,13 @@ def _run(
 
     outcome = run_plan(todo, stored, Audience(*observers), address=address, retry=retry)
     if outcome.interrupted:
-        console.print(
-            f"[yellow]interrupted[/] after {outcome.done} trials; the same command again goes on",
-            soft_wrap=True,
+        console.say(
+            ("interrupted", "yellow"), f" after {outcome.done} trials; the same command again goes on"
         )
         return 130
     if outcome.failed:
-        console.print(
-            f"[red]{len(outcome.failed)} of {todo.most} trials failed[/]; see: "
-            f"opsctl status {escape(str(file))} --store {escape(stored.where)}",
-            soft_wrap=True,
-        )
+        again = f"opsctl status {file} --store {stored.where}"
+        console.say((f"{len(outcome.failed)} of {todo.most} trials failed", "red"), f"; see: {again}")
         return 1
     return 0
 
@@ -1104,13 +1115,11 @@ def _check_this_machine(todo: Plan) -> None:
         raise InputError(f"{problem}, or name a cluster that has such machines with --address")
 
 
-def _warn(console: Console, message: str) -> None:
-    from rich.markup import escape
-
-    console.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+def _warn(console: Terminal, message: str) -> None:
+    console.say(("warning:", "yellow"), f" {message}")
 
 
-def _live(tracker: Tracker, patience: float, console: Console) -> LiveTracker:
+def _live(tracker: Tracker, patience: float, console: Terminal) -> LiveTracker:
     from orchestrator.tracking import LiveTracker
 
     return LiveTracker(tracker, lambda message: _warn(console, message), patience=patience)
@@ -1127,13 +1136,13 @@ def _synced(tracker: Tracker) -> bool:
     return tracker.attached
 
 
-def _check_tracked(complete: bool, file: Path, stored: Store, console: Console) -> None:
+def _check_tracked(complete: bool, file: Path, stored: Store, console: Terminal) -> None:
     if not complete:
         again = f"opsctl track {file} --store {stored.where}"
         _warn(console, f"MLflow lacks some results; send them later with: {again}")
 
 
-def _show_link(tracker: Tracker, stored: Store, console: Console) -> None:
+def _show_link(tracker: Tracker, stored: Store, console: Terminal) -> None:
     """Where the sweep's table is in the MLflow UI, and how to start that where no server runs for certain."""
     import shlex
 
@@ -1144,17 +1153,12 @@ def _show_link(tracker: Tracker, stored: Store, console: Console) -> None:
     url = tracker.table_url(uri if is_server(uri) else mlflow_server.usual_address())
     if url is None:
         return
-    which = [] if uri == tracking.default_uri(stored.root) else ["--tracking-uri", tracking.shown(uri)]
+    which = [] if uri == tracking.default_uri(stored.root) else ["--tracking-uri", uri]
     command = shlex.join(["opsctl", "ui", "--store", stored.where, *which])
-    console.print(
-        f"trials in MLflow: {url}" if is_server(uri) else f"trials in MLflow: {command}, then {url}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    console.say(f"trials in MLflow: {url}" if is_server(uri) else f"trials in MLflow: {command}, then {url}")
 
 
-def _show_links(uri: str, server: str, console: Console, *, open_browser: bool) -> None:
+def _show_links(uri: str, server: str, console: Terminal, *, open_browser: bool) -> None:
     """The tables of all sweeps that an MLflow store knows, in the UI at `server`."""
     with console.status("reading the list of sweeps"):
         from orchestrator import tracking
@@ -1166,12 +1170,11 @@ def _show_links(uri: str, server: str, console: Console, *, open_browser: bool) 
         except tracking.TROUBLE as error:
             raise connection.silent(error) from None
     if not found:
-        console.print("no sweep is there yet", highlight=False)
+        console.say("no sweep is there yet")
         return
     width = max(len(link.experiment) for link in found)
     for link in found:
-        line = f"  {link.experiment:<{width}}  {link.url}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.say(f"  {link.experiment:<{width}}  {link.url}")
     if open_browser:
         import webbrowser
 
@@ -1186,7 +1189,7 @@ def _sheet(standing: Standing, file: Path) -> Sheet:
     return make_sheet(standing, file, strict=False)
 
 
-def _print_report(sheets: list[Sheet], format: Format, console: Console, *, brief: bool = False) -> None:
+def _print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brief: bool = False) -> None:
     """Print reports one after the other; JSON of several is a list. `brief`: of the terminal's only the
     table."""
     from orchestrator import report as reports
@@ -1213,7 +1216,7 @@ def _print_report(sheets: list[Sheet], format: Format, console: Console, *, brie
         typer.echo(write(), nl=False)
 
 
-def _show_sheet(sheet: Sheet, console: Console, *, brief: bool) -> None:
+def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
     from orchestrator.ranking import best_cells
     from orchestrator.tables import below, legend, rich_table
 
@@ -1221,7 +1224,7 @@ def _show_sheet(sheet: Sheet, console: Console, *, brief: bool) -> None:
     if told := legend(sheet.table):
         console.print(told, soft_wrap=True)
     for line in best_cells(sheet.standing):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        console.say(line)
     if brief:
         return
     for table in sheet.probes:

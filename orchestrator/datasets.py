@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator import cache
 from orchestrator.depots.damage import damaged_files, in_quarantine
 from orchestrator.depots.results import Ledger
 from orchestrator.display import words
+from orchestrator.terminal import Terminal
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.base import Report
@@ -34,16 +34,16 @@ from trainers.spec import plain
 Build = Callable[[DataSpec, Store, Report], None]
 
 
-def make(spec: DataSpec, store: Store, console: Console, build: Build | None, device: str) -> None:
+def make(spec: DataSpec, store: Store, console: Terminal, build: Build | None, device: str) -> None:
     """Have a data set in the store, and show its card. `build` makes it elsewhere; by default it is made in
     this process."""
     start, there = time.monotonic(), store.load(spec) is not None
 
     def report(row: dict[str, Any]) -> None:
-        console.print(f"[{time.monotonic() - start:7.1f} s] {words(row)}", markup=False, highlight=False)
+        console.say(f"[{time.monotonic() - start:7.1f} s] {words(row)}")
 
     if not there:
-        console.print(f"{spec.name}: building", highlight=False, soft_wrap=True)
+        console.say(f"{spec.name}: building")
         if build is None:
             store.ensure(spec, Workshop(device=device_named(device), report=report))
         else:
@@ -53,12 +53,12 @@ def make(spec: DataSpec, store: Store, console: Console, build: Build | None, de
         console.print("it was in the store already")
 
 
-def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None) -> None:
+def show(spec: DataSpec, store: Store, console: Terminal, *, picture: Path | None) -> None:
     """Print a data set's card, and write its picture."""
     record = store.record(spec) or {}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for label, text in card(record):
-        table.add_row(f"[bold]{escape(label)}[/]", escape(text))
+        table.add_row(Text(label, "bold"), text)
     console.print(table)
     file = picture or store.root / "pictures" / f"{spec.name}.png"
     try:
@@ -67,11 +67,10 @@ def show(spec: DataSpec, store: Store, console: Console, *, picture: Path | None
     except (InputError, OSError) as error:
         if picture is not None:
             raise InputError(f"--picture {picture}: {error}") from None
-        console.print(f"[yellow]no picture:[/] {escape(str(error))}", soft_wrap=True)
+        console.say(("no picture:", "yellow"), f" {error}")
     else:
-        console.print(f"[bold]picture[/]  {escape(str(file))}", highlight=False, soft_wrap=True)
-    place = escape(f"{store.where}/data/{spec.name}")
-    console.print(f"[bold]folder[/]   {place}", highlight=False, soft_wrap=True)
+        console.say(("picture", "bold"), f"  {file}")
+    console.say(("folder", "bold"), f"   {store.where}/data/{spec.name}")
 
 
 def drawn(spec: DataSpec, store: Store) -> bytes:
@@ -89,7 +88,7 @@ def drawn(spec: DataSpec, store: Store) -> bytes:
     return draw(clean, images, perturbation)
 
 
-def give(spec: DataSpec, store: Store, console: Console, *, form: Form, to: Path) -> None:
+def give(spec: DataSpec, store: Store, console: Terminal, *, form: Form, to: Path) -> None:
     """Write a data set in a form that others read."""
     images = store.load(spec)
     if images is None:
@@ -97,14 +96,14 @@ def give(spec: DataSpec, store: Store, console: Console, *, form: Form, to: Path
     with console.status(f"writing {len(images)} images to {to}"):
         index = read_index(images.file)
         place = export(images, index, to, form, split=spec.split, record=store.record(spec) or {})
-    console.print(f"{len(images)} images are in {escape(str(place))}", highlight=False, soft_wrap=True)
+    console.say(f"{len(images)} images are in {place}")
 
 
 def take(
     path: Path,
     clean: DataSpec,
     store: Store,
-    console: Console,
+    console: Terminal,
     *,
     application: Application,
     eps: Fraction | None,
@@ -120,17 +119,17 @@ def take(
         )
     fingerprint = store.take_in(delta, told, {"from": path.name, "clean": clean.name})
     for warning in told.get("warnings", ()):
-        console.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True)
+        console.say(("warning:", "yellow"), f" {warning}")
     poison = {"kind": "imported", "fingerprint": fingerprint}
     poison |= {"per": delta.per} if delta.per != "image" else {}
     spec = DataSpec.parse(plain(clean) | {"poison": poison}, "import")
     store.ensure(spec)
     show(spec, store, console, picture=None)
     inline = yaml.safe_dump(poison, default_flow_style=True, sort_keys=False).strip()  # quotes what needs it
-    console.print(f"\nIn a sweep it is now:  data.poison: {inline}", highlight=False, soft_wrap=True)
+    console.say(f"\nIn a sweep it is now:  data.poison: {inline}")
 
 
-def listed(store: Store, console: Console) -> None:
+def listed(store: Store, console: Terminal) -> None:
     """A table of all data sets, and who needs them."""
     known = cache.entries(store)
     table = Table("key", "data set", "images", "MB", "made", "needed by", box=None, padding=(0, 2, 0, 0))
@@ -139,18 +138,17 @@ def listed(store: Store, console: Console) -> None:
     for entry in known:
         name, _, key = entry.name.rpartition("-")
         made = entry.record["environment"]["time"][:16].replace("T", " ")
-        needed = ", ".join(entry.needed_by) or "[yellow]nobody[/]"
+        needed = ", ".join(entry.needed_by) or Text("nobody", "yellow")
         table.add_row(key, name, f"{entry.record['images']:,}", f"{entry.bytes / 1e6:.1f}", made, needed)
     console.print(table)
     whole = sum(entry.bytes for entry in known)
-    where = escape(store.where)
-    console.print(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {where}", soft_wrap=True)
+    console.say(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {store.where}")
     trials, kept = cache.kept_weights(store)
     if trials:
-        console.print(f"and the weights of {trials} trials, {kept / 1e6:.1f} MB", soft_wrap=True)
+        console.say(f"and the weights of {trials} trials, {kept / 1e6:.1f} MB")
 
 
-def verified(store: Store, console: Console, key: str | None) -> bool:
+def verified(store: Store, console: Terminal, key: str | None) -> bool:
     """Read every byte of the data sets (or of one); False if any is not as it was written."""
     wanted = [store.find(key).name] if key else None
     known = [e for e in cache.entries(store) if wanted is None or e.name in wanted]
@@ -158,40 +156,37 @@ def verified(store: Store, console: Console, key: str | None) -> bool:
     for entry in track(known, "verifying", console=console, transient=True, disable=not console.is_terminal):
         for name in cache.damage(store, entry):
             bad += 1
-            file = escape(f"{store.where}/data/{entry.name}/{name}")
-            console.print(f"[red]damaged[/] {file}", highlight=False, soft_wrap=True)
-    console.print(
+            console.say(("damaged", "red"), f" {store.where}/data/{entry.name}/{name}")
+    console.say(
         f"{len(known)} data sets read, {bad} files damaged"
         + ("; they are built again when a sweep needs them" if bad else "")
     )
     return bad == 0
 
 
-def verified_ledger(store: Store, console: Console) -> bool:
+def verified_ledger(store: Store, console: Terminal) -> bool:
     """Read every file of the ledger and every heartbeat; False if any is damaged."""
     ledger = Ledger(store.where)
     bad = damaged_files(ledger)
     for name, why in bad.items():
-        text = f"[red]damaged[/] {escape(f'{store.where}/{name}')}: {escape(why)}"
-        console.print(text, highlight=False, soft_wrap=True)
+        console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
     told = "; they count as missing, and are made again when a sweep needs them" if bad else ""
-    console.print(f"{len(ledger.done())} results read, {len(bad)} files damaged{told}")
+    console.say(f"{len(ledger.done())} results read, {len(bad)} files damaged{told}")
     if aside := in_quarantine(ledger):
-        console.print(f"{aside} files or data sets were damaged before and are in quarantine/")
+        console.say(f"{aside} files or data sets were damaged before and are in quarantine/")
     return not bad
 
 
-def tidied(store: Store, console: Console, confirm: Callable[[], bool], *, weights: bool = False) -> None:
+def tidied(store: Store, console: Terminal, confirm: Callable[[], bool], *, weights: bool = False) -> None:
     """Say what can go and why; remove it once that is confirmed. Kept weights go only if they are asked
     for."""
     items = cache.rubbish(store, weights=weights)
     trials, kept = (0, 0) if weights else cache.kept_weights(store)
     if trials:
         told = f"{trials} trial{'s' * (trials > 1)} keep weights, {kept / 1e6:.1f} MB in all"
-        console.print(f"{told}; opsctl cache gc --weights removes them", highlight=False, soft_wrap=True)
+        console.say(f"{told}; opsctl cache gc --weights removes them")
     for item in items:
-        line = f"{item.bytes / 1e6:10.1f} MB  {item.name}  ({item.why})"
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        console.say(f"{item.bytes / 1e6:10.1f} MB  {item.name}  ({item.why})")
     if not items:
         console.print("nothing can go: every data set is needed by a trial or a running sweep")
         return

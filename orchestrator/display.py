@@ -6,9 +6,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,6 +22,7 @@ from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.report.wording import number
 from orchestrator.tables import Building, Running, at_work
+from orchestrator.terminal import Terminal
 from poisons import DataSpec
 from trainers.loop import Metrics
 
@@ -31,18 +31,13 @@ from trainers.loop import Metrics
 class Lines(Observer):
     """One line per event, for logs and pipes."""
 
-    console: Console
+    console: Terminal
     start: float = field(default_factory=time.monotonic)
     total: int = 0
     ended: int = 0
 
     def say(self, message: str) -> None:
-        self.console.print(
-            f"[{time.monotonic() - self.start:7.1f} s] {message}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        self.console.say(f"[{time.monotonic() - self.start:7.1f} s] {message}")
 
     def sweep_started(self, plan: Plan) -> None:
         self.total = plan.most
@@ -88,7 +83,7 @@ class Lines(Observer):
 class Screen(Observer):
     """Bars for data sets and trials, a table of what runs now; failures stay on the screen above it."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
         self.bars = Progress(
             TextColumn("{task.description:<9}"),
@@ -143,11 +138,11 @@ class Screen(Observer):
 
     def data_retried(self, spec: DataSpec, why: str) -> None:
         self.building.pop(spec.name, None)
-        self.console.print(f"[yellow]data set {escape(spec.name)} is tried again:[/] {escape(why)}")
+        self.console.say((f"data set {spec.name} is tried again:", "yellow"), f" {why}")
 
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.building.pop(spec.name, None)
-        self.console.print(f"[red]data set {escape(spec.name)} failed:[/] {escape(error)}")
+        self.console.say((f"data set {spec.name} failed:", "red"), f" {error}")
 
     def trial_started(self, task: Task) -> None:
         self.running[task.key] = (task, time.monotonic(), {})
@@ -158,9 +153,7 @@ class Screen(Observer):
 
     def trial_retried(self, task: Task, why: str) -> None:
         self.running.pop(task.key, None)
-        self.console.print(
-            f"[yellow]trial {task.key} ({escape(task.point.name)}) is tried again:[/] {escape(why)}"
-        )
+        self.console.say((f"trial {task.key} ({task.point.name}) is tried again:", "yellow"), f" {why}")
 
     def trial_stopped(self, task: Task, record: Record) -> None:
         self._ended(task)
@@ -170,10 +163,10 @@ class Screen(Observer):
 
     def trial_failed(self, task: Task, error: str) -> None:
         self._ended(task)
-        self.console.print(f"[red]trial {task.key} ({escape(task.point.name)}) failed:[/] {escape(error)}")
+        self.console.say((f"trial {task.key} ({task.point.name}) failed:", "red"), f" {error}")
 
     def store_silent(self, error: str) -> None:
-        self.console.print(f"[yellow]the store does not answer:[/] {escape(error)}; it is asked again")
+        self.console.say(("the store does not answer:", "yellow"), f" {error}; it is asked again")
 
     def _ended(self, task: Task) -> None:
         self.running.pop(task.key, None)  # another sweep may have run it

@@ -18,7 +18,7 @@ from orchestrator.depots.stores import open_store
 from poisons.sources.base import Source
 from trainers import InputError
 from trainers.numerical_platform import cpu_isa, cpu_model
-from trainers.provenance import OPTIONAL, PACKAGES, commit, installed
+from trainers.provenance import OPTIONAL, PACKAGES, commit, installed, opsctl_version
 from trainers.recipe import native_bfloat16
 
 
@@ -34,6 +34,8 @@ class Finding:
 def findings(store: str | Path) -> Iterator[Finding]:
     """Everything worth knowing before a long sweep; changes nothing but creating an empty store."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    found = opsctl_version()
+    yield Finding("opsctl", "ok" if found else "note", found or "run from its source, and not installed")
     for name in PACKAGES:
         found = installed(name)
         yield Finding(name, "ok" if found else "missing", found or f"not installed: pip install {name}")

@@ -14,9 +14,9 @@ from orchestrator.feasibility import check_networks
 from orchestrator.report.table import METRIC
 from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec, is_seed
 from orchestrator.sweep_file import set_path
-from orchestrator.yaml_text import plain_numbers, spelling
 from trainers import InputError
 from trainers.spelling import nearest
+from trainers.yaml_text import plain_numbers, spelling
 
 
 @dataclass(frozen=True)

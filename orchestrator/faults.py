@@ -21,6 +21,7 @@ from typing import Any, Literal
 from poisons.durable import StoreError
 from trainers import InputError
 from trainers.loop import DivergenceError, Metrics
+from trainers.redaction import redacted
 
 Kind = Literal["machine", "memory", "trial", "author"]
 BROKEN = re.compile("CUDA error|CUDNN_STATUS_(?!NOT_SUPPORTED)|CUBLAS_STATUS_|NCCL error|ECC error")
@@ -48,7 +49,8 @@ def fault(error: BaseException) -> Fault:
     history = error.history if isinstance(error, DivergenceError) else ()
     text = "".join(traceback.format_exception(error))
     notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-    return Fault(kind, f"{type(error).__name__}: {error}{notes}", text, history, broken)
+    told = f"{type(error).__name__}: {error}{notes}"
+    return Fault(kind, redacted(told), redacted(text), history, broken)
 
 
 def died(cause: str) -> Fault:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.spec import ReportSpec, RunSpec
 from poisons import DataSpec
@@ -27,9 +27,7 @@ def tables(family: str | None = None) -> Iterator[Table]:
                 "kind", "fields and defaults", "what it is", title=name, title_justify="left", expand=True
             )
             for kind, member in sorted(base.registry.items()):
-                table.add_row(
-                    f"[cyan]{kind}[/]", escape("\n".join(_fields(member)) or "-"), escape(_line(member))
-                )
+                table.add_row(Text(kind, "cyan"), "\n".join(_fields(member)) or "-", _line(member))
             yield table
 
 
@@ -46,7 +44,7 @@ def _sweep_file() -> Table:
         "part", "fields and defaults", "what it is", title="sweep file", title_justify="left", expand=True
     )
     for part, spec in parts.items():
-        table.add_row(f"[cyan]{part}[/]", escape("\n".join(_fields(spec))), escape(_line(spec)))
+        table.add_row(Text(part, "cyan"), "\n".join(_fields(spec)), _line(spec))
     return table
 
 

@@ -8,37 +8,37 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from rich.console import Console
-from rich.markup import escape
-
 from orchestrator.depots.drivers import STALE_SECONDS, Mark
 from orchestrator.outline import Entry, differs
 from orchestrator.standing import Standing
 from orchestrator.tables import Building, Running, at_work, duration
+from orchestrator.terminal import Terminal
+from trainers.printable import one_line
 
 
-def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, console: Console) -> None:
+def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, console: Terminal) -> None:
     """Print it: all but the table. `marks` are those of all drivers of the store at `where`."""
     name = standing.outline.name
     mine = [mark for mark in marks if mark["sweep"] == name]
     others = sorted({f"{mark['sweep']} on {mark['host']}" for mark in marks if mark["sweep"] != name})
-    console.print(f"[bold]{escape(name)}[/]: {standing.counts}", highlight=False)
+    console.say((name, "bold"), f": {standing.counts}")
     for mark in mine:
-        _say(console, f"[green]runs[/]   {escape(driver_line(mark, version))}")
+        console.say(("runs", "green"), f"   {driver_line(mark, version)}")
     if building(mine) or running(mine):
         console.print(at_work(building(mine), running(mine)))
     if others:
-        _say(console, f"this store's other sweeps that run: {escape(', '.join(others))}")
+        console.say(f"this store's other sweeps that run: {', '.join(map(one_line, others))}")
     for entry, failure in standing.failed():
         attempts = failure.get("attempts", 1)
-        error = escape(failure["error"])
-        _say(console, f"[red]failed[/] {entry.key} ({escape(entry.name)}), {attempts} attempts: {error}")
-        _say(console, f"       {where}/trials/{entry.key}/failure.json")
+        told = f" {entry.key} ({one_line(entry.name)}), {attempts} attempts: {failure['error']}"
+        console.say(("failed", "red"), told)
+        console.say(f"       {where}/trials/{entry.key}/failure.json")
     for name, why in standing.damaged.items():
-        _say(console, f"[red]damaged[/] {escape(where)}/{escape(name)} counts as missing: {escape(why)}")
+        console.say(("damaged", "red"), f" {where}/{name} counts as missing: {why}")
     for text, entries in doubts_by_text(standing).items():
         more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
-        _say(console, f"[yellow]doubt[/]  {entries[0].key} ({escape(entries[0].name)}){more}: {escape(text)}")
+        first = f"{entries[0].key} ({one_line(entries[0].name)})"
+        console.say(("doubt", "yellow"), f"  {first}{more}: {text}")
 
 
 def doubts_by_text(standing: Standing) -> dict[str, list[Entry]]:
@@ -77,7 +77,7 @@ def driver_line(mark: Mark, version: str | None) -> str:
 
 def place(mark: Mark) -> str:
     """`on box2 (process 4242)`"""
-    return f"on {mark['host']} (process {mark['pid']})"
+    return f"on {one_line(mark['host'])} (process {mark['pid']})"
 
 
 def running(marks: Sequence[Mark]) -> list[Running]:
@@ -111,7 +111,3 @@ def pace(standing: Standing, marks: Sequence[Mark]) -> float | None:
 
 def _between(one: str, other: str) -> float:
     return max(0.0, (datetime.fromisoformat(other) - datetime.fromisoformat(one)).total_seconds())
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True)

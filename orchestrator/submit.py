@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from orchestrator.depots.depot import as_url
 from orchestrator.expansion import expand
 from orchestrator.sweep_file import load
 from trainers import InputError
+from trainers.redaction import has_credentials
 
 
 def prepare(
@@ -29,6 +29,10 @@ def prepare(
     sweep = load(file, tuple(settings))
     expand(sweep, str(file))
     check_store(store)
+    for setting in settings:
+        _refuse_password(
+            setting, f"--set {setting.partition('=')[0]}", "what the URL needs, such as AWS_PROFILE,"
+        )
     options = ["--store", store, "--address", "auto", "--tracking-wait", f"{tracking_wait:g}"]
     if tracking_uri is not None:
         check_tracking(tracking_uri)
@@ -73,8 +77,8 @@ def after(file: Path, job: str, *, store: str, settings: Sequence[str], address:
 
 
 def _refuse_password(value: str, option: str, instead: str) -> None:
-    if "://" in value and urlsplit(value).password is not None:
+    if has_credentials(value):
         raise InputError(
-            f"{option} holds a password, which the cluster's dashboard would show; set {instead} on the "
-            "head instead (docs/cluster.md)"
+            f"{option} holds a password or a token, which the cluster's dashboard would show; set {instead} "
+            "on the head instead (docs/cluster.md)"
         )

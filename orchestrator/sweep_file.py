@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.spec import SweepSpec
-from orchestrator.yaml_text import parse_yaml, plain_numbers, read_yaml
 from poisons import DataSpec
 from trainers import InputError
 from trainers.spec import merged
+from trainers.yaml_text import parse_yaml, plain_numbers, read_yaml
 
 AS_WRITTEN = ("grid", "skip", "report")  # what has or names labels: numbers in it keep their spelling
 

@@ -5,20 +5,19 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report
 from orchestrator.report import lines
 from orchestrator.report.wording import number
+from orchestrator.terminal import recorder
+from trainers.printable import printable
 
 COLOURS = {True: "green", False: "yellow", None: "dim"}  # of the published figure: near ours, or not
 VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
@@ -51,14 +50,14 @@ def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTab
     table = RichTable("running", "for", "epoch", "train acc", "test acc", box=None, padding=(0, 2, 0, 0))
     for data in building[:ROWS]:
         since = "" if data.seconds is None else duration(data.seconds)
-        table.add_row(f"[cyan]{escape(data.name)}[/] {escape(data.word)}", since, "", "", "")
+        table.add_row(Text.assemble((data.name, "cyan"), f" {data.word}"), since, "", "", "")
     for trial in running[: ROWS - min(ROWS, len(building))]:
         epoch = f"{'-' if trial.epoch is None else format(trial.epoch, '.0f')}/{trial.epochs}"
         accs = ("" if acc is None else f"{number(acc, 'acc')} %" for acc in (trial.train_acc, trial.test_acc))
-        table.add_row(escape(trial.name), duration(trial.seconds), epoch, *accs)
+        table.add_row(trial.name, duration(trial.seconds), epoch, *accs)
     more = len(building) + len(running) - ROWS
     if more > 0:
-        table.add_row(f"[dim]... and {more} more[/]")
+        table.add_row(Text(f"... and {more} more", "dim"))
     return table
 
 
@@ -70,12 +69,12 @@ def duration(seconds: float) -> str:
 def rich_table(table: report.Table) -> RichTable:
     """The report for a terminal, with the published figures below ours."""
     title, caption = f"{table.name}: {table.question}", report.caption(table)
-    rich = RichTable(title=escape(title), caption=escape(caption), title_justify="left")
-    rich.add_column(escape(" / ".join(table.row_axes) or "sweep"))
+    rich = RichTable(title=title, caption=caption, title_justify="left")
+    rich.add_column(" / ".join(table.row_axes) or "sweep")
     for column in table.columns:
-        rich.add_column(escape(column), justify="right")
+        rich.add_column(column, justify="right")
     for row in table.rows:
-        rich.add_row(escape(row), *(_cell(table, row, column) for column in table.columns))
+        rich.add_row(row, *(_cell(table, row, column) for column in table.columns))
     return rich
 
 
@@ -116,9 +115,7 @@ def picture(sheet: report.Sheet) -> str:
     nothing."""
     table = sheet.table
     rich = rich_table(table)
-    wide = Console(record=True, width=500, file=io.StringIO())
-    console = Console(record=True, width=wide.measure(rich).maximum, file=io.StringIO())
+    console = recorder(recorder(500).measure(rich).maximum)
     console.print(*filter(None, (rich, legend(table), *warnings(sheet))), sep="\n")
-    return re.sub(
-        r"@font-face \{.*?\}", "", console.export_svg(title=f"opsctl report {table.name}"), flags=re.S
-    )
+    drawn = console.export_svg(title=printable(f"opsctl report {table.name}"))
+    return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.S)

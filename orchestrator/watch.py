@@ -12,9 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -26,6 +25,7 @@ from orchestrator.outline import Outline
 from orchestrator.standing import Standing, look
 from orchestrator.status import building, driver_line, pace, running
 from orchestrator.tables import at_work, duration, rich_table
+from orchestrator.terminal import Terminal
 
 FAILURES = 5  # on the screen; status shows all
 
@@ -64,7 +64,7 @@ def watch(
 class Lines:
     """A line per change, for logs and pipes."""
 
-    console: Console
+    console: Terminal
     start: float = field(default_factory=time.monotonic)
     last: str = ""
     told: set[str] = field(default_factory=set)  # keys of failures
@@ -85,13 +85,13 @@ class Lines:
 
     def _say(self, line: str) -> None:
         text = f"[{time.monotonic() - self.start:7.1f} s] {line}"
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.say(text)
 
 
 class Screen:
     """A picture that renews itself: a bar, who runs the sweep, what runs, what failed, the table."""
 
-    def __init__(self, console: Console, version: str | None) -> None:
+    def __init__(self, console: Terminal, version: str | None) -> None:
         self.version = version
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.live.start()
@@ -116,12 +116,12 @@ def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) ->
     builds, runs, failed = building(drivers), running(drivers), standing.failed()
     more = [Text(f"... and {len(failed) - FAILURES} more failures")] if len(failed) > FAILURES else []
     return Group(
-        f"[bold]{escape(standing.outline.name)}[/]: {escape(standing.outline.question)}",
+        Text.assemble((standing.outline.name, "bold"), f": {standing.outline.question}"),
         line,
         *(who or [Text("nobody runs it just now")]),
         *([at_work(builds, runs)] if builds or runs else []),
         *(
-            f"[red]failed[/] {escape(entry.name)}: {escape(told['error'])}"
+            Text.assemble(("failed", "red"), f" {entry.name}: {told['error']}")
             for entry, told in failed[:FAILURES]
         ),
         *more,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from poisons.sources.base import Survey
 from trainers.images import Images
+from trainers.printable import as_markdown
 
 VALUES = 2**22  # pixel values that are compared at a time
 ENOUGH = 1000  # images whose SSIM is taken, at most;
@@ -153,10 +154,13 @@ def markdown(record: Mapping[str, Any]) -> str:
         return ""
     spec = record["spec"]
     title = f"# {spec['source']['kind']} ({spec['split']}), poison: {_kinds(spec)}"
-    rows = [
-        f"| {label} | {' '.join(text.replace('|', chr(92) + '|').split())} |" for label, text in card(record)
-    ]
+    rows = [f"| {as_cell(label)} | {as_cell(text)} |" for label, text in card(record)]
     return "\n".join([title, "", "| what | |", "|---|---|", *rows, ""])
+
+
+def as_cell(words: str) -> str:
+    """Words as a cell of a table in Markdown."""
+    return as_markdown(words).replace("|", "\\|")
 
 
 def _kinds(spec: Mapping[str, Any]) -> str:

@@ -11,9 +11,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from trainers.redaction import redacted
+
 
 class StoreError(OSError):
     """A store's disk, or server, does not answer or could not take a file; nothing half-written is left."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redacted(str(message)))
 
 
 def write_whole(path: Path, value: Any) -> None:

@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=0, le=MOST)]
 Side = Annotated[int, Field(ge=1, le=2**20)]
 Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
-Seconds = NotNegative
+Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]
 more = with_config(ConfigDict(extra="allow"))  # fields that only people read
 
 

@@ -41,6 +41,7 @@ from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
+from trainers.redaction import redacted_data
 from trainers.spec import InputError, import_members, plain
 from trainers.stored import DamagedError, read_regular
 
@@ -300,7 +301,7 @@ class Store:
             flush(file)
         return {
             "key": spec.key,
-            "spec": plain(spec),
+            "spec": redacted_data(plain(spec)),  # a password is no part of what the data are
             "parents": [parent.name for parent in spec.parents],
             "layout": LAYOUT,
             "files": {file.name: stamp(file) for file in files},

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import socket
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
 from trainers import Plugin
 from trainers.__main__ import main as train_bare
+from trainers.provenance import opsctl_version
 
 
 def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
@@ -38,7 +38,8 @@ def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
 
 
 def test_it_says_its_version(opsctl: Opsctl) -> None:
-    assert opsctl("--version")[:2] == (0, f"opsctl {version('opsctl')}\n")
+    assert opsctl("--version")[:2] == (0, f"opsctl {opsctl_version()}\n")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", opsctl_version() or "")
 
 
 @pytest.mark.parametrize(

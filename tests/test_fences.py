@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 from orchestrator.depots.results import Ledger
 from orchestrator.outline import version_of
 from poisons import Store
+from tests.conftest import ROOT
 from tests.orchestrator.sweeps import plan_of, tiny, write
 
+PACKAGES = ("trainers", "poisons", "orchestrator")
 HEAVY = {"ray", "mlflow", "torch", "numpy"}
 
 
@@ -98,3 +101,21 @@ def test_the_public_surface_is_small_and_real(package: str) -> None:
     module = importlib.import_module(package)
     assert 0 < len(module.__all__) <= 10
     assert all(hasattr(module, name) for name in module.__all__)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "alone"),
+    [
+        (r"rich\.markup|from_markup|\bConsole\(|import .*\bConsole\b", "orchestrator/terminal.py"),
+        (
+            r"yaml\.(safe_|full_|unsafe_)?load|yaml\.(parse|compose|scan)|yaml\.\w*Loader",
+            "trainers/yaml_text.py",
+        ),
+    ],
+    ids=["one console", "one reader of YAML"],
+)
+def test_one_file_does_it(pattern: str, alone: str) -> None:
+    files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
+    assert len(files) > 200
+    found = {file.relative_to(ROOT).as_posix() for file in files if re.search(pattern, file.read_text())}
+    assert found == {alone}

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import torch
 
 from trainers.loop import DivergenceError, OutOfMemoryError
+from trainers.printable import printable
+from trainers.redaction import redacted
 from trainers.spec import InputError
 from trainers.stored import VALUE, DamagedError
 
@@ -25,10 +27,10 @@ def exit_code(run: Callable[[Options], None], options: Options) -> int:
     try:
         run(options)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(printable(redacted(str(error))), file=sys.stderr)
         return 2
     except (DivergenceError, OutOfMemoryError, OSError) as error:
-        print(error, file=sys.stderr)
+        print(printable(redacted(str(error))), file=sys.stderr)
         return 1
     return 0
 
@@ -38,24 +40,22 @@ def read_spec(file: Path) -> Any:
     if str(file) == "-":
         return {}
     try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{file} cannot be read: {error}") from None
-    try:
-        return VALUE.read(text.encode())
+        value = VALUE.read_file(file)
     except DamagedError:
-        return _yaml(text, file)
+        return _yaml(file)
+    except (OSError, ValueError) as error:  # ValueError: a NUL character in its name
+        raise InputError(f"{file} cannot be read: {error}") from None
+    if value is None and not file.is_file():
+        raise InputError(f"{file} cannot be read: there is no such file")
+    return value
 
 
-def _yaml(text: str, file: Path) -> Any:
+def _yaml(file: Path) -> Any:
     try:
-        import yaml
-    except ImportError:
+        from trainers.yaml_text import plain_numbers, read_yaml
+    except ModuleNotFoundError:
         raise InputError(f"{file} is no JSON, and pyyaml is not installed: pip install pyyaml") from None
-    try:
-        return yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: {error}") from None
+    return plain_numbers(read_yaml(file, "name one, or - for a spec of defaults")) or {}
 
 
 def device_named(name: str) -> torch.device:

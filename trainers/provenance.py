@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import platform
 import subprocess
+import tomllib
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+DISTRIBUTION = "unlearnable-opsctl"  # the name `opsctl` is another project's on PyPI
 PACKAGES = (
-    "opsctl",
     "torch",
     "torchvision",
     "timm",
@@ -29,13 +30,22 @@ OURS = ("trainers", "poisons", "orchestrator")  # folders of code
 
 def environment() -> dict[str, Any]:
     """Commit, host, time (UTC) and versions, as JSON types."""
+    versions = {"opsctl": opsctl_version(), **{name: installed(name) for name in PACKAGES + OPTIONAL}}
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
         "python": platform.python_version(),
         "commit": commit(),
-        "versions": {name: found for name in PACKAGES + OPTIONAL if (found := installed(name))},
+        "versions": {name: found for name, found in versions.items() if found},
     }
+
+
+@cache
+def opsctl_version() -> str | None:
+    """The version of this code: of what is installed, or of the source tree that it is run from."""
+    if (found := installed(DISTRIBUTION)) is not None or not (ROOT / "pyproject.toml").exists():
+        return found
+    return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
 
 
 def installed(package: str) -> str | None:

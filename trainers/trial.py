@@ -28,6 +28,7 @@ from trainers.numerical_platform import PlatformRecord
 from trainers.precision import Arithmetic
 from trainers.provenance import environment
 from trainers.recipe import Precision, TrainSpec, repeatable
+from trainers.redaction import redacted_data
 from trainers.spec import InputError, Spec, plain
 
 METRICS = (
@@ -132,7 +133,7 @@ class Trial(Spec):
                 memorises=memorises,
             )
         return trained, {
-            "spec": plain(self),
+            "spec": redacted_data(plain(self)),
             "metrics": summary(trained.history) | seen.metrics,
             "per_class_acc": seen.per_class,
             **({"attacks": seen.attacks} if seen.attacks else {}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.costs.duration import duration
 from orchestrator.plan import Plan
@@ -16,7 +17,7 @@ def plan_table(plan: Plan, seconds: Mapping[str, float]) -> Table:
     rich = Table("data set", "key", "state", "takes about", box=None, padding=(0, 2, 0, 0))
     for spec in plan.data:
         name = spec.name.removesuffix(f"-{spec.key}")
-        state = "in the store" if spec.name in plan.ready else "[yellow]to build[/]"
+        state = "in the store" if spec.name in plan.ready else Text("to build", "yellow")
         takes = duration(seconds[spec.name]) if spec.name in seconds else ""
         rich.add_row(name, spec.key, state, takes)
     return rich

@@ -19,6 +19,7 @@ from io import FileIO
 from pathlib import Path
 
 from orchestrator.host import gone, here, this_process
+from trainers.redaction import redacted
 from trainers.stored import open_regular
 
 DAY = 86_400  # seconds: nobody writes one file for longer
@@ -30,7 +31,11 @@ PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
 
 
 class DepotError(OSError):
-    """The place that was named cannot be a depot; the message says what to name, or to install, instead."""
+    """The place that was named cannot be a depot; the message says what to name, or to install, instead.
+    Credentials in it are hidden."""
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(redacted(str(message)))
 
 
 class UnsafeNameError(ValueError):
@@ -69,6 +74,11 @@ class Depot(ABC):
     """
 
     where: str  # what `open_depot` takes to open it again, on any machine that can reach it
+
+    @property
+    def shown(self) -> str:
+        """`where` as it may be shown: without credentials."""
+        return redacted(self.where)
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
@@ -285,12 +295,13 @@ def open_depot(where: str | Path) -> Depot:
 
 def local_folder(where: str | Path) -> Path:
     """Where this machine keeps what is local of the store at `where`: the store itself, or, of a URL, a
-    folder under $OPSCTL_CACHE (default: ~/.cache/opsctl) that is named after it."""
+    folder under $OPSCTL_CACHE (default: ~/.cache/opsctl) that is named after it, but for its credentials."""
     if (url := as_url(where)) is None:
         return Path(str(where).removeprefix("file://")).expanduser().absolute()
     home = Path(os.environ.get(CACHE) or "~/.cache/opsctl").expanduser().absolute()
-    words = re.sub("[^A-Za-z0-9.]+", "-", url).strip("-")
-    return home / f"{words[:80]}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
+    name = redacted(url)
+    words = re.sub("[^A-Za-z0-9.]+", "-", name).strip("-")
+    return home / f"{words[:80]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
 
 
 def as_url(where: str | Path) -> str | None:
@@ -299,7 +310,8 @@ def as_url(where: str | Path) -> str | None:
     if not mark or not re.fullmatch("[a-z][a-z0-9+.-]+", scheme) or scheme == "file":
         return None
     if not rest.startswith("/"):
-        raise DepotError(f"{where} is neither a path nor a URL; write {scheme}://{rest}")
+        url = redacted(f"{scheme}://{rest}")
+        raise DepotError(f"{url.replace('//', '/', 1)} is neither a path nor a URL; write {url}")
     return f"{scheme}://{rest.strip('/')}"
 
 

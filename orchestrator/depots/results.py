@@ -24,6 +24,7 @@ from orchestrator.depots.records import (
     check_seal,
     sealed,
 )
+from trainers.redaction import redacted_data
 from trainers.stored import DamagedError, JsonFile
 
 LookKeys = Mapping[str, str]  # of the looks at one trial: their keys by their names
@@ -111,6 +112,7 @@ class Ledger:
         What somebody else has published before stays, unless it is damaged; returns what is there now.
         """
         told = {"key": key} | record | {"key": key}
+        told |= {"warnings": redacted_data(told["warnings"])} if "warnings" in told else {}
         before = self._publish(f"trials/{key}/result.json", _json(sealed(told, last=HISTORY)))
         self.forget(key)
         return before or told
@@ -124,7 +126,7 @@ class Ledger:
 
     def fail(self, key: str, record: Record) -> None:
         """Say why a trial is not done. `kind` is whose fault it is, see faults.py."""
-        self._write(key, "failure", {"attempts": 1} | record | {"key": key})
+        self._write(key, "failure", {"attempts": 1} | redacted_data(record) | {"key": key})
 
     def stop(self, key: str, record: Record) -> None:
         """Say that a scheduler ended a trial early, and when."""

@@ -19,17 +19,11 @@ from typing import Any
 import fsspec
 
 from orchestrator.depots.depot import Depot, DepotError, Kept, check_safe, safe
+from trainers.redaction import redacted
 
 THREADS = 32  # of reads at a time
 MARK = "record.json"
-EXTRAS = {
-    "s3": "'opsctl[s3]'",
-    "s3a": "'opsctl[s3]'",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "az": "adlfs",
-    "abfs": "adlfs",
-}
+LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 # s3fs would ask for the size of each object before it reads it
 READING: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
 CHANGED = ("LastModified", "mtime", "updated", "last_modified", "created")  # as file systems call it
@@ -51,10 +45,9 @@ class Url(Depot):
         try:
             self.fs, root = fsspec.url_to_fs(where, use_listings_cache=False)
         except ImportError as error:
-            raise DepotError(
-                f"{where} needs a library that is not installed ({error}): "
-                f"pip install {EXTRAS.get(self.scheme, 'it')}"
-            ) from None
+            library = LIBRARIES.get(self.scheme)
+            hint = f"pip install {library}" if library else "install the one that is named there"
+            raise DepotError(f"{where} needs a library that is not installed ({error}): {hint}") from None
         except ValueError as error:
             raise DepotError(f"{where} cannot be opened: {error}") from None
         self.root = root.rstrip("/")
@@ -175,7 +168,8 @@ class Url(Depot):
         try:
             yield
         except Exception as error:
-            raise type_of(error)(f"{self.where}: {error or type(error).__name__}") from error
+            message = redacted(f"{self.shown}: {error or type(error).__name__}")
+            raise type_of(error)(message) from error
 
 
 def type_of(error: Exception) -> type[OSError]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.page import load_document, page_of
 from orchestrator.page.document import write_whole
+from orchestrator.terminal import shown
 from trainers import InputError
 
 
@@ -19,20 +20,11 @@ def main() -> int:
     options = parser.parse_args()
     out = options.out or options.document.with_suffix(".html")
     try:
-        write_whole(out, _page(options.document).encode())
+        write_whole(out, page_of(load_document(options.document)).encode())
     except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {shown(error)}", file=sys.stderr)
         return 2
     return 0
-
-
-def _page(file: Path) -> str:
-    """The page of a document. InputError if it is none, or lacks what a page shows."""
-    document = load_document(file)
-    try:
-        return page_of(document)
-    except (LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{file} is not the document of a page ({type(error).__name__}: {error})") from error
 
 
 if __name__ == "__main__":

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.page.numbers import shown, signed, unit
+from orchestrator.page.records import Claim, Comparison, Difference, Point, SideRecord
 from orchestrator.report.table import scale
 
-Told = Mapping[str, Any]
 View = dict[str, Any]
 KINDS = {
     "holds": ("holds", "✓"),
@@ -17,12 +17,12 @@ KINDS = {
 }
 
 
-def claims_view(claims: Sequence[Told]) -> list[View]:
+def claims_view(claims: Sequence[Claim]) -> list[View]:
     """Each claim with its verdict and, point by point, the numbers that it rests on."""
     return [_claim(claim) for claim in claims]
 
 
-def _claim(claim: Told) -> View:
+def _claim(claim: Claim) -> View:
     kind, sign = KINDS[claim["verdict"]]
     points = [_point(point, claim["margin"]) for point in claim["points"]]
     held = sum(point["holds"] is True for point in claim["points"])
@@ -39,7 +39,7 @@ def _claim(claim: Told) -> View:
     }
 
 
-def _point(point: Told, margin: float) -> View:
+def _point(point: Point, margin: float) -> View:
     sign = {True: "<", False: "not <", None: "?"}[point["holds"]]
     gap = f" + {margin:g}" if margin else ""
     lower, higher = (_side(point[name], point["metric"]) for name in ("lower", "higher"))
@@ -55,15 +55,15 @@ def _point(point: Told, margin: float) -> View:
     }
 
 
-def _side(side: Told, metric: str) -> str:
-    if not side["trials"]:
+def _side(side: SideRecord, metric: str) -> str:
+    if not side["trials"] and side["mean"] is not None:
         return f"{side['mean'] * scale(metric):g}{unit(metric)}"
     value = "–" if side["mean"] is None else shown(side["mean"], metric)
     deviation = "" if side["std"] is None else f" ± {shown(side['std'], metric, like=side['mean'])}"
     return f"{side['name']} {value}{deviation}"
 
 
-def comparisons_view(comparisons: Sequence[Told]) -> list[View]:
+def comparisons_view(comparisons: Sequence[Comparison]) -> list[View]:
     """Each pair of columns as a table: a line per row, and one over all rows."""
     made = []
     for one in comparisons:
@@ -78,7 +78,7 @@ def comparisons_view(comparisons: Sequence[Told]) -> list[View]:
     return made
 
 
-def _difference(one: Told) -> View:
+def _difference(one: Difference) -> View:
     metric = one["metric"]
     ends = one["interval"]
     what = "row" if one["row"] is None else "seed"

@@ -8,33 +8,22 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from typing_extensions import TypedDict
-
-from orchestrator.depots.records import Record, Time
+from orchestrator.depots.records import Record
 from orchestrator.depots.results import Ledger
 from orchestrator.depots.stores import open_store
 from orchestrator.page.cards import told_data
+from orchestrator.page.records import DocumentRecord
 from orchestrator.page.trials import recipe, told_trials
 from orchestrator.report import Sheet
-from poisons.records import more
 from trainers import InputError
+from trainers.redaction import redacted_data
 from trainers.stored import MB, DamagedError, JsonFile
 
 FORMAT = 1
 
-Document = dict[str, Any]
-
-
-@more
-class DocumentRecord(TypedDict):
-    """What the file of a page holds."""
-
-    format: Literal[1]
-    made: Time
-    sweeps: list[dict[str, Any]]
-    data: list[dict[str, Any]]
+Document = DocumentRecord
 
 
 DOCUMENT = JsonFile[Document](DocumentRecord, limit=512 * MB)
@@ -42,7 +31,8 @@ DOCUMENT = JsonFile[Document](DocumentRecord, limit=512 * MB)
 
 def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
     """All that a page of these sheets shows. `store`, a path or URL, has the histories of their trials and
-    the data sets; without it there are no learning curves and no cards. InputError if it cannot be opened."""
+    the data sets; without it there are no learning curves and no cards. InputError if it cannot be opened,
+    or if something cannot be shown."""
     ledger = Ledger(store) if store else None
     keys = {key for sheet in sheets for key in sheet.standing.results}
     records = ledger.results(keys) if ledger else {}
@@ -58,7 +48,10 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
         "sweeps": [_sweep(sheet, records) for sheet in sheets],
         "data": told_data(names, open_store(store)) if store and names else [],
     }
-    return DOCUMENT.read(_written(document))
+    try:
+        return DOCUMENT.read(_written(redacted_data(document)))
+    except DamagedError as error:
+        raise InputError(f"no page can show what these sweeps hold ({error})") from None
 
 
 def save_document(document: Document, file: Path) -> None:

@@ -16,6 +16,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from trainers.printable import printable
+
 SERIES = 8  # colours of the style sheet, --c1 and so on
 INK, FAINT, RULE, PAPER = "#0000e1", "#0000e2", "#0000e3", "#0000e4"
 WIDTH, HEIGHT = 320, 190  # of a panel, CSS pixels
@@ -117,11 +119,16 @@ def svg(figure: Figure, label: str) -> str:
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(sink, format="svg", transparent=True, metadata=nothing)
     digest = hashlib.sha256(sink.getvalue()).hexdigest()[:8]
-    drawn = ElementTree.fromstring(NO_XML.sub("", sink.getvalue().decode()))
-    label = NO_XML.sub("", label)
+    drawn = ElementTree.fromstring(_xml(sink.getvalue().decode()))
+    label = _xml(label)
     root = Element("svg", {"role": "img", "aria-label": label, "viewBox": drawn.attrib["viewBox"]})
     root.extend(part for child in drawn for part in _inlined(child, f"f{digest}"))
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def _xml(text: str) -> str:
+    """Text without what XML cannot hold: control characters are spelt out, the rest is left out."""
+    return NO_XML.sub("", printable(text))
 
 
 def _inlined(element: Element, own: str) -> list[Element]:

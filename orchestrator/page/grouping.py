@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.page.numbers import number
+from orchestrator.page.records import SweepRecord, TrialRecord
 
-Trial = dict[str, Any]
-Sweep = dict[str, Any]
+Trial = TrialRecord
+Sweep = SweepRecord
 Curve = tuple[list[float], list[float]]  # x and y
 Picker = Callable[[Trial], Curve | None]
 

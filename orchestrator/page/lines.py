@@ -4,36 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Literal
 
 from matplotlib.axes import Axes
 
 from orchestrator.page.figure import FAINT, PAPER, colour, dash, dot, marker, panel, svg
 from orchestrator.page.grouping import Group, Key, Panel, legend
 from orchestrator.page.numbers import number, shown, spread, unit
+from orchestrator.page.records import CellRecord, TableRecord
 from orchestrator.report.table import scale
 
 FEWEST = 3  # places that make a line
 WIDE = 16.0  # the largest over the smallest number from which the axis is logarithmic
 SIZE = (360, 240)  # pixels
 
-Cell = Mapping[str, Any]
+Cell = CellRecord
+Side = Literal["row", "column"]
 
 
-def lines(report: Mapping[str, Any]) -> Group | None:
+def lines(report: TableRecord) -> Group | None:
     """A panel for each metric: rows across and a line for each column if rows are numbers, the other way
     round if columns are; None if neither are."""
-    for across, other in (("row", "column"), ("column", "row")):
-        labels = report[across + "s"]
+    sides: tuple[tuple[Side, Side], ...] = (("row", "column"), ("column", "row"))
+    for across, other in sides:
+        labels = _labels(report, across)
         numbers = {label: number(label) for label in labels}
         if len(labels) >= FEWEST and None not in numbers.values():
             return _group(report, across, other, {label: v for label, v in numbers.items() if v is not None})
     return None
 
 
-def _group(report: Mapping[str, Any], across: str, other: str, numbers: Mapping[str, float]) -> Group | None:
+def _labels(report: TableRecord, side: Side) -> list[str]:
+    return report["rows"] if side == "row" else report["columns"]
+
+
+def _group(report: TableRecord, across: Side, other: Side, numbers: Mapping[str, float]) -> Group | None:
     cells = [cell for cell in report["cells"] if cell["values"]]
-    series = list(report[other + "s"])
+    series = _labels(report, other)
     axis = " / ".join(report["row_axes"]) if across == "row" else report["column_axis"] or ""
     panels = []
     for metric in dict.fromkeys(cell["metric"] for cell in cells):
@@ -57,7 +64,7 @@ def _line(axes: Axes, cells: Sequence[Cell], x: Sequence[float], index: int, lab
         return
     metric = cells[0]["metric"]
     factor = scale(metric)
-    means = [cell["mean"] * factor for cell in cells]
+    means = [math.nan if cell["mean"] is None else cell["mean"] * factor for cell in cells]
     axes.plot(x, means, color=colour(index), linestyle=dash(index), zorder=2)
     for place, cell in zip(x, cells, strict=True):
         for seed, value in cell["values"].items():

@@ -159,7 +159,7 @@ def _stops(name: str) -> Marks:
         return [
             (found[f"{which}_epoch"], 100 * found[f"{which}_acc"], filled, _at(what, found, which))
             for which, filled, what in told
-            if found.get(f"{which}_epoch") is not None
+            if found.get(f"{which}_epoch") is not None and found.get(f"{which}_acc") is not None
         ]
 
     return marks

@@ -11,7 +11,9 @@ from fractions import Fraction
 from orchestrator.report import wording
 from orchestrator.report.table import scale
 
-NUMBER = re.compile(r"([+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?:/([1-9]\d*))?(?: ?%)?", re.IGNORECASE)
+NUMBER = re.compile(
+    r"([+-]?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,2})?)(?:/([1-9]\d{0,19}))?(?: ?%)?", re.IGNORECASE
+)
 
 
 def unit(metric: str) -> str:
@@ -44,7 +46,8 @@ def signed(value: float, metric: str) -> str:
 
 
 def number(label: str) -> float | None:
-    """The number that a label is, `8/255`, `0.1` or `1 %`; None if it is none."""
+    """The number that a label is, `8/255`, `0.1` or `1 %`; None if it is none, or
+    none that a figure has room for."""
     found = NUMBER.fullmatch(label.strip())
     if found is None:
         return None

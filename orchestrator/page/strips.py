@@ -3,16 +3,17 @@ them."""
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from matplotlib.axes import Axes
 
 from orchestrator.page.figure import BOTTOM, FAINT, INK, PAPER, TOP, colour, dot, marker, panel, svg, tip
 from orchestrator.page.grouping import Group, Key, Panel, title_of
 from orchestrator.page.numbers import shown, spread, unit
+from orchestrator.page.records import CellRecord, TableRecord
 from orchestrator.page.table import absent
 from orchestrator.report.table import scale
 
@@ -21,7 +22,7 @@ BOX = 0.56  # how thick a box is, levels
 BOXED = 5  # values from which quartiles say something
 LETTER, LONGEST = 7, 16  # of the names of cells: width in pixels, letters at most
 
-Cell = Mapping[str, Any]
+Cell = CellRecord
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Level:
     index: int
 
 
-def strips(report: Mapping[str, Any]) -> Group | None:
+def strips(report: TableRecord) -> Group | None:
     """A panel for each row with a line of dots for each column; of one column, one panel with a line for each
     row. None if nothing is finished."""
     cells = [cell for cell in report["cells"] if cell["values"]]
@@ -64,7 +65,7 @@ def strips(report: Mapping[str, Any]) -> Group | None:
     return Group("Seed by seed", says, panels, keys)
 
 
-def _levels(cells: Sequence[Cell], title: str, report: Mapping[str, Any], *, several: bool) -> list[Level]:
+def _levels(cells: Sequence[Cell], title: str, report: TableRecord, *, several: bool) -> list[Level]:
     if not several:
         return [Level(cell["row"], cell, 0) for cell in cells]
     order = list(report["columns"])
@@ -114,10 +115,9 @@ def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
     for seed, value in cell["values"].items():
         says = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
         dot(axes, value * factor, at, says, face=colour(level.index), mark=marker(level.index))
-    mean = tip(f"{name}, mean: {shown(cell['mean'], metric)}{unit(metric)}")
-    axes.plot(
-        [cell["mean"] * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=mean, zorder=5
-    )
+    mean = cell["mean"] if cell["mean"] is not None else math.nan
+    says = tip(f"{name}, mean: {shown(mean, metric)}{unit(metric)}")
+    axes.plot([mean * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=says, zorder=5)
 
 
 def _box(axes: Axes, values: Sequence[float], at: int, shade: str) -> None:

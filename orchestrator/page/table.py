@@ -3,13 +3,14 @@ difference below."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.page.numbers import shown, signed, unit
+from orchestrator.page.records import CellRecord, TableRecord
 from orchestrator.report.wording import counted
 
-Cell = Mapping[str, Any]
+Cell = CellRecord
 View = dict[str, Any]
 
 SURE = ("mean", "std", "95 % interval of the mean")
@@ -20,7 +21,7 @@ VERDICTS = {
 }
 
 
-def table_view(report: Mapping[str, Any]) -> View:
+def table_view(report: TableRecord) -> View:
     """Head, rows of cells, and what the numbers are."""
     places = {(cell["row"], cell["column"]): cell for cell in report["cells"]}
     counts = {cell["trials"] for cell in report["cells"]}
@@ -37,11 +38,11 @@ def table_view(report: Mapping[str, Any]) -> View:
         "rows": rows,
         "caption": report["caption"],
         "published": published,
-        "source": (report["reference"] or {}).get("source", "") if published else "",
+        "source": report["reference"]["source"] if published and report["reference"] else "",
     }
 
 
-def _seeds(report: Mapping[str, Any]) -> View:
+def _seeds(report: TableRecord) -> View:
     """A table of what every seed gave, the deviation and the interval of the mean: a line for each cell."""
     cells = [cell for cell in report["cells"] if cell["values"]]
     seeds = list(dict.fromkeys(seed for cell in cells for seed in cell["values"]))
@@ -62,19 +63,19 @@ def _numbers(cell: Cell, seeds: Sequence[str]) -> list[str]:
     told = [shown(values[seed], metric) if seed in values else "–" for seed in seeds]
     spread = "–" if cell["std"] is None else shown(cell["std"], metric, like=cell["mean"])
     sure = _interval(cell["interval"], metric) if cell["interval"] else "–"
-    return [*told, shown(cell["mean"], metric), spread, sure]
+    return [*told, "–" if cell["mean"] is None else shown(cell["mean"], metric), spread, sure]
 
 
 def _cell(cell: Cell, usual: int | None) -> View:
-    metric, known = cell["metric"], cell["mean"] is not None
+    metric, mean = cell["metric"], cell["mean"]
     complete = cell["seeds"] == cell["trials"] and usual is not None
     return {
-        "value": shown(cell["mean"], metric) if known else "–",
-        "std": shown(cell["std"], metric, like=cell["mean"]) if cell["std"] is not None else "",
-        "why": absent(cell) if not known else "" if complete else _count(cell),
+        "value": "–" if mean is None else shown(mean, metric),
+        "std": shown(cell["std"], metric, like=mean) if cell["std"] is not None else "",
+        "why": absent(cell) if mean is None else "" if complete else _count(cell),
         "published": _published(cell),
         "difference": _difference(cell),
-        "tip": _tip(cell) if known else "",
+        "tip": "" if mean is None else _tip(cell),
     }
 
 

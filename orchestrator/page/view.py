@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from orchestrator.page.claims import claims_view, comparisons_view
 from orchestrator.page.curves import learning
 from orchestrator.page.document import Document
-from orchestrator.page.grouping import Group, Sweep
+from orchestrator.page.grouping import Group, Sweep, Trial
 from orchestrator.page.lines import lines
 from orchestrator.page.looks import heading, looks
 from orchestrator.page.numbers import duration, shown, unit
+from orchestrator.page.records import Axis, Counts, DataRecord, State
 from orchestrator.page.strips import strips
 from orchestrator.page.table import table_view
 from orchestrator.report import SheetWarning
@@ -22,7 +23,7 @@ from orchestrator.standing import lack
 
 View = dict[str, Any]
 SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings that stand elsewhere on the page
-STATES = {
+STATES: dict[State, str] = {
     "done": "done",
     "failed": "failed",
     "stopped": "stopped early",
@@ -73,7 +74,7 @@ def _figures(sweep: Sweep) -> list[Group]:
     return [group for group in found if group is not None]
 
 
-def _counts(counts: Mapping[str, Any]) -> View:
+def _counts(counts: Counts) -> View:
     """How far it is, in words and as shares of a bar."""
     total = counts["trials"] or 1
     parts = [(state, counts[state]) for state in STATES if counts[state]]
@@ -85,12 +86,12 @@ def _counts(counts: Mapping[str, Any]) -> View:
     }
 
 
-def _axis(axis: Mapping[str, Any], sweep: Sweep) -> View:
+def _axis(axis: Axis, sweep: Sweep) -> View:
     down, across = axis["name"] in sweep["row_axes"], axis["name"] == sweep["column_axis"]
     return {**axis, "role": "rows" if down else "columns" if across else "repeats"}
 
 
-def _told(texts: Iterable[tuple[Mapping[str, Any], str]]) -> list[tuple[str, str]]:
+def _told(texts: Iterable[tuple[Trial, str]]) -> list[tuple[str, str]]:
     """What trials gave as failures or warnings: each text once, with the trials that gave it."""
     by_text: dict[str, list[str]] = {}
     for trial, text in texts:
@@ -105,17 +106,17 @@ def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
         return _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ()))
     subjects: dict[str, list[str]] = {}
     for told in sweep["report"]["warnings"]:
-        one = SheetWarning(**told)
+        one = SheetWarning(**told)  # its fields, as `Warned` has them
         if one.kind not in SHOWN and (one.subject or one.kind != "missing"):
             subjects.setdefault(one.text, []).append(one.subject or "the whole sweep")
     return [(text, "; ".join(named)) for text, named in subjects.items()]
 
 
-def _name(trial: Mapping[str, Any]) -> str:
+def _name(trial: Trial) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in trial["labels"].items())
 
 
-def _trial(trial: Mapping[str, Any], sweep: Sweep) -> View:
+def _trial(trial: Trial, sweep: Sweep) -> View:
     value = (trial.get("metrics") or {}).get(sweep["metric"])
     return {
         "labels": list(trial["labels"].values()),
@@ -123,25 +124,25 @@ def _trial(trial: Mapping[str, Any], sweep: Sweep) -> View:
         "value": "–" if value is None else shown(value, sweep["metric"]),
         "seconds": "–" if trial.get("seconds") is None else f"{trial['seconds']:.0f}",
         "device": trial.get("device") or "–",
-        "when": _when(trial["time"]) if trial.get("time") else "–",
+        "when": _when(time) if (time := trial.get("time")) else "–",
         "commit": trial.get("commit") or "–",
         "key": trial["key"],
     }
 
 
-def _data(data: Mapping[str, Any]) -> View:
+def _data(data: DataRecord) -> View:
     made = _when(data["time"]) if data["time"] else ""
     took = f"in {duration(data['seconds'])}" if data["seconds"] is not None else ""
     return {**data, "made": " ".join(filter(None, (made, took)))}
 
 
-def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _provenance(trials: Iterable[Trial]) -> list[tuple[str, str]]:
     """With what, when and how long the finished trials ran; one that two sweeps share counts once."""
     known = list({trial["key"]: trial for trial in trials if trial["state"] == "done"}.values())
     if not known:
         return []
     seconds = [trial["seconds"] for trial in known if trial["seconds"] is not None]
-    times = sorted(trial["time"] for trial in known if trial["time"])
+    times = sorted(time for trial in known if (time := trial["time"]))
     lines = [("trials", f"{len(known)}")]
     if seconds:
         middle = duration(statistics.median(seconds))
@@ -155,13 +156,13 @@ def _provenance(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
         lines += _counted(field, [str(trial[field]) for trial in known if trial.get(field) is not None])
     packages = dict.fromkeys(name for trial in known for name in trial["versions"] or ())
     for name in packages:
-        lines += _counted(name, [t["versions"][name] for t in known if name in (t["versions"] or {})])
+        lines += _counted(name, [found[name] for t in known if name in (found := t["versions"] or {})])
     return lines
 
 
-def _hours(trials: Iterable[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def _hours(trials: Iterable[Trial]) -> list[tuple[str, str]]:
     """`cpu 1.20 hours, NVIDIA H200 3.40 hours`, where there are several devices."""
-    spent: Counter[str] = Counter()
+    spent: defaultdict[str, float] = defaultdict(float)
     for trial in trials:
         spent[trial["device"] or "unknown"] += trial["seconds"] or 0
     told = ", ".join(f"{device} {seconds / 3600:.2f} hours" for device, seconds in spent.items())

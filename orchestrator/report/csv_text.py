@@ -7,6 +7,8 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
+from trainers.printable import printable
+
 # what spreadsheets take for the beginning of a formula: OWASP, "CSV Injection"; the wide forms too
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
@@ -18,12 +20,13 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def neutralised(cell: object) -> object:
-    """The cell, with an apostrophe before text that a spreadsheet would run as a formula. Numbers, and text
-    that is a plain number such as -0.5, stay as they are."""
+    """The cell, with an apostrophe before text that a spreadsheet would run as a formula, and with control
+    characters spelt out. Numbers, and text that is a plain number such as -0.5, stay as they are."""
     if not isinstance(cell, str):
         return cell
-    text = cell.replace("\0", "")  # ends a cell in some readers
-    return f"'{text}" if text.startswith(FORMULA) and not NUMBER.fullmatch(text) else text
+    text = printable(cell)
+    begins = text.startswith(FORMULA) or text.lstrip().startswith(FORMULA)  # some readers trim cells
+    return f"'{text}" if begins and not NUMBER.fullmatch(text.strip()) else text
 
 
 def _line(cells: Sequence[object]) -> str:

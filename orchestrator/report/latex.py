@@ -13,6 +13,7 @@ from orchestrator.report.sheet import Sheet
 from orchestrator.report.table import Cell, Table
 from orchestrator.report.warning import warning_lines
 from orchestrator.report.wording import caption, number, published, source, text
+from trainers.printable import printable
 
 SPELT = {
     "\\": r"\textbackslash{}",
@@ -64,9 +65,9 @@ def table_latex(table: Table) -> str:
 
 
 def escaped(words: str) -> str:
-    """Words as LaTeX prints them, in one paragraph: a blank line ends an argument such as a caption, and
-    control characters are refused."""
-    line = "".join(char for char in " ".join(words.split()) if char.isprintable())
+    """Words as LaTeX prints them, in one paragraph: a blank line ends an argument such as a caption. Control
+    characters, which it refuses, are spelt out."""
+    line = "".join(char for char in " ".join(printable(words).split()) if char.isprintable())
     apart = ("{}" if line[i : i + 2] in LIGATURES else "" for i in range(len(line)))
     return "".join(SPELT.get(char, char) + gap for char, gap in zip(line, apart, strict=True))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from orchestrator.report import lines
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.table import Table
 from orchestrator.report.warning import warning_lines
 from orchestrator.report.wording import caption, number, published, source, text
+from trainers.printable import as_markdown
 
 
 def markdown(table: Table) -> str:
@@ -20,9 +19,9 @@ def markdown(table: Table) -> str:
         told.append(_row([row, *(_cell(table, row, column) for column in table.columns)]))
     said = [caption(table), *([source(table) or ""] if source(table) else [])]
     return (
-        f"**{_escaped(table.name)}**: {_escaped(table.question)}\n\n"
+        f"**{as_markdown(table.name)}**: {as_markdown(table.question)}\n\n"
         + "\n".join(told)
-        + f"\n\n{_escaped('; '.join(said))}\n"
+        + f"\n\n{as_markdown('; '.join(said))}\n"
     )
 
 
@@ -60,15 +59,9 @@ def _cell(table: Table, row: str, column: str) -> str:
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(_escaped(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(as_markdown(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _list(told: list[str]) -> str:
     """Lines as a list; those that are indented are a list in it."""
-    return "".join(f"{'  ' * line.startswith('  ')}- {_escaped(line.strip())}\n" for line in told)
-
-
-def _escaped(words: str) -> str:
-    """Words that Markdown would read as emphasis, code, maths, a link, a tag or an entity, as they are, in
-    one line."""
-    return re.sub(r"([\\`*\[\]<~$&]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(words.split()))
+    return "".join(f"{'  ' * line.startswith('  ')}- {as_markdown(line.strip())}\n" for line in told)

@@ -29,7 +29,7 @@ SETTINGS = {
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
-from orchestrator.tracking.connection import TROUBLE, Connection, default_uri, shown
+from orchestrator.tracking.connection import TROUBLE, Connection, default_uri
 from orchestrator.tracking.links import Link, links
 from orchestrator.tracking.live import LiveTracker
 from orchestrator.tracking.tracker import KEY, Tracker
@@ -43,5 +43,4 @@ __all__ = [
     "Tracker",
     "default_uri",
     "links",
-    "shown",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from orchestrator.artifacts import SCHEME, folder_beside, make_relative, path_of
 from orchestrator.database import first_use, is_server, with_driver
 from orchestrator.tracking.points import Values
 from trainers import InputError
+from trainers.redaction import redacted
 
 TROUBLE = (MlflowException, SQLAlchemyError, OSError)  # what any call may raise
 TOGETHER, PARAMS = 1000, 100  # MLflow's limits for one log_batch: of all things, of parameters
@@ -67,14 +67,16 @@ class Connection:
                 client.search_experiments(max_results=1)
                 make_relative(self.uri)
         except ImportError as error:
-            hint = "; pip install 'opsctl[postgresql]'" if self.uri.startswith("postgres") else ""
-            raise InputError(f"the driver for {shown(self.uri)} is not installed ({error}){hint}") from None
+            hint = "; pip install psycopg2-binary" if self.uri.startswith("postgres") else ""
+            raise InputError(
+                f"the driver for {redacted(self.uri)} is not installed ({error}){hint}"
+            ) from None
         self.client = cast(mlflow.MlflowClient, Heard(client, self._note))
         self._note()
 
     def silent(self, error: BaseException) -> InputError:
         """The error that says that nothing answers."""
-        return InputError(f"no MLflow tracking store answers at {shown(self.uri)} ({first_line(error)})")
+        return InputError(f"no MLflow tracking store answers at {redacted(self.uri)} ({first_line(error)})")
 
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
         """The id of the experiment of that name, with these tags; made or restored if need be."""
@@ -166,10 +168,6 @@ def default_uri(store: Path) -> str:
     return f"sqlite:///{store}/mlflow.db"
 
 
-def shown(uri: str) -> str:
-    """An address as it may be shown: without its password."""
-    return re.sub(r"(://[^:/@]*):[^/]*@", r"\1:***@", uri)
-
-
 def first_line(error: BaseException) -> str:
-    return shown(str(error).strip().split("\n")[0][:300])
+    """What an error says, short, and without credentials."""
+    return redacted(str(error).strip().split("\n")[0])[:300]

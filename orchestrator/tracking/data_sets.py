@@ -20,6 +20,7 @@ from orchestrator.tracking.page import saved_view
 from orchestrator.tracking.told import KEY, ended, params, platform_tags
 from poisons import DataSpec, Store
 from poisons.card import markdown
+from trainers.redaction import redacted_data
 from trainers.spec import flatten
 
 NAME = "opsctl data sets"
@@ -60,7 +61,7 @@ def sync(connection: Connection, experiment: str, store: Store, specs: Iterable[
 def _send(
     connection: Connection, experiment: str, store: Store, spec: DataSpec, record: dict[str, Any]
 ) -> None:
-    now = ended(record)
+    record, now = redacted_data(record), ended(record)
     tags = {KEY: spec.key, "mlflow.note.content": markdown(record)[:5000], "mlflow.source.name": "opsctl"}
     tags |= platform_tags(record)
     run = connection.client.create_run(experiment, now, tags=tags, run_name=spec.name)

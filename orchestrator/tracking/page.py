@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from orchestrator.plan import Plan
 from orchestrator.tracking.links import TRIALS, VIEW_TAG
+from trainers.printable import as_markdown
 
 NOTE = "mlflow.note.content"
 VIEW = VIEW_TAG + TRIALS  # the tag that holds the view
@@ -43,7 +44,7 @@ def saved_view(name: str, state: Mapping[str, object]) -> str:
 def guide(plan: Plan) -> str:
     """The description of a sweep's experiment: its question, and filters that find its runs."""
     lines = [
-        plan.sweep.question,
+        as_markdown(plan.sweep.question),
         "",
         "One run per trial, below the run that is named like the sweep. The tags `axis.*` are its place in "
         "the grid, its parameters have the paths of the sweep file. Under Views, `trials` is a flat table, "

@@ -9,6 +9,7 @@ from mlflow.entities import Metric, Run
 from orchestrator.plan import Plan
 from orchestrator.tracking.connection import Connection
 from orchestrator.tracking.told import now
+from trainers.printable import as_markdown
 
 ROLE = "opsctl.role"
 
@@ -28,7 +29,7 @@ class Parent:
             "opsctl.trials": str(len(self.plan.tasks)),
             "opsctl.grid": " x ".join(self.plan.sweep.grid),
             "opsctl.digest": digest(self.plan),
-            "mlflow.note.content": self.plan.sweep.question,
+            "mlflow.note.content": as_markdown(self.plan.sweep.question),
             "mlflow.source.name": "opsctl",
         }
         client = self.connection.client

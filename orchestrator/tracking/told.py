@@ -19,6 +19,8 @@ from orchestrator.spec import is_seed
 from poisons import DataSpec, Store
 from poisons.node_copy import shelved
 from trainers.loop import Metrics
+from trainers.printable import as_markdown
+from trainers.redaction import redacted
 from trainers.spec import flatten, plain
 
 KEY = "opsctl.key"
@@ -59,13 +61,13 @@ def tags(task: Task, plan: Plan, commit: str | None) -> Tags:
         "opsctl.sweep": plan.sweep.name,
         "opsctl.commit": commit or "unknown",
         "mlflow.source.name": "opsctl",
-        "mlflow.note.content": task.point.name,
+        "mlflow.note.content": as_markdown(task.point.name),
         **{f"axis.{axis}": label for axis, label in task.point.labels.items()},
     }
 
 
 def params(spec: Any) -> list[Param]:
-    return [Param(path, str(value)[:6000]) for path, value in flatten(plain(spec)).items()]
+    return [Param(path, redacted(str(value))[:6000]) for path, value in flatten(plain(spec)).items()]
 
 
 def points(rows: Iterable[tuple[int, Metrics]]) -> list[Metric]:
@@ -94,7 +96,7 @@ def done(record: Record) -> Ending:
     told = {"opsctl.device": record["device"], "opsctl.host": record["environment"]["host"]}
     told |= platform_tags(record)
     if record.get("warnings"):
-        told["opsctl.warnings"] = "\n".join(record["warnings"])[:4000]
+        told["opsctl.warnings"] = redacted("\n".join(record["warnings"]))[:4000]
     metrics = {**whole, "seconds": record["seconds"]}
     return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], told)
 
@@ -144,7 +146,7 @@ def stopped(record: Record) -> Ending:
 
 
 def failed(error: str, when: int | None = None) -> Ending:
-    return Ending("FAILED", when or now(), tags={"opsctl.error": error[:4000]})
+    return Ending("FAILED", when or now(), tags={"opsctl.error": redacted(error)[:4000]})
 
 
 def interrupted() -> Ending:
@@ -175,7 +177,7 @@ def data_input(spec: DataSpec, store: Store) -> DatasetInput:
         spec.name,
         spec.key,
         source_type="local",
-        source=json.dumps({"uri": f"{store.where}/{file}"}),
+        source=json.dumps({"uri": f"{redacted(store.where)}/{file}"}),
         profile=json.dumps(told),
     )
     return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])

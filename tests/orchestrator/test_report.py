@@ -169,9 +169,9 @@ def test_ours_agree_with_the_published_figure_within_two_deviations(store: Store
 
 
 def rendered(one: report.Sheet, *, colour: bool = False) -> str:
-    from rich.console import Console
+    from orchestrator.terminal import Terminal
 
-    console = Console(width=200, file=io.StringIO(), force_terminal=colour, color_system="standard")
+    console = Terminal(width=200, file=io.StringIO(), force_terminal=colour, color_system="standard")
     console.print(rich_table(one.table), legend(one.table), *below(one), sep="\n")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

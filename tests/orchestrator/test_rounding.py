@@ -12,7 +12,6 @@ from pathlib import Path
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from rich.console import Console, RenderableType
 
 from orchestrator import report
 from orchestrator.depots.results import Ledger
@@ -24,6 +23,7 @@ from orchestrator.report.latex import latex
 from orchestrator.report.wording import fixed
 from orchestrator.standing import look
 from orchestrator.tables import Running, at_work, picture, rich_table
+from orchestrator.terminal import RenderableType, Terminal
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 
@@ -41,7 +41,7 @@ def exact(right: list[tuple[int, int]]) -> str:
 
 
 def printed(what: RenderableType) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     console.print(what)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -81,7 +81,7 @@ def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
         sheet = standing(folder, plan, [acc])
         document = document_of([sheet], made)
         said = io.StringIO()
-        Lines(Console(file=said, width=200)).trial_done(
+        Lines(Terminal(file=said, width=200)).trial_done(
             plan.tasks[0], {"metrics": {"test/clean_acc": acc}, "seconds": 1.25}
         )
         forms = {

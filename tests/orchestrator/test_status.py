@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
 from orchestrator import status, watch
 from orchestrator.depots.drivers import marks
@@ -19,6 +18,7 @@ from orchestrator.display import Lines, Screen
 from orchestrator.outline import version_of
 from orchestrator.standing import look
 from orchestrator.tables import ROWS, Building, Running, at_work
+from orchestrator.terminal import Terminal
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, Opsctl, start
@@ -29,7 +29,7 @@ DONE = {"metrics": {"test/clean_acc": 0.5}, "seconds": 60.0}
 
 
 def text_of(renderable: Any) -> str:
-    console = Console(file=io.StringIO(), width=200)
+    console = Terminal(file=io.StringIO(), width=200)
     console.print(renderable)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -173,7 +173,7 @@ def test_retry_of_what_cannot_run_here_leaves_the_failure_in_place(opsctl: Opsct
 def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
-    console, stop = Console(file=io.StringIO(), width=200), threading.Event()
+    console, stop = Terminal(file=io.StringIO(), width=200), threading.Event()
     view = watch.Lines(console)
     watching = threading.Thread(
         target=watch.watch, args=(plan.outline, ledger, view), kwargs={"every": 0.02, "stop": stop}
@@ -229,7 +229,7 @@ def test_hundreds_of_trials_fit_a_screen() -> None:
 
 @pytest.mark.parametrize("kind", [Lines, Screen])
 def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store, kind: Any) -> None:
-    plan, console = plan_of(tiny(), store), Console(file=io.StringIO(), width=200, force_terminal=True)
+    plan, console = plan_of(tiny(), store), Terminal(file=io.StringIO(), width=200, force_terminal=True)
     view = kind(console)
     view.sweep_started(plan)
     one, two, three, four = plan.tasks

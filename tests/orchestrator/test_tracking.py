@@ -327,7 +327,7 @@ def test_a_driver_that_is_not_installed_is_told_with_what_to_install(store: Stor
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env={**os.environ}
     )
     assert "the driver for postgresql://me:***@127.0.0.1/x is not installed" in run.stdout, run.stderr
-    assert "pip install 'opsctl[postgresql]'" in run.stdout
+    assert "pip install psycopg2-binary" in run.stdout
 
 
 def test_a_database_that_is_not_there_is_told_soon_and_without_its_password(store: Store) -> None:

@@ -45,7 +45,9 @@ def bare(to: Path, absent: Sequence[str] = ABSENT) -> Path:
     site = Path(torch.__file__).parent.parent
     to.mkdir()
     for entry in site.iterdir():
-        if not entry.name.startswith(tuple(absent)) and not entry.name.startswith(("_", "opsctl")):
+        if not entry.name.startswith(tuple(absent)) and not entry.name.startswith(
+            ("_", "opsctl", "unlearnable_opsctl")
+        ):
             (to / entry.name).symlink_to(entry)
     return to
 
@@ -79,7 +81,10 @@ def test_it_trains_where_neither_ray_nor_mlflow_nor_typer_is_installed(folder: P
     [
         ("train: {architecture: lenet6}", [], "spec.yaml: train.architecture: unknown architecture 'lenet6'; did you mean 'lenet5'"),
         ("trian: {}", [], "unknown field: 'trian'; did you mean 'train'"),
-        ("a: [", [], "spec.yaml: while parsing"),
+        ("a: [", [], "spec.yaml, line 1, column 5: while parsing"),
+        ("train: !!timestamp x", [], "the tag '!!timestamp' says how to read a value"),
+        ("seed: 0x" + "F" * 5000, [], "a whole number is at most 9223372036854775807"),
+        ("{\"seed\": 1" + "0" * 30 + "}", [], "is more than can ever work"),
         ("train: {epochs: 1}", ["--device", "tpu9"], "--device tpu9: "),
         ("train: {epochs: 1}", ["--data", "nowhere"], "there is no nowhere/train.pt"),
         ("train: {epochs: 1}", ["--weights", "no/w.pt"], "--weights no/w.pt: there is no folder no that can be written"),

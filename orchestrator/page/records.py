@@ -1,0 +1,357 @@
+"""The types of what the document of a page holds, and that its parts go together: whatever passes can be
+drawn."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints
+from typing_extensions import TypedDict
+
+from orchestrator.depots.records import Time
+from orchestrator.page.trials import POINTS
+from poisons.records import Count, Seconds, Text, more
+from trainers.stored import JsonFile
+
+LARGEST = 1e100  # of any number on a page: axes of figures go no further
+DATA_URI = r"^data:image/(png|webp);base64,[A-Za-z0-9+/=]*$"
+FIXED = ("seconds", "time", "device", "versions")  # of a finished trial, all of which the page writes
+
+Number = Annotated[FiniteFloat, Field(ge=-LARGEST, le=LARGEST)]
+Picture = Annotated[str, StringConstraints(pattern=DATA_URI, max_length=64 * 10**6)]
+Pair = Annotated[list[Text], Field(min_length=2, max_length=2)]
+Interval = Annotated[list[Number], Field(min_length=2, max_length=2)]
+Position = Annotated[list[Count], Field(min_length=2, max_length=2)]
+Curves = dict[str, list[Number | None]]
+
+
+State = Literal["done", "failed", "stopped", "missing"]
+
+
+class Absent(TypedDict):
+    """A trial that gives its cell no value."""
+
+    why: Text
+    probe: NotRequired[Text | None]
+
+
+@more
+class Published(TypedDict):
+    """A published figure."""
+
+    value: Number
+    std: Number | None
+
+
+@more
+class Counts(TypedDict):
+    """How far a sweep is."""
+
+    trials: Count
+    done: Count
+    failed: Count
+    stopped: Count
+    missing: Count
+    lacking: NotRequired[dict[Text, Count]]
+
+
+@more
+class CellRecord(TypedDict):
+    """A cell of a table."""
+
+    row: Text
+    column: Text
+    metric: Text
+    mean: Number | None
+    std: Number | None
+    seeds: Count
+    trials: Count
+    values: dict[Text, Number]
+    absent: list[Absent]
+    published: Published | None
+    difference: Number | None
+    within: bool | None
+    interval: Interval | None
+
+
+def _cell(cell: CellRecord) -> CellRecord:
+    if bool(cell["values"]) != (cell["mean"] is not None):
+        raise ValueError("a cell has a mean if it has values, and only then")
+    return cell
+
+
+Cell = Annotated[CellRecord, AfterValidator(_cell)]
+
+
+@more
+class SideRecord(TypedDict):
+    """One side of a claim: the trials of a cell, or a number."""
+
+    name: Text
+    mean: Number | None
+    std: Number | None
+    trials: Count
+
+
+def _side(side: SideRecord) -> SideRecord:
+    if side["mean"] is None and (not side["trials"] or side["std"] is not None):
+        raise ValueError("a side of a claim without a mean has trials, and no deviation")
+    return side
+
+
+Side = Annotated[SideRecord, AfterValidator(_side)]
+
+
+@more
+class Point(TypedDict):
+    """A claim at one point of the grid."""
+
+    at: dict[Text, Text]
+    lower: Side
+    higher: Side
+    metric: Text
+    holds: bool | None
+    agree: Count
+    pairs: Count
+
+
+@more
+class Claim(TypedDict):
+    """What became of a claim."""
+
+    says: Text
+    verdict: Literal["holds", "does not hold", "not known yet"]
+    margin: Number
+    points: list[Point]
+    why: Text | None
+    complete: bool
+
+
+@more
+class Difference(TypedDict):
+    """How two columns compare in a row, or over all rows."""
+
+    row: Text | None
+    metric: Text
+    pairs: Count
+    mean: Number | None
+    interval: Interval | None
+    p: Annotated[FiniteFloat, Field(ge=0, le=1)] | None
+
+
+@more
+class Comparison(TypedDict):
+    """How two columns compare."""
+
+    first: Text
+    second: Text
+    rows: list[Difference]
+    overall: Difference | None
+
+
+class Warned(TypedDict):
+    """A warning: the fields of `SheetWarning`."""
+
+    kind: Text
+    text: Text
+    key: NotRequired[Text | None]
+    name: NotRequired[Text | None]
+    row: NotRequired[Text | None]
+    column: NotRequired[Text | None]
+
+
+@more
+class Reference(TypedDict):
+    """Where published figures are from."""
+
+    source: Text
+
+
+@more
+class TableRecord(TypedDict):
+    """The table of a sweep, or of a probe."""
+
+    row_axes: list[Text]
+    column_axis: Text | None
+    rows: list[Text]
+    columns: list[Text]
+    caption: Text
+    reference: Reference | None
+    cells: list[Cell]
+
+
+def _table(table: Any) -> Any:
+    """Cells are in rows and columns that the table has, each in a place of its own."""
+    rows, columns = set(table["rows"]), set(table["columns"])
+    places = [(cell["row"], cell["column"]) for cell in table["cells"]]
+    if len(rows) < len(table["rows"]) or len(columns) < len(table["columns"]) or not columns:
+        raise ValueError("rows and columns of a table have names of their own")
+    if any(row not in rows or column not in columns for row, column in places):
+        raise ValueError("a cell is in a row or column that its table does not have")
+    if len(set(places)) < len(places):
+        raise ValueError("two cells are in one place of a table")
+    return table
+
+
+@more
+class ProbeTable(TableRecord):
+    """The table of a probe."""
+
+    probe: Text
+
+
+@more
+class Report(TableRecord):
+    """The table of a sweep, and what is said of it."""
+
+    counts: Counts
+    claims: list[Claim]
+    comparisons: list[Comparison]
+    notes: list[Text]
+    warnings: NotRequired[list[Warned]]
+    probes: NotRequired[list[Annotated[ProbeTable, AfterValidator(_table)]]]
+
+
+@more
+class Surface(TypedDict):
+    """A loss surface: the loss at each y and x."""
+
+    x: Annotated[list[Number], Field(min_length=2, max_length=1000)]
+    y: Annotated[list[Number], Field(min_length=2, max_length=1000)]
+    loss: list[list[Number]]
+
+
+class Response(TypedDict):
+    """An image, what a first layer answers to it, and where most."""
+
+    label: Text
+    picture: Picture
+    response: Picture
+    at: Position
+
+
+@more
+class Responses(TypedDict):
+    """What a first layer answers."""
+
+    images: list[Response]
+    filters: list[Picture]
+
+
+FIELDS: dict[str, JsonFile[Any]] = {"loss_surface": JsonFile(Surface), "first_layer": JsonFile(Responses)}
+
+
+class FindingRecord(TypedDict):
+    """What a probe found at a trial. `length` is that of its curves before they were thinned."""
+
+    kind: Text
+    metrics: dict[Text, Number | None]
+    curves: Curves
+    length: Count
+    fields: dict[str, Any]
+
+
+def _finding(finding: FindingRecord) -> FindingRecord:
+    """Raises ValueError (DamagedError is one) if a picture could not be drawn of it."""
+    fields, points = finding["fields"], min(finding["length"], POINTS)
+    if any(len(values) != points for values in finding["curves"].values()):
+        raise ValueError(f"curves of a probe have {points} points")
+    if fields and finding["kind"] in FIELDS:
+        FIELDS[finding["kind"]].check(fields)
+    if fields and finding["kind"] == "loss_surface":
+        shape = [len(row) for row in fields["loss"]]
+        if shape != [len(fields["x"])] * len(fields["y"]):
+            raise ValueError("a loss surface has a loss for each x and y")
+    return finding
+
+
+Finding = Annotated[FindingRecord, AfterValidator(_finding)]
+
+
+@more
+class TrialRecord(TypedDict):
+    """A trial, and what became of it."""
+
+    key: Text
+    labels: dict[Text, Text]
+    row: Text
+    column: Text
+    state: State
+    metrics: NotRequired[dict[Text, Number | None]]
+    curves: NotRequired[Curves]
+    seconds: NotRequired[Seconds | None]
+    time: NotRequired[Time | None]
+    device: NotRequired[Text | None]
+    versions: NotRequired[dict[Text, Text] | None]
+    warnings: NotRequired[list[Text]]
+    lacks: NotRequired[list[Text]]
+    error: NotRequired[Text]
+    machine: NotRequired[Text | None]
+    cpu: NotRequired[Text | None]
+    platform: NotRequired[Text | None]
+    precision: NotRequired[Text | None]
+    threads: NotRequired[Count | None]
+    python: NotRequired[Text | None]
+    commit: NotRequired[Text | None]
+    findings: NotRequired[dict[Text, Finding]]
+
+
+def _trial(trial: TrialRecord) -> TrialRecord:
+    if trial["state"] == "done" and not trial.keys() >= set(FIXED):
+        raise ValueError(f"a finished trial has {', '.join(FIXED)}")
+    lengths = {len(values) for values in trial.get("curves", {}).values()}
+    if lengths and (len(lengths) > 1 or "epoch" not in trial.get("curves", {})):
+        raise ValueError("curves have an epoch for each of their points")
+    return trial
+
+
+Trial = Annotated[TrialRecord, AfterValidator(_trial)]
+
+
+class Axis(TypedDict):
+    """An axis of the grid, and the labels of its values."""
+
+    name: Text
+    labels: list[Text]
+
+
+@more
+class SweepRecord(TypedDict):
+    """A sweep: its table, its trials, and what they have in common."""
+
+    name: Text
+    question: Text
+    file: Text
+    metric: Text
+    row_axes: list[Text]
+    column_axis: Text | None
+    axes: list[Axis]
+    report: Annotated[Report, AfterValidator(_table)]
+    trials: list[Trial]
+    recipe: list[Pair]
+
+
+@more
+class DataRecord(TypedDict):
+    """A data set: its card, and its picture."""
+
+    name: Text
+    key: Text
+    title: Text
+    split: Text
+    images: Count
+    card: list[Pair]
+    seconds: Seconds | None
+    time: Text | None
+    picture: Picture | None
+    no_picture: Text
+
+
+@more
+class DocumentRecord(TypedDict):
+    """What the file of a page holds."""
+
+    format: Literal[1]
+    made: Time
+    sweeps: Annotated[list[SweepRecord], Field(min_length=1)]
+    data: list[DataRecord]
