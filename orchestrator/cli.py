@@ -498,6 +498,8 @@ def track(
     todo, stored = _plan(file, store, settings)
     tracker = tracking.Tracker(tracking_uri or tracking.default_uri(stored.root), todo, stored)
     console = _console()
+    for warning in tracker.connection.warnings:
+        _warn(console, warning)
     with console.status("sending results to MLflow") as line:
         try:
             sent = tracker.sync(lambda n, of: line.update(f"sending results to MLflow: {n} of {of}"))
@@ -738,12 +740,12 @@ def ui(
     """
     from orchestrator import mlflow_server
     from orchestrator.artifacts import make_relative
-    from orchestrator.database import first_use, is_server, with_driver
+    from orchestrator.database import DATABASE, first_use, is_server, with_driver
     from orchestrator.depots.depot import local_folder
     from orchestrator.host import stoppable
     from trainers import InputError
 
-    database = local_folder(store) / "mlflow.db"
+    database = local_folder(store) / DATABASE
     if tracking_uri is None and not database.exists():
         raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
     console = _console()
@@ -751,12 +753,18 @@ def ui(
     if is_server(uri):
         _show_links(uri, uri, console, open_browser=open_browser)
         return
+    mlflow_server.check(uri, host=host, port=port, allowed=allowed_hosts or ())  # before MLflow is imported
     with stoppable() as stop:
         with console.status("starting MLflow"), first_use(with_driver(uri)):
+            from orchestrator.tracking.schema import prepare
+
+            warning = prepare(uri)
             make_relative(uri)
             server = mlflow_server.serve(uri, host=host, port=port, allowed=allowed_hosts or ())
             there = mlflow_server.answers(server, host, port, stop)
         try:
+            if warning:
+                _warn(console, warning)
             if not mlflow_server.is_loopback(host):
                 _warn(
                     console,
@@ -773,8 +781,7 @@ def ui(
             while server.poll() is None and not stop.wait(0.2):
                 pass
         finally:
-            server.terminate()
-            code = server.wait()
+            code = mlflow_server.end(server)
     raise typer.Exit(0 if stop.is_set() else code)
 
 
@@ -1003,6 +1010,8 @@ def _tracker(uri: str | None, todo: Plan, stored: Store, console: Console) -> Tr
         except InputError as error:
             _warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
             return None
+    for warning in tracker.connection.warnings:
+        _warn(console, warning)
     return tracker
 
 
