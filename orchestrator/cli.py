@@ -544,6 +544,8 @@ def poison(
     if workers > 1 or address:
         if device != "auto":
             raise InputError("--device is for this process; Ray gives each of its workers what it asks for")
+        if not address:
+            _make_private_token(_console())
         from functools import partial
 
         from orchestrator.engine.build import build_data
@@ -1046,6 +1048,7 @@ def _sweep(
         return
     if address is None and todo.missing:
         _check_this_machine(todo)
+        _make_private_token(console)
     tracker = _tracker(tracking_uri, todo, stored, console)
     live = _live(tracker, tracking_wait, console) if tracker is not None and todo.missing else None
     code = _run(todo, stored, live, address, file, console, retry) if todo.missing else 0
@@ -1106,6 +1109,14 @@ def _check_this_machine(todo: Plan) -> None:
         from trainers import InputError
 
         raise InputError(f"{problem}, or name a cluster that has such machines with --address")
+
+
+def _make_private_token(console: Console) -> None:
+    """Before Ray is started on this machine, and makes one that others could read."""
+    from orchestrator.cluster_token import make_private_token
+
+    if warning := make_private_token():
+        _warn(console, warning)
 
 
 def _warn(console: Console, message: str) -> None:
