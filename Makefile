@@ -40,7 +40,7 @@ picture: $(VENV)/.installed
 	$(BIN)/opsctl report sweeps/quickstart.yaml --store $(STORE) --format svg > docs/quickstart.svg
 	$(BIN)/opsctl show digits-em-ops --store $(STORE) --picture docs/poison.png
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed-dev
 	@test -n "$(DATA)" || { echo "make bench DATA=DIR, with CIFAR-10 as Parquet files in DIR"; exit 2; }
 	$(BIN)/python benchmarks/precision.py
 	$(BIN)/python benchmarks/augment.py

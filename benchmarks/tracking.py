@@ -213,8 +213,7 @@ def serving(file: Path) -> Iterator[str]:
             sys.exit("the MLflow server did not start")
         yield f"http://127.0.0.1:{PORT}"
     finally:
-        process.terminate()
-        process.wait()
+        mlflow_server.end(process)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """What machines of cluster.yaml may do in an AWS account, and who reaches them:
 `python cluster/aws_roles.py s3://bucket/opsctl [203.0.113.7/32 ...]`.
 
-Makes two roles, or brings them up to date, with an instance profile each: `opsctl-worker` may use what lies
-below the store's address; `opsctl-head` may also start machines, with the worker's role and no other, and end
-those of its cluster. And makes the machines' security group: all within it, and ssh from the addresses given,
-by default the one that this is run from. Names and the region are cluster.yaml's.
+Makes two roles, or brings them up to date, with an instance profile each: `opsctl-worker` may use and list
+what lies below the store's address; `opsctl-head` may also start machines, with the worker's role and no
+other, and end those of its cluster. And makes the machines' security group: all within it, and
+ssh from the addresses given, by default the one that this is run from. Names and the region are
+cluster.yaml's.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def main(store: str, *addresses: str) -> None:
     files = f"{bucket}/{prefix}/*" if prefix else f"{bucket}/*"
     use = [
         _allow(["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], files),
-        _allow(["s3:ListBucket", "s3:GetBucketLocation"], bucket),
+        _list(bucket, prefix),
+        _allow(["s3:GetBucketLocation"], bucket),
     ]
     iam = boto3.client("iam")
     worker = _role(iam, WORKER, use)
@@ -73,6 +75,13 @@ def _machines(cluster: str) -> list[dict[str, Any]]:
 def _allow(actions: list[str], resource: str, only: dict[str, str] | None = None) -> dict[str, Any]:
     condition = {"Condition": {"StringEquals": only}} if only else {}
     return {"Effect": "Allow", "Action": actions, "Resource": resource, **condition}
+
+
+def _list(bucket: str, prefix: str) -> dict[str, Any]:
+    """List what lies below `prefix` of a bucket; all of it if the store is the whole bucket."""
+    told = _allow(["s3:ListBucket"], bucket)
+    below = {"s3:prefix": [prefix, f"{prefix}/", f"{prefix}/*"]}
+    return told | {"Condition": {"StringLike": below}} if prefix else told
 
 
 def _role(iam: Any, name: str, statements: list[dict[str, Any]]) -> str:

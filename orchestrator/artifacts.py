@@ -26,7 +26,7 @@ BUSY_SECONDS = 60.0  # until whoever writes to the database is taken for stuck
 
 def folder_beside(uri: str) -> Path | None:
     """The folder for artifacts of the sqlite file at `uri`; None for other databases and for servers."""
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     return None if file is None else file.parent / FOLDER
 
 
@@ -48,7 +48,7 @@ def make_relative(uri: str) -> int:
     names were changed. What does not lie beside it keeps its name, even if it cannot be reached now: it may
     be on a disk that is not mounted. OSError if the database cannot
     be changed."""
-    file = _sqlite_file(uri)
+    file = sqlite_file(uri)
     if file is None or not file.exists():
         return 0
     try:
@@ -119,7 +119,8 @@ def _has_files(folder: Path) -> bool:
     return folder.is_dir() and any(folder.iterdir())
 
 
-def _sqlite_file(uri: str) -> Path | None:
+def sqlite_file(uri: str) -> Path | None:
+    """The file of a sqlite database; None for other databases, for servers, and for one in memory."""
     if not uri.startswith("sqlite"):
         return None
     name = sqlalchemy.make_url(uri).database

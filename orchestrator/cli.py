@@ -522,6 +522,8 @@ def track(
     todo, stored = _plan(file, store, settings)
     tracker = tracking.Tracker(tracking_uri or tracking.default_uri(stored.root), todo, stored)
     console = _console()
+    for warning in tracker.connection.warnings:
+        _warn(console, warning)
     with console.status("sending results to MLflow") as line:
         try:
             sent = tracker.sync(lambda n, of: line.update(f"sending results to MLflow: {n} of {of}"))
@@ -566,6 +568,8 @@ def poison(
     if workers > 1 or address:
         if device != "auto":
             raise InputError("--device is for this process; Ray gives each of its workers what it asks for")
+        if not address:
+            _make_private_token(_console())
         from functools import partial
 
         from orchestrator.engine.build import build_data
@@ -749,11 +753,11 @@ def ui(
     If --tracking-uri is a server (http://...), its UI is there already: the links are printed, nothing is
     started.
     """
-    from orchestrator.database import is_server
+    from orchestrator.database import DATABASE, is_server
     from orchestrator.depots.depot import local_folder
     from trainers import InputError
 
-    database = local_folder(store) / "mlflow.db"
+    database = local_folder(store) / DATABASE
     if tracking_uri is None and not database.exists():
         raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
     console = _console()
@@ -763,6 +767,9 @@ def ui(
         return
     from sqlalchemy.exc import SQLAlchemyError
 
+    from orchestrator import mlflow_server
+
+    mlflow_server.check(uri, host=host, port=port, allowed=allowed_hosts or ())  # before MLflow is imported
     try:
         code = _serve_ui(uri, host, port, allowed_hosts or (), console, open_browser=open_browser)
     except (SQLAlchemyError, ImportError) as error:
@@ -782,10 +789,15 @@ def _serve_ui(
 
     with stoppable() as stop:
         with console.status("starting MLflow"), first_use(with_driver(uri)):
+            from orchestrator.tracking.schema import prepare
+
+            warning = prepare(uri)
             make_relative(uri)
             server = mlflow_server.serve(uri, host=host, port=port, allowed=allowed)
             there = mlflow_server.answers(server, host, port, stop)
         try:
+            if warning:
+                _warn(console, warning)
             if not mlflow_server.is_loopback(host):
                 _warn(
                     console,
@@ -800,8 +812,7 @@ def _serve_ui(
             while server.poll() is None and not stop.wait(0.2):
                 pass
         finally:
-            server.terminate()
-            code = server.wait()
+            code = mlflow_server.end(server)
     return 0 if stop.is_set() else code
 
 
@@ -1025,6 +1036,8 @@ def _tracker(uri: str | None, todo: Plan, stored: Store, console: Terminal) -> T
         except InputError as error:
             _warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
             return None
+    for warning in tracker.connection.warnings:
+        _warn(console, warning)
     return tracker
 
 
@@ -1059,6 +1072,7 @@ def _sweep(
         return
     if address is None and todo.missing:
         _check_this_machine(todo)
+        _make_private_token(console)
     tracker = _tracker(tracking_uri, todo, stored, console)
     live = _live(tracker, tracking_wait, console) if tracker is not None and todo.missing else None
     code = _run(todo, stored, live, address, file, console, retry) if todo.missing else 0
@@ -1113,6 +1127,14 @@ def _check_this_machine(todo: Plan) -> None:
         from trainers import InputError
 
         raise InputError(f"{problem}, or name a cluster that has such machines with --address")
+
+
+def _make_private_token(console: Terminal) -> None:
+    """Before Ray is started on this machine, and makes one that others could read."""
+    from orchestrator.cluster_token import make_private_token
+
+    if warning := make_private_token():
+        _warn(console, warning)
 
 
 def _warn(console: Terminal, message: str) -> None:

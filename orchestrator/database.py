@@ -14,6 +14,7 @@ from pathlib import Path
 import sqlalchemy
 from filelock import FileLock
 
+DATABASE = "mlflow.db"  # the file of a store's own database
 PATIENCE_SECONDS = 120  # until whoever holds the lock is taken for stuck
 CONNECT_SECONDS = 10
 LOCK = 0x6F707363746C  # any number will do for PostgreSQL; this one spells our name

@@ -1,6 +1,7 @@
 """Whose fault it is that a trial failed, which decides what happens next.
 
-- `machine`: a process, a node or a disk failed. The trial is tried again, after a pause that grows.
+- `machine`: a process, a node or a disk failed, or a machine ran out of memory and Ray killed the process.
+  The trial is tried again, after a pause that grows, and with fewer beside it where memory is short.
 - `memory`: a GPU was too small for it. It is tried again with a larger share of one.
 - `trial`: it diverged, or raised an exception of its own. It is tried again `run.retries` times, then left.
 - `author`: the sweep asks for what cannot be. The sweep stops at once.
@@ -56,6 +57,18 @@ def fault(error: BaseException) -> Fault:
 def died(cause: str) -> Fault:
     """The fault of a trial whose process is gone, for a reason that Ray knows."""
     return Fault("machine", f"its worker process died; was there memory enough? ({cause})")
+
+
+def killed_for_memory(most: float | None = None) -> Fault:
+    """The fault of a process that Ray killed because its machine ran out of memory; `most` processes may run
+    at a time from now on, if that has changed."""
+    then = f"; from now on {most:g} at a time" if most is not None else ""
+    return Fault("machine", f"its machine ran out of memory, and Ray killed its process{then}")
+
+
+def is_out_of_memory(why: str) -> bool:
+    """Whether what Ray says of a process that died is that its memory monitor killed it."""
+    return "OutOfMemoryError" in why
 
 
 def two_versions(what: str, wanted: str | None, found: str | None, where: str) -> str:

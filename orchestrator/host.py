@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import os
 import platform
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+
+SCRATCH = "opsctl-"  # how a scratch folder's name begins
+OWNER = "process"  # the file in it that names its process
 
 
 def knock(address: str) -> bool:
@@ -27,18 +30,30 @@ def knock(address: str) -> bool:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
-    """A folder of this process on this machine, gone afterwards; those of processes killed here go too."""
-    home = Path(tempfile.gettempdir()) / f"opsctl-{getpass.getuser()}"
-    home.mkdir(exist_ok=True)
-    for left in home.iterdir():
-        if gone(left.name.partition(".")[0]):
-            shutil.rmtree(left, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{this_process()}.", dir=home))
+def scratch(where: Path | None = None) -> Iterator[Path]:
+    """A folder of this process, readable by its user alone, gone afterwards. It lies in `where`, by default
+    the system's folder for temporary files, under a name that nobody can guess and so nobody can occupy.
+    Folders left there by processes of the same user that were killed go too."""
+    base = where or Path(tempfile.gettempdir())
+    _remove_left_over(base)
+    folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
     try:
+        (folder / OWNER).write_text(this_process())
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_left_over(base: Path) -> None:
+    """Remove the scratch folders in `base` that belong to this user and whose process has ended. Anything
+    else by such a name, a symbolic link too, is left alone."""
+    for folder in base.glob(f"{SCRATCH}*"):
+        with suppress(OSError, ValueError):
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+                continue
+            if gone((folder / OWNER).read_text()):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def machine() -> str:

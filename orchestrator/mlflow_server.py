@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +23,7 @@ EVERY_HOST = ("0.0.0.0", "::")
 # above 1023; a browser opens no page there (https://fetch.spec.whatwg.org/#port-blocking)
 BLOCKED_PORTS = {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670)}
 BLOCKED_PORTS |= {6679, 6697, 10080}
+END_SECONDS = 10.0  # that a server is given to end by itself
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SETTINGS = {
     "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",  # or a variable of the shell could switch it off
@@ -32,14 +34,9 @@ SETTINGS = {
 }
 
 
-def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start the MLflow server and its pages on a database. Raises InputError if `uri`, `port` or `allowed`
-    will not do.
-
-    It answers requests that name one of the hosts in `allowed` (default: `host` itself, and loopback by its
-    names) and that no other site's page sends. It has one worker: with its default of four every request
-    waits 40 ms.
-    """
+def check(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> list[str]:
+    """The values of the Host header that a server is to answer. InputError if `uri`, `port` or `allowed` will
+    not do."""
     if is_server(uri):
         raise InputError(f"{uri} is a server already: open it in a browser")
     if port in BLOCKED_PORTS:
@@ -47,6 +44,18 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
     hosts = served(host, port, allowed)
     with suppress(OSError), socket.create_connection((host, port), timeout=2):
         raise InputError(f"port {port} of {host} is taken; choose another with --port")
+    return hosts
+
+
+def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> subprocess.Popen[bytes]:
+    """Start the MLflow server and its pages on a database. Raises InputError if `uri`, `port` or `allowed`
+    will not do.
+
+    It answers requests that name one of the hosts in `allowed` (default: `host` itself, and loopback by its
+    names) and that no other site's page sends. It has one worker: with its default of four every request
+    waits 40 ms. It ends when this process does, even if that is killed; `end` ends it before.
+    """
+    hosts = check(uri, host=host, port=port, allowed=allowed)
     options = {
         "--artifacts-destination": str(folder_beside(uri) or Path(FOLDER).absolute()),
         "--host": host,
@@ -62,7 +71,24 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
     words = [word for option in options.items() for word in option]
     # whoever may list processes reads a command line, and the address may hold a password
     environment = {**os.environ, **SETTINGS, "MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
-    return subprocess.Popen([sys.executable, "-m", "mlflow", "server", *words], env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.tethered", "mlflow", "server", *words],
+        env=environment,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def end(server: subprocess.Popen[bytes]) -> int:
+    """End the server and all that it has started; its exit code."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(server.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(END_SECONDS)
+    if server.stdin is not None:
+        server.stdin.close()
+    return server.wait()
 
 
 def is_loopback(host: str) -> bool:

@@ -101,14 +101,31 @@ def s3_server() -> Iterator[str]:
         yield address
 
 
+@pytest.fixture(scope="session")
+def narrow_s3_server() -> Iterator[str]:
+    """The address of one that lists no more than what lies below `some/prefix` of each bucket."""
+    with s3.served(lists="some/prefix") as address:
+        yield address
+
+
+@pytest.fixture
+def narrow_bucket(narrow_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A bucket whose user may list `some/prefix` of it alone."""
+    yield from _bucket(narrow_s3_server, monkeypatch, tmp_path)
+
+
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
     """`s3://...`, a bucket of its own, with the environment that a user would set; this node's copies of
     stores are in `tmp_path / "cache"`."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    yield from _bucket(s3_server, monkeypatch, tmp_path)
+
+
+def _bucket(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
     for name, value in s3.KEYS.items():
         monkeypatch.setenv(name, value)
     S3FileSystem.clear_instance_cache()
-    yield s3.bucket(s3_server, f"b{secrets.token_hex(8)}")
+    yield s3.bucket(address, f"b{secrets.token_hex(8)}")
     S3FileSystem.clear_instance_cache()

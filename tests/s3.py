@@ -23,11 +23,13 @@ def free_port() -> int:
 
 
 @contextmanager
-def served(**environment: str) -> Iterator[str]:
-    """The address of a server that ends with the block."""
+def served(*, lists: str = "", **environment: str) -> Iterator[str]:
+    """The address of a server that ends with the block. With `lists` it lists, of every bucket, what lies
+    below that prefix alone."""
     port = free_port()
+    usual, narrow = ["moto.server", "-H", "127.0.0.1", "-p", str(port)], ["tests.narrow_s3", str(port), lists]
     server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-m", *(narrow if lists else usual)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={**os.environ, "PYTHONWARNINGS": "ignore", **environment},

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from orchestrator.depots.results import Ledger
 from poisons import Store
-from tests.chaos.cluster import Node, free_port
+from tests.chaos.cluster import MEMORY, Node, free_port, tree
+from tests.chaos.memory import ROOM, SPARE, taken, threshold, until
+from tests.chaos.yard import settled
 from tests.conftest import ROOT, finish, start
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 
@@ -526,3 +532,66 @@ def test_a_driver_that_is_killed_while_a_trial_is_looked_at_loses_nothing(tmp_pa
     assert record["history"] == kept["history"]
     assert not (folder / "checkpoint.pt").exists()
     assert left_over(store) == []
+
+
+def test_a_sweep_here_is_reached_from_here_alone_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray's daemons, agents and workers listen on loopback; its token is private; its folder goes with it."""
+    home, temporary, store = tmp_path / "home", Path(tempfile.mkdtemp(prefix="oc-")), tmp_path / "store"
+    home.mkdir()
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1]})
+    options = {"HOME": str(home), "TMPDIR": str(temporary), "RAY_TMPDIR": str(temporary)}
+    driver = start("sweep", write(tmp_path, sweep), store=store, **options)
+    try:
+        wait_for(driver, r"trial +1/2")
+        found = [process for process in tree(driver.pid) if process.is_running()]
+        listening = {
+            (process.name(), one.laddr.ip.removeprefix("::ffff:"), one.laddr.port)
+            for process in found
+            for one in process.net_connections(kind="inet")
+            if one.status == psutil.CONN_LISTEN
+        }
+        assert len(listening) > 5, "Ray was looked at"
+        assert [one for one in listening if not ipaddress.ip_address(one[1]).is_loopback] == []
+        assert (home / ".ray").stat().st_mode & 0o777 == 0o700
+        assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
+        assert len(list(temporary.glob("opsctl-*/r/session_2*"))) == 1
+        assert {path.stat().st_mode & 0o777 for path in temporary.glob("opsctl-*")} == {0o700}
+        code, out = finish(driver)
+        assert code == 0, out
+        assert settled(lambda: [*temporary.glob("opsctl-*"), *temporary.glob("ray*")]) == []
+    finally:
+        driver.kill()
+        driver.communicate()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_workers_that_are_killed_for_memory_cost_no_trial(tmp_path: Path) -> None:
+    """Ray's memory monitor kills what runs while the machine's memory is short; Tune alone would end there."""
+    if (share := threshold()) is None:
+        pytest.skip(f"needs {(ROOM + SPARE) // 2**30} GiB of free memory")
+    sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3]})
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        driver = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "sweep", str(write(tmp_path, sweep))],
+            env={**os.environ, "OPSCTL_STORE": str(tmp_path / "store"), "COLUMNS": "200", MEMORY: str(share)},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=ROOT,
+        )
+        try:
+            assert until(lambda: RESULT.search(log.read_text()) is not None), log.read_text()
+            with taken(share):
+                assert until(lambda: "ran out of memory" in log.read_text()), log.read_text()
+            code = driver.wait(300)
+        finally:
+            driver.kill()
+            driver.wait()
+    said = log.read_text()
+    assert code == 0, said
+    assert "Traceback" not in said
+    assert len(finish_times(tmp_path / "store")) == 4

@@ -56,8 +56,8 @@ class Url(Depot):
         with self._told():
             try:
                 return bytes(self.fs.cat_file(self._path(name), **READING.get(self.scheme, {})))
-            except (FileNotFoundError, IsADirectoryError) as error:
-                _refuse_bucket(error)
+            except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+                self._refuse(error, name)
                 return None
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
@@ -91,15 +91,15 @@ class Url(Depot):
         with self._told():
             try:
                 self.fs.mv(self._path(name), self._path(to))
-            except FileNotFoundError as error:
-                _refuse_bucket(error)
+            except (FileNotFoundError, PermissionError) as error:
+                self._refuse(error, name)
 
     def names(self, folder: str) -> list[str]:
         with self._told():
             try:
                 found = self.fs.ls(self._path(folder), detail=False)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                _refuse_bucket(error)
+            except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
+                self._refuse(error, f"{folder}/")
                 return []
         return sorted(filter(safe, {path.rstrip("/").rpartition("/")[2] for path in found}))
 
@@ -112,8 +112,8 @@ class Url(Depot):
         with self._told():
             try:
                 found = self.fs.find(top, detail=True)
-            except FileNotFoundError as error:
-                _refuse_bucket(error)
+            except (FileNotFoundError, PermissionError) as error:
+                self._refuse(error, f"{folder}/")
                 return {}
         return {
             path[len(top) + 1 :]: Kept(told["size"] or 0, _changed(told))
@@ -129,8 +129,8 @@ class Url(Depot):
         with self._told():
             try:
                 self.fs.get_file(self._path(name), str(file))
-            except FileNotFoundError as error:
-                _refuse_bucket(error)
+            except (FileNotFoundError, PermissionError) as error:
+                self._refuse(error, name)
                 return False
         return True
 
@@ -146,6 +146,20 @@ class Url(Depot):
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{check_safe(name)}"
+
+    def _refuse(self, error: OSError, name: str) -> None:
+        """Raise an error unless it says that nothing has that name, or lies in that folder (`name/`). S3 says
+        "forbidden" of what is not there to those who may list a part of the bucket alone: then the list
+        decides."""
+        _refuse_bucket(error)
+        if not isinstance(error, PermissionError):
+            return
+        if self.scheme != "s3":
+            raise error
+        bucket, _, key = f"{self.root}/{name}".partition("/")
+        found = self.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        if found and (key.endswith("/") or found[0]["Key"] == key):  # the first of those that begin with it
+            raise error
 
     def _create(self, path: str, data: bytes) -> bool:
         try:

@@ -11,11 +11,11 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.util.queue import Queue
 
 from orchestrator.depots.stores import open_store
-from orchestrator.engine.connect import Cluster, cluster, device_of
+from orchestrator.engine.connect import Cluster, cause, cluster, device_of
 from orchestrator.faults import two_versions
 from orchestrator.patience import patiently
 from poisons import DataSpec, Store, Workshop
@@ -49,10 +49,13 @@ def build_data(
                         report(row)
         try:
             ray.get(ref)
-        except RayTaskError as error:
-            raise error.cause from None
         except RayError as error:
-            raise OSError(f"the process that built {spec.name} died ({error})") from None
+            if not isinstance(found := cause(error), RayError):
+                raise found from None
+            said = f"{type(found).__name__}: {found}".splitlines()[0]
+            raise OSError(
+                f"the process that built {spec.name} died ({said}); the same command goes on from there"
+            ) from None
 
 
 def start_build(

@@ -8,14 +8,15 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.queue import Queue
 
 from orchestrator.costs.room import Claim
 from orchestrator.depots.stores import open_driven
 from orchestrator.engine.build import start_build, with_gpu
 from orchestrator.engine.connect import Cluster, cause
-from orchestrator.faults import Fault, fault, pause
+from orchestrator.faults import Fault, fault, killed_for_memory, pause
+from orchestrator.pressure import Pressure
 from orchestrator.progress import LOOK_SECONDS, Progress
 from poisons import DataSpec
 
@@ -35,6 +36,7 @@ class Builders:
     tries: Counter[str] = field(default_factory=Counter)  # faults of its own
     rows: Counter[str] = field(default_factory=Counter)  # how often each has told of its work, this time
     most: Counter[str] = field(default_factory=Counter)  # and at most, any time
+    pressure: Pressure = field(default_factory=Pressure)
 
     def poll(self) -> None:
         """Hear what the builders say and which are done; submit what can be built now."""
@@ -69,7 +71,7 @@ class Builders:
             ray.get(ref)
         except Exception as error:  # noqa: BLE001  (whatever a builder raises is this data set's failure)
             self._release(spec, done=False)
-            self._failed(spec, _fault(error))
+            self._failed(spec, self._fault(spec, error))
         else:
             self._release(spec, done=True)
             self.progress.data_built(spec)
@@ -116,6 +118,8 @@ class Builders:
         its helpers."""
         if not self.refs:
             return True
+        if len(self.claims) + self._workers(spec) > self.pressure.most:
+            return False
         part = 0.5 if self.progress.live or self.progress.ready else 1.0
         mine, theirs = self._claims(spec), self.claims
         gpus = sum(claim.gpus for claim in (*theirs, *mine))
@@ -124,8 +128,9 @@ class Builders:
         return sum(claim.cpus for claim in (*theirs, *mine)) <= part * self.cluster.total("CPU")
 
     def _workers(self, spec: DataSpec) -> int:
-        """A builder and its helpers; only crafting is shared."""
-        return self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
+        """A builder and its helpers; only crafting is shared, and only while memory suffices."""
+        workers = self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
+        return int(min(workers, self.pressure.most))
 
     def _claims(self, spec: DataSpec) -> list[Claim]:
         """What a builder and its helpers take; with GPUs there are no more of them than GPUs."""
@@ -170,9 +175,13 @@ class Builders:
             self.most[name] = self.rows[name]
             self.died.pop(name, None)
 
-
-def _fault(error: BaseException) -> Fault:
-    """Whose fault it is that a builder failed: Ray wraps what the builder raised."""
-    if isinstance(error, RayError) and not isinstance(error, RayTaskError):
-        return Fault("machine", f"{type(error).__name__}: {error}".split("\n")[0])
-    return fault(cause(error))
+    def _fault(self, spec: DataSpec, error: BaseException) -> Fault:
+        """Whose fault it is that a builder failed: Ray wraps what it raised, or one of its helpers."""
+        found = cause(error)
+        if isinstance(found, OutOfMemoryError):
+            at_once = len(self._claims(spec)) + len(self.claims) + len(self.progress.live)
+            fewer = self.pressure.note(spec.name, at_once)
+            return killed_for_memory(self.pressure.most if fewer else None)
+        if isinstance(found, RayError) and not isinstance(found, RayTaskError):
+            return Fault("machine", f"{type(found).__name__}: {found}".split("\n")[0])
+        return fault(found)

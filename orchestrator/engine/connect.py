@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+import os
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
+from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
 from orchestrator.autoscaling import promised
-from orchestrator.cluster_token import check_token, find_token
-from orchestrator.host import knock
+from orchestrator.cluster_token import check_token, find_token, make_private_token
+from orchestrator.host import knock, scratch
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 
+LONGEST_FOLDER = 22  # characters of the folder that Ray's is in
 JOIN_SECONDS = 30.0  # in which the first machine of a cluster that has just come up may join its head
 
 
@@ -64,16 +69,27 @@ def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Clus
         raise InputError(
             f"{address}: Ray Client is not supported; give host:6379, or `auto` on the head node"
         )
+    with ExitStack() as after:
+        options = {} if address else after.enter_context(_own_ray())
+        _init(address, cpu_isa, options)
+        after.callback(ray.shutdown)
+        there = Cluster(() if address is None else tuple(promised()))
+        there.settle()
+        yield there
+
+
+def _init(address: str | None, cpu_isa: str | None, options: dict[str, Any]) -> None:
+    """Connect to Ray at `address`, or start it here with these options. InputError if that cannot be done."""
     try:
         if knock(address or ""):  # Ray itself would wait for minutes
             check_token(address or "")
         ray.init(
             address or "local",
-            include_dashboard=None if address else False,
             log_to_driver=False,
             configure_logging=False,
             namespace="opsctl",
             runtime_env={"env_vars": isa_environment(cpu_isa)} if cpu_isa else None,
+            **options,
         )
     except AuthenticationError:
         raise find_token().refused(address or "this machine") from None
@@ -84,12 +100,27 @@ def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Clus
             f"no Ray cluster answers at {address}" if address else "Ray could not be started on this machine"
         )
         raise InputError(f"{where}: {error}") from None
+
+
+@contextmanager
+def _own_ray() -> Iterator[dict[str, Any]]:
+    """Options for a Ray on this machine that nobody else can reach: only this user can read its token, it
+    listens on loopback alone, and its sockets and logs are in a folder of this user's, gone afterwards."""
+    make_private_token()
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's own switch, which it has for other systems alone
     try:
-        there = Cluster(() if address is None else tuple(promised()))
-        there.settle()
-        yield there
+        with scratch(_short_folder()) as folder:
+            # one in it, for Ray opens the one that it is given to everyone
+            yield {"include_dashboard": False, "_temp_dir": str(folder / "r")}
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _short_folder() -> Path:
+    """Where Ray's folder can be: a socket's path has some hundred characters at most."""
+    place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
+    return place if len(str(place)) <= LONGEST_FOLDER else Path("/tmp")
 
 
 def device_of(*, gpu: bool) -> torch.device:
@@ -114,5 +145,7 @@ def given(*, gpu: bool, works: bool, built: bool, devices: Path = Path("/dev")) 
 
 
 def cause(error: BaseException) -> BaseException:
-    """The exception that a worker raised, out of what Ray wraps it in; or the error itself."""
-    return getattr(error, "cause", None) or error
+    """The exception that a worker raised, out of all that Ray wraps it in; or the error itself."""
+    while isinstance(inner := getattr(error, "cause", None), BaseException):
+        error = inner
+    return error

@@ -20,8 +20,9 @@ from orchestrator.engine.lanes import Lanes
 from orchestrator.engine.places import Places
 from orchestrator.engine.probes import Probes
 from orchestrator.engine.switchboard import Answers, Message
-from orchestrator.faults import Fault, died
+from orchestrator.faults import Fault, died, is_out_of_memory, killed_for_memory
 from orchestrator.nodes import Nodes
+from orchestrator.pressure import Pressure
 from orchestrator.progress import Attempt, Progress
 from trainers.spec import plain
 
@@ -59,12 +60,14 @@ class Dispatcher:
         there: Cluster,
         probes: Probes | None = None,
         kept: Set[str] = frozenset(),
+        pressure: Pressure | None = None,
     ) -> None:
-        """`kept` are the keys of the trials that keep their weights."""
+        """`kept` are the keys of the trials that keep their weights; `pressure` is the builders' too."""
         self.progress, self.builders, self.lanes, self.board = progress, builders, lanes, board
         self.nodes = Nodes()
         self.probes, self.kept = probes, kept
-        self.places = Places(progress, lanes, there, self._claims)
+        self.pressure = pressure or Pressure()
+        self.places = Places(progress, lanes, there, self._claims, self._memory)
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
         self.slots = 0
@@ -130,7 +133,7 @@ class Dispatcher:
             share, card, node = question["share"], question["card"], question.get("node", "")
             self.seats[lane] = Seat(question["number"], share, card, node)
         seat = self.seats[lane]
-        self.deaths = 0
+        self.deaths = self.lanes.failures = 0
         if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
             attempt, seat.attempt, seat.idle = seat.attempt, None, time.monotonic()
             self._settle(seat, attempt, ended)
@@ -167,7 +170,7 @@ class Dispatcher:
 
     def _serve(self, lane: str, seat: Seat) -> None:
         """Give a waiting lane a trial, or let it go if others need its place more."""
-        if self.places.crowded(len(self.seats)) or self.places.awaited(seat.tenant, self._tenants()):
+        if self._displaced(seat):
             self._let_go(lane)
         elif (attempt := self._offered(seat)) is not None:
             seat.attempt, seat.idle = attempt, None
@@ -175,6 +178,12 @@ class Dispatcher:
             self._answers[lane] = self._order(attempt)
         elif self._useless(seat):
             self._let_go(lane)
+
+    def _displaced(self, seat: Seat) -> bool:
+        """Whether a lane that could begin its next trial is to make room: for memory, processors, a card."""
+        if len(self.lanes.open) > self.places.most or self.places.crowded(len(self.seats)):
+            return True
+        return self.places.awaited(seat.tenant, self._tenants())
 
     def _useless(self, seat: Seat) -> bool:
         """Whether a lane without work only keeps others from theirs. Where its machine rests another would
@@ -204,14 +213,26 @@ class Dispatcher:
     def _lost(self, number: int, why: str) -> None:
         """The process of a lane is no more; what it ran is tried again."""
         known = [lane for lane, seat in self.seats.items() if seat.number == number]
-        if why and not known:  # a machine that is lost takes many lanes with it, but those had started
+        # a machine that is lost takes many lanes with it, but those had started; Tune counts its own failures
+        if why and not known and not self.lanes.failures:
             self.deaths += 1
         if self.deaths > max(DEATHS, 2 * len(self.lanes.open)):
             raise OSError(f"workers die as they start: {why}")
         for lane in known:
             seat = self.seats.pop(lane)
             if seat.attempt is not None:
-                self._fell(seat, seat.attempt, died(why or "it was started again"))
+                self._fell(seat, seat.attempt, self._death(seat.attempt, why))
+
+    def _death(self, attempt: Attempt, why: str) -> Fault:
+        """The fault of an attempt whose process died."""
+        if not is_out_of_memory(why):
+            return died(why or "it was started again")
+        fewer = self.pressure.note(attempt.task.key, len(self.progress.live) + len(self.builders.claims))
+        return killed_for_memory(self.pressure.most if fewer else None)
+
+    def _memory(self) -> float:
+        """For how many lanes memory suffices, beside the builders."""
+        return max(0.0, self.pressure.most - len(self.builders.claims))
 
     def _order(self, attempt: Attempt) -> Message:
         task = attempt.task

@@ -16,33 +16,39 @@ from types import TracebackType
 from typing import Any, Self
 
 from ray import tune
+from ray.air.execution._internal import RayActorManager
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.tune import PlacementGroupFactory
+from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
 from orchestrator.engine.lane import Shared, lane
+from orchestrator.faults import is_out_of_memory, pause
 
 MANY = 10**9
+FAILURES = 5  # of Tune itself, one after the other, before any lane asked for a trial
+UNKNOWN = "no reason is known"
 CLOSE_SECONDS = 2.0  # that Tune is given to end all lanes; those at work then go with the connection to Ray
 
 
 class Lanes:
-    """Orders lanes, and tells which have died or ended; from `with` to its end. Used from one thread."""
+    """Orders lanes, and tells which have died or ended; from `with` to its end. Used from one thread.
+
+    If Tune itself fails, all lanes are lost, and it is started anew.
+    """
 
     def __init__(self, shared: Shared, folder: Path, *, cpus: float) -> None:
         """`shared` is what each lane is given; `folder` is Tune's, for this run; `cpus` are a lane's."""
+        self.shared, self.folder, self.cpus = shared, folder, cpus
         self.open: dict[int, float] = {}  # number of every lane that is to be -> its share of a GPU
-        self._numbers = 0
-        self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._news: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
+        self.failures = 0  # of Tune, since a lane asked for a trial; who hears lanes sets it to 0
+        self._numbers = self._runs = 0
         self._closed = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(
-            target=self._run, args=(shared, folder, cpus), name="tune", daemon=True
-        )
-        self._thread.start()
+        self._start()
 
     @property
     def shares(self) -> Counter[float]:
@@ -57,7 +63,7 @@ class Lanes:
 
     def lost(self) -> Iterator[tuple[int, str]]:
         """Numbers of lanes whose process died since the last call, and why, which Tune starts again; and of
-        those that have ended. Raises what Tune raised, if it did."""
+        those that have ended. OSError if Tune cannot be kept running."""
         while not self._news.empty():
             number, ended, why = self._news.get()
             if ended:
@@ -65,7 +71,23 @@ class Lanes:
             if why or ended:
                 yield number, why
         if self._error is not None:
-            raise self._error
+            why = _reason(self._error)
+            self.failures += 1
+            if self.failures > FAILURES:
+                raise OSError(f"Ray Tune fails again and again: {why}") from None
+            numbers = list(self.open)
+            self.open.clear()
+            self._start()
+            yield from ((number, f"Ray Tune failed: {why}") for number in numbers)
+
+    def _start(self) -> None:
+        """Have Tune run, in a thread of its own, without any lane."""
+        self._runs += 1
+        self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._news: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
         return self
@@ -77,15 +99,20 @@ class Lanes:
         self._closed.set()
         self._thread.join(CLOSE_SECONDS)
 
-    def _run(self, shared: Shared, folder: Path, cpus: float) -> None:
+    def _run(self) -> None:
+        cpus = self.cpus  # what is sent to workers holds no lanes
+
         def wants(config: dict[str, Any]) -> PlacementGroupFactory:
             return PlacementGroupFactory([{"CPU": cpus, "GPU": config["share"]}])
 
         try:
+            if self.failures:
+                self._closed.wait(pause(self.failures))
+            tune_controller.RayActorManager = _ActorManager
             tune.run(
-                tune.with_resources(tune.with_parameters(lane, shared=shared), wants),
-                name="lanes",
-                storage_path=str(folder),
+                tune.with_resources(tune.with_parameters(lane, shared=self.shared), wants),
+                name=f"lanes-{self._runs}",
+                storage_path=str(self.folder),
                 search_alg=_Feed(self._orders, self._closed),
                 num_samples=MANY,
                 callbacks=[_Ears(self._news)],
@@ -97,9 +124,19 @@ class Lanes:
                 progress_reporter=_Silence(),
                 verbose=0,
             )
-        except BaseException as error:  # noqa: BLE001  (it is raised again in the driver's thread)
+        except BaseException as error:  # noqa: BLE001  (the driver's thread hears of it)
             if not self._closed.is_set():
                 self._error = error
+
+
+class _ActorManager(RayActorManager):
+    """Tune's own, for which every worker that Ray has lost has died. Of one that Ray's memory monitor killed,
+    Tune would raise a RuntimeError, which ends it and all lanes."""
+
+    def _actor_task_failed(self, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
+        if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
+            exception = RayActorError(error_msg=_reason(exception))
+        super()._actor_task_failed(tracked_actor_task=tracked_actor_task, exception=exception)
 
 
 class _Unsaved:
@@ -189,8 +226,15 @@ def _name(trial: Trial) -> str:
 
 
 def _why(trial: Trial) -> str:
-    """The last line of what Tune wrote down about the death of a lane."""
+    """Why a lane died, by what Tune wrote down last: that it was killed for memory, or else the last line."""
     with suppress(OSError):
-        lines = Path(trial.error_file).read_text().strip().splitlines()
-        return lines[-1].strip()[:300] if lines else "no reason is known"
-    return "no reason is known"
+        told = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+        lines = [line.strip()[:300] for line in told.splitlines()[1:] if line.strip()]
+        return next(filter(is_out_of_memory, lines), lines[-1] if lines else UNKNOWN)
+    return UNKNOWN
+
+
+def _reason(error: BaseException) -> str:
+    """An error of Ray's in one line, with the one that caused it first."""
+    first = error.__cause__ or error
+    return f"{type(first).__name__}: {first}".strip().splitlines()[0][:300]

@@ -23,9 +23,16 @@ class Places:
     what they take or wait for."""
 
     def __init__(
-        self, progress: Progress, lanes: Lanes, cluster: Cluster, claims: Callable[[], list[Claim]]
+        self,
+        progress: Progress,
+        lanes: Lanes,
+        cluster: Cluster,
+        claims: Callable[[], list[Claim]],
+        memory: Callable[[], float] = lambda: math.inf,
     ) -> None:
+        """`memory` says for how many lanes that suffices."""
         self.progress, self.lanes, self.cluster, self.claims = progress, lanes, cluster, claims
+        self.memory = memory
         self.cpus = progress.plan.sweep.run.cpus_per_trial
         self.machines: list[dict[str, float]] = []
         self._rest: dict[float, float] = {}  # share -> until when none of it is opened again
@@ -147,4 +154,9 @@ class Places:
     @property
     def _more(self) -> float:
         """How many more lanes would find trials that may run at a time."""
-        return max(0, (self.progress.plan.sweep.run.max_concurrent or math.inf) - len(self.lanes.open))
+        return max(0, self.most - len(self.lanes.open))
+
+    @property
+    def most(self) -> float:
+        """How many lanes there may be: as many as the sweep says, fewer where memory does not suffice."""
+        return min(self.progress.plan.sweep.run.max_concurrent or math.inf, self.memory())

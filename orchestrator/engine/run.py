@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
+from ray.exceptions import RayError
 
 from orchestrator.costs import packing
 from orchestrator.costs.cost import Costs
@@ -30,6 +31,7 @@ from orchestrator.host import scratch, stoppable
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.preflight import check_ready
+from orchestrator.pressure import Pressure
 from orchestrator.progress import Progress
 from orchestrator.resources import lacking
 from orchestrator.trial import run_trial
@@ -38,6 +40,7 @@ from trainers import InputError
 from trainers.spec import plain
 
 POLL_SECONDS = 0.2  # between two looks at builders, pauses, other drivers and the size of the cluster
+RAY_SECONDS = 120.0  # in which Ray fails at everything, and the sweep is ended
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,8 @@ def run_plan(
             stoppable(stop),
             scratch() as folder,
         ):  # Ray hears signals too
-            builders = Builders(progress, there, driver.id)
+            pressure = Pressure()
+            builders = Builders(progress, there, driver.id, pressure=pressure)
             after.callback(builders.abandon)
             shares, probes = _shares(plan, store, there)
             kept = choose_kept_weights(plan, store).kept
@@ -95,7 +99,7 @@ def run_plan(
             shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)
             with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes, kept)
+                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes, kept, pressure)
                 polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:
@@ -112,16 +116,24 @@ def _drive(
     stop: threading.Event,
     polls: Sequence[Callable[[], None]],
 ) -> None:
-    """Until nothing is left to do, or somebody says stop."""
-    polled = Every(POLL_SECONDS)
+    """Until nothing is left to do, or somebody says stop. What Ray cannot do now is tried again; OSError if
+    it can do nothing for a while."""
+    polled, well = Every(POLL_SECONDS), time.monotonic()
     while not stop.is_set() and progress.mistake is None:
-        if polled.due():
-            for poll in polls:
-                poll()
-            driver.state = progress.told() | dispatcher.told()
-        if progress.finished:
-            break
-        dispatcher.step()
+        try:
+            if polled.due():
+                for poll in polls:
+                    poll()
+                driver.state = progress.told() | dispatcher.told()
+            if progress.finished:
+                break
+            dispatcher.step()
+            well = time.monotonic()
+        except RayError as error:
+            if time.monotonic() - well > RAY_SECONDS:
+                said = str(error).strip().splitlines() or [""]
+                raise OSError(f"Ray no longer answers ({type(error).__name__}: {said[0]})") from None
+            time.sleep(POLL_SECONDS)
     dispatcher.dismiss()
 
 

@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from orchestrator.artifacts import SCHEME, folder_beside, make_relative, path_of, relative_uri
-from orchestrator.database import first_use, is_server, with_driver
+from orchestrator.database import DATABASE, first_use, is_server, with_driver
 from orchestrator.tracking.points import Values
+from orchestrator.tracking.schema import prepare
 from trainers import InputError
 from trainers.redaction import redacted
 
@@ -53,6 +54,7 @@ class Connection:
             logging.getLogger(name).setLevel(logging.ERROR)
         self.uri = uri
         self.artifacts, self.beside = artifacts.absolute(), folder_beside(uri)
+        self.warnings: list[str] = []  # what `open` has to tell
         self._note()
 
     def _note(self) -> None:
@@ -63,6 +65,8 @@ class Connection:
         installed."""
         try:
             with first_use(with_driver(self.uri)):
+                if warning := prepare(self.uri):
+                    self.warnings.append(warning)
                 client = mlflow.MlflowClient(tracking_uri=with_driver(self.uri))
                 client.search_experiments(max_results=1)
                 make_relative(self.uri)
@@ -165,7 +169,7 @@ class Connection:
 
 def default_uri(store: Path) -> str:
     """The tracking store that a sweep uses unless told otherwise."""
-    return f"sqlite:///{store}/mlflow.db"
+    return f"sqlite:///{store}/{DATABASE}"
 
 
 def first_line(error: BaseException) -> str:

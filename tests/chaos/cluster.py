@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 
 import psutil
 
+from tests.chaos.memory import threshold
 from tests.chaos.yard import Yard, told
 from tests.conftest import ROOT
 
@@ -25,6 +26,8 @@ WORKER = re.compile(r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # a proce
 PATIENCE = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5"
 }  # without the head, before a process gives up; not 60
+
+MEMORY = "RAY_memory_usage_threshold"  # the share of memory in use at which Ray kills workers
 
 
 class Machine(Protocol):
@@ -158,6 +161,8 @@ class Nodes:
         self.port, self.size, self.yard = free_port(), workers, yard
         token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.options = {**token, **PATIENCE, **yard.env, "OPSCTL_ADDRESS": f"127.0.0.1:{self.port}"}
+        if (share := threshold()) is not None:
+            self.options[MEMORY] = str(share)
         self.env = {**os.environ, **self.options, "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
         self.env["PYTHONUNBUFFERED"] = "1"  # logs are read as they grow
         self.workers: list[Node] = []

@@ -12,7 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.chaos.cluster import Cluster, at_work, kill_all, named, tree
+from tests.chaos.cluster import MEMORY, Cluster, at_work, kill_all, named, tree
+from tests.chaos.memory import taken, until
 from tests.chaos.yard import Yard, told
 
 GIVE_UP_SECONDS = 120.0  # in which a driver must end whose cluster is gone
@@ -162,6 +163,16 @@ def cut_network(scene: Scene, chance: random.Random) -> bool:
     return True
 
 
+def fill_memory(scene: Scene, chance: random.Random) -> bool:
+    """The memory of the machine is full for a moment, and Ray kills workers until it no longer is."""
+    share = float(scene.cluster.options.get(MEMORY, 1.0))
+    before = {process.pid for process in at_work(scene.cluster)}
+    if share == 1.0 or not before:
+        return False
+    with taken(share):
+        return until(lambda: not before <= {process.pid for process in at_work(scene.cluster)}, seconds=20)
+
+
 def jump_clock(scene: Scene, chance: random.Random) -> bool:
     """The wall clock of all that runs is set some hours ahead, or back."""
     scene.yard.jump(3600 * chance.uniform(-9, 9))
@@ -205,5 +216,5 @@ FAULTS: tuple[Fault, ...] = (
     truncate_data,
     fill_store,
 )
-MORE: tuple[Fault, ...] = (jump_clock, kill_gcs)  # the last takes half a minute
+MORE: tuple[Fault, ...] = (jump_clock, fill_memory, kill_gcs)  # the last takes half a minute
 CABLES: tuple[Fault, ...] = (pull_cable, cut_network)  # of machines that have some

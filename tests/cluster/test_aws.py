@@ -182,6 +182,13 @@ def test_the_head_may_lend_the_workers_role_and_no_other(ec2: Any, account: dict
     assert places == {"arn:aws:s3:::bucket", "arn:aws:s3:::bucket/opsctl/*"}
 
 
+def test_a_role_lists_the_store_and_no_other_part_of_the_bucket(ec2: Any) -> None:
+    policy = boto3.client("iam").get_role_policy(RoleName="opsctl-worker", PolicyName="opsctl")
+    (lists,) = [one for one in policy["PolicyDocument"]["Statement"] if "s3:ListBucket" in one["Action"]]
+    assert lists["Condition"] == {"StringLike": {"s3:prefix": ["opsctl", "opsctl/", "opsctl/*"]}}
+    assert lists["Action"] == ["s3:ListBucket"]
+
+
 def test_the_image_is_a_name_that_amazon_keeps_up_to_date(ec2: Any) -> None:
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     images = {one["node_config"]["ImageId"] for one in config["available_node_types"].values()}

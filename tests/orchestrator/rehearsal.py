@@ -56,7 +56,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self.open: dict[int, float] = {}
-        self.opened = 0
+        self.opened = self.failures = 0
         self.ordered: list[tuple[int, float]] = []
 
     @property

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
+from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from orchestrator.engine.builders import Builders
 from orchestrator.engine.connect import Cluster
@@ -43,3 +46,16 @@ def test_a_builder_that_gets_further_each_time_is_not_given_up(store: Store) -> 
         builders._heard(spec.name)
     builders._failed(spec, Fault("machine", "gone"))
     assert spec.name not in builders.progress.unbuilt
+
+
+def test_one_that_was_killed_for_memory_is_a_machines_fault_and_gets_less_beside_it(store: Store) -> None:
+    builders, spec, _ = scene(store, workers_per_data=4)
+    memory = OutOfMemoryError("Task was killed due to the node running low on memory.\nand so on")
+    helper = RayTaskError("_build", "Traceback", memory)  # a helper was killed, of a builder that lives
+    for error in (memory, helper):
+        fault = builders._fault(spec, error)
+        assert fault.kind == "machine"
+        assert fault.error.startswith("its machine ran out of memory")
+    assert builders.pressure.most < math.inf
+    assert builders._fault(spec, WorkerCrashedError()).kind == "machine"
+    assert builders._fault(spec, RayTaskError("_build", "Traceback", KeyError("x"))).kind == "trial"

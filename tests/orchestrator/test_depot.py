@@ -20,10 +20,12 @@ from tests import s3
 from tests.test_fences import loaded
 
 
-@pytest.fixture(params=["folder", "memory", "s3"])
+@pytest.fixture(params=["folder", "memory", "s3", "a part of a bucket"])
 def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Depot]:
     if request.param == "s3":
         yield open_depot(f"{request.getfixturevalue('bucket')}/some/prefix")
+    elif request.param == "a part of a bucket":
+        yield open_depot(f"{request.getfixturevalue('narrow_bucket')}/some/prefix")
     else:
         yield open_depot(tmp_path if request.param == "folder" else f"memory://{secrets.token_hex(8)}/x")
 
@@ -216,6 +218,15 @@ def test_a_bucket_that_is_not_there_is_no_empty_one(bucket: str) -> None:
     for look in (lambda: depot.read("a"), lambda: depot.names("a"), lambda: depot.write("a", b"")):
         with pytest.raises(OSError, match=f"{bucket}-not/x: .*bucket"):
             look()
+
+
+def test_what_may_not_be_listed_is_not_taken_for_empty(narrow_bucket: str) -> None:
+    """A role for one store does not see the others of its bucket."""
+    other = open_depot(f"{narrow_bucket}/other")
+    with pytest.raises(OSError, match="other"):
+        other.names("trials")
+    with pytest.raises(OSError, match="other"):
+        other.read("trials/x/result.json")
 
 
 def test_a_server_that_does_not_answer_is_an_error_soon(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:

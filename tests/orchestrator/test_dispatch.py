@@ -3,6 +3,7 @@ once, and what it did not hear is said again."""
 
 from __future__ import annotations
 
+import math
 import time
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from tests.orchestrator.test_progress import begun
 def dispatcher(store: Store) -> Dispatcher:
     """With lanes in name only: what is tried here asks nothing of Ray."""
     progress = Progress(plan_of(tiny(), store), store, Observer(), Leases(Ledger(store.where).depot, "one"))
-    return Dispatcher(progress, None, SimpleNamespace(open={}), None, Cluster())  # type: ignore[arg-type]
+    return Dispatcher(progress, None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
 
 
 def test_a_machine_that_takes_many_lanes_with_it_stops_no_sweep(dispatcher: Dispatcher) -> None:
@@ -46,7 +47,7 @@ def test_workers_that_die_before_they_ask_stop_it_with_the_reason(dispatcher: Di
 
 def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: Store) -> None:
     progress, _, clock = begun(store, built=True, grid={"seed": [0]})
-    dispatcher = Dispatcher(progress, None, SimpleNamespace(open={}), None, Cluster())  # type: ignore[arg-type]
+    dispatcher = Dispatcher(progress, None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
     bad, good = Seat(1, 0.0, node="bad"), Seat(2, 0.0, node="good")
     dispatcher.seats = {"one": bad, "two": good}
     attempt = dispatcher._offered(bad)
@@ -120,3 +121,33 @@ def test_a_lane_without_work_stays_unless_another_could_work_in_its_place(store:
     assert list(sweep.lanes.open.values()) == [1.0]
     sweep.play(until=1500)
     assert list(sweep.lanes.open.values()) == [1.0]
+
+
+MEMORY = "OutOfMemoryError: Task was killed due to the node running low on memory."
+
+
+def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) -> None:
+    """Lanes that are too many are let go as their trials end, and none is opened in their place."""
+    sweep = Rehearsal(store, [{"CPU": 4.0}], [(9.0, 0.0)] * 8)
+    dispatcher = sweep.dispatcher
+    dispatcher.adjust()
+    orders = {number: asking(dispatcher, f"lane {number}", number) for number in (1, 2, 3, 4)}
+    for again in (False, True):
+        order = orders[1]
+        assert order is not None
+        dispatcher._lost(1, MEMORY)
+        assert dispatcher.pressure.most == (2 if again else math.inf)
+        sweep.now += 60
+        sweep.progress.look()
+        orders[1] = asking(dispatcher, f"lane 1 {again}", 1)
+    assert orders[1] == {"end": True}
+    for number in (2, 3, 4):
+        order = orders[number]
+        assert order is not None
+        ended = {"attempt": order["attempt"], "record": sweep.record(order["attempt"])}
+        orders[number] = asking(dispatcher, f"lane {number}", number, ended)
+    assert [number for number in (2, 3, 4) if "trial" in (orders[number] or {})] == [3, 4]
+    dispatcher.adjust()
+    assert len(sweep.lanes.open) == 2
+    assert sweep.progress.faults == {"machine": 2}
+    assert sweep.progress.failed == []

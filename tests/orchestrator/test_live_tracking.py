@@ -283,8 +283,7 @@ class Server:
         assert mlflow_server.answers(self.process, "127.0.0.1", self.port, threading.Event())
 
     def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=60)
+        mlflow_server.end(self.process)
 
 
 @pytest.fixture

@@ -6,14 +6,18 @@ import http.client
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from orchestrator import mlflow_server
-from tests.conftest import Opsctl
+from tests.chaos.cluster import free_port
+from tests.chaos.yard import settled
+from tests.conftest import Opsctl, finish, start
 from tests.orchestrator.test_live_tracking import Server
+from tests.test_sweep import wait_for
 from trainers import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -94,8 +98,35 @@ def test_other_machines_come_by_the_names_that_were_allowed(tmp_path: Path) -> N
         assert search(5098, Host=own, Origin=f"http://{own}")[0] == 200
         assert search(5098, Host="evil.example.org:5098")[0] == 403
     finally:
-        process.terminate()
-        process.wait(timeout=60)
+        mlflow_server.end(process)
+
+
+def test_when_the_command_is_killed_no_server_is_left(tmp_path: Path) -> None:
+    """Neither MLflow's own process nor the one that it starts to answer."""
+    port = free_port()
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    command = start("ui", "--port", port, "--tracking-uri", database, store=tmp_path)
+    wait_for(command, "MLflow is at")
+    inside = psutil.Process(command.pid).children(recursive=True)
+    assert len(inside) > 1
+    listening = {
+        one.laddr.ip for process in inside for one in process.net_connections() if one.status == "LISTEN"
+    }
+    assert listening == {"127.0.0.1"}
+    command.kill()
+    command.communicate()
+    assert settled(lambda: [process for process in inside if is_running(process)]) == []
+    again = start("ui", "--port", port, "--tracking-uri", database, store=tmp_path)
+    wait_for(again, "MLflow is at")
+    again.terminate()
+    code, out = finish(again)
+    assert code == 0, out
+
+
+def is_running(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
 
 
 def test_a_host_for_everyone_needs_names() -> None:
