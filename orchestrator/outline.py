@@ -125,7 +125,7 @@ class Snapshot(TypedDict):
     probes: dict[Text, list[Text]]
     axes: list[Text]
     looks: list[Text]
-    trials: list[list[Text]]
+    trials: Annotated[list[list[Text]], Field(min_length=1)]
     digest: Seal
     digests: dict[str, Seal]
 
