@@ -50,7 +50,7 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
     }
     try:
         return DOCUMENT.read(_written(redacted_data(document)))
-    except DamagedError as error:
+    except ValueError as error:  # DamagedError, or a number that JSON cannot say
         raise InputError(f"no page can show what these sweeps hold ({error})") from None
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from trainers import InputError
+
 IMAGES = 4  # of a finding, at most
 FILTERS = 32  # of a first layer, at most
 
@@ -18,9 +20,15 @@ Array = np.ndarray[Any, Any]
 
 
 def kept_fields(kind: str, fields: Mapping[str, Any]) -> Fields:
-    """Of a probe of this kind, what the page can draw; of one that it knows nothing about, nothing."""
+    """Of a probe of this kind, what the page can draw; of one that it knows nothing about, nothing.
+    InputError if it cannot be drawn: only the probe knows the form of its fields, and a file may hold any."""
     keep = KEEPERS.get(kind)
-    return keep(fields) if keep and fields else {}
+    try:
+        return keep(fields) if keep and fields else {}
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise InputError(
+            f"the fields of a {kind} cannot be drawn ({type(error).__name__}: {error})"
+        ) from None
 
 
 def data_uri(pixels: Array) -> str:

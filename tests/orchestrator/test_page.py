@@ -233,12 +233,12 @@ def test_it_is_whole_and_escapes_what_others_wrote(page: Path) -> None:
         ElementTree.fromstring(drawn)
 
 
-def test_a_figure_leaves_out_what_xml_cannot_hold() -> None:
+def test_a_figure_spells_out_control_characters_and_leaves_out_what_xml_cannot_hold() -> None:
     with panel() as (figure, axes):
         dot(axes, 0, 0, "a\x1b[0m<b>&", face="red")
         found = ElementTree.fromstring(svg(figure, "label \x00\ufffe<c>"))
-    assert found.attrib["aria-label"] == "label <c>"
-    assert [title.text for title in found.iter("title")] == ["a[0m<b>&"]
+    assert found.attrib["aria-label"] == r"label \x00<c>"
+    assert [title.text for title in found.iter("title")] == [r"a\x1b[0m<b>&"]
 
 
 def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) -> None:

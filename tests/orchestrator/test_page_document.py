@@ -15,8 +15,10 @@ import pytest
 
 from orchestrator.page import load_document, page_of
 from orchestrator.page.__main__ import main
+from orchestrator.page.fields import kept_fields
 from orchestrator.page.numbers import number
 from tests.conftest import ROOT
+from trainers import InputError
 
 RESULTS = sorted((ROOT / "results").glob("*.json"))
 INSTEAD: list[Any] = [None, True, -1, 0, 2**70, 1e308, "", "x", "1e999999999", "javascript:x", [], [None], [[]], {}, {"a": None}]  # fmt: skip
@@ -137,3 +139,10 @@ def test_a_label_that_is_no_number_of_a_figure_is_a_label(label: str) -> None:
 
 def test_a_page_of_what_ships_is_made(small: dict[str, Any]) -> None:
     assert page_of(small).lstrip().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("fields", [{"loss": 1}, {"x": [0], "y": [0], "loss": [[1], [1, 2]], "acc": []}, {"images": 3}, {"images": [{"label": 0, "pixels": [[300]], "response": [[0]]}], "filters": []}, {"images": [{"label": 0, "pixels": [], "response": []}], "filters": []}])  # fmt: skip
+@pytest.mark.parametrize("kind", ["loss_surface", "first_layer"])
+def test_fields_of_a_probe_that_cannot_be_drawn_are_told(kind: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"the fields of a {kind} cannot be drawn"):
+        kept_fields(kind, fields)
