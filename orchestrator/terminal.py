@@ -53,7 +53,7 @@ def shown(text: object) -> str:
 
 def without_colours(log: str) -> str:
     """Lines of a log, as they can be shown: without the colours that Ray writes into it."""
-    return shown(COLOUR.sub("", log))
+    return shown(COLOUR.sub("", log).replace("\r\n", "\n"))
 
 
 def recorder(width: int) -> Terminal:

@@ -18,8 +18,11 @@ LONGEST_SCHEME = 40
 DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")  # SQLAlchemy takes `5432/x` for a password
 PORT = re.compile(r"\d{1,5}[/?#]")
 PARAMETER = re.compile(r"([?&;])([^\s=&;?#'\"]{1,80})=([^\s&;#'\"<>]*)")
-SECRET = ("pass", "pwd", "secret", "token", "signature", "credential", "key", "auth", "session", "policy")
-EXACT = ("sig", "sas", "code", "pat", "googleaccessid")
+SECRET = re.compile(  # in the name of a parameter
+    r"passw|passphrase|pwd|secret|token(?!s)|signature|credential|auth(?!or)|session"
+    r"|(^|[_.-])key($|[_.-])|(api|access|account|private)[_.-]?key"
+)
+EXACT = ("pass", "sig", "sas", "code", "pat", "policy", "googleaccessid")
 SETTING = re.compile(  # of a connection string, or of an environment
     r"\b(\w*(?:password|passwd|pwd|secret_?key|access_?key|account_?key))=('[^']*'|[^\s&;,'\")]+)",
     re.IGNORECASE,
@@ -69,6 +72,6 @@ def _user(found: re.Match[str]) -> str:
 
 def _parameter(found: re.Match[str]) -> str:
     name = unquote(found[2]).lower()
-    if name in EXACT or any(word in name for word in SECRET):
+    if name in EXACT or SECRET.search(name):
         return f"{found[1]}{found[2]}={HIDDEN}"
     return found[0]

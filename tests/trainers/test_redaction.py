@@ -24,6 +24,8 @@ HOLDING = [
     (f"https://h/a?X-Goog-Signature={SECRET}", "https://h/a?X-Goog-Signature=***"),
     (f"https://h/a?AWSAccessKeyId={SECRET}&Signature={SECRET}&Expires=1", "https://h/a?AWSAccessKeyId=***&Signature=***&Expires=1"),
     (f"https://a.blob.core.windows.net/c?sv=1&sig={SECRET}", "https://a.blob.core.windows.net/c?sv=1&sig=***"),
+    (f"https://h/a?key={SECRET}&X-Api-Key={SECRET}&subscription-key={SECRET}", "https://h/a?key=***&X-Api-Key=***&subscription-key=***"),
+    (f"https://h/a?Policy={SECRET}&Key-Pair-Id={SECRET}&auth={SECRET}&pass={SECRET}", "https://h/a?Policy=***&Key-Pair-Id=***&auth=***&pass=***"),
     (f"https://h/a?access_token={SECRET}&api_key={SECRET}", "https://h/a?access_token=***&api_key=***"),
     (f"cannot read 'http://u:{SECRET}@h/x' now", "cannot read 'http://***@h/x' now"),
     (f"one http://h:80/x, two http://u:{SECRET}@h", "one http://h:80/x, two http://***@h"),
@@ -38,6 +40,8 @@ HOLDING = [
 HARMLESS = [
     "s3://bucket/prefix",
     "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning",
+    "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=trials",
+    "https://example.org/x?author=me&max_tokens=5&page=2&monkey=1&passes=3",
     "http://host:5000/a@b",
     "abfs://container@account.dfs.core.windows.net/path",
     "ssh://git@host/path",
