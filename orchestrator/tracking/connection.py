@@ -51,7 +51,7 @@ class Connection:
     def __init__(self, uri: str, artifacts: Path) -> None:
         """`artifacts` is where files of runs go, unless a server keeps them or `uri` is a sqlite file."""
         for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         self.uri = uri
         self.artifacts, self.beside = artifacts.absolute(), folder_beside(uri)
         self.warnings: list[str] = []  # what `open` has to tell
@@ -121,9 +121,11 @@ class Connection:
             self.client.log_artifacts(run.info.run_id, str(files))
 
     def check(self, experiment: str) -> None:
-        """Raises one of TROUBLE if the store does not answer, or the experiment is gone."""
+        """Raises one of TROUBLE if the store does not answer or takes nothing, or the experiment is gone. A
+        sqlite file that was deleted or whose disk is gone may still be read by who has it open."""
         if self.client.get_experiment(experiment).lifecycle_stage != "active":
             raise MlflowException(f"the experiment {experiment} was deleted")
+        self.client.set_experiment_tag(experiment, "opsctl.checked", str(time.time_ns()))
 
     def runs(self, experiment: str, where: str = "") -> Iterator[Run]:
         """The runs of an experiment that fit a filter, a page at a time."""
@@ -173,5 +175,8 @@ def default_uri(store: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, short, and without credentials."""
-    return redacted(str(error).strip().split("\n")[0])[:300]
+    """What an error says, in one line, without credentials; not what SQLAlchemy says of when it was raised."""
+    lines = str(error).strip().split("
+")
+    told = (line for line in lines if not line.startswith("(raised as a result of"))
+    return redacted(next(told, lines[0]))[:300]

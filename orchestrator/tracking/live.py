@@ -142,6 +142,7 @@ class LiveTracker(Observer):
         """The store may be back; it may even be another. Or it is there at last."""
         known, before = self.tracker.attached, self.tracker.experiment
         self.tracker.attach()
+        self.tracker.check()
         if known and self.tracker.experiment != before:
             self.outbox.lose_runs()
         self._away = None

@@ -62,8 +62,8 @@ def prepare(uri: str) -> str | None:
     file = sqlite_file(uri)
     if file is None:
         return None
-    for name in ("mlflow", "alembic"):  # they tell of every migration
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("mlflow", "alembic"):  # they tell of every migration, and trace every error
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for left in file.parent.glob(f"{file.name}.new-*"):  # of a process that was killed; we have the lock
         left.unlink(missing_ok=True)
     try:

@@ -66,7 +66,7 @@ class Tracker:
         self.attached = True
 
     def check(self) -> None:
-        """Raises one of TROUBLE if the store does not answer, or the experiment is gone."""
+        """Raises one of TROUBLE if the store does not answer or takes nothing, or the experiment is gone."""
         self.connection.check(self.experiment)
 
     def runs(self, experiment: str | None = None) -> dict[str, list[Run]]:

@@ -379,6 +379,32 @@ def test_a_store_that_is_away_at_the_start_gets_everything_once_it_is_there(
     }
 
 
+def test_a_database_that_disappears_is_told_of_once_and_without_a_traceback(
+    tracker: Tracker, store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its disk is unmounted while the sweep runs, and comes back."""
+    first, second, *_ = tracker.plan.tasks
+    warnings: list[str] = []
+    watcher = live(tracker, warnings)
+    database, away = store.root / "mlflow.db", tmp_path / "away.db"
+    watcher.trial_started(first)
+    wait_until(lambda: tracker.runs())
+    database.rename(away)
+    database.mkdir()  # or sqlite would begin an empty one
+    watcher.trial_done(first, run_trial(first.trial, store, device=CPU))
+    wait_until(lambda: warnings)
+    watcher.trial_started(second)
+    time.sleep(3)
+    assert len(warnings) == 1
+    database.rmdir()
+    away.rename(database)
+    watcher.trial_done(second, run_trial(second.trial, store, device=CPU))
+    watcher.sweep_ended()
+    assert watcher.complete
+    assert warnings[1:] == ["MLflow answers again; it gets what it missed"]
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
 def test_a_store_that_never_comes_is_not_waited_for(store: Store, tmp_path: Path) -> None:
     (tmp_path / "away").write_text("in the way")
     uri = f"sqlite:///{tmp_path}/away/mlflow.db"
