@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
@@ -16,9 +17,10 @@ from orchestrator.depots.depot import Depot, Folder, open_depot
 from orchestrator.depots.drivers import marks
 from orchestrator.depots.results import CHECKPOINT, WEIGHTS, Ledger
 from poisons import Store
-from poisons.durable import intact
 from poisons.node_copy import shelved
-from poisons.store import damaged
+from poisons.records import IMPORT, RECORD
+from poisons.store import damaged_files
+from trainers.stored import DamagedError
 
 HOUR, DAY = 3600.0, 86400.0
 TOLD = re.compile(r"[^/]+/(result|failure|look-[^/]+)\.json")  # files of a trial that name data sets
@@ -153,7 +155,7 @@ def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) 
     if place.last in unneeded:
         return "no trial and no running sweep needs it"
     left = place.last not in kept and place.age >= patience
-    return "half-written, or of an older opsctl" if left else None
+    return "half-written, damaged, or of an older opsctl" if left else None
 
 
 def _places(depot: Depot, folder: str, now: float) -> Iterator[Place]:
@@ -178,16 +180,29 @@ def remove(store: Store, item: Rubbish) -> bool:
     return depot.remove_all(item.name)
 
 
-def damage(store: Store, entry: Entry) -> list[str]:
-    """The files of a data set that are not as they were written. Every byte is read, where the store is."""
-    if store.shelf is None:
-        return damaged(store.root / "data" / entry.name)
+def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
+    """Every imported perturbation whose record is not damaged, by fingerprint."""
+    depot = open_depot(store.where)
+    names = sorted(depot.holders("imports", RECORD))
+    read = depot.read_all([f"imports/{name}/{RECORD}" for name in names])
     found = []
-    with TemporaryDirectory(dir=store.root, prefix="verify-") as folder:
-        for name, told in entry.record["files"].items():
-            file, there = Path(folder, name), shelved(f"data/{entry.name}", name, told["sha256"])
-            if not store.shelf.download(there, file) or not intact(file, told):
-                found.append(name)
+    for name in names:
+        with suppress(DamagedError):
+            found.append((name, IMPORT.read(read[f"imports/{name}/{RECORD}"] or b"")))
+    return found
+
+
+def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, str]:
+    """The files of a data set or import, in `data/<name>` for example, that are not as they were written, and
+    why. Every byte is read, where the store is."""
+    if store.shelf is None:
+        return damaged_files(stamps, lambda name: store.root / folder / name)
+    found: dict[str, str] = {}
+    with TemporaryDirectory(dir=store.root, prefix="verify-") as place:
+        for name, told in stamps.items():
+            file = Path(place, name)
+            store.shelf.download(shelved(folder, name, told["sha256"]), file)
+            found |= damaged_files({name: told}, lambda _, file=file: file)  # type: ignore[misc]
             file.unlink(missing_ok=True)
     return found
 

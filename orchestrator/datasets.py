@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,11 @@ from poisons.base import Report
 from poisons.build import content_rows
 from poisons.card import card
 from poisons.delta import Application
+from poisons.durable import write_output
 from poisons.export import Form, export
 from poisons.foreign import read_foreign
 from poisons.picture import draw
+from poisons.records import RECORD, files_of
 from trainers import InputError
 from trainers.bare import device_named
 from trainers.spec import plain
@@ -62,8 +64,7 @@ def show(spec: DataSpec, store: Store, console: Terminal, *, picture: Path | Non
     console.print(table)
     file = picture or store.root / "pictures" / f"{spec.name}.png"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(drawn(spec, store))
+        write_output(file, drawn(spec, store))
     except (InputError, OSError) as error:
         if picture is not None:
             raise InputError(f"--picture {picture}: {error}") from None
@@ -137,31 +138,42 @@ def listed(store: Store, console: Terminal) -> None:
         table.columns[column].justify = "right"
     for entry in known:
         name, _, key = entry.name.rpartition("-")
-        made = entry.record["environment"]["time"][:16].replace("T", " ")
+        made = entry.record.get("environment", {}).get("time", "?")[:16].replace("T", " ")
         needed = ", ".join(entry.needed_by) or Text("nobody", "yellow")
         table.add_row(key, name, f"{entry.record['images']:,}", f"{entry.bytes / 1e6:.1f}", made, needed)
     console.print(table)
     whole = sum(entry.bytes for entry in known)
     console.say(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {store.where}")
+    for name, why in store.damaged_records().items():
+        console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
     trials, kept = cache.kept_weights(store)
     if trials:
         console.say(f"and the weights of {trials} trials, {kept / 1e6:.1f} MB")
 
 
 def verified(store: Store, console: Terminal, key: str | None) -> bool:
-    """Read every byte of the data sets (or of one); False if any is not as it was written."""
-    wanted = [store.find(key).name] if key else None
-    known = [e for e in cache.entries(store) if wanted is None or e.name in wanted]
-    bad = 0
-    for entry in track(known, "verifying", console=console, transient=True, disable=not console.is_terminal):
-        for name in cache.damage(store, entry):
-            bad += 1
-            console.say(("damaged", "red"), f" {store.where}/data/{entry.name}/{name}")
-    console.say(
-        f"{len(known)} data sets read, {bad} files damaged"
-        + ("; they are built again when a sweep needs them" if bad else "")
+    """Read every byte of the data sets and imports, or of one data set; False if any is not as it was
+    written."""
+    wanted = None if key is None else store.find(key).name
+    known = [entry for entry in cache.entries(store) if wanted in (None, entry.name)]
+    imports = cache.imports(store) if wanted is None else []
+    damaged = {f"{name}/{RECORD}": why for name, why in store.damaged_records().items()} if not wanted else {}
+    files: dict[str, Mapping[str, Any]] = {f"data/{entry.name}": entry.record["files"] for entry in known}
+    files |= {f"imports/{name}": files_of(record) for name, record in imports}
+    folders = track(
+        files.items(), "verifying", console=console, transient=True, disable=not console.is_terminal
     )
-    return bad == 0
+    for folder, stamps in folders:
+        found = cache.damage(store, folder, stamps)
+        damaged |= {f"{folder}/{name}": why for name, why in found.items()}
+    for name, why in damaged.items():
+        console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
+    read = f"{len(known)} data sets" + (f" and {len(imports)} imports" if imports else "")
+    console.say(
+        f"{read} read, {len(damaged)} files damaged"
+        + ("; data sets are built again when a sweep needs them" if damaged else "")
+    )
+    return not damaged
 
 
 def verified_ledger(store: Store, console: Terminal) -> bool:

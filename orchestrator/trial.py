@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypedDict
 
 import torch
 from filelock import FileLock
-from torch import nn
+from torch import Tensor, nn
 
+from orchestrator.depots.quarantine import quarantine
 from orchestrator.depots.records import Record
 from orchestrator.depots.results import WEIGHTS, Ledger, with_looks
 from orchestrator.depots.trial_files import keep_weights, kept_weights, trial_checkpoint
@@ -24,6 +25,7 @@ from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
 from trainers.spec import plain
+from trainers.stored import DamagedError
 
 
 class DataRecord(TypedDict):
@@ -83,6 +85,7 @@ class _Runner:
     ledger: Ledger
     device: torch.device
     checkpoint: ShelvedCheckpoint
+    warnings: list[str] = field(default_factory=list)  # on what was kept of an earlier training
 
     def carry_out(
         self, done: Record | None, lacks: Sequence[PlannedLook], take: Opener, report: Report, *, keep: bool
@@ -141,20 +144,30 @@ class _Runner:
         return {"sha256": digest, "platform": (record.get("platform") or {}).get("name")}
 
     def _kept(self, done: Record, like: Images) -> Trained | None:
-        """What a finished training left, if its weights were kept."""
-        if (weights := kept_weights(self.store, self.trial.key)) is None:
-            return None
+        """What a finished training left, if its weights were kept and are not damaged."""
         architecture = self.trial.train.architecture
         model = architecture.network(num_classes=like.num_classes, shape=like.shape, seed=self.trial.seed)
+        if (weights := self._weights(model)) is None:
+            return None
         model.load_state_dict(weights)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return Trained(model.eval(), done["history"], 0.0)
+
+    def _weights(self, model: nn.Module) -> dict[str, Tensor] | None:
+        """The weights that were kept of such a network. Damaged ones are put aside, with a warning, and count
+        as not kept."""
+        try:
+            return kept_weights(self.store, self.trial.key, model)
+        except DamagedError as error:
+            self.warnings.append(f"the kept weights were damaged ({error}); the trial was trained again")
+            quarantine(self.ledger.depot, f"trials/{self.trial.key}/{WEIGHTS}")
+            return None
 
     def _keep(self, model: nn.Module, record: Record, *, keep: bool, first: bool) -> None:
         """Keep the weights, or not. The first result and the weights are of one training: what a runner left
         that was killed before its result goes. The result is worth more than they are."""
         try:
-            if keep and (first or kept_weights(self.store, self.trial.key) is None):
+            if keep and (first or self._weights(model) is None):
                 keep_weights(self.store, self.trial.key, model)
             elif first and not keep:
                 self.ledger.depot.remove(f"trials/{self.trial.key}/{WEIGHTS}")
@@ -169,5 +182,6 @@ class _Runner:
         found = self.trial.look_at(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
+        record |= {"warnings": self.warnings} if self.warnings else {}
         record |= {"environment": environment(), "platform": numerical_platform(self.device).to_json()}
         patiently(lambda: self.ledger.publish_look(self.trial.key, planned.key, record))

@@ -7,23 +7,52 @@ import fcntl
 import json
 import math
 import mmap
+import os
+import struct
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
+from pydantic import Field
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from poisons.records import Text
 from trainers.images import Images
 from trainers.spec import InputError
+from trainers.stored import DamagedError, JsonFile, open_file
 
 # MAP_NORESERVE (named from Python 3.13): a file may be larger than the memory, since nobody writes its pages
 PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
+
+
+DTYPES = ("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64")
+MAGIC = b"ARROW1\0\0"  # how the file begins; after it the file is a stream of messages
+
+
+class Metadata(TypedDict):
+    """What the file's schema says beside the columns: of each column its dtype and the shape of a row, and
+    JSON of whoever wrote it."""
+
+    kinds: dict[Text, Annotated[list[str | int], Field(min_length=1, max_length=8)]]
+    told: dict[str, Any]
+
+
+class ImagesRecord(TypedDict):
+    """The JSON beside the columns of images."""
+
+    num_classes: Annotated[int, Field(ge=1, le=2**31)]
+
+
+METADATA = JsonFile[dict[str, Any]](Metadata)
+OF_IMAGES = JsonFile[dict[str, Any]](ImagesRecord)
 
 
 def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
@@ -41,27 +70,55 @@ def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) ->
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write` was given. The tensors are a memory map of the file, private to this process: what is
-    written into them never reaches it."""
+    written into them never reaches it. Raises DamagedError for a file that `write` did not write, and
+    OSError."""
     tensors, told, _ = _mapped(path)
     return tensors, told
 
 
 def read_images(path: Path) -> StoredImages:
-    """The images that a Writer wrote; no pixel is read before it is asked for."""
+    """The images that a Writer wrote; no pixel is read before it is asked for. Raises DamagedError for a file
+    that holds anything else, and OSError."""
     tensors, told, offsets = _mapped(path)
-    return StoredImages(
-        tensors["image"], tensors["label"].clone(), told["num_classes"], path, offsets["image"]
-    )
+    check_columns(tensors, {"image": ("uint8", 4), "label": ("int64", 1), "index": ("int64", 1)})
+    num_classes = OF_IMAGES.check(told)["num_classes"]
+    if not len(tensors["label"]):
+        raise DamagedError("it holds no images")
+    if int(tensors["index"].min()) < 0:
+        raise DamagedError("index: a row of the source is negative")
+    try:
+        return StoredImages(tensors["image"], tensors["label"].clone(), num_classes, path, offsets["image"])
+    except InputError as error:
+        raise DamagedError(str(error)) from None
 
 
 def read_index(path: Path) -> Tensor:
-    """Where in the source each image stands; int64 N."""
-    return read(path)[0]["index"].clone()
+    """Where in the source each image stands; int64 N. Raises what `read_images` does."""
+    tensors, _ = read(path)
+    check_columns(tensors, {"image": ("uint8", 4), "label": ("int64", 1), "index": ("int64", 1)})
+    return tensors["index"].clone()
+
+
+def check_columns(columns: Mapping[str, Tensor], expected: Mapping[str, tuple[str, int]]) -> None:
+    """DamagedError unless the columns are those that are expected, of these dtypes (`int8 or int16`) and
+    numbers of dimensions."""
+    if columns.keys() != expected.keys():
+        found = ", ".join(columns) or "none"
+        raise DamagedError(f"expected the columns {', '.join(expected)}, found {found}"[:300])
+    for name, (dtype, dimensions) in expected.items():
+        found = _dtype(columns[name])
+        if found not in dtype.split(" or ") or columns[name].ndim != dimensions:
+            shape = tuple(columns[name].shape)
+            raise DamagedError(f"{name}: expected {dtype} of {dimensions} dimensions, found {found} {shape}")
 
 
 def in_use(path: Path) -> bool:
     """Whether anyone on this machine has the file open as a memory map."""
-    with path.open("rb") as file:
+    try:
+        file = open_file(path)
+    except DamagedError:  # no ordinary file: nobody maps it
+        return False
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -80,11 +137,12 @@ class StoredImages(Images):
     def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Images]:
         stop = len(self) if stop is None else min(stop, len(self))
         row = math.prod(self.shape)
-        with self.file.open("rb", buffering=0) as stream:
+        with open_file(self.file) as stream:
             stream.seek(self.offset + start * row)
             for at in range(start, stop, size):
                 end = min(at + size, stop)
-                yield Images(_exactly(stream, (end - at, *self.shape)), self.y[at:end], self.num_classes)
+                x = _exactly(stream, self.file, (end - at, *self.shape))
+                yield Images(x, self.y[at:end], self.num_classes)
 
     def __reduce__(self) -> Any:
         return read_images, (self.file,)
@@ -142,24 +200,95 @@ def _array(tensor: Tensor) -> pa.Array:
 
 
 def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, int]]:
-    """The columns, the JSON, and where in the file each column begins."""
-    with path.open("rb") as file:
+    """The columns, the JSON, and where in the file each column begins. Raises DamagedError, and OSError."""
+    with open_file(path) as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise DamagedError("it is empty")
         with suppress(OSError):  # some file systems have no locks
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for `in_use`; the map holds it, and its file
         pages = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     _expect(pages, "MADV_RANDOM")  # or the disk would read megabytes around the few pages that are looked at
     whole = pa.py_buffer(pages)
-    reader = pa.ipc.open_file(whole)
-    meta: dict[str, Any] = json.loads(reader.schema.metadata[b"opsctl"])
-    batch = reader.get_batch(0)
+    batch = _record_batch(whole)
+    metadata = METADATA.read((batch.schema.metadata or {}).get(b"opsctl", b""))
+    kinds: dict[str, list[Any]] = metadata["kinds"]
+    if list(kinds) != batch.schema.names:
+        raise DamagedError("its columns are not those that its metadata names")
     tensors, offsets = {}, {}
-    for name, (kind, *shape) in meta["kinds"].items():
-        column = batch.column(name).values if shape else batch.column(name)
-        offsets[name] = column.buffers()[1].address - whole.address
-        values = np.frombuffer(pages, kind, batch.num_rows * math.prod(shape), offsets[name])
+    for name, (dtype, *shape) in kinds.items():
+        values, offsets[name] = _column(pages, whole, batch, name, dtype, shape)
         tensors[name] = torch.from_numpy(values.reshape(batch.num_rows, *shape))
     _expect(pages, "MADV_NORMAL")
-    return tensors, meta["told"], offsets
+    return tensors, metadata["told"], offsets
+
+
+def _record_batch(whole: pa.Buffer) -> pa.RecordBatch:
+    """The one record batch of a file. Its columns stay where they are; nothing is decompressed."""
+    if whole.size < len(MAGIC) or whole.slice(0, len(MAGIC)).to_pybytes() != MAGIC:
+        raise DamagedError("it is no Arrow file")
+    try:
+        messages = pa.ipc.MessageReader.open_stream(pa.BufferReader(whole.slice(len(MAGIC))))
+        schema = pa.ipc.read_schema(messages.read_next_message())
+        message = messages.read_next_message()
+        if message.type != "record batch" or _is_compressed(message.metadata):
+            raise DamagedError("it does not hold an uncompressed record batch")
+        batch = pa.ipc.read_record_batch(message, schema)
+        batch.validate()
+        with suppress(StopIteration):
+            messages.read_next_message()
+            raise DamagedError("it holds more than one record batch")
+    except DamagedError:
+        raise
+    except StopIteration:
+        raise DamagedError("it ends before its record batch") from None
+    except (pa.ArrowException, OSError, ValueError, TypeError, OverflowError, struct.error) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise DamagedError(f"it is no Arrow file ({type(error).__name__}: {reason[:200]})") from None
+    return batch
+
+
+def _is_compressed(metadata: pa.Buffer) -> bool:
+    """Whether the buffers of a record batch are compressed, as its message (a FlatBuffer; Message.fbs and
+    Schema.fbs of Arrow) says. pyarrow does not tell, and decompresses as much as a file claims to hold."""
+    data = metadata.to_pybytes()
+
+    def field(table: int, number: int) -> int | None:
+        """Where a field of a table is, or None if it is left out."""
+        vtable = table - struct.unpack_from("<i", data, table)[0]
+        (size,) = struct.unpack_from("<H", data, vtable)
+        entry = 4 + 2 * number
+        offset = struct.unpack_from("<H", data, vtable + entry)[0] if entry < size else 0
+        return table + offset if offset else None
+
+    (message,) = struct.unpack_from("<I", data, 0)
+    if (header := field(message, 2)) is None:
+        raise DamagedError("its record batch has no header")
+    (batch,) = struct.unpack_from("<I", data, header)
+    return field(header + batch, 3) is not None
+
+
+def _column(
+    pages: mmap.mmap, whole: pa.Buffer, batch: pa.RecordBatch, name: str, dtype: Any, shape: list[Any]
+) -> tuple[np.ndarray[Any, Any], int]:
+    """The values of a column in one row, and where in the file they begin."""
+    if dtype not in DTYPES:
+        raise DamagedError(f"{name[:80]}: its dtype is {str(dtype)[:40]!r}, not one of {', '.join(DTYPES)}")
+    if any(not isinstance(side, int) or isinstance(side, bool) or not 0 < side < 2**40 for side in shape):
+        raise DamagedError(f"{name[:80]}: its shape is not made of positive whole numbers")
+    array, row = batch.column(name), math.prod(shape)
+    kind = pa.from_numpy_dtype(np.dtype(dtype))
+    if array.type != (pa.list_(kind, row) if shape and row < 2**31 else kind) or array.null_count:
+        raise DamagedError(f"{name[:80]}: the column is {array.type}, which is not as its metadata says")
+    buffer = (array.values if shape else array).buffers()[1]
+    size = batch.num_rows * row * np.dtype(dtype).itemsize
+    offset = 0 if buffer is None else buffer.address - whole.address
+    if array.offset or (buffer is None and size) or not 0 <= offset <= offset + size <= whole.size:
+        raise DamagedError(f"{name[:80]}: the column does not lie inside the file")
+    return np.frombuffer(pages, dtype, batch.num_rows * row, offset), offset
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def _expect(pages: mmap.mmap, advice: str) -> None:
@@ -168,12 +297,12 @@ def _expect(pages: mmap.mmap, advice: str) -> None:
         pages.madvise(getattr(mmap, advice))
 
 
-def _exactly(stream: Any, shape: tuple[int, ...]) -> Tensor:
+def _exactly(stream: BufferedReader, file: Path, shape: tuple[int, ...]) -> Tensor:
     """The next bytes of a file as uint8 of this shape; OSError if it ends before."""
     x = np.empty(shape, np.uint8)
     rest = x.reshape(-1).data
     while rest.nbytes:
         if not (n := stream.readinto(rest)):
-            raise OSError(f"{stream.name} ends too early")
+            raise OSError(f"{file} ends too early")
         rest = rest[n:]
     return torch.from_numpy(x)

@@ -56,7 +56,8 @@ class Perturbation(ABC):
     @classmethod
     @abstractmethod
     def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Self:
-        """What `columns` and `told` came from."""
+        """What `columns` and `told` came from. Raises DamagedError for anything that comes of no perturbation
+        of this kind."""
 
 
 def _compute(_: str, make: Callable[[], Tensors]) -> Tensors:

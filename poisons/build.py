@@ -39,7 +39,7 @@ def open_source(spec: DataSpec) -> Reading:
 
 def read_source(spec: DataSpec, reading: Reading) -> Iterator[Part]:
     """The clean images of a spec, from `reading`."""
-    rows = balanced(reading.y, reading.num_classes, spec.limit)
+    rows = balanced(reading.y, spec.limit)
     at, size = 0, 1
     while at < len(rows):
         some = rows[at : at + size]

@@ -191,17 +191,17 @@ def _numbered(names: Sequence[str]) -> str:
 
 def _spec(spec: Mapping[str, Any]) -> Lines:
     yield "source", f"{_said(spec['source'])}; split {spec['split']}"
-    if spec["limit"] is not None:
+    if spec.get("limit") is not None:
         yield "limit", f"at most {spec['limit']:,} images, classes in equal numbers"
     for poison in spec["poison"]:
         yield "poison", _said(poison)
-    if spec["crafted_on"] is not None:
+    if spec.get("crafted_on") is not None:
         yield "crafted on", _said(spec["crafted_on"])
-    if spec["ratio"] != 1:
+    if spec.get("ratio", 1) != 1:
         yield "ratio", f"{spec['ratio']:g} of each class is poisoned"
     if spec.get("shuffled"):
         yield "shuffled", "each label and perturbation is on the content of another image"
-    yield "seed", str(spec["seed"])
+    yield "seed", str(spec.get("seed", 0))
 
 
 def _change(change: Mapping[str, Any] | None) -> Lines:
@@ -235,11 +235,13 @@ def _made(record: Mapping[str, Any]) -> Lines:
     known = record.get("environment")
     if known is not None:
         device, seconds = record.get("device", "?"), record.get("seconds", "?")
-        yield "made", f"{known['time']} on {known['host']}, device {device}, in {seconds} s"
-        versions = ", ".join(f"{name} {version}" for name, version in known["versions"].items())
+        where = f" on {known['host']}" if "host" in known else ""
+        yield "made", f"{known.get('time', '?')}{where}, device {device}, in {seconds} s"
+        versions = ", ".join(f"{name} {version}" for name, version in known.get("versions", {}).items())
         if platform := (record.get("platform") or {}).get("name"):
             yield "platform", platform
-        yield "with", f"commit {known['commit'] or 'unknown'}, python {known['python']}, {versions}"
+        commit, python = known.get("commit") or "unknown", known.get("python", "?")
+        yield "with", f"commit {commit}, python {python}, {versions}"
     for name, file in record.get("files", {}).items():
         yield "file", f"{name}, {file['bytes'] / 1e6:.3g} MB, sha256 {file['sha256']}"
 

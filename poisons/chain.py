@@ -10,6 +10,7 @@ from torch import Tensor
 
 from poisons.base import Perturbation, Tensors
 from trainers.images import Images
+from trainers.stored import DamagedError
 
 
 @dataclass(frozen=True)
@@ -38,4 +39,4 @@ class Chain(Perturbation, kind="chain"):
 
     @classmethod
     def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Chain:
-        raise TypeError("a chain is stored link by link")
+        raise DamagedError("a chain is stored link by link, and never in one file")

@@ -9,15 +9,29 @@ from fractions import Fraction
 from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
 from trainers.images import Images
 from trainers.spec import InputError
+from trainers.stored import DamagedError, JsonFile
 
 Application = Literal["signed", "released_em", "released_ops"]
 Per = Literal["image", "class", "universal"]
 CHUNK = 2**22  # values converted at a time: noise may be as large as the images, in float32
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Fields(TypedDict):
+    """What is stored beside the levels."""
+
+    per: Per
+
+
+FIELDS = JsonFile[dict[str, Any]](Fields)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,15 @@ class Delta(Perturbation, kind="delta"):
 
     @classmethod
     def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Delta:
-        return cls(columns["delta"], told["per"])
+        check_columns(columns, {"delta": ("int8 or int16", 4)})
+        delta, per = columns["delta"], FIELDS.check(dict(told))["per"]
+        if not len(delta) or (per == "universal" and len(delta) != 1):
+            raise DamagedError(f"delta: {len(delta)} rows, and there is one per {per}")
+        if delta.dtype == torch.int16:
+            low, high = (int(end) for end in delta.aminmax())
+            if low < -255 or high > 255:
+                raise DamagedError(f"delta: levels lie in -255..255, found {low}..{high}")
+        return cls(delta, per)
 
 
 def whole_levels(noise: Tensor, application: Application, eps: Fraction | None = None) -> Tensor:

@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import secrets
+import stat as stat_module
+import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from trainers.redaction import redacted
+from trainers.stored import DamagedError, open_file
 
 
 class StoreError(OSError):
@@ -23,14 +26,30 @@ class StoreError(OSError):
 
 def write_whole(path: Path, value: Any) -> None:
     """Write JSON so that `path` appears whole or not at all, and stays after a power cut."""
+    write_bytes(path, json.dumps(value, indent=1, allow_nan=False).encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that `path` appears whole or not at all, and stays after a power cut: on a full disk
+    what was there before is still there. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(value, indent=1, allow_nan=False))
+        temporary.write_bytes(data)
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_output(path: Path, data: bytes) -> None:
+    """Write a file that a user asked for, whole or not at all: a link is written through, and what is no
+    file, such as /dev/stdout or a named pipe, is written to as it is. Raises OSError."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path.resolve() if path.is_symlink() else path, data)
 
 
 def create_whole(path: Path, value: Any) -> None:
@@ -43,6 +62,13 @@ def create_whole(path: Path, value: Any) -> None:
             os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_aside(folder: Path, quarantine: Path) -> None:
+    """Move what is damaged into the folder `quarantine`; harmless if it is not there. Raises OSError."""
+    if os.path.lexists(folder):
+        quarantine.mkdir(exist_ok=True)
+        os.rename(folder, quarantine / f"{folder.name}-{time.time_ns()}")
 
 
 def flush(path: Path) -> None:
@@ -62,9 +88,10 @@ def stamp(file: Path) -> dict[str, Any]:
 
 
 def has_size(file: Path, told: dict[str, Any]) -> bool:
-    """Whether the file is there and has the size that its stamp tells; its bytes are not read."""
+    """Whether there is an ordinary file of the size that its stamp tells; its bytes are not read."""
     try:
-        return file.stat().st_size == told["bytes"]
+        found = file.lstat()
+        return stat_module.S_ISREG(found.st_mode) and found.st_size == told["bytes"]
     except (FileNotFoundError, NotADirectoryError):
         return False
 
@@ -81,7 +108,7 @@ def intact(file: Path, told: dict[str, Any]) -> bool:
     """Whether the file is the one that was stamped. All of its bytes are read; what cannot be is not."""
     try:
         return has_size(file, told) and _read(file) == told["sha256"]
-    except OSError:
+    except (OSError, DamagedError):
         return False
 
 
@@ -97,5 +124,5 @@ def _sha256(file: Path, *_: int) -> str:
 
 
 def _read(file: Path) -> str:
-    with file.open("rb") as stream:
+    with open_file(file, links=True) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -12,7 +12,8 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, field_validator, model_validator
+from typing_extensions import TypedDict
 
 from poisons.base import Poison, Workshop
 from poisons.delta import Application, Delta, whole_levels
@@ -42,6 +43,8 @@ from trainers.optimizers.sgd import Sgd
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import Eps, InputError
+from trainers.stored import DamagedError, JsonFile
+from trainers.tensor_files import check_like
 
 GENERATOR_LAPS, NOISE_LAPS, CHOSEN, WEIGHTS = range(4)
 ROUNDS = 10  # that a crafting is taken to need when its cost is reckoned; on CIFAR-10 it is about as many
@@ -179,7 +182,10 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             recipe = recipe.model_copy(update={"precision": arithmetic.precision})
             training = Training.begin(recipe, clean, seed=weights, device=device)
             if checkpoint is not None and (state := checkpoint.load(owner=owner)) is not None:
-                _resume(training, noise, state)
+                try:
+                    _resume(training, noise, state)
+                except DamagedError as damage:
+                    checkpoint.reject(f"was damaged ({damage})")
             for row in training.history:
                 workshop.report(row)
             while not self._ended(training):
@@ -266,6 +272,23 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         return wrong / len(noise.images)
 
 
+class Round(TypedDict):
+    """A round of crafting, in a record and in a checkpoint."""
+
+    round: int
+    error: FiniteFloat
+    seconds: FiniteFloat
+
+
+class RoundsSoFar(TypedDict):
+    """How far a crafting is, in its checkpoint."""
+
+    history: list[Round]
+
+
+ROUNDS_SO_FAR = JsonFile[dict[str, Any]](RoundsSoFar)
+
+
 def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.device) -> Arithmetic:
     """What `precision` comes to for the generator: for its own steps, and for those of the noise."""
 
@@ -286,8 +309,11 @@ def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.de
 
 
 def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:
-    training.model.load_state_dict(state["model"])
-    training.optimizer.load_state_dict(state["optimizer"])
+    """Go on from the state of a checkpoint. Raises DamagedError if it is none of this crafting; nothing is
+    changed then."""
+    ROUNDS_SO_FAR.check({"history": state.get("history")})
+    check_like(state.get("noise"), noise.values, "noise")
+    training.take_on(state)
     training.history = list(state["history"])
     noise.values.copy_(state["noise"])
 

@@ -23,6 +23,7 @@ from poisons.build import per_chunk
 from poisons.card import markdown
 from poisons.durable import StoreError, flush
 from poisons.picture import pillow
+from poisons.publication import public_record
 from trainers.images import Images
 from trainers.spec import InputError
 from trainers.stored import MB, DamagedError, JsonFile
@@ -41,13 +42,15 @@ def export(
     `<split>.npz` with `x` uint8 N,H,W,C, `y` and `index` int64 N. `hf`: `README.md` and `data/`, as
     `datasets.load_dataset(folder)` reads them. The forms of `datasets` keep the names of classes.
 
-    `index` (int64 N) says where in the source the images stand; `record` goes into `provenance.json`. All of
-    it appears, or nothing. InputError if it is there already, StoreError if it cannot be written.
+    `index` (int64 N) says where in the source the images stand; `record` goes into `provenance.json`, as
+    `public_record` has it. All of it appears, or nothing. InputError if it is there already, StoreError if it
+    cannot be written.
     """
     folder = folder.expanduser()
     write, pattern = FORMS[form]
     target = pattern.format(split)
-    known = _known(folder, target, readme=form == "hf") | {target: dict(record)}
+    known = _known(folder, target, readme=form == "hf") | {target: record}
+    known = {name: public_record(told) for name, told in known.items()}
     home, stage = (folder / target).parent, folder / f".{split}.{os.getpid()}.tmp"
     try:
         (stage / "data").mkdir(parents=True)

@@ -19,9 +19,10 @@ from poisons import arrow
 from poisons.build import per_chunk
 from poisons.card import Tally
 from poisons.delta import Application, Delta, Per
-from poisons.durable import StoreError, flush, stamp, write_whole
-from poisons.foreign_array import Found, levels, read_array, small
-from poisons.foreign_folder import MatchedFiles, match_files, match_rows
+from poisons.durable import StoreError, flush, put_aside, stamp, write_whole
+from poisons.foreign_array import Found, WholeLevels, levels, read_array
+from poisons.foreign_folder import MatchedFiles, match_files
+from poisons.heap import large_blocks_go_back
 from poisons.imported import FILE, digest, read_import
 from poisons.records import RECORD
 from poisons.sources.base import Reading
@@ -58,7 +59,18 @@ def read_foreign(
     files and classes are named there. No pickle is read. InputError says what does not fit, and where; `eps`,
     if exceeded, is but reported.
     """
-    path = path.expanduser()
+    with large_blocks_go_back():
+        return _read_foreign(path.expanduser(), clean, index, reading, application, eps)
+
+
+def _read_foreign(
+    path: Path,
+    clean: Images,
+    index: Tensor | None,
+    reading: Reading | None,
+    application: Application,
+    eps: Fraction | None,
+) -> tuple[Delta, dict[str, Any]]:
     where = torch.arange(len(clean)) if index is None else index.cpu()
     matched_by = {}
     if path.is_dir():
@@ -101,7 +113,7 @@ def write_import(folder: Path, delta: Delta, told: Mapping[str, Any]) -> None:
         flush(stage / FILE)
         record = {"file": stamp(stage / FILE), **told, "environment": environment()}
         write_whole(stage / RECORD, record)
-        shutil.rmtree(folder, ignore_errors=True)  # damaged, if there is one
+        put_aside(folder, folder.parent.parent / "quarantine")  # damaged, if there is one
         os.rename(stage, folder)
         flush(folder.parent)
     except OSError as error:
@@ -115,13 +127,13 @@ def write_import(folder: Path, delta: Delta, told: Mapping[str, Any]) -> None:
 
 
 def _from_file(path: Path, clean: Images, where: Tensor, application: Application) -> tuple[Delta, list[str]]:
-    found = read_array(path, clean)
+    found = read_array(path, clean, where)
     per, rows, warnings = _rows(found, clean, where)
     _compare(found, rows, clean)
     if found.values.dtype == torch.uint8:
         if rows is None:
             raise InputError(
-                f"{path} holds {len(found.values)} images of uint8, which are taken for poisoned images, but "
+                f"{path} holds {found.count} images of uint8, which are taken for poisoned images, but "
                 f"there are {len(clean)} clean ones; noise is stored as floats, or as signed integers"
             )
         return Delta(_minus(clean, lambda part: found.values[rows[part]])), warnings
@@ -134,9 +146,9 @@ def _from_file(path: Path, clean: Images, where: Tensor, application: Applicatio
 
 def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Per, Tensor | None, list[str]]:
     """What there is a row for; for each clean image its row in the file, if that is an image; warnings."""
-    count = len(found.values)
-    if found.index is not None and len(found.index) == count:
-        return "image", match_rows(found.path, found.index, where, "row"), []
+    count = found.count
+    if found.rows is not None:
+        return "image", found.rows, []
     if count == len(clean):
         return "image", torch.arange(count), []
     if count == clean.num_classes:
@@ -159,10 +171,10 @@ def _compare(found: Found, rows: Tensor | None, clean: Images) -> None:
     mine, expected = found.labels, clean.y.cpu()
     if rows is None and len(mine) == clean.num_classes:
         expected = torch.arange(clean.num_classes)
-    if rows is not None and len(mine) == len(found.values):
+    if found.rows is None and rows is not None and len(mine) == found.count:
         mine = mine[rows]
     if len(mine) != len(expected):
-        raise InputError(f"{found.path} has {len(mine)} labels for {len(found.values)} rows")
+        raise InputError(f"{found.path} has {len(mine)} labels for {found.count} rows")
     wrong = (mine != expected).nonzero()
     if len(wrong):
         row = int(wrong[0, 0])
@@ -174,27 +186,27 @@ def _compare(found: Found, rows: Tensor | None, clean: Images) -> None:
 
 def _minus(clean: Images, poisoned: Callable[[slice], Tensor]) -> Tensor:
     """What was added to the clean images; `poisoned(part)` gives uint8 images of these rows."""
-    delta = torch.empty((len(clean), *clean.shape), dtype=torch.int16)
-    at = 0
+    delta, at = WholeLevels((len(clean), *clean.shape)), 0
     for chunk in clean.chunks(per_chunk(clean)):
         part = slice(at, at + len(chunk))
-        delta[part] = poisoned(part).to(torch.int16) - chunk.x.cpu()
+        delta.append(poisoned(part).to(torch.int16) - chunk.x.cpu())
         at += len(chunk)
-    return small(delta)
+    return delta.values()
 
 
 def _from_folder(
     root: Path, clean: Images, where: Tensor, reading: Reading | None
 ) -> tuple[Delta, MatchedFiles]:
     matched = match_files(root, clean, where, reading)
-    decode, shape = Decoder(grey=clean.shape[0] == 1), clean.shape
+    channels, height, width = clean.shape
+    if channels not in (1, 3):
+        raise InputError(
+            f"{shown(root)}: decoded images have 1 or 3 channels, the clean ones {channels}: import an array"
+        )
+    decode = Decoder(grey=channels == 1, size=(height, width))
 
     def read(part: slice) -> Tensor:
-        x = decode((shown(file), read_bytes(file)) for file in matched.files[part])
-        if x.shape[1:] != shape:
-            first = shown(matched.files[part.start])
-            raise InputError(f"{first} is {tuple(x.shape[1:])}, the clean image is {shape} (C, H, W)")
-        return x
+        return decode((shown(file), read_bytes(file)) for file in matched.files[part])
 
     return Delta(_minus(clean, read)), matched
 

@@ -3,97 +3,97 @@
 from __future__ import annotations
 
 import math
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from poisons.array_files import DTYPES, READERS, Held, arrays_of, needs_pickle
 from poisons.delta import Application, whole_levels
+from poisons.foreign_folder import match_rows
 from trainers.images import Images, channels_first
 from trainers.pickles import SUFFIXES, pickle_to_array
 from trainers.spec import InputError
+from trainers.stored import DamagedError, open_file
+from trainers.tensor_files import PickleError
 
 NAMES = ("x", "noise", "perturbation", "delta")  # of arrays in one file
 LABELS = ("y", "label", "labels")
-DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8")
+INDEX = "index"
 SLACK = 1e-6  # what a float may lie beyond [-1, 1]
+MOST_ROWS = 10_000_000  # of a file
+STEP = 2**24  # values that are widened at a time
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a file holds: `values` M,C,H,W, and of each row its label and its row in the source, if told."""
+    """What is of use in a file: `values` M,C,H,W and, if they are told, the labels. `rows` (int64) says which
+    row belongs to each clean image, where the file says it; labels are then those of the clean images, else
+    of the rows. `count` is how many rows the file has: `values` are the first of them if there are more than
+    anybody needs."""
 
     path: Path
     values: Tensor
     labels: Tensor | None
-    index: Tensor | None
+    rows: Tensor | None
+    count: int
 
 
-def read_array(path: Path, clean: Images) -> Found:
-    """Its arrays, and what they are."""
-    reader = {".npy": _npy, ".npz": _npz, ".pt": _torch, ".pth": _torch}.get(path.suffix.lower())
+def read_array(path: Path, clean: Images, where: Tensor) -> Found:
+    """Its arrays, and what they are. `where` (int64 N) says which rows of the source the clean images are.
+    Nothing is read that does not fit them."""
     if path.suffix.lower() in SUFFIXES:
         raise InputError(pickle_to_array(path))
-    if reader is None:
+    if path.suffix.lower() not in READERS:
         raise InputError(f"{path}: expected a .npy, .npz or .pt file, or a folder of images")
     try:
-        arrays = reader(path)
+        with open_file(path, links=True) as stream:
+            if not stream.read(1):
+                raise InputError(f"{path} is empty")
+        return _found(path, arrays_of(path, NAMES, (*LABELS, INDEX)), clean, where)
     except InputError:
         raise
     except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
         raise InputError(_why(path, error)) from None
-    name = _name(path, arrays)
-    labels = next((arrays[known] for known in LABELS if known in arrays), None)
-    values = _layout(path, _tensor(path, arrays[name]), clean)
-    return Found(path, values, _column(path, labels), _column(path, arrays.get("index")))
 
 
-def _npy(path: Path) -> dict[str, Any]:
-    return {
-        "": np.load(path, mmap_mode="c", allow_pickle=False)
-    }  # a private map, of which torch does not warn
-
-
-def _npz(path: Path) -> dict[str, Any]:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-        named = [name for name in NAMES if name in found.files]
-        wanted = [*named, *LABELS, "index"] if named else found.files
-        return {name: found[name] for name in found.files if name in wanted}
-
-
-def _torch(path: Path) -> dict[str, Any]:
-    found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    if isinstance(found, Tensor):
-        return {"": found.detach()}
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}; expected a tensor, or a dict of tensors")
-    return {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+def _found(path: Path, arrays: Mapping[str, Held], clean: Images, where: Tensor) -> Found:
+    values = arrays[_name(path, arrays)]
+    labels = next((_column(path, name, arrays[name]) for name in LABELS if name in arrays), None)
+    index = _column(path, INDEX, arrays[INDEX]) if INDEX in arrays else None
+    _check_noise(path, values, clean)
+    count = values.shape[0]
+    if index is not None and len(index) == count:
+        wanted, rows = match_rows(path, index, where, "row").unique(return_inverse=True)
+        labels = labels[wanted][rows] if labels is not None and len(labels) == count else labels
+        read = values.read(wanted)
+        return Found(path, channels_first(read, clean.shape), labels, rows, len(wanted))
+    needed = max(len(clean), clean.num_classes, int(where.max()) + 1)
+    read = values.read(None if count <= needed else torch.arange(needed))
+    return Found(path, channels_first(read, clean.shape), labels, None, count)
 
 
 def _why(path: Path, error: Exception) -> str:
-    if path.stat().st_size == 0:
-        return f"{path} is empty"
-    if isinstance(error, pickle.UnpicklingError) or re.search("pickle|Python objects", str(error)):
-        return (
-            f"{path} is no plain array: it needs pickle, which can run anything, and is not read; store the "
-            "bare numbers, with np.save of an array or torch.save of a tensor"
-        )
+    if not path.is_file():
+        return f"{path} cannot be read: {error}"
+    if isinstance(error, DamagedError) and not isinstance(error, PickleError):
+        return f"{path} cannot be read: {error}; was it copied whole?"
+    if isinstance(error, PickleError | UnpicklingError) or re.search("pickle|Python objects", str(error)):
+        return needs_pickle(path)
     reason = (str(error).splitlines() or [""])[0]
     return f"{path} cannot be read ({type(error).__name__}: {reason}); was it copied whole?"
 
 
-def _name(path: Path, arrays: Mapping[str, Any]) -> str:
+def _name(path: Path, arrays: Mapping[str, Held]) -> str:
     """Which array is the perturbation."""
     found = [name for name in NAMES if name in arrays]
     for rank in (4, 3):
-        found = found or [name for name, array in arrays.items() if array.ndim == rank]
+        found = found or [name for name, array in arrays.items() if len(array.shape) == rank]
     if len(found) == 1 or list(arrays) == [""]:
         return (found or [""])[0]
     names = ", ".join(arrays) or "nothing"
@@ -102,44 +102,30 @@ def _name(path: Path, arrays: Mapping[str, Any]) -> str:
     raise InputError(f"{path} holds {names}; name the noise, or the poisoned images, `x`")
 
 
-def _tensor(path: Path, array: Any) -> Tensor:
-    if isinstance(array, Tensor):
-        dtype, tensor = str(array.dtype).removeprefix("torch."), array
-    else:
-        dtype = array.dtype.name
-        native = array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
-        tensor = torch.from_numpy(native) if dtype in DTYPES else torch.empty(0)
-    if dtype not in DTYPES:
-        raise InputError(
-            f"{path} holds {dtype}; expected floats (noise in [-1, 1]), signed integers (noise in levels) "
-            "or uint8 (the poisoned images)"
-        )
-    return tensor
-
-
-def _column(path: Path, array: Any) -> Tensor | None:
+def _column(path: Path, name: str, array: Held) -> Tensor:
     """Labels or an index; int64."""
-    if array is None:
-        return None
-    column = _tensor(path, array).flatten()
-    if column.dtype.is_floating_point:
-        raise InputError(f"{path}: labels and index must be whole numbers, found {column.dtype}")
-    return column.long()
+    if array.dtype not in DTYPES or "float" in array.dtype:
+        raise InputError(f"{path}: labels and index must be whole numbers, found {name} of {array.dtype}")
+    if math.prod(array.shape) > MOST_ROWS:
+        raise InputError(f"{path}: {name} has the shape {array.shape}; at most {MOST_ROWS:,} rows are read")
+    return array.read().flatten().long()
 
 
-def _layout(path: Path, values: Tensor, clean: Images) -> Tensor:
-    """As M,C,H,W."""
+def _check_noise(path: Path, values: Held, clean: Images) -> None:
+    """InputError unless an array is noise, or images, of the shape of the clean ones."""
+    if values.dtype not in DTYPES:
+        raise InputError(
+            f"{path} holds {values.dtype}; expected floats (noise in [-1, 1]), signed integers (noise in "
+            "levels) or uint8 (the poisoned images)"
+        )
     c, h, w = clean.shape
-    try:
-        if values.dim() and len(values):
-            return channels_first(values, clean.shape)
-    except InputError:
-        pass
-    raise InputError(
-        f"{path} has the shape {tuple(values.shape)}, but the clean images are {tuple(clean.x.shape)}: "
-        f"expected M,{c},{h},{w} or M,{h},{w},{c}, where M is the {len(clean)} images or the "
-        f"{clean.num_classes} classes, or 1 for a change that is the same for all"
-    )
+    known = {(c, h, w), (h, w, c), *({(h, w)} if c == 1 else ())}
+    if not values.shape or not values.shape[0] or tuple(values.shape[1:]) not in known:
+        raise InputError(
+            f"{path} has the shape {tuple(values.shape)}, but the clean images are {tuple(clean.x.shape)}: "
+            f"expected M,{c},{h},{w} or M,{h},{w},{c}, where M is the {len(clean)} images or the "
+            f"{clean.num_classes} classes, or 1 for a change that is the same for all"
+        )
 
 
 def levels(found: Found, application: Application) -> Tensor:
@@ -158,10 +144,37 @@ def levels(found: Found, application: Application) -> Tensor:
         at += len(part)
     if floating:
         return whole_levels(values, application)
-    return small(values.to(torch.int16))
+    whole = WholeLevels(tuple(values.shape))
+    for part in values.split(size):
+        whole.append(part.to(torch.int16))
+    return whole.values()
 
 
-def small(values: Tensor) -> Tensor:
-    """As int8 where all fit."""
-    low, high = values.aminmax()
-    return values.to(torch.int8) if low >= -128 and high <= 127 else values
+class WholeLevels:
+    """Levels that come part by part: int8 until some do not fit, then all int16, in memory of the result."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape, self.row, self.rows = shape, math.prod(shape[1:]), 0
+        room = torch.from_numpy(np.empty(2 * math.prod(shape), np.uint8))  # pages come as they are written
+        self.narrow, self.wide = room[: math.prod(shape)].view(torch.int8), room.view(torch.int16)
+        self.is_narrow = True
+
+    def append(self, part: Tensor) -> None:
+        """The next rows, int16."""
+        low, high = part.aminmax()
+        if self.is_narrow and not -128 <= int(low) <= int(high) <= 127:
+            self._widen()
+        here = slice(self.rows * self.row, (self.rows + len(part)) * self.row)
+        (self.narrow if self.is_narrow else self.wide)[here] = part.reshape(-1)
+        self.rows += len(part)
+
+    def _widen(self) -> None:
+        """Have what is there as int16, from its end, so that nothing is overwritten before it is read."""
+        for stop in range(self.rows * self.row, 0, -STEP):
+            start = max(0, stop - STEP)
+            self.wide[start:stop] = self.narrow[start:stop].to(torch.int16)
+        self.is_narrow = False
+
+    def values(self) -> Tensor:
+        """All that came."""
+        return (self.narrow if self.is_narrow else self.wide).view(self.shape)

@@ -62,13 +62,12 @@ def read_import(folder: Path) -> Delta | None:
     """The imported perturbation in `folder`, or None if there is none, or it is not as it was written."""
     try:
         record = IMPORT.read(read_regular(folder / RECORD, IMPORT.limit) or b"")
-    except DamagedError:
+        if not unchanged(folder / FILE, record["file"]):
+            return None
+        delta = Delta.restore(*arrow.read(folder / FILE))
+    except (DamagedError, FileNotFoundError):
         return None
-    if not unchanged(folder / FILE, record["file"]):
-        return None
-    columns, told = arrow.read(folder / FILE)
-    facts = {name: fact for name, fact in record.items() if name not in NO_FACTS}
-    return replace(Delta.restore(columns, told), facts_=facts)
+    return replace(delta, facts_={name: fact for name, fact in record.items() if name not in NO_FACTS})
 
 
 def digest(labels: Tensor) -> str:

@@ -104,7 +104,18 @@ def gathered(
         )
         return reduce(Moments.__iadd__, parts).tensors()
 
-    return Moments(**workshop.memo(name, take))
+    found = workshop.memo(name, take)
+    return Moments(**(found if _are_moments(found, images) else take()))
+
+
+def _are_moments(tensors: Tensors, images: Images) -> bool:
+    """Whether what was kept in a file has the columns, shapes and dtypes of these images' moments."""
+    k, (c, *size) = images.num_classes, images.shape
+    shapes = {"n": (k,), "first": (k, c, *size), "second": (k, len(pairs(c)), *size)}
+    return {name: tuple(values.shape) for name, values in tensors.items()} == shapes and all(
+        values.dtype in (torch.int64, *(() if name == "n" else (torch.int32,)))
+        for name, values in tensors.items()
+    )
 
 
 def _of_rows(shared: tuple[Images, Tensor | None], rows: tuple[int, int], _: torch.device) -> Moments:

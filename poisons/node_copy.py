@@ -80,6 +80,12 @@ class NodeCopy:
         there, here = self.record(name), self.record_here(name)
         return there is not None and here is not None and digests(there) == digests(here)
 
+    def reject(self, name: str) -> None:
+        """Have no such folder on the shelf, if it is the one that is here: its bytes are as its record says,
+        but they are no data set, so that it is made again. Raises OSError."""
+        if self.agrees(name):
+            self.shelf.remove(f"{name}/{RECORD}")
+
     def touch(self, name: str) -> None:
         """Note that it is used now."""
         with suppress(FileNotFoundError):

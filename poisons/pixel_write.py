@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
+from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
+from poisons.records import Side
 from trainers.images import Images
 from trainers.spec import InputError
+from trainers.stored import DamagedError, JsonFile
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Fields(TypedDict):
+    """What is stored beside the pixels: height and width of the images, and what there is a row for."""
+
+    shape: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    per: Literal["image", "class"]
+
+
+FIELDS = JsonFile[dict[str, Any]](Fields)
 
 
 @dataclass(frozen=True)
@@ -74,6 +90,16 @@ class PixelWrite(Perturbation, kind="pixel_write"):
 
     @classmethod
     def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> PixelWrite:
-        return cls(
-            columns["row"], columns["column"], columns["colour"], tuple(told["shape"]), per=told["per"]
-        )
+        check_columns(columns, {"row": ("int64", 2), "column": ("int64", 2), "colour": ("uint8", 3)})
+        fields = FIELDS.check(dict(told))
+        row, column, colour = columns["row"], columns["column"], columns["colour"]
+        height, width = fields["shape"]
+        if not row.numel() or row.shape != column.shape or row.shape != colour.shape[:2]:
+            shapes = ", ".join(str(tuple(values.shape)) for values in columns.values())
+            raise DamagedError(f"its columns do not belong together: {shapes}")
+        written = row >= 0
+        if int(row.min()) < -1 or int(row.max()) >= height:
+            raise DamagedError(f"row: a pixel lies outside images of {height}x{width}")
+        if bool(((column < 0) | (column >= width))[written].any()):
+            raise DamagedError(f"column: a pixel lies outside images of {height}x{width}")
+        return cls(row, column, colour, (height, width), per=fields["per"])

@@ -6,9 +6,10 @@ leads to another place. Imports nothing heavy.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from datetime import datetime
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import ConfigDict, Field, FiniteFloat, StringConstraints, with_config
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, StringConstraints, with_config
 from typing_extensions import TypedDict
 
 from trainers.stored import MB, DamagedError, JsonFile
@@ -48,12 +49,82 @@ class PlatformName(TypedDict):
     name: Text
 
 
+def _time(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
 @more
 class Environment(TypedDict, total=False):
     """With what something was computed, where and when."""
 
-    time: Text
+    time: Annotated[Text, AfterValidator(_time)]
     host: Text
+    python: Text
+    commit: Text | None
+    versions: dict[Text, Text]
+
+
+@more
+class Kind(TypedDict):
+    """A source or a poison: its kind, and its settings."""
+
+    kind: Text
+
+
+@more
+class SpecRecord(TypedDict):
+    """What a data set is, as far as it is shown."""
+
+    source: Kind
+    split: Literal["train", "test"]
+    poison: Annotated[list[Kind], Field(min_length=1)]
+    limit: NotRequired[Count | None]
+    ratio: NotRequired[FiniteFloat]
+    crafted_on: NotRequired[Kind | None]
+    shuffled: NotRequired[bool]
+    seed: NotRequired[int]
+
+
+class Skipped(TypedDict):
+    """Files of a source that are not read: why, how many they are, and the first few of their names."""
+
+    reason: Text
+    count: Count
+    examples: list[Text]
+
+
+@more
+class Spread(TypedDict):
+    """How large the changes of images are."""
+
+    mean: FiniteFloat
+    p5: FiniteFloat
+    p50: FiniteFloat
+    p95: FiniteFloat
+    max: FiniteFloat
+
+
+@more
+class Low(TypedDict):
+    """How like their originals changed images are, and how many were compared."""
+
+    mean: FiniteFloat
+    min: FiniteFloat
+    over: Count
+
+
+@more
+class Change(TypedDict):
+    """What a poison changed; see `poisons.card.Tally`."""
+
+    images: Count
+    changed: Annotated[FiniteFloat, Field(ge=0, le=1)]
+    L0: Spread
+    L2: Spread
+    Linf: Spread
+    psnr: Low | None
+    ssim: Low | None
 
 
 @more
@@ -61,7 +132,7 @@ class DataRecord(TypedDict):
     """`data/<name>/record.json`: a data set is there, and what it is."""
 
     key: Key
-    spec: dict[str, Any]
+    spec: SpecRecord
     parents: list[DataSetName]
     layout: Count
     files: dict[DataSetFile, FileStamp]
@@ -70,12 +141,12 @@ class DataRecord(TypedDict):
     num_classes: Annotated[int, Field(ge=1, le=2**31)]
     facts: NotRequired[dict[Text, dict[str, Any]]]
     class_names: NotRequired[list[Text]]
-    skipped: NotRequired[list[Any]]
+    skipped: NotRequired[list[Skipped]]
     notes: NotRequired[list[Text]]
     warnings: NotRequired[list[Text]]
     seconds: NotRequired[Seconds]
     device: NotRequired[Text]
-    change: NotRequired[dict[str, Any] | None]
+    change: NotRequired[Change | None]
     environment: NotRequired[Environment]
     platform: NotRequired[PlatformName]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from poisons.durable import sha256
 from trainers.checkpoint import Checkpoint
+from trainers.stored import DamagedError
 
 
 class Shelf(Protocol):
@@ -54,8 +56,7 @@ class ShelvedCheckpoint(Checkpoint):
         """The last one that was uploaded, or else the last on this machine. Raises OSError if the shelf does
         not answer."""
         mark = None if self.shelf is None else self.shelf.read(self._mark)
-        here = sha256(self.path).encode() if self.path.exists() else None
-        if self.shelf is not None and mark not in (None, here):
+        if self.shelf is not None and mark not in (None, self._here()):
             self._download(self.shelf)
         return super().load(owner=owner)
 
@@ -69,6 +70,12 @@ class ShelvedCheckpoint(Checkpoint):
                     self.shelf.remove(name)
             except OSError as error:
                 self.warnings.append(f"the checkpoint was not removed: {error}")
+
+    def _here(self) -> bytes | None:
+        """The digest of the file on this machine; None if there is none that can be read."""
+        with suppress(OSError, DamagedError):
+            return sha256(self.path).encode()
+        return None
 
     def _download(self, shelf: Shelf) -> None:
         temporary = self.path.with_name(f".{self.path.name}.download.tmp")

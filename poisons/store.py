@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,12 +31,31 @@ from poisons.clean import Identity
 from poisons.data_spec import DataSpec
 from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
-from poisons.durable import create_whole, flush, has_size, intact, stamp, unchanged, write_whole
+from poisons.durable import (
+    create_whole,
+    flush,
+    has_size,
+    intact,
+    put_aside,
+    stamp,
+    unchanged,
+    write_whole,
+)
 from poisons.foreign import store_import
 from poisons.heap import large_blocks_go_back
 from poisons.imported import Imported
 from poisons.node_copy import NodeCopy
-from poisons.records import DATA, LAYOUT, MARK, RECORD, STAMP, data_record
+from poisons.records import (
+    DATA,
+    IMPORT,
+    IMPORT_FILE,
+    LAYOUT,
+    MARK,
+    RECORD,
+    STAMP,
+    data_record,
+    folder_record,
+)
 from poisons.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
@@ -47,6 +66,7 @@ from trainers.stored import DamagedError, read_regular
 
 CPU = torch.device("cpu")
 ABOUT_SOURCE = ("class_names", "skipped", "notes")  # what records say of the source of their images
+REBUILT = "the next sweep that needs it builds it again"
 FORMAT = 1  # of the store's layout; a store with a higher number is left alone
 
 
@@ -110,6 +130,30 @@ class Store:
             found = {name: known(name, read[f"data/{name}/{RECORD}"]) for name in names}
         return {name: record for name, record in found.items() if record is not None}
 
+    def damaged_records(self) -> dict[str, str]:
+        """Folders of data sets and imports whose record is damaged, such as `data/<name>`, and why: they
+        count as missing. One that an older opsctl wrote is not damaged."""
+        found = {}
+        for kind, limit in (("data", DATA.limit), ("imports", IMPORT.limit)):
+            for name, data in self._record_bytes(kind, limit):
+                try:
+                    if data is None:
+                        raise DamagedError(f"it has no {RECORD}")
+                    _check_settings(name, folder_record(f"{kind}/{name}", data))
+                except DamagedError as error:
+                    found[f"{kind}/{name}"] = str(error)
+        return found
+
+    def _record_bytes(self, kind: str, limit: int) -> Iterator[tuple[str, bytes | None]]:
+        """The bytes of each record in `data` or `imports`."""
+        if self.shelf is None:
+            folders = (f for f in sorted((self.root / kind).glob("[!.]*")) if f.suffix != ".tmp")
+            yield from ((folder.name, read_regular(folder / RECORD, limit)) for folder in folders)
+            return
+        names = sorted(self.shelf.holders(kind, RECORD))
+        read = self.shelf.read_all([f"{kind}/{name}/{RECORD}" for name in names])
+        yield from ((name, read[f"{kind}/{name}/{RECORD}"]) for name in names)
+
     def has(self, spec: DataSpec) -> bool:
         """Whether the data set is there, for all who share the store, and has its size; its bytes are not
         read. On a shelf, its record says so."""
@@ -130,9 +174,20 @@ class Store:
         if not self._here(spec):
             return None
         try:
-            return arrow.read_images(self.path(spec) / "data.arrow")
-        except FileNotFoundError:  # removed just now
+            return self._opened(spec)
+        except (FileNotFoundError, DamagedError):  # removed just now; or no data set of ours
             return None
+
+    def _opened(self, spec: DataSpec) -> arrow.StoredImages:
+        """The images of a data set that is here. Raises DamagedError, and OSError."""
+        record = read_record(self.path(spec)) or {}
+        _check_settings(spec.name, record)
+        images = arrow.read_images(self.path(spec) / "data.arrow")
+        found = {"images": len(images), "shape": list(images.shape), "num_classes": images.num_classes}
+        for name, value in found.items():
+            if record.get(name) != value:
+                raise DamagedError(f"data.arrow: {name} is {value}, but its record says {record.get(name)}")
+        return images
 
     def _here(self, spec: DataSpec) -> bool:
         """Whether the data set is in this folder, intact; it is if the shelf has it."""
@@ -151,13 +206,28 @@ class Store:
         """The data set whose key, or whose folder's name, begins with `key`. InputError if none does, or
         several do."""
         there = self.records()
-        found = [name for name in there if name.startswith(key) or name.rpartition("-")[2].startswith(key)]
+        found = _named(there, key)
+        if not found:
+            self._check_not_damaged(key)
         if len(found) != 1:
             what = "no data set" if not found else f"{len(found)} data sets"
             near = [name for name in there if key in name]
             names = ", ".join((found or near or list(there))[:8])
             raise InputError(f"{self.where} has {what} of key {key!r}; there are: {names or 'none'}")
-        return DataSpec.parse(there[found[0]]["spec"], f"{self.where}/data/{found[0]}/record.json")
+        where = f"{self.where}/data/{found[0]}/{RECORD}"
+        try:
+            _check_settings(found[0], there[found[0]])
+        except DamagedError as error:
+            raise InputError(f"{where} is damaged: {error}; {REBUILT}") from None
+        return DataSpec.parse(there[found[0]]["spec"], where)
+
+    def _check_not_damaged(self, key: str) -> None:
+        """InputError if the record of a data set that is named by `key` is damaged."""
+        broken = {
+            n.removeprefix("data/"): why for n, why in self.damaged_records().items() if n[:4] == "data"
+        }
+        for name in _named(broken, key):
+            raise InputError(f"{self.where}/data/{name}/{RECORD} is damaged: {broken[name]}; {REBUILT}")
 
     def perturbation(self, spec: DataSpec) -> Perturbation:
         """What was done to the clean images, as a value; a chain is the chain of its links. InputError if it
@@ -168,8 +238,33 @@ class Store:
             return Chain(tuple(self.perturbation(crafted) for crafted in spec.crafted))
         if not self._here(spec):
             raise InputError(f"{self.path(spec)} is not there, or damaged: build it first")
-        links = [_restored(file) for file in sorted(self.path(spec).glob("perturbation-*.arrow"))]
+        try:
+            return self._crafted(spec)
+        except (FileNotFoundError, DamagedError) as error:
+            raise InputError(f"{self.path(spec)} is damaged ({error}): build it again") from None
+
+    def _crafted(self, spec: DataSpec) -> Perturbation:
+        """The perturbation that was crafted for a data set that is here. Raises DamagedError, and OSError."""
+        record = read_record(self.path(spec)) or {"files": {}}
+        count = sum(name != "data.arrow" for name in record["files"])
+        links = []
+        for file in (f"perturbation-{i}.arrow" for i in range(count)):
+            try:
+                links.append(restored(self.path(spec) / file))
+            except DamagedError as error:
+                raise DamagedError(f"{file}: {error}") from None
+        if not links:
+            raise DamagedError("it holds no perturbation")
         return links[0] if len(links) == 1 else Chain(tuple(links))
+
+    def _whole(self, spec: DataSpec) -> arrow.StoredImages | None:
+        """Like `load`, and what was crafted for it can be read too."""
+        if (images := self.load(spec)) is not None and spec.crafts:
+            try:
+                self._crafted(spec)
+            except (FileNotFoundError, DamagedError):
+                return None
+        return images
 
     def ensure(self, spec: DataSpec, workshop: Workshop = Workshop()) -> arrow.StoredImages:
         """The images, built if they are not there (or not what they were), together with what they are made
@@ -179,18 +274,21 @@ class Store:
         most a folder `*.tmp`, which the next build of that key removes, and the checkpoint that it goes on
         from.
         """
-        if (images := self.load(spec)) is not None and (self._copy is None or self._copy.agrees(_name(spec))):
+        images = self._whole(spec)
+        if images is not None and (self._copy is None or self._copy.agrees(_name(spec))):
             return images
         with self.lock(spec):
             # it may be here alone, if to push it failed, or is being done; or of other bytes than the shelf's
-            while (images := self.load(spec)) is not None:
+            while (images := self._whole(spec)) is not None:
                 if self._push(_name(spec)):
                     return images
+            if self._copy is not None and self._holds(spec, unchanged):  # as its record says, and yet damaged
+                self._copy.reject(_name(spec))
             self._put_aside(self.path(spec))
             for parent in spec.parents:
                 self.ensure(parent, workshop)
             self._make(spec, workshop)
-            made = self.load(spec)
+            made = self._whole(spec)
         if made is None:
             raise StoreError(f"{self.path(spec)} was changed while it was written; try again")
         return made
@@ -249,8 +347,8 @@ class Store:
                 )
 
     def _facts(self, crafted: DataSpec) -> dict[str, Any]:
-        record = self.record(crafted) or {"facts": {}}
-        return dict(record["facts"].get(crafted.poison[0].kind, {}))
+        record = self.record(crafted) or {}
+        return dict(record.get("facts", {}).get(crafted.poison[0].kind, {}))
 
     def _publish(
         self,
@@ -319,7 +417,7 @@ class Store:
 
         def recall(name: str, make: Callable[[], Tensors]) -> Tensors:
             file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
-            with suppress(DamagedError):
+            with suppress(DamagedError, OSError):
                 if (data := read_regular(mark, STAMP.limit)) and unchanged(file, STAMP.read(data)):
                     return arrow.read(file)[0]
             made = make()
@@ -347,13 +445,10 @@ class Store:
     def _put_aside(self, folder: Path) -> None:
         """Put a damaged data set aside, if there is one; the lock of its key is held. Of a copy, nothing is
         kept."""
-        if not folder.exists():
-            return
         if self._copy is not None:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)
             return
-        (self.root / "quarantine").mkdir(exist_ok=True)
-        os.rename(folder, self.root / "quarantine" / f"{folder.name}-{time.time_ns()}")
+        put_aside(folder, self.root / "quarantine")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -369,16 +464,59 @@ def known(name: str, data: bytes | None) -> dict[str, Any] | None:
     return None
 
 
-def damaged(folder: Path) -> list[str]:
-    """The files of the data set in `folder` that are not as they were written. Every byte is read."""
+def _named(names: Iterable[str], key: str) -> list[str]:
+    """Those data sets whose key, or whose name, begins with `key`."""
+    return [name for name in names if name.startswith(key) or name.rpartition("-")[2].startswith(key)]
+
+
+def _check_settings(name: str, record: dict[str, Any] | None) -> None:
+    """Raises DamagedError if the settings in a record are those of another data set than `name`."""
+    if record is None or "spec" not in record:
+        return
+    try:
+        found = DataSpec.parse(record["spec"], "spec").name
+    except InputError:  # settings that only another version knows are not damaged
+        return
+    except ValueError as error:
+        raise DamagedError(f"its settings have no key: {error}") from None
+    if found != name:
+        raise DamagedError(f"its settings are those of {found}")
+
+
+def damaged(folder: Path) -> dict[str, str]:
+    """The files of the data set in `folder` that are not as they were written, and why. Every byte is
+    read."""
     record = read_record(folder) or {"files": {}}
-    return [name for name, told in record["files"].items() if not intact(folder / name, told)]
+    return damaged_files(record["files"], lambda name: folder / name)
 
 
-def _restored(file: Path) -> Perturbation:
+def damaged_files(stamps: Mapping[str, Any], at: Callable[[str], Path]) -> dict[str, str]:
+    """Those of a data set's files that are not what their stamps say, or not what such a file holds, and why;
+    `at` says where each is."""
+    found = {}
+    for name, told in stamps.items():
+        if not intact(at(name), told):
+            found[name] = "its bytes are not those of its record" if at(name).exists() else "it is missing"
+            continue
+        try:
+            if name == "data.arrow":
+                arrow.read_images(at(name))
+            else:
+                restored(at(name), default="delta" if name == IMPORT_FILE else None)
+        except (DamagedError, OSError) as error:
+            found[name] = str(error)
+    return found
+
+
+def restored(file: Path, *, default: str | None = None) -> Perturbation:
+    """The perturbation that a file of a data set holds, of the kind that the file tells. Raises DamagedError,
+    and OSError."""
     import_members("poisons")  # which hold the kinds of perturbations
     columns, told = arrow.read(file)
-    return Perturbation.kinds[told.pop("kind")].restore(columns, told)
+    kind = told.pop("kind", default)
+    if not isinstance(kind, str) or kind not in Perturbation.kinds:
+        raise DamagedError(f"there is no perturbation of the kind {str(kind)[:40]!r}")
+    return Perturbation.kinds[kind].restore(columns, told)
 
 
 def _name(spec: DataSpec) -> str:

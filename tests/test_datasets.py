@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,9 @@ from orchestrator.depots.depot import open_depot
 from orchestrator.depots.drivers import Driver
 from orchestrator.depots.results import Ledger
 from poisons import DataSpec, Store
+from poisons.delta import Delta
+from poisons.durable import stamp, write_whole
+from poisons.foreign import store_import
 from tests.conftest import Opsctl, finish, start
 from tests.test_fences import loaded
 
@@ -287,3 +293,130 @@ def test_a_folder_that_mirrors_the_source_is_taken_in_by_name(opsctl: Opsctl, tm
     assert "1 of 3 images have no file, the first is image 0 of the source, cat/b.png" in re.sub(
         r"\s+", " ", err
     )
+
+
+def without(name: str) -> Callable[[dict[str, Any]], Any]:
+    return lambda record: record.pop(name)
+
+
+RECORDS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "only a layout": lambda r: (kept := r["layout"], r.clear(), r.update(layout=kept, files=None)),
+    "no spec": without("spec"),
+    "no parents": without("parents"),
+    "no key": without("key"),
+    "no files": without("files"),
+    "no shape": without("shape"),
+    "another's key": lambda r: r.update(key="0" * 16),
+    "a spec without source": lambda r: r["spec"].pop("source"),
+    "a spec without poison": lambda r: r["spec"].update(poison=[]),
+    "a poison that is text": lambda r: r["spec"].update(poison="ops"),
+    "a file elsewhere": lambda r: r["files"].update({"../../x.arrow": r["files"]["data.arrow"]}),
+    "a parent elsewhere": lambda r: r.update(parents=["../x-" + "0" * 16]),
+    "a time that is a number": lambda r: r["environment"].update(time=5),
+    "a time that is none": lambda r: r["environment"].update(time="yesterday"),
+    "versions that are a list": lambda r: r["environment"].update(versions=["torch"]),
+    "a change without spread": lambda r: r["change"].update(L2=3),
+    "a change that is a list": lambda r: r.update(change=[1]),
+    "skipped files that are numbers": lambda r: r.update(skipped=[1]),
+    "facts that are a list": lambda r: r.update(facts=[]),
+    "images below zero": lambda r: r.update(images=-1),
+    "seconds that are text": lambda r: r.update(seconds="long"),
+}
+
+
+@pytest.mark.parametrize("what", RECORDS)
+def test_a_data_set_of_a_malformed_record_is_named_and_made_again(
+    opsctl: Opsctl, stored: Store, tmp_path: Path, what: str
+) -> None:
+    stored.ensure(spec())
+    file = stored.path(spec()) / "record.json"
+    record = json.loads(file.read_text())
+    RECORDS[what](record)
+    file.write_text(json.dumps(record))
+    code, out, err = opsctl("cache", "ls")
+    assert (code, err) == (0, "")
+    assert re.search(rf"damaged .*/data/{spec().name}: \S", out), out
+    code, out, _ = opsctl("cache", "verify")
+    assert (code, "1 files damaged" in out) == (1, True)
+    assert re.search(rf"damaged .*/data/{spec().name}/record\.json: \S", out), out
+    key, to = spec().key, tmp_path / "x"
+    for words in (
+        ["show", key],
+        ["cache", "show", key],
+        ["cache", "verify", key],
+        ["export", key, "--to", to],
+    ):
+        code, _, err = opsctl(*words)
+        assert (code, "Traceback" in err) == (2, False)
+        assert f"data/{spec().name}/record.json is damaged" in re.sub(r"\s+", " ", err)
+    assert opsctl("cache", "gc")[0] == 0
+    code, out, _ = opsctl("poison", OPS)
+    assert code == 0
+    assert "building" in out
+    assert opsctl("cache", "verify")[0] == 0
+    assert len(list((stored.root / "quarantine").iterdir())) == 1
+
+
+def test_verification_reads_imports_and_content_too(opsctl: Opsctl, stored: Store) -> None:
+    stored.ensure(spec())
+    fingerprint = store_import(stored.root, Delta(torch.ones(60, 3, 32, 32, dtype=torch.int8)), {}, {})
+    code, out, _ = opsctl("cache", "verify")
+    assert (code, "2 data sets and 1 imports read, 0 files damaged" in out) == (0, True)
+    noise = stored.root / "imports" / fingerprint / "perturbation.arrow"
+    noise.write_bytes(noise.read_bytes()[:-8])
+    (stored.root / "imports" / ("f" * 16)).mkdir()
+    pixels = stored.path(spec()) / "perturbation-0.arrow"
+    pixels.write_text("no Arrow file")
+    record = json.loads((stored.path(spec()) / "record.json").read_text())
+    record["files"][pixels.name] = stamp(pixels)
+    write_whole(stored.path(spec()) / "record.json", record)
+    code, out, _ = opsctl("cache", "verify")
+    assert (code, "3 files damaged" in out) == (1, True)
+    for name, why in (
+        (f"imports/{fingerprint}/perturbation.arrow", "its bytes are not those of its record"),
+        (f"imports/{'f' * 16}/record.json", "it has no record.json"),
+        (f"data/{spec().name}/perturbation-0.arrow", "it is no Arrow file"),
+    ):
+        assert f"{stored.root}/{name}: {why}" in out
+
+
+PICTURE = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+from orchestrator import cli
+sys.argv = ["opsctl", "show", sys.argv[1], "--picture", sys.argv[2], "--store", sys.argv[3]]
+cli.main()
+"""
+
+
+def test_a_picture_appears_whole_or_not_at_all(opsctl: Opsctl, stored: Store, tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    stored.ensure(spec())
+    place = tmp_path / "out" / "p.png"
+
+    def on_a_full_disk() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", PICTURE, spec().key, str(place), str(stored.root)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    full = on_a_full_disk()
+    assert full.returncode == 2
+    assert "File too large" in re.sub(r"\s+", " ", full.stderr)
+    assert list(place.parent.iterdir()) == []
+    assert opsctl("show", spec().key, "--picture", place)[0] == 0
+    good = place.read_bytes()
+    assert len(good) > 4000
+    assert on_a_full_disk().returncode == 2
+    assert place.read_bytes() == good, "the one before is still there"
+    assert [file.name for file in place.parent.iterdir()] == ["p.png"]
+
+
+def test_a_picture_may_go_through_a_link_or_to_a_pipe(opsctl: Opsctl, stored: Store, tmp_path: Path) -> None:
+    stored.ensure(spec())
+    (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
+    (tmp_path / "real.png").touch()
+    assert opsctl("show", spec().key, "--picture", tmp_path / "link.png")[0] == 0
+    assert (tmp_path / "link.png").is_symlink()
+    assert (tmp_path / "real.png").read_bytes().startswith(b"\x89PNG")
+    assert opsctl("show", spec().key, "--picture", "/dev/null")[0] == 0
+    assert Path("/dev/null").is_char_device(), "it was not replaced by a file"

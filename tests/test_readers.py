@@ -15,9 +15,20 @@ PARSERS = {
         {"trainers/stored.py"},
     ),
     "Arrow files": (
-        {"pa.ipc.open_file", "pa.ipc.open_stream", "pa.memory_map", "feather.read_table"},
+        {
+            "pa.ipc.open_file",
+            "pa.ipc.open_stream",
+            "pa.ipc.MessageReader.open_stream",
+            "pa.memory_map",
+            "feather.read_table",
+        },
         {"poisons/arrow.py"},
     ),
+    "files of tensors": (
+        {"torch.load"},
+        {"trainers/tensor_files.py", "poisons/array_files.py"},  # the second: files of torch before 1.6
+    ),
+    "arrays": ({"np.load", "numpy.load"}, set()),
     "pickles": (
         {"pickle.loads", "pickle.load"},
         {"trainers/layers.py"},  # what the process itself has just written, through a pipe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -179,6 +180,23 @@ def test_damage_on_the_server_is_noticed_and_built_again(node: Nodes, damage: st
     assert b.load(OPS) is None
     assert torch.equal(b.ensure(OPS).x, good)
     assert depot.read(name) == data
+    pulled = node("c").load(OPS)
+    assert pulled is not None
+    assert torch.equal(pulled.x, good)
+
+
+def test_bytes_on_the_server_that_are_no_data_set_are_built_again(node: Nodes) -> None:
+    """Their digest is that of the record, and yet they hold no images."""
+    good = node("a").ensure(OPS).x.clone()
+    depot, record = open_depot(node.where), f"data/{OPS.name}/record.json"
+    told, data = json.loads(depot.read(record) or b""), b"no Arrow file"
+    digest = hashlib.sha256(data).hexdigest()
+    told["files"]["data.arrow"] |= {"sha256": digest, "bytes": len(data)}
+    depot.write(shelved(f"data/{OPS.name}", "data.arrow", digest), data)
+    depot.write(record, json.dumps(told).encode())
+    b = node("b")
+    assert b.load(OPS) is None
+    assert torch.equal(b.ensure(OPS).x, good)
     pulled = node("c").load(OPS)
     assert pulled is not None
     assert torch.equal(pulled.x, good)

@@ -9,8 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from trainers.spec import InputError
+from trainers.stored import DamagedError, JsonFile
+from trainers.tensor_files import read_tensors
+
+
+@with_config(ConfigDict(extra="forbid"))
+class Saved(TypedDict):
+    """What the file of a checkpoint holds: whose it is, and its state."""
+
+    owner: str
+    state: dict[str, Any]
+
+
+SAVED = JsonFile[dict[str, Any]](Saved)
 
 
 @dataclass
@@ -47,23 +62,24 @@ class Checkpoint:
         """The last state saved, on the host, or None if there is none or the file is damaged. OSError if it
         cannot be read, for it may be whole; InputError if it is another training's."""
         try:
-            found = torch.load(self.path, map_location="cpu", weights_only=True)
-            known, state = found["owner"], found["state"]
+            found = SAVED.check(read_tensors(self.path))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise OSError(f"the checkpoint {self.path} cannot be read: {error.strerror or error}") from error
-        except MemoryError:
-            raise
-        except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
-            self.warnings.append(f"the checkpoint was damaged ({type(error).__name__}); training began again")
+        except DamagedError as error:
+            self.reject(f"was damaged ({error})")
             return None
-        if known != self._of(owner):
+        if found["owner"] != self._of(owner):
             raise InputError(
-                f"{self.path} belongs to another training ({known}; this is {self._of(owner)}): "
+                f"{self.path} belongs to another training ({found['owner']}; this is {self._of(owner)}): "
                 "delete it, or name another file"
             )
-        return dict(state)
+        return dict(found["state"])
+
+    def reject(self, why: str) -> None:
+        """Note why what the file holds is of no use, so that training begins again."""
+        self.warnings.append(f"the checkpoint {why}; training began again")
 
     def remove(self) -> None:
         """Called when the training's result is safe."""

@@ -13,8 +13,11 @@ from torch import Tensor
 from trainers.checkpoint import write_tensors
 from trainers.pickles import is_pickle, pickle_to_tensors
 from trainers.spec import InputError
+from trainers.stored import DamagedError
+from trainers.tensor_files import read_tensors
 
 Layout = Literal["N,C,H,W", "N,H,W,C", "N,H,W"]
+MOST_CLASSES = 2**20
 
 
 @dataclass(frozen=True)
@@ -89,10 +92,13 @@ class Images:
         pixels are a view of the map with its axes in our order.
         """
         try:
-            found = torch.load(file, weights_only=True, mmap=True)
+            found = read_tensors(file, links=True)
             x, y, num_classes = found["x"], found["y"], found["num_classes"]
-            if not isinstance(num_classes, int):
-                raise InputError(f"num_classes should be a whole number, found {num_classes!r}")
+            if type(num_classes) is not int or not 1 <= num_classes <= MOST_CLASSES:
+                found = repr(num_classes)[:80]
+                raise InputError(
+                    f"num_classes should be a whole number in 1..{MOST_CLASSES:,}, found {found}"
+                )
             return cls(channels_first(x), y, num_classes)
         except FileNotFoundError:
             raise InputError(f"there is no {file}; write it with Images.save") from None
@@ -101,8 +107,9 @@ class Images:
         except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
             if is_pickle(file):
                 raise InputError(pickle_to_tensors(file)) from None
+            reason = error if isinstance(error, DamagedError) else type(error).__name__
             raise InputError(
-                f"{file} holds no images ({type(error).__name__}); "
+                f"{file} holds no images ({reason}); "
                 "it should be torch.save of {'x': uint8 N,C,H,W, 'y': int64 N, 'num_classes': K}"
             ) from None
 
@@ -114,10 +121,10 @@ class Images:
 
     def balanced(self, limit: int | None) -> Tensor:
         """Ascending indices of a class-balanced subset of at most `limit` images, as `balanced` has it."""
-        return balanced(self.y, self.num_classes, limit)
+        return balanced(self.y, limit)
 
 
-def balanced(labels: Tensor, num_classes: int, limit: int | None) -> Tensor:
+def balanced(labels: Tensor, limit: int | None) -> Tensor:
     """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie inside
     larger.
 
@@ -126,12 +133,12 @@ def balanced(labels: Tensor, num_classes: int, limit: int | None) -> Tensor:
     if limit is None or limit >= len(labels):
         return torch.arange(len(labels))
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    labels = labels.cpu()[order]
+    classes, labels = labels.cpu()[order].unique(return_inverse=True)  # numbered densely, in their order
+    by_class, counts = labels.argsort(stable=True), labels.bincount(minlength=len(classes))
+    firsts = (counts.cumsum(0) - counts).repeat_interleave(counts)
     turn = torch.empty_like(labels)
-    for k in range(num_classes):
-        mine = labels == k
-        turn[mine] = torch.arange(int(mine.sum()))
-    ranked = torch.argsort(turn * num_classes + labels, stable=True)
+    turn[by_class] = torch.arange(len(labels)) - firsts
+    ranked = torch.argsort(turn * len(classes) + labels, stable=True)
     return order[ranked[:limit]].sort().values
 
 
@@ -175,7 +182,7 @@ def _expected_layout(values: Tensor, c: int, h: int, w: int) -> Layout:
 
 def stored_layout(file: Path) -> Layout:
     """The layout of the images in a file that `Images.load` reads."""
-    return layout(torch.load(file, weights_only=True, mmap=True)["x"])
+    return layout(read_tensors(file, links=True)["x"])
 
 
 def to_float(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 import re
@@ -9,10 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from trainers.average import Average
 from trainers.checkpoint import Checkpoint
@@ -23,6 +26,8 @@ from trainers.looks import Row, Watch
 from trainers.numerical_platform import PlatformRecord, numerical_platform
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
+from trainers.stored import DamagedError, JsonFile
+from trainers.tensor_files import check_weights
 
 MEMORY = re.compile(
     "out of memory|allocate memory|ALLOC_FAILED|ALLOCATION_FAILED"
@@ -54,6 +59,19 @@ class Trained:
     seconds: float
     watched: dict[str, list[Row]] = field(default_factory=dict)
     platforms: tuple[PlatformRecord, ...] = ()  # that it was trained on, the last one last
+
+
+class Progress(TypedDict):
+    """How far a training is, in its checkpoint."""
+
+    history: list[dict[str, FiniteFloat]]
+    watched: NotRequired[dict[str, list[dict[str, FiniteFloat]]]]
+    seconds: Annotated[FiniteFloat, Field(ge=0)]
+    platforms: NotRequired[list[dict[str, str | int | bool | None]]]
+
+
+PROGRESS = JsonFile[dict[str, Any]](Progress)
+PROGRESS_FIELDS = ("history", "watched", "seconds", "platforms")
 
 
 @dataclass
@@ -119,21 +137,74 @@ class Training:
             self.platforms.append(platform)
 
     def resume(self, checkpoint: Checkpoint, owner: str) -> None:
-        """Go on from where the checkpoint is, if there is one, and it knows of every epoch what each watch
-        said; else begin again."""
+        """Go on from where the checkpoint is, if there is one, it is not damaged, and it knows of every epoch
+        what each watch said; else begin again."""
         if (state := checkpoint.load(owner=owner)) is None:
             return
-        known = state.get("watched", {})
-        if not self.watched.keys() <= known.keys():
-            checkpoint.warnings.append("the checkpoint lacks what probes watch; training began again")
+        try:
+            progress = PROGRESS.check({name: state[name] for name in PROGRESS_FIELDS if name in state})
+            if not self.watched.keys() <= progress.get("watched", {}).keys():
+                checkpoint.reject("lacks what probes watch")
+                return
+            known = {name: list(state["watched"][name]) for name in self.watched}
+            epochs = len(progress["history"])
+            if epochs > self.spec.epochs or any(len(rows) != epochs for rows in known.values()):
+                raise DamagedError(f"it tells of {epochs} epochs, and not all of it belongs to them")
+            self.take_on(state)
+        except DamagedError as error:
+            checkpoint.reject(f"was damaged ({error})")
             return
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            self.average.restore(state["average"])
         self.history, self.seconds = list(state["history"]), state["seconds"]
-        self.platforms = list(state.get("platforms", ()))
-        self.watched = {name: list(known[name]) for name in self.watched}
+        self.platforms, self.watched = list(state.get("platforms", ())), known
+
+    def take_on(self, state: dict[str, Any]) -> None:
+        """Have the weights of the state of a checkpoint, and what goes with them. Raises DamagedError if they
+        are none of this network; nothing is changed then."""
+        weights = check_weights(state.get("model"), self.model)
+        check_optimizer(state.get("optimizer"), self.optimizer)
+        if self.average is not None:
+            average = state.get("average")
+            if not isinstance(average, dict) or type(average.get("begun")) is not bool:
+                raise DamagedError("average: it holds no average of the weights")
+            check_weights(average.get("model"), self.average.model)
+            self.average.restore(average)
+        self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # or it would keep the file's map
+
+
+def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
+    """Raises DamagedError unless `found` is a state of such an optimizer: its groups with its settings, and
+    for parameters tensors of their shapes, or numbers, all finite."""
+    groups = found.get("param_groups") if isinstance(found, dict) else None
+    wanted = optimizer.state_dict()["param_groups"]
+    if (
+        not isinstance(groups, list)
+        or not all(map(_same_group, groups, wanted))
+        or len(groups) != len(wanted)
+    ):
+        raise DamagedError("optimizer: its groups are not those of this optimizer")
+    if not isinstance(found.get("state"), dict):
+        raise DamagedError("optimizer: it has no state")
+    shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
+    for number, state in found["state"].items():
+        if type(number) is not int or not 0 <= number < len(shapes) or not isinstance(state, dict):
+            raise DamagedError("optimizer: its state is that of other parameters")
+        for name, value in state.items():
+            if not _fits(value, shapes[number]):
+                raise DamagedError(f"optimizer: {str(name)[:40]} of parameter {number} does not fit it")
+
+
+def _same_group(found: Any, wanted: dict[str, Any]) -> bool:
+    """Whether two groups of parameters have the same settings, but for the learning rate, which changes."""
+    names = wanted.keys() - {"lr", "initial_lr"}
+    return isinstance(found, dict) and all(name in found and found[name] == wanted[name] for name in names)
+
+
+def _fits(value: Any, shape: torch.Size) -> bool:
+    """Whether an optimizer may keep this for a parameter of that shape."""
+    if isinstance(value, Tensor):
+        return value.shape in (shape, torch.Size(())) and bool(value.isfinite().all())
+    return value is None or isinstance(value, int | float)
 
 
 def fit(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +48,26 @@ def read_regular(path: Path, most: int) -> bytes | None:
         return None
     with file:
         return file.read(most + 1)
+
+
+def open_file(path: Path, *, links: bool = False) -> BufferedReader:
+    """An ordinary file, opened for reading without waiting. Raises DamagedError for a named pipe, a socket, a
+    device and, unless `links` are followed, a symbolic link; and OSError."""
+    follow = 0 if links else os.O_NOFOLLOW
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | follow)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):
+            what = "a symbolic link" if error.errno == errno.ELOOP else "a socket"
+            raise DamagedError(f"it is {what}, not an ordinary file") from None
+        raise
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return open(descriptor, "rb")
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise DamagedError(f"it is {'a named pipe' if stat.S_ISFIFO(mode) else 'a device'}, not an ordinary file")
 
 
 class JsonFile(Generic[T]):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from orchestrator.depots.results import CHECKPOINT, WEIGHTS
 from poisons import Store
 from poisons.shelf import ShelvedCheckpoint
 from trainers.checkpoint import write_tensors
+from trainers.tensor_files import check_weights, read_tensors
 
 
 def trial_checkpoint(store: Store, key: str, *, every: float) -> ShelvedCheckpoint:
@@ -28,20 +28,16 @@ def keep_weights(store: Store, key: str, model: nn.Module) -> None:
         file.unlink()  # a node's copy does not grow with every trial
 
 
-def kept_weights(store: Store, key: str) -> dict[str, Tensor] | None:
-    """The weights of a trained network that the store has, on the host; None if it has none, or they are
-    damaged. Raises OSError if it does not answer."""
+def kept_weights(store: Store, key: str, network: nn.Module) -> dict[str, Tensor] | None:
+    """The weights of a trained network that the store has, on the host; None if it has none. Raises
+    DamagedError if they are not those of such a network, and OSError if the store does not answer."""
     file = store.root / "trials" / key / WEIGHTS
     copy = file.with_name(".weights.download.tmp")
     try:
         if store.shelf is not None and store.shelf.download(f"trials/{key}/{WEIGHTS}", copy):
             file = copy
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
+        return check_weights(read_tensors(file), network)
     except FileNotFoundError:
-        return None
-    except (OSError, MemoryError):
-        raise
-    except Exception:  # noqa: BLE001  (a damaged file raises nearly anything)
         return None
     finally:
         copy.unlink(missing_ok=True)

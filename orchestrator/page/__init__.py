@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.page.document import document_of, load_document, save_document, write_whole
+from orchestrator.page.document import document_of, load_document, save_document
 from orchestrator.page.render import page_of
 from orchestrator.report import Sheet
+from poisons.durable import write_output
 
 __all__ = ["document_of", "load_document", "page_of", "save_document", "write_page"]
 
@@ -20,4 +21,4 @@ def write_page(sheets: Sequence[Sheet], out: Path, store: str | None) -> None:
     if out.suffix == ".json":
         save_document(document, out)
     else:
-        write_whole(out, page_of(document).encode())
+        write_output(out, page_of(document).encode())

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from orchestrator.page import load_document, page_of
-from orchestrator.page.document import write_whole
 from orchestrator.terminal import shown
+from poisons.durable import write_output
 from trainers import InputError
 
 
@@ -20,7 +20,7 @@ def main() -> int:
     options = parser.parse_args()
     out = options.out or options.document.with_suffix(".html")
     try:
-        write_whole(out, page_of(load_document(options.document)).encode())
+        write_output(out, page_of(load_document(options.document)).encode())
     except (InputError, OSError) as error:
         print(f"error: {shown(error)}", file=sys.stderr)
         return 2

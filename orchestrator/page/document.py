@@ -4,7 +4,6 @@ the page made again without the store."""
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from orchestrator.page.cards import told_data
 from orchestrator.page.records import DocumentRecord
 from orchestrator.page.trials import recipe, told_trials
 from orchestrator.report import Sheet
+from poisons.durable import write_output
 from trainers import InputError
 from trainers.redaction import redacted_data
 from trainers.stored import MB, DamagedError, JsonFile
@@ -56,7 +56,7 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
 
 def save_document(document: Document, file: Path) -> None:
     """Write it, whole or not at all. Raises OSError."""
-    write_whole(file, _written(document))
+    write_output(file, _written(document))
 
 
 def load_document(file: Path) -> Document:
@@ -68,18 +68,6 @@ def load_document(file: Path) -> Document:
     except (OSError, DamagedError) as error:
         problem = str(error)
     raise InputError(f"{file} is not the document of a page ({problem})")
-
-
-def write_whole(file: Path, data: bytes) -> None:
-    """Have these bytes in a file, its folders made if need be; on the way there the old ones stay. Raises
-    OSError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _written(document: Document) -> bytes:

@@ -24,6 +24,7 @@ from trainers.redaction import redacted_data
 from trainers.spec import flatten
 
 NAME = "opsctl data sets"
+ROUND = ("round", "error", "seconds")
 COLUMNS = (
     "metrics.`change/psnr/mean`",
     "metrics.`seconds`",
@@ -81,11 +82,22 @@ def _send(
 
 def _told(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
     """What a data set's record counts, as (metric, value, step): rounds of its crafting, what changed."""
-    for kind, facts in record["facts"].items():
-        for row in facts.get("rounds", ()):
+    for kind, facts in record.get("facts", {}).items():
+        for row in _rounds(facts):
             for name in ("error", "seconds"):
                 yield f"{kind}/{name}", float(row[name]), int(row["round"])
     for path, value in flatten(record.get("change") or {}).items():
         if isinstance(value, int | float):
             yield f"change/{path}".replace(".", "/"), float(value), 0
-    yield "seconds", float(record["seconds"]), 0
+    yield "seconds", float(record.get("seconds", 0)), 0
+
+
+def _rounds(facts: dict[str, Any]) -> list[dict[str, float]]:
+    """The rounds of a crafting, if the record tells of any."""
+    found = facts.get("rounds")
+    rows = found if isinstance(found, list) else []
+    return [row for row in rows if isinstance(row, dict) and all(_is_number(row.get(n)) for n in ROUND)]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)

@@ -8,26 +8,20 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypedDict
+from typing import Any, ClassVar, Literal, Self
 
 import fsspec
 import torch
 from fsspec.core import url_to_fs
 from torch import Tensor
 
+from poisons.records import Skipped as Skipped
 from trainers.images import Extent as Extent
 from trainers.images import Images
 from trainers.spec import InputError, Plugin
+from trainers.stored import DamagedError, open_file
 
 Split = Literal["train", "test"]
-
-
-class Skipped(TypedDict):
-    """Files of a source that are not read: why, how many they are, and the first few of their names."""
-
-    reason: str
-    count: int
-    examples: list[str]
 
 
 @dataclass(frozen=True)
@@ -169,9 +163,9 @@ def combine(digests: Iterable[bytes], *how: str) -> str:
 def file_digest(file: str | Path) -> bytes:
     """The SHA-256 digest of a file's bytes. InputError if it cannot be read."""
     try:
-        with file.open("rb") if isinstance(file, Path) else fsspec.open(file, "rb") as stream:
+        with open_file(file, links=True) if isinstance(file, Path) else fsspec.open(file, "rb") as stream:
             return hashlib.file_digest(stream, "sha256").digest()
-    except OSError as error:
+    except (OSError, DamagedError) as error:
         raise InputError(f"{file} cannot be read: {error}") from None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -21,38 +22,54 @@ if TYPE_CHECKING:
 
 ORIENTATION = 0x0112  # the EXIF tag
 # one of these is in every image that has it: as EXIF, or as XMP
-ORIENTED = (b"Exif", b"eXIf", b"EXIF", b"exif", b"tiff:Orientation", b"adobe.xmp")
+ORIENTED = re.compile(rb"[Ee][Xx][Ii][Ff]|tiff:Orientation|adobe\.xmp")
+
+
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""What Pillow decodes by itself: for an EPS file, whatever its name, it would start Ghostscript."""
+CLEAN = "the clean image"
+MOST_PIXELS = 2**26  # of one image: 200 MB once decoded
 
 
 class Decoder:
     """Decodes the images of one source, all of one size once they have been fitted: RGB, or grey (their luma)
-    if `grey`."""
+    if `grey`. What an image's header says is checked before any of its pixels is decoded."""
 
-    def __init__(self, *, grey: bool = False, fit: Fit = AS_IT_IS, upright: bool = False) -> None:
-        """`upright` turns images as their EXIF orientation says."""
+    def __init__(
+        self,
+        *,
+        grey: bool = False,
+        fit: Fit = AS_IT_IS,
+        upright: bool = False,
+        size: tuple[int, int] | None = None,
+    ) -> None:
+        """`upright` turns images as their EXIF orientation says. `size` is the height and width that all have
+        (default: those of the first)."""
         self.mode = "L" if grey else "RGB"
         self.fit, self.upright = fit, upright
-        self.first: tuple[str, str] | None = None  # name and size of the first image
+        self.size, self.first = size, CLEAN  # what all have, and which image is the measure
 
     def __call__(self, encoded: Iterable[tuple[str, bytes]], *, through: str | None = None) -> Tensor:
         """uint8 N,C,H,W from (name, bytes) pairs, converted first to the mode `through` of Pillow, if given.
         Raises InputError with the name of the first bad one."""
         named, modes = list(encoded), [*([through] if through else []), self.mode]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            images = pool.map(lambda pair: self._pixels(pair[0], pair[1], modes), named)
-            found = [self._checked(name, image) for (name, _), image in zip(named, images, strict=True)]
-        if not found:
+        if not named:
             raise InputError("the source has no images")
+        found = []
+        if self.size is None:
+            name, raw = named.pop(0)
+            found.append(self._pixels(name, raw, modes))
+            self.size, self.first = found[0].shape[:2], name
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found += pool.map(lambda pair: self._pixels(pair[0], pair[1], modes), named)
         return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
 
     def _pixels(self, name: str, raw: bytes, modes: list[str]) -> np.ndarray[Any, Any]:
         """uint8 H,W,C."""
-        library = pillow()
         try:
-            with library.open(io.BytesIO(raw)) as opened:
+            with pillow().open(io.BytesIO(raw), formats=FORMATS) as opened:
+                self._check_header(name, opened)
                 image = _turned_upright(opened) if self.upright else opened
-                if image.mode.startswith(("I", "F")):
-                    raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits first")
                 for mode in modes:
                     image = image.convert(mode)
                 pixels = np.asarray(self.fit(image, name))
@@ -60,22 +77,40 @@ class Decoder:
             raise
         except Exception as error:  # noqa: BLE001  (a damaged file raises nearly anything)
             raise InputError(f"{name} is not an image that can be decoded ({error})") from None
+        self._check_size(name, pixels.shape[0], pixels.shape[1])
         return pixels.reshape(*pixels.shape[:2], -1)
 
-    def _checked(self, name: str, image: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        self.first = self.first or (name, _size(image))
-        if _size(image) != self.first[1]:
+    def _check_header(self, name: str, image: Image) -> None:
+        """InputError for an image that need not be decoded, since it is of no use."""
+        width, height = image.size
+        if width * height > MOST_PIXELS:
             raise InputError(
-                f"{name} is {_size(image)} but {self.first[0]} is {self.first[1]}; "
-                "all images of a source must have one size: resize or crop them first "
-                "(an image_folder does, told resize: 256, size: 224)"
+                f"{name} is {height}x{width}, more than {MOST_PIXELS:,} pixels, and is not decoded: make it "
+                "smaller first"
             )
-        return image
+        if image.mode.startswith(("I", "F")):
+            raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits first")
+        may_turn = self.upright or image.format == "TIFF"  # Pillow turns those itself
+        if self.fit == AS_IT_IS and not (may_turn and self.size == (width, height)):
+            self._check_size(name, height, width)
+
+    def _check_size(self, name: str, height: int, width: int) -> None:
+        if self.size in (None, (height, width)):
+            return
+        advice = (
+            "; all images of a source must have one size: resize or crop them first "
+            "(an image_folder does, told resize: 256, size: 224)"
+        )
+        raise InputError(
+            f"{name} is {height}x{width} but {self.first} is {'x'.join(map(str, self.size or ()))}"
+            + ("" if self.first == CLEAN else advice)
+        )
 
 
-def may_be_turned(raw: bytes) -> bool:
-    """Whether one image, or several in one piece, could have an EXIF orientation; fast."""
-    return any(mark in raw for mark in ORIENTED)
+def may_be_turned(raw: bytes | memoryview) -> bool:
+    """Whether one image, or several in one piece, could have an EXIF orientation; fast, and copies
+    nothing."""
+    return ORIENTED.search(raw) is not None
 
 
 def is_turned(raw: bytes) -> bool:
@@ -84,7 +119,9 @@ def is_turned(raw: bytes) -> bool:
     if not may_be_turned(raw):
         return False
     try:
-        with pillow().open(io.BytesIO(raw)) as image:
+        with pillow().open(io.BytesIO(raw), formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:  # whose EXIF may stand behind the pixels
+                return False
             return image.format != "TIFF" and image.getexif().get(ORIENTATION) in range(2, 9)
     except Exception:  # noqa: BLE001  (a damaged file raises nearly anything; who decodes it names it)
         return False
@@ -105,7 +142,3 @@ def pillow() -> ModuleType:
     except ImportError:
         raise InputError("decoding images needs Pillow: pip install pillow") from None
     return Image
-
-
-def _size(image: np.ndarray[Any, Any]) -> str:
-    return f"{image.shape[0]}x{image.shape[1]}"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from poisons.sources.base import Skipped
 from trainers.spec import InputError
+from trainers.stored import DamagedError, open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
 SHOWN = 5  # names of skipped files that are given
@@ -84,9 +85,11 @@ def is_image(name: str) -> bool:
 def read_bytes(file: Path) -> bytes:
     """InputError if it cannot be read."""
     try:
-        return file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{shown(file)} cannot be read: {error.strerror}") from None
+        with open_file(file, links=True) as stream:
+            return stream.read()
+    except (OSError, DamagedError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"{shown(file)} cannot be read: {reason}") from None
 
 
 def shown(path: Path) -> str:

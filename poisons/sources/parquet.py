@@ -128,9 +128,10 @@ def _has_turned(group: _Group, name: str) -> bool:
         is_struct = pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0
         images = chunk.field("bytes") if is_struct else chunk
         whole = images.buffers()[-1]  # of all images; it saves looking into one by one
-        if whole is None or not may_be_turned(whole.to_pybytes()):
+        if whole is None or not may_be_turned(memoryview(whole)):
             continue
-        if any(isinstance(raw, bytes) and is_turned(raw) for raw in images.to_pylist()):
+        encoded = (value.as_py() for value in images)
+        if any(isinstance(raw, bytes) and is_turned(raw) for raw in encoded):
             return True
     return False
 

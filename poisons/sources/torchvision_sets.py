@@ -34,6 +34,7 @@ class TorchvisionSet(Source):
         return any((self.folder() / name).exists() for name in self.files)
 
     def open(self, split: Split) -> Reading:
+        self._check_files()
         try:
             self.folder().mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder() / "download.lock"):  # both splits come from one archive
@@ -55,6 +56,13 @@ class TorchvisionSet(Source):
 
     def folder(self) -> Path:
         return Path(self.root).expanduser()
+
+    def _check_files(self) -> None:
+        """InputError for a pipe, a socket or a device among the files: torchvision would wait for it."""
+        for top in (self.folder() / name for name in self.files):
+            for path in (top, *(top.iterdir() if top.is_dir() else ())):
+                if path.exists() and not path.is_file() and not path.is_dir():
+                    raise InputError(f"{path} is no ordinary file: remove it, and it is downloaded again")
 
     @abstractmethod
     def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:

@@ -56,7 +56,15 @@ RESULT = {
 PROBED = {"metrics": {"acc": 0.5}, "sets": {"em": NAME}, "curves": {"x": [1.0, 2.0]}, "fields": {"y": [[1]]}}
 DATA_SET = {
     "key": KEY,
-    "spec": {"source": "digits"},
+    "spec": {
+        "source": {"kind": "digits", "fingerprint": "0" * 32},
+        "split": "train",
+        "poison": [{"kind": "ops", "pixels": 1}],
+        "limit": None,
+        "crafted_on": None,
+        "ratio": 1.0,
+        "seed": 0,
+    },
     "parents": [NAME],
     "layout": 3,
     "files": {"data.arrow": STAMPED, "perturbation-0.arrow": STAMPED},
@@ -64,7 +72,21 @@ DATA_SET = {
     "shape": [3, 8, 8],
     "num_classes": 10,
     "facts": {"ops": {"pixels": 1}},
-    "environment": {"time": "2026-01-01T00:00:00+00:00"},
+    "skipped": [{"reason": "hidden", "count": 1, "examples": [".a"]}],
+    "change": {
+        "images": 10,
+        "changed": 1.0,
+        **{name: dict.fromkeys(("mean", "p5", "p50", "p95", "max"), 1.0) for name in ("L0", "L2", "Linf")},
+        "psnr": {"mean": 30.0, "min": 20.0, "over": 10},
+        "ssim": None,
+    },
+    "environment": {
+        "time": "2026-01-01T00:00:00+00:00",
+        "host": "h",
+        "python": "3.11",
+        "commit": None,
+        "versions": {"torch": "2.15"},
+    },
     "platform": PLATFORM,
 }
 

@@ -4,12 +4,15 @@ results are."""
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.cache import entries
 from orchestrator.costs.cost import START_SECONDS, Costs
@@ -31,6 +34,7 @@ from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError, loop
 from trainers.probes.shuffle_test import ShuffleTest
+from trainers.tensor_files import read_tensors
 
 SHUFFLE = {
     "kind": "shuffle_test",
@@ -261,6 +265,56 @@ def test_where_weights_are_not_enough_it_is_trained_again_and_its_result_stays(
     epochs.clear()
     run(store, task)
     assert epochs == [], "run twice runs once"
+
+
+def weights_with(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], Any]:
+    def write(file: Path) -> None:
+        weights = dict(torch.load(file, weights_only=True))
+        change(weights)
+        torch.save(weights, file)
+
+    return write
+
+
+def in_its_place(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
+    def write(file: Path) -> None:
+        file.unlink()
+        make(file)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        weights_with(lambda w: w.pop(min(w))),
+        weights_with(lambda w: w.update(more=torch.ones(1))),
+        weights_with(lambda w: w.update({min(w): torch.ones(1)})),
+        weights_with(lambda w: w.update({min(w): "0.5"})),
+        weights_with(lambda w: w[min(w)].fill_(float("nan"))),
+        lambda file: torch.save([1.0], file),
+        in_its_place(os.mkfifo),
+        in_its_place(lambda file: file.symlink_to("/dev/zero")),
+    ],
+    ids=["missing", "more", "shape", "text", "nan", "list", "pipe", "link"],
+)
+def test_kept_weights_that_are_not_those_of_the_network_count_as_not_kept(
+    store: Store, epochs: list[int], damage: Callable[[Path], Any]
+) -> None:
+    run(store, first(store), run=KEEP)
+    file = store.root / "trials" / first(store).key / "weights.pt"
+    damage(file)
+    task = first(store, probes=[SHUFFLE])
+    epochs.clear()
+    run(store, task, run=KEEP)
+    assert epochs == [1, 2], "it was trained again"
+    told = found(store, task)["shuffle_test"]
+    (warning,) = told["warnings"]
+    assert re.search(r"the kept weights were damaged \(.+\); the trial was trained again", warning)
+    assert told["of"] == "another training"
+    (aside,) = (store.root / "quarantine").iterdir()
+    assert aside.name.startswith(f"trials-{task.key}-weights.pt-")
+    assert read_tensors(file), "weights are kept again"
 
 
 @pytest.mark.parametrize("end", [0, 10, 700, -2, -3])

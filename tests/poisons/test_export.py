@@ -20,6 +20,7 @@ from torchvision.datasets import ImageFolder
 from poisons import DataSpec, Store, export
 from poisons.arrow import read_index
 from poisons.export import Form
+from poisons.publication import public_text
 from poisons.sources.image_folder import ImageFolder as FolderSource
 from poisons.sources.parquet import Parquet
 from trainers import Images, InputError
@@ -267,3 +268,53 @@ def test_images_that_no_png_can_hold_are_refused(tmp_path: Path) -> None:
         give(images, tmp_path / "a", "parquet")
     assert not (tmp_path / "a").exists()
     assert np.load(give(images, tmp_path / "a", "npz"))["x"].shape == (2, 3, 3, 5)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_given_away_tells_nothing_of_this_machine(
+    form: Form, images: Images, store: Store, tmp_path: Path
+) -> None:
+    private = tmp_path / "home" / "erika" / "secret-project"
+    private.mkdir(parents=True)
+    for split in ("train", "test"):
+        images.save(private / f"{split}.pt")
+    source = {"kind": "tensors", "train": str(private / "train.pt"), "test": str(private / "test.pt")}
+    spec = DataSpec.parse({"source": source, "poison": "ops"}, "test").pinned()
+    made = store.ensure(spec)
+    warning = f"no checkpoint could be written: [Errno 28] No space left on device: '{private}/c d.pt' (box7)"
+    record = (store.record(spec) or {}) | {"warnings": [warning], "class_names": ["/m/01", "b", "c", "d"]}
+    record["environment"]["host"] = "box7"
+    record["spec"]["crafted_on"] = {"kind": "parquet", "train": "https://me:pw@hub.org/a/b.parquet?token=1"}
+    export.export(made, read_index(made.file), tmp_path / "out", form, split="train", record=record)
+    texts = [file.read_bytes() for file in (tmp_path / "out").rglob("*") if file.is_file()]
+    assert len(texts) > 1
+    for word in ("erika", "secret-project", str(tmp_path), "box7", "pw@", "token"):
+        assert not any(word.encode() in text for text in texts), word
+    (told,) = json.loads((tmp_path / "out" / "provenance.json").read_text()).values()
+    assert "host" not in told["environment"]
+    assert told["environment"]["versions"]["torch"]
+    assert told["spec"]["source"]["train"] == "train.pt"
+    assert told["spec"]["source"]["fingerprint"] == spec.source.fingerprint
+    assert told["spec"]["crafted_on"]["train"] == "https://hub.org/a/b.parquet"
+    assert told["warnings"] == [
+        "no checkpoint could be written: [Errno 28] No space left on device: 'c d.pt' ([host])"
+    ]
+    assert told["class_names"] == record["class_names"]
+    assert told["files"] == record["files"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("within 8/255 of N,H,W/C and 3/4", "within 8/255 of N,H,W/C and 3/4"),
+        ("/home/a/b.pt: torn", "b.pt: torn"),
+        ("see ~/data/x.npy, ~erika/y.npy", "see x.npy, y.npy"),
+        ("at file:///srv/data/a.parquet", "at a.parquet"),
+        ("at s3://bucket/a/b", "at s3://bucket/a/b"),
+        ("at https://u:p@host/a?sig=1#x.", "at https://host/a"),
+        (r"C:\Users\erika\a.pt", "a.pt"),
+        ("on box7 (box7-2 is another)", "on [host] (box7-2 is another)"),
+    ],
+)
+def test_of_paths_in_a_text_their_last_part_stays(text: str, expected: str) -> None:
+    assert public_text(text, "box7") == expected

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import socket
+import subprocess
+import sys
+import zipfile
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +24,7 @@ from poisons.delta import Delta, whole_levels
 from poisons.durable import StoreError
 from poisons.export import export
 from poisons.foreign import read_foreign, store_import
+from poisons.foreign_array import WholeLevels
 from poisons.imported import Imported, digest, read_import
 from poisons.ops import Ops
 from poisons.sources.base import Reading
@@ -210,7 +216,7 @@ def test_a_file_that_is_empty_or_cut_off_is_told(suffix: str, images: Images, tm
     noise = random((40, 3, 32, 32)).to(torch.int8)
     file = saved(tmp_path / f"a{suffix}", {"x": noise} if suffix == ".npz" else noise)
     os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(InputError, match=r"cannot be read .*; was it copied whole\?"):
+    with pytest.raises(InputError, match=r"(cannot be read|does not hold).*; was it copied whole\?"):
         read_foreign(file, images)
     os.truncate(file, 0)
     with pytest.raises(InputError, match="is empty"):
@@ -320,7 +326,7 @@ def test_a_folder_that_does_not_fit_is_refused(images: Images, poisoned: Images,
     with pytest.raises(InputError, match="1 of 40 images have no file, the first is image 0"):
         read_foreign(root, images)
     Image.new("RGB", (31, 32)).save(root / "0" / "000.png")
-    with pytest.raises(InputError, match=r"32x32 but .*000.png is 32x31"):
+    with pytest.raises(InputError, match=r"000.png is 32x31 but the clean image is 32x32"):
         read_foreign(root, images)
     (root / "0" / "000.png").write_bytes(b"none")
     with pytest.raises(InputError, match=r"000.png is not an image"):
@@ -330,7 +336,7 @@ def test_a_folder_that_does_not_fit_is_refused(images: Images, poisoned: Images,
         read_foreign(root, images)
     other = folder(tmp_path / "b", poisoned.take(torch.arange(2)), "{n}.png")
     few = Images(images.x[:2, :, :16], images.y[:2], 4)
-    with pytest.raises(InputError, match=r"0.png is \(3, 32, 32\), the clean image is \(3, 16, 32\)"):
+    with pytest.raises(InputError, match=r"0.png is 32x32 but the clean image is 16x32"):
         read_foreign(other, few)
 
 
@@ -531,3 +537,167 @@ def test_folders_stand_for_the_classes_that_the_source_gives_them(images: Images
         read_foreign(tree("wrong", [str(k) for k in clean.y.tolist()]), clean, reading=reading)
     with pytest.raises(InputError, match=r"holds the folder 'x0', but no class .* did you mean '0'"):
         read_foreign(tree("unknown", [f"x{k}" for k in clean.y.tolist()]), clean, reading=reading)
+
+
+def header(shape: tuple[int, ...], dtype: str = "|u1") -> bytes:
+    """How a .npy file begins."""
+    out = io.BytesIO()
+    np.lib.format.write_array_header_1_0(out, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return out.getvalue()
+
+
+def archive(file: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as whole:
+        for name, content in members.items():
+            whole.writestr(name, content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"x.npy": b"garbage"}, r"x\.npy in it is no array of numpy's"),
+        ({"x.npy": b""}, r"x\.npy in it is no array of numpy's"),
+        (
+            {"x.npy": header((40, 3, 32, 32)) + b"few"},
+            r"claims the shape \(40, 3, 32, 32\), and does not hold",
+        ),
+        ({"x.npy": header((2**40, 3, 32, 32))}, "does not hold as much"),
+        ({"x.npy": header((-1, 3, 32, 32))}, "does not hold as much"),
+        ({"x.npy": header((40, 3, 32, 32), "|O") + bytes(8 * 40 * 3072)}, "it needs pickle"),
+        ({"x.npy": header((40, 3, 32, 32), "<M8[s]") + bytes(8 * 40 * 3072)}, "holds datetime64"),
+        ({"x.npy": header((1, 3, 3200, 3200)) + bytes(3 * 3200**2)}, r"has the shape \(1, 3, 3200, 3200\)"),
+        ({"x.npy": header((40, 3072)) + bytes(40 * 3072)}, r"has the shape \(40, 3072\)"),
+        ({"x.npy": header(()) + b"1"}, r"has the shape \(\)"),
+        ({"readme.txt": b"noise"}, "holds nothing; name the noise"),
+        (
+            {"x.npy": header((1, 3, 32, 32)) + bytes(3072), "y.npy": header((1,), "<f4") + bytes(4)},
+            "labels and index must be whole numbers, found y of float32",
+        ),
+        (
+            {"x.npy": header((1, 3, 32, 32)) + bytes(3072), "index.npy": header((2**24,)) + bytes(2**24)},
+            "at most 10,000,000 rows are read",
+        ),
+    ],
+)
+def test_a_member_that_is_no_array_of_images_is_refused_by_its_header(
+    members: dict[str, bytes], message: str, images: Images, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message):
+        read_foreign(archive(tmp_path / "a.npz", members), images)
+
+
+BOMB = """
+import resource, sys, torch
+from poisons.foreign import read_foreign
+from trainers import Images, InputError
+images = Images(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.arange(40) % 4, 4)
+from pathlib import Path
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    delta, report = read_foreign(Path(sys.argv[1]), images)
+    print(tuple(delta.delta.shape))
+except InputError as error:
+    print(str(error)[:300])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
+"""
+
+
+def memory_of(path: Path) -> tuple[str, int]:
+    """What importing says, in a process of its own, and how many MB it took."""
+    run = subprocess.run([sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True)
+    *said, megabytes = run.stdout.splitlines()
+    return said[0], int(megabytes)
+
+
+def test_of_an_array_that_is_far_too_long_the_rows_that_are_needed_are_read(tmp_path: Path) -> None:
+    """3 MB of zip that would be 3 GB of images."""
+    head, rows = header((1_000_000, 3, 32, 32)), 1_000_000
+    with (
+        zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as whole,
+        whole.open("x.npy", "w", force_zip64=True) as stream,
+    ):
+        stream.write(head)
+        for _ in range(rows // 10_000):
+            stream.write(bytes(10_000 * 3072))
+    assert (tmp_path / "bomb.npz").stat().st_size < 4e6
+    said, megabytes = memory_of(tmp_path / "bomb.npz")
+    assert said == "(40, 3, 32, 32)"
+    assert megabytes < 150
+
+
+def test_an_image_of_another_size_is_refused_by_its_header(tmp_path: Path, images: Images) -> None:
+    """8 kB of PNG that would be 190 MB."""
+    folder(tmp_path / "bombs", images, "{n}.png")
+    Image.new("1", (7_000, 9_000)).save(tmp_path / "bombs" / "7.png")
+    said, megabytes = memory_of(tmp_path / "bombs")
+    assert "7.png is 9000x7000 but the clean image is 32x32" in said
+    assert megabytes < 150
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a"])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
+def test_what_is_no_file_is_refused_and_not_waited_for(
+    kind: str, name: str, images: Images, tmp_path: Path
+) -> None:
+    path = special(tmp_path / name, kind)
+    with pytest.raises(InputError, match=r"not an ordinary file|there is no|expected a \.npy"):
+        read_foreign(path, images)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
+def test_nor_among_images(kind: str, images: Images, poisoned: Images, tmp_path: Path) -> None:
+    root = folder(tmp_path / "a", poisoned, "{n}.png")
+    (root / "3.png").unlink()
+    special(root / "3.png", kind)
+    with pytest.raises(
+        InputError, match=r"3\.png is (named as an image but is no file|a link to .*not there)"
+    ):
+        read_foreign(root, images)
+
+
+def special(path: Path, kind: str) -> Path:
+    """Something that is no file."""
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            here = os.getcwd()
+            os.chdir(path.parent)  # the name of a socket is short
+            server.bind(path.name)
+            os.chdir(here)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    return path
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["int8", "int16"])
+@pytest.mark.parametrize("rows", ["all", "some"])
+def test_levels_that_grow_on_the_way_are_all_there(large: bool, rows: str) -> None:
+    values = random((300, 1, 7, 5), -128, 127).to(torch.int16)
+    if large:
+        values[-1 if rows == "all" else 100] = 300 - 512
+    whole = WholeLevels(tuple(values.shape))
+    for part in values.split(37):
+        whole.append(part)
+    assert whole.values().dtype == (torch.int16 if large else torch.int8)
+    assert torch.equal(whole.values().to(torch.int16), values)
+
+
+def test_rows_that_an_index_names_are_found_among_many(images: Images, tmp_path: Path) -> None:
+    noise = random((900, 3, 32, 32)).to(torch.int8)
+    index = torch.randperm(900, generator=torch.Generator().manual_seed(3))
+    where = torch.arange(40) * 20
+    file = saved(tmp_path / "a.npz", {"x": noise, "index": index, "y": (index // 20) % 4})
+    delta, report = read_foreign(file, images, index=where)
+    assert report["warnings"] == []
+    place = {int(row): at for at, row in enumerate(index)}
+    assert torch.equal(delta.delta, noise[[place[int(row)] for row in where]])
+
+
+def test_a_tensor_that_a_file_only_claims_is_refused(images: Images, tmp_path: Path) -> None:
+    """One number, seen as 100 billion."""
+    torch.save(torch.zeros(1, dtype=torch.int8).expand(2**25, 3, 32, 32), tmp_path / "a.pt")
+    assert (tmp_path / "a.pt").stat().st_size < 2000
+    with pytest.raises(InputError, match=r"it claims a tensor of \(33554432, 3, 32, 32\)"):
+        read_foreign(tmp_path / "a.pt", images)

@@ -13,6 +13,7 @@ from poisons.clean import Identity
 from poisons.delta import Delta
 from poisons.pixel_write import PixelWrite
 from trainers import Images, InputError
+from trainers.stored import DamagedError
 
 
 def pixels(row: Any, column: Any, colour: Any, **rest: Any) -> PixelWrite:
@@ -115,5 +116,5 @@ def test_a_chain_is_applied_in_order_and_told_as_one() -> None:
     assert (images.x == 100).all()
     with pytest.raises(TypeError, match="a chain is stored link by link"):
         chain.columns()
-    with pytest.raises(TypeError, match="a chain is stored link by link"):
+    with pytest.raises(DamagedError, match="a chain is stored link by link"):
         Chain.restore({}, {})

@@ -25,6 +25,7 @@ from poisons.sources.digits import Digits
 from poisons.sources.image_folder import ImageFolder
 from poisons.sources.parquet import Parquet
 from poisons.sources.tensors import Tensors
+from poisons.sources.torchvision_sets import Cifar10
 from tests.conftest import Opsctl
 from trainers import Images, InputError
 
@@ -403,8 +404,13 @@ def test_tensors_that_cannot_be_meant_are_refused(tmp_path: Path, images: Images
     source = Tensors(train=f"{tmp_path}/train.pt", test=f"{tmp_path}/test.pt")
     images.save(tmp_path / "test.pt")
     for x, classes, message in (
-        (images.x, 2**62, r"train\.pt: num_classes is 4611686018427387904, more than its 40 images"),
-        (images.x, "4", r"train\.pt: num_classes should be a whole number, found '4'"),
+        (
+            images.x,
+            2**62,
+            r"train\.pt: num_classes should be .* in 1\.\.1,048,576, found 4611686018427387904",
+        ),
+        (images.x, 41, r"train\.pt: num_classes is 41, more than its 40 images"),
+        (images.x, "4", r"train\.pt: num_classes should be a whole number .*, found '4'"),
         (images.x[:, :, :16], 4, r"train\.pt holds images of 3x16x32 in 4 classes, but .*test\.pt holds"),
         (images.x[0], 4, r"train\.pt: labels must be int64 of shape \(3,\)"),
         (images.x[None], 4, r"train\.pt: images must be N,C,H,W or N,H,W,C, found the shape \(1, 40, 3"),
@@ -437,3 +443,93 @@ def test_a_plan_lists_what_is_not_read_and_rejects_a_column_that_is_not_there(
     code, _, err = opsctl("plan", sweep)
     assert code == 2
     assert "has no column 'imgs'; did you mean 'img'? Known: img, label" in re.sub(r"\s+", " ", err)
+
+
+@pytest.mark.parametrize("label", [2**62, 10**7, 2**63 - 1, -1, -(2**62)])
+def test_a_label_that_is_no_class_is_refused_at_once(label: int, tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [png(i)[1] for i in range(3)], [0, label, 1])
+    source = Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet")
+    with pytest.raises(
+        InputError, match=r"row 1: (the label is -|label \d+, but there are 3 training images)"
+    ):
+        source.pinned()
+    for path in (tmp_path / "train.pt", tmp_path / "test.pt"):
+        torch.save(
+            {
+                "x": torch.zeros(2, 1, 2, 2, dtype=torch.uint8),
+                "y": torch.tensor([0, label]),
+                "num_classes": 2,
+            },
+            path,
+        )
+    with pytest.raises(InputError, match=r"train\.pt: labels must lie in 0\.\.1"):
+        Tensors(train=f"{tmp_path}/train.pt", test=f"{tmp_path}/test.pt").pinned()
+
+
+@pytest.mark.parametrize("labels", [[0.0, 1.0, 0.0], [True, False, True], [None, 0, 1], [[0], [1], [0]]])
+def test_labels_are_whole_numbers_or_text(labels: list[Any], tmp_path: Path) -> None:
+    write_parquet(tmp_path / "a.parquet", [png(i)[1] for i in range(3)], labels)
+    with pytest.raises(InputError, match=r"labels must be whole numbers or text, found|the label is missing"):
+        Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").pinned()
+
+
+def bomb(file: Path, width: int, height: int) -> bytes:
+    """A small PNG of very many pixels."""
+    Image.new("1", (width, height)).save(file)
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ((9_000, 9_000), r"is 9000x9000, more than 67,108,864 pixels, and is not decoded"),
+        (
+            (7_000, 9_000),
+            r"1\.png is 9000x7000 but .*0\.png is 6x5; all images of a source must have one size",
+        ),
+    ],
+)
+def test_an_image_that_is_too_large_is_refused_by_its_header(
+    size: tuple[int, int], message: str, tmp_path: Path
+) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "a" / "0.png").write_bytes(png(0)[1])
+    raw = bomb(tmp_path / "train" / "a" / "1.png", *size)
+    assert len(raw) < 20_000
+    with pytest.raises(InputError, match=message):
+        ImageFolder(root=str(tmp_path)).load("train")
+    write_parquet(tmp_path / "a.parquet", [png(0)[1], raw], [0, 0])
+    with pytest.raises(InputError, match=message.replace(r"1\.png", "row 1").replace(r"0\.png", "row 0")):
+        Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").load("train")
+
+
+def test_no_program_is_started_for_an_image(tmp_path: Path) -> None:
+    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    out = io.BytesIO()
+    Image.new("RGB", (5, 6)).save(out, "EPS")
+    write_parquet(tmp_path / "a.parquet", [out.getvalue()], [0])
+    with pytest.raises(InputError, match=r"row 0 is not an image that can be decoded \(cannot identify"):
+        Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").load("train")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "cycle"])
+def test_what_is_no_file_is_no_source(kind: str, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split / "a").mkdir(parents=True)
+        (tmp_path / split / "a" / "0.png").write_bytes(png(0)[1])
+    for path in (tmp_path / "train" / "a" / "1.png", tmp_path / "a.parquet", tmp_path / "a.pt"):
+        os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero" if kind == "device" else path.name)
+    with pytest.raises(InputError, match=r"1\.png is (named as an image but is no file|a link to)"):
+        ImageFolder(root=str(tmp_path)).pinned()
+    with pytest.raises(InputError, match="no file at"):
+        Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").pinned()
+    with pytest.raises(InputError, match="no file at"):
+        Tensors(train=f"{tmp_path}/a.pt", test=f"{tmp_path}/a.pt").pinned()
+
+
+def test_torchvision_is_not_let_wait_for_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    os.mkfifo(tmp_path / "cifar-10-batches-py" / "data_batch_1")
+    with pytest.raises(InputError, match=r"data_batch_1 is no ordinary file"):
+        Cifar10(root=str(tmp_path)).load("train")

@@ -6,10 +6,15 @@ import errno
 import json
 import os
 import random
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -170,3 +175,146 @@ def test_a_file_of_tensors_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_tensors(tmp_path / "no" / "where.pt", {})
     write_tensors(tmp_path / "a.pt", {"x": torch.ones(2)})
     assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+
+
+def changed(file: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Have `change` done to the state in a checkpoint."""
+    found = torch.load(file, weights_only=True)
+    change(found["state"])
+    torch.save(found, file)
+
+
+def first(values: dict[Any, Any]) -> Any:
+    return next(iter(values))
+
+
+WRONG: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no model": lambda s: s.pop("model"),
+    "a model that is a list": lambda s: s.update(model=[1]),
+    "a weight missing": lambda s: s["model"].pop(first(s["model"])),
+    "a weight more": lambda s: s["model"].update(more=torch.ones(1)),
+    "a weight of another shape": lambda s: s["model"].update({first(s["model"]): torch.ones(1)}),
+    "a weight that is a number": lambda s: s["model"].update({first(s["model"]): 1.0}),
+    "a weight of another dtype": lambda s: s["model"].update(
+        {first(s["model"]): s["model"][first(s["model"])].double()}
+    ),
+    "a weight that is not finite": lambda s: s["model"][first(s["model"])].fill_(float("nan")),
+    "no optimizer": lambda s: s.update(optimizer=None),
+    "no groups": lambda s: s["optimizer"].update(param_groups=[]),
+    "other settings": lambda s: s["optimizer"]["param_groups"][0].update(weight_decay="much"),
+    "state of another parameter": lambda s: s["optimizer"]["state"].update({10**6: {}}),
+    "state of another shape": lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.ones(3)),
+    "state that is text": lambda s: s["optimizer"]["state"][0].update(exp_avg="0"),
+    "no average": lambda s: s.update(average=None),
+    "an average of nothing": lambda s: s["average"].update(model={}),
+    "an average that may have begun": lambda s: s["average"].update(begun=1),
+    "no history": lambda s: s.pop("history"),
+    "a history that is a number": lambda s: s.update(history=3),
+    "a history of text": lambda s: s.update(history=["epoch 1"]),
+    "a metric that is text": lambda s: s["history"][0].update(lr="0.1"),
+    "a metric that is not finite": lambda s: s["history"][0].update(lr=float("nan")),
+    "too long a history": lambda s: s.update(history=s["history"] * 9),
+    "seconds that are text": lambda s: s.update(seconds="1"),
+    "seconds below zero": lambda s: s.update(seconds=-1.0),
+    "platforms that are numbers": lambda s: s.update(platforms=[1]),
+    "watched that is a list": lambda s: s.update(watched=[]),
+}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Images, TrainSpec, list[dict[str, float]]]:
+    """A checkpoint of a training of two epochs after the first, and what its history becomes."""
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (16, 3, 8, 8), generator=gen, dtype=torch.uint8)
+    images, file = Images(x, torch.arange(16) % 4, 4), tmp_path_factory.mktemp("saved") / "c.pt"
+    spec = TrainSpec.parse({**SETTINGS, "defense": "erm", "epochs": 2}, "test")
+
+    def cut(row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            raise PowerError
+
+    with pytest.raises(PowerError):
+        fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(file, every=0), report=cut)
+    return file, images, spec, fit(spec, images, images, seed=0, device=CPU).history
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_checkpoint_of_a_wrong_form_is_told_and_training_begins_again(
+    saved: tuple[Path, Images, TrainSpec, list[dict[str, float]]], tmp_path: Path, what: str
+) -> None:
+    good, images, spec, history = saved
+    file = Path(shutil.copy(good, tmp_path))
+    changed(file, WRONG[what])
+    checkpoint = Checkpoint(file, every=3600)
+    assert fit(spec, images, images, seed=0, device=CPU, checkpoint=checkpoint).history == history
+    (warning,) = checkpoint.warnings
+    assert re.search(r"the checkpoint was damaged \(.+\); training began again", warning), warning
+
+
+def test_the_checkpoint_of_these_tests_is_gone_on_from(
+    saved: tuple[Path, Images, TrainSpec, list[dict[str, float]]], tmp_path: Path
+) -> None:
+    good, images, spec, history = saved
+    checkpoint, seen = Checkpoint(Path(shutil.copy(good, tmp_path)), every=3600), []
+    assert len(Checkpoint(good).load(owner=f"{spec.key}, seed 0")["history"]) == 1  # type: ignore[index]
+    fit(spec, images, images, seed=0, device=CPU, checkpoint=checkpoint, report=seen.append)
+    assert (seen, checkpoint.warnings) == (history, [])
+
+
+class Bytes:
+    """Many zeros, as a pickle asks for them."""
+
+    def __reduce__(self) -> tuple[Any, tuple[int]]:
+        return bytearray, (10**9,)
+
+
+def compressed(file: Path) -> None:
+    """The same archive as torch.save writes, deflated."""
+    torch.save({"owner": "x", "state": {"a": torch.zeros(2**26)}}, file)
+    with zipfile.ZipFile(file) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as small:
+        for name, content in members.items():
+            small.writestr(name, content)
+
+
+def claiming(file: Path) -> None:
+    """A storage that is said to be larger than it is."""
+    torch.save({"owner": "x", "state": {"a": torch.zeros(1000, dtype=torch.int8)}}, file)
+    with zipfile.ZipFile(file) as whole:
+        members = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(file, "w") as changed:
+        for name, content in members.items():
+            changed.writestr(name, content.replace(b"M\xe8\x03", b"M\xff\xff"))
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        compressed,
+        claiming,
+        lambda file: torch.save({"owner": "x", "state": Bytes()}, file),
+        lambda file: torch.save({"owner": "x", "state": {"a": torch.zeros(1).expand(2**40)}}, file),
+        lambda file: torch.save({"owner": "x", "state": [1]}, file),
+        lambda file: torch.save({"owner": 7, "state": {}}, file),
+        lambda file: torch.save([1, 2], file),
+        lambda file: torch.save({"owner": "x", "state": {}}, file, _use_new_zipfile_serialization=False),
+        lambda file: file.touch(),
+        os.mkfifo,
+        lambda file: file.symlink_to("/dev/zero"),
+        lambda file: file.symlink_to(file.name),
+    ],
+    ids=[
+        *("deflated", "claims", "bytearray", "expanded", "list", "owner", "no dict", "legacy", "empty"),
+        *("pipe", "device", "cycle"),
+    ],
+)
+def test_a_file_makes_no_memory_of_bytes_that_it_does_not_hold(
+    tmp_path: Path, write: Callable[[Path], Any]
+) -> None:
+    write(tmp_path / "c.pt")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    checkpoint = Checkpoint(tmp_path / "c.pt")
+    assert checkpoint.load(owner="x") is None
+    assert "the checkpoint was damaged (" in checkpoint.warnings[0]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000, "kB"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers import Images, InputError
-from trainers.images import batches
+from trainers.images import balanced, batches
 
 
 def of(labels: list[int], num_classes: int) -> Images:
@@ -52,3 +52,24 @@ def test_batches_cover_everything_once(images: Images) -> None:
     assert [len(x) for x, _ in parts] == [16, 16, 8]
     assert torch.equal(torch.cat([x for x, _ in parts]), images.x[order].float() / 255)
     assert torch.equal(torch.cat([y for _, y in parts]), images.y[order])
+
+
+def in_turn(labels: torch.Tensor, num_classes: int, limit: int) -> torch.Tensor:
+    """A balanced subset, class by class."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    labels, turn = labels[order], torch.empty_like(labels)
+    for k in range(num_classes):
+        turn[labels == k] = torch.arange(int((labels == k).sum()))
+    return order[torch.argsort(turn * num_classes + labels, stable=True)[:limit]].sort().values
+
+
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=80), st.integers(1, 79))
+def test_the_subset_is_the_one_that_taking_turns_gives(labels: list[int], limit: int) -> None:
+    assert balanced(torch.tensor(labels), limit).tolist() == (
+        in_turn(torch.tensor(labels), 7, limit).tolist() if limit < len(labels) else list(range(len(labels)))
+    )
+
+
+def test_a_subset_takes_no_longer_for_many_classes() -> None:
+    images = of([0, 2**40, 1, 2**40, 5] * 4, 2**62)
+    assert len(images.balanced(3)) == 3

@@ -55,7 +55,7 @@ class LinearSeparability(Probe, kind="linear_separability"):
 
     def check_images(self, train: Images, sets: Mapping[str, Images]) -> None:
         check_pairs(train, sets["clean"], probe=self.kind, name="the training set")
-        labels = train.y.cpu()[balanced(train.y.cpu(), train.num_classes, self.limit)]
+        labels = train.y.cpu()[balanced(train.y.cpu(), self.limit)]
         out = held_out(labels, train.num_classes, self.share)
         self._check_left(labels, labels[~out], train.num_classes)
 
