@@ -175,8 +175,7 @@ def default_uri(store: Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line, without credentials; not what SQLAlchemy says of when it was raised."""
-    lines = str(error).strip().split("
-")
+    """What an error says, in one line without credentials, and not when SQLAlchemy says it was raised."""
+    lines = str(error).strip().split("\n")
     told = (line for line in lines if not line.startswith("(raised as a result of"))
     return redacted(next(told, lines[0]))[:300]

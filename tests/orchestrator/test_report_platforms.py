@@ -77,7 +77,9 @@ def test_a_cell_that_mixes_arithmetic_on_one_platform_says_so(plan: Plan, store:
 
 def test_a_data_set_whose_bytes_were_not_recorded_is_no_other_version(plan: Plan, store: Store) -> None:
     def read(digest: str | None) -> dict[str, Any]:
-        return result(AMX, data_sets={"digits-em-train-1": {"sha256": digest, "platform": None}})
+        return result(
+            AMX, data_sets={"digits-em-train-1111111111111111": {"sha256": digest, "platform": None}}
+        )
 
     assert warned(plan, store, read("aa"), read(None), read("aa"), read("aa")) == []
 
@@ -109,13 +111,17 @@ def test_findings_of_a_probe_on_several_platforms_are_told_of(store: Store) -> N
 
 def test_one_key_with_two_data_sets_is_told(plan: Plan, store: Store) -> None:
     def read(digest: str, platform: str = AMX) -> dict[str, Any]:
-        sets = {"digits-em-train-1": {"sha256": digest, "platform": platform}}
-        return result(AMX, needs=["digits-clean-test-2", "digits-em-train-1"], data_sets=sets)
+        sets = {"digits-em-train-1111111111111111": {"sha256": digest, "platform": platform}}
+        return result(
+            AMX,
+            needs=["digits-clean-test-2222222222222222", "digits-em-train-1111111111111111"],
+            data_sets=sets,
+        )
 
     found = warned(plan, store, read("aa"), read("aa"), read("aa"), read("bb", BF16))
     assert [column for _, column, _ in found] == ["ops", None]
     assert "its training sets were made on 2 numerical platforms" in found[0][2]
-    assert found[1][2] == "trials read 2 versions of the data set digits-em-train-1"
+    assert found[1][2] == "trials read 2 versions of the data set digits-em-train-1111111111111111"
 
 
 def test_the_page_and_mlflow_name_the_platform(plan: Plan, store: Store) -> None:
