@@ -1215,6 +1215,7 @@ def _print_report(sheets: list[Sheet], format: Format, console: Terminal, *, bri
     """Print reports one after the other; JSON of several is a list. `brief`: of the terminal's only the
     table."""
     from orchestrator import report as reports
+    from trainers.redaction import redacted
 
     if format is Format.table:
         for sheet in sheets:
@@ -1226,14 +1227,14 @@ def _print_report(sheets: list[Sheet], format: Format, console: Terminal, *, bri
             )
         from orchestrator.tables import picture
 
-        typer.echo(picture(sheets[0]), nl=False)
+        typer.echo(redacted(picture(sheets[0])), nl=False)
     else:
         write = {
-            Format.md: lambda: "\n".join(map(reports.sheet_markdown, sheets)),
-            Format.latex: lambda: "\n".join(map(reports.latex, sheets)),
+            Format.md: lambda: redacted("\n".join(map(reports.sheet_markdown, sheets))),
+            Format.latex: lambda: redacted("\n".join(map(reports.latex, sheets))),
             Format.csv: lambda: reports.comma_separated(*sheets),
             Format.trials_csv: lambda: reports.trials_csv(*sheets),
-            Format.json: lambda: reports.as_json(sheets),
+            Format.json: lambda: redacted(reports.as_json(sheets)),
         }[format]
         typer.echo(write(), nl=False)
 

@@ -13,11 +13,9 @@ from datetime import timedelta
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestrator import report
+from orchestrator import report, terminal
 from orchestrator.report import lines
 from orchestrator.report.wording import number
-from orchestrator.terminal import recorder
-from trainers.printable import printable
 
 COLOURS = {True: "green", False: "yellow", None: "dim"}  # of the published figure: near ours, or not
 VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
@@ -95,9 +93,9 @@ def legend(table: report.Table) -> Text | None:
 def below(sheet: report.Sheet) -> Iterator[Text]:
     """What is said below the table: how columns compare, what became of the claims, and warnings."""
     for comparison in sheet.comparisons:
-        yield from map(Text, lines.comparison(comparison))
+        yield from map(Text, map(terminal.shown, lines.comparison(comparison)))
     for verdict in sheet.claims:
-        first, *points = lines.claim(verdict)
+        first, *points = map(terminal.shown, lines.claim(verdict))
         yield Text.assemble((verdict.verdict, VERDICTS[verdict.verdict]), first.removeprefix(verdict.verdict))
         yield from (Text(point, "dim") for point in points)
     yield from warnings(sheet)
@@ -105,7 +103,7 @@ def below(sheet: report.Sheet) -> Iterator[Text]:
 
 def warnings(sheet: report.Sheet) -> Iterator[Text]:
     """The warnings of a report, each with its kind in colour."""
-    for line in report.warning_lines(sheet.warnings):
+    for line in map(terminal.shown, report.warning_lines(sheet.warnings)):
         kind, _, rest = line.partition(": ")
         yield Text.assemble((f"{kind}: ", "red" if kind == "failed" else "yellow"), rest)
 
@@ -115,7 +113,7 @@ def picture(sheet: report.Sheet) -> str:
     nothing."""
     table = sheet.table
     rich = rich_table(table)
-    console = recorder(recorder(500).measure(rich).maximum)
+    console = terminal.recorder(terminal.recorder(500).measure(rich).maximum)
     console.print(*filter(None, (rich, legend(table), *warnings(sheet))), sep="\n")
-    drawn = console.export_svg(title=printable(f"opsctl report {table.name}"))
+    drawn = console.export_svg(title=terminal.shown(f"opsctl report {table.name}"))
     return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.S)

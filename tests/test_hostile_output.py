@@ -33,6 +33,7 @@ from tests.orchestrator.sweeps import TRAIN, tiny, write
 from tests.poisons.test_sources import write_parquet
 from trainers import InputError
 from trainers.printable import UNPRINTABLE
+from trainers.redaction import redacted
 
 ESCAPES = "\x1b]0;title\x07\x1b[2J\x9b\u202e"
 MARKUP = r"[red][/b]<script>alert(1)</script>\input{/etc/passwd}"
@@ -75,7 +76,7 @@ FORMS = ("table", "md", "latex", "csv", "trials.csv", "json", "svg")
 def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store], form: str) -> None:
     code, out, err = opsctl("report", hostile[0], "--format", form)
     assert (code, err) == (0, "")
-    assert not UNPRINTABLE.search(out)
+    assert clean(out)
     assert "HYPERLINK" in out
     if form == "svg":
         ElementTree.fromstring(out)
@@ -88,7 +89,7 @@ def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Pat
         assert any(cell.startswith("'=HYPERLINK") for cell in cells) or form == "csv"
         assert not [cell for cell in cells if cell.startswith(("=", "+", "@", "\t", "\r"))]
     if form == "json":
-        assert json.loads(out)["question"] == HOSTILE, "JSON escapes what it holds"
+        assert json.loads(out)["question"] == redacted(HOSTILE), "JSON escapes what it holds"
 
 
 def test_status_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store]) -> None:

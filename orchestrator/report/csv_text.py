@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from trainers.printable import printable
+from trainers.redaction import redacted
 
 # what spreadsheets take for the beginning of a formula: OWASP, "CSV Injection"; the wide forms too
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -21,10 +22,11 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def neutralised(cell: object) -> object:
     """The cell, with an apostrophe before text that a spreadsheet would run as a formula, and with control
-    characters spelt out. Numbers, and text that is a plain number such as -0.5, stay as they are."""
+    characters spelt out and credentials hidden. Numbers, and text that is a plain number such as -0.5, stay
+    as they are."""
     if not isinstance(cell, str):
         return cell
-    text = printable(cell)
+    text = printable(redacted(cell))
     begins = text.startswith(FORMULA) or text.lstrip().startswith(FORMULA)  # some readers trim cells
     return f"'{text}" if begins and not NUMBER.fullmatch(text.strip()) else text
 
