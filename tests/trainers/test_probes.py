@@ -408,7 +408,7 @@ def test_a_bare_machine_looks_too(
     assert kept.exists(), "a look that fails costs neither the record nor the weights"
     for told, message in (
         ("distanse", "--look distanse: unknown probe 'distanse'; did you mean 'distance'"),
-        ('{"kind"', '--look {"kind": this is no JSON'),
+        ('{"kind"', '--look {"kind": it is no JSON'),
         ("shuffle_test", "was given none"),
     ):
         assert main([*command, "--look", told]) == 2
