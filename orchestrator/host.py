@@ -46,6 +46,7 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
         end = time.monotonic() + REMOVE_SECONDS
         while folder.exists() and time.monotonic() < end:  # daemons that are ending may still write there
             shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.01)
 
 
 def _remove_left_over(base: Path) -> None:
