@@ -11,6 +11,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import FrameType
 
 SCRATCH = "opsctl-"  # how a scratch folder's name begins
 OWNER = "process"  # the file in it that names its process
+REMOVE_SECONDS = 5.0  # in which a scratch folder can be removed
 
 
 def knock(address: str) -> bool:
@@ -41,7 +43,10 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
         (folder / OWNER).write_text(this_process())
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        end = time.monotonic() + REMOVE_SECONDS
+        while folder.exists() and time.monotonic() < end:  # daemons that are ending may still write there
+            shutil.rmtree(folder, ignore_errors=True)
+            time.sleep(0.01)
 
 
 def _remove_left_over(base: Path) -> None:

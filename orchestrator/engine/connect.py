@@ -120,7 +120,10 @@ def _own_ray() -> Iterator[dict[str, Any]]:
 def _short_folder() -> Path:
     """Where Ray's folder can be: a socket's path has some hundred characters at most."""
     place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
-    return place if len(str(place)) <= LONGEST_FOLDER else Path("/tmp")
+    if len(str(place)) > LONGEST_FOLDER:
+        return Path("/tmp")
+    place.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def device_of(*, gpu: bool) -> torch.device:

@@ -28,6 +28,7 @@ from trainers.spec import plain
 
 HEAR_SECONDS = 0.1  # how long the driver waits for a message
 IDLE_SECONDS = 20.0  # a lane without work ends after this, and lets go of its GPU
+STARVED_SECONDS = 600.0  # in which every lane that starts is killed for memory: none will run
 DEATHS = 8  # lanes that die before they ask for anything, one after the other: something is wrong with all
 
 
@@ -70,6 +71,7 @@ class Dispatcher:
         self.places = Places(progress, lanes, there, self._claims, self._memory)
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
+        self.starved: float | None = None  # since when lanes are killed for memory as they start
         self.slots = 0
         self._ends: set[int] = set()
         self._answers: Answers = {}
@@ -133,7 +135,7 @@ class Dispatcher:
             share, card, node = question["share"], question["card"], question.get("node", "")
             self.seats[lane] = Seat(question["number"], share, card, node)
         seat = self.seats[lane]
-        self.deaths = self.lanes.failures = 0
+        self.deaths, self.lanes.failures, self.starved = 0, 0, None
         if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
             attempt, seat.attempt, seat.idle = seat.attempt, None, time.monotonic()
             self._settle(seat, attempt, ended)
@@ -213,15 +215,25 @@ class Dispatcher:
     def _lost(self, number: int, why: str) -> None:
         """The process of a lane is no more; what it ran is tried again."""
         known = [lane for lane, seat in self.seats.items() if seat.number == number]
-        # a machine that is lost takes many lanes with it, but those had started; Tune counts its own failures
-        if why and not known and not self.lanes.failures:
-            self.deaths += 1
-        if self.deaths > max(DEATHS, 2 * len(self.lanes.open)):
-            raise OSError(f"workers die as they start: {why}")
+        if why and not known:  # a machine that is lost takes many lanes with it, but those had started
+            self._died_young(why)
         for lane in known:
             seat = self.seats.pop(lane)
             if seat.attempt is not None:
                 self._fell(seat, seat.attempt, self._death(seat.attempt, why))
+
+    def _died_young(self, why: str) -> None:
+        """A lane died before it asked for anything. OSError if none can be started: they all die, or there
+        has been no memory for one for a while, and none is at work whose end would free some."""
+        if is_out_of_memory(why):
+            self.pressure.note("a lane that starts", len(self.lanes.open) + len(self.builders.claims))
+            self.starved = self.starved or time.monotonic()
+            if not self.progress.live and time.monotonic() - self.starved > STARVED_SECONDS:
+                raise OSError(f"memory does not suffice to start a worker: {why}")
+        elif not self.lanes.failures:  # those that Tune takes with it are counted there
+            self.deaths += 1
+            if self.deaths > max(DEATHS, 2 * len(self.lanes.open)):
+                raise OSError(f"workers die as they start: {why}")
 
     def _death(self, attempt: Attempt, why: str) -> Fault:
         """The fault of an attempt whose process died."""

@@ -16,6 +16,7 @@ from tests.chaos.cluster import MEMORY, Cluster, at_work, kill_all, named, tree
 from tests.chaos.memory import taken, until
 from tests.chaos.yard import Yard, told
 
+KILLED = "ran out of memory"  # what a driver says of what Ray has killed for it
 GIVE_UP_SECONDS = 120.0  # in which a driver must end whose cluster is gone
 
 
@@ -166,11 +167,11 @@ def cut_network(scene: Scene, chance: random.Random) -> bool:
 def fill_memory(scene: Scene, chance: random.Random) -> bool:
     """The memory of the machine is full for a moment, and Ray kills workers until it no longer is."""
     share = float(scene.cluster.options.get(MEMORY, 1.0))
-    before = {process.pid for process in at_work(scene.cluster)}
-    if share == 1.0 or not before:
+    if share == 1.0 or scene.driver is None or scene.driver.poll() is not None:
         return False
+    before = scene.said().count(KILLED)
     with taken(share):
-        return until(lambda: not before <= {process.pid for process in at_work(scene.cluster)}, seconds=20)
+        return until(lambda: scene.said().count(KILLED) > before, seconds=20)
 
 
 def jump_clock(scene: Scene, chance: random.Random) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.costs.room import Claim
 from orchestrator.depots.leases import Leases
 from orchestrator.depots.results import Ledger
+from orchestrator.engine import dispatch
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.dispatch import DEATHS, Dispatcher, Seat
 from orchestrator.engine.switchboard import Message
@@ -151,3 +152,19 @@ def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) 
     assert len(sweep.lanes.open) == 2
     assert sweep.progress.faults == {"machine": 2}
     assert sweep.progress.failed == []
+
+
+def test_lanes_that_are_killed_for_memory_as_they_start_are_waited_for(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine may have other work; one that never has memory for a lane ends the sweep."""
+    sweep = Rehearsal(store, [{"CPU": 4.0}], [(9.0, 0.0)] * 8)
+    dispatcher = sweep.dispatcher
+    dispatcher.adjust()
+    for _ in range(5 * DEATHS):
+        dispatcher._lost(1, MEMORY)
+    assert dispatcher.pressure.most == 1, "meanwhile there are fewer"
+    assert asking(dispatcher, "a", 1) == {"end": True}
+    monkeypatch.setattr(dispatch, "STARVED_SECONDS", 0.0)
+    with pytest.raises(OSError, match="memory does not suffice to start a worker: OutOfMemoryError"):
+        dispatcher._lost(2, MEMORY)

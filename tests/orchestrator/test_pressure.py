@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.pressure import Pressure
+from orchestrator.pressure import CALM_SECONDS, Pressure
+from tests.orchestrator.test_progress import Clock
 
 
 def test_one_kill_may_be_bad_luck_and_the_second_halves_what_runs() -> None:
@@ -29,3 +30,19 @@ def test_what_is_killed_time_and_again_runs_alone_before_it_is_given_up() -> Non
     found = [pressure.note("a", 100) and pressure.most for _ in range(5)]
     assert found == [False, 50, False, 1, False]
     assert Pressure().most == math.inf
+
+
+def test_when_nothing_is_killed_for_a_while_more_may_run_again() -> None:
+    """Something else had the memory; if it was the trials, the next kill halves them at once."""
+    clock = Clock()
+    pressure = Pressure(lambda: clock.time)
+    for _ in range(2):
+        pressure.note("a", 8)
+    clock.time += CALM_SECONDS - 1
+    assert pressure.most == 4
+    clock.time += 1
+    assert pressure.most == 8
+    assert pressure.note("b", 8)
+    assert pressure.most == 4
+    clock.time += 1000 * CALM_SECONDS
+    assert pressure.most > 1e9
