@@ -8,7 +8,9 @@ every field that is used. Imports nothing heavy.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import stat
 from io import BufferedReader, FileIO
 from pathlib import Path
@@ -19,6 +21,7 @@ from pydantic_core import from_json
 
 T = TypeVar("T")
 MB = 10**6
+HUGE = re.compile(rb"[0-9][eE][+]?[0-9]{3}|[0-9]{300}")
 
 
 class DamagedError(ValueError):
@@ -104,7 +107,10 @@ class JsonFile(Generic[T]):
         if len(data) > self.limit:
             raise DamagedError(f"it has {len(data):,} bytes, more than {self.limit:,}")
         try:
-            return from_json(data, allow_inf_nan=False, cache_strings="keys")  # at most 200 levels
+            value = from_json(data, allow_inf_nan=False, cache_strings="keys")  # at most 200 levels
+            if HUGE.search(data):  # 1e999 would be infinite
+                json.dumps(value, allow_nan=False)
+            return value
         except ValueError as error:
             raise DamagedError(f"it is no JSON: {error}") from None
 
