@@ -104,6 +104,18 @@ def test_a_result_that_is_not_consistent_counts_as_missing(
     assert opsctl("cache", "verify")[0] == 1
 
 
+def test_what_is_damaged_in_a_bucket_is_planned_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing does not tell what a file holds."""
+    monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
+    store = open_store(f"memory://{tmp_path.name}/plan")
+    ledger, (key, _) = finished(store)
+    assert plan_of(ONE, store).missing == ()
+    rewritten(ledger, key, digests="were", changes={"seconds": 3.25})
+    assert [task.key for task in plan_of(ONE, store).missing] == [key]
+
+
 def test_a_result_of_a_version_without_digests_is_accepted(store: Store) -> None:
     ledger, keys = finished(store)
     for key in keys:

@@ -22,11 +22,8 @@ CLOSE = b"}\n}"
 
 
 def finished(ledger: Ledger, keys: Collection[str]) -> set[str]:
-    """Which of these trials have a result that can be read. In a folder, where a file may be damaged, each is
-    looked into: one that was cut off does not end as the ledger ends it."""
-    if isinstance(ledger.depot, Folder):
-        return set(summaries(ledger, keys))
-    return ledger.done().intersection(keys)
+    """Which of these trials have a result that can be used: each is looked into, for it may be damaged."""
+    return set(summaries(ledger, keys))
 
 
 def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
@@ -38,22 +35,21 @@ def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
 
 
 def looked(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, set[str]]:
-    """Which looks at these trials have found something, by name, that can be read; of a folder each is looked
-    into, elsewhere one listing tells."""
-    if isinstance(ledger.depot, Folder):
-        return {key: set(found) for key, found in heads(ledger, wanted).items()}
-    there = ledger.depot.files("trials") if any(wanted.values()) else {}
-    return {
-        key: {name for name, look in looks.items() if look_file(key, look).removeprefix("trials/") in there}
-        for key, looks in wanted.items()
-    }
+    """Which looks at these trials have found something, by name, that can be used."""
+    return {key: set(found) for key, found in heads(ledger, wanted).items()}
 
 
 def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
     """What looks at these trials found, by the trial's key and the look's name; of a folder without curves
     and fields."""
     if not isinstance(ledger.depot, Folder):
-        return ledger.findings(wanted)
+        there = ledger.depot.files("trials") if any(wanted.values()) else {}
+        return ledger.findings(
+            {
+                key: {n: k for n, k in looks.items() if look_file(key, k).removeprefix("trials/") in there}
+                for key, looks in wanted.items()
+            }
+        )
     found = {
         key: {name: _head(ledger, look_file(key, look), CURVES, CLOSE) for name, look in looks.items()}
         for key, looks in wanted.items()
