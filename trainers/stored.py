@@ -12,7 +12,7 @@ import json
 import os
 import re
 import stat
-from io import BufferedReader, FileIO
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -26,31 +26,6 @@ HUGE = re.compile(rb"[0-9][eE][+]?[0-9]{3}|[0-9]{300}")
 
 class DamagedError(ValueError):
     """A file is not what its kind must be; the message says why, in a line."""
-
-
-def open_regular(path: Path) -> FileIO | None:
-    """A file, to be read; None if there is no ordinary file of that name. A link could lead to any file of
-    this machine, and a named pipe would be waited for."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG):  # a link; a socket; no such name
-            return None
-        raise
-    if stat.S_ISREG(os.fstat(descriptor).st_mode):
-        return FileIO(descriptor)
-    os.close(descriptor)
-    return None
-
-
-def read_regular(path: Path, most: int) -> bytes | None:
-    """The bytes of a file, at most one more than `most`; None if there is no ordinary file of that name."""
-    if (file := open_regular(path)) is None:
-        return None
-    with file:
-        return file.read(most + 1)
 
 
 def open_file(path: Path, *, links: bool = False) -> BufferedReader:
@@ -71,6 +46,26 @@ def open_file(path: Path, *, links: bool = False) -> BufferedReader:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise DamagedError(f"it is {'a named pipe' if stat.S_ISFIFO(mode) else 'a device'}, not an ordinary file")
+
+
+def open_regular(path: Path) -> BufferedReader | None:
+    """An ordinary file, opened as `open_file` does; None if there is none of that name. Raises OSError."""
+    try:
+        return open_file(path)
+    except (DamagedError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return None
+        raise
+
+
+def read_regular(path: Path, most: int) -> bytes | None:
+    """The bytes of a file, at most one more than `most`; None if there is no ordinary file of that name."""
+    if (file := open_regular(path)) is None:
+        return None
+    with file:
+        return file.read(most + 1)
 
 
 class JsonFile(Generic[T]):

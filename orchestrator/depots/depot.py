@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedReader
 from pathlib import Path
 
 from orchestrator.host import gone, here, this_process
@@ -163,7 +163,7 @@ class Folder(Depot):
             return None if file is None else file.read(LARGEST)
 
     @contextmanager
-    def open(self, name: str) -> Iterator[FileIO | None]:
+    def open(self, name: str) -> Iterator[BufferedReader | None]:
         """A file, to be read piece by piece; None if there is no ordinary file of that name."""
         if (file := open_regular(self._path(name))) is None:
             yield None

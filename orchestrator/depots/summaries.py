@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from io import FileIO
+from io import BufferedReader
 
 from orchestrator.depots.depot import LARGEST, Folder
 from orchestrator.depots.records import Record
@@ -67,7 +67,7 @@ def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:
         return ledger.parsed(name, data, short=short)
 
 
-def _short(stream: FileIO, last: bytes, end: bytes) -> tuple[bytes, bool]:
+def _short(stream: BufferedReader, last: bytes, end: bytes) -> tuple[bytes, bool]:
     """A record up to where it says `last`, if it is laid out as the ledger does it, else all of the file;
     whether it is cut short."""
     head = stream.read(HEAD)
