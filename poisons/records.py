@@ -23,7 +23,7 @@ Text = Annotated[str, StringConstraints(max_length=100_000)]
 Key = Annotated[str, StringConstraints(pattern="^[0-9a-f]{16}$")]
 Sha256 = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 DataSetName = Annotated[
-    str, StringConstraints(pattern="^[A-Za-z0-9_.]+(-[A-Za-z0-9_.]+)*-[0-9a-f]{16}$", max_length=255)
+    str, StringConstraints(pattern=r"^[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*-[0-9a-f]{16}$", max_length=255)
 ]
 DataSetFile = Annotated[str, StringConstraints(pattern=r"^(data|perturbation-[0-9]{1,4})\.arrow$")]
 Count = Annotated[int, Field(ge=0, le=MOST)]

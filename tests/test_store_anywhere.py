@@ -344,7 +344,7 @@ def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
 
 def test_a_place_that_is_no_store_is_told(node: Nodes) -> None:
     open_depot(node.where).write("store.json", b"[]")
-    with pytest.raises(InputError, match=r"is not a store's mark; is s3://.* a store\?"):
+    with pytest.raises(InputError, match=r"is not a store's mark \(.*\); is s3://.* a store\?"):
         node("a")
 
 

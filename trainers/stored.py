@@ -35,8 +35,9 @@ def open_file(path: Path, *, links: bool = False) -> BufferedReader:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | follow)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):
-            what = "a symbolic link" if error.errno == errno.ELOOP else "a socket"
+        link = error.errno == errno.ELOOP and path.is_symlink()  # else it is a folder above it
+        if link or error.errno == errno.ENXIO:
+            what = "a symbolic link" if link else "a socket"
             raise DamagedError(f"it is {what}, not an ordinary file") from None
         raise
     mode = os.fstat(descriptor).st_mode

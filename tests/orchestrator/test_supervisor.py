@@ -41,7 +41,7 @@ from pathlib import Path
 from orchestrator.depots.depot import Folder
 from orchestrator.depots.drivers import Driver
 from orchestrator.host import stoppable
-with stoppable() as stop, Driver(Folder(Path(sys.argv[1])), "tiny", {"needs": ["a"]}, stop):
+with stoppable() as stop, Driver(Folder(Path(sys.argv[1])), "tiny", {"needs": []}, stop):
     stop.wait(60)
     (Path(sys.argv[1]) / "cleanly").touch()
 sys.exit(130)
