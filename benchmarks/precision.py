@@ -1,7 +1,7 @@
 """Which layers of which networks this machine computes wrongly in bfloat16, at which image sizes; and what the
 check costs.
 
-    python benchmarks/precision.py [--device cuda] [--batch 16] [--threads 1] [--quick]
+    python benchmarks/precision.py [--device cuda] [--batch 4] [--threads 1] [--quick]
 
 First what a first training of ResNet-18, WRN-28-10 and DenseNet-121 on CIFAR-10 pays for the check (batches of
 128 and 80 with gradients, of 500 without). Then each architecture that opsctl ships, with its default fields,
@@ -13,6 +13,7 @@ run is quick.
 
 from __future__ import annotations
 
+import itertools
 import os
 import tempfile
 import time
@@ -96,7 +97,7 @@ def cost(spec: dict[str, Any], device: torch.device) -> dict[str, Any]:
 
 def main() -> None:
     parser = record.parser(__doc__, data=False)
-    parser.add_argument("--batch", type=int, default=16, help="images of the survey's batches")
+    parser.add_argument("--batch", type=int, default=4, help="images of the survey's batches")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -106,10 +107,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as empty:
         os.environ["OPSCTL_CACHE"] = empty
         timed, some = (TIMED[:1], shipped()[:2]) if args.quick else (TIMED, shipped())
-        rows = [cost(spec, device) for spec in timed]
-        rows += [survey(architecture, args.batch, device, quick=args.quick) for architecture in some]
-    for row in rows if not args.quick else ():
-        record.append("precision", {**row, "platform": platform})
+        costs = (cost(spec, device) for spec in timed)
+        surveys = (survey(architecture, args.batch, device, quick=args.quick) for architecture in some)
+        for row in itertools.chain(costs, surveys):
+            if not args.quick:
+                record.append("precision", {**row, "platform": platform})
 
 
 if __name__ == "__main__":
