@@ -11,6 +11,7 @@ import resource
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("export", "digits-ops", "FOLDER", "--format", "npz"),
     ("poison", "{poison: ops, limit: 60}"),
     ("stop", "--all", "--wait", "0"),
+    ("doctor",),
 )
 
 
@@ -84,6 +86,7 @@ class Bench:
             str(f.relative_to(self.original)) for f in self.original.rglob("*") if f.is_file()
         )
         self.outside = self.beside()
+        self.seconds: list[tuple[float, str]] = []  # of every command that ended
         self.values = self.cells()
 
     def fresh(self) -> None:
@@ -105,6 +108,7 @@ class Bench:
             "FOLDER": str(self.folder / "out"),
         }
         argv, sys.argv = sys.argv, ["opsctl", *(places.get(word, word) for word in command)]
+        start = time.monotonic()
         try:
             with limited(SECONDS * float(os.environ.get("OPSCTL_FUZZ_PATIENCE", "6"))):
                 cli.main()
@@ -112,6 +116,7 @@ class Bench:
             return int(end.code or 0)
         finally:
             sys.argv = argv
+            self.seconds.append((time.monotonic() - start, " ".join(command)))
         return 0
 
     def cells(self) -> set[str]:
@@ -135,7 +140,11 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with pytest.MonkeyPatch.context() as patch:
-        yield Bench(tmp_path_factory.mktemp("fuzz"), patch)
+        made = Bench(tmp_path_factory.mktemp("fuzz"), patch)
+        yield made
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        slowest = "{:.1f} s ({})".format(*max(made.seconds))
+        print(f"{len(made.seconds)} commands, the slowest took {slowest}; this process took {memory:.0f} MB")
 
 
 def long_fields(name: str) -> tuple[str, ...]:
