@@ -53,9 +53,9 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)
 
-# As many malformed inputs as in `make test`, times TIMES: about an hour on two cores with 12.
+# As many malformed inputs as in `make test`, times TIMES: 24 take about an hour.
 fuzz: $(VENV)/.installed-dev
-	OPSCTL_FUZZ=$(or $(TIMES),12) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -n 2 -s
+	OPSCTL_FUZZ=$(or $(TIMES),24) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -s
 
 chaos: $(VENV)/.installed-dev
 	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) OPSCTL_CHAOS_RESULTS=benchmarks/results/chaos.jsonl \

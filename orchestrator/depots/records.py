@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Annotated, Any, NotRequired
@@ -20,6 +21,7 @@ from poisons.records import Count, DataSetName, Seconds, Sha256, Text, more
 from trainers.stored import MB, DamagedError, JsonFile
 
 Record = dict[str, Any]
+ACCURACY = re.compile("(^|[_/])acc$")  # names of metrics that are shares
 SEALS = ("digest", "digests")  # fields of a file by which damage is found
 Key = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Seal = Sha256
@@ -34,7 +36,7 @@ def _time(text: str) -> str:
 def _metrics(metrics: dict[str, float]) -> dict[str, float]:
     """Accuracies are shares."""
     for name, value in metrics.items():
-        if name.endswith(("_acc", "/acc")) and not 0 <= value <= 1:
+        if ACCURACY.search(name) and not 0 <= value <= 1:
             raise ValueError(f"{name[:80]} is an accuracy, so in [0, 1], found {value:g}")
     return metrics
 

@@ -22,7 +22,7 @@ from orchestrator.costs.rates import RATES
 from orchestrator.depots.depot import Depot, Folder, UnsafeNameError, check_safe, open_depot, safe
 from orchestrator.depots.drivers import Driver, Watch, bury, damaged_marks, marks, read_mark
 from orchestrator.depots.leases import Leases
-from orchestrator.depots.records import HEARTBEAT
+from orchestrator.depots.records import ACCURACY, HEARTBEAT
 from orchestrator.depots.results import HISTORY, LAST, Ledger, read_file
 from orchestrator.outline import Entry, Outline, kept_outline
 from orchestrator.page.document import load_document, save_document
@@ -107,7 +107,7 @@ def ledger_file(folder: Path, name: str) -> bytes:
 
 def in_range(metrics: dict[str, Any]) -> bool:
     return all(
-        isinstance(value, float) and math.isfinite(value) and (not name.endswith("acc") or 0 <= value <= 1)
+        isinstance(value, float) and math.isfinite(value) and (not ACCURACY.search(name) or 0 <= value <= 1)
         for name, value in metrics.items()
     )
 
