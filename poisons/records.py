@@ -42,23 +42,29 @@ class FileStamp(TypedDict):
     mtime_ns: NotRequired[Count]
 
 
+def _time(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time has a time zone")
+    return text
+
+
+Time = Annotated[Text, AfterValidator(_time)]
+
+
 @more
 class PlatformName(TypedDict):
-    """The numerical platform that computed something; older records name none."""
+    """The numerical platform that computed something, as far as reports compare it; older records name
+    none."""
 
     name: Text
-
-
-def _time(text: str) -> str:
-    datetime.fromisoformat(text)
-    return text
+    cpu: NotRequired[Text | None]
 
 
 @more
 class Environment(TypedDict, total=False):
     """With what something was computed, where and when."""
 
-    time: Annotated[Text, AfterValidator(_time)]
+    time: Time
     host: Text
     python: Text
     commit: Text | None

@@ -82,7 +82,8 @@ class Depot(ABC):
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The bytes of `name`, at most LARGEST; None if there is no ordinary file of that name."""
+        """The bytes of `name`, of a folder's file at most LARGEST; None if there is no ordinary file of that
+        name."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
@@ -234,9 +235,11 @@ class Folder(Depot):
             temporary.unlink(missing_ok=True)
 
     def download(self, name: str, file: Path) -> bool:
-        if not self._path(name).is_file():
-            return False
-        shutil.copyfile(self._path(name), file)
+        with self.open(name) as source:
+            if source is None:
+                return False
+            with file.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
         return True
 
     def remove_all(self, name: str) -> bool:

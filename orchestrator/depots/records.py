@@ -11,13 +11,12 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Mapping
-from datetime import datetime
 from typing import Annotated, Any, NotRequired
 
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints
 from typing_extensions import TypedDict
 
-from poisons.records import Count, DataSetName, Seconds, Sha256, Text, more
+from poisons.records import Count, DataSetName, Environment, PlatformName, Seconds, Sha256, Text, Time, more
 from trainers.stored import MB, DamagedError, JsonFile
 
 Record = dict[str, Any]
@@ -25,12 +24,6 @@ ACCURACY = re.compile("(^|[_/])acc$")  # names of metrics that are shares
 SEALS = ("digest", "digests")  # fields of a file by which damage is found
 Key = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
 Seal = Sha256
-
-
-def _time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time has a time zone")
-    return text
 
 
 def _metrics(metrics: dict[str, float]) -> dict[str, float]:
@@ -41,16 +34,7 @@ def _metrics(metrics: dict[str, float]) -> dict[str, float]:
     return metrics
 
 
-Time = Annotated[str, AfterValidator(_time)]
 Metrics = Annotated[dict[str, FiniteFloat], AfterValidator(_metrics)]
-
-
-@more
-class PlatformName(TypedDict):
-    """Of a numerical platform: what a report compares."""
-
-    name: Text
-    cpu: NotRequired[Text | None]
 
 
 @more
@@ -59,15 +43,6 @@ class DataSet(TypedDict):
 
     sha256: NotRequired[Text | None]
     platform: NotRequired[Text | None]
-
-
-@more
-class Environment(TypedDict):
-    """With what something was computed, and when."""
-
-    time: NotRequired[Time]
-    host: NotRequired[Text]
-    commit: NotRequired[Text | None]
 
 
 @more

@@ -8,9 +8,8 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints
 from typing_extensions import TypedDict
 
-from orchestrator.depots.records import Time
 from orchestrator.page.trials import POINTS
-from poisons.records import Count, Seconds, Text, more
+from poisons.records import Count, Seconds, Text, Time, more
 from trainers.stored import JsonFile
 
 LARGEST = 1e100  # of any number on a page: axes of figures go no further

@@ -244,3 +244,16 @@ def test_a_look_at_a_folder_imports_no_fsspec() -> None:
         "torch",
         "s3fs",
     }
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("of this machine")
+    depot = Folder(tmp_path / "store")
+    (depot.root / "data").mkdir(parents=True)
+    (depot.root / "data" / "a").symlink_to(secret)
+    assert depot.read("data/a") is None
+    assert not depot.download("data/a", tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    assert depot.remove_all("data/a")
+    assert secret.read_text() == "of this machine"
