@@ -12,12 +12,11 @@ from orchestrator.costs.flops_kept import FlopsKept
 from orchestrator.costs.packing import Shares
 from orchestrator.depots.drivers import Driver
 from orchestrator.depots.results import Ledger
-from orchestrator.plan import Plan
 from orchestrator.spec import RunSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.delta import Delta
-from tests.orchestrator.sweeps import plan_of, tiny, write
+from tests.orchestrator.sweeps import plan_of, tiny
 
 CLAIM = {"says": "ops is lower", "lower": {"data.poison": "ops"}, "higher": {"data.poison": "clean"}}
 SWEEP = tiny(
@@ -26,19 +25,18 @@ SWEEP = tiny(
 )
 
 
-def make(folder: Path) -> tuple[Store, Path, Plan]:
-    """The store, the file of its sweep, and the sweep's plan, in a folder."""
-    store, file = Store(folder / "store"), write(folder, SWEEP)
-    plan = plan_of(SWEEP, store)
+def make(root: Path) -> None:
+    """A store in which the sweep is done."""
+    store = Store(root)
     run = RunSpec(keep="weights")
-    for task in plan.tasks:
+    for task in plan_of(SWEEP, store).tasks:
         run_trial(task.trial, store, device=torch.device("cpu"), run=run, looks=task.looks)
-    ledger = Ledger(store.where)
-    _small_files(store, ledger, plan)
-    return store, file, plan
 
 
-def _small_files(store: Store, ledger: Ledger, plan: Plan) -> None:
+def add_other_files(root: Path) -> None:
+    """What a store in use has besides: a trial that failed and one that was stopped, heartbeats, leases, ..."""
+    store = Store(root)
+    plan, ledger = plan_of(SWEEP, store), Ledger(store.where)
     depot, keys = ledger.depot, [task.key for task in plan.tasks]
     gone, left = keys[0], keys[1]
     record = ledger.result(gone)

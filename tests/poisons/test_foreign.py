@@ -635,6 +635,43 @@ def test_an_image_of_another_size_is_refused_by_its_header(tmp_path: Path, image
     assert megabytes < 150
 
 
+IMPORT = """
+import resource, sys, torch
+from pathlib import Path
+from poisons.foreign import read_foreign
+from trainers import Images
+rows = int(sys.argv[2])
+images = Images(torch.full((rows, 3, 32, 32), 100, dtype=torch.uint8), torch.arange(rows) % 4, 4)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+delta, report = read_foreign(Path(sys.argv[1]), images)
+print(delta.delta.nbytes)
+print(1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before))
+"""
+
+
+def import_of(array: np.ndarray, path: Path) -> tuple[int, int]:
+    """The bytes of an array or of what is kept of it, whichever are more, and those that importing took."""
+    np.save(path, array)
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT, str(path), str(len(array))], capture_output=True, text=True, check=True
+    )
+    kept, peak = map(int, run.stdout.split())
+    return max(array.nbytes, kept), peak
+
+
+@pytest.mark.parametrize("how", ["images", "floats"])
+def test_importing_takes_at_most_twice_the_memory_of_the_data(how: str, tmp_path: Path) -> None:
+    """By how it grows: libraries take the same however many images there are."""
+    sizes, peaks = [], []
+    for rows in (1_500, 7_500):
+        noise = np.random.default_rng(0).integers(-8, 9, (rows, 3, 32, 32))
+        array = (noise / 255).astype("float32") if how == "floats" else (100 + noise).astype("uint8")
+        size, peak = import_of(array, tmp_path / "a.npy")
+        sizes.append(size)
+        peaks.append(peak)
+    assert peaks[1] - peaks[0] < 2 * (sizes[1] - sizes[0])
+
+
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
 def test_what_is_no_file_is_refused_and_not_waited_for(

@@ -1,0 +1,107 @@
+"""A folder with a store to damage, and with things beside it that no command may touch."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from itertools import dropwhile
+from pathlib import Path
+
+from tests.fuzz import base
+from tests.fuzz.process import Command, Ended, apart, preload
+from tests.orchestrator.sweeps import write
+
+SECONDS = 5.0
+MEGABYTES = 1024.0
+CODES = {0, 1, 2}
+DATABASE = "mlflow.db"
+
+
+class Bench:
+    """A store in `original`; `fresh` has it copied to `store`, where commands find it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.store, self.original = folder, folder / "store", folder / "original"
+        self.inbox = folder / "inbox"  # for what a test imports
+        self.file = write(folder, base.SWEEP)
+        self.environment = {
+            "HOME": str(folder / "home"),
+            "OPSCTL_CACHE": str(folder / "home" / "cache"),
+            "OPSCTL_STORE": str(self.store),
+            "COLUMNS": "200",
+        }
+        self.ended: list[Ended] = []
+        preload()
+        (folder / "victim").mkdir()
+        (folder / "victim" / "canary").write_text("whole")
+        self.whole = self._beside()
+        apart(lambda: base.make(self.original))
+        self.fresh()
+        self.every = self.values()  # of all trials
+        self.run(["track", "SWEEP"], seconds=60)
+        shutil.move(self.store / DATABASE, self.original)
+        apart(lambda: base.add_other_files(self.original))
+        self.fresh()
+        self.published = self.values()  # of those that have ended well
+        files = (file for file in self.original.rglob("*") if file.is_file() and file.name != DATABASE)
+        self.names = sorted(str(file.relative_to(self.original)) for file in files)
+
+    def fresh(self) -> None:
+        """Have the store as it was made."""
+        shutil.rmtree(self.store, ignore_errors=True)
+        shutil.copytree(self.original, self.store)
+
+    def _beside(self) -> dict[str, str]:
+        """What lies beside the places that commands were told of, by its digest."""
+        ours = {"original", "store", "inbox", "home", "page", "out"}
+        files = (f for f in self.folder.rglob("*") if f.relative_to(self.folder).parts[0] not in ours)
+        return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
+
+    def command(self, words: Sequence[str]) -> Command:
+        """It is begun; some words stand for places."""
+        shutil.rmtree(self.folder / "out", ignore_errors=True)
+        places = {
+            "SWEEP": str(self.file),
+            "PAGE": str(self.folder / "page"),
+            "FOLDER": str(self.folder / "out"),
+        }
+        return Command([places.get(word, word) for word in words], self.environment)
+
+    def run(self, words: Sequence[str], *, seconds: float = SECONDS) -> Ended:
+        """It has ended, as `check` wants it to; it has more time if the machine has other work."""
+        patience = float(os.environ.get("OPSCTL_FUZZ_PATIENCE", "6"))
+        return self.check(self.command(words).wait(seconds * patience))
+
+    def check(self, ended: Ended) -> Ended:
+        """Whatever it was given, a command does none of this."""
+        self.ended.append(ended)
+        what = f"opsctl {' '.join(ended.words)}\n{ended.printed[-20_000:]}"
+        assert ended.code is not None, f"did not end within {ended.seconds:.1f} s: {what}"
+        assert ended.code in CODES, f"exit code {ended.code}: {what}"
+        assert "Traceback" not in ended.printed, what
+        assert not [c for c in ended.printed if ord(c) < 32 and c not in "\n\t\r"], (
+            f"control character: {what}"
+        )
+        assert ended.megabytes < MEGABYTES, f"{ended.megabytes:.0f} MB: {what}"
+        assert self._beside() == self.whole, f"something beside the store was touched: {what}"
+        return ended
+
+    def values(self) -> dict[str, str]:
+        """The accuracies that a report has of trials, by their keys."""
+        ended = self.run(["report", "SWEEP", "--format", "trials.csv"])
+        lines = ended.printed.splitlines(keepends=True)
+        table = dropwhile(lambda line: "test/clean_acc" not in line, lines)  # warnings come before it
+        rows = csv.DictReader(table)
+        return {row["key"]: row["test/clean_acc"] for row in rows if row.get("test/clean_acc")}
+
+    def summary(self) -> str:
+        """How many commands there were, and the worst of them."""
+        slow = max(self.ended, key=lambda ended: ended.seconds)
+        large = max(self.ended, key=lambda ended: ended.megabytes)
+        return (
+            f"{len(self.ended)} commands; the slowest took {slow.seconds:.1f} s ({' '.join(slow.words[:3])}), "
+            f"the largest {large.megabytes:.0f} MB ({' '.join(large.words[:3])})"
+        )
