@@ -22,7 +22,7 @@ import record
 import torch
 
 from orchestrator.costs import packing
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from trainers.loop import Training
 from trainers.probe import advance, probe, random_images, training_steps
 from trainers.recipe import repeatable

@@ -24,9 +24,9 @@ from typing import Any
 import record
 import yaml
 
-from orchestrator.depots.results import Ledger
 from orchestrator.outline import version_of
 from orchestrator.plan import Plan, make_plan
+from orchestrator.storage.ledger import Ledger
 from orchestrator.sweep_file import load
 from poisons import Store
 from trainers.provenance import environment

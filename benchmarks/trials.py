@@ -17,11 +17,12 @@ import psutil
 import record
 import torch
 
-from orchestrator.depots.results import Ledger, Record
 from orchestrator.engine.run import run_plan
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task, make_plan
-from orchestrator.spec import RunSpec, SweepSpec, TrialSpec
+from orchestrator.spec import RunSpec, SweepSpec
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from trainers.spec import plain
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from orchestrator.expansion import Point
 from orchestrator.quota import Quota
-from orchestrator.spec import SweepSpec, TrialSpec, is_seed
+from orchestrator.spec import SweepSpec, is_seed
+from orchestrator.storage.trial_spec import TrialSpec
 from trainers.spec import flatten, identity
 
 Place = tuple[str, ...]

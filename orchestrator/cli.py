@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
-    from orchestrator.depots.results import Ledger
     from orchestrator.observer import Observer
     from orchestrator.outline import Outline
     from orchestrator.plan import Plan
     from orchestrator.report import Sheet
     from orchestrator.standing import Standing
+    from orchestrator.storage.ledger import Ledger
     from orchestrator.terminal import Terminal
     from orchestrator.tracking import LiveTracker, Tracker
     from poisons import Store
@@ -345,9 +345,9 @@ def stop(
 
     Exit code 0: it has ended, or nothing ran; 1: somebody did not answer.
     """
-    from orchestrator.depots.drivers import marks
     from orchestrator.status import place
     from orchestrator.stopping import stop_drivers
+    from orchestrator.storage.heartbeats import marks
 
     if (file is None) is not everything:
         from trainers import InputError
@@ -442,8 +442,8 @@ def status(
     Ctrl-C, which ends nothing else.
     """
     from orchestrator import status as told
-    from orchestrator.depots.drivers import marks
     from orchestrator.standing import look
+    from orchestrator.storage.heartbeats import marks
 
     outline, ledger, version = _outline(file, store, settings)
     console, standing = _console(), None
@@ -559,7 +559,7 @@ def poison(
 ) -> None:
     """Make one data set outside any sweep, and show its card. What is in the store is not made again."""
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
     from orchestrator.sweep_file import load_data
     from trainers import InputError
 
@@ -589,7 +589,7 @@ def show(
 ) -> None:
     """Show a data set's card: what changed and by how much, how it was made. Draws its picture."""
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
 
     stored = open_store(store)
     datasets.show(stored.find(key), stored, _console(), picture=picture)
@@ -610,7 +610,7 @@ def export(
     numpy. A test split may be written into the same folder. What is there is never overwritten.
     """
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
 
     stored = open_store(store)
     datasets.give(stored.find(key), stored, _console(), form=format.value, to=to)
@@ -648,7 +648,7 @@ def import_(
     all, or the poisoned images (uint8); nothing is read that needs pickle.
     """
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
     from orchestrator.sweep_file import load_source
     from trainers.spec import parse_eps
 
@@ -667,7 +667,7 @@ def import_(
 def cache_list(store: StoreOption = STORE) -> None:
     """List the data sets of the store, and who needs them."""
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
 
     datasets.listed(open_store(store), _console())
 
@@ -686,7 +686,7 @@ def cache_verify(
     """Read every byte of the data sets, every result and every heartbeat, and compare. Exit code 0: all as
     written; 1: something is damaged."""
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
 
     opened, console = open_store(store), _console()
     whole = datasets.verified(opened, console, key)
@@ -713,7 +713,7 @@ def cache_gc(
     are kept weights, without --weights.
     """
     from orchestrator import datasets
-    from orchestrator.depots.stores import open_store
+    from orchestrator.storage.stores import open_store
 
     datasets.tidied(open_store(store), _console(), lambda: yes or _agreed(), weights=weights)
 
@@ -754,7 +754,7 @@ def ui(
     started.
     """
     from orchestrator.database import DATABASE, is_server
-    from orchestrator.depots.depot import local_folder
+    from orchestrator.storage.storage import local_folder
     from trainers import InputError
 
     database = local_folder(store) / DATABASE
@@ -852,8 +852,8 @@ def _show_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
 def _exit_code(error: Exception) -> int | None:
     """How to end for it; None for a mistake of ours, which is shown whole."""
-    from orchestrator.depots.depot import DepotError
     from orchestrator.report import ReportError
+    from orchestrator.storage.storage import DepotError
     from poisons.durable import StoreError
     from trainers import InputError
     from trainers.loop import DivergenceError, OutOfMemoryError
@@ -875,10 +875,10 @@ def _plan(
     from orchestrator.terminal import Terminal
 
     with Terminal(stderr=True).status("reading the sweep and the store"):
-        from orchestrator.depots.results import Ledger
-        from orchestrator.depots.stores import open_store
         from orchestrator.outline import version_of
         from orchestrator.plan import make_plan
+        from orchestrator.storage.ledger import Ledger
+        from orchestrator.storage.stores import open_store
         from orchestrator.sweep_file import load
 
         version = version_of(file, settings or ()) or ""
@@ -930,8 +930,8 @@ def _outline(file: Path, store: str, settings: list[str] | None) -> tuple[Outlin
 
 def _ledger(store: str) -> Ledger:
     """The ledger of a store that is only looked at, without the time that it takes to open the store."""
-    from orchestrator.depots.depot import DepotError
-    from orchestrator.depots.results import Ledger
+    from orchestrator.storage.ledger import Ledger
+    from orchestrator.storage.storage import DepotError
 
     try:
         return Ledger(store)
@@ -955,8 +955,8 @@ def _name(file: Path, store: str) -> str:
 
 
 def _standing(todo: Plan, stored: Store) -> Standing:
-    from orchestrator.depots.results import Ledger
     from orchestrator.standing import look
+    from orchestrator.storage.ledger import Ledger
 
     return look(todo.outline, Ledger(stored.where))
 

@@ -13,10 +13,10 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import cache
-from orchestrator.depots.damage import damaged_files, in_quarantine
-from orchestrator.depots.results import Ledger
 from orchestrator.display import words
+from orchestrator.storage import garbage
+from orchestrator.storage.damage import damaged_files, in_quarantine
+from orchestrator.storage.ledger import Ledger
 from orchestrator.terminal import Terminal
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
@@ -132,7 +132,7 @@ def take(
 
 def listed(store: Store, console: Terminal) -> None:
     """A table of all data sets, and who needs them."""
-    known = cache.entries(store)
+    known = garbage.entries(store)
     table = Table("key", "data set", "images", "MB", "made", "needed by", box=None, padding=(0, 2, 0, 0))
     for column in (2, 3):
         table.columns[column].justify = "right"
@@ -146,7 +146,7 @@ def listed(store: Store, console: Terminal) -> None:
     console.say(f"{len(known)} data sets, {whole / 1e6:.1f} MB, in {store.where}")
     for name, why in store.damaged_records().items():
         console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
-    trials, kept = cache.kept_weights(store)
+    trials, kept = garbage.kept_weights(store)
     if trials:
         console.say(f"and the weights of {trials} trials, {kept / 1e6:.1f} MB")
 
@@ -155,8 +155,8 @@ def verified(store: Store, console: Terminal, key: str | None) -> bool:
     """Read every byte of the data sets and imports, or of one data set; False if any is not as it was
     written."""
     wanted = None if key is None else store.find(key).name
-    known = [entry for entry in cache.entries(store) if wanted in (None, entry.name)]
-    imports = cache.imports(store) if wanted is None else []
+    known = [entry for entry in garbage.entries(store) if wanted in (None, entry.name)]
+    imports = garbage.imports(store) if wanted is None else []
     damaged = {f"{name}/{RECORD}": why for name, why in store.damaged_records().items()} if not wanted else {}
     files: dict[str, Mapping[str, Any]] = {f"data/{entry.name}": entry.record["files"] for entry in known}
     files |= {f"imports/{name}": files_of(record) for name, record in imports}
@@ -164,7 +164,7 @@ def verified(store: Store, console: Terminal, key: str | None) -> bool:
         files.items(), "verifying", console=console, transient=True, disable=not console.is_terminal
     )
     for folder, stamps in folders:
-        found = cache.damage(store, folder, stamps)
+        found = garbage.damage(store, folder, stamps)
         damaged |= {f"{folder}/{name}": why for name, why in found.items()}
     for name, why in damaged.items():
         console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
@@ -192,8 +192,8 @@ def verified_ledger(store: Store, console: Terminal) -> bool:
 def tidied(store: Store, console: Terminal, confirm: Callable[[], bool], *, weights: bool = False) -> None:
     """Say what can go and why; remove it once that is confirmed. Kept weights go only if they are asked
     for."""
-    items = cache.rubbish(store, weights=weights)
-    trials, kept = (0, 0) if weights else cache.kept_weights(store)
+    items = garbage.rubbish(store, weights=weights)
+    trials, kept = (0, 0) if weights else garbage.kept_weights(store)
     if trials:
         told = f"{trials} trial{'s' * (trials > 1)} keep weights, {kept / 1e6:.1f} MB in all"
         console.say(f"{told}; opsctl cache gc --weights removes them")
@@ -206,7 +206,7 @@ def tidied(store: Store, console: Terminal, confirm: Callable[[], bool], *, weig
     if not confirm():
         console.print("nothing was removed")
         return
-    gone = [item for item in items if cache.remove(store, item)]
+    gone = [item for item in items if garbage.remove(store, item)]
     console.print(f"removed {len(gone)} of {len(items)}, {sum(item.bytes for item in gone) / 1e6:.1f} MB")
     if len(gone) < len(items):
         console.print("the rest may be in use: a data set is being built, or a sweep began; try again later")

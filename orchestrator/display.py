@@ -17,10 +17,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from orchestrator.depots.records import Record
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
 from orchestrator.report.wording import number
+from orchestrator.storage.records import Record
 from orchestrator.tables import Building, Running, at_work
 from orchestrator.terminal import Terminal
 from poisons import DataSpec

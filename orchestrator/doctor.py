@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 import poisons  # noqa: F401  (its members join their families)
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.stores import open_store
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.stores import open_store
 from poisons.sources.base import Source
 from trainers import InputError
 from trainers.numerical_platform import cpu_isa, cpu_model

@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.axes import check_path, label, labelled
 from orchestrator.feasibility import check_networks
 from orchestrator.report.table import METRIC
-from orchestrator.spec import ReportSpec, SweepSpec, TrialSpec, is_seed
+from orchestrator.spec import ReportSpec, SweepSpec, is_seed
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.sweep_file import set_path
 from trainers import InputError
 from trainers.spelling import nearest

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 
 from orchestrator.costs.extents import Extents
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from trainers import InputError, Spec, TrainSpec
 from trainers.families import Architecture
 from trainers.meta import built_on_meta

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.depots.records import Record
 from orchestrator.plan import Plan, Task
+from orchestrator.storage.records import Record
 from poisons import DataSpec
 from trainers.loop import Metrics
 

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from orchestrator.depots.depot import Depot
-from orchestrator.depots.records import Key, Seal, check_seal, sealed
 from orchestrator.quota import Quota
+from orchestrator.storage.records import Key, Seal, check_seal, sealed
+from orchestrator.storage.storage import Depot
 from poisons.records import Count, Text
 from trainers.stored import MB, DamagedError, JsonFile
 

@@ -10,15 +10,16 @@ from typing import Literal
 
 from orchestrator.cells import drawn, place, quota
 from orchestrator.costs.extents import Extents
-from orchestrator.depots.results import Ledger, LookKeys
-from orchestrator.depots.summaries import finished, looked
 from orchestrator.expansion import Point, expand, resolved_report
 from orchestrator.feasibility import check_batches
 from orchestrator.looks import Looks, PlannedLook, metrics_found
 from orchestrator.outline import Entry, Outline
 from orchestrator.preflight import Measure, Preflight
 from orchestrator.quota import Bound, Quota
-from orchestrator.spec import SweepSpec, TrialSpec, is_seed
+from orchestrator.spec import SweepSpec, is_seed
+from orchestrator.storage.ledger import Ledger, LookKeys
+from orchestrator.storage.summaries import finished, looked
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source, Split
 from trainers import InputError

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from orchestrator.looks import PlannedLook
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from poisons.sources.base import Source, Split
 from trainers import InputError

@@ -15,16 +15,16 @@ from typing import Any
 
 from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.shares import Shares
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger
 from orchestrator.faults import Fault, pause, two_versions
 from orchestrator.observer import Observer
-from orchestrator.outage import Outage
 from orchestrator.plan import Plan, Task
 from orchestrator.pruning import Pruner
 from orchestrator.ready import Ready
 from orchestrator.search import Search
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.outage import Outage
+from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
 

@@ -15,10 +15,10 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import Trial, TrialState
 
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import RunSpec
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Record
 from trainers.loop import Metrics
 
 REDUCTION = 3  # one of so many goes on

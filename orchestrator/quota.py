@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from orchestrator.depots.depot import Depot
+from orchestrator.storage.storage import Depot
 
 
 @dataclass(frozen=True)

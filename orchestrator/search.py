@@ -19,9 +19,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
 from orchestrator.cells import Place, digest, labels_of, place
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger, with_looks
 from orchestrator.plan import Plan, Task
+from orchestrator.storage.ledger import Ledger, with_looks
+from orchestrator.storage.records import Record
 
 STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
 

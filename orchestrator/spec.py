@@ -1,4 +1,4 @@
-"""What a trial is, and what a sweep file holds."""
+"""What a sweep file holds."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from pydantic import (
 )
 
 from orchestrator.axes import label
-from poisons import DataSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from trainers import Spec
 from trainers.looks import Probe
 from trainers.numerical_platform import CpuIsa
-from trainers.trial import Trial
 
 KEEP_GB = 4.0  # 10⁹ bytes: about ninety ResNet-18
 Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, dict) else label(value))]
@@ -30,21 +29,6 @@ Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, 
 
 MOST_OF_A_MACHINE = {"CPU": 4096, "GPU": 64}
 JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
-
-
-class TrialSpec(Trial):
-    """One training run: its data set, its recipe, its evaluation, its seed. One key, one result."""
-
-    data: DataSpec = DataSpec()
-
-    @property
-    def test_data(self) -> DataSpec:
-        """The clean test images that go with the training data."""
-        return DataSpec(source=self.data.source, split="test", limit=self.evaluation.limit)
-
-    @property
-    def needs(self) -> tuple[DataSpec, DataSpec]:
-        return self.test_data, self.data
 
 
 class RunSpec(Spec):

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.depots.drivers import damaged_marks
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger, LookKeys, with_looks
-from orchestrator.depots.summaries import heads, summaries
 from orchestrator.outline import Entry, Outline
+from orchestrator.storage.heartbeats import damaged_marks
+from orchestrator.storage.ledger import Ledger, LookKeys, with_looks
+from orchestrator.storage.records import Record
+from orchestrator.storage.summaries import heads, summaries
 
 NOTHING: dict[str, Any] = {"curves": {}, "fields": {}}
 

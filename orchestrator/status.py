@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from orchestrator.depots.drivers import STALE_SECONDS, Mark
 from orchestrator.outline import Entry, differs
 from orchestrator.standing import Standing
+from orchestrator.storage.heartbeats import STALE_SECONDS, Mark
 from orchestrator.tables import Building, Running, at_work, duration
 from orchestrator.terminal import Terminal
 from trainers.printable import one_line

@@ -8,8 +8,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from orchestrator.depots.depot import Depot
-from orchestrator.depots.drivers import Mark, Watch, ask_to_stop
+from orchestrator.storage.heartbeats import Mark, Watch, ask_to_stop
+from orchestrator.storage.storage import Depot
 
 LOOK_SECONDS = 0.5
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.depots.depot import as_url
 from orchestrator.expansion import expand
+from orchestrator.storage.storage import as_url
 from orchestrator.sweep_file import load
 from trainers import InputError
 from trainers.redaction import has_credentials

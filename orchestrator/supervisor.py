@@ -15,9 +15,10 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-from orchestrator.depots.depot import Depot, open_depot
-from orchestrator.depots.drivers import Driver, Mark, bury, marks
-from orchestrator.host import machine, stoppable
+from orchestrator.host import stoppable
+from orchestrator.storage.heartbeats import Driver, Mark, bury, marks
+from orchestrator.storage.process import machine
+from orchestrator.storage.storage import Depot, open_depot
 
 OWN = (0, 1, 2, 130)  # exit codes that a sweep gives itself
 STOPPED = 130

@@ -10,13 +10,14 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from orchestrator.depots.quarantine import quarantine
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import WEIGHTS, Ledger, with_looks
-from orchestrator.depots.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.looks import PlannedLook
-from orchestrator.patience import patiently
-from orchestrator.spec import RunSpec, TrialSpec
+from orchestrator.spec import RunSpec
+from orchestrator.storage.backoff import patiently
+from orchestrator.storage.ledger import WEIGHTS, Ledger, with_looks
+from orchestrator.storage.quarantine import quarantine
+from orchestrator.storage.records import Record
+from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store, Workshop
 from poisons.shelf import ShelvedCheckpoint
 from trainers import Images

@@ -9,7 +9,7 @@ from functools import cached_property
 from orchestrator.cells import digest
 from orchestrator.plan import Plan, Task
 from orchestrator.quota import Bound
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from trainers.spec import flatten, identity
 

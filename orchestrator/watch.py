@@ -19,11 +19,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report
-from orchestrator.depots.drivers import Mark, Watch, marks
-from orchestrator.depots.results import Ledger
 from orchestrator.outline import Outline
 from orchestrator.standing import Standing, look
 from orchestrator.status import building, driver_line, pace, running
+from orchestrator.storage.heartbeats import Mark, Watch, marks
+from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import at_work, duration, rich_table
 from orchestrator.terminal import Terminal
 

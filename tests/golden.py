@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from trainers import Budget, EvaluationSpec, Plugin, Spec, TrainSpec
 from trainers.spec import identity

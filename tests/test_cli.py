@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.depots.results import Ledger
 from orchestrator.expansion import expand
 from orchestrator.looks import metrics_found
-from orchestrator.spec import RunSpec, SweepSpec, TrialSpec
+from orchestrator.spec import RunSpec, SweepSpec
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.__main__ import main as poison_bare

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.records import SEALS, sealed
-from orchestrator.depots.results import HISTORY, Ledger
-from orchestrator.depots.stores import open_store
+from orchestrator.storage.ledger import HISTORY, Ledger
+from orchestrator.storage.records import SEALS, sealed
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.stores import open_store
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.node_copy import shelved

@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.cache import entries, remove, rubbish
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.results import Ledger
+from orchestrator.storage.garbage import entries, remove, rubbish
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import open_depot
 from poisons import DataSpec, Store
 from poisons.delta import Delta
 from poisons.durable import stamp, write_whole

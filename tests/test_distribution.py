@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.depots.url_depot import LIBRARIES
+from orchestrator.storage.url_storage import LIBRARIES
 from tests.conftest import ROOT
 from trainers.provenance import DISTRIBUTION, OPTIONAL, PACKAGES, opsctl_version
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.depots.results import Ledger
 from orchestrator.outline import version_of
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import ROOT
 from tests.orchestrator.sweeps import plan_of, tiny, write

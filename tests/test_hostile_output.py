@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.depots.depot import DepotError, local_folder, open_depot
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.results import Ledger
 from orchestrator.outline import version_of
 from orchestrator.plan import make_plan
 from orchestrator.spec import SweepSpec
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import DepotError, local_folder, open_depot
 from orchestrator.submit import prepare
 from orchestrator.tracking.told import params
 from orchestrator.trial import run_trial

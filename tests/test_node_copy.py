@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.depots.depot import Folder
+from orchestrator.storage.storage import Folder
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.node_copy import NodeCopy

@@ -19,12 +19,12 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 
-from orchestrator.cache import rubbish
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.stores import open_store
 from orchestrator.spec import RunSpec
+from orchestrator.storage.garbage import rubbish
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.stores import open_store
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store, Workshop
 from poisons.durable import StoreError
@@ -39,7 +39,7 @@ EM = {"kind": "em", "generator": "lenet5", "steps": 2, "max_rounds": 6, "stop_er
 NOISE = DataSpec.parse({"poison": {**EM, "precision": "float32"}, "limit": 40}, "test").pinned()
 BUILD = """
 import json, sys
-from orchestrator.depots.stores import open_store
+from orchestrator.storage.stores import open_store
 from poisons import DataSpec
 open_store(sys.argv[1]).ensure(DataSpec.parse(json.loads(sys.argv[2]), "test").pinned())
 """

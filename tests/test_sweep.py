@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.depots.results import Ledger
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.chaos.cluster import MEMORY, Node, free_port, tree
 from tests.chaos.memory import ROOM, SPARE, taken, threshold, until

@@ -12,12 +12,12 @@ from orchestrator.costs.craft_rates import CraftRates
 from orchestrator.costs.extents import Extents
 from orchestrator.costs.flops_kept import FlopsKept
 from orchestrator.costs.rates import Rates, Run, device_name, processor
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.summaries import summaries
 from orchestrator.plan import Task
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Record
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.summaries import summaries
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from trainers.flops import trial_work
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.costs.rates import Rates
-from orchestrator.depots.depot import open_depot
+from orchestrator.storage.storage import open_depot
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
 from poisons.store import known

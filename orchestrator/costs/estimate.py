@@ -17,9 +17,9 @@ from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.rates import is_gpu
 from orchestrator.costs.schedule import Job, makespan
 from orchestrator.costs.shares import Measured
-from orchestrator.depots.depot import open_depot
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import RunSpec
+from orchestrator.storage.storage import open_depot
 from poisons import Store
 
 # From the command to the first trial: Ray, workers, their imports. In three sweeps on two cores it took 11 to

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from orchestrator.depots.depot import open_depot
+from orchestrator.storage.storage import open_depot
 from poisons import DataSpec, Store
 from poisons.records import Count, Shape
 from poisons.sources.base import Extent

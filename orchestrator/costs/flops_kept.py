@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from typing_extensions import TypedDict
 
-from orchestrator.depots.depot import Depot
+from orchestrator.storage.storage import Depot
 from poisons.records import NotNegative
 from poisons.sources.base import Extent
 from trainers.families import Architecture

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing_extensions import TypedDict
 
 from orchestrator.costs.extents import Extents
-from orchestrator.depots.depot import Depot
-from orchestrator.depots.results import Ledger
 from orchestrator.plan import Plan
-from orchestrator.spec import RunSpec, TrialSpec
+from orchestrator.spec import RunSpec
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import Depot
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from poisons.records import Count
 from poisons.sources.base import Extent

@@ -13,8 +13,8 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from orchestrator.costs.rates import slug
-from orchestrator.depots.depot import Depot
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.storage import Depot
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons.records import Count, Text, more
 from trainers.flops import Shape
 from trainers.spec import identity

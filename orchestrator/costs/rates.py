@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from orchestrator.depots.depot import Depot
+from orchestrator.storage.storage import Depot
 from trainers.flops import Work
 from trainers.probe import Speed, training_speed
 from trainers.recipe import Precision, TrainSpec

@@ -14,10 +14,10 @@ import torch
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 
-from orchestrator.depots.stores import open_store
 from orchestrator.engine.connect import Cluster, cause, cluster, device_of
 from orchestrator.faults import two_versions
-from orchestrator.patience import patiently
+from orchestrator.storage.backoff import patiently
+from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store, Workshop
 from poisons.base import Report
 from poisons.crew import Alone, Crew, Item, Result, Shared, Work

@@ -19,14 +19,15 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from orchestrator.depots.records import Record
-from orchestrator.depots.stores import open_driven
 from orchestrator.engine.connect import device_of
 from orchestrator.engine.switchboard import Line, Message
 from orchestrator.faults import fault, two_versions
 from orchestrator.looks import PlannedLook
-from orchestrator.patience import patiently
-from orchestrator.spec import RunSpec, TrialSpec
+from orchestrator.spec import RunSpec
+from orchestrator.storage.backoff import patiently
+from orchestrator.storage.records import Record
+from orchestrator.storage.stores import open_driven
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store, Workshop
 from trainers import Images, InputError
 from trainers.loop import Metrics

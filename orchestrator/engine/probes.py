@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from orchestrator.costs.extents import Extents
 from orchestrator.costs.room import Claim
 from orchestrator.costs.shares import Measured
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons.sources.base import Extent
 from trainers.probe import Probe, probe
 from trainers.spec import plain

@@ -17,9 +17,6 @@ from orchestrator.costs.cost import Costs
 from orchestrator.costs.extents import Extents
 from orchestrator.costs.kept_weights import choose_kept_weights
 from orchestrator.costs.shares import Given, Measured, Shares
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.drivers import Driver, bury
-from orchestrator.depots.leases import Leases
 from orchestrator.engine.builders import Builders
 from orchestrator.engine.connect import Cluster, cluster
 from orchestrator.engine.dispatch import Dispatcher
@@ -34,6 +31,9 @@ from orchestrator.preflight import check_ready
 from orchestrator.pressure import Pressure
 from orchestrator.progress import Progress
 from orchestrator.resources import lacking
+from orchestrator.storage.heartbeats import Driver, bury
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.storage import open_depot
 from orchestrator.trial import run_trial
 from poisons import Store
 from trainers import InputError

@@ -9,13 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.stores import open_store
 from orchestrator.page.cards import told_data
 from orchestrator.page.records import DocumentRecord
 from orchestrator.page.trials import recipe, told_trials
 from orchestrator.report import Sheet
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Record
+from orchestrator.storage.stores import open_store
 from poisons.durable import write_output
 from trainers import InputError
 from trainers.redaction import redacted_data

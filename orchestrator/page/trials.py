@@ -7,10 +7,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.depots.records import Record
 from orchestrator.outline import Entry, Outline
 from orchestrator.page.fields import kept_fields
 from orchestrator.standing import Standing
+from orchestrator.storage.records import Record
 
 POINTS = 80  # of a curve, at most: a panel is 320 pixels wide
 CURVES = ("test/clean_acc", "train/acc")  # of a history

@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from orchestrator.depots.records import Record
 from orchestrator.report.sheet_warning import SheetWarning
 from orchestrator.report.table import Table
 from orchestrator.standing import Standing, without_curves
+from orchestrator.storage.records import Record
 
 UNKNOWN = "a platform that was not recorded"
 

@@ -6,9 +6,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from orchestrator.depots.records import Record
 from orchestrator.observer import Observer
 from orchestrator.plan import Plan, Task
+from orchestrator.storage.records import Record
 from orchestrator.tracking import told
 from orchestrator.tracking.connection import TROUBLE, first_line
 from orchestrator.tracking.copies import Copy, whole

@@ -13,9 +13,9 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-from orchestrator.depots.records import Record
 from orchestrator.plan import Plan, Task
 from orchestrator.spec import is_seed
+from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
 from poisons.node_copy import shelved
 from trainers.loop import Metrics

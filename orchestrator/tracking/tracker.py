@@ -10,12 +10,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from orchestrator.depots.drivers import is_ours, marks
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.summaries import looked
 from orchestrator.plan import Plan, Task
+from orchestrator.storage.heartbeats import is_ours, marks
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Record
+from orchestrator.storage.summaries import looked
 from orchestrator.tracking import data_sets, page, told
 from orchestrator.tracking.connection import TROUBLE, Connection
 from orchestrator.tracking.copies import Copy, copies, discard, settle, unfinished, whole

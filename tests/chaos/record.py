@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.depots.results import Record
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.ledger import Record
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
 from trainers.loop import Metrics, Report

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from orchestrator.depots.results import Ledger, Record
-from orchestrator.depots.stores import open_store
 from orchestrator.plan import Plan
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.stores import open_store
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU

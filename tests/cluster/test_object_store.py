@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.stores import open_store
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.stores import open_store
 from orchestrator.tracking import Tracker, told
 from tests.chaos.witness import as_if_alone
 from tests.cluster.heads import BIN, free_ports

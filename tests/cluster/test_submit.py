@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator import cli, submit
-from orchestrator.depots.drivers import marks
-from orchestrator.depots.results import Ledger
+from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.ledger import Ledger
 from tests.cluster.cable import Cable
 from tests.cluster.heads import TOKEN, Head, free_ports, ray_head
 from tests.conftest import Opsctl, finish, start

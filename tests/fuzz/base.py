@@ -10,9 +10,9 @@ import torch
 
 from orchestrator.costs.flops_kept import FlopsKept
 from orchestrator.costs.packing import Shares
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.results import Ledger
 from orchestrator.spec import RunSpec
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.ledger import Ledger
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.delta import Delta

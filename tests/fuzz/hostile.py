@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from orchestrator.depots.records import SEALS, sealed
+from orchestrator.storage.records import SEALS, sealed
 
 MORE = float(os.environ.get("OPSCTL_FUZZ", "1"))  # how many times as many inputs as in `make test`
 TEXTS = (

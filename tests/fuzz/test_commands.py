@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.depots.results import HISTORY, LAST
+from orchestrator.storage.ledger import HISTORY, LAST
 from tests.fuzz.bench import Bench
 from tests.fuzz.hostile import TEXTS, changed_bytes, damaged, examples
 

@@ -19,14 +19,14 @@ from orchestrator.costs.flops_kept import FLOPS
 from orchestrator.costs.kept_weights import WEIGHTS
 from orchestrator.costs.packing import SHARE
 from orchestrator.costs.rates import RATES
-from orchestrator.depots.depot import Depot, Folder, UnsafeNameError, check_safe, open_depot, safe
-from orchestrator.depots.drivers import Driver, Watch, bury, damaged_marks, marks, read_mark
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.records import ACCURACY, HEARTBEAT
-from orchestrator.depots.results import HISTORY, LAST, Ledger, read_file
 from orchestrator.outline import Entry, Outline, kept_outline
 from orchestrator.page.document import load_document, save_document
 from orchestrator.quota import Quota
+from orchestrator.storage.heartbeats import Driver, Watch, bury, damaged_marks, marks, read_mark
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file
+from orchestrator.storage.records import ACCURACY, HEARTBEAT
+from orchestrator.storage.storage import Depot, Folder, UnsafeNameError, check_safe, open_depot, safe
 from poisons.records import DATA, IMPORT, MARK, STAMP, data_record
 from tests.fuzz.hostile import TEXTS, damaged, examples
 from trainers import InputError

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.depots.stores import open_store
+from orchestrator.storage.stores import open_store
 from poisons import DataSpec
 from poisons.durable import StoreError
 from tests.fuzz.hostile import changed_bytes, changed_json, examples

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.results import Ledger
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.ledger import Ledger
 
 IDLE: dict[str, Any] = {
     "total": 4,

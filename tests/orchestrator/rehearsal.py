@@ -15,8 +15,6 @@ from orchestrator.costs.cards import LANE_SECONDS
 from orchestrator.costs.packing import larger
 from orchestrator.costs.room import TINY, Claim
 from orchestrator.costs.shares import Shares
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.results import Ledger
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.dispatch import Dispatcher
 from orchestrator.engine.switchboard import Message
@@ -24,6 +22,8 @@ from orchestrator.faults import Fault
 from orchestrator.observer import Observer
 from orchestrator.plan import Task
 from orchestrator.progress import Progress
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

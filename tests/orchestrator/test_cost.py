@@ -28,10 +28,11 @@ from orchestrator.costs.estimate import (
 from orchestrator.costs.extents import USUAL, Extents
 from orchestrator.costs.packing import Shares, shape_key
 from orchestrator.costs.rates import BATCH_SECONDS, Rates, Run
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.results import Ledger
 from orchestrator.plan import Plan
-from orchestrator.spec import RunSpec, TrialSpec
+from orchestrator.spec import RunSpec
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.costs.room import Claim
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.results import Ledger
 from orchestrator.engine import dispatch
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.dispatch import DEATHS, Dispatcher, Seat
@@ -19,6 +17,8 @@ from orchestrator.engine.switchboard import Message
 from orchestrator.faults import Fault
 from orchestrator.observer import Observer
 from orchestrator.progress import Progress
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.rehearsal import Rehearsal
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.host import OWNER, scratch, this_process
+from orchestrator.host import OWNER, scratch
+from orchestrator.storage.process import this_process
 from tests.conftest import ROOT
 
 HOLD = "import sys, time; from pathlib import Path; from orchestrator.host import scratch\n"

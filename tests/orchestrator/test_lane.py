@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.stores import open_driven
 from orchestrator.engine.connect import given
 from orchestrator.engine.lane import Desk, Shared
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.stores import open_driven
 from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.durable import StoreError
@@ -34,7 +34,7 @@ def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
 def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machine(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.patience.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("orchestrator.storage.backoff.PAUSES", (0.0, 0.0))
     tries = []
 
     def away(where: str, driver: str) -> Store:

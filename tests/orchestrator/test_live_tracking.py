@@ -15,10 +15,10 @@ import pytest
 from mlflow.entities import Run, ViewType
 
 from orchestrator import mlflow_server
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.results import Record
 from orchestrator.plan import Task
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Record
 from orchestrator.tracking import KEY, TROUBLE, LiveTracker, Tracker, default_uri, told
 from orchestrator.trial import run_trial
 from poisons import Store

@@ -14,11 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.cache import entries
 from orchestrator.costs.cost import START_SECONDS, Costs
-from orchestrator.depots.results import Ledger, Record
-from orchestrator.depots.stores import open_store
-from orchestrator.depots.summaries import HEAD, heads, looked
 from orchestrator.faults import fault
 from orchestrator.looks import PlannedLook
 from orchestrator.outline import kept_outline
@@ -27,6 +23,10 @@ from orchestrator.remarks import remarks
 from orchestrator.search import Search
 from orchestrator.spec import RunSpec
 from orchestrator.standing import look
+from orchestrator.storage.garbage import entries
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.stores import open_store
+from orchestrator.storage.summaries import HEAD, heads, looked
 from orchestrator.tracking import Tracker, default_uri
 from orchestrator.trial import run_trial
 from poisons import Store

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.depots.results import Ledger
 from orchestrator.outline import differs, kept_outline, version_of
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny, write
 

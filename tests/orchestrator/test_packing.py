@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.costs.packing import FINE, MOST, OVERHEAD, ROOM, Shares, larger, shape_key, share
-from orchestrator.depots.depot import open_depot
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.storage import open_depot
+from orchestrator.storage.trial_spec import TrialSpec
 
 GIB = 2**30
 SHAPE = (3, 32, 32)

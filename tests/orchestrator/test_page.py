@@ -15,7 +15,6 @@ from xml.etree import ElementTree
 
 import pytest
 
-from orchestrator.depots.results import Ledger
 from orchestrator.page import document_of, load_document, page_of, save_document, write_page
 from orchestrator.page.__main__ import main as page_main
 from orchestrator.page.figure import dot, panel, svg
@@ -23,6 +22,7 @@ from orchestrator.plan import make_plan
 from orchestrator.report import Sheet, make_sheet
 from orchestrator.spec import RunSpec, SweepSpec
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT

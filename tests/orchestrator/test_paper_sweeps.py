@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots.results import Ledger, Record
 from orchestrator.plan import Plan, Task, make_plan
 from orchestrator.report import make_sheet
 from orchestrator.report.reference import find
 from orchestrator.report.table import axes_of
 from orchestrator.spec import RunSpec
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from orchestrator.union import Union

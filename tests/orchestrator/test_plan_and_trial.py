@@ -10,10 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.depots.results import Ledger
 from orchestrator.faults import fault
 from orchestrator.plan import make_plan
-from orchestrator.spec import RunSpec, TrialSpec
+from orchestrator.spec import RunSpec
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
@@ -227,7 +228,7 @@ def test_a_result_waits_for_room_on_a_full_disk(store: Store, monkeypatch: pytes
         return publish(ledger, key, record)
 
     monkeypatch.setattr(Ledger, "publish", sometimes)
-    monkeypatch.setattr("orchestrator.patience.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("orchestrator.storage.backoff.PAUSES", (0.0, 0.0, 0.0))
     record = run_trial(trial, store, device=CPU)
     assert Ledger(store.where).result(trial.key) == record
 

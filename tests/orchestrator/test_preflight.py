@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots.results import Ledger
 from orchestrator.engine.run import run_plan
 from orchestrator.looks import Looks
 from orchestrator.observer import Observer
 from orchestrator.preflight import Preflight
 from orchestrator.remarks import remarks
 from orchestrator.spec import LookSpec, RunSpec
+from orchestrator.storage.ledger import Ledger
 from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.sources.base import Source

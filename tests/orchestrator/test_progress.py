@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.costs.shares import Shares
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.leases import Leases
-from orchestrator.depots.results import Ledger, Record
 from orchestrator.faults import Fault, pause
 from orchestrator.observer import Audience, Observer
-from orchestrator.outage import WELL_SECONDS
 from orchestrator.plan import Task
 from orchestrator.progress import LOOK_SECONDS, Attempt, Progress
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.outage import WELL_SECONDS
+from orchestrator.storage.storage import Folder
 from poisons import DataSpec, Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots.results import Ledger
 from orchestrator.plan import Plan, Task
 from orchestrator.pruning import Pruner
 from orchestrator.remarks import remarks
-from orchestrator.spec import JUDGED, TrialSpec
+from orchestrator.spec import JUDGED
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.depots.results import Ledger
 from orchestrator.ranking import best_cells, ranking
 from orchestrator.standing import Standing, look
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

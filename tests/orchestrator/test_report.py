@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from orchestrator import report
-from orchestrator.depots.results import Ledger
 from orchestrator.report.wording import spread
 from orchestrator.standing import Standing, look
+from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import below, legend, rich_table
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots.results import Ledger
 from orchestrator.outline import Entry, Outline
 from orchestrator.report import make_sheet
 from orchestrator.standing import Standing, look
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.depots.results import Ledger
 from orchestrator.page.document import document_of
 from orchestrator.page.render import page_of
 from orchestrator.plan import Plan
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger
 from orchestrator.tracking.told import done
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny

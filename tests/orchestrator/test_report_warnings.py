@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from orchestrator import report
-from orchestrator.depots.results import Ledger
 from orchestrator.page.document import document_of
 from orchestrator.page.render import page_of
 from orchestrator.report.latex import escaped
 from orchestrator.report.warning import MOST, SheetWarning, warning_lines
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import below, picture
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -14,7 +14,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import report
-from orchestrator.depots.results import Ledger
 from orchestrator.display import Lines
 from orchestrator.page import document_of, page_of
 from orchestrator.plan import Plan
@@ -22,6 +21,7 @@ from orchestrator.ranking import best_cells
 from orchestrator.report.latex import latex
 from orchestrator.report.wording import fixed
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import Running, at_work, picture, rich_table
 from orchestrator.terminal import RenderableType, Terminal
 from poisons import Store

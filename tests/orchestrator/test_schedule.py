@@ -15,7 +15,7 @@ from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.schedule import Job, Span, makespan, play
 from orchestrator.expansion import Point
 from orchestrator.plan import Task
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from poisons.sources.digits import Digits
 

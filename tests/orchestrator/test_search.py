@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 from orchestrator.cells import drawn, place
 from orchestrator.costs.cost import Costs
 from orchestrator.costs.estimate import Resources, estimate
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.results import Ledger
 from orchestrator.expansion import Point, expand
 from orchestrator.outline import kept_outline
 from orchestrator.plan import Plan, Task, make_plan
@@ -22,6 +20,8 @@ from orchestrator.remarks import remarks
 from orchestrator.search import Guided, Search
 from orchestrator.spec import SweepSpec
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import Folder
 from orchestrator.sweep_file import load
 from poisons import Store
 from tests.conftest import ROOT

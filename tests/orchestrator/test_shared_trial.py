@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from orchestrator.expansion import expand
-from orchestrator.spec import TrialSpec
+from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.sweep_file import load
 from poisons.ops import Ops
 from poisons.sources.base import Source

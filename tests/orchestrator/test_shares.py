@@ -5,8 +5,8 @@ from __future__ import annotations
 from orchestrator.costs import packing
 from orchestrator.costs.extents import Extents
 from orchestrator.costs.shares import Given, Measured, Shares
-from orchestrator.depots.depot import open_depot
 from orchestrator.plan import Task
+from orchestrator.storage.storage import open_depot
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from trainers.probe import Probe

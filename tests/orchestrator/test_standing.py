@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots.results import Ledger
-from orchestrator.depots.summaries import finished, summaries
 from orchestrator.standing import look
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.summaries import finished, summaries
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from orchestrator import status, watch
-from orchestrator.depots.drivers import marks
-from orchestrator.depots.records import SEALS, sealed
-from orchestrator.depots.results import Ledger
 from orchestrator.display import Lines, Screen
 from orchestrator.outline import version_of
 from orchestrator.standing import look
+from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import SEALS, sealed
 from orchestrator.tables import ROWS, Building, Running, at_work
 from orchestrator.terminal import Terminal
 from orchestrator.trial import run_trial

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from orchestrator import supervisor
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import marks
 from orchestrator.stopping import stop_drivers
+from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.storage import Folder
 from orchestrator.supervisor import STOPPED, TRIES, Supervisor
 from tests.conftest import ROOT
 
@@ -38,8 +38,8 @@ sys.exit(int(sys.argv[4]))
 DRIVER = """
 import sys, threading
 from pathlib import Path
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import Driver
+from orchestrator.storage.storage import Folder
+from orchestrator.storage.heartbeats import Driver
 from orchestrator.host import stoppable
 with stoppable() as stop, Driver(Folder(Path(sys.argv[1])), "tiny", {"needs": []}, stop):
     stop.wait(60)
@@ -146,7 +146,7 @@ def test_who_ends_the_job_ends_both(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from orchestrator.depots.depot import Folder
+from orchestrator.storage.storage import Folder
 from orchestrator.supervisor import Supervisor
 sys.exit(Supervisor(Folder(Path(sys.argv[1])), "tiny", [sys.executable, "-c", {DRIVER!r}, sys.argv[1]]).run())
 """

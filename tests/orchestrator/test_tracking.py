@@ -16,9 +16,9 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.results import Ledger, Record
 from orchestrator.plan import Task
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.storage import Folder
 from orchestrator.tracking import KEY, Tracker, default_uri, page, told
 from orchestrator.tracking.parent import ROLE
 from orchestrator.trial import run_trial

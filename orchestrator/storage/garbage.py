@@ -13,9 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator.depots.depot import Depot, Folder, open_depot
-from orchestrator.depots.drivers import marks
-from orchestrator.depots.results import CHECKPOINT, WEIGHTS, Ledger
+from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
+from orchestrator.storage.storage import Depot, Folder, open_depot
 from poisons import Store
 from poisons.node_copy import shelved
 from poisons.records import IMPORT, RECORD

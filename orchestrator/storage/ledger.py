@@ -12,9 +12,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from orchestrator.depots.depot import open_depot
-from orchestrator.depots.quarantine import quarantine
-from orchestrator.depots.records import (
+from orchestrator.storage.quarantine import quarantine
+from orchestrator.storage.records import (
     FAILURE,
     PROBED,
     RESULT,
@@ -24,6 +23,7 @@ from orchestrator.depots.records import (
     check_seal,
     sealed,
 )
+from orchestrator.storage.storage import open_depot
 from trainers.redaction import redacted_data
 from trainers.stored import DamagedError, JsonFile
 
@@ -201,7 +201,9 @@ _READERS: dict[str, JsonFile[Record]] = {"result": RESULT, "failure": FAILURE, "
 def _check_spec(record: Record) -> None:
     """Raises DamagedError unless the settings of a result, of a version of opsctl that kept no digest, are
     those of its key."""
-    from orchestrator.spec import TrialSpec  # imports torch, for the results of such versions alone
+    from orchestrator.storage.trial_spec import (
+        TrialSpec,  # imports torch, for the results of such versions alone
+    )
 
     try:
         key = TrialSpec.parse(record["spec"], "spec").key

@@ -14,17 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.depots import drivers
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
 from orchestrator.stopping import stop_drivers
+from orchestrator.storage import heartbeats
+from orchestrator.storage.heartbeats import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
+from orchestrator.storage.storage import Folder
 from tests.conftest import ROOT
 
 SLEEPER = """
 import sys, threading
 from pathlib import Path
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import Driver
+from orchestrator.storage.storage import Folder
+from orchestrator.storage.heartbeats import Driver
 with Driver(Folder(Path(sys.argv[1])), "long", {"file": "a.yaml"}, threading.Event()) as driver:
     print(driver.id, flush=True)
     sys.stdin.readline()
@@ -32,7 +32,7 @@ with Driver(Folder(Path(sys.argv[1])), "long", {"file": "a.yaml"}, threading.Eve
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from orchestrator.depots.depot import Folder
+from orchestrator.storage.storage import Folder
 depot = Folder(Path(sys.argv[1]))
 depot.write("trials/a/result.json", b"old")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -54,7 +54,7 @@ def depot(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drivers, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.02)
 
 
 @pytest.fixture
@@ -146,12 +146,12 @@ def test_the_number_of_a_process_says_nothing_of_another_machine(
     name = other.stdout.readline().strip()
     other.kill()
     other.wait()
-    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    monkeypatch.setattr(heartbeats, "machine", lambda: "another")
     watch = Watch(depot)
     assert watch.alive(name)
     bury(depot)
     assert [mark["id"] for mark in marks(depot)] == [name]
-    monkeypatch.setattr(drivers, "STALE_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
     assert eventually(lambda: not watch.alive(name))
 
 
@@ -163,9 +163,9 @@ def test_who_is_silent_for_long_on_another_machine_is_buried_by_whoever_runs(
     other.kill()
     other.wait()
     ask_to_stop(depot, name)
-    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    monkeypatch.setattr(heartbeats, "machine", lambda: "another")
     for setting, value in (("BEAT_SECONDS", 0.02), ("ROUND_BEATS", 1), ("BURY_SECONDS", 0.5)):
-        monkeypatch.setattr(drivers, setting, value)
+        monkeypatch.setattr(heartbeats, setting, value)
     with Driver(depot, "sweep", {}, threading.Event()) as driver:
         assert {mark["id"] for mark in marks(depot)} == {name, driver.id}
         assert eventually(lambda: [mark["id"] for mark in marks(depot)] == [driver.id])
@@ -179,10 +179,10 @@ def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
     other.stdout.readline()
     other.kill()
     other.wait()
-    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    monkeypatch.setattr(heartbeats, "machine", lambda: "another")
     assert len(stop_drivers(depot, marks(depot), wait=0)) == 1, "it may answer yet"
     assert len(marks(depot)) == 1
-    monkeypatch.setattr(drivers, "STALE_SECONDS", 0.05)
+    monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
     assert stop_drivers(depot, marks(depot), wait=20) == []
     assert marks(depot) == []
     bury(depot)

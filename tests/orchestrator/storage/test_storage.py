@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
-from orchestrator.depots.depot import Depot, DepotError, Folder, as_url, local_folder, open_depot
-from orchestrator.depots.results import Ledger
-from orchestrator.host import this_process
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.process import this_process
+from orchestrator.storage.storage import Depot, DepotError, Folder, as_url, local_folder, open_depot
 from tests import s3
 from tests.test_fences import loaded
 
@@ -239,7 +239,7 @@ def test_a_server_that_does_not_answer_is_an_error_soon(bucket: str, monkeypatch
 
 
 def test_a_look_at_a_folder_imports_no_fsspec() -> None:
-    assert not loaded("from orchestrator.depots.results import Ledger\nLedger('.').done()") & {
+    assert not loaded("from orchestrator.storage.ledger import Ledger\nLedger('.').done()") & {
         "fsspec",
         "torch",
         "s3fs",

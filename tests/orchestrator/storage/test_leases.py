@@ -19,19 +19,19 @@ from typing import Any
 
 import pytest
 
-from orchestrator.depots import drivers
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.leases import Leases
+from orchestrator.storage import heartbeats
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.leases import Leases
+from orchestrator.storage.storage import Folder
 from tests.conftest import ROOT
 from tests.orchestrator.driving import heartbeat
 
 WORKER = """
 import sys, threading
 from pathlib import Path
-from orchestrator.depots.depot import Folder
-from orchestrator.depots.drivers import Driver
-from orchestrator.depots.leases import Leases
+from orchestrator.storage.storage import Folder
+from orchestrator.storage.heartbeats import Driver
+from orchestrator.storage.leases import Leases
 {setup}
 depot = Folder(Path(sys.argv[1]))
 with Driver(depot, "race", {{}}, threading.Event()) as driver:
@@ -46,7 +46,7 @@ TAKE = """
 """
 STEAL = """
     print("early" if leases.take("work") else "not yet", flush=True)
-    time.sleep(drivers.STALE_SECONDS)
+    time.sleep(heartbeats.STALE_SECONDS)
     sys.stdin.readline()
     print(leases.take("work"), flush=True)
     sys.stdin.readline()
@@ -54,7 +54,7 @@ STEAL = """
 JUMPY = """
 import random, time
 from datetime import datetime
-from orchestrator.depots import drivers
+from orchestrator.storage import heartbeats
 steady = time.time
 def jumpy():
     return steady() + random.uniform(-9, 9) * 3600  # every look at it finds another hour
@@ -62,16 +62,16 @@ class Jumpy(datetime):
     @classmethod
     def now(cls, tz=None):
         return cls.fromtimestamp(jumpy(), tz)
-time.time, drivers.datetime = jumpy, Jumpy
-drivers.BEAT_SECONDS, drivers.STALE_SECONDS = 0.1, 1.5
-drivers.machine = lambda: {machine!r}  # of another's processes nobody can tell, so that beats decide
+time.time, heartbeats.datetime = jumpy, Jumpy
+heartbeats.BEAT_SECONDS, heartbeats.STALE_SECONDS = 0.1, 1.5
+heartbeats.machine = lambda: {machine!r}  # of another's processes nobody can tell, so that beats decide
 """
 HOLD = """
     print(leases.take("work"), flush=True)
     sys.stdin.readline()
 """
 TRY = """
-    end = time.monotonic() + 2 * drivers.STALE_SECONDS
+    end = time.monotonic() + 2 * heartbeats.STALE_SECONDS
     tries = [leases.take("work")]
     while time.monotonic() < end:
         time.sleep(0.01)
@@ -150,7 +150,7 @@ def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> 
     depot = Folder(tmp_path)
     depot.write("drivers/dead.json", heartbeat("dead", beat=7))
     assert depot.create("leases/work.0", b"dead")
-    setup = "import time\nfrom orchestrator.depots import drivers\ndrivers.STALE_SECONDS = 1.0"
+    setup = "import time\nfrom orchestrator.storage import heartbeats\nheartbeats.STALE_SECONDS = 1.0"
     stealers = [process(STEAL, tmp_path, setup=setup) for _ in range(8)]
     go(stealers)
     assert {line(stealer) for stealer in stealers} == {"not yet"}
@@ -167,19 +167,19 @@ def test_a_lease_that_a_machine_left_empty_as_it_lost_its_power_is_anybodys(tmp_
 
 def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr("orchestrator.depots.drivers.time.monotonic", lambda: now)
-    monkeypatch.setattr(drivers, "machine", lambda: "another")
+    monkeypatch.setattr("orchestrator.storage.heartbeats.time.monotonic", lambda: now)
+    monkeypatch.setattr(heartbeats, "machine", lambda: "another")
     theirs = Driver(Folder(tmp_path), "sweep", {}, threading.Event())
     theirs.beat()
     assert Leases(Folder(tmp_path), theirs.id).take("work")
-    monkeypatch.setattr(drivers, "machine", lambda: "here")
+    monkeypatch.setattr(heartbeats, "machine", lambda: "here")
     mine = Leases(Folder(tmp_path), "me")
     for _ in range(5):
         assert not mine.take("work")
-        now += drivers.STALE_SECONDS - 1
+        now += heartbeats.STALE_SECONDS - 1
         theirs.beat()
     assert not mine.take("work")
-    now += drivers.STALE_SECONDS - 1
+    now += heartbeats.STALE_SECONDS - 1
     assert not mine.take("work")
     now += 2
     assert mine.take("work")

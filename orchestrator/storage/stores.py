@@ -11,8 +11,8 @@ import os
 import platform
 from pathlib import Path
 
-from orchestrator.depots.depot import DepotError, as_url, local_folder, open_depot
-from orchestrator.depots.drivers import STALE_SECONDS, shows
+from orchestrator.storage.heartbeats import STALE_SECONDS, shows
+from orchestrator.storage.storage import DepotError, as_url, local_folder, open_depot
 from poisons import Store
 from poisons.durable import StoreError
 from trainers import InputError

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from orchestrator.depots.depot import Depot
-from orchestrator.depots.drivers import Watch
+from orchestrator.storage.heartbeats import Watch
+from orchestrator.storage.storage import Depot
 
 
 class Leases:

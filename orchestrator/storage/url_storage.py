@@ -18,7 +18,7 @@ from typing import Any
 
 import fsspec
 
-from orchestrator.depots.depot import Depot, DepotError, Kept, check_safe, safe
+from orchestrator.storage.storage import Depot, DepotError, Kept, check_safe, safe
 from trainers.redaction import redacted
 
 THREADS = 32  # of reads at a time

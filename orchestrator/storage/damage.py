@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.depots.drivers import damaged_marks
-from orchestrator.depots.quarantine import FOLDER
-from orchestrator.depots.results import Ledger
+from orchestrator.storage.heartbeats import damaged_marks
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.quarantine import FOLDER
 
 LEDGER = re.compile(r"[^/]+/(result|failure|stopped|look-[^/]+)\.json")
 

@@ -10,9 +10,9 @@ import os
 from collections.abc import Collection, Mapping
 from io import BufferedReader
 
-from orchestrator.depots.depot import LARGEST, Folder
-from orchestrator.depots.records import Record
-from orchestrator.depots.results import Ledger, LookKeys, look_file
+from orchestrator.storage.ledger import Ledger, LookKeys, look_file
+from orchestrator.storage.records import Record
+from orchestrator.storage.storage import LARGEST, Folder
 
 HEAD = 8192  # bytes: more than a record has before its history, or all of it is read
 HISTORY = b',\n "history": ['  # as the ledger writes it, last; in a nested mapping the line is indented more

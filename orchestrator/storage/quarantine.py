@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.depots.depot import Depot
+from orchestrator.storage.storage import Depot
 
 FOLDER = "quarantine"
 

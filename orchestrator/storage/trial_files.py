@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from orchestrator.depots.results import CHECKPOINT, WEIGHTS
+from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS
 from poisons import Store
 from poisons.shelf import ShelvedCheckpoint
 from trainers.checkpoint import write_tensors

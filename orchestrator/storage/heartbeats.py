@@ -19,10 +19,10 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from orchestrator.depots.depot import Depot
-from orchestrator.depots.quarantine import quarantine
-from orchestrator.depots.records import HEARTBEAT
-from orchestrator.host import alive, machine
+from orchestrator.storage.process import alive, machine
+from orchestrator.storage.quarantine import quarantine
+from orchestrator.storage.records import HEARTBEAT
+from orchestrator.storage.storage import Depot
 from trainers.stored import DamagedError
 
 BEAT_SECONDS = 3.0

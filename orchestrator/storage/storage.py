@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from orchestrator.host import gone, here, this_process
+from orchestrator.storage.process import gone, here, this_process
 from trainers.redaction import redacted
 from trainers.stored import open_regular
 
@@ -291,7 +291,7 @@ def open_depot(where: str | Path) -> Depot:
     if there can be none."""
     if (url := as_url(where)) is None:
         return Folder(local_folder(where))
-    from orchestrator.depots.url_depot import Url  # or whoever has a folder would wait for fsspec
+    from orchestrator.storage.url_storage import Url  # or whoever has a folder would wait for fsspec
 
     return Url(url)
 
