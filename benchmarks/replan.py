@@ -24,10 +24,10 @@ from typing import Any
 import record
 import yaml
 
-from orchestrator.outline import version_of
-from orchestrator.plan import Plan, make_plan
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.snapshot import version_of
+from orchestrator.planning.sweep_file import load
 from orchestrator.storage.ledger import Ledger
-from orchestrator.sweep_file import load
 from poisons import Store
 from trainers.provenance import environment
 from trainers.spec import plain

@@ -24,8 +24,8 @@ from typing import Any
 import record
 
 from orchestrator import mlflow_server
-from orchestrator.plan import Plan, Task, make_plan
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.plan import Plan, Task, make_plan
+from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.tracking import LiveTracker, Tracker
 from orchestrator.tracking.told import done, now, params, points, tags

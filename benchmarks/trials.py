@@ -19,8 +19,8 @@ import torch
 
 from orchestrator.engine.run import run_plan
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan, Task, make_plan
-from orchestrator.spec import RunSpec, SweepSpec
+from orchestrator.planning.plan import Plan, Task, make_plan
+from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store

@@ -25,8 +25,8 @@ import psutil
 import record
 from tracking import invented, serving
 
-from orchestrator.plan import Plan, make_plan
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.spec import SweepSpec
 from orchestrator.tracking import Tracker, page
 from poisons import Store
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from orchestrator.observer import Observer
-    from orchestrator.outline import Outline
-    from orchestrator.plan import Plan
+    from orchestrator.planning.plan import Plan
+    from orchestrator.planning.snapshot import Outline
     from orchestrator.report import Sheet
     from orchestrator.standing import Standing
     from orchestrator.storage.ledger import Ledger
@@ -559,8 +559,8 @@ def poison(
 ) -> None:
     """Make one data set outside any sweep, and show its card. What is in the store is not made again."""
     from orchestrator import datasets
+    from orchestrator.planning.sweep_file import load_data
     from orchestrator.storage.stores import open_store
-    from orchestrator.sweep_file import load_data
     from trainers import InputError
 
     wanted, stored = load_data(spec, tuple(settings or ())).pinned(), open_store(store)
@@ -648,8 +648,8 @@ def import_(
     all, or the poisoned images (uint8); nothing is read that needs pickle.
     """
     from orchestrator import datasets
+    from orchestrator.planning.sweep_file import load_source
     from orchestrator.storage.stores import open_store
-    from orchestrator.sweep_file import load_source
     from trainers.spec import parse_eps
 
     stored = open_store(store)
@@ -875,11 +875,11 @@ def _plan(
     from orchestrator.terminal import Terminal
 
     with Terminal(stderr=True).status("reading the sweep and the store"):
-        from orchestrator.outline import version_of
-        from orchestrator.plan import make_plan
+        from orchestrator.planning.plan import make_plan
+        from orchestrator.planning.snapshot import version_of
+        from orchestrator.planning.sweep_file import load
         from orchestrator.storage.ledger import Ledger
         from orchestrator.storage.stores import open_store
-        from orchestrator.sweep_file import load
 
         version = version_of(file, settings or ()) or ""
         spec = load(file, tuple(settings or ()))
@@ -918,7 +918,7 @@ def _tell_left_out(wrong: list[str]) -> None:
 
 def _outline(file: Path, store: str, settings: list[str] | None) -> tuple[Outline, Ledger, str]:
     """A sweep as it was last planned, or as it is planned now; its ledger; the version of its text."""
-    from orchestrator.outline import kept_outline, version_of
+    from orchestrator.planning.snapshot import kept_outline, version_of
 
     ledger, version = _ledger(store), version_of(file, settings or ())
     outline = kept_outline(ledger.depot, version) if version else None
@@ -943,13 +943,13 @@ def _ledger(store: str) -> Ledger:
 
 def _name(file: Path, store: str) -> str:
     """The name of the sweep in a file; of one that was planned, without the time to read it."""
-    from orchestrator.outline import kept_outline, version_of
+    from orchestrator.planning.snapshot import kept_outline, version_of
 
     version = version_of(file)
     outline = kept_outline(_ledger(store).depot, version) if version else None
     if outline is not None:
         return outline.name
-    from orchestrator.sweep_file import load
+    from orchestrator.planning.sweep_file import load
 
     return load(file).name
 
@@ -972,7 +972,7 @@ def _show_plan(
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import remarks, source_remarks, warnings
+    from orchestrator.planning.caveats import remarks, source_remarks, warnings
 
     console.say((todo.sweep.name, "bold"), f": {todo.sweep.question}")
     with console.status("reckoning what it costs"):
@@ -999,8 +999,8 @@ def _show_union(
     from orchestrator.costs.estimate import estimate_on_this_machine, lines
     from orchestrator.costs.kept_weights import choose_kept_weights, together
     from orchestrator.costs.plan_table import plan_table
-    from orchestrator.remarks import lacking_probes, source_remarks, warnings
-    from orchestrator.union import Union
+    from orchestrator.planning.batch import Union
+    from orchestrator.planning.caveats import lacking_probes, source_remarks, warnings
 
     union = Union(tuple(plans))
     for todo in plans:
@@ -1121,7 +1121,7 @@ def _run(
 
 def _check_this_machine(todo: Plan) -> None:
     """InputError if this machine can never give what a trial asks for: before Ray is started on it."""
-    from orchestrator.resources import lacking_here
+    from orchestrator.planning.resources import lacking_here
 
     if problem := lacking_here(todo.sweep.run):
         from trainers import InputError

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.plan import Plan, Task
 from orchestrator.report.wording import number
 from orchestrator.storage.records import Record
 from orchestrator.tables import Building, Running, at_work

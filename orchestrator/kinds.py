@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.spec import ReportSpec, RunSpec
+from orchestrator.planning.spec import ReportSpec, RunSpec
 from poisons import DataSpec
 from trainers import EvaluationSpec, InputError, Plugin, Spec, TrainSpec
 from trainers.families import Architecture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.records import Record
 from poisons import DataSpec
 from trainers.loop import Metrics

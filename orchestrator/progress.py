@@ -17,7 +17,7 @@ from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.shares import Shares
 from orchestrator.faults import Fault, pause, two_versions
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.plan import Plan, Task
 from orchestrator.pruning import Pruner
 from orchestrator.ready import Ready
 from orchestrator.search import Search

@@ -15,8 +15,8 @@ import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import Trial, TrialState
 
-from orchestrator.plan import Plan, Task
-from orchestrator.spec import RunSpec
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
 from trainers.loop import Metrics

@@ -5,7 +5,7 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
-from orchestrator.outline import Entry
+from orchestrator.planning.snapshot import Entry
 from orchestrator.report import Cell, shown, summarised
 from orchestrator.standing import Standing
 

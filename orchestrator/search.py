@@ -18,8 +18,8 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import Trial, TrialState
 
-from orchestrator.cells import Place, digest, labels_of, place
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.cells import Place, digest, labels_of, place
+from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.ledger import Ledger, with_looks
 from orchestrator.storage.records import Record
 

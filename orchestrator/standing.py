@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.outline import Entry, Outline
+from orchestrator.planning.snapshot import Entry, Outline, lack
 from orchestrator.storage.heartbeats import damaged_marks
 from orchestrator.storage.ledger import Ledger, LookKeys, with_looks
 from orchestrator.storage.records import Record
@@ -110,11 +110,6 @@ class Findings(Mapping[str, Record]):
 def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
     """What looks at one trial found, of each at least what is short: nothing more is read for it."""
     return found.short if isinstance(found, Findings) else found
-
-
-def lack(count: int, probe: str) -> str:
-    """`1 lacks distance`, `12 lack distance`"""
-    return f"{count} lack{'s' if count == 1 else ''} {probe}"
 
 
 def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Standing:

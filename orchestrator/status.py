@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from orchestrator.outline import Entry, differs
+from orchestrator.planning.snapshot import Entry, differs
 from orchestrator.standing import Standing
 from orchestrator.storage.heartbeats import STALE_SECONDS, Mark
 from orchestrator.tables import Building, Running, at_work, duration

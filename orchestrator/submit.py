@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.expansion import expand
+from orchestrator.planning.expansion import expand
+from orchestrator.planning.sweep_file import load
 from orchestrator.storage.storage import as_url
-from orchestrator.sweep_file import load
 from trainers import InputError
 from trainers.redaction import has_credentials
 

@@ -10,8 +10,8 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from orchestrator.looks import PlannedLook
-from orchestrator.spec import RunSpec
+from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
 from orchestrator.storage.ledger import WEIGHTS, Ledger, with_looks
 from orchestrator.storage.quarantine import quarantine

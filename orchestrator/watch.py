@@ -19,7 +19,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report
-from orchestrator.outline import Outline
+from orchestrator.planning.snapshot import Outline
 from orchestrator.standing import Standing, look
 from orchestrator.status import building, driver_line, pace, running
 from orchestrator.storage.heartbeats import Mark, Watch, marks

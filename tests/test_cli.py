@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.expansion import expand
-from orchestrator.looks import metrics_found
-from orchestrator.spec import RunSpec, SweepSpec
+from orchestrator.planning.expansion import expand
+from orchestrator.planning.probes import metrics_found
+from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.trial import run_trial

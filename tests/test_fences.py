@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.outline import version_of
+from orchestrator.planning.snapshot import version_of
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import ROOT
@@ -93,7 +93,10 @@ def test_a_look_at_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_planning_needs_no_ray_and_no_mlflow() -> None:
-    assert not loaded("import orchestrator.plan, orchestrator.report, orchestrator.trial") & {"ray", "mlflow"}
+    assert not loaded("import orchestrator.planning.plan, orchestrator.report, orchestrator.trial") & {
+        "ray",
+        "mlflow",
+    }
 
 
 @pytest.mark.parametrize("package", ["trainers", "poisons"])

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.outline import version_of
-from orchestrator.plan import make_plan
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.snapshot import version_of
+from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import DepotError, local_folder, open_depot

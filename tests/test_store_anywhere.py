@@ -19,7 +19,7 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 
-from orchestrator.spec import RunSpec
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import rubbish
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger

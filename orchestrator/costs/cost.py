@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 
 from orchestrator.costs.craft_rates import CraftRates
-from orchestrator.costs.extents import Extents
 from orchestrator.costs.flops_kept import FlopsKept
 from orchestrator.costs.rates import Rates, Run, device_name, processor
-from orchestrator.plan import Task
+from orchestrator.planning.extents import Extents
+from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
 from orchestrator.storage.storage import open_depot

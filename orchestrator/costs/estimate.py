@@ -17,8 +17,8 @@ from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.rates import is_gpu
 from orchestrator.costs.schedule import Job, makespan
 from orchestrator.costs.shares import Measured
-from orchestrator.plan import Plan, Task
-from orchestrator.spec import RunSpec
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.storage import open_depot
 from poisons import Store
 

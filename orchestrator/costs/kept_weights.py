@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from orchestrator.costs.extents import Extents
-from orchestrator.plan import Plan
-from orchestrator.spec import RunSpec
+from orchestrator.planning.extents import Extents
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import Depot
 from orchestrator.storage.trial_spec import TrialSpec

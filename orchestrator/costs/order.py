@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from poisons import DataSpec
 
 

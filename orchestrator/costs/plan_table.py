@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.costs.duration import duration
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 
 
 def plan_table(plan: Plan, seconds: Mapping[str, float]) -> Table:

@@ -7,9 +7,9 @@ from contextlib import suppress
 from dataclasses import asdict
 
 from orchestrator.costs import packing
-from orchestrator.costs.extents import Extents
 from orchestrator.costs.packing import larger, shape_key
-from orchestrator.plan import Task
+from orchestrator.planning.extents import Extents
+from orchestrator.planning.plan import Task
 from trainers.probe import Probe
 
 

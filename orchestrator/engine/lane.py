@@ -22,8 +22,8 @@ from ray.actor import ActorHandle
 from orchestrator.engine.connect import device_of
 from orchestrator.engine.switchboard import Line, Message
 from orchestrator.faults import fault, two_versions
-from orchestrator.looks import PlannedLook
-from orchestrator.spec import RunSpec
+from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
 from orchestrator.storage.records import Record
 from orchestrator.storage.stores import open_driven

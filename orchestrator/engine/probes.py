@@ -9,9 +9,9 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from orchestrator.costs.extents import Extents
 from orchestrator.costs.room import Claim
 from orchestrator.costs.shares import Measured
+from orchestrator.planning.extents import Extents
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.sources.base import Extent
 from trainers.probe import Probe, probe

@@ -14,7 +14,6 @@ from ray.exceptions import RayError
 
 from orchestrator.costs import packing
 from orchestrator.costs.cost import Costs
-from orchestrator.costs.extents import Extents
 from orchestrator.costs.kept_weights import choose_kept_weights
 from orchestrator.costs.shares import Given, Measured, Shares
 from orchestrator.engine.builders import Builders
@@ -26,11 +25,12 @@ from orchestrator.engine.probes import Probes
 from orchestrator.engine.switchboard import switchboard
 from orchestrator.host import scratch, stoppable
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan, Task
-from orchestrator.preflight import check_ready
+from orchestrator.planning.extents import Extents
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.preflight import check_ready
+from orchestrator.planning.resources import lacking
 from orchestrator.pressure import Pressure
 from orchestrator.progress import Progress
-from orchestrator.resources import lacking
 from orchestrator.storage.heartbeats import Driver, bury
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.storage import open_depot

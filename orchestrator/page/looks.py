@@ -23,7 +23,8 @@ from orchestrator.page.grouping import (
 )
 from orchestrator.page.numbers import shown, spread, unit
 from orchestrator.page.surfaces import surfaces
-from orchestrator.page.trials import METRIC_AXIS, chosen
+from orchestrator.page.trials import chosen
+from orchestrator.planning.snapshot import METRIC
 
 SAYS = {
     "distance": "How far the weights are from where they began, as a share of their length then, after every "
@@ -96,7 +97,7 @@ def _table(sweep: Sweep, name: str) -> list[list[str]]:
 
 
 def _axes(sweep: Sweep) -> tuple[str, str]:
-    down = [axis for axis in sweep["row_axes"] if axis != METRIC_AXIS]
+    down = [axis for axis in sweep["row_axes"] if axis != METRIC]
     return " / ".join(down) or "sweep", sweep["column_axis"] or ""
 
 

@@ -7,14 +7,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.outline import Entry, Outline
 from orchestrator.page.fields import kept_fields
+from orchestrator.planning.snapshot import METRIC, Entry, Outline
 from orchestrator.standing import Standing
 from orchestrator.storage.records import Record
 
 POINTS = 80  # of a curve, at most: a panel is 320 pixels wide
 CURVES = ("test/clean_acc", "train/acc")  # of a history
-METRIC_AXIS = "metric"  # of a report over several metrics; no trial has a label on it
 
 Trial = dict[str, Any]
 
@@ -37,11 +36,11 @@ def told_trials(standing: Standing, records: Mapping[str, Record]) -> list[Trial
 
 def cell_of(outline: Outline, labels: Mapping[str, str]) -> tuple[str, str]:
     """The labels of the row and of the column that a trial belongs to, whichever metric is shown."""
-    axes = [axis for axis in outline.row_axes if axis != METRIC_AXIS]
+    axes = [axis for axis in outline.row_axes if axis != METRIC]
     column = outline.column_axis
     return (
         ", ".join(labels[axis] for axis in axes) or outline.name,
-        labels.get(column, "") if column and column != METRIC_AXIS else "",
+        labels.get(column, "") if column and column != METRIC else "",
     )
 
 

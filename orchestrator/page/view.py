@@ -18,8 +18,8 @@ from orchestrator.page.numbers import duration, shown, unit
 from orchestrator.page.records import Axis, Counts, DataRecord, State
 from orchestrator.page.strips import strips
 from orchestrator.page.table import table_view
+from orchestrator.planning.snapshot import lack
 from orchestrator.report import SheetWarning
-from orchestrator.standing import lack
 
 View = dict[str, Any]
 SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings that stand elsewhere on the page

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.outline import Entry
-from orchestrator.report.table import METRIC, Cell, Table, place_of, summarised
+from orchestrator.planning.snapshot import METRIC, Entry
+from orchestrator.report.table import Cell, Table, place_of, summarised
 from orchestrator.standing import Standing
 
 

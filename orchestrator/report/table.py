@@ -9,13 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from orchestrator.outline import Entry, Outline
+from orchestrator.planning.snapshot import METRIC, Entry, Outline
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 from orchestrator.standing import Standing
 
 VALUE = "value"  # the name of the one column where rows are metrics
-METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 
 
 @dataclass(frozen=True)

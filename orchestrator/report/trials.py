@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence, Set
 
-from orchestrator.outline import Entry
+from orchestrator.planning.snapshot import Entry
 from orchestrator.report.comma_separated import joined
 from orchestrator.report.csv_text import csv_text
 from orchestrator.report.sheet import Sheet

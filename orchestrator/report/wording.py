@@ -6,8 +6,8 @@ import math
 from collections import Counter
 from decimal import ROUND_HALF_UP, Context, Decimal
 
+from orchestrator.planning.snapshot import lack
 from orchestrator.report.table import Cell, Table, scale
-from orchestrator.standing import lack
 
 MOST = 7  # decimals
 DIGITS = 12  # of a number that are looked at: beyond them is what floating point makes of it

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.observer import Observer
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.records import Record
 from orchestrator.tracking import told
 from orchestrator.tracking.connection import TROUBLE, first_line

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from poisons import DataSpec
 from trainers.loop import Metrics
 

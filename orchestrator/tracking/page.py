@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.tracking.links import TRIALS, VIEW_TAG
 from trainers.printable import as_markdown
 

@@ -6,7 +6,7 @@ import hashlib
 
 from mlflow.entities import Metric, Run
 
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.tracking.connection import Connection
 from orchestrator.tracking.told import now
 from trainers.printable import as_markdown

@@ -13,8 +13,8 @@ from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
-from orchestrator.plan import Plan, Task
-from orchestrator.spec import is_seed
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.spec import is_seed
 from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
 from poisons.node_copy import shelved

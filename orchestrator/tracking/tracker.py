@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.heartbeats import is_ours, marks
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.stores import open_store
 from orchestrator.trial import run_trial

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.plan import make_plan
-from orchestrator.sweep_file import load
+from orchestrator.planning.plan import make_plan
+from orchestrator.planning.sweep_file import load
 from poisons import Store
 from tests.chaos.witness import compare
 from tests.cluster.heads import free_ports

@@ -10,7 +10,7 @@ import torch
 
 from orchestrator.costs.flops_kept import FlopsKept
 from orchestrator.costs.packing import Shares
-from orchestrator.spec import RunSpec
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.trial import run_trial

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.costs.extents import EXTENT
 from orchestrator.costs.flops_kept import FLOPS
 from orchestrator.costs.kept_weights import WEIGHTS
 from orchestrator.costs.packing import SHARE
 from orchestrator.costs.rates import RATES
-from orchestrator.outline import Entry, Outline, kept_outline
 from orchestrator.page.document import load_document, save_document
-from orchestrator.quota import Quota
+from orchestrator.planning.extents import EXTENT
+from orchestrator.planning.snapshot import Entry, Outline, kept_outline
+from orchestrator.planning.trial_budget import Quota
 from orchestrator.storage.heartbeats import Driver, Watch, bury, damaged_marks, marks, read_mark
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file

@@ -20,7 +20,7 @@ from orchestrator.engine.dispatch import Dispatcher
 from orchestrator.engine.switchboard import Message
 from orchestrator.faults import Fault
 from orchestrator.observer import Observer
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from orchestrator.progress import Progress
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger

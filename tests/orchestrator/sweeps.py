@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.plan import Plan, make_plan
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.spec import SweepSpec
 from poisons import Store
 
 TRAIN = {

@@ -14,9 +14,9 @@ from orchestrator import report
 from orchestrator.costs.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
 from orchestrator.page import write_page
 from orchestrator.page.document import document_of
-from orchestrator.remarks import lacking_probes
+from orchestrator.planning.caveats import lacking_probes
+from orchestrator.planning.spec import RunSpec
 from orchestrator.report import Sheet, make_sheet
-from orchestrator.spec import RunSpec
 from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger
 from orchestrator.trial import run_trial

@@ -25,11 +25,11 @@ from orchestrator.costs.estimate import (
     lines,
     this_machine,
 )
-from orchestrator.costs.extents import USUAL, Extents
 from orchestrator.costs.packing import Shares, shape_key
 from orchestrator.costs.rates import BATCH_SECONDS, Rates, Run
-from orchestrator.plan import Plan
-from orchestrator.spec import RunSpec
+from orchestrator.planning.extents import USUAL, Extents
+from orchestrator.planning.plan import Plan
+from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.trial_spec import TrialSpec

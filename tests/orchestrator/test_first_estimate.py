@@ -15,8 +15,8 @@ import pytest
 from orchestrator.costs.cost import Costs
 from orchestrator.costs.estimate import SWEEP_SECONDS, Resources, estimate
 from orchestrator.costs.rates import Rates
-from orchestrator.plan import Plan, make_plan
-from orchestrator.sweep_file import load
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.sweep_file import load
 from poisons import Store
 from trainers.probe import Speed
 

@@ -15,7 +15,7 @@ import pytest
 from mlflow.entities import Run, ViewType
 
 from orchestrator import mlflow_server
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Record

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from orchestrator.artifacts import make_relative, path_of
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tracking import Tracker, default_uri, told
 from orchestrator.trial import run_trial

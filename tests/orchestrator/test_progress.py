@@ -7,7 +7,7 @@ import pytest
 from orchestrator.costs.shares import Shares
 from orchestrator.faults import Fault, pause
 from orchestrator.observer import Audience, Observer
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from orchestrator.progress import LOOK_SECONDS, Attempt, Progress
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases

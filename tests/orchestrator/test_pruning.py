@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import Plan, Task
+from orchestrator.planning.caveats import remarks
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.spec import JUDGED
 from orchestrator.pruning import Pruner
-from orchestrator.remarks import remarks
-from orchestrator.spec import JUDGED
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.trial_spec import TrialSpec
 from orchestrator.trial import run_trial

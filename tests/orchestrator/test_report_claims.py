@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from orchestrator import report
+from orchestrator.planning.spec import SweepSpec
 from orchestrator.report import lines
 from orchestrator.report.claims import Verdict
 from orchestrator.report.comparison import compare, pair
 from orchestrator.report.error import ReportError
-from orchestrator.spec import SweepSpec
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 from tests.orchestrator.test_report import GRID, METRICS, standing, table

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.outline import Entry, Outline
+from orchestrator.planning.snapshot import Entry, Outline
 from orchestrator.report import make_sheet
 from orchestrator.standing import Standing, look
 from orchestrator.storage.ledger import Ledger

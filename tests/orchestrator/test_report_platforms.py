@@ -10,7 +10,7 @@ import pytest
 from orchestrator import report
 from orchestrator.page.document import document_of
 from orchestrator.page.render import page_of
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tracking.told import done

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.outline import Entry, Outline
+from orchestrator.planning.snapshot import Entry, Outline
 from orchestrator.report.csv_text import csv_text, neutralised
 from orchestrator.report.trials import trials_csv
 from orchestrator.standing import Standing, look

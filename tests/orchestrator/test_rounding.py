@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from orchestrator import report
 from orchestrator.display import Lines
 from orchestrator.page import document_of, page_of
-from orchestrator.plan import Plan
+from orchestrator.planning.plan import Plan
 from orchestrator.ranking import best_cells
 from orchestrator.report.latex import latex
 from orchestrator.report.wording import fixed

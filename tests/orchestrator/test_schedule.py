@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from orchestrator.costs.order import order_data, order_trials, waiting_seconds
 from orchestrator.costs.schedule import Job, Span, makespan, play
-from orchestrator.expansion import Point
-from orchestrator.plan import Task
+from orchestrator.planning.expansion import Point
+from orchestrator.planning.plan import Task
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from poisons.sources.digits import Digits

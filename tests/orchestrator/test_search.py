@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.cells import drawn, place
 from orchestrator.costs.cost import Costs
 from orchestrator.costs.estimate import Resources, estimate
-from orchestrator.expansion import Point, expand
-from orchestrator.outline import kept_outline
-from orchestrator.plan import Plan, Task, make_plan
-from orchestrator.remarks import remarks
+from orchestrator.planning.caveats import remarks
+from orchestrator.planning.cells import drawn, place
+from orchestrator.planning.expansion import Point, expand
+from orchestrator.planning.plan import Plan, Task, make_plan
+from orchestrator.planning.snapshot import kept_outline
+from orchestrator.planning.spec import SweepSpec
+from orchestrator.planning.sweep_file import load
 from orchestrator.search import Guided, Search
-from orchestrator.spec import SweepSpec
 from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import Folder
-from orchestrator.sweep_file import load
 from poisons import Store
 from tests.conftest import ROOT
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
-from orchestrator.expansion import expand
+from orchestrator.planning.expansion import expand
+from orchestrator.planning.sweep_file import load
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.sweep_file import load
 from poisons.ops import Ops
 from poisons.sources.base import Source
 from tests.conftest import ROOT

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.costs import packing
-from orchestrator.costs.extents import Extents
 from orchestrator.costs.shares import Given, Measured, Shares
-from orchestrator.plan import Task
+from orchestrator.planning.extents import Extents
+from orchestrator.planning.plan import Task
 from orchestrator.storage.storage import open_depot
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny

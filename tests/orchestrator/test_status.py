@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator import status, watch
 from orchestrator.display import Lines, Screen
-from orchestrator.outline import version_of
+from orchestrator.planning.snapshot import version_of
 from orchestrator.standing import look
 from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.ledger import Ledger

@@ -16,7 +16,7 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from orchestrator.plan import Task
+from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.storage import Folder
 from orchestrator.tracking import KEY, Tracker, default_uri, page, told

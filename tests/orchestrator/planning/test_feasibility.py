@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import resources
-from orchestrator.remarks import warnings
-from orchestrator.resources import lacking, lacking_here, local_resources
-from orchestrator.spec import RunSpec
+from orchestrator.planning import resources
+from orchestrator.planning.caveats import warnings
+from orchestrator.planning.resources import lacking, lacking_here, local_resources
+from orchestrator.planning.spec import RunSpec
 from orchestrator.submit import prepare
 from poisons import Store
 from tests.conftest import Opsctl

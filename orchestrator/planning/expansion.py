@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.axes import check_path, label, labelled
-from orchestrator.feasibility import check_networks
-from orchestrator.report.table import METRIC
-from orchestrator.spec import ReportSpec, SweepSpec, is_seed
+from orchestrator.planning.axes import check_path, label, labelled
+from orchestrator.planning.feasibility import check_networks
+from orchestrator.planning.snapshot import METRIC
+from orchestrator.planning.spec import ReportSpec, SweepSpec, is_seed
+from orchestrator.planning.sweep_file import set_path
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.sweep_file import set_path
 from trainers import InputError
 from trainers.spelling import nearest
 from trainers.yaml_text import plain_numbers, spelling

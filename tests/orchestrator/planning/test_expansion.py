@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.axes import label
-from orchestrator.expansion import Point, expand, resolved_report
-from orchestrator.spec import SweepSpec
-from orchestrator.sweep_file import load
+from orchestrator.planning.axes import label
+from orchestrator.planning.expansion import Point, expand, resolved_report
+from orchestrator.planning.spec import SweepSpec
+from orchestrator.planning.sweep_file import load
 from tests.conftest import ROOT
 from trainers import InputError
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from orchestrator.cells import digest
-from orchestrator.plan import Plan, Task
-from orchestrator.quota import Bound
+from orchestrator.planning.cells import digest
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.trial_budget import Bound
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from trainers.spec import flatten, identity

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from orchestrator.cells import place
-from orchestrator.plan import Plan, Task
-from orchestrator.preflight import check_ready
-from orchestrator.resources import lacking_here
-from orchestrator.spec import is_seed
-from orchestrator.standing import lack
+from orchestrator.planning.cells import place
+from orchestrator.planning.plan import Plan, Task
+from orchestrator.planning.preflight import check_ready
+from orchestrator.planning.resources import lacking_here
+from orchestrator.planning.snapshot import lack
+from orchestrator.planning.spec import is_seed
 from poisons.sources.base import Source
 from trainers import InputError
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.outline import differs, kept_outline, version_of
+from orchestrator.planning.snapshot import differs, kept_outline, version_of
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny, write

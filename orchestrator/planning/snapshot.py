@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from orchestrator.quota import Quota
+from orchestrator.planning.trial_budget import Quota
 from orchestrator.storage.records import Key, Seal, check_seal, sealed
 from orchestrator.storage.storage import Depot
 from poisons.records import Count, Text
@@ -195,3 +195,8 @@ def _digest(data: bytes) -> str:
 
 def _place(version: str) -> str:
     return f"sweeps/{version}.json"
+
+
+def lack(count: int, probe: str) -> str:
+    """`1 lacks distance`, `12 lack distance`"""
+    return f"{count} lack{'s' if count == 1 else ''} {probe}"

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.axes import label
+from orchestrator.planning.axes import label
 from orchestrator.storage.trial_spec import TrialSpec
 from trainers import Spec
 from trainers.looks import Probe

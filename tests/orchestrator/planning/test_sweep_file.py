@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.sweep_file import load, set_path
+from orchestrator.planning.sweep_file import load, set_path
 from trainers import InputError
 from trainers.yaml_text import MAX_BYTES
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.plan import Plan, Task, make_plan
+from orchestrator.planning.batch import Union
+from orchestrator.planning.plan import Plan, Task, make_plan
+from orchestrator.planning.spec import RunSpec
+from orchestrator.planning.sweep_file import load
 from orchestrator.report import make_sheet
 from orchestrator.report.reference import find
 from orchestrator.report.table import axes_of
-from orchestrator.spec import RunSpec
 from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.sweep_file import load
 from orchestrator.trial import run_trial
-from orchestrator.union import Union
 from poisons import Store
 from poisons.ops import Ops
 from tests.conftest import CPU, ROOT

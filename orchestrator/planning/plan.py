@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
-from orchestrator.cells import drawn, place, quota
-from orchestrator.costs.extents import Extents
-from orchestrator.expansion import Point, expand, resolved_report
-from orchestrator.feasibility import check_batches
-from orchestrator.looks import Looks, PlannedLook, metrics_found
-from orchestrator.outline import Entry, Outline
-from orchestrator.preflight import Measure, Preflight
-from orchestrator.quota import Bound, Quota
-from orchestrator.spec import SweepSpec, is_seed
+from orchestrator.planning.cells import drawn, place, quota
+from orchestrator.planning.expansion import Point, expand, resolved_report
+from orchestrator.planning.extents import Extents
+from orchestrator.planning.feasibility import check_batches
+from orchestrator.planning.preflight import Measure, Preflight
+from orchestrator.planning.probes import Looks, PlannedLook, metrics_found
+from orchestrator.planning.snapshot import Entry, Outline
+from orchestrator.planning.spec import SweepSpec, is_seed
+from orchestrator.planning.trial_budget import Bound, Quota
 from orchestrator.storage.ledger import Ledger, LookKeys
 from orchestrator.storage.summaries import finished, looked
 from orchestrator.storage.trial_spec import TrialSpec

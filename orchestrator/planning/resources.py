@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.spec import RunSpec
+from orchestrator.planning.spec import RunSpec
 from trainers.numerical_platform import cpu_flags, cpu_model, effective_isa, isa_environment
 
 DEVICES = Path("/dev")

@@ -16,12 +16,12 @@ import torch
 
 from orchestrator.costs.cost import START_SECONDS, Costs
 from orchestrator.faults import fault
-from orchestrator.looks import PlannedLook
-from orchestrator.outline import kept_outline
-from orchestrator.plan import Task
-from orchestrator.remarks import remarks
+from orchestrator.planning.caveats import remarks
+from orchestrator.planning.plan import Task
+from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.snapshot import kept_outline
+from orchestrator.planning.spec import RunSpec
 from orchestrator.search import Search
-from orchestrator.spec import RunSpec
 from orchestrator.standing import look
 from orchestrator.storage.garbage import entries
 from orchestrator.storage.ledger import Ledger, Record

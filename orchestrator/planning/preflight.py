@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator.looks import PlannedLook
+from orchestrator.planning.probes import PlannedLook
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from poisons.sources.base import Source, Split

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.expansion import Point, expand
-from orchestrator.sweep_file import load
+from orchestrator.planning.expansion import Point, expand
+from orchestrator.planning.sweep_file import load
 from tests.conftest import Opsctl
 from trainers import InputError
 

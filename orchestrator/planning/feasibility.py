@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from orchestrator.costs.extents import Extents
+from orchestrator.planning.extents import Extents
 from orchestrator.storage.trial_spec import TrialSpec
 from trainers import InputError, Spec, TrainSpec
 from trainers.families import Architecture

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from orchestrator.engine.run import run_plan
-from orchestrator.looks import Looks
 from orchestrator.observer import Observer
-from orchestrator.preflight import Preflight
-from orchestrator.remarks import remarks
-from orchestrator.spec import LookSpec, RunSpec
+from orchestrator.planning.caveats import remarks
+from orchestrator.planning.preflight import Preflight
+from orchestrator.planning.probes import Looks
+from orchestrator.planning.spec import LookSpec, RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.trial import run_trial
 from poisons import Store

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.spec import SweepSpec
+from orchestrator.planning.spec import SweepSpec
 from poisons import DataSpec
 from trainers import InputError
 from trainers.spec import merged

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from orchestrator.cells import digest
-from orchestrator.spec import LookSpec
-from orchestrator.sweep_file import set_path
+from orchestrator.planning.cells import digest
+from orchestrator.planning.spec import LookSpec
+from orchestrator.planning.sweep_file import set_path
 from poisons import DataSpec
 from poisons.sources.base import Extent, Source
 from trainers import InputError

@@ -9,9 +9,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from orchestrator.expansion import Point
-from orchestrator.quota import Quota
-from orchestrator.spec import SweepSpec, is_seed
+from orchestrator.planning.expansion import Point
+from orchestrator.planning.spec import SweepSpec, is_seed
+from orchestrator.planning.trial_budget import Quota
 from orchestrator.storage.trial_spec import TrialSpec
 from trainers.spec import flatten, identity
 
