@@ -4,7 +4,7 @@
 
 Every trial is a process of its own, as Ray starts them, that trains a ResNet-18, or a narrow one (width 16), on
 random images; all begin at once, and what each trained while all of them ran is added up. Beside it: the share of a
-GPU that orchestrator/costs/packing.py gives such a trial, from a probe of it. Results are added to
+GPU that orchestrator/estimates/packing.py gives such a trial, from a probe of it. Results are added to
 benchmarks/results/packing.jsonl, unless the run is quick. Needs a GPU, and ends with 2 where there is none.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 import record
 import torch
 
-from orchestrator.costs import packing
+from orchestrator.estimates import packing
 from orchestrator.storage.trial_spec import TrialSpec
 from trainers.loop import Training
 from trainers.probe import advance, probe, random_images, training_steps

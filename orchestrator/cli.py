@@ -969,9 +969,9 @@ def _show_plan(
     tflops: float | None = None,
     slots: int | None = None,
 ) -> None:
-    from orchestrator.costs.estimate import estimate_on_this_machine, lines
-    from orchestrator.costs.kept_weights import choose_kept_weights
-    from orchestrator.costs.plan_table import plan_table
+    from orchestrator.estimates.estimate import estimate_on_this_machine, lines
+    from orchestrator.estimates.kept_weights import choose_kept_weights
+    from orchestrator.estimates.plan_table import plan_table
     from orchestrator.planning.caveats import remarks, source_remarks, warnings
 
     console.say((todo.sweep.name, "bold"), f": {todo.sweep.question}")
@@ -996,9 +996,9 @@ def _show_plan(
 def _show_union(
     plans: list[Plan], stored: Store, console: Terminal, *, tflops: float | None, slots: int | None
 ) -> None:
-    from orchestrator.costs.estimate import estimate_on_this_machine, lines
-    from orchestrator.costs.kept_weights import choose_kept_weights, together
-    from orchestrator.costs.plan_table import plan_table
+    from orchestrator.estimates.estimate import estimate_on_this_machine, lines
+    from orchestrator.estimates.kept_weights import choose_kept_weights, together
+    from orchestrator.estimates.plan_table import plan_table
     from orchestrator.planning.batch import Union
     from orchestrator.planning.caveats import lacking_probes, source_remarks, warnings
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator.costs.order import order_data, order_trials, waiting_seconds
-from orchestrator.costs.shares import Shares
+from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
+from orchestrator.estimates.shares import Shares
 from orchestrator.faults import Fault, pause, two_versions
 from orchestrator.observer import Observer
 from orchestrator.planning.plan import Plan, Task

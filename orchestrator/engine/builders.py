@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.queue import Queue
 
-from orchestrator.costs.room import Claim
 from orchestrator.engine.build import start_build, with_gpu
 from orchestrator.engine.connect import Cluster, cause
+from orchestrator.estimates.capacity import Claim
 from orchestrator.faults import Fault, fault, killed_for_memory, pause
 from orchestrator.pressure import Pressure
 from orchestrator.progress import LOOK_SECONDS, Progress

@@ -12,14 +12,14 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from orchestrator.costs.cards import Tenant
-from orchestrator.costs.room import Claim
 from orchestrator.engine.builders import Builders
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.lanes import Lanes
 from orchestrator.engine.places import Places
 from orchestrator.engine.probes import Probes
 from orchestrator.engine.switchboard import Answers, Message
+from orchestrator.estimates.capacity import Claim
+from orchestrator.estimates.gpus import Tenant
 from orchestrator.faults import Fault, died, is_out_of_memory, killed_for_memory
 from orchestrator.nodes import Nodes
 from orchestrator.pressure import Pressure

@@ -7,11 +7,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from orchestrator.costs.cards import LANE_SECONDS, Cards, Tenant, outranks
-from orchestrator.costs.openings import Waiting, openings
-from orchestrator.costs.room import Claim, crowded, idle, room
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.lanes import Lanes
+from orchestrator.estimates.allocation import Waiting, openings
+from orchestrator.estimates.capacity import Claim, crowded, idle, room
+from orchestrator.estimates.gpus import LANE_SECONDS, Cards, Tenant, outranks
 from orchestrator.progress import Progress
 
 MOST = 1000  # lanes that are opened at once, at most

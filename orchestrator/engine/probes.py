@@ -9,8 +9,8 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from orchestrator.costs.room import Claim
-from orchestrator.costs.shares import Measured
+from orchestrator.estimates.capacity import Claim
+from orchestrator.estimates.shares import Measured
 from orchestrator.planning.extents import Extents
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.sources.base import Extent

@@ -12,10 +12,6 @@ from dataclasses import dataclass
 import torch
 from ray.exceptions import RayError
 
-from orchestrator.costs import packing
-from orchestrator.costs.cost import Costs
-from orchestrator.costs.kept_weights import choose_kept_weights
-from orchestrator.costs.shares import Given, Measured, Shares
 from orchestrator.engine.builders import Builders
 from orchestrator.engine.connect import Cluster, cluster
 from orchestrator.engine.dispatch import Dispatcher
@@ -23,6 +19,10 @@ from orchestrator.engine.lane import Shared, Work
 from orchestrator.engine.lanes import Lanes
 from orchestrator.engine.probes import Probes
 from orchestrator.engine.switchboard import switchboard
+from orchestrator.estimates import packing
+from orchestrator.estimates.cost import Costs
+from orchestrator.estimates.kept_weights import choose_kept_weights
+from orchestrator.estimates.shares import Given, Measured, Shares
 from orchestrator.host import scratch, stoppable
 from orchestrator.observer import Observer
 from orchestrator.planning.extents import Extents

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from orchestrator.costs.flops_kept import FlopsKept
-from orchestrator.costs.packing import Shares
+from orchestrator.estimates.flops_kept import FlopsKept
+from orchestrator.estimates.packing import Shares
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.costs.flops_kept import FLOPS
-from orchestrator.costs.kept_weights import WEIGHTS
-from orchestrator.costs.packing import SHARE
-from orchestrator.costs.rates import RATES
+from orchestrator.estimates.flops_kept import FLOPS
+from orchestrator.estimates.kept_weights import WEIGHTS
+from orchestrator.estimates.packing import SHARE
+from orchestrator.estimates.rates import RATES
 from orchestrator.page.document import load_document, save_document
 from orchestrator.planning.extents import EXTENT
 from orchestrator.planning.snapshot import Entry, Outline, kept_outline

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.costs.cards import LANE_SECONDS
-from orchestrator.costs.packing import larger
-from orchestrator.costs.room import TINY, Claim
-from orchestrator.costs.shares import Shares
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.dispatch import Dispatcher
 from orchestrator.engine.switchboard import Message
+from orchestrator.estimates.capacity import TINY, Claim
+from orchestrator.estimates.gpus import LANE_SECONDS
+from orchestrator.estimates.packing import larger
+from orchestrator.estimates.shares import Shares
 from orchestrator.faults import Fault
 from orchestrator.observer import Observer
 from orchestrator.planning.plan import Task

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.costs.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
+from orchestrator.estimates.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
 from orchestrator.page import write_page
 from orchestrator.page.document import document_of
 from orchestrator.planning.caveats import lacking_probes

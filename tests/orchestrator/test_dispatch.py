@@ -9,11 +9,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.costs.room import Claim
 from orchestrator.engine import dispatch
 from orchestrator.engine.connect import Cluster
 from orchestrator.engine.dispatch import DEATHS, Dispatcher, Seat
 from orchestrator.engine.switchboard import Message
+from orchestrator.estimates.capacity import Claim
 from orchestrator.faults import Fault
 from orchestrator.observer import Observer
 from orchestrator.progress import Progress

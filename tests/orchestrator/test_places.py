@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-from orchestrator.costs.cards import LANE_SECONDS, Cards, Tenant, outranks
-from orchestrator.costs.room import Claim
+from orchestrator.estimates.capacity import Claim
+from orchestrator.estimates.gpus import LANE_SECONDS, Cards, Tenant, outranks
 from poisons import Store
 from tests.orchestrator.rehearsal import Machine, Rehearsal
 

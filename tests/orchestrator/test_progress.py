@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.costs.shares import Shares
+from orchestrator.estimates.shares import Shares
 from orchestrator.faults import Fault, pause
 from orchestrator.observer import Audience, Observer
 from orchestrator.planning.plan import Task

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.costs.cost import Costs
-from orchestrator.costs.estimate import Resources, estimate
+from orchestrator.estimates.cost import Costs
+from orchestrator.estimates.estimate import Resources, estimate
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.cells import drawn, place
 from orchestrator.planning.expansion import Point, expand

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.costs.cost import START_SECONDS, Costs
+from orchestrator.estimates.cost import START_SECONDS, Costs
 from orchestrator.faults import fault
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from orchestrator.costs.rates import Rates
+from orchestrator.estimates.rates import Rates
 from orchestrator.storage.storage import open_depot
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.costs.packing import FINE, MOST, OVERHEAD, ROOM, Shares, larger, shape_key, share
+from orchestrator.estimates.packing import FINE, MOST, OVERHEAD, ROOM, Shares, larger, shape_key, share
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.trial_spec import TrialSpec
 

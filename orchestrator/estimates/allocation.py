@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.costs.cards import LANE_SECONDS, outranks
-from orchestrator.costs.room import Claim, idle, room
+from orchestrator.estimates.capacity import Claim, idle, room
+from orchestrator.estimates.gpus import LANE_SECONDS, outranks
 
 
 @dataclass(frozen=True)

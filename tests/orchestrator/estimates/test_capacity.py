@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.costs.room import Claim, crowded, room
+from orchestrator.estimates.capacity import Claim, crowded, room
 
 
 @pytest.mark.parametrize(

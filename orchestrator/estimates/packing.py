@@ -12,7 +12,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from orchestrator.costs.rates import slug
+from orchestrator.estimates.rates import slug
 from orchestrator.storage.storage import Depot
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.records import Count, Text, more

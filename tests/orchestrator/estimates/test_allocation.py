@@ -8,8 +8,8 @@ from collections import Counter
 
 import pytest
 
-from orchestrator.costs.openings import openings
-from orchestrator.costs.room import Claim
+from orchestrator.estimates.allocation import openings
+from orchestrator.estimates.capacity import Claim
 
 GPU = [{"CPU": 16.0, "GPU": 1.0}]
 GPUS = [{"CPU": 16.0, "GPU": 2.0}]

@@ -10,13 +10,13 @@ from functools import cached_property, partial
 
 import torch
 
-from orchestrator.costs import packing
-from orchestrator.costs.cost import Costs
-from orchestrator.costs.duration import duration, hours
-from orchestrator.costs.order import order_data, order_trials, waiting_seconds
-from orchestrator.costs.rates import is_gpu
-from orchestrator.costs.schedule import Job, makespan
-from orchestrator.costs.shares import Measured
+from orchestrator.estimates import packing
+from orchestrator.estimates.cost import Costs
+from orchestrator.estimates.duration import duration, hours
+from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
+from orchestrator.estimates.rates import is_gpu
+from orchestrator.estimates.schedule import Job, makespan
+from orchestrator.estimates.shares import Measured
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.storage import open_depot

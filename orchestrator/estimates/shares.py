@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 
-from orchestrator.costs import packing
-from orchestrator.costs.packing import larger, shape_key
+from orchestrator.estimates import packing
+from orchestrator.estimates.packing import larger, shape_key
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from trainers.probe import Probe

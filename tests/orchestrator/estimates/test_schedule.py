@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.costs.order import order_data, order_trials, waiting_seconds
-from orchestrator.costs.schedule import Job, Span, makespan, play
+from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
+from orchestrator.estimates.schedule import Job, Span, makespan, play
 from orchestrator.planning.expansion import Point
 from orchestrator.planning.plan import Task
 from orchestrator.storage.trial_spec import TrialSpec

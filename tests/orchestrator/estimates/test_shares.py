@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.costs import packing
-from orchestrator.costs.shares import Given, Measured, Shares
+from orchestrator.estimates import packing
+from orchestrator.estimates.shares import Given, Measured, Shares
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from orchestrator.storage.storage import open_depot

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from orchestrator.costs.craft_rates import CraftRates
-from orchestrator.costs.flops_kept import FlopsKept
-from orchestrator.costs.rates import Rates, Run, device_name, processor
+from orchestrator.estimates.craft_rates import CraftRates
+from orchestrator.estimates.flops_kept import FlopsKept
+from orchestrator.estimates.rates import Rates, Run, device_name, processor
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from orchestrator.costs.room import TINY
+from orchestrator.estimates.capacity import TINY
 
 LANE_SECONDS = 10.0  # that a lane takes to start, about: a process, torch, CUDA
 CLEARLY = (

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.costs.duration import duration
+from orchestrator.estimates.duration import duration
 from orchestrator.planning.plan import Plan
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.costs.cost import Costs
-from orchestrator.costs.estimate import SWEEP_SECONDS, Resources, estimate
-from orchestrator.costs.rates import Rates
+from orchestrator.estimates.cost import Costs
+from orchestrator.estimates.estimate import SWEEP_SECONDS, Resources, estimate
+from orchestrator.estimates.rates import Rates
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.sweep_file import load
 from poisons import Store

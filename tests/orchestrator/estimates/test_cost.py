@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.costs import cost
-from orchestrator.costs.cost import START_SECONDS, Costs
-from orchestrator.costs.duration import duration, hours
-from orchestrator.costs.estimate import (
+from orchestrator.estimates import cost
+from orchestrator.estimates.cost import START_SECONDS, Costs
+from orchestrator.estimates.duration import duration, hours
+from orchestrator.estimates.estimate import (
     COMPILE_SECONDS,
     SWEEP_SECONDS,
     Resources,
@@ -25,8 +25,8 @@ from orchestrator.costs.estimate import (
     lines,
     this_machine,
 )
-from orchestrator.costs.packing import Shares, shape_key
-from orchestrator.costs.rates import BATCH_SECONDS, Rates, Run
+from orchestrator.estimates.packing import Shares, shape_key
+from orchestrator.estimates.rates import BATCH_SECONDS, Rates, Run
 from orchestrator.planning.extents import USUAL, Extents
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec import RunSpec

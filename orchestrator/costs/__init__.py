@@ -1,1 +1,0 @@
-"""What a sweep costs, in which order it is run, and how much of a machine each trial gets."""

@@ -1,0 +1,2 @@
+"""What a plan costs: FLOPs, hours, GPU shares, the order of trials. Reads storage and remembers there what was
+measured; starts nothing."""
