@@ -18,7 +18,7 @@ import record
 import torch
 
 from orchestrator.engine.run import run_plan
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.storage.ledger import Ledger, Record

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
     from types import TracebackType
 
-    from orchestrator.observer import Observer
+    from orchestrator.monitoring.observer import Observer
+    from orchestrator.monitoring.sweep_status import Standing
     from orchestrator.planning.plan import Plan
     from orchestrator.planning.snapshot import Outline
     from orchestrator.report import Sheet
-    from orchestrator.standing import Standing
     from orchestrator.storage.ledger import Ledger
     from orchestrator.terminal import Terminal
     from orchestrator.tracking import LiveTracker, Tracker
@@ -313,7 +313,7 @@ def retry(
     """Run failed trials of a sweep again, with all that is missing: as opsctl sweep does, which leaves alone
     trials that failed by their own fault.
     """
-    from orchestrator.standing import look
+    from orchestrator.monitoring.sweep_status import look
 
     outline, ledger, _ = _outline(file, store, settings)
     failed = [
@@ -345,8 +345,8 @@ def stop(
 
     Exit code 0: it has ended, or nothing ran; 1: somebody did not answer.
     """
-    from orchestrator.status import place
-    from orchestrator.stopping import stop_drivers
+    from orchestrator.monitoring.status import place
+    from orchestrator.monitoring.stop import stop_drivers
     from orchestrator.storage.heartbeats import marks
 
     if (file is None) is not everything:
@@ -441,22 +441,22 @@ def status(
     It is the sweep as it was last planned, wherever it runs. --watch ends when the sweep does, or with
     Ctrl-C, which ends nothing else.
     """
-    from orchestrator import status as told
-    from orchestrator.standing import look
+    from orchestrator import status_display
+    from orchestrator.monitoring.sweep_status import look
     from orchestrator.storage.heartbeats import marks
 
     outline, ledger, version = _outline(file, store, settings)
     console, standing = _console(), None
     if watch:
-        from orchestrator import watch as watching
         from orchestrator.host import stoppable
+        from orchestrator.monitoring import watch as watching
 
         screen = console.is_terminal
-        view = watching.Screen(console, version) if screen else watching.Lines(console)
+        view = status_display.Screen(console, version) if screen else status_display.Lines(console)
         with stoppable() as stop:
             standing = watching.watch(outline, ledger, view, every=every, stop=stop)
     standing = standing or look(outline, ledger)
-    told.tell(standing, marks(ledger.depot), version, ledger.depot.where, console)
+    status_display.tell(standing, marks(ledger.depot), version, ledger.depot.where, console)
     _print_report([_sheet(standing, file)], Format.table, console, brief=True)
 
 
@@ -494,8 +494,8 @@ def report(
     Exit code 0, whatever is missing; 2: a file, a column or a published table is not there, or one of several
     sweeps was left out because it cannot be planned.
     """
+    from orchestrator.monitoring.sweep_status import look
     from orchestrator.report import make_sheet
-    from orchestrator.standing import look
 
     found, wrong = _each(files, lambda file: (file, *_outline(file, store, settings)[:2]))
     sheets = [make_sheet(look(outline, ledger), file, compare or ()) for file, outline, ledger in found]
@@ -955,7 +955,7 @@ def _name(file: Path, store: str) -> str:
 
 
 def _standing(todo: Plan, stored: Store) -> Standing:
-    from orchestrator.standing import look
+    from orchestrator.monitoring.sweep_status import look
     from orchestrator.storage.ledger import Ledger
 
     return look(todo.outline, Ledger(stored.where))
@@ -1100,7 +1100,7 @@ def _run(
     retry: Collection[str],
 ) -> int:
     from orchestrator import display
-    from orchestrator.observer import Audience
+    from orchestrator.monitoring.observer import Audience
 
     view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
     observers = [view] if live is None else [view, live]

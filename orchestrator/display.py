@@ -17,11 +17,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
+from orchestrator.monitoring.status import Building, Running
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.report.wording import number
 from orchestrator.storage.records import Record
-from orchestrator.tables import Building, Running, at_work
+from orchestrator.tables import at_work
 from orchestrator.terminal import Terminal
 from poisons import DataSpec
 from trainers.loop import Metrics

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
 from orchestrator.estimates.shares import Shares
 from orchestrator.faults import Fault, pause, two_versions
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.pruning import Pruner
 from orchestrator.ready import Ready

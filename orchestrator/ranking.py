@@ -5,9 +5,9 @@ Imports nothing heavy, so that a look at a sweep is instant.
 
 from __future__ import annotations
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.planning.snapshot import Entry
 from orchestrator.report import Cell, shown, summarised
-from orchestrator.standing import Standing
 
 TOP = 10
 

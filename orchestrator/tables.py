@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
 
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report, terminal
+from orchestrator.monitoring.status import Building, Running, elapsed
 from orchestrator.report import lines
 from orchestrator.report.wording import number
 
@@ -22,46 +21,20 @@ VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
 ROWS = 20  # of what runs: a screen holds no more, however many machines there are
 
 
-@dataclass(frozen=True)
-class Running:
-    """A trial that runs: for how long (seconds), and what its last epoch said, if it had one."""
-
-    name: str
-    seconds: float
-    epochs: int
-    epoch: float | None = None
-    train_acc: float | None = None
-    test_acc: float | None = None
-
-
-@dataclass(frozen=True)
-class Building:
-    """A data set that is being built, for how long if that is known, and the last word of its builder."""
-
-    name: str
-    word: str
-    seconds: float | None = None
-
-
 def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTable:
     """What is being built and what runs, `ROWS` of them, and how many more there are."""
     table = RichTable("running", "for", "epoch", "train acc", "test acc", box=None, padding=(0, 2, 0, 0))
     for data in building[:ROWS]:
-        since = "" if data.seconds is None else duration(data.seconds)
+        since = "" if data.seconds is None else elapsed(data.seconds)
         table.add_row(Text.assemble((data.name, "cyan"), f" {data.word}"), since, "", "", "")
     for trial in running[: ROWS - min(ROWS, len(building))]:
         epoch = f"{'-' if trial.epoch is None else format(trial.epoch, '.0f')}/{trial.epochs}"
         accs = ("" if acc is None else f"{number(acc, 'acc')} %" for acc in (trial.train_acc, trial.test_acc))
-        table.add_row(trial.name, duration(trial.seconds), epoch, *accs)
+        table.add_row(trial.name, elapsed(trial.seconds), epoch, *accs)
     more = len(building) + len(running) - ROWS
     if more > 0:
         table.add_row(Text(f"... and {more} more", "dim"))
     return table
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `0:12:05`, `2 days, 3:04:05`"""
-    return f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))
 
 
 def rich_table(table: report.Table) -> RichTable:

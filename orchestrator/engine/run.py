@@ -24,7 +24,7 @@ from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.kept_weights import choose_kept_weights
 from orchestrator.estimates.shares import Given, Measured, Shares
 from orchestrator.host import scratch, stoppable
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.preflight import check_ready

@@ -1,2 +1,3 @@
-"""What a plan costs: FLOPs, hours, GPU shares, the order of trials. Reads storage and remembers there what was
-measured; starts nothing."""
+"""What a plan costs: FLOPs, hours, GPU shares, the order of trials. Reads storage, and remembers there what was
+measured; starts nothing.
+"""

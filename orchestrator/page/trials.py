@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.page.fields import kept_fields
 from orchestrator.planning.snapshot import METRIC, Entry, Outline
-from orchestrator.standing import Standing
 from orchestrator.storage.records import Record
 
 POINTS = 80  # of a curve, at most: a panel is 320 pixels wide

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.planning.snapshot import METRIC
 from orchestrator.report.reference import known
 from orchestrator.report.table import Cell, Table, axes_of, scale
-from orchestrator.standing import Standing
 
 Holds = Literal["holds", "does not hold", "not known yet"]
 Labels = Mapping[str, str]

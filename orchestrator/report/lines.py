@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.report.claims import Point, Side, Verdict
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.statistics import smallest_p
 from orchestrator.report.table import scale
 from orchestrator.report.wording import number, spread
-from orchestrator.standing import Standing
 
 MOST = 8  # points of a claim that hold, that are told one by one
 

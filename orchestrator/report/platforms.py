@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from orchestrator.monitoring.sweep_status import Standing, without_curves
 from orchestrator.report.sheet_warning import SheetWarning
 from orchestrator.report.table import Table
-from orchestrator.standing import Standing, without_curves
 from orchestrator.storage.records import Record
 
 UNKNOWN = "a platform that was not recorded"

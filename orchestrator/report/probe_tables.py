@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.planning.snapshot import METRIC, Entry
 from orchestrator.report.table import Cell, Table, place_of, summarised
-from orchestrator.standing import Standing
 
 
 def probe_tables(standing: Standing) -> tuple[Table, ...]:

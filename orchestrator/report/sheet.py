@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.report.claims import Verdict, verdicts
 from orchestrator.report.comparison import Comparison, Difference, compare, pair
 from orchestrator.report.error import ReportError
@@ -18,7 +19,6 @@ from orchestrator.report.reference import Reference, find
 from orchestrator.report.table import Cell, Table, scale, tabulate
 from orchestrator.report.warning import SheetWarning, sheet_warnings
 from orchestrator.report.wording import caption, source
-from orchestrator.standing import Standing
 
 
 @dataclass(frozen=True)

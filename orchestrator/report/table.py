@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.planning.snapshot import METRIC, Entry, Outline
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
-from orchestrator.standing import Standing
 
 VALUE = "value"  # the name of the one column where rows are metrics
 

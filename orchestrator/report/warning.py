@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.planning.snapshot import Entry, lack
 from orchestrator.report.platforms import mixed_platforms
 from orchestrator.report.sheet_warning import SheetWarning as SheetWarning
 from orchestrator.report.table import Table
-from orchestrator.standing import Standing
 
 MOST = 8  # warnings of a kind, and trials of a warning, that are listed one by one
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.records import Record
 from orchestrator.tracking import told

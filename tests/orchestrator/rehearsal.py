@@ -19,7 +19,7 @@ from orchestrator.estimates.gpus import LANE_SECONDS
 from orchestrator.estimates.packing import larger
 from orchestrator.estimates.shares import Shares
 from orchestrator.faults import Fault
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Task
 from orchestrator.progress import Progress
 from orchestrator.storage.leases import Leases

@@ -15,7 +15,7 @@ from orchestrator.engine.dispatch import DEATHS, Dispatcher, Seat
 from orchestrator.engine.switchboard import Message
 from orchestrator.estimates.capacity import Claim
 from orchestrator.faults import Fault
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.progress import Progress
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.estimates.shares import Shares
 from orchestrator.faults import Fault, pause
-from orchestrator.observer import Audience, Observer
+from orchestrator.monitoring.observer import Audience, Observer
 from orchestrator.planning.plan import Task
 from orchestrator.progress import LOOK_SECONDS, Attempt, Progress
 from orchestrator.storage.heartbeats import Driver

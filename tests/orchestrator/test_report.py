@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from orchestrator import report
+from orchestrator.monitoring.sweep_status import Standing, look
 from orchestrator.report.wording import spread
-from orchestrator.standing import Standing, look
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import below, legend, rich_table
 from poisons import Store

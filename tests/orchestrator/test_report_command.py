@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.monitoring.sweep_status import Standing, look
 from orchestrator.planning.snapshot import Entry, Outline
 from orchestrator.report import make_sheet
-from orchestrator.standing import Standing, look
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import Opsctl

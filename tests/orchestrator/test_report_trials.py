@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from orchestrator import report
+from orchestrator.monitoring.sweep_status import Standing, look
 from orchestrator.planning.snapshot import Entry, Outline
 from orchestrator.report.csv_text import csv_text, neutralised
 from orchestrator.report.trials import trials_csv
-from orchestrator.standing import Standing, look
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import Opsctl

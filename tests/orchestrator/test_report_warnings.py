@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator import report
+from orchestrator.monitoring.sweep_status import look
 from orchestrator.page.document import document_of
 from orchestrator.page.render import page_of
 from orchestrator.report.latex import escaped
 from orchestrator.report.warning import MOST, SheetWarning, warning_lines
-from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import below, picture
 from poisons import Store

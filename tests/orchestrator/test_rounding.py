@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 
 from orchestrator import report
 from orchestrator.display import Lines
+from orchestrator.monitoring.status import Running
+from orchestrator.monitoring.sweep_status import look
 from orchestrator.page import document_of, page_of
 from orchestrator.planning.plan import Plan
 from orchestrator.ranking import best_cells
 from orchestrator.report.latex import latex
 from orchestrator.report.wording import fixed
-from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger
-from orchestrator.tables import Running, at_work, picture, rich_table
+from orchestrator.tables import at_work, picture, rich_table
 from orchestrator.terminal import RenderableType, Terminal
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny

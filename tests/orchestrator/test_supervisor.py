@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import supervisor
-from orchestrator.stopping import stop_drivers
+from orchestrator.monitoring.stop import stop_drivers
 from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.storage import Folder
 from orchestrator.supervisor import STOPPED, TRIES, Supervisor

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.batch import Union
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import RunSpec
@@ -16,7 +17,6 @@ from orchestrator.planning.sweep_file import load
 from orchestrator.report import make_sheet
 from orchestrator.report.reference import find
 from orchestrator.report.table import axes_of
-from orchestrator.standing import look
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.trial import run_trial
 from poisons import Store

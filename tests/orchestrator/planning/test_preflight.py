@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator.engine.run import run_plan
-from orchestrator.observer import Observer
+from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.preflight import Preflight
 from orchestrator.planning.probes import Looks

@@ -16,13 +16,13 @@ import torch
 
 from orchestrator.estimates.cost import START_SECONDS, Costs
 from orchestrator.faults import fault
+from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task
 from orchestrator.planning.probes import PlannedLook
 from orchestrator.planning.snapshot import kept_outline
 from orchestrator.planning.spec import RunSpec
 from orchestrator.search import Search
-from orchestrator.standing import look
 from orchestrator.storage.garbage import entries
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.stores import open_store

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.stopping import stop_drivers
+from orchestrator.monitoring.stop import stop_drivers
 from orchestrator.storage import heartbeats
 from orchestrator.storage.heartbeats import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
 from orchestrator.storage.storage import Folder

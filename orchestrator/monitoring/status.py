@@ -1,4 +1,4 @@
-"""What `opsctl status` says: how far a sweep is, who runs it, what failed, what is in doubt.
+"""What of a sweep is at work, from the heartbeats of its drivers and the results of its trials.
 
 Imports nothing heavy, so that a look at a sweep is instant.
 """
@@ -6,39 +6,34 @@ Imports nothing heavy, so that a look at a sweep is instant.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
+from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.planning.snapshot import Entry, differs
-from orchestrator.standing import Standing
 from orchestrator.storage.heartbeats import STALE_SECONDS, Mark
-from orchestrator.tables import Building, Running, at_work, duration
-from orchestrator.terminal import Terminal
 from trainers.printable import one_line
 
 
-def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, console: Terminal) -> None:
-    """Print it: all but the table. `marks` are those of all drivers of the store at `where`."""
-    name = standing.outline.name
-    mine = [mark for mark in marks if mark["sweep"] == name]
-    others = sorted({f"{mark['sweep']} on {mark['host']}" for mark in marks if mark["sweep"] != name})
-    console.say((name, "bold"), f": {standing.counts}")
-    for mark in mine:
-        console.say(("runs", "green"), f"   {driver_line(mark, version)}")
-    if building(mine) or running(mine):
-        console.print(at_work(building(mine), running(mine)))
-    if others:
-        console.say(f"this store's other sweeps that run: {', '.join(map(one_line, others))}")
-    for entry, failure in standing.failed():
-        attempts = failure.get("attempts", 1)
-        told = f" {entry.key} ({one_line(entry.name)}), {attempts} attempts: {failure['error']}"
-        console.say(("failed", "red"), told)
-        console.say(f"       {where}/trials/{entry.key}/failure.json")
-    for name, why in standing.damaged.items():
-        console.say(("damaged", "red"), f" {where}/{name} counts as missing: {why}")
-    for text, entries in doubts_by_text(standing).items():
-        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
-        first = f"{entries[0].key} ({one_line(entries[0].name)})"
-        console.say(("doubt", "yellow"), f"  {first}{more}: {text}")
+@dataclass(frozen=True)
+class Running:
+    """A trial that runs: for how long (seconds), and what its last epoch said, if it had one."""
+
+    name: str
+    seconds: float
+    epochs: int
+    epoch: float | None = None
+    train_acc: float | None = None
+    test_acc: float | None = None
+
+
+@dataclass(frozen=True)
+class Building:
+    """A data set that is being built, for how long if that is known, and the last word of its builder."""
+
+    name: str
+    word: str
+    seconds: float | None = None
 
 
 def doubts_by_text(standing: Standing) -> dict[str, list[Entry]]:
@@ -53,7 +48,7 @@ def driver_line(mark: Mark, version: str | None) -> str:
     """Who runs the sweep and for how long, what it does, and in what its version of the sweep is another than
     `version`."""
     state = mark["state"]
-    parts = [f"{place(mark)} for {duration(_between(mark['started'], mark['time']))}"]
+    parts = [f"{place(mark)} for {elapsed(_between(mark['started'], mark['time']))}"]
     if state:
         words = [f"{len(state['running'])} trials run", f"{state['waiting']} wait"]
         words += [f"{len(state['building'])} data sets are being built"] if state["building"] else []
@@ -67,7 +62,7 @@ def driver_line(mark: Mark, version: str | None) -> str:
     silent = _between(mark["time"], datetime.now(UTC).isoformat())
     if silent > STALE_SECONDS:
         parts.append(
-            f"NO SIGN OF IT for {duration(silent)}: it is dead or cut off, or clocks differ; "
+            f"NO SIGN OF IT for {elapsed(silent)}: it is dead or cut off, or clocks differ; "
             "opsctl stop waits a minute and then takes it for dead"
         )
     if version and mark.get("outline") and (how := differs(mark["outline"], version)):
@@ -111,3 +106,8 @@ def pace(standing: Standing, marks: Sequence[Mark]) -> float | None:
 
 def _between(one: str, other: str) -> float:
     return max(0.0, (datetime.fromisoformat(other) - datetime.fromisoformat(one)).total_seconds())
+
+
+def elapsed(seconds: float) -> str:
+    """`42 s`, `0:12:05`, `2 days, 3:04:05`"""
+    return f"{seconds:.0f} s" if seconds < 60 else str(timedelta(seconds=round(seconds)))

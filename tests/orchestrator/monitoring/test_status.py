@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator import status, watch
+from orchestrator import status_display
 from orchestrator.display import Lines, Screen
+from orchestrator.monitoring import status, watch
+from orchestrator.monitoring.status import Building, Running
+from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.snapshot import version_of
-from orchestrator.standing import look
 from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import SEALS, sealed
-from orchestrator.tables import ROWS, Building, Running, at_work
+from orchestrator.tables import ROWS, at_work
 from orchestrator.terminal import Terminal
 from orchestrator.trial import run_trial
 from poisons import Store
@@ -174,7 +176,7 @@ def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path
     store = Store(tmp_path / "store")
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     console, stop = Terminal(file=io.StringIO(), width=200), threading.Event()
-    view = watch.Lines(console)
+    view = status_display.Lines(console)
     watching = threading.Thread(
         target=watch.watch, args=(plan.outline, ledger, view), kwargs={"every": 0.02, "stop": stop}
     )
@@ -208,7 +210,7 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
     ledger.publish(plan.tasks[0].key, DONE)
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
     with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
-        found = text_of(watch.picture(look(plan.outline, ledger), marks(ledger.depot), None))
+        found = text_of(status_display.picture(look(plan.outline, ledger), marks(ledger.depot), None))
     for word in (
         "1 of 4 trials done, 1 failed, 2 missing",
         "120 an hour, 0:01:00 left",

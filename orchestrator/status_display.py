@@ -1,16 +1,14 @@
-"""`opsctl status --watch`: a sweep that runs, seen from any terminal or machine that reaches its store.
+"""`opsctl status`, and with `--watch`, in the terminal: how far a sweep is, who runs it, what failed, what is
+in doubt.
 
 Imports nothing heavy, so that a look at a sweep is instant.
 """
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from rich.console import Group
 from rich.live import Live
@@ -19,45 +17,39 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report
-from orchestrator.planning.snapshot import Outline
-from orchestrator.standing import Standing, look
-from orchestrator.status import building, driver_line, pace, running
-from orchestrator.storage.heartbeats import Mark, Watch, marks
-from orchestrator.storage.ledger import Ledger
-from orchestrator.tables import at_work, duration, rich_table
+from orchestrator.monitoring.status import building, doubts_by_text, driver_line, elapsed, pace, running
+from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.storage.heartbeats import Mark
+from orchestrator.tables import at_work, rich_table
 from orchestrator.terminal import Terminal
+from trainers.printable import one_line
 
 FAILURES = 5  # on the screen; status shows all
 
 
-class View(Protocol):
-    """Shows how far a sweep is, as often as it is told."""
-
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-def watch(
-    outline: Outline, ledger: Ledger, view: View, *, every: float, stop: threading.Event
-) -> Standing | None:
-    """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
-    set; how far it was then. A store that does not answer for a while is asked again."""
-    alive, seen, ran = Watch(ledger.depot), None, False
-    try:
-        while True:
-            with suppress(OSError):
-                drivers = [mark for mark in marks(ledger.depot) if mark["sweep"] == outline.name]
-                drivers = [mark for mark in drivers if alive.alive(mark["id"])]
-                seen = look(outline, ledger, seen)
-                view.show(seen, drivers)
-                if not drivers and (ran or not seen.left):
-                    return seen
-                ran = ran or bool(drivers)
-            if stop.wait(every):
-                return seen
-    finally:
-        view.close()
+def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, console: Terminal) -> None:
+    """Print it: all but the table. `marks` are those of all drivers of the store at `where`."""
+    name = standing.outline.name
+    mine = [mark for mark in marks if mark["sweep"] == name]
+    others = sorted({f"{mark['sweep']} on {mark['host']}" for mark in marks if mark["sweep"] != name})
+    console.say((name, "bold"), f": {standing.counts}")
+    for mark in mine:
+        console.say(("runs", "green"), f"   {driver_line(mark, version)}")
+    if building(mine) or running(mine):
+        console.print(at_work(building(mine), running(mine)))
+    if others:
+        console.say(f"this store's other sweeps that run: {', '.join(map(one_line, others))}")
+    for entry, failure in standing.failed():
+        attempts = failure.get("attempts", 1)
+        told = f" {entry.key} ({one_line(entry.name)}), {attempts} attempts: {failure['error']}"
+        console.say(("failed", "red"), told)
+        console.say(f"       {where}/trials/{entry.key}/failure.json")
+    for name, why in standing.damaged.items():
+        console.say(("damaged", "red"), f" {where}/{name} counts as missing: {why}")
+    for text, entries in doubts_by_text(standing).items():
+        more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
+        first = f"{entries[0].key} ({one_line(entries[0].name)})"
+        console.say(("doubt", "yellow"), f"  {first}{more}: {text}")
 
 
 @dataclass
@@ -110,7 +102,7 @@ def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) ->
     line.add_row(
         ProgressBar(total=standing.total, completed=standing.total - standing.left, width=40),
         standing.counts,
-        f"{3600 * rate:.0f} an hour, {duration(standing.left / rate)} left" if rate else "",
+        f"{3600 * rate:.0f} an hour, {elapsed(standing.left / rate)} left" if rate else "",
     )
     who = [Text(f"runs {driver_line(mark, version)}", overflow="ellipsis", no_wrap=True) for mark in drivers]
     builds, runs, failed = building(drivers), running(drivers), standing.failed()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.standing import look
+from orchestrator.monitoring.sweep_status import look
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.summaries import finished, summaries
 from poisons import Store

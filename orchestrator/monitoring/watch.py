@@ -1,0 +1,46 @@
+"""`opsctl status --watch`: a sweep that runs, seen from any terminal or machine that reaches its store.
+
+Imports nothing heavy, so that a look at a sweep is instant.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from orchestrator.monitoring.sweep_status import Standing, look
+from orchestrator.planning.snapshot import Outline
+from orchestrator.storage.heartbeats import Mark, Watch, marks
+from orchestrator.storage.ledger import Ledger
+
+
+class View(Protocol):
+    """Shows how far a sweep is, as often as it is told."""
+
+    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def watch(
+    outline: Outline, ledger: Ledger, view: View, *, every: float, stop: threading.Event
+) -> Standing | None:
+    """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
+    set; how far it was then. A store that does not answer for a while is asked again."""
+    alive, seen, ran = Watch(ledger.depot), None, False
+    try:
+        while True:
+            with suppress(OSError):
+                drivers = [mark for mark in marks(ledger.depot) if mark["sweep"] == outline.name]
+                drivers = [mark for mark in drivers if alive.alive(mark["id"])]
+                seen = look(outline, ledger, seen)
+                view.show(seen, drivers)
+                if not drivers and (ran or not seen.left):
+                    return seen
+                ran = ran or bool(drivers)
+            if stop.wait(every):
+                return seen
+    finally:
+        view.close()
