@@ -397,7 +397,7 @@ def submit(
     us; 3 if nobody knows how it ended, or whether: the connection was lost for a minute, or the job was; 137
     and the like if it was killed time and again.
     """
-    from orchestrator import submit as sending
+    from orchestrator.cluster import submit as sending
 
     run = {
         "run.max_concurrent": max_concurrent,
@@ -448,7 +448,7 @@ def status(
     outline, ledger, version = _outline(file, store, settings)
     console, standing = _console(), None
     if watch:
-        from orchestrator.host import stoppable
+        from orchestrator.cluster.host import stoppable
         from orchestrator.monitoring import watch as watching
 
         screen = console.is_terminal
@@ -784,8 +784,8 @@ def _serve_ui(
     """Run MLflow's server until it is stopped; its exit code, 0 if it was we who stopped it."""
     from orchestrator import mlflow_server
     from orchestrator.artifacts import make_relative
+    from orchestrator.cluster.host import stoppable
     from orchestrator.database import first_use, with_driver
-    from orchestrator.host import stoppable
 
     with stoppable() as stop:
         with console.status("starting MLflow"), first_use(with_driver(uri)):
@@ -1131,7 +1131,7 @@ def _check_this_machine(todo: Plan) -> None:
 
 def _make_private_token(console: Terminal) -> None:
     """Before Ray is started on this machine, and makes one that others could read."""
-    from orchestrator.cluster_token import make_private_token
+    from orchestrator.cluster.token import make_private_token
 
     if warning := make_private_token():
         _warn(console, warning)

@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from orchestrator.cluster.submit import prepare
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.snapshot import version_of
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import DepotError, local_folder, open_depot
-from orchestrator.submit import prepare
 from orchestrator.tracking.told import params
 from orchestrator.trial import run_trial
 from poisons import Store

@@ -5,7 +5,7 @@ What a worker imports (`lane`, `build`) it pays for each time that it starts, so
 
 import os
 
-from orchestrator.cluster_token import use_token
+from orchestrator.cluster.token import use_token
 
 SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the older output can be silenced; ours is the display

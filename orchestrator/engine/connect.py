@@ -17,9 +17,9 @@ import torch
 from ray._private import ray_constants
 from ray.exceptions import AuthenticationError
 
-from orchestrator.autoscaling import promised
-from orchestrator.cluster_token import check_token, find_token, make_private_token
-from orchestrator.host import knock, scratch
+from orchestrator.cluster.autoscaling import promised
+from orchestrator.cluster.host import knock, scratch
+from orchestrator.cluster.token import check_token, find_token, make_private_token
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 

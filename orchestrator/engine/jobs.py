@@ -20,7 +20,7 @@ from typing import Any
 import aiohttp
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from orchestrator.cluster_token import ANSWER_SECONDS, Token, find_token
+from orchestrator.cluster.token import ANSWER_SECONDS, Token, find_token
 from trainers import InputError
 from trainers.stored import VALUE
 
@@ -59,7 +59,9 @@ class Jobs:
     def submit(self, file: Path, name: str, options: Sequence[str]) -> str:
         """Have the head run `opsctl sweep FILE options...`, and again if it is killed; the job's id. Nothing
         but the file travels."""
-        entrypoint = shlex.join(["python", "-m", "orchestrator.supervisor", name, file.name, *options])
+        entrypoint = shlex.join(
+            ["python", "-m", "orchestrator.cluster.supervisor", name, file.name, *options]
+        )
         with tempfile.TemporaryDirectory(prefix="opsctl-") as folder:
             shutil.copyfile(file, Path(folder) / file.name)
             return self._client.submit_job(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from ray.exceptions import RayError
 
+from orchestrator.cluster.host import scratch, stoppable
 from orchestrator.engine.builders import Builders
 from orchestrator.engine.connect import Cluster, cluster
 from orchestrator.engine.dispatch import Dispatcher
@@ -23,7 +24,6 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.kept_weights import choose_kept_weights
 from orchestrator.estimates.shares import Given, Measured, Shares
-from orchestrator.host import scratch, stoppable
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan, Task

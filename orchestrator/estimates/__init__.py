@@ -1,3 +1,3 @@
-"""What a plan costs: FLOPs, hours, GPU shares, the order of trials. Reads storage, and remembers there what was
+"""What a plan costs: FLOPs, hours, GPU shares, the order of trials. Reads storage, and keeps there what was
 measured; starts nothing.
 """

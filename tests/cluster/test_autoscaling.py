@@ -8,7 +8,7 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from orchestrator.autoscaling import promised
+from orchestrator.cluster.autoscaling import promised
 from tests.conftest import ROOT
 
 

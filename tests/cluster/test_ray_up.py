@@ -175,7 +175,7 @@ def test_a_sweep_on_a_cluster_from_nothing_to_nothing(hosts: Hosts, tmp_path: Pa
 
 
 def reachable(url: str) -> bool:
-    from orchestrator.host import knock
+    from orchestrator.cluster.host import knock
 
     try:
         knock(url.removeprefix("http://"))

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import cli, submit
+from orchestrator import cli
+from orchestrator.cluster import submit
 from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.ledger import Ledger
 from tests.cluster.cable import Cable
@@ -232,9 +233,9 @@ def test_a_token_that_is_missing_or_wrong_is_one_error(
 @pytest.mark.parametrize(
     "message",
     [
-        "/usr/bin/python: Error while finding module specification for 'orchestrator.supervisor' "
+        "/usr/bin/python: Error while finding module specification for 'orchestrator.cluster.supervisor' "
         "(ModuleNotFoundError: No module named 'orchestrator')",
-        "/usr/bin/python: No module named orchestrator.supervisor",
+        "/usr/bin/python: No module named orchestrator.cluster.supervisor",
         "/bin/sh: 1: python: not found",
     ],
 )

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.cluster.submit import prepare
 from orchestrator.planning import resources
 from orchestrator.planning.caveats import warnings
 from orchestrator.planning.resources import lacking, lacking_here, local_resources
 from orchestrator.planning.spec import RunSpec
-from orchestrator.submit import prepare
 from poisons import Store
 from tests.conftest import Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.host import OWNER, scratch
+from orchestrator.cluster.host import OWNER, scratch
 from orchestrator.storage.process import this_process
 from tests.conftest import ROOT
 
-HOLD = "import sys, time; from pathlib import Path; from orchestrator.host import scratch\n"
+HOLD = "import sys, time; from pathlib import Path; from orchestrator.cluster.host import scratch\n"
 HOLD += "with scratch(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(600)"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cluster_token import find_token, make_private_token
+from orchestrator.cluster.token import find_token, make_private_token
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 """`opsctl sweep`, begun again when it is killed, as the head of a cluster runs it:
-`python -m orchestrator.supervisor NAME FILE --store STORE ...`.
+`python -m orchestrator.cluster.supervisor NAME FILE --store STORE ...`.
 
 Imports nothing heavy, so that it is not what a machine without memory kills.
 """
@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
-from orchestrator.host import stoppable
+from orchestrator.cluster.host import stoppable
 from orchestrator.storage.heartbeats import Driver, Mark, bury, marks
 from orchestrator.storage.process import machine
 from orchestrator.storage.storage import Depot, open_depot

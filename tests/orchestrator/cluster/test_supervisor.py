@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import supervisor
+from orchestrator.cluster import supervisor
+from orchestrator.cluster.supervisor import STOPPED, TRIES, Supervisor
 from orchestrator.monitoring.stop import stop_drivers
 from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.storage import Folder
-from orchestrator.supervisor import STOPPED, TRIES, Supervisor
 from tests.conftest import ROOT
 
 # `opsctl sweep` in little: each is killed by itself until there are so many results
@@ -40,7 +40,7 @@ import sys, threading
 from pathlib import Path
 from orchestrator.storage.storage import Folder
 from orchestrator.storage.heartbeats import Driver
-from orchestrator.host import stoppable
+from orchestrator.cluster.host import stoppable
 with stoppable() as stop, Driver(Folder(Path(sys.argv[1])), "tiny", {"needs": []}, stop):
     stop.wait(60)
     (Path(sys.argv[1]) / "cleanly").touch()
@@ -147,7 +147,7 @@ def test_who_ends_the_job_ends_both(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 from orchestrator.storage.storage import Folder
-from orchestrator.supervisor import Supervisor
+from orchestrator.cluster.supervisor import Supervisor
 sys.exit(Supervisor(Folder(Path(sys.argv[1])), "tiny", [sys.executable, "-c", {DRIVER!r}, sys.argv[1]]).run())
 """
     job = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
@@ -161,9 +161,7 @@ sys.exit(Supervisor(Folder(Path(sys.argv[1])), "tiny", [sys.executable, "-c", {D
 
 def test_it_is_small() -> None:
     """What a machine without memory kills is the sweep, not who begins it again."""
-    look = (
-        "import sys, orchestrator.supervisor; print(*{'ray', 'torch', 'mlflow', 'fsspec'} & set(sys.modules))"
-    )
+    look = "import sys, orchestrator.cluster.supervisor; print(*{'ray', 'torch', 'mlflow', 'fsspec'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == ""
 
