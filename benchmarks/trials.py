@@ -17,7 +17,7 @@ import psutil
 import record
 import torch
 
-from orchestrator.engine.run import run_plan
+from orchestrator.execution.ray.run import run_plan
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import RunSpec, SweepSpec
@@ -91,7 +91,7 @@ def ours(count: int, *, pause: bool) -> dict[str, Any]:
 
 def pool(count: int) -> dict[str, Any]:
     """The same calls by a bare pool of actors."""
-    import ray  # noqa: TID251  (the other side; imported after orchestrator.engine, which sets its options)
+    import ray  # noqa: TID251  (the other side; imported after orchestrator.execution.ray, which sets its options)
     from ray.util import ActorPool  # noqa: TID251
 
     with tempfile.TemporaryDirectory() as folder:

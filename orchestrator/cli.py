@@ -410,7 +410,7 @@ def submit(
         file, store=store, settings=settings, tracking_uri=tracking_uri, tracking_wait=tracking_wait
     )
     with _console().status("asking the cluster"):
-        from orchestrator.engine.jobs import Jobs
+        from orchestrator.execution.ray.jobs import Jobs
         from orchestrator.terminal import shown, without_colours
 
         jobs = Jobs(address)
@@ -572,7 +572,7 @@ def poison(
             _make_private_token(_console())
         from functools import partial
 
-        from orchestrator.engine.build import build_data
+        from orchestrator.execution.ray.build import build_data
 
         build = partial(build_data, workers=workers, address=address)
     datasets.make(wanted, stored, _console(), build, device)
@@ -1104,7 +1104,7 @@ def _run(
 
     view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
     observers = [view] if live is None else [view, live]
-    from orchestrator.engine.run import run_plan
+    from orchestrator.execution.ray.run import run_plan
 
     outcome = run_plan(todo, stored, Audience(*observers), address=address, retry=retry)
     if outcome.interrupted:

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.expansion import expand
 from orchestrator.planning.probes import metrics_found
 from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.__main__ import main as poison_bare
 from tests.conftest import CPU, ROOT, Opsctl

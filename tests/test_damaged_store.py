@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.storage.ledger import HISTORY, Ledger
 from orchestrator.storage.records import SEALS, sealed
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_store
-from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.node_copy import shelved
 from tests.conftest import Opsctl

@@ -93,7 +93,9 @@ def test_a_look_at_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_planning_needs_no_ray_and_no_mlflow() -> None:
-    assert not loaded("import orchestrator.planning.plan, orchestrator.report, orchestrator.trial") & {
+    assert not loaded(
+        "import orchestrator.planning.plan, orchestrator.report, orchestrator.execution.trial"
+    ) & {
         "ray",
         "mlflow",
     }

@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from orchestrator.cluster.submit import prepare
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.snapshot import version_of
 from orchestrator.planning.spec import SweepSpec
@@ -26,7 +27,6 @@ from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import DepotError, local_folder, open_depot
 from orchestrator.tracking.told import params
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import TRAIN, tiny, write

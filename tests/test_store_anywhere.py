@@ -19,13 +19,13 @@ import pytest
 import torch
 from s3fs import S3FileSystem
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import rubbish
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_store
-from orchestrator.trial import run_trial
 from poisons import DataSpec, Store, Workshop
 from poisons.durable import StoreError
 from poisons.node_copy import shelved

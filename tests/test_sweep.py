@@ -66,7 +66,7 @@ def left_over(store: Path) -> list[Path]:
 
 
 def test_a_sweep_runs_once_and_its_numbers_are_those_of_a_trial_alone(tmp_path: Path) -> None:
-    from orchestrator.trial import run_trial
+    from orchestrator.execution.trial import run_trial
     from tests.conftest import CPU
 
     store, sweep = tmp_path / "store", tiny(grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2]})

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from orchestrator import cli
-from orchestrator.engine import run
+from orchestrator.execution.ray import run
 from tests.chaos.record import Recorded
 
 FILE, WHO = "OPSCTL_TEST_DIARY", "OPSCTL_TEST_WHO"

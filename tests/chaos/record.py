@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.storage.ledger import Record
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.trial import run_trial
 from poisons import Store
 from trainers.loop import Metrics, Report
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.trial import run_trial
+from orchestrator.execution.trial import run_trial
 from poisons import Store
 from tests.chaos.play import ROWS, RUNS, SEED
 from tests.conftest import CPU, finish, start

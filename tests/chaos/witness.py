@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.stores import open_store
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny

@@ -114,7 +114,7 @@ def test_nobody_has_to_look(tmp_path: Path, head: Head) -> None:
 @pytest.fixture
 def cable(head: Head, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
     """All that goes to the dashboard goes over it; whoever is not answered soon asks again."""
-    from orchestrator.engine import jobs
+    from orchestrator.execution.ray import jobs
 
     for name, value in TOKENS.items():
         monkeypatch.setenv(name, value)
@@ -131,7 +131,7 @@ def cable(head: Head, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
 def test_after_a_broken_line_nothing_is_written_twice_and_nothing_is_missed(
     head: Head, cable: Cable, fault: Callable[[Cable], None]
 ) -> None:
-    from orchestrator.engine.jobs import Jobs
+    from orchestrator.execution.ray.jobs import Jobs
 
     counts = "import time\nfor i in range(30): print(f'<{i}>', flush=True); time.sleep(0.4)"
     job = Jobs(head.dashboard)._client.submit_job(entrypoint=shlex.join(["python", "-c", counts]))
@@ -156,7 +156,7 @@ def test_after_a_broken_line_nothing_is_written_twice_and_nothing_is_missed(
 def test_a_line_that_stays_broken_is_no_failed_trial(
     tmp_path: Path, head: Head, cable: Cable, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from orchestrator.engine import jobs
+    from orchestrator.execution.ray import jobs
 
     monkeypatch.setattr(jobs, "LOST_SECONDS", 3.0)
     copy = jobs.Log.copy
@@ -195,7 +195,7 @@ def test_a_driver_that_is_killed_at_night_is_begun_again(tmp_path: Path, head: H
 
 
 def test_a_log_that_is_told_from_its_beginning_again_is_written_once() -> None:
-    from orchestrator.engine.jobs import Log
+    from orchestrator.execution.ray.jobs import Log
 
     async def said(*texts: str, ends: bool = True) -> AsyncIterator[str]:
         for text in texts:
@@ -242,7 +242,7 @@ def test_a_token_that_is_missing_or_wrong_is_one_error(
 def test_a_head_without_opsctl_is_told(message: str) -> None:
     from ray.job_submission import JobDetails, JobStatus
 
-    from orchestrator.engine import jobs
+    from orchestrator.execution.ray import jobs
 
     ended = JobDetails(
         type="SUBMISSION",
@@ -272,7 +272,7 @@ def test_where_no_dashboard_is_there_is_one_error(tmp_path: Path, head: Head, op
 
 @pytest.mark.slow
 def test_what_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from orchestrator.engine import jobs
+    from orchestrator.execution.ray import jobs
 
     monkeypatch.setattr(jobs, "ANSWER_SECONDS", 0.5)
     with (

@@ -10,10 +10,10 @@ import torch
 
 from orchestrator.estimates.flops_kept import FlopsKept
 from orchestrator.estimates.packing import Shares
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.delta import Delta
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -22,7 +22,12 @@ from trainers.architectures.lenet import LeNet5
 from trainers.flops import network_flops
 
 PACKAGES = ("trainers", "poisons", "orchestrator")
-SLOW = ("orchestrator.engine", "orchestrator.tracking", "orchestrator.page.__main__", "orchestrator.__main__")
+SLOW = (
+    "orchestrator.execution.ray",
+    "orchestrator.tracking",
+    "orchestrator.page.__main__",
+    "orchestrator.__main__",
+)
 TRACEBACK = 70  # the exit code of a command that ended in one
 POLL_SECONDS = 0.002
 

@@ -11,17 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from orchestrator.engine.connect import Cluster
-from orchestrator.engine.dispatch import Dispatcher
-from orchestrator.engine.switchboard import Message
 from orchestrator.estimates.capacity import TINY, Claim
 from orchestrator.estimates.gpus import LANE_SECONDS
 from orchestrator.estimates.packing import larger
 from orchestrator.estimates.shares import Shares
-from orchestrator.faults import Fault
+from orchestrator.execution.faults import Fault
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.ray.connect import Cluster
+from orchestrator.execution.ray.dispatch import Dispatcher
+from orchestrator.execution.ray.mailbox import Message
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Task
-from orchestrator.progress import Progress
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from poisons import Store

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import report
 from orchestrator.estimates.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.page import write_page
 from orchestrator.page.document import document_of
@@ -19,7 +20,6 @@ from orchestrator.planning.caveats import lacking_probes
 from orchestrator.planning.spec import RunSpec
 from orchestrator.report import Sheet, make_sheet
 from orchestrator.storage.ledger import Ledger
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write

@@ -15,12 +15,12 @@ import pytest
 from mlflow.entities import Run, ViewType
 
 from orchestrator import mlflow_server
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Record
 from orchestrator.tracking import KEY, TROUBLE, LiveTracker, Tracker, default_uri, told
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny

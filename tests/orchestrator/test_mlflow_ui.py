@@ -16,10 +16,10 @@ from urllib.parse import parse_qs
 import pytest
 
 from orchestrator.artifacts import make_relative, path_of
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tracking import Tracker, default_uri, told
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, finish, start
 from tests.orchestrator.browser import browser, visit

@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.page import document_of, load_document, page_of, save_document, write_page
 from orchestrator.page.__main__ import main as page_main
@@ -23,7 +24,6 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.report import Sheet, make_sheet
 from orchestrator.storage.ledger import Ledger
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT
 from tests.orchestrator.browser import Seen, browser, visit

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.tracking import LiveTracker, Tracker
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -16,12 +16,12 @@ import pytest
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.storage import Folder
 from orchestrator.tracking import KEY, Tracker, default_uri, page, told
 from orchestrator.tracking.parent import ROLE
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, ROOT
 from tests.orchestrator.driving import heartbeat

@@ -27,13 +27,13 @@ from orchestrator.estimates.estimate import (
 )
 from orchestrator.estimates.packing import Shares, shape_key
 from orchestrator.estimates.rates import BATCH_SECONDS, Rates, Run
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.extents import USUAL, Extents
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
 from poisons.sources.digits import Digits

@@ -12,6 +12,7 @@ import pytest
 
 from orchestrator import status_display
 from orchestrator.display import Lines, Screen
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring import status, watch
 from orchestrator.monitoring.status import Building, Running
 from orchestrator.monitoring.sweep_status import look
@@ -21,7 +22,6 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import SEALS, sealed
 from orchestrator.tables import ROWS, at_work
 from orchestrator.terminal import Terminal
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, Opsctl, start
 from tests.orchestrator.driving import driving, run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.batch import Union
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.batch import Union
 from orchestrator.planning.plan import Plan, Task, make_plan
@@ -18,7 +19,6 @@ from orchestrator.report import make_sheet
 from orchestrator.report.reference import find
 from orchestrator.report.table import axes_of
 from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.ops import Ops
 from tests.conftest import CPU, ROOT

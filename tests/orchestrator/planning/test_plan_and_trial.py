@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.faults import fault
+from orchestrator.execution.faults import fault
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.planning.sweep_file import load
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.trial import run_trial
 from poisons import DataSpec, Store
 from poisons.sources.digits import Digits
 from tests.conftest import CPU, ROOT

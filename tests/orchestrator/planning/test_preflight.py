@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.run import run_plan
+from orchestrator.execution.ray.run import run_plan
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.preflight import Preflight
 from orchestrator.planning.probes import Looks
 from orchestrator.planning.spec import LookSpec, RunSpec
 from orchestrator.storage.ledger import Ledger
-from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.sources.base import Source
 from tests.conftest import CPU, Opsctl

@@ -15,20 +15,20 @@ import pytest
 import torch
 
 from orchestrator.estimates.cost import START_SECONDS, Costs
-from orchestrator.faults import fault
+from orchestrator.execution.faults import fault
+from orchestrator.execution.search import Search
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task
 from orchestrator.planning.probes import PlannedLook
 from orchestrator.planning.snapshot import kept_outline
 from orchestrator.planning.spec import RunSpec
-from orchestrator.search import Search
 from orchestrator.storage.garbage import entries
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.stores import open_store
 from orchestrator.storage.summaries import HEAD, heads, looked
 from orchestrator.tracking import Tracker, default_uri
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from orchestrator.faults import fault
+from orchestrator.execution.faults import fault
 from poisons.durable import StoreError
 from trainers import InputError
 from trainers.loop import DivergenceError, OutOfMemoryError

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
+from orchestrator.execution.pruning import Pruner
+from orchestrator.execution.trial import run_trial
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import JUDGED
-from orchestrator.pruning import Pruner
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.trial_spec import TrialSpec
-from orchestrator.trial import run_trial
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny

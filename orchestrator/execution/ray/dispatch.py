@@ -12,18 +12,18 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from orchestrator.engine.builders import Builders
-from orchestrator.engine.connect import Cluster
-from orchestrator.engine.lanes import Lanes
-from orchestrator.engine.places import Places
-from orchestrator.engine.probes import Probes
-from orchestrator.engine.switchboard import Answers, Message
 from orchestrator.estimates.capacity import Claim
 from orchestrator.estimates.gpus import Tenant
-from orchestrator.faults import Fault, died, is_out_of_memory, killed_for_memory
-from orchestrator.nodes import Nodes
-from orchestrator.pressure import Pressure
-from orchestrator.progress import Attempt, Progress
+from orchestrator.execution.faults import Fault, died, is_out_of_memory, killed_for_memory
+from orchestrator.execution.node_health import Nodes
+from orchestrator.execution.pressure import Pressure
+from orchestrator.execution.progress import Attempt, Progress
+from orchestrator.execution.ray.builders import Builders
+from orchestrator.execution.ray.connect import Cluster
+from orchestrator.execution.ray.mailbox import Answers, Message
+from orchestrator.execution.ray.placement import Places
+from orchestrator.execution.ray.profiling import Probes
+from orchestrator.execution.ray.tune import Lanes
 from trainers.spec import plain
 
 HEAR_SECONDS = 0.1  # how long the driver waits for a message

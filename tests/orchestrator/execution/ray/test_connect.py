@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.engine import connect
-from orchestrator.engine.connect import JOIN_SECONDS, Cluster
-from tests.orchestrator.test_progress import Clock
+from orchestrator.execution.ray import connect
+from orchestrator.execution.ray.connect import JOIN_SECONDS, Cluster
+from tests.orchestrator.execution.test_progress import Clock
 
 HEAD, WORKER = {"memory": 1e9}, {"CPU": 4.0}
 

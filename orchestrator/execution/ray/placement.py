@@ -7,12 +7,12 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from orchestrator.engine.connect import Cluster
-from orchestrator.engine.lanes import Lanes
 from orchestrator.estimates.allocation import Waiting, openings
 from orchestrator.estimates.capacity import Claim, crowded, idle, room
 from orchestrator.estimates.gpus import LANE_SECONDS, Cards, Tenant, outranks
-from orchestrator.progress import Progress
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.ray.connect import Cluster
+from orchestrator.execution.ray.tune import Lanes
 
 MOST = 1000  # lanes that are opened at once, at most
 REST_SECONDS = 60.0  # that nothing is opened in place of a lane that had to go: it would go as well

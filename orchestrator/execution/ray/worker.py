@@ -19,9 +19,9 @@ import ray
 import torch
 from ray.actor import ActorHandle
 
-from orchestrator.engine.connect import device_of
-from orchestrator.engine.switchboard import Line, Message
-from orchestrator.faults import fault, two_versions
+from orchestrator.execution.faults import fault, two_versions
+from orchestrator.execution.ray.connect import device_of
+from orchestrator.execution.ray.mailbox import Line, Message
 from orchestrator.planning.probes import PlannedLook
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
@@ -35,7 +35,7 @@ from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
 OPEN = 8  # data sets that a lane keeps open
-Work = Callable[..., Record]  # orchestrator.trial.run_trial, or what a benchmark puts in its place
+Work = Callable[..., Record]  # orchestrator.execution.trial.run_trial, or what a benchmark puts in its place
 
 
 class Stopped(BaseException):

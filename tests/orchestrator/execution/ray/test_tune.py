@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine import lanes as module
-from orchestrator.engine.lanes import FAILURES, Lanes
+from orchestrator.execution.ray import tune as module
+from orchestrator.execution.ray.tune import FAILURES, Lanes
 from tests.chaos.yard import settled
 
 RAISED = RuntimeError("Caught unexpected exception: OutOfMemoryError")

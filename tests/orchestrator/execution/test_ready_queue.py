@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.ready import Ready
+from orchestrator.execution.ready_queue import Ready
 
 
 def test_each_share_has_its_own_in_their_order() -> None:

@@ -26,8 +26,8 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
-from orchestrator.engine.lane import Shared, lane
-from orchestrator.faults import is_out_of_memory, pause
+from orchestrator.execution.faults import is_out_of_memory, pause
+from orchestrator.execution.ray.worker import Shared, lane
 
 MANY = 10**9
 FAILURES = 5  # of Tune itself, one after the other, before any lane asked for a trial

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.estimates.shares import Shares
-from orchestrator.faults import Fault, pause
+from orchestrator.execution.faults import Fault, pause
+from orchestrator.execution.progress import LOOK_SECONDS, Attempt, Progress
 from orchestrator.monitoring.observer import Audience, Observer
 from orchestrator.planning.plan import Task
-from orchestrator.progress import LOOK_SECONDS, Attempt, Progress
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger, Record

@@ -14,8 +14,8 @@ import torch
 from ray.exceptions import RayError
 from ray.util.queue import Queue
 
-from orchestrator.engine.connect import Cluster, cause, cluster, device_of
-from orchestrator.faults import two_versions
+from orchestrator.execution.faults import two_versions
+from orchestrator.execution.ray.connect import Cluster, cause, cluster, device_of
 from orchestrator.storage.backoff import patiently
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store, Workshop

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.estimate import Resources, estimate
+from orchestrator.execution.search import Guided, Search
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.cells import drawn, place
@@ -20,7 +21,6 @@ from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.snapshot import kept_outline
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.planning.sweep_file import load
-from orchestrator.search import Guided, Search
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import Folder
 from poisons import Store

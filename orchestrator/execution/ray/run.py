@@ -13,28 +13,28 @@ import torch
 from ray.exceptions import RayError
 
 from orchestrator.cluster.host import scratch, stoppable
-from orchestrator.engine.builders import Builders
-from orchestrator.engine.connect import Cluster, cluster
-from orchestrator.engine.dispatch import Dispatcher
-from orchestrator.engine.lane import Shared, Work
-from orchestrator.engine.lanes import Lanes
-from orchestrator.engine.probes import Probes
-from orchestrator.engine.switchboard import switchboard
 from orchestrator.estimates import packing
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.kept_weights import choose_kept_weights
 from orchestrator.estimates.shares import Given, Measured, Shares
+from orchestrator.execution.pressure import Pressure
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.ray.builders import Builders
+from orchestrator.execution.ray.connect import Cluster, cluster
+from orchestrator.execution.ray.dispatch import Dispatcher
+from orchestrator.execution.ray.mailbox import switchboard
+from orchestrator.execution.ray.profiling import Probes
+from orchestrator.execution.ray.tune import Lanes
+from orchestrator.execution.ray.worker import Shared, Work
+from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.preflight import check_ready
 from orchestrator.planning.resources import lacking
-from orchestrator.pressure import Pressure
-from orchestrator.progress import Progress
 from orchestrator.storage.heartbeats import Driver, bury
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.storage import open_depot
-from orchestrator.trial import run_trial
 from poisons import Store
 from trainers import InputError
 from trainers.spec import plain

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
-from orchestrator.engine import switchboard
-from orchestrator.engine.switchboard import Switchboard
+from orchestrator.execution.ray import mailbox
+from orchestrator.execution.ray.mailbox import Switchboard
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(switchboard, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(mailbox, "ASK_SECONDS", 0.05)
 
 
 def test_a_question_is_answered_once_there_is_an_answer() -> None:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.engine.connect import given
-from orchestrator.engine.lane import Desk, Shared
+from orchestrator.execution.ray.connect import given
+from orchestrator.execution.ray.worker import Desk, Shared
+from orchestrator.execution.trial import run_trial
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_driven
-from orchestrator.trial import run_trial
 from poisons import Store
 from poisons.durable import StoreError
 from tests.orchestrator.sweeps import plan_of, tiny
@@ -42,7 +42,7 @@ def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machi
         return Store(tmp_path / "file" / "store")
 
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr("orchestrator.engine.lane.open_driven", away)
+    monkeypatch.setattr("orchestrator.execution.ray.worker.open_driven", away)
     fault = carried_out(tmp_path, store)
     assert (fault["kind"], len(tries)) == ("machine", 3)
     assert "cannot be written" in fault["error"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from orchestrator.nodes import AVOID_SECONDS, LONGEST_REST, REST_SECONDS, ROW, Nodes
-from tests.orchestrator.test_progress import Clock
+from orchestrator.execution.node_health import AVOID_SECONDS, LONGEST_REST, REST_SECONDS, ROW, Nodes
+from tests.orchestrator.execution.test_progress import Clock
 
 
 def test_a_trial_goes_elsewhere_than_where_it_failed_while_there_is_an_elsewhere() -> None:

@@ -9,20 +9,20 @@ from types import SimpleNamespace
 
 import pytest
 
-from orchestrator.engine import dispatch
-from orchestrator.engine.connect import Cluster
-from orchestrator.engine.dispatch import DEATHS, Dispatcher, Seat
-from orchestrator.engine.switchboard import Message
 from orchestrator.estimates.capacity import Claim
-from orchestrator.faults import Fault
+from orchestrator.execution.faults import Fault
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.ray import dispatch
+from orchestrator.execution.ray.connect import Cluster
+from orchestrator.execution.ray.dispatch import DEATHS, Dispatcher, Seat
+from orchestrator.execution.ray.mailbox import Message
 from orchestrator.monitoring.observer import Observer
-from orchestrator.progress import Progress
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
+from tests.orchestrator.execution.test_progress import begun
 from tests.orchestrator.rehearsal import Rehearsal
 from tests.orchestrator.sweeps import plan_of, tiny
-from tests.orchestrator.test_progress import begun
 
 
 @pytest.fixture

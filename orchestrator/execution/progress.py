@@ -15,12 +15,12 @@ from typing import Any
 
 from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
 from orchestrator.estimates.shares import Shares
-from orchestrator.faults import Fault, pause, two_versions
+from orchestrator.execution.faults import Fault, pause, two_versions
+from orchestrator.execution.pruning import Pruner
+from orchestrator.execution.ready_queue import Ready
+from orchestrator.execution.search import Search
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task
-from orchestrator.pruning import Pruner
-from orchestrator.ready import Ready
-from orchestrator.search import Search
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage

@@ -7,11 +7,11 @@ import math
 import pytest
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
-from orchestrator.engine.builders import Builders
-from orchestrator.engine.connect import Cluster
-from orchestrator.faults import Fault
+from orchestrator.execution.faults import Fault
+from orchestrator.execution.ray.builders import Builders
+from orchestrator.execution.ray.connect import Cluster
 from poisons import DataSpec, Store
-from tests.orchestrator.test_progress import Told, begun
+from tests.orchestrator.execution.test_progress import Told, begun
 
 
 def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Told]:

@@ -11,12 +11,12 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.queue import Queue
 
-from orchestrator.engine.build import start_build, with_gpu
-from orchestrator.engine.connect import Cluster, cause
 from orchestrator.estimates.capacity import Claim
-from orchestrator.faults import Fault, fault, killed_for_memory, pause
-from orchestrator.pressure import Pressure
-from orchestrator.progress import LOOK_SECONDS, Progress
+from orchestrator.execution.faults import Fault, fault, killed_for_memory, pause
+from orchestrator.execution.pressure import Pressure
+from orchestrator.execution.progress import LOOK_SECONDS, Progress
+from orchestrator.execution.ray.build import start_build, with_gpu
+from orchestrator.execution.ray.connect import Cluster, cause
 from orchestrator.storage.stores import open_driven
 from poisons import DataSpec
 

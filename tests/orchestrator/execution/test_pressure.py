@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from orchestrator.pressure import CALM_SECONDS, Pressure
-from tests.orchestrator.test_progress import Clock
+from orchestrator.execution.pressure import CALM_SECONDS, Pressure
+from tests.orchestrator.execution.test_progress import Clock
 
 
 def test_one_kill_may_be_bad_luck_and_the_second_halves_what_runs() -> None:
