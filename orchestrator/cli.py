@@ -411,7 +411,8 @@ def submit(
     )
     with _console().status("asking the cluster"):
         from orchestrator.execution.ray.jobs import Jobs
-        from orchestrator.terminal import shown, without_colours
+        from orchestrator.terminal import without_colours
+        from trainers.redaction import shown
 
         jobs = Jobs(address)
         job = jobs.submit(file, name, arguments)
@@ -503,7 +504,7 @@ def report(
     if html is None:
         _print_report(sheets, format, console)
     else:
-        from orchestrator.page import write_page
+        from orchestrator.report.html import write_page
 
         with console.status("writing the page"):
             write_page(sheets, html, store=store)
@@ -833,7 +834,7 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError, ArithmeticError, MemoryError) as error:
-        from orchestrator.terminal import shown
+        from trainers.redaction import shown
 
         code = _exit_code(error)
         if code is None:
@@ -845,7 +846,7 @@ def main() -> None:
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """As Python does, without what must not be shown."""
-    from orchestrator.terminal import shown
+    from trainers.redaction import shown
 
     typer.echo(shown("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
@@ -1240,7 +1241,7 @@ def _print_report(sheets: list[Sheet], format: Format, console: Terminal, *, bri
 
 
 def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
-    from orchestrator.ranking import best_cells
+    from orchestrator.report.ranking import best_cells
     from orchestrator.tables import below, legend, rich_table
 
     console.print(rich_table(sheet.table))

@@ -21,14 +21,13 @@ from orchestrator.terminal import Terminal
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.base import Report
-from poisons.build import content_rows
 from poisons.card import card
 from poisons.delta import Application
 from poisons.durable import write_output
 from poisons.export import Form, export
 from poisons.foreign import read_foreign
-from poisons.picture import draw
 from poisons.records import RECORD, files_of
+from poisons.stored_picture import picture_of
 from trainers import InputError
 from trainers.bare import device_named
 from trainers.spec import plain
@@ -64,7 +63,7 @@ def show(spec: DataSpec, store: Store, console: Terminal, *, picture: Path | Non
     console.print(table)
     file = picture or store.root / "pictures" / f"{spec.name}.png"
     try:
-        write_output(file, drawn(spec, store))
+        write_output(file, picture_of(spec, store))
     except (InputError, OSError) as error:
         if picture is not None:
             raise InputError(f"--picture {picture}: {error}") from None
@@ -72,21 +71,6 @@ def show(spec: DataSpec, store: Store, console: Terminal, *, picture: Path | Non
     else:
         console.say(("picture", "bold"), f"  {file}")
     console.say(("folder", "bold"), f"   {store.where}/data/{spec.name}")
-
-
-def drawn(spec: DataSpec, store: Store) -> bytes:
-    """The picture of a data set of the store, as PNG."""
-    images = store.load(spec)
-    if images is None:
-        raise InputError(f"{store.path(spec)} is damaged; the next sweep that needs it builds it again")
-    clean = store.load(spec.clean)
-    if clean is None:
-        raise InputError(f"{store.path(spec.clean)}, the clean images, are not there to compare with")
-    perturbation = store.perturbation(spec)
-    if spec.shuffled:
-        few = images.balanced(images.num_classes)
-        return draw(clean.take(content_rows(spec, len(clean))[few]), images.take(few), perturbation)
-    return draw(clean, images, perturbation)
 
 
 def give(spec: DataSpec, store: Store, console: Terminal, *, form: Form, to: Path) -> None:

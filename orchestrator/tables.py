@@ -15,6 +15,7 @@ from orchestrator import report, terminal
 from orchestrator.monitoring.status import Building, Running, elapsed
 from orchestrator.report import lines
 from orchestrator.report.wording import number
+from trainers.redaction import shown
 
 COLOURS = {True: "green", False: "yellow", None: "dim"}  # of the published figure: near ours, or not
 VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
@@ -66,9 +67,9 @@ def legend(table: report.Table) -> Text | None:
 def below(sheet: report.Sheet) -> Iterator[Text]:
     """What is said below the table: how columns compare, what became of the claims, and warnings."""
     for comparison in sheet.comparisons:
-        yield from map(Text, map(terminal.shown, lines.comparison(comparison)))
+        yield from map(Text, map(shown, lines.comparison(comparison)))
     for verdict in sheet.claims:
-        first, *points = map(terminal.shown, lines.claim(verdict))
+        first, *points = map(shown, lines.claim(verdict))
         yield Text.assemble((verdict.verdict, VERDICTS[verdict.verdict]), first.removeprefix(verdict.verdict))
         yield from (Text(point, "dim") for point in points)
     yield from warnings(sheet)
@@ -76,7 +77,7 @@ def below(sheet: report.Sheet) -> Iterator[Text]:
 
 def warnings(sheet: report.Sheet) -> Iterator[Text]:
     """The warnings of a report, each with its kind in colour."""
-    for line in map(terminal.shown, report.warning_lines(sheet.warnings)):
+    for line in map(shown, report.warning_lines(sheet.warnings)):
         kind, _, rest = line.partition(": ")
         yield Text.assemble((f"{kind}: ", "red" if kind == "failed" else "yellow"), rest)
 
@@ -88,5 +89,5 @@ def picture(sheet: report.Sheet) -> str:
     rich = rich_table(table)
     console = terminal.recorder(terminal.recorder(500).measure(rich).maximum)
     console.print(*filter(None, (rich, legend(table), *warnings(sheet))), sep="\n")
-    drawn = console.export_svg(title=terminal.shown(f"opsctl report {table.name}"))
+    drawn = console.export_svg(title=shown(f"opsctl report {table.name}"))
     return re.sub(r"@font-face \{.*?\}", "", drawn, flags=re.S)

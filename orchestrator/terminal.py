@@ -17,7 +17,7 @@ from rich.status import Status
 from rich.text import Text
 
 from trainers.printable import printable
-from trainers.redaction import redacted
+from trainers.redaction import shown
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -44,11 +44,6 @@ class Terminal(Console):
         words = ((part, "") if isinstance(part, str) else part for part in parts)
         line = Text.assemble(*((shown(text), style) for text, style in words))
         self.print(line, highlight=False, soft_wrap=True)
-
-
-def shown(text: object) -> str:
-    """Anything, such as an error, as text that can be shown."""
-    return printable(redacted(str(text)))
 
 
 def without_colours(log: str) -> str:

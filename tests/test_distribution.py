@@ -71,7 +71,7 @@ def test_it_runs_where_another_project_is_called_opsctl(tmp_path: Path) -> None:
     run(wheel_of, PYTHONPATH=str(Path(hatchling.__file__).parent.parent))
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name == f"unlearnable_opsctl-{PROJECT['version']}-py3-none-any.whl"
-    assert "orchestrator/page/page.html.j2" in zipfile.ZipFile(wheel).namelist()
+    assert "orchestrator/report/html/page.html.j2" in zipfile.ZipFile(wheel).namelist()
 
     home = tmp_path / "venv"
     venv.create(home)

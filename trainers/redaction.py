@@ -11,6 +11,8 @@ import re
 from typing import Any
 from urllib.parse import unquote
 
+from trainers.printable import printable
+
 HIDDEN = "***"
 USER = re.compile(r"://(?P<name>[^\s/@:?#]*)(?P<password>:(?:(?!://)\S)*)?@")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
@@ -75,3 +77,8 @@ def _parameter(found: re.Match[str]) -> str:
     if name in EXACT or SECRET.search(name):
         return f"{found[1]}{found[2]}={HIDDEN}"
     return found[0]
+
+
+def shown(text: object) -> str:
+    """Anything, such as an error, as text that can be shown."""
+    return printable(redacted(str(text)))

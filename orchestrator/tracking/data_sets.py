@@ -12,7 +12,6 @@ from typing import Any
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
-from orchestrator.datasets import drawn
 from orchestrator.tracking.connection import Connection, first_line
 from orchestrator.tracking.copies import Copy, settle
 from orchestrator.tracking.links import DATA_SETS, VIEW_TAG
@@ -20,6 +19,7 @@ from orchestrator.tracking.page import saved_view
 from orchestrator.tracking.told import KEY, ended, params, platform_tags
 from poisons import DataSpec, Store
 from poisons.card import markdown
+from poisons.stored_picture import picture_of
 from trainers.redaction import redacted_data
 from trainers.spec import flatten
 
@@ -73,7 +73,7 @@ def _send(
         Path(folder, "card.md").write_text(markdown(record))
         Path(folder, "record.json").write_text(json.dumps(record, indent=1))
         try:
-            Path(folder, "picture.png").write_bytes(drawn(spec, store))
+            Path(folder, "picture.png").write_bytes(picture_of(spec, store))
             connection.keep(run, Path(folder))
         except Exception as error:  # noqa: BLE001  (each artifact store has errors of its own; the numbers are there)
             connection.client.set_tag(run_id, "opsctl.artifacts", f"not kept: {first_line(error)}")

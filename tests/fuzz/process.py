@@ -25,7 +25,7 @@ PACKAGES = ("trainers", "poisons", "orchestrator")
 SLOW = (
     "orchestrator.execution.ray",
     "orchestrator.tracking",
-    "orchestrator.page.__main__",
+    "orchestrator.report.html.__main__",
     "orchestrator.__main__",
 )
 TRACEBACK = 70  # the exit code of a command that ended in one

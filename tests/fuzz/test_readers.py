@@ -18,10 +18,10 @@ from orchestrator.estimates.flops_kept import FLOPS
 from orchestrator.estimates.kept_weights import WEIGHTS
 from orchestrator.estimates.packing import SHARE
 from orchestrator.estimates.rates import RATES
-from orchestrator.page.document import load_document, save_document
 from orchestrator.planning.extents import EXTENT
 from orchestrator.planning.snapshot import Entry, Outline, kept_outline
 from orchestrator.planning.trial_budget import Quota
+from orchestrator.report.html.document import load_document, save_document
 from orchestrator.storage.heartbeats import Driver, Watch, bury, damaged_marks, marks, read_mark
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file

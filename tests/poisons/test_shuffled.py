@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.datasets import drawn
 from poisons import DataSpec, Store, build
 from poisons.arrow import read_index
 from poisons.card import card
@@ -19,6 +18,7 @@ from poisons.delta import Delta
 from poisons.foreign import write_import
 from poisons.imported import Imported
 from poisons.picture import draw
+from poisons.stored_picture import picture_of
 from trainers import Images, InputError
 
 IMPORTED = {"kind": "imported", **Imported.smoke}
@@ -137,8 +137,8 @@ def test_its_picture_sets_each_image_beside_its_own_content(
         seen.append((clean, poisoned))
         return draw(clean, poisoned, perturbation)
 
-    monkeypatch.setattr("orchestrator.datasets.draw", spy)
-    assert Image.open(io.BytesIO(drawn(spec, store))).size > (400, 200)
+    monkeypatch.setattr("poisons.stored_picture.draw", spy)
+    assert Image.open(io.BytesIO(picture_of(spec, store))).size > (400, 200)
     ((clean, poisoned),) = seen
     assert sorted(poisoned.y.tolist()) == list(range(10))
     assert (poisoned.x.int() - clean.x.int()).abs().max() <= 8

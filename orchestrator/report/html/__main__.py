@@ -1,4 +1,4 @@
-"""A page from its document: `python -m orchestrator.page results/digits.json -o digits.html`."""
+"""A page from its document: `python -m orchestrator.report.html results/digits.json -o digits.html`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from orchestrator.page import load_document, page_of
-from orchestrator.terminal import shown
+from orchestrator.report.html import load_document, page_of
 from poisons.durable import write_output
 from trainers import InputError
+from trainers.redaction import shown
 
 
 def main() -> int:
     """Exit code 0 if the page is written; 2, and a message, if it cannot be."""
-    parser = argparse.ArgumentParser(prog="python -m orchestrator.page", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m orchestrator.report.html", description=__doc__)
     parser.add_argument("document", type=Path, help="a file that opsctl report --html OUT.json wrote")
     parser.add_argument("-o", "--out", type=Path, help="the page [default: its name with .html]")
     options = parser.parse_args()

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.page.numbers import shown, signed, unit
-from orchestrator.page.records import CellRecord, TableRecord
+from orchestrator.report.html.numbers import shown, signed, unit
+from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.wording import counted
 
 Cell = CellRecord

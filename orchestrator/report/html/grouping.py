@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.page.numbers import number
-from orchestrator.page.records import SweepRecord, TrialRecord
+from orchestrator.report.html.numbers import number
+from orchestrator.report.html.records import SweepRecord, TrialRecord
 
 Trial = TrialRecord
 Sweep = SweepRecord

@@ -9,9 +9,9 @@ import pytest
 
 from orchestrator import report
 from orchestrator.monitoring.sweep_status import look
-from orchestrator.page.document import document_of
-from orchestrator.page.render import page_of
 from orchestrator.planning.plan import Plan
+from orchestrator.report.html.document import document_of
+from orchestrator.report.html.render import page_of
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tracking.told import done
 from poisons import Store

@@ -17,10 +17,10 @@ from orchestrator import report
 from orchestrator.display import Lines
 from orchestrator.monitoring.status import Running
 from orchestrator.monitoring.sweep_status import look
-from orchestrator.page import document_of, page_of
 from orchestrator.planning.plan import Plan
-from orchestrator.ranking import best_cells
+from orchestrator.report.html import document_of, page_of
 from orchestrator.report.latex import latex
+from orchestrator.report.ranking import best_cells
 from orchestrator.report.wording import fixed
 from orchestrator.storage.ledger import Ledger
 from orchestrator.tables import at_work, picture, rich_table

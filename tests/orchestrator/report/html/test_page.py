@@ -17,12 +17,12 @@ import pytest
 
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import look
-from orchestrator.page import document_of, load_document, page_of, save_document, write_page
-from orchestrator.page.__main__ import main as page_main
-from orchestrator.page.figure import dot, panel, svg
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.report import Sheet, make_sheet
+from orchestrator.report.html import document_of, load_document, page_of, save_document, write_page
+from orchestrator.report.html.__main__ import main as page_main
+from orchestrator.report.html.figure import dot, panel, svg
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import CPU, ROOT
@@ -289,7 +289,7 @@ def test_a_page_is_made_again_from_its_document_without_the_store(
     kept = tmp_path / "results" / "digits.json"
     write_page(sheets, kept, str(store.root))
     again = subprocess.run(
-        [sys.executable, "-m", "orchestrator.page", kept],
+        [sys.executable, "-m", "orchestrator.report.html", kept],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -16,8 +16,8 @@ from orchestrator.report.claims import Verdict
 from orchestrator.report.comparison import compare, pair
 from orchestrator.report.error import ReportError
 from poisons import Store
+from tests.orchestrator.report.test_report import GRID, METRICS, standing, table
 from tests.orchestrator.sweeps import plan_of, tiny
-from tests.orchestrator.test_report import GRID, METRICS, standing, table
 from trainers import InputError
 
 #        clean, 1 epoch    clean, 2 epochs   ops, 1 epoch      ops, 2 epochs

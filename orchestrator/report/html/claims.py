@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.page.numbers import shown, signed, unit
-from orchestrator.page.records import Claim, Comparison, Difference, Point, SideRecord
+from orchestrator.report.html.numbers import shown, signed, unit
+from orchestrator.report.html.records import Claim, Comparison, Difference, Point, SideRecord
 from orchestrator.report.table import scale
 
 View = dict[str, Any]

@@ -14,11 +14,11 @@ from orchestrator import report
 from orchestrator.estimates.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import look
-from orchestrator.page import write_page
-from orchestrator.page.document import document_of
 from orchestrator.planning.caveats import lacking_probes
 from orchestrator.planning.spec import RunSpec
 from orchestrator.report import Sheet, make_sheet
+from orchestrator.report.html import write_page
+from orchestrator.report.html.document import document_of
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import CPU, Opsctl

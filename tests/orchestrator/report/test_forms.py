@@ -15,7 +15,7 @@ import pytest
 from orchestrator import report
 from orchestrator.report.latex import escaped
 from poisons import Store
-from tests.orchestrator.test_report import sheet, standing
+from tests.orchestrator.report.test_report import sheet, standing
 
 ACCS: list[float | None] = [0.1, 0.2, 0.6, 0.4, 0.4, 0.4, 0.9, None, 0.8, 1 / 3]
 CLAIM = {"says": "100 % of 1 & 2 #_{x}", "lower": {"data.poison": "clean"}, "higher": {"data.poison": "ops"}}

@@ -8,10 +8,10 @@ from typing import Literal
 
 from matplotlib.axes import Axes
 
-from orchestrator.page.figure import FAINT, PAPER, colour, dash, dot, marker, panel, svg
-from orchestrator.page.grouping import Group, Key, Panel, legend
-from orchestrator.page.numbers import number, shown, spread, unit
-from orchestrator.page.records import CellRecord, TableRecord
+from orchestrator.report.html.figure import FAINT, PAPER, colour, dash, dot, marker, panel, svg
+from orchestrator.report.html.grouping import Group, Key, Panel, legend
+from orchestrator.report.html.numbers import number, shown, spread, unit
+from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.table import scale
 
 FEWEST = 3  # places that make a line

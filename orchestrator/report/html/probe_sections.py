@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.page.curves import Drawing, Marks, by_row
-from orchestrator.page.grouping import (
+from orchestrator.planning.snapshot import METRIC
+from orchestrator.report.html.curves import Drawing, Marks, by_row
+from orchestrator.report.html.grouping import (
     Curve,
     Group,
     Key,
@@ -21,10 +22,9 @@ from orchestrator.page.grouping import (
     rows,
     title_of,
 )
-from orchestrator.page.numbers import shown, spread, unit
-from orchestrator.page.surfaces import surfaces
-from orchestrator.page.trials import chosen
-from orchestrator.planning.snapshot import METRIC
+from orchestrator.report.html.numbers import shown, spread, unit
+from orchestrator.report.html.surfaces import surfaces
+from orchestrator.report.html.trials import chosen
 
 SAYS = {
     "distance": "How far the weights are from where they began, as a share of their length then, after every "

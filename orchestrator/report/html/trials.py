@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.monitoring.sweep_status import Standing
-from orchestrator.page.fields import kept_fields
 from orchestrator.planning.snapshot import METRIC, Entry, Outline
+from orchestrator.report.html.thumbnails import kept_fields
 from orchestrator.storage.records import Record
 
 POINTS = 80  # of a curve, at most: a panel is 320 pixels wide

@@ -7,15 +7,15 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from orchestrator.page.document import Document
-from orchestrator.page.view import view_of
+from orchestrator.report.html.document import Document
+from orchestrator.report.html.view import view_of
 from trainers.printable import printable
 
 
 def page_of(document: Document) -> str:
     """The whole page: style, script, pictures and all. Text of others is escaped; what the template takes as
     it is are our own files, and SVG whose text is escaped already. Unprintable characters are spelt out."""
-    folder = files("orchestrator.page")
+    folder = files("orchestrator.report.html")
     kept = {name: (folder / name).read_text() for name in ("page.html.j2", "page.css", "page.js")}
     environment = Environment(
         autoescape=True,

@@ -9,10 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator.page.cards import told_data
-from orchestrator.page.records import DocumentRecord
-from orchestrator.page.trials import recipe, told_trials
 from orchestrator.report import Sheet
+from orchestrator.report.html.data_cards import told_data
+from orchestrator.report.html.records import DocumentRecord
+from orchestrator.report.html.trials import recipe, told_trials
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
 from orchestrator.storage.stores import open_store

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator import report
 from orchestrator.monitoring.sweep_status import Standing, look
-from orchestrator.ranking import best_cells, ranking
+from orchestrator.report.ranking import best_cells, ranking
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny

@@ -10,8 +10,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
-from orchestrator.page.figure import LEFT, PAPER, RIGHT, TOP, panel, svg
-from orchestrator.page.grouping import Key, Panel
+from orchestrator.report.html.figure import LEFT, PAPER, RIGHT, TOP, panel, svg
+from orchestrator.report.html.grouping import Key, Panel
 
 LEVELS = 10  # of a contour map
 SIDE, SHORT = 190, 20  # of a map, and of the margin below it, pixels

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints
 from typing_extensions import TypedDict
 
-from orchestrator.page.trials import POINTS
+from orchestrator.report.html.trials import POINTS
 from poisons.records import Count, Seconds, Text, Time, more
 from trainers.stored import JsonFile
 

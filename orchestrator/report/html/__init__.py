@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from orchestrator.page.document import document_of, load_document, save_document
-from orchestrator.page.render import page_of
 from orchestrator.report import Sheet
+from orchestrator.report.html.document import document_of, load_document, save_document
+from orchestrator.report.html.render import page_of
 from poisons.durable import write_output
 
 __all__ = ["document_of", "load_document", "page_of", "save_document", "write_page"]
 
 
 def write_page(sheets: Sequence[Sheet], out: Path, store: str | None) -> None:
-    """Write the page of these sheets; an `out` that ends in `.json` is its document instead, of which `python
-    -m orchestrator.page` makes the page. `store` has the histories and the data sets. Raises OSError, and
-    InputError if the store cannot be opened."""
+    """Write the page of these sheets; an `out` that ends in `.json` is its document instead, of which
+    `python -m orchestrator.report.html` makes the page. `store` has the histories and the data sets. Raises
+    OSError, and InputError if the store cannot be opened."""
     document = document_of(sheets, store)
     if out.suffix == ".json":
         save_document(document, out)

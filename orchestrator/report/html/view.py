@@ -8,18 +8,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from orchestrator.page.claims import claims_view, comparisons_view
-from orchestrator.page.curves import learning
-from orchestrator.page.document import Document
-from orchestrator.page.grouping import Group, Sweep, Trial
-from orchestrator.page.lines import lines
-from orchestrator.page.looks import heading, looks
-from orchestrator.page.numbers import duration, shown, unit
-from orchestrator.page.records import Axis, Counts, DataRecord, State
-from orchestrator.page.strips import strips
-from orchestrator.page.table import table_view
 from orchestrator.planning.snapshot import lack
 from orchestrator.report import SheetWarning
+from orchestrator.report.html.claims import claims_view, comparisons_view
+from orchestrator.report.html.curves import learning
+from orchestrator.report.html.document import Document
+from orchestrator.report.html.dot_plots import strips
+from orchestrator.report.html.grouping import Group, Sweep, Trial
+from orchestrator.report.html.line_charts import lines
+from orchestrator.report.html.numbers import duration, shown, unit
+from orchestrator.report.html.probe_sections import heading, looks
+from orchestrator.report.html.records import Axis, Counts, DataRecord, State
+from orchestrator.report.html.table import table_view
 
 View = dict[str, Any]
 SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings that stand elsewhere on the page

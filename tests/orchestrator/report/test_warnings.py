@@ -11,8 +11,8 @@ import pytest
 
 from orchestrator import report
 from orchestrator.monitoring.sweep_status import look
-from orchestrator.page.document import document_of
-from orchestrator.page.render import page_of
+from orchestrator.report.html.document import document_of
+from orchestrator.report.html.render import page_of
 from orchestrator.report.latex import escaped
 from orchestrator.report.warning import MOST, SheetWarning, warning_lines
 from orchestrator.storage.ledger import Ledger

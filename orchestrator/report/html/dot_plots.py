@@ -10,11 +10,23 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from orchestrator.page.figure import BOTTOM, FAINT, INK, PAPER, TOP, colour, dot, marker, panel, svg, tip
-from orchestrator.page.grouping import Group, Key, Panel, title_of
-from orchestrator.page.numbers import shown, spread, unit
-from orchestrator.page.records import CellRecord, TableRecord
-from orchestrator.page.table import absent
+from orchestrator.report.html.figure import (
+    BOTTOM,
+    FAINT,
+    INK,
+    PAPER,
+    TOP,
+    colour,
+    dot,
+    marker,
+    panel,
+    svg,
+    tip,
+)
+from orchestrator.report.html.grouping import Group, Key, Panel, title_of
+from orchestrator.report.html.numbers import shown, spread, unit
+from orchestrator.report.html.records import CellRecord, TableRecord
+from orchestrator.report.html.table import absent
 from orchestrator.report.table import scale
 
 LEVEL = 22  # between the dots of one cell and the next, pixels

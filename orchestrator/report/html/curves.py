@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from orchestrator.page.figure import PAPER, colour, dash, dot, panel, svg
-from orchestrator.page.grouping import (
+from orchestrator.report.html.figure import PAPER, colour, dash, dot, panel, svg
+from orchestrator.report.html.grouping import (
     Group,
     Key,
     Panel,

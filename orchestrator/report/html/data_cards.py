@@ -9,10 +9,10 @@ from typing import Any
 
 from PIL import Image
 
-from orchestrator.datasets import drawn
 from poisons import DataSpec, Store
 from poisons.card import card
 from poisons.durable import StoreError
+from poisons.stored_picture import picture_of
 from trainers import InputError
 
 PICTURES = 16  # on a page, at most
@@ -55,7 +55,7 @@ def _told(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[st
 def _picture(spec: Mapping[str, Any], store: Store) -> tuple[str | None, str]:
     """A picture as a data URL, and why there is none."""
     try:
-        return _small(drawn(DataSpec.parse(spec, "data set"), store)), ""
+        return _small(picture_of(DataSpec.parse(spec, "data set"), store)), ""
     except (InputError, StoreError, OSError) as error:
         return None, str(error)
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator.page import load_document, page_of
-from orchestrator.page.__main__ import main
-from orchestrator.page.fields import kept_fields
-from orchestrator.page.numbers import number
+from orchestrator.report.html import load_document, page_of
+from orchestrator.report.html.__main__ import main
+from orchestrator.report.html.numbers import number
+from orchestrator.report.html.thumbnails import kept_fields
 from tests.conftest import ROOT
 from trainers import InputError
 
