@@ -23,12 +23,12 @@ from typing import Any
 
 import record
 
-from orchestrator import mlflow_server
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.tracking import LiveTracker, Tracker
-from orchestrator.tracking.told import done, now, params, points, tags
+from orchestrator.tracking import server as mlflow_server
+from orchestrator.tracking.payloads import done, now, params, points, tags
 from poisons import Store
 from trainers.provenance import environment
 

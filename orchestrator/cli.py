@@ -754,8 +754,8 @@ def ui(
     If --tracking-uri is a server (http://...), its UI is there already: the links are printed, nothing is
     started.
     """
-    from orchestrator.database import DATABASE, is_server
     from orchestrator.storage.storage import local_folder
+    from orchestrator.tracking.database import DATABASE, is_server
     from trainers import InputError
 
     database = local_folder(store) / DATABASE
@@ -768,7 +768,7 @@ def ui(
         return
     from sqlalchemy.exc import SQLAlchemyError
 
-    from orchestrator import mlflow_server
+    from orchestrator.tracking import server as mlflow_server
 
     mlflow_server.check(uri, host=host, port=port, allowed=allowed_hosts or ())  # before MLflow is imported
     try:
@@ -783,10 +783,10 @@ def _serve_ui(
     uri: str, host: str, port: int, allowed: Sequence[str], console: Terminal, *, open_browser: bool
 ) -> int:
     """Run MLflow's server until it is stopped; its exit code, 0 if it was we who stopped it."""
-    from orchestrator import mlflow_server
-    from orchestrator.artifacts import make_relative
     from orchestrator.cluster.host import stoppable
-    from orchestrator.database import first_use, with_driver
+    from orchestrator.tracking import server as mlflow_server
+    from orchestrator.tracking.artifacts import make_relative
+    from orchestrator.tracking.database import first_use, with_driver
 
     with stoppable() as stop:
         with console.status("starting MLflow"), first_use(with_driver(uri)):
@@ -1169,8 +1169,9 @@ def _show_link(tracker: Tracker, stored: Store, console: Terminal) -> None:
     """Where the sweep's table is in the MLflow UI, and how to start that where no server runs for certain."""
     import shlex
 
-    from orchestrator import mlflow_server, tracking
-    from orchestrator.database import is_server
+    from orchestrator import tracking
+    from orchestrator.tracking import server as mlflow_server
+    from orchestrator.tracking.database import is_server
 
     uri = tracker.connection.uri
     url = tracker.table_url(uri if is_server(uri) else mlflow_server.usual_address())
@@ -1185,11 +1186,12 @@ def _show_links(uri: str, server: str, console: Terminal, *, open_browser: bool)
     """The tables of all sweeps that an MLflow store knows, in the UI at `server`."""
     with console.status("reading the list of sweeps"):
         from orchestrator import tracking
+        from orchestrator.tracking.links import links
 
         connection = tracking.Connection(uri, Path())
         try:
             connection.open()
-            found = tracking.links(connection, server)
+            found = links(connection, server)
         except tracking.TROUBLE as error:
             raise connection.silent(error) from None
     if not found:

@@ -3,8 +3,9 @@
 Importing the package imports nothing else: each of its names is loaded when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trainers.lazy import load_from
 
 if TYPE_CHECKING:
     from poisons.base import Perturbation, Poison, Workshop
@@ -19,9 +20,4 @@ MODULES = {
     "Workshop": "base",
 }
 __all__ = ["DataSpec", "Perturbation", "Poison", "Store", "Workshop"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__ = load_from(__name__, MODULES)

@@ -26,7 +26,7 @@ from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import DepotError, local_folder, open_depot
-from orchestrator.tracking.told import params
+from orchestrator.tracking.payloads import params
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import TRAIN, tiny, write

@@ -3,8 +3,9 @@
 Importing the package imports nothing else: each of its names is loaded when it is first used.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from trainers.lazy import load_from
 
 if TYPE_CHECKING:
     from trainers.attacks import Budget
@@ -25,9 +26,4 @@ MODULES = {
     "fit": "loop",
 }
 __all__ = ["Budget", "EvaluationSpec", "Images", "InputError", "Plugin", "Spec", "TrainSpec", "fit"]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{MODULES[name]}"), name)
+__getattr__ = load_from(__name__, MODULES)

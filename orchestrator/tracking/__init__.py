@@ -19,6 +19,9 @@ went wrong before: a trial that is done has one run, complete.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
+
+from trainers.lazy import load_from
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # results are on disk: better to give up early than to wait
@@ -29,11 +32,21 @@ SETTINGS = {
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
-from orchestrator.tracking.connection import TROUBLE, Connection, default_uri
-from orchestrator.tracking.links import Link, links
-from orchestrator.tracking.live import LiveTracker
-from orchestrator.tracking.tracker import KEY, Tracker
+if TYPE_CHECKING:
+    from orchestrator.tracking.connection import TROUBLE, Connection, default_uri
+    from orchestrator.tracking.links import Link
+    from orchestrator.tracking.live import LiveTracker
+    from orchestrator.tracking.tracker import KEY, Tracker
 
+MODULES = {
+    "KEY": "tracker",
+    "TROUBLE": "connection",
+    "Connection": "connection",
+    "Link": "links",
+    "LiveTracker": "live",
+    "Tracker": "tracker",
+    "default_uri": "connection",
+}
 __all__ = [
     "KEY",
     "TROUBLE",
@@ -42,5 +55,5 @@ __all__ = [
     "LiveTracker",
     "Tracker",
     "default_uri",
-    "links",
 ]
+__getattr__ = load_from(__name__, MODULES)

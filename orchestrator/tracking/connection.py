@@ -14,8 +14,8 @@ from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from orchestrator.artifacts import SCHEME, folder_beside, make_relative, path_of, relative_uri
-from orchestrator.database import DATABASE, first_use, is_server, with_driver
+from orchestrator.tracking.artifacts import SCHEME, folder_beside, make_relative, path_of, relative_uri
+from orchestrator.tracking.database import DATABASE, first_use, is_server, with_driver
 from orchestrator.tracking.points import Values
 from orchestrator.tracking.schema import prepare
 from trainers import InputError

@@ -13,10 +13,10 @@ from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 
 from orchestrator.tracking.connection import Connection, first_line
-from orchestrator.tracking.copies import Copy, settle
+from orchestrator.tracking.dedupe import Copy, settle
 from orchestrator.tracking.links import DATA_SETS, VIEW_TAG
 from orchestrator.tracking.page import saved_view
-from orchestrator.tracking.told import KEY, ended, params, platform_tags
+from orchestrator.tracking.payloads import KEY, ended, params, platform_tags
 from poisons import DataSpec, Store
 from poisons.card import markdown
 from poisons.stored_picture import picture_of

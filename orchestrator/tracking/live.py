@@ -9,9 +9,9 @@ from collections.abc import Callable
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.records import Record
-from orchestrator.tracking import told
+from orchestrator.tracking import payloads
 from orchestrator.tracking.connection import TROUBLE, first_line
-from orchestrator.tracking.copies import Copy, whole
+from orchestrator.tracking.dedupe import Copy, whole
 from orchestrator.tracking.outbox import Outbox, Parcel
 from orchestrator.tracking.tracker import Tracker
 from poisons import DataSpec
@@ -172,7 +172,7 @@ class LiveTracker(Observer):
         elif parcel.end == "done":
             record = self.tracker.ledger.result(task.key)
             if record is not None:
-                rest = [(when, row) for when, row in told.spaced(record) if row["epoch"] > entry.sent]
+                rest = [(when, row) for when, row in payloads.spaced(record) if row["epoch"] > entry.sent]
                 self.tracker.finish(entry.run_id, rest, self.tracker.ending(task, record))
         else:
             self.tracker.finish(entry.run_id, parcel.rows, self._ending(parcel), entry.known)
@@ -208,13 +208,13 @@ class LiveTracker(Observer):
         else:
             self.tracker.finish(entry.run_id, parcel.rows, ending, entry.known)
 
-    def _ending(self, parcel: Parcel) -> told.Ending:
+    def _ending(self, parcel: Parcel) -> payloads.Ending:
         key = parcel.entry.task.key
         if parcel.end == "failed":
-            return told.failed(parcel.entry.why)
+            return payloads.failed(parcel.entry.why)
         if parcel.end == "stopped" and (record := self.tracker.ledger.stopped(key)) is not None:
-            return told.stopped(record)
-        return told.interrupted()
+            return payloads.stopped(record)
+        return payloads.interrupted()
 
     def _send_data(self) -> None:
         specs = list(self.outbox.data.values())

@@ -22,8 +22,8 @@ from alembic.util import CommandError
 from mlflow.store.db import utils
 from sqlalchemy.exc import DBAPIError
 
-from orchestrator.artifacts import sqlite_file
-from orchestrator.database import DATABASE
+from orchestrator.tracking.artifacts import sqlite_file
+from orchestrator.tracking.database import DATABASE
 from poisons.durable import flush
 from trainers import InputError
 

@@ -16,13 +16,13 @@ from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
 from orchestrator.storage.summaries import looked
-from orchestrator.tracking import data_sets, page, told
+from orchestrator.tracking import data_sets, page, payloads
 from orchestrator.tracking.connection import TROUBLE, Connection
-from orchestrator.tracking.copies import Copy, copies, discard, settle, unfinished, whole
+from orchestrator.tracking.dedupe import Copy, copies, discard, settle, unfinished, whole
 from orchestrator.tracking.links import TRIALS, table_url
-from orchestrator.tracking.parent import Parent
+from orchestrator.tracking.payloads import KEY, PARENT, Ending
 from orchestrator.tracking.points import Steps, after, lacking, last_steps
-from orchestrator.tracking.told import KEY, PARENT, Ending
+from orchestrator.tracking.sweep_run import Parent
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
 from trainers.provenance import commit
@@ -89,13 +89,13 @@ class Tracker:
     def start(self, task: Task, begun: int, ending: Ending | None = None, rows: Rows | None = None) -> str:
         """A new run for a trial begun at `begun` (ms since 1970), with its parameters, its data set and the
         first of its epochs; complete if there is an ending."""
-        tags = told.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
+        tags = payloads.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
         tags |= ending.tags if ending else {}
-        run = self.client.create_run(self.experiment, begun, tags=tags, run_name=told.name(task))
+        run = self.client.create_run(self.experiment, begun, tags=tags, run_name=payloads.name(task))
         run_id = str(run.info.run_id)
-        self.connection.trained_on(run_id, told.data_input(task.trial.data, self.store))
-        points = told.points(rows or []) + (ending.metrics if ending else [])
-        self.connection.send(run_id, points, told.params(task.trial))
+        self.connection.trained_on(run_id, payloads.data_input(task.trial.data, self.store))
+        points = payloads.points(rows or []) + (ending.metrics if ending else [])
+        self.connection.send(run_id, points, payloads.params(task.trial))
         if ending:
             self.client.set_terminated(run_id, ending.status, ending.when)
         return run_id
@@ -108,44 +108,44 @@ class Tracker:
 
     def log(self, run_id: str, rows: Rows, known: Steps | None = None) -> None:
         """Send epochs, but for what a run had `known` before."""
-        self.connection.send(run_id, after(told.points(rows), known or {}))
+        self.connection.send(run_id, after(payloads.points(rows), known or {}))
 
     def finish(self, run_id: str, rows: Rows, ending: Ending, known: Steps | None = None) -> None:
         """The last of a run; its status comes last, for it says that all is there."""
         tags = [RunTag(*tag) for tag in ending.tags.items()]
-        self.connection.send(run_id, after(told.points(rows), known or {}) + ending.metrics, tags=tags)
+        self.connection.send(run_id, after(payloads.points(rows), known or {}) + ending.metrics, tags=tags)
         self.client.set_terminated(run_id, ending.status, ending.when)
 
     def complete(self, task: Task, record: Record, group: Iterable[Copy] = ()) -> str:
         """One complete run for a trial that is done: an unfinished one of `group`, if all that it holds is in
         the record, or else a new one. Returns its id; the others may be discarded then."""
-        ending, rows = self.ending(task, record), told.spaced(record)
+        ending, rows = self.ending(task, record), payloads.spaced(record)
         for copy in unfinished(group):
             run = self.client.get_run(copy.run_id)
-            rest = lacking(told.points(rows) + ending.metrics, self.connection.values(run))
+            rest = lacking(payloads.points(rows) + ending.metrics, self.connection.values(run))
             if rest is not None:
                 self._reopen(run, task)
                 self.finish(copy.run_id, [], replace(ending, metrics=rest))
                 return copy.run_id
-        return self.start(task, told.begun(record), ending, rows)
+        return self.start(task, payloads.begun(record), ending, rows)
 
     def _reopen(self, run: Run, task: Task) -> None:
         """Have a run be RUNNING, with nothing of how it ended before, and with what a new one would have."""
         run_id = run.info.run_id
-        for tag in told.END_TAGS & run.data.tags.keys():
+        for tag in payloads.END_TAGS & run.data.tags.keys():
             self.client.delete_tag(run_id, tag)
         self.client.update_run(run_id, "RUNNING")
-        tags = told.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
+        tags = payloads.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
         changed = [RunTag(*tag) for tag in tags.items() if run.data.tags.get(tag[0]) != tag[1]]
-        params = [param for param in told.params(task.trial) if param.key not in run.data.params]
+        params = [param for param in payloads.params(task.trial) if param.key not in run.data.params]
         self.connection.send(run_id, params=params, tags=changed)
         if not run.inputs.dataset_inputs:
-            self.connection.trained_on(run_id, told.data_input(task.trial.data, self.store))
+            self.connection.trained_on(run_id, payloads.data_input(task.trial.data, self.store))
 
     def ending(self, task: Task, record: Record) -> Ending:
         """How the run of a trial that is done ends: with what looks at it found."""
         found = self.ledger.findings({task.key: task.look_keys})[task.key] if task.looks else {}
-        return told.with_looks(told.done(record), task, found)
+        return payloads.with_looks(payloads.done(record), task, found)
 
     # -- all of them
 
@@ -200,7 +200,7 @@ class Tracker:
             task, copy = wanted.get(key), whole(group)
             if task is None or copy is None or not (new := dict(task.look_keys.items() - copy.looks)):
                 continue
-            points, tags = told.looked(task, self.ledger.findings({key: new})[key])
+            points, tags = payloads.looked(task, self.ledger.findings({key: new})[key])
             try:
                 self.connection.send(copy.run_id, points)
                 self.connection.send(copy.run_id, tags=[RunTag(*tag) for tag in tags.items()])
@@ -222,21 +222,21 @@ class Tracker:
         for key in stops.keys() | failures.keys() | orphans:
             group = known.get(key, [])
             if key in stops:
-                self._end(tasks[key], group, stops[key], told.stopped(stops[key]))
+                self._end(tasks[key], group, stops[key], payloads.stopped(stops[key]))
             elif (record := failures.get(key)) is not None:
-                self._end(tasks[key], group, record, told.failed(record["error"], told.ended(record)))
+                self._end(tasks[key], group, record, payloads.failed(record["error"], payloads.ended(record)))
             else:
-                self._end(tasks[key], group, {}, told.interrupted())
+                self._end(tasks[key], group, {}, payloads.interrupted())
 
     def _end(self, task: Task, group: list[Copy], record: Record, ending: Ending) -> None:
         """One run of a trial that is not done, and how that ended; a run that is there is resumed for it."""
         for copy in group[:1]:
             try:
-                self.finish(copy.run_id, told.spaced(record), ending, self.resume(copy.run_id, task))
+                self.finish(copy.run_id, payloads.spaced(record), ending, self.resume(copy.run_id, task))
             except MlflowException:  # it was deleted: whoever did that runs the trial, or has ended its run
                 self.check()
         if not group:
-            self.start(task, told.begun(record), ending, told.spaced(record))
+            self.start(task, payloads.begun(record), ending, payloads.spaced(record))
         self.discard(group[1:])
 
     def _adopt(self) -> None:

@@ -14,7 +14,7 @@ from poisons import Store
 from tests.chaos.play import ROWS, RUNS, SEED
 from tests.conftest import CPU, finish, start
 from tests.orchestrator.sweeps import plan_of, tiny, write
-from tests.orchestrator.test_tracking_schema import beside, make_older
+from tests.orchestrator.tracking.test_schema import beside, make_older
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 SIZES = (1, 60_000, 200_000, 400_000, 520_000, 600_000)  # bytes of the database at which its maker is killed

@@ -13,7 +13,7 @@ import ray.autoscaler
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.mlflow_server import SETTINGS
+from orchestrator.tracking.server import SETTINGS
 from tests.conftest import ROOT
 
 AWS, LOCAL = ROOT / "cluster.yaml", ROOT / "cluster" / "local.yaml"

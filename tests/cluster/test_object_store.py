@@ -18,12 +18,12 @@ import yaml
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_store
-from orchestrator.tracking import Tracker, told
+from orchestrator.tracking import Tracker, payloads
 from tests.chaos.witness import as_if_alone
 from tests.cluster.heads import BIN, free_ports
 from tests.conftest import ROOT, finish, start
 from tests.orchestrator.sweeps import plan_of, tiny, write
-from tests.orchestrator.test_tracking import runs
+from tests.orchestrator.tracking.test_tracker import runs
 from tests.test_sweep import RESULT
 
 pytestmark = [
@@ -106,7 +106,7 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
 
     tracked = runs(Tracker(head.uri, plan, open_store(where)))
     assert {run.info.run_name: run.info.status for run in tracked} == {
-        told.name(task): "FINISHED" for task in plan.tasks
+        payloads.name(task): "FINISHED" for task in plan.tasks
     }
     assert any(name.endswith(".png") for name in depot.files("mlartifacts")), "pictures lie in the bucket"
 

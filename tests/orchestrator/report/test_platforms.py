@@ -13,7 +13,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.report.html.document import document_of
 from orchestrator.report.html.render import page_of
 from orchestrator.storage.ledger import Ledger
-from orchestrator.tracking.told import done
+from orchestrator.tracking.payloads import done
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

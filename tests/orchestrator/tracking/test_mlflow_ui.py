@@ -15,16 +15,16 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from orchestrator.artifacts import make_relative, path_of
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
-from orchestrator.tracking import Tracker, default_uri, told
+from orchestrator.tracking import Tracker, default_uri, payloads
+from orchestrator.tracking.artifacts import make_relative, path_of
 from poisons import Store
 from tests.conftest import CPU, finish, start
 from tests.orchestrator.browser import browser, visit
 from tests.orchestrator.sweeps import plan_of, tiny
-from tests.orchestrator.test_live_tracking import Server
+from tests.orchestrator.tracking.test_live import Server
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -181,7 +181,7 @@ def test_the_page_of_a_data_set_shows_its_picture(moved: Moved, tmp_path: Path) 
 def tracker(store: Store) -> Tracker:
     tracker = Tracker(default_uri(store.root), plan_of(tiny(), store), store)
     task: Task = tracker.plan.tasks[0]
-    tracker.start(task, told.now())
+    tracker.start(task, payloads.now())
     assert not Ledger(store.where).done()
     return tracker
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.artifacts import FOLDER, folder_beside
-from orchestrator.database import is_server, with_driver
+from orchestrator.tracking.artifacts import FOLDER, folder_beside
+from orchestrator.tracking.database import is_server, with_driver
 from trainers import InputError
 
 HOST, PORT = "127.0.0.1", 5000  # where the UI is unless told otherwise
@@ -72,7 +72,7 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
     # whoever may list processes reads a command line, and the address may hold a password
     environment = {**os.environ, **SETTINGS, "MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.tethered", "mlflow", "server", *words],
+        [sys.executable, "-m", "orchestrator.tracking.tethered", "mlflow", "server", *words],
         env=environment,
         stdin=subprocess.PIPE,
         start_new_session=True,

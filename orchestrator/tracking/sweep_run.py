@@ -8,7 +8,7 @@ from mlflow.entities import Metric, Run
 
 from orchestrator.planning.plan import Plan
 from orchestrator.tracking.connection import Connection
-from orchestrator.tracking.told import now
+from orchestrator.tracking.payloads import now
 from trainers.printable import as_markdown
 
 ROLE = "opsctl.role"

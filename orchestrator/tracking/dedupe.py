@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mlflow.entities import Run
 
 from orchestrator.tracking.connection import Connection
-from orchestrator.tracking.told import KEY, LOOK, PARENT
+from orchestrator.tracking.payloads import KEY, LOOK, PARENT
 
 TURNS = 8  # in which drivers that send the same at once will have agreed
 

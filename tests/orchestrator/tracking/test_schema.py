@@ -16,9 +16,9 @@ from alembic import command
 from mlflow import MlflowClient
 from mlflow.store.db import utils
 
-from orchestrator.artifacts import sqlite_file
 from orchestrator.execution.trial import run_trial
 from orchestrator.tracking import Tracker, default_uri, schema
+from orchestrator.tracking.artifacts import sqlite_file
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write

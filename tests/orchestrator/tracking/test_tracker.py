@@ -20,8 +20,8 @@ from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.storage import Folder
-from orchestrator.tracking import KEY, Tracker, default_uri, page, told
-from orchestrator.tracking.parent import ROLE
+from orchestrator.tracking import KEY, Tracker, default_uri, page, payloads
+from orchestrator.tracking.sweep_run import ROLE
 from poisons import Store
 from tests.conftest import CPU, ROOT
 from tests.orchestrator.driving import heartbeat
@@ -172,7 +172,7 @@ def test_nothing_is_read_of_what_the_store_has_already(store: Store) -> None:
 
 def test_every_call_that_is_answered_shows_that_the_store_works(tracker: Tracker) -> None:
     task = tracker.plan.tasks[0]
-    run_id = tracker.start(task, told.now())
+    run_id = tracker.start(task, payloads.now())
 
     def answered(call: Callable[[], object]) -> bool:
         before = tracker.connection.answered
@@ -216,9 +216,9 @@ def test_the_description_of_the_experiment_has_filters_that_work(tracker: Tracke
 def test_names_are_short_and_tell_trials_apart(store: Store) -> None:
     label = "a source with a very long name that nobody wants to read in a table, number "
     grid = {"data.poison": {f"{label}{i}": {"kind": "ops", "pixels": i} for i in (1, 2)}, "seed": [0, 1]}
-    names = [told.name(task) for task in plan_of(tiny(grid=grid), store).tasks]
+    names = [payloads.name(task) for task in plan_of(tiny(grid=grid), store).tasks]
     assert len(set(names)) == 4
-    assert max(map(len, names)) <= told.LONGEST_NAME
+    assert max(map(len, names)) <= payloads.LONGEST_NAME
 
 
 def test_the_run_of_a_dead_driver_is_completed_and_doubles_are_removed(
@@ -226,12 +226,14 @@ def test_the_run_of_a_dead_driver_is_completed_and_doubles_are_removed(
 ) -> None:
     task = tracker.plan.tasks[0]
     record = run_trial(task.trial, store, device=CPU)
-    half = tracker.start(task, told.now(), rows=[(told.now(), record["history"][0])])  # and here it died
+    half = tracker.start(
+        task, payloads.now(), rows=[(payloads.now(), record["history"][0])]
+    )  # and here it died
     assert tracker.sync() == 1
     (run,) = runs(tracker)
     assert (run.info.run_id, run.info.status, run.data.tags[KEY]) == (half, "FINISHED", task.key)
     assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
-    tracker.start(task, told.now())
+    tracker.start(task, payloads.now())
     tracker.complete(task, record)  # another driver, at the same time
     kept = min(r.info.run_id for r in runs(tracker) if r.info.status == "FINISHED")
     assert tracker.sync() == 0
@@ -242,7 +244,7 @@ def test_what_another_driver_may_be_writing_to_is_not_written_to(tracker: Tracke
     """Both would send the last epochs, each with a time of its own, and they would be there twice."""
     task = tracker.plan.tasks[0]
     record = run_trial(task.trial, store, device=CPU)
-    theirs = tracker.start(task, told.now(), rows=[(told.now(), record["history"][0])])
+    theirs = tracker.start(task, payloads.now(), rows=[(payloads.now(), record["history"][0])])
     tracker.ledger.depot.write("drivers/other.json", heartbeat("other"))
     tracker.sync()
     (run,) = runs(tracker)

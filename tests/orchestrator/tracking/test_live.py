@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run, ViewType
 
-from orchestrator import mlflow_server
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Record
-from orchestrator.tracking import KEY, TROUBLE, LiveTracker, Tracker, default_uri, told
+from orchestrator.tracking import KEY, TROUBLE, LiveTracker, Tracker, default_uri, payloads
+from orchestrator.tracking import server as mlflow_server
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny
-from tests.orchestrator.test_tracking import as_recorded, epochs, parent, runs
+from tests.orchestrator.tracking.test_tracker import as_recorded, epochs, parent, runs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
@@ -138,7 +138,7 @@ def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, reco
     ledger, rows = tracker.ledger, record["history"]
     tracker.ledger.depot.remove(f"trials/{task.key}/result.json")
     if how.startswith("killed"):
-        tracker.start(task, told.now(), rows=[(told.now(), rows[0])])
+        tracker.start(task, payloads.now(), rows=[(payloads.now(), rows[0])])
     else:
         watcher = live(tracker, [])
         watcher.trial_started(task)
@@ -178,7 +178,7 @@ def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, reco
 
 def test_a_trial_that_somebody_runs_is_left_running(tracker: Tracker, task: Task) -> None:
     depot = tracker.ledger.depot
-    run_id = tracker.start(task, told.now())
+    run_id = tracker.start(task, payloads.now())
     with Driver(depot, "tiny", {}, threading.Event()) as driver:
         assert Leases(depot, driver.id).take(task.key)
         again(tracker).sync()

@@ -18,7 +18,7 @@ from orchestrator.tracking import LiveTracker, Tracker
 from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import plan_of, tiny
-from tests.orchestrator.test_tracking import as_recorded, epochs
+from tests.orchestrator.tracking.test_tracker import as_recorded, epochs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"

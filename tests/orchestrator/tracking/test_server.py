@@ -12,11 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator import mlflow_server
+from orchestrator.tracking import server as mlflow_server
 from tests.chaos.cluster import free_port
 from tests.chaos.yard import settled
 from tests.conftest import Opsctl, finish, start
-from tests.orchestrator.test_live_tracking import Server
+from tests.orchestrator.tracking.test_live import Server
 from tests.test_sweep import wait_for
 from trainers import InputError
 
