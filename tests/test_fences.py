@@ -111,7 +111,7 @@ def test_the_public_surface_is_small_and_real(package: str) -> None:
 @pytest.mark.parametrize(
     ("pattern", "alone"),
     [
-        (r"rich\.markup|from_markup|\bConsole\(|import .*\bConsole\b", "orchestrator/terminal.py"),
+        (r"rich\.markup|from_markup|\bConsole\(|import .*\bConsole\b", "orchestrator/cli/terminal.py"),
         (
             r"yaml\.(safe_|full_|unsafe_)?load|yaml\.(parse|compose|scan)|yaml\.\w*Loader",
             "trainers/yaml_text.py",

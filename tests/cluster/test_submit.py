@@ -344,6 +344,6 @@ def test_the_head_gets_the_options_that_were_given_here(tmp_path: Path) -> None:
 
 
 def test_submit_has_the_options_of_sweep() -> None:
-    ours, theirs = (set(inspect.signature(one).parameters) for one in (cli.submit, cli.sweep))
+    ours, theirs = (set(inspect.signature(one).parameters) for one in (cli.sweeps.submit, cli.sweeps.sweep))
     assert theirs - ours == {"dry_run"}, "opsctl plan shows it, wherever it will run"
     assert ours - theirs == {"follow"}

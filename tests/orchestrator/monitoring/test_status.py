@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import status_display
-from orchestrator.display import Lines, Screen
+from orchestrator.cli import status_display
+from orchestrator.cli.display import Lines, Screen
+from orchestrator.cli.tables import ROWS, at_work
+from orchestrator.cli.terminal import Terminal
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring import status, watch
 from orchestrator.monitoring.status import Building, Running
@@ -20,8 +22,6 @@ from orchestrator.planning.snapshot import version_of
 from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import SEALS, sealed
-from orchestrator.tables import ROWS, at_work
-from orchestrator.terminal import Terminal
 from poisons import Store
 from tests.conftest import CPU, Opsctl, start
 from tests.orchestrator.driving import driving, run

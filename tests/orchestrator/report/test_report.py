@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from orchestrator import report
+from orchestrator.cli.tables import below, legend, rich_table
 from orchestrator.monitoring.sweep_status import Standing, look
 from orchestrator.report.wording import spread
 from orchestrator.storage.ledger import Ledger
-from orchestrator.tables import below, legend, rich_table
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 
@@ -169,7 +169,7 @@ def test_ours_agree_with_the_published_figure_within_two_deviations(store: Store
 
 
 def rendered(one: report.Sheet, *, colour: bool = False) -> str:
-    from orchestrator.terminal import Terminal
+    from orchestrator.cli.terminal import Terminal
 
     console = Terminal(width=200, file=io.StringIO(), force_terminal=colour, color_system="standard")
     console.print(rich_table(one.table), legend(one.table), *below(one), sep="\n")

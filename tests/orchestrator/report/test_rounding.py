@@ -14,7 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator import report
-from orchestrator.display import Lines
+from orchestrator.cli.display import Lines
+from orchestrator.cli.tables import at_work, picture, rich_table
+from orchestrator.cli.terminal import RenderableType, Terminal
 from orchestrator.monitoring.status import Running
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.plan import Plan
@@ -23,8 +25,6 @@ from orchestrator.report.latex import latex
 from orchestrator.report.ranking import best_cells
 from orchestrator.report.wording import fixed
 from orchestrator.storage.ledger import Ledger
-from orchestrator.tables import at_work, picture, rich_table
-from orchestrator.terminal import RenderableType, Terminal
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator import report
+from orchestrator.cli.tables import below, picture
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.report.html.document import document_of
 from orchestrator.report.html.render import page_of
 from orchestrator.report.latex import escaped
 from orchestrator.report.warning import MOST, SheetWarning, warning_lines
 from orchestrator.storage.ledger import Ledger
-from orchestrator.tables import below, picture
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from orchestrator import report, terminal
+from orchestrator import report
+from orchestrator.cli import terminal
 from orchestrator.monitoring.status import Building, Running, elapsed
 from orchestrator.report import lines
 from orchestrator.report.wording import number

@@ -13,11 +13,11 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.display import words
+from orchestrator.cli.display import words
+from orchestrator.cli.terminal import Terminal
 from orchestrator.storage import garbage
 from orchestrator.storage.damage import damaged_files, in_quarantine
 from orchestrator.storage.ledger import Ledger
-from orchestrator.terminal import Terminal
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.base import Report

@@ -17,11 +17,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report
+from orchestrator.cli.tables import at_work, rich_table
+from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.status import building, doubts_by_text, driver_line, elapsed, pace, running
 from orchestrator.monitoring.sweep_status import Standing
 from orchestrator.storage.heartbeats import Mark
-from orchestrator.tables import at_work, rich_table
-from orchestrator.terminal import Terminal
 from trainers.printable import one_line
 
 FAILURES = 5  # on the screen; status shows all

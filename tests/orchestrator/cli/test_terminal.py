@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.terminal import Terminal, recorder, without_colours
+from orchestrator.cli.terminal import Terminal, recorder, without_colours
 
 HOSTILE = "s[/b] [red]x[/] :smile: \x1b]0;title\x07\x1b[2J\x9b31m\r\\[bold] http://u:SECRET@h/x \udcff"
 SHOWN = r"s[/b] [red]x[/] :smile: \x1b]0;title\x07\x1b[2J\x9b31m\x0d\[bold] http://***@h/x \udcff"

@@ -17,13 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from orchestrator.cli.tables import at_work
+from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.observer import Observer
 from orchestrator.monitoring.status import Building, Running
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.report.wording import number
 from orchestrator.storage.records import Record
-from orchestrator.tables import at_work
-from orchestrator.terminal import Terminal
 from poisons import DataSpec
 from trainers.loop import Metrics
 

@@ -1,0 +1,121 @@
+"""What commands begin with: the console, the plan of a sweep file, its snapshot, the ledger."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from orchestrator.cli.terminal import Terminal
+    from orchestrator.monitoring.sweep_status import Standing
+    from orchestrator.planning.plan import Plan
+    from orchestrator.planning.snapshot import Outline
+    from orchestrator.storage.ledger import Ledger
+    from poisons import Store
+
+Made = TypeVar("Made")
+
+
+def console_of() -> Terminal:
+    from orchestrator.cli.terminal import Terminal
+
+    return Terminal()
+
+
+def warn(console: Terminal, message: str) -> None:
+    console.say(("warning:", "yellow"), f" {message}")
+
+
+def plan_of(
+    file: Path, store: str, settings: list[str] | None, *, retry: Collection[str] = ()
+) -> tuple[Plan, Store]:
+    from orchestrator.cli.terminal import Terminal
+
+    with Terminal(stderr=True).status("reading the sweep and the store"):
+        from orchestrator.planning.plan import make_plan
+        from orchestrator.planning.snapshot import version_of
+        from orchestrator.planning.sweep_file import load
+        from orchestrator.storage.ledger import Ledger
+        from orchestrator.storage.stores import open_store
+
+        version = version_of(file, settings or ()) or ""
+        spec = load(file, tuple(settings or ()))
+        stored = open_store(store)
+        todo = make_plan(spec, stored, str(file), version=version, retry=retry)
+        with suppress(OSError):  # on a full disk: then status plans the sweep as well
+            todo.outline.keep(Ledger(stored.where).depot, version)
+        return todo, stored
+
+
+def each_of(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made], list[str]]:
+    """What is made of each sweep file, and why nothing can be made of the others; of one that is alone, or if
+    it is all of them, InputError."""
+    made, wrong = [], []
+    for file in files:
+        try:
+            made.append(make(file))
+        except ValueError as error:
+            from trainers import InputError  # here: a look at sweeps that are well is instant
+
+            if len(files) == 1 or not isinstance(error, InputError):
+                raise
+            wrong.append(str(error) if str(file) in str(error) else f"{file}: {error}")
+    if not made:
+        raise InputError("\n".join(wrong))
+    return made, wrong
+
+
+def refuse_left_out(wrong: list[str]) -> None:
+    """InputError if any of several sweeps is left out."""
+    if wrong:
+        from trainers import InputError
+
+        raise InputError("left out: " + "; ".join(wrong))
+
+
+def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Outline, Ledger, str]:
+    """A sweep as it was last planned, or as it is planned now; its ledger; the version of its text."""
+    from orchestrator.planning.snapshot import kept_outline, version_of
+
+    ledger, version = ledger_of(store), version_of(file, settings or ())
+    outline = kept_outline(ledger.depot, version) if version else None
+    if outline is None:
+        todo, _ = plan_of(file, store, settings)
+        outline, version = todo.outline, todo.version
+    return outline, ledger, version or ""
+
+
+def ledger_of(store: str) -> Ledger:
+    """The ledger of a store that is only looked at, without the time that it takes to open the store."""
+    from orchestrator.storage.ledger import Ledger
+    from orchestrator.storage.storage import DepotError
+
+    try:
+        return Ledger(store)
+    except DepotError as error:
+        from trainers import InputError
+
+        raise InputError(str(error)) from None
+
+
+def name_of(file: Path, store: str) -> str:
+    """The name of the sweep in a file; of one that was planned, without the time to read it."""
+    from orchestrator.planning.snapshot import kept_outline, version_of
+
+    version = version_of(file)
+    outline = kept_outline(ledger_of(store).depot, version) if version else None
+    if outline is not None:
+        return outline.name
+    from orchestrator.planning.sweep_file import load
+
+    return load(file).name
+
+
+def status_of(todo: Plan, stored: Store) -> Standing:
+    from orchestrator.monitoring.sweep_status import look
+    from orchestrator.storage.ledger import Ledger
+
+    return look(todo.outline, Ledger(stored.where))

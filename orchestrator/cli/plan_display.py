@@ -1,0 +1,70 @@
+"""`opsctl plan` in the terminal: what a sweep, or several, would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.cli.loading import warn
+
+if TYPE_CHECKING:
+    from orchestrator.cli.terminal import Terminal
+    from orchestrator.planning.plan import Plan
+    from poisons import Store
+
+
+def show_plan(
+    todo: Plan,
+    stored: Store,
+    console: Terminal,
+    *,
+    tflops: float | None = None,
+    slots: int | None = None,
+) -> None:
+    from orchestrator.cli.plan_table import plan_table
+    from orchestrator.estimates.estimate import estimate_on_this_machine, lines
+    from orchestrator.estimates.kept_weights import choose_kept_weights
+    from orchestrator.planning.caveats import remarks, source_remarks, warnings
+
+    console.say((todo.sweep.name, "bold"), f": {todo.sweep.question}")
+    with console.status("reckoning what it costs"):
+        cost = estimate_on_this_machine(todo, stored, tflops=tflops, slots=slots) if todo.missing else None
+    if todo.data:
+        console.print(plan_table(todo, cost.data if cost else {}))
+    console.say(f"{todo.work}, {todo.finished} trials already done, {len(todo.tasks)} in all")
+    for remark in (*remarks(todo), *choose_kept_weights(todo, stored).lines(), *source_remarks([todo])):
+        console.say(remark)
+    for warning in warnings(todo):
+        warn(console, warning)
+    if todo.failed or todo.stopped:
+        console.say(
+            f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
+            f"{len(todo.stopped)} were stopped early"
+        )
+    for line in lines(cost) if cost else ():
+        console.say(line)
+
+
+def show_batch(
+    plans: list[Plan], stored: Store, console: Terminal, *, tflops: float | None, slots: int | None
+) -> None:
+    from orchestrator.cli.plan_table import plan_table
+    from orchestrator.estimates.estimate import estimate_on_this_machine, lines
+    from orchestrator.estimates.kept_weights import choose_kept_weights, together
+    from orchestrator.planning.batch import Union
+    from orchestrator.planning.caveats import lacking_probes, source_remarks, warnings
+
+    union = Union(tuple(plans))
+    for todo in plans:
+        console.say((todo.sweep.name, "bold"), f": {union.of(todo)}")
+    with console.status("reckoning what it costs"):
+        runs = sum(bool(todo.missing) for todo in plans)
+        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
+    if union.whole.data:
+        console.print(plan_table(union.whole, cost.data if cost else {}))
+    weights = together([choose_kept_weights(todo, stored) for todo in plans])
+    said = (*source_remarks(plans), *union.lines(), *lacking_probes(union.whole), *weights)
+    for line in (*said, *(lines(cost) if cost else ())):
+        console.say(line)
+    for todo in plans:
+        for warning in warnings(todo):
+            warn(console, f"{todo.sweep.name}: {warning}")

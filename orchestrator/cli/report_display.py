@@ -1,0 +1,67 @@
+"""Reports as `opsctl report` prints them, in each of its formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from orchestrator.cli.options import Format
+
+if TYPE_CHECKING:
+    from orchestrator.cli.terminal import Terminal
+    from orchestrator.monitoring.sweep_status import Standing
+    from orchestrator.report import Sheet
+
+
+def sheet_of(standing: Standing, file: Path) -> Sheet:
+    """A sweep's report; where no published figures are found, which is no reason to fail, it says so."""
+    from orchestrator.report import make_sheet
+
+    return make_sheet(standing, file, strict=False)
+
+
+def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brief: bool = False) -> None:
+    """Print reports one after the other; JSON of several is a list. `brief`: of the terminal's only the
+    table."""
+    from orchestrator import report as reports
+    from trainers.redaction import redacted
+
+    if format is Format.table:
+        for sheet in sheets:
+            _show_sheet(sheet, console, brief=brief)
+    elif format is Format.svg:
+        if len(sheets) > 1:
+            raise reports.ReportError(
+                "an SVG is the picture of one table: name one sweep file, or use --html"
+            )
+        from orchestrator.cli.tables import picture
+
+        typer.echo(redacted(picture(sheets[0])), nl=False)
+    else:
+        write = {
+            Format.md: lambda: redacted("\n".join(map(reports.sheet_markdown, sheets))),
+            Format.latex: lambda: redacted("\n".join(map(reports.latex, sheets))),
+            Format.csv: lambda: reports.comma_separated(*sheets),
+            Format.trials_csv: lambda: reports.trials_csv(*sheets),
+            Format.json: lambda: redacted(reports.as_json(sheets)),
+        }[format]
+        typer.echo(write(), nl=False)
+
+
+def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
+    from orchestrator.cli.tables import below, legend, rich_table
+    from orchestrator.report.ranking import best_cells
+
+    console.print(rich_table(sheet.table))
+    if told := legend(sheet.table):
+        console.print(told, soft_wrap=True)
+    for line in best_cells(sheet.standing):
+        console.say(line)
+    if brief:
+        return
+    for table in sheet.probes:
+        console.print(rich_table(table))
+    for told in below(sheet):
+        console.print(told, soft_wrap=True)
