@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainers import TrainSpec, fit
-from trainers.attackers.pgd import Pgd
-from trainers.attacks import Frozen
+from trainers.attacks.pgd import Pgd
 from trainers.images import to_float
+from trainers.pgd import Frozen
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 10
 ATTACK = Pgd(steps=STEPS)

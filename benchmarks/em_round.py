@@ -29,8 +29,8 @@ from poisons import Workshop
 from poisons.em import Em
 from poisons.em_noise import Descent, Share, descend_share
 from trainers import Images, TrainSpec
-from trainers.attacks import Frozen
 from trainers.images import to_float
+from trainers.pgd import Frozen
 
 EPS, STEP, STEPS, TRAIN_STEPS = 8 / 255, 0.8 / 255, 20, 10
 TRACE = {"limit": 1000, "rounds": 6, "width": 16, "seeds": 2}

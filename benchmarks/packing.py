@@ -23,8 +23,8 @@ import torch
 
 from orchestrator.estimates import packing
 from orchestrator.storage.trial_spec import TrialSpec
+from trainers.gpu_profile import advance, probe, random_images, training_steps
 from trainers.loop import Training
-from trainers.probe import advance, probe, random_images, training_steps
 from trainers.recipe import repeatable
 
 SHAPE, CLASSES = (3, 32, 32), 10

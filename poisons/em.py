@@ -32,7 +32,6 @@ from poisons.em_noise import (
 )
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
-from trainers.attacks import Frozen
 from trainers.families import Architecture, Augmentation, Optimizer, Passes
 from trainers.feed import place
 from trainers.flops import Shape, Work, network_flops, over
@@ -40,6 +39,7 @@ from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.loop import DivergenceError, Training, generator, memory_named, seeded, train_step
 from trainers.optimizers.sgd import Sgd
+from trainers.pgd import Frozen
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import Eps, InputError

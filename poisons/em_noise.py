@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from poisons.base import Workshop
-from trainers.attacks import input_gradient
 from trainers.families import Augmentation, cross_entropy
 from trainers.feed import SHARE, feed
 from trainers.images import Images, to_float
 from trainers.loop import generator
+from trainers.pgd import input_gradient
 from trainers.recipe import TrainSpec, repeatable
 
 CPU = torch.device("cpu")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from trainers.lazy import load_from
 
 if TYPE_CHECKING:
-    from trainers.attacks import Budget
     from trainers.evaluate import EvaluationSpec
     from trainers.images import Images
     from trainers.loop import fit
+    from trainers.pgd import Budget
     from trainers.recipe import TrainSpec
     from trainers.spec import InputError, Plugin, Spec
 

@@ -20,8 +20,8 @@ import torch
 from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
-from trainers.looks import Look, Probe
 from trainers.loop import Trained
+from trainers.probe import Look, Probe
 from trainers.spec import InputError
 from trainers.stored import OBJECT, DamagedError
 from trainers.trial import Trial

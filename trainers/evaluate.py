@@ -13,11 +13,11 @@ import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
-from trainers.attackers.pgd import Pgd
-from trainers.attacks import Frozen, input_gradient
+from trainers.attacks.pgd import Pgd
 from trainers.families import Attack, cross_entropy
 from trainers.feed import feed
 from trainers.images import Extent, Images
+from trainers.pgd import Frozen, input_gradient
 from trainers.spec import InputError, Spec
 
 BATCH = 500  # images answered at a time; an attack, which needs gradients, is told how many

@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.attacks import Budget
 from trainers.images import Extent, Images
+from trainers.pgd import Budget
 from trainers.spec import InputError, Plugin
 
 
@@ -98,7 +98,7 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
         return cross_entropy(logits, y), logits
 
 
-class Attack(Plugin, family="attack", package="trainers.attackers"):
+class Attack(Plugin, family="attack", package="trainers.attacks"):
     """What an evaluation tries a trained network with, within `budget`."""
 
     budget: Budget = Budget()

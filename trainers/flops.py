@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from trainers.attackers.pgd import Pgd
+from trainers.attacks.pgd import Pgd
 from trainers.evaluate import BATCH
 from trainers.families import Architecture, Passes
 from trainers.meta import META, on_meta

@@ -22,9 +22,9 @@ from trainers.checkpoint import Checkpoint
 from trainers.evaluate import BATCH, accuracy
 from trainers.feed import feed, place
 from trainers.images import Images
-from trainers.looks import Row, Watch
 from trainers.numerical_platform import PlatformRecord, numerical_platform
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
+from trainers.probe import Row, Watch
 from trainers.recipe import TrainSpec, repeatable
 from trainers.stored import DamagedError, JsonFile
 from trainers.tensor_files import check_weights

@@ -9,12 +9,10 @@ from typing import Any, TypedDict
 import torch
 from torch import nn
 
-from trainers.attacks import Frozen
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import EvaluationSpec, evaluate, metric_of
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.looks import Look, Row, Subject, Watch, check_looks, check_prospects
 from trainers.loop import (
     Report,
     Trained,
@@ -25,7 +23,9 @@ from trainers.loop import (
     summary,
 )
 from trainers.numerical_platform import PlatformRecord
+from trainers.pgd import Frozen
 from trainers.precision import Arithmetic
+from trainers.probe import Look, Row, Subject, Watch, check_looks, check_prospects
 from trainers.provenance import environment
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.redaction import redacted_data

@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from orchestrator.storage.storage import Depot
 from trainers.flops import Work
-from trainers.probe import Speed, training_speed
+from trainers.gpu_profile import Speed, training_speed
 from trainers.recipe import Precision, TrainSpec
 from trainers.stored import DamagedError, JsonFile
 

@@ -21,9 +21,9 @@ from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store, Workshop
 from poisons.shelf import ShelvedCheckpoint
 from trainers import Images
-from trainers.looks import Look, check_prospects
 from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform
+from trainers.probe import Look, check_prospects
 from trainers.provenance import environment
 from trainers.spec import plain
 from trainers.stored import DamagedError

@@ -15,7 +15,7 @@ from orchestrator.planning.sweep_file import set_path
 from poisons import DataSpec
 from poisons.sources.base import Extent, Source
 from trainers import InputError
-from trainers.looks import Probe, metrics_of
+from trainers.probe import Probe, metrics_of
 from trainers.spec import identity, plain
 
 CLEAN = "clean"  # a set that a probe needs and is not given: the trial's own images without the poison

@@ -20,8 +20,8 @@ from pydantic import (
 from orchestrator.planning.axes import label
 from orchestrator.storage.trial_spec import TrialSpec
 from trainers import Spec
-from trainers.looks import Probe
 from trainers.numerical_platform import CpuIsa
+from trainers.probe import Probe
 
 KEEP_GB = 4.0  # 10⁹ bytes: about ninety ResNet-18
 Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, dict) else label(value))]

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.conftest import CPU
 from trainers import Images, TrainSpec
-from trainers.looks import Subject
+from trainers.probe import Subject
 
 
 def subject(

@@ -13,12 +13,12 @@ from torch import nn
 from poisons.sources.digits import Digits
 from tests.conftest import CPU
 from trainers import Budget, InputError, TrainSpec, fit
-from trainers.attacks import Frozen, Norm, input_gradient, pgd, step_size
 from trainers.defenses.fast_at import FastAt
 from trainers.defenses.pgd_at import PgdAt
 from trainers.defenses.trades import Trades, divergence, probabilities
 from trainers.families import cross_entropy
 from trainers.images import Images, to_float
+from trainers.pgd import Frozen, Norm, input_gradient, pgd, step_size
 
 
 def length(delta: torch.Tensor, norm: Norm) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from tests.conftest import ROOT
 from trainers import Images, InputError, TrainSpec
 from trainers.__main__ import main
-from trainers.attackers import auto_attack
+from trainers.attacks import auto_attack
 from trainers.spec import plain
 from trainers.trial import Trial
 

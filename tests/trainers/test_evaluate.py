@@ -11,8 +11,8 @@ from torch import nn
 from tests.conftest import CPU
 from tests.trainers.test_attacks import trained
 from trainers import Budget, EvaluationSpec, Images, InputError
-from trainers.attackers.auto_attack import AutoAttack
-from trainers.attackers.pgd import Pgd
+from trainers.attacks.auto_attack import AutoAttack
+from trainers.attacks.pgd import Pgd
 from trainers.evaluate import evaluate, robust_accuracy, silent_share, suspicious
 from trainers.families import Attack
 from trainers.images import to_float

@@ -12,14 +12,14 @@ from torch.utils.flop_counter import flop_registry
 from tests.conftest import CPU
 from trainers import Images, TrainSpec
 from trainers.architectures.lenet import LeNet5
-from trainers.attackers.auto_attack import AutoAttack
-from trainers.attackers.pgd import Pgd
-from trainers.attacks import Frozen
+from trainers.attacks.auto_attack import AutoAttack
+from trainers.attacks.pgd import Pgd
 from trainers.evaluate import BATCH
 from trainers.families import Architecture, Attack, Defense, Passes
 from trainers.flops import Flops, Work, network_flops, over, trial_work
 from trainers.images import to_float
 from trainers.loop import Training, generator, train_step
+from trainers.pgd import Frozen
 from trainers.trial import Trial
 
 CIFAR, IMAGENET = (3, 32, 32), (3, 224, 224)

@@ -14,8 +14,8 @@ from trainers import Images, InputError
 from trainers.families import Architecture
 from trainers.images import Extent
 from trainers.last_batch import check_last_batch, last_batch, nearest_sizes, refusal_of_one
-from trainers.looks import Look, Probe
 from trainers.loop import fit
+from trainers.probe import Look, Probe
 from trainers.recipe import TrainSpec
 from trainers.trial import Trial
 

@@ -14,7 +14,7 @@ from tests.trainers.subjects import doubles, random_images, subject
 from trainers import Images, InputError
 from trainers.families import Architecture, Normalised
 from trainers.images import to_float
-from trainers.looks import metrics_of
+from trainers.probe import metrics_of
 from trainers.probes.first_layer import FirstLayer, changed, first_convolution, peak_share
 
 

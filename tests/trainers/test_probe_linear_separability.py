@@ -12,7 +12,7 @@ from poisons.ops import Ops
 from poisons.sources.digits import Digits
 from tests.trainers.subjects import doubles, random_images, subject
 from trainers import Images, InputError
-from trainers.looks import Finding, Look, check_looks
+from trainers.probe import Finding, Look, check_looks
 from trainers.probes import linear_separability
 from trainers.probes.linear_separability import LinearSeparability, fit, held_out, judged, perturbations
 

@@ -21,8 +21,8 @@ from trainers import Images, InputError, TrainSpec, fit
 from trainers.__main__ import main
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
-from trainers.looks import Look, Probe, Subject, metrics_of
 from trainers.loop import DivergenceError, Metrics, generator
+from trainers.probe import Look, Probe, Subject, metrics_of
 from trainers.probes.distance import distance
 from trainers.trial import Trial
 

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from trainers.attacks import Budget, Frozen, pgd
 from trainers.families import Defense, Passes, cross_entropy
+from trainers.pgd import Budget, Frozen, pgd
 from trainers.spec import Eps
 
 

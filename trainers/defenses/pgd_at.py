@@ -9,8 +9,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from trainers.attacks import Budget, Frozen, pgd, step_size
 from trainers.families import Defense, Passes, cross_entropy
+from trainers.pgd import Budget, Frozen, pgd, step_size
 from trainers.spec import Eps
 
 

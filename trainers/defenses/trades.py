@@ -10,8 +10,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.attacks import Budget, Frozen, pgd, step_size
 from trainers.families import Defense, Passes, cross_entropy
+from trainers.pgd import Budget, Frozen, pgd, step_size
 from trainers.spec import Eps
 
 START = 0.001  # standard deviation of the start, as published: at the input itself the divergence is flat

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from trainers.images import Images
-from trainers.looks import Finding, Probe, Row, Subject, Watch
+from trainers.probe import Finding, Probe, Row, Subject, Watch
 
 
 class Distance(Probe, kind="distance"):

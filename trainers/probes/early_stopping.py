@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trainers.attacks import Frozen
 from trainers.evaluate import correct, share
 from trainers.feed import place
 from trainers.images import Extent, Images
-from trainers.looks import Finding, Probe, Row, Subject, Watch
+from trainers.pgd import Frozen
+from trainers.probe import Finding, Probe, Row, Subject, Watch
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 

@@ -12,8 +12,8 @@ from pydantic import Field, PositiveInt
 from trainers.evaluate import accuracy
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.looks import Finding, Probe, Subject
 from trainers.loop import DivergenceError, fit
+from trainers.probe import Finding, Probe, Subject
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 

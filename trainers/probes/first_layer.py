@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from trainers.evaluate import BATCH
 from trainers.feed import feed
 from trainers.images import Extent, Images
-from trainers.looks import Finding, Probe, Subject
+from trainers.probe import Finding, Probe, Subject
 from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.images import Extent, Images, balanced
-from trainers.looks import Finding, Probe, Subject
+from trainers.probe import Finding, Probe, Subject
 from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError

@@ -17,8 +17,8 @@ from trainers.evaluate import BATCH
 from trainers.feed import feed, place
 from trainers.images import Extent, Images
 from trainers.last_batch import last_batch, refusal_of_one
-from trainers.looks import Finding, Probe, Subject
 from trainers.loop import generator
+from trainers.probe import Finding, Probe, Subject
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 

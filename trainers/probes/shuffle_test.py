@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from trainers.evaluate import accuracy
-from trainers.looks import Finding, Probe, Subject
+from trainers.probe import Finding, Probe, Subject
 from trainers.spec import InputError
 
 

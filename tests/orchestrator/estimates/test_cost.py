@@ -42,7 +42,7 @@ from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
 from trainers import TrainSpec
 from trainers.flops import Work, network_flops, trial_work
-from trainers.probe import Speed
+from trainers.gpu_profile import Speed
 
 CORE = Resources(slots=2, gpus=0.0, cpus=1.0)
 

@@ -18,7 +18,7 @@ from orchestrator.estimates.rates import Rates
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.sweep_file import load
 from poisons import Store
-from trainers.probe import Speed
+from trainers.gpu_profile import Speed
 
 ROOT = Path(__file__).parents[2]
 # Operations: half of what the two cores reach in ResNet-18, benchmarks/README.md. Values and kernels were not

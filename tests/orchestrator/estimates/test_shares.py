@@ -9,7 +9,7 @@ from orchestrator.planning.plan import Task
 from orchestrator.storage.storage import open_depot
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
-from trainers.probe import Probe
+from trainers.gpu_profile import Probe
 
 GB = 2**30
 TWO = {"wide": {**TRAIN, "batch_size": 64}, "narrow": {**TRAIN, "batch_size": 16}}

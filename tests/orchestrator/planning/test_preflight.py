@@ -20,7 +20,7 @@ from poisons.sources.base import Source
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 from trainers import Images, InputError, last_batch
-from trainers.attackers import auto_attack
+from trainers.attacks import auto_attack
 
 RESNET18 = {"kind": "torchvision", "name": "resnet18"}
 LONE = {"data": {"limit": 17}, "train": {**TRAIN, "architecture": RESNET18, "batch_size": 16}}

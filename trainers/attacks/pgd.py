@@ -8,8 +8,8 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from trainers.attacks import pgd, step_size
 from trainers.families import Attack, Passes, cross_entropy
+from trainers.pgd import pgd, step_size
 from trainers.spec import Eps
 
 

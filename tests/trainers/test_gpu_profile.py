@@ -11,8 +11,7 @@ import torch
 from tests.conftest import CPU
 from trainers import InputError, TrainSpec
 from trainers.flops import Work
-from trainers.loop import Training, train_epoch
-from trainers.probe import (
+from trainers.gpu_profile import (
     Probe,
     Speed,
     Timed,
@@ -24,6 +23,7 @@ from trainers.probe import (
     training_speed,
     training_steps,
 )
+from trainers.loop import Training, train_epoch
 from trainers.trial import Trial
 
 NARROW = TrainSpec.parse({"architecture": "lenet5", "batch_size": 16}, "test")
