@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from poisons import Workshop
-from poisons.em import Em
-from poisons.em_noise import Descent, Share, descend_share
+from poisons.methods.em import Em
+from poisons.methods.em_noise import Descent, Share, descend_share
 from trainers import Images, TrainSpec
 from trainers.images import to_float
 from trainers.pgd import Frozen

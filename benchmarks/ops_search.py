@@ -28,8 +28,8 @@ import torch
 from data import cifar10
 
 from poisons.arrow import Writer, read_images
-from poisons.moments import moments
-from poisons.pixel_search import search
+from poisons.methods.moments import moments
+from poisons.methods.pixel_search import search
 from trainers import Images
 
 MEGA = 1e6

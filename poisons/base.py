@@ -81,7 +81,7 @@ class Workshop:
     imports: Path | None = None
 
 
-class Poison(Plugin, family="poison", package="poisons"):
+class Poison(Plugin, family="poison", package="poisons.methods"):
     """A way to craft a perturbation. Equal images and seed give an equal one on equal numerical platforms,
     bit for bit on a CPU."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from poisons.base import Poison
-from poisons.clean import Clean
+from poisons.methods.clean import Clean
 from poisons.sources.base import Source, Split
 from poisons.sources.digits import Digits
 from trainers.spec import Spec

@@ -15,7 +15,7 @@ from torch import Tensor
 from poisons.base import Perturbation
 from poisons.build import per_chunk
 from poisons.chain import Chain
-from poisons.clean import Identity
+from poisons.methods.clean import Identity
 from poisons.pixel_write import PixelWrite
 from trainers.images import Images
 from trainers.spec import InputError

@@ -27,7 +27,6 @@ from poisons.base import Perturbation, Tensors, Workshop
 from poisons.build import Part, by_kind, open_source, poison, read_source
 from poisons.card import Tally
 from poisons.chain import Chain
-from poisons.clean import Identity
 from poisons.data_spec import DataSpec
 from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
@@ -43,7 +42,8 @@ from poisons.durable import (
 )
 from poisons.foreign import store_import
 from poisons.heap import large_blocks_go_back
-from poisons.imported import Imported
+from poisons.methods.clean import Identity
+from poisons.methods.imported import Imported
 from poisons.node_copy import NodeCopy
 from poisons.records import (
     DATA,

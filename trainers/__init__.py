@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from trainers.spec import InputError, Plugin, Spec
 
 MODULES = {
-    "Budget": "attacks",
+    "Budget": "pgd",
     "EvaluationSpec": "evaluate",
     "Images": "images",
     "InputError": "spec",

@@ -135,9 +135,9 @@ class _Registry:
 class Plugin(Spec):
     """A spec chosen by its `kind`: a family opens a registry, a member joins with its class line.
 
-    `class Poison(Plugin, family="poison", package="poisons")` opens one, whose members are in the modules of
-    the package `poisons`; `class Clean(Poison, kind="clean")` joins it. Where a family is expected, `"clean"`
-    and `{"kind": "clean"}` both give `Clean()`.
+    `class Poison(Plugin, family="poison", package="poisons.methods")` opens one, whose members are in the
+    modules of that package; `class Clean(Poison, kind="clean")` joins it. Where a family is expected,
+    `"clean"` and `{"kind": "clean"}` both give `Clean()`.
     """
 
     family: ClassVar[str] = ""

@@ -22,7 +22,7 @@ from poisons.base import Perturbation
 from poisons.delta import Delta
 from poisons.durable import stamp, write_whole
 from poisons.foreign import store_import
-from poisons.imported import read_import
+from poisons.methods.imported import read_import
 from poisons.pixel_write import PixelWrite
 from poisons.store import damaged, restored
 from trainers import Images, InputError

@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from poisons import DataSpec, Poison, Store, Workshop
 from poisons.crew import Crew
-from poisons.em import CHOSEN, GENERATOR_LAPS, NOISE_LAPS, WEIGHTS, Em
-from poisons.em_noise import EM, Laps, begin
+from poisons.methods.em import CHOSEN, GENERATOR_LAPS, NOISE_LAPS, WEIGHTS, Em
+from poisons.methods.em_noise import EM, Laps, begin
 from poisons.stratify import stratified
 from tests.conftest import CPU
 from trainers import Images, InputError

@@ -12,8 +12,8 @@ import torch
 
 from poisons import Poison, Workshop
 from poisons.foreign import write_import
-from poisons.imported import Imported
-from poisons.ops import uniform_noise
+from poisons.methods.imported import Imported
+from poisons.methods.ops import uniform_noise
 from trainers import Images
 
 MEMBERS = list(Poison.registry.values())

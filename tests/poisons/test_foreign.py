@@ -25,8 +25,8 @@ from poisons.durable import StoreError
 from poisons.export import export
 from poisons.foreign import read_foreign, store_import
 from poisons.foreign_array import WholeLevels
-from poisons.imported import Imported, digest, read_import
-from poisons.ops import Ops
+from poisons.methods.imported import Imported, digest, read_import
+from poisons.methods.ops import Ops
 from poisons.sources.base import Reading
 from poisons.sources.image_folder import ImageFolder
 from trainers import Images, InputError

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poisons import Workshop
-from poisons import moments as module
 from poisons.arrow import Writer, read_images
 from poisons.crew import Crew
-from poisons.moments import Moments, gathered, moments, pairs
+from poisons.methods import moments as module
+from poisons.methods.moments import Moments, gathered, moments, pairs
 from tests.conftest import CPU
 from trainers import Images
 

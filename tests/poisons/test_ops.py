@@ -18,9 +18,9 @@ from poisons import Workshop
 from poisons.base import Tensors
 from poisons.chain import Chain
 from poisons.delta import Delta
-from poisons.moments import Moments, moments
-from poisons.ops import Ops
-from poisons.pixel_search import Exclusion, Further, Objective, _order, colours, ranking, search
+from poisons.methods.moments import Moments, moments
+from poisons.methods.ops import Ops
+from poisons.methods.pixel_search import Exclusion, Further, Objective, _order, colours, ranking, search
 from poisons.pixel_write import PixelWrite
 from poisons.stratify import stratified
 from trainers import Images, InputError
@@ -360,7 +360,7 @@ def test_candidates_are_ranked_alike_in_blocks(objective: Objective, monkeypatch
     x = np.random.default_rng(0).integers(0, 3, (6, 2, 5, 7)) * 127
     sums = moments(made(x, [0] * 6, 1))
     whole = ranking(sums, 0, objective, 30)
-    monkeypatch.setattr("poisons.pixel_search.BLOCK", 4 * 3)
+    monkeypatch.setattr("poisons.methods.pixel_search.BLOCK", 4 * 3)
     assert ranking(sums, 0, objective, 30) == whole
 
 

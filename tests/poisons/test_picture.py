@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from poisons.chain import Chain
-from poisons.clean import Identity
-from poisons.ops import uniform_noise
+from poisons.methods.clean import Identity
+from poisons.methods.ops import uniform_noise
 from poisons.picture import EDGE, GAP, GREY, LEFT, LINE, MARGIN, draw
 from poisons.pixel_write import PixelWrite
 from trainers import Images, InputError

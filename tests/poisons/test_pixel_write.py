@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from poisons.chain import Chain
-from poisons.clean import Identity
 from poisons.delta import Delta
+from poisons.methods.clean import Identity
 from poisons.pixel_write import PixelWrite
 from trainers import Images, InputError
 from trainers.stored import DamagedError

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from poisons import Poison, Workshop
-from poisons.ops import Ops
-from poisons.ops_color import OpsColor, distinct_colours, farthest
-from poisons.ops_position import OpsPosition
+from poisons.methods.ops import Ops
+from poisons.methods.ops_color import OpsColor, distinct_colours, farthest
+from poisons.methods.ops_position import OpsPosition
+from poisons.methods.randpix import RandPix
 from poisons.pixel_write import PixelWrite
-from poisons.randpix import RandPix
 from tests.conftest import CPU
 from trainers import Images, InputError
 

@@ -16,7 +16,7 @@ from poisons.arrow import read_index
 from poisons.card import card
 from poisons.delta import Delta
 from poisons.foreign import write_import
-from poisons.imported import Imported
+from poisons.methods.imported import Imported
 from poisons.picture import draw
 from poisons.stored_picture import picture_of
 from trainers import Images, InputError

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poisons.em import Em
+from poisons.methods.em import Em
 from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, layers, precision
 from trainers.families import Architecture

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from poisons.ops import Ops
+from poisons.methods.ops import Ops
 from poisons.sources.digits import Digits
 from tests.trainers.subjects import doubles, random_images, subject
 from trainers import Images, InputError

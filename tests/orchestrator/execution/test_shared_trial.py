@@ -7,7 +7,7 @@ from functools import cache
 from orchestrator.planning.expansion import expand
 from orchestrator.planning.sweep_file import load
 from orchestrator.storage.trial_spec import TrialSpec
-from poisons.ops import Ops
+from poisons.methods.ops import Ops
 from poisons.sources.base import Source
 from tests.conftest import ROOT
 from trainers import TrainSpec

@@ -20,7 +20,7 @@ from orchestrator.report.reference import find
 from orchestrator.report.table import axes_of
 from orchestrator.storage.ledger import Ledger, Record
 from poisons import Store
-from poisons.ops import Ops
+from poisons.methods.ops import Ops
 from tests.conftest import CPU, ROOT
 from tests.photographs import photographs
 

@@ -19,8 +19,8 @@ from poisons.base import Perturbation, Poison, Workshop
 from poisons.chain import Chain
 from poisons.chance import chance
 from poisons.delta import Delta, whole_levels
-from poisons.moments import gathered
-from poisons.pixel_search import Exclusion, Further, Objective, search
+from poisons.methods.moments import gathered
+from poisons.methods.pixel_search import Exclusion, Further, Objective, search
 from poisons.stratify import stratified
 from trainers.images import Images
 from trainers.spec import Eps

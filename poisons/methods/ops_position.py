@@ -7,8 +7,8 @@ import torch
 
 from poisons.base import Perturbation, Poison, Workshop
 from poisons.chance import chance
-from poisons.moments import gathered
-from poisons.pixel_search import Exclusion, Objective, search
+from poisons.methods.moments import gathered
+from poisons.methods.pixel_search import Exclusion, Objective, search
 from poisons.pixel_write import PixelWrite
 from trainers.images import Images
 

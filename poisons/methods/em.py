@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from poisons.base import Poison, Workshop
 from poisons.delta import Application, Delta, whole_levels
-from poisons.em_noise import (
+from poisons.methods.em_noise import (
     CPU,
     EM,
     TRAIN,

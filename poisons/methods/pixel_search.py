@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from poisons.moments import Moments, pairs
+from poisons.methods.moments import Moments, pairs
 from poisons.pixel_write import PixelWrite
 from trainers.spec import InputError
 
