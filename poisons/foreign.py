@@ -18,12 +18,12 @@ from torch import Tensor
 from poisons import arrow
 from poisons.build import per_chunk
 from poisons.card import Tally
-from poisons.delta import Application, Delta, Per
 from poisons.durable import StoreError, flush, put_aside, stamp, write_whole
 from poisons.foreign_array import Found, WholeLevels, levels, read_array
 from poisons.foreign_folder import MatchedFiles, match_files
 from poisons.heap import large_blocks_go_back
 from poisons.methods.imported import FILE, digest, read_import
+from poisons.perturbations.delta import Application, Delta, Per
 from poisons.records import RECORD
 from poisons.sources.base import Reading
 from poisons.sources.decode import Decoder

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from poisons.array_files import DTYPES, READERS, Held, arrays_of, needs_pickle
-from poisons.delta import Application, whole_levels
 from poisons.foreign_folder import match_rows
+from poisons.perturbations.delta import Application, whole_levels
 from trainers.images import Images, channels_first
 from trainers.pickles import SUFFIXES, pickle_to_array
 from trainers.spec import InputError

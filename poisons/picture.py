@@ -14,9 +14,9 @@ from torch import Tensor
 
 from poisons.base import Perturbation
 from poisons.build import per_chunk
-from poisons.chain import Chain
 from poisons.methods.clean import Identity
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.chain import Chain
+from poisons.perturbations.pixel_write import PixelWrite
 from trainers.images import Images
 from trainers.spec import InputError
 

@@ -26,9 +26,7 @@ from poisons import arrow
 from poisons.base import Perturbation, Tensors, Workshop
 from poisons.build import Part, by_kind, open_source, poison, read_source
 from poisons.card import Tally
-from poisons.chain import Chain
 from poisons.data_spec import DataSpec
-from poisons.delta import Delta
 from poisons.durable import StoreError as StoreError
 from poisons.durable import (
     create_whole,
@@ -45,6 +43,8 @@ from poisons.heap import large_blocks_go_back
 from poisons.methods.clean import Identity
 from poisons.methods.imported import Imported
 from poisons.node_copy import NodeCopy
+from poisons.perturbations.chain import Chain
+from poisons.perturbations.delta import Delta
 from poisons.records import (
     DATA,
     IMPORT,

@@ -22,10 +22,10 @@ from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.base import Report
 from poisons.card import card
-from poisons.delta import Application
 from poisons.durable import write_output
 from poisons.export import Form, export
 from poisons.foreign import read_foreign
+from poisons.perturbations.delta import Application
 from poisons.records import RECORD, files_of
 from poisons.stored_picture import picture_of
 from trainers import InputError

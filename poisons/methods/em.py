@@ -16,7 +16,6 @@ from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, field_valid
 from typing_extensions import TypedDict
 
 from poisons.base import Poison, Workshop
-from poisons.delta import Application, Delta, whole_levels
 from poisons.methods.em_noise import (
     CPU,
     EM,
@@ -30,6 +29,7 @@ from poisons.methods.em_noise import (
     one_thread,
     pick,
 )
+from poisons.perturbations.delta import Application, Delta, whole_levels
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
 from trainers.families import Architecture, Augmentation, Optimizer, Passes

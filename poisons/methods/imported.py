@@ -12,8 +12,8 @@ from torch import Tensor
 
 from poisons import arrow
 from poisons.base import Poison, Workshop
-from poisons.delta import Delta, Per
 from poisons.durable import unchanged
+from poisons.perturbations.delta import Delta, Per
 from poisons.records import IMPORT, IMPORT_FILE, RECORD
 from trainers.images import Images
 from trainers.spec import InputError

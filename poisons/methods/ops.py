@@ -16,11 +16,11 @@ from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
 from poisons.base import Perturbation, Poison, Workshop
-from poisons.chain import Chain
 from poisons.chance import chance
-from poisons.delta import Delta, whole_levels
 from poisons.methods.moments import gathered
 from poisons.methods.pixel_search import Exclusion, Further, Objective, search
+from poisons.perturbations.chain import Chain
+from poisons.perturbations.delta import Delta, whole_levels
 from poisons.stratify import stratified
 from trainers.images import Images
 from trainers.spec import Eps

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from poisons.base import Perturbation, Poison, Workshop
 from poisons.build import per_chunk
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.pixel_write import PixelWrite
 from trainers.images import Images
 from trainers.spec import InputError
 

@@ -9,7 +9,7 @@ from poisons.base import Perturbation, Poison, Workshop
 from poisons.chance import chance
 from poisons.methods.moments import gathered
 from poisons.methods.pixel_search import Exclusion, Objective, search
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.pixel_write import PixelWrite
 from trainers.images import Images
 
 

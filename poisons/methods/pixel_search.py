@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from poisons.methods.moments import Moments, pairs
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.pixel_write import PixelWrite
 from trainers.spec import InputError
 
 Objective = Literal["released", "paper", "art"]

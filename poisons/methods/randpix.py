@@ -7,7 +7,7 @@ import torch
 from poisons.base import Perturbation, Poison, Workshop
 from poisons.chance import chance
 from poisons.methods.pixel_search import colours
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.pixel_write import PixelWrite
 from trainers.images import Images
 from trainers.spec import InputError
 

@@ -15,7 +15,7 @@ from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from poisons import DataSpec, Store
-from poisons.delta import Delta
+from poisons.perturbations.delta import Delta
 from tests.orchestrator.sweeps import plan_of, tiny
 
 CLAIM = {"says": "ops is lower", "lower": {"data.poison": "ops"}, "higher": {"data.poison": "clean"}}

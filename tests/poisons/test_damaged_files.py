@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from poisons import DataSpec, Store, arrow
 from poisons.base import Perturbation
-from poisons.delta import Delta
 from poisons.durable import stamp, write_whole
 from poisons.foreign import store_import
 from poisons.methods.imported import read_import
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.delta import Delta
+from poisons.perturbations.pixel_write import PixelWrite
 from poisons.store import damaged, restored
 from trainers import Images, InputError
 from trainers.stored import DamagedError

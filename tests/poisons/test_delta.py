@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from poisons import delta as module
 from poisons.base import Perturbation
-from poisons.delta import Application, Delta, whole_levels
+from poisons.perturbations import delta as module
+from poisons.perturbations.delta import Application, Delta, whole_levels
 from trainers import Images, InputError
 
 APPLICATIONS: tuple[Application, ...] = ("signed", "released_em", "released_ops")

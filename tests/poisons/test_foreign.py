@@ -20,13 +20,13 @@ from PIL import Image
 
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
-from poisons.delta import Delta, whole_levels
 from poisons.durable import StoreError
 from poisons.export import export
 from poisons.foreign import read_foreign, store_import
 from poisons.foreign_array import WholeLevels
 from poisons.methods.imported import Imported, digest, read_import
 from poisons.methods.ops import Ops
+from poisons.perturbations.delta import Delta, whole_levels
 from poisons.sources.base import Reading
 from poisons.sources.image_folder import ImageFolder
 from trainers import Images, InputError

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from poisons import Workshop
 from poisons.base import Tensors
-from poisons.chain import Chain
-from poisons.delta import Delta
 from poisons.methods.moments import Moments, moments
 from poisons.methods.ops import Ops
 from poisons.methods.pixel_search import Exclusion, Further, Objective, _order, colours, ranking, search
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.chain import Chain
+from poisons.perturbations.delta import Delta
+from poisons.perturbations.pixel_write import PixelWrite
 from poisons.stratify import stratified
 from trainers import Images, InputError
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from poisons.chain import Chain
-from poisons.delta import Delta
 from poisons.methods.clean import Identity
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.chain import Chain
+from poisons.perturbations.delta import Delta
+from poisons.perturbations.pixel_write import PixelWrite
 from trainers import Images, InputError
 from trainers.stored import DamagedError
 

@@ -12,7 +12,7 @@ from poisons.methods.ops import Ops
 from poisons.methods.ops_color import OpsColor, distinct_colours, farthest
 from poisons.methods.ops_position import OpsPosition
 from poisons.methods.randpix import RandPix
-from poisons.pixel_write import PixelWrite
+from poisons.perturbations.pixel_write import PixelWrite
 from tests.conftest import CPU
 from trainers import Images, InputError
 

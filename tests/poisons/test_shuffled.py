@@ -14,9 +14,9 @@ from PIL import Image
 from poisons import DataSpec, Store, build
 from poisons.arrow import read_index
 from poisons.card import card
-from poisons.delta import Delta
 from poisons.foreign import write_import
 from poisons.methods.imported import Imported
+from poisons.perturbations.delta import Delta
 from poisons.picture import draw
 from poisons.stored_picture import picture_of
 from trainers import Images, InputError

@@ -1,0 +1,1 @@
+"""What methods craft: values that can be stored, and applied to images."""
