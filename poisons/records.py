@@ -122,7 +122,7 @@ class Low(TypedDict):
 
 @more
 class Change(TypedDict):
-    """What a poison changed; see `poisons.card.Tally`."""
+    """What a poison changed; see `poisons.exchange.card.Tally`."""
 
     images: Count
     changed: Annotated[FiniteFloat, Field(ge=0, le=1)]

@@ -25,7 +25,6 @@ from filelock import FileLock
 from poisons import arrow
 from poisons.base import Perturbation, Tensors, Workshop
 from poisons.build import Part, by_kind, open_source, poison, read_source
-from poisons.card import Tally
 from poisons.data_spec import DataSpec
 from poisons.durable import StoreError as StoreError
 from poisons.durable import (
@@ -38,7 +37,8 @@ from poisons.durable import (
     unchanged,
     write_whole,
 )
-from poisons.foreign import store_import
+from poisons.exchange.card import Tally
+from poisons.exchange.importing import store_import
 from poisons.heap import large_blocks_go_back
 from poisons.methods.clean import Identity
 from poisons.methods.imported import Imported

@@ -24,7 +24,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_depot
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
-from poisons.foreign import store_import
+from poisons.exchange.importing import store_import
 from poisons.perturbations.delta import Delta
 from tests.conftest import Opsctl, finish, start
 from tests.test_fences import loaded

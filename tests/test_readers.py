@@ -26,7 +26,10 @@ PARSERS = {
     ),
     "files of tensors": (
         {"torch.load"},
-        {"trainers/tensor_files.py", "poisons/array_files.py"},  # the second: files of torch before 1.6
+        {
+            "trainers/tensor_files.py",
+            "poisons/exchange/array_files.py",
+        },  # the second: files of torch before 1.6
     ),
     "arrays": ({"np.load", "numpy.load"}, set()),
     "pickles": (

@@ -21,13 +21,13 @@ from orchestrator.storage.ledger import Ledger
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.base import Report
-from poisons.card import card
 from poisons.durable import write_output
-from poisons.export import Form, export
-from poisons.foreign import read_foreign
+from poisons.exchange.card import card
+from poisons.exchange.export import Form, export
+from poisons.exchange.importing import read_foreign
+from poisons.exchange.stored_picture import picture_of
 from poisons.perturbations.delta import Application
 from poisons.records import RECORD, files_of
-from poisons.stored_picture import picture_of
 from trainers import InputError
 from trainers.bare import device_named
 from trainers.spec import plain

@@ -18,8 +18,8 @@ from orchestrator.tracking.links import DATA_SETS, VIEW_TAG
 from orchestrator.tracking.page import saved_view
 from orchestrator.tracking.payloads import KEY, ended, params, platform_tags
 from poisons import DataSpec, Store
-from poisons.card import markdown
-from poisons.stored_picture import picture_of
+from poisons.exchange.card import markdown
+from poisons.exchange.stored_picture import picture_of
 from trainers.redaction import redacted_data
 from trainers.spec import flatten
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from poisons import DataSpec, Store, card
-from poisons.card import Tally, markdown
+from poisons import DataSpec, Store
+from poisons.exchange import card
+from poisons.exchange.card import Tally, markdown
 from trainers import Images
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from poisons import DataSpec, Store, arrow
 from poisons.base import Perturbation
 from poisons.durable import stamp, write_whole
-from poisons.foreign import store_import
+from poisons.exchange.importing import store_import
 from poisons.methods.imported import read_import
 from poisons.perturbations.delta import Delta
 from poisons.perturbations.pixel_write import PixelWrite

@@ -17,9 +17,10 @@ import yaml
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from poisons import DataSpec, Store, export
+from poisons import DataSpec, Store
 from poisons.arrow import read_index
-from poisons.export import Form
+from poisons.exchange import export
+from poisons.exchange.export import Form
 from poisons.publication import public_text
 from poisons.sources.image_folder import ImageFolder as FolderSource
 from poisons.sources.parquet import Parquet
@@ -226,7 +227,7 @@ import resource, signal, sys, torch
 from pathlib import Path
 from trainers import Images
 from poisons.durable import StoreError
-from poisons.export import export
+from poisons.exchange.export import export
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 images = Images(torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8), torch.arange(40) % 4, 4)
 for form in sys.argv[2:]:

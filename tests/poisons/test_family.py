@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from poisons import Poison, Workshop
-from poisons.foreign import write_import
+from poisons.exchange.importing import write_import
 from poisons.methods.imported import Imported
 from poisons.methods.ops import uniform_noise
 from trainers import Images

@@ -21,9 +21,9 @@ from PIL import Image
 from poisons import DataSpec, Store, Workshop
 from poisons.arrow import read_index
 from poisons.durable import StoreError
-from poisons.export import export
-from poisons.foreign import read_foreign, store_import
-from poisons.foreign_array import WholeLevels
+from poisons.exchange.export import export
+from poisons.exchange.imported_array import WholeLevels
+from poisons.exchange.importing import read_foreign, store_import
 from poisons.methods.imported import Imported, digest, read_import
 from poisons.methods.ops import Ops
 from poisons.perturbations.delta import Delta, whole_levels
@@ -416,7 +416,7 @@ def test_an_import_that_cannot_be_written_leaves_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("poisons.foreign.write_whole", full)
+    monkeypatch.setattr("poisons.exchange.importing.write_whole", full)
     with pytest.raises(StoreError, match=r"No space left on device.*it needs about 1 MB"):
         imported(tmp_path, images)
     assert list((tmp_path / "imports").iterdir()) == []
@@ -589,7 +589,7 @@ def test_a_member_that_is_no_array_of_images_is_refused_by_its_header(
 
 BOMB = """
 import resource, sys, torch
-from poisons.foreign import read_foreign
+from poisons.exchange.importing import read_foreign
 from trainers import Images, InputError
 images = Images(torch.zeros(40, 3, 32, 32, dtype=torch.uint8), torch.arange(40) % 4, 4)
 from pathlib import Path
@@ -638,7 +638,7 @@ def test_an_image_of_another_size_is_refused_by_its_header(tmp_path: Path, image
 IMPORT = """
 import resource, sys, torch
 from pathlib import Path
-from poisons.foreign import read_foreign
+from poisons.exchange.importing import read_foreign
 from trainers import Images
 rows = int(sys.argv[2])
 images = Images(torch.full((rows, 3, 32, 32), 100, dtype=torch.uint8), torch.arange(rows) % 4, 4)

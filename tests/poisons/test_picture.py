@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from poisons.exchange.picture import EDGE, GAP, GREY, LEFT, LINE, MARGIN, draw
 from poisons.methods.clean import Identity
 from poisons.methods.ops import uniform_noise
 from poisons.perturbations.chain import Chain
 from poisons.perturbations.pixel_write import PixelWrite
-from poisons.picture import EDGE, GAP, GREY, LEFT, LINE, MARGIN, draw
 from trainers import Images, InputError
 
 

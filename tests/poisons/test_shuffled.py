@@ -13,12 +13,12 @@ from PIL import Image
 
 from poisons import DataSpec, Store, build
 from poisons.arrow import read_index
-from poisons.card import card
-from poisons.foreign import write_import
+from poisons.exchange.card import card
+from poisons.exchange.importing import write_import
+from poisons.exchange.picture import draw
+from poisons.exchange.stored_picture import picture_of
 from poisons.methods.imported import Imported
 from poisons.perturbations.delta import Delta
-from poisons.picture import draw
-from poisons.stored_picture import picture_of
 from trainers import Images, InputError
 
 IMPORTED = {"kind": "imported", **Imported.smoke}
@@ -137,7 +137,7 @@ def test_its_picture_sets_each_image_beside_its_own_content(
         seen.append((clean, poisoned))
         return draw(clean, poisoned, perturbation)
 
-    monkeypatch.setattr("poisons.stored_picture.draw", spy)
+    monkeypatch.setattr("poisons.exchange.stored_picture.draw", spy)
     assert Image.open(io.BytesIO(picture_of(spec, store))).size > (400, 200)
     ((clean, poisoned),) = seen
     assert sorted(poisoned.y.tolist()) == list(range(10))

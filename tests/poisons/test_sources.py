@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from poisons import DataSpec, Store
-from poisons.card import card
+from poisons.exchange.card import card
 from poisons.sources.base import Source, digest
 from poisons.sources.digits import Digits
 from poisons.sources.image_folder import ImageFolder

@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets import ImageFolder as Reference
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from poisons.foreign import read_foreign
+from poisons.exchange.importing import read_foreign
 from poisons.sources.base import digest
 from poisons.sources.image_folder import ImageFolder
 from poisons.sources.image_tree import SUFFIXES

@@ -10,9 +10,9 @@ from typing import Any
 from PIL import Image
 
 from poisons import DataSpec, Store
-from poisons.card import card
 from poisons.durable import StoreError
-from poisons.stored_picture import picture_of
+from poisons.exchange.card import card
+from poisons.exchange.stored_picture import picture_of
 from trainers import InputError
 
 PICTURES = 16  # on a page, at most

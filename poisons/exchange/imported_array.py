@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poisons.array_files import DTYPES, READERS, Held, arrays_of, needs_pickle
-from poisons.foreign_folder import match_rows
+from poisons.exchange.array_files import DTYPES, READERS, Held, arrays_of, needs_pickle
+from poisons.exchange.imported_folder import match_rows
 from poisons.perturbations.delta import Application, whole_levels
 from trainers.images import Images, channels_first
 from trainers.pickles import SUFFIXES, pickle_to_array

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from poisons.build import content_rows
 from poisons.data_spec import DataSpec
-from poisons.picture import draw
+from poisons.exchange.picture import draw
 from poisons.store import Store
 from trainers.spec import InputError
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from poisons import arrow
 from poisons.build import per_chunk
-from poisons.card import Tally
 from poisons.durable import StoreError, flush, put_aside, stamp, write_whole
-from poisons.foreign_array import Found, WholeLevels, levels, read_array
-from poisons.foreign_folder import MatchedFiles, match_files
+from poisons.exchange.card import Tally
+from poisons.exchange.imported_array import Found, WholeLevels, levels, read_array
+from poisons.exchange.imported_folder import MatchedFiles, match_files
 from poisons.heap import large_blocks_go_back
 from poisons.methods.imported import FILE, digest, read_import
 from poisons.perturbations.delta import Application, Delta, Per

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from poisons.build import per_chunk
-from poisons.card import markdown
 from poisons.durable import StoreError, flush
-from poisons.picture import pillow
+from poisons.exchange.card import markdown
+from poisons.exchange.picture import pillow
 from poisons.publication import public_record
 from trainers.images import Images
 from trainers.spec import InputError

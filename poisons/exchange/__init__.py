@@ -1,0 +1,1 @@
+"""Data sets for people and other programs: import, export, the card, the picture."""
