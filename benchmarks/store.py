@@ -23,7 +23,7 @@ import torch
 
 from poisons import DataSpec, Store
 from poisons.durable import flush
-from poisons.store import damaged
+from poisons.store.store import damaged
 from trainers import Images
 
 BATCH = 128

@@ -10,13 +10,13 @@ from trainers.lazy import load_from
 if TYPE_CHECKING:
     from poisons.base import Perturbation, Poison, Workshop
     from poisons.data_spec import DataSpec
-    from poisons.store import Store
+    from poisons.store.store import Store
 
 MODULES = {
     "DataSpec": "data_spec",
     "Perturbation": "base",
     "Poison": "base",
-    "Store": "store",
+    "Store": "store.store",
     "Workshop": "base",
 }
 __all__ = ["DataSpec", "Perturbation", "Poison", "Store", "Workshop"]

@@ -16,7 +16,7 @@ import torch
 from poisons.base import Workshop
 from poisons.data_spec import DataSpec
 from poisons.durable import StoreError
-from poisons.store import Store
+from poisons.store.store import Store
 from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.spec import InputError
 

@@ -17,7 +17,7 @@ from orchestrator.storage.records import SEALS, sealed
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store
-from poisons.node_copy import shelved
+from poisons.store.local_cache import shelved
 from tests.conftest import Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
 

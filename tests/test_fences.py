@@ -39,7 +39,7 @@ def test_a_package_loads_what_is_used_of_it(package: str) -> None:
     assert "torch" in loaded(f"import {package}; [getattr({package}, name) for name in {package}.__all__]")
 
 
-@pytest.mark.parametrize("package", ["trainers.trial", "poisons.store"])
+@pytest.mark.parametrize("package", ["trainers.trial", "poisons.store.store"])
 def test_lower_layers_run_on_a_bare_box(package: str) -> None:
     found = loaded(
         f"import {package}; from trainers.spec import Plugin\n[f.registry for f in Plugin.families.values()]"

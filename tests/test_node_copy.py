@@ -12,7 +12,7 @@ import torch
 from orchestrator.storage.storage import Folder
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
-from poisons.node_copy import NodeCopy
+from poisons.store.local_cache import NodeCopy
 
 CLEAN = DataSpec.parse({"limit": 50}, "test").pinned()
 

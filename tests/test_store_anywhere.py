@@ -28,7 +28,7 @@ from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store, Workshop
 from poisons.durable import StoreError
-from poisons.node_copy import shelved
+from poisons.store.local_cache import shelved
 from tests import s3
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write

@@ -12,7 +12,7 @@ from orchestrator.estimates.rates import Rates
 from orchestrator.storage.storage import open_depot
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
-from poisons.store import known
+from poisons.store.store import known
 from trainers.flops import Work
 
 LEARN = 300  # records that are read, at most

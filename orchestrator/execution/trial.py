@@ -19,7 +19,7 @@ from orchestrator.storage.records import Record
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store, Workshop
-from poisons.shelf import ShelvedCheckpoint
+from poisons.store.shelf import ShelvedCheckpoint
 from trainers import Images
 from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform

@@ -17,9 +17,9 @@ from orchestrator.storage.heartbeats import marks
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
 from orchestrator.storage.storage import Depot, Folder, open_depot
 from poisons import Store
-from poisons.node_copy import shelved
 from poisons.records import IMPORT, RECORD
-from poisons.store import damaged_files
+from poisons.store.local_cache import shelved
+from poisons.store.store import damaged_files
 from trainers.stored import DamagedError
 
 HOUR, DAY = 3600.0, 86400.0

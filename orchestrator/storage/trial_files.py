@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS
 from poisons import Store
-from poisons.shelf import ShelvedCheckpoint
+from poisons.store.shelf import ShelvedCheckpoint
 from trainers.checkpoint import write_tensors
 from trainers.tensor_files import check_weights, read_tensors
 

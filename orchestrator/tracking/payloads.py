@@ -17,7 +17,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import is_seed
 from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
-from poisons.node_copy import shelved
+from poisons.store.local_cache import shelved
 from trainers.loop import Metrics
 from trainers.printable import as_markdown
 from trainers.redaction import redacted

@@ -19,11 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from torch import Tensor
 
-from poisons.build import per_chunk
 from poisons.durable import StoreError, flush
 from poisons.exchange.card import markdown
 from poisons.exchange.picture import pillow
-from poisons.publication import public_record
+from poisons.store.build import per_chunk
+from poisons.store.publication import public_record
 from trainers.images import Images
 from trainers.spec import InputError
 from trainers.stored import MB, DamagedError, JsonFile

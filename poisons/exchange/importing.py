@@ -16,18 +16,18 @@ import torch
 from torch import Tensor
 
 from poisons import arrow
-from poisons.build import per_chunk
 from poisons.durable import StoreError, flush, put_aside, stamp, write_whole
 from poisons.exchange.card import Tally
 from poisons.exchange.imported_array import Found, WholeLevels, levels, read_array
 from poisons.exchange.imported_folder import MatchedFiles, match_files
-from poisons.heap import large_blocks_go_back
 from poisons.methods.imported import FILE, digest, read_import
 from poisons.perturbations.delta import Application, Delta, Per
 from poisons.records import RECORD
 from poisons.sources.base import Reading
 from poisons.sources.decode import Decoder
 from poisons.sources.image_tree import read_bytes, shown
+from poisons.store.build import per_chunk
+from poisons.store.heap import large_blocks_go_back
 from trainers.images import Images
 from trainers.provenance import environment
 from trainers.spec import InputError

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation
-from poisons.build import per_chunk
 from poisons.methods.clean import Identity
 from poisons.perturbations.chain import Chain
 from poisons.perturbations.pixel_write import PixelWrite
+from poisons.store.build import per_chunk
 from trainers.images import Images
 from trainers.spec import InputError
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from poisons.build import content_rows
 from poisons.data_spec import DataSpec
 from poisons.exchange.picture import draw
-from poisons.store import Store
+from poisons.store.build import content_rows
+from poisons.store.store import Store
 from trainers.spec import InputError
 
 

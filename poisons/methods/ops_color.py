@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation, Poison, Workshop
-from poisons.build import per_chunk
 from poisons.perturbations.pixel_write import PixelWrite
+from poisons.store.build import per_chunk
 from trainers.images import Images
 from trainers.spec import InputError
 

@@ -24,7 +24,7 @@ from poisons.exchange.importing import store_import
 from poisons.methods.imported import read_import
 from poisons.perturbations.delta import Delta
 from poisons.perturbations.pixel_write import PixelWrite
-from poisons.store import damaged, restored
+from poisons.store.store import damaged, restored
 from trainers import Images, InputError
 from trainers.stored import DamagedError
 

@@ -21,9 +21,9 @@ from poisons import DataSpec, Store
 from poisons.arrow import read_index
 from poisons.exchange import export
 from poisons.exchange.export import Form
-from poisons.publication import public_text
 from poisons.sources.image_folder import ImageFolder as FolderSource
 from poisons.sources.parquet import Parquet
+from poisons.store.publication import public_text
 from trainers import Images, InputError
 
 FORMS: tuple[Form, ...] = ("image_folder", "parquet", "npz", "hf")
@@ -137,7 +137,7 @@ def loaded(how: dict[str, object], out: Path) -> dict[str, object]:
 def test_hugging_face_reads_the_parquet_files(
     many: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poisons.build.CHUNK", 35 * 7)
+    monkeypatch.setattr("poisons.store.build.CHUNK", 35 * 7)
     monkeypatch.setattr(export, "FILE", 2000)
     give(many, tmp_path / "a", "parquet")
     files = sorted(str(file) for file in (tmp_path / "a").glob("train-*.parquet"))
@@ -179,7 +179,7 @@ def test_hugging_face_opens_the_folder_with_all_its_splits(store: Store, tmp_pat
 def test_chunks_make_no_difference(many: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for form in FORMS:
         give(many, tmp_path / "whole" / form, form)
-    monkeypatch.setattr("poisons.build.CHUNK", 35 * 7)
+    monkeypatch.setattr("poisons.store.build.CHUNK", 35 * 7)
     for form in FORMS:
         give(many, tmp_path / "parts" / form, form)
     for form in ("image_folder", "npz"):

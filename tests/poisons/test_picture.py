@@ -63,7 +63,7 @@ def test_each_class_is_shown_clean_poisoned_and_changed(images: Images) -> None:
 def test_the_image_of_a_class_is_the_first_that_was_changed(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("poisons.build.CHUNK", 3 * 32 * 32 * 7)
+    monkeypatch.setattr("poisons.store.build.CHUNK", 3 * 32 * 32 * 7)
     x = images.x.clone()
     x[[21, 25, 30]] ^= 255
     pixels = opened(draw(images, Images(x, images.y, 4)))

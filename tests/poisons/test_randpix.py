@@ -92,7 +92,7 @@ def test_ops_color_paints_each_image_where_it_is_farthest(images: Images) -> Non
 
 def test_ops_color_goes_chunk_by_chunk(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = crafted(OpsColor(), images)
-    monkeypatch.setattr("poisons.build.CHUNK", 3 * 32 * 32 * 7)
+    monkeypatch.setattr("poisons.store.build.CHUNK", 3 * 32 * 32 * 7)
     assert all(
         torch.equal(whole.columns()[name], t) for name, t in crafted(OpsColor(), images).columns().items()
     )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from poisons import DataSpec, Store, build
+from poisons import DataSpec, Store
 from poisons.arrow import read_index
 from poisons.exchange.card import card
 from poisons.exchange.importing import write_import
@@ -19,6 +19,7 @@ from poisons.exchange.picture import draw
 from poisons.exchange.stored_picture import picture_of
 from poisons.methods.imported import Imported
 from poisons.perturbations.delta import Delta
+from poisons.store.store import build
 from trainers import Images, InputError
 
 IMPORTED = {"kind": "imported", **Imported.smoke}

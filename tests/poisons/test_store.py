@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from poisons import DataSpec, Store, Workshop, arrow, durable
-from poisons.build import chosen_images
 from poisons.records import LAYOUT
-from poisons.store import StoreError, damaged
+from poisons.store.build import chosen_images
+from poisons.store.store import StoreError, damaged
 from trainers import Images, InputError
 from trainers.loop import generator
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from poisons import arrow
 from poisons.durable import StoreError, flush, intact, write_whole
 from poisons.records import DATA, RECORD, files_of, folder_record
-from poisons.shelf import Shelf
+from poisons.store.shelf import Shelf
 from trainers.stored import DamagedError, read_regular
 
 KINDS = ("data", "imports")  # what is counted against the bound

@@ -24,7 +24,6 @@ from filelock import FileLock
 
 from poisons import arrow
 from poisons.base import Perturbation, Tensors, Workshop
-from poisons.build import Part, by_kind, open_source, poison, read_source
 from poisons.data_spec import DataSpec
 from poisons.durable import StoreError as StoreError
 from poisons.durable import (
@@ -39,10 +38,8 @@ from poisons.durable import (
 )
 from poisons.exchange.card import Tally
 from poisons.exchange.importing import store_import
-from poisons.heap import large_blocks_go_back
 from poisons.methods.clean import Identity
 from poisons.methods.imported import Imported
-from poisons.node_copy import NodeCopy
 from poisons.perturbations.chain import Chain
 from poisons.perturbations.delta import Delta
 from poisons.records import (
@@ -56,7 +53,10 @@ from poisons.records import (
     data_record,
     folder_record,
 )
-from poisons.shelf import Shelf, ShelvedCheckpoint
+from poisons.store.build import Part, by_kind, open_source, poison, read_source
+from poisons.store.heap import large_blocks_go_back
+from poisons.store.local_cache import NodeCopy
+from poisons.store.shelf import Shelf, ShelvedCheckpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
