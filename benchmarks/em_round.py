@@ -25,7 +25,7 @@ from data import cifar10
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poisons import Workshop
+from poisons import CraftContext
 from poisons.methods.em import Em
 from poisons.methods.em_noise import Descent, Share, descend_share
 from trainers import Images, TrainSpec
@@ -149,7 +149,7 @@ def traces(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     seconds = {"ours": 0.0, "plain": 0.0}
     for seed in range(args.seeds):
         start = time.perf_counter()
-        facts = em.craft(images, seed=seed, workshop=Workshop(device=device)).facts()
+        facts = em.craft(images, seed=seed, context=CraftContext(device=device)).facts()
         between = time.perf_counter()
         errors["ours"].append([round(row["error"], 4) for row in facts["rounds"]])
         errors["plain"].append([round(e, 4) for e in plain_em(images, em, seed=seed, device=device)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from trainers.lazy import load_from
 
 if TYPE_CHECKING:
-    from poisons.base import Perturbation, Poison, Workshop
+    from poisons.base import CraftContext, Perturbation, Poison
     from poisons.data_spec import DataSpec
     from poisons.store.store import Store
 
@@ -17,7 +17,7 @@ MODULES = {
     "Perturbation": "base",
     "Poison": "base",
     "Store": "store.store",
-    "Workshop": "base",
+    "CraftContext": "base",
 }
-__all__ = ["DataSpec", "Perturbation", "Poison", "Store", "Workshop"]
+__all__ = ["CraftContext", "DataSpec", "Perturbation", "Poison", "Store"]
 __getattr__ = load_from(__name__, MODULES)

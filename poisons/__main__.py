@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from poisons.base import Workshop
+from poisons.base import CraftContext
 from poisons.data_spec import DataSpec
 from poisons.durable import StoreError
 from poisons.store.store import Store
@@ -33,7 +33,7 @@ def _run(options: argparse.Namespace) -> None:
     store = _opened(options.store)
     if options.threads:
         torch.set_num_threads(options.threads)
-    images = store.ensure(spec, Workshop(device=device_named(options.device), report=say))
+    images = store.ensure(spec, CraftContext(device=device_named(options.device), report=say))
     if options.save is not None:
         images.save(options.save)
     say({"path": str(store.path(spec)), **(store.record(spec) or {})})

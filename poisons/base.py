@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from poisons.crew import Alone, Crew
+from poisons.workers import Serial, Workers
 from trainers.checkpoint import Checkpoint
 from trainers.flops import Shape, Work
 from trainers.images import Extent, Images
@@ -65,19 +65,19 @@ def _compute(_: str, make: Callable[[], Tensors]) -> Tensors:
 
 
 @dataclass(frozen=True)
-class Workshop:
-    """By what means a poison is crafted. Nothing in it changes the result.
+class CraftContext:
+    """The means by which a poison is crafted. Nothing in it changes the result.
 
-    `checkpoint` is where long work goes on after a kill. `crew` are the processes that share the work.
-    `memo(name, make)` gives what `make` makes, kept from an earlier call where somebody keeps it: `name` says
-    all that it depends on but the clean images. `imports` is the folder of imported perturbations.
+    `checkpoint` is where long work resumes after a kill. `workers` are the processes that share the work.
+    `cache(name, make)` returns what `make` returns, from an earlier call where that was kept; `name` names
+    everything that it depends on except the clean images. `imports` is the folder of imported perturbations.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     report: Report = lambda _: None
     checkpoint: Checkpoint | None = None
-    crew: Crew = field(default_factory=Alone)
-    memo: Callable[[str, Callable[[], Tensors]], Tensors] = _compute
+    workers: Workers = field(default_factory=Serial)
+    cache: Callable[[str, Callable[[], Tensors]], Tensors] = _compute
     imports: Path | None = None
 
 
@@ -101,5 +101,5 @@ class Poison(Plugin, family="poison", package="poisons.methods"):
         """InputError if it cannot be crafted from images of this extent: before the work, not within it."""
 
     @abstractmethod
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         """Craft from clean training images; long work reports on its way."""

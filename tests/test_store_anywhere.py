@@ -26,7 +26,7 @@ from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_depot
 from orchestrator.storage.stores import open_store
-from poisons import DataSpec, Store, Workshop
+from poisons import CraftContext, DataSpec, Store
 from poisons.durable import StoreError
 from poisons.store.local_cache import shelved
 from tests import s3
@@ -82,7 +82,7 @@ def on_the_shelf(store: Store, spec: DataSpec) -> str:
 def rows_of(store: Store, spec: DataSpec) -> list[dict[str, Any]]:
     """What building tells; nothing, if there was nothing to craft."""
     rows: list[dict[str, Any]] = []
-    store.ensure(spec, Workshop(report=rows.append))
+    store.ensure(spec, CraftContext(report=rows.append))
     return rows
 
 
@@ -269,7 +269,7 @@ def test_crafting_goes_on_where_another_node_was_killed(node: Nodes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainers.checkpoint.Checkpoint.due", lambda _: True)
         with pytest.raises(KeyboardInterrupt):
-            node("a").ensure(NOISE, Workshop(report=die))
+            node("a").ensure(NOISE, CraftContext(report=die))
     rows = rows_of(node("b"), NOISE)
     assert rows[:3] == before[:3], "the rounds before are told again, not done again: the seconds are theirs"
     assert len(rows) == 6

@@ -18,7 +18,7 @@ from orchestrator.cli.terminal import Terminal
 from orchestrator.storage import garbage
 from orchestrator.storage.damage import damaged_files, in_quarantine
 from orchestrator.storage.ledger import Ledger
-from poisons import DataSpec, Store, Workshop
+from poisons import CraftContext, DataSpec, Store
 from poisons.arrow import read_index
 from poisons.base import Report
 from poisons.durable import write_output
@@ -46,7 +46,7 @@ def make(spec: DataSpec, store: Store, console: Terminal, build: Build | None, d
     if not there:
         console.say(f"{spec.name}: building")
         if build is None:
-            store.ensure(spec, Workshop(device=device_named(device), report=report))
+            store.ensure(spec, CraftContext(device=device_named(device), report=report))
         else:
             build(spec, store, report)
     show(spec, store, console, picture=None)

@@ -18,7 +18,7 @@ from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import Record
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
-from poisons import DataSpec, Store, Workshop
+from poisons import CraftContext, DataSpec, Store
 from poisons.store.shelf import ShelvedCheckpoint
 from trainers import Images
 from trainers.loop import Metrics, Report, Trained
@@ -64,7 +64,7 @@ def run_trial(
     turns; the second finds it done.
     """
     ledger, key = Ledger(store.where), trial.key
-    take = images or (lambda spec: store.ensure(spec, Workshop(device=device)))
+    take = images or (lambda spec: store.ensure(spec, CraftContext(device=device)))
     with FileLock(store.root / "locks" / f"trial-{key}.lock"):
         checkpoint = trial_checkpoint(store, key, every=run.checkpoint_seconds)
         record = ledger.result(key)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from poisons.base import Perturbation, Poison, Tensors, Workshop
+from poisons.base import CraftContext, Perturbation, Poison, Tensors
 from trainers.images import Images
 from trainers.stored import DamagedError
 
@@ -31,5 +31,5 @@ class Identity(Perturbation, kind="identity"):
 class Clean(Poison, kind="clean"):
     """Changes nothing."""
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         return Identity()

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, field_validator, model_validator
 from typing_extensions import TypedDict
 
-from poisons.base import Poison, Workshop
+from poisons.base import CraftContext, Poison
 from poisons.methods.em_noise import (
     CPU,
     EM,
@@ -168,16 +168,16 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             return
         check_last_batch(self.generator, clean, self.batch_size, field=FIELD)
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """DivergenceError if the generator's weights or its loss stop being finite."""
         self.check(clean.extent)
-        device, checkpoint, owner = workshop.device, workshop.checkpoint, f"em {self.key}, seed {seed}"
+        device, checkpoint, owner = context.device, context.checkpoint, f"em {self.key}, seed {seed}"
         recipe = self._recipe()
         with repeatable(), memory_named(recipe, clean, device, field=FIELD):
-            clean = clean.to(CPU) if self._shared(workshop) else place(clean, device)
+            clean = clean.to(CPU) if self._shared(context) else place(clean, device)
             # no victim begins with these weights, as it might with those of `seed` itself
             weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()
-            noise = self._begin(clean, seed, workshop)
+            noise = self._begin(clean, seed, context)
             arithmetic = _arithmetic(recipe, clean, noise, device)
             recipe = recipe.model_copy(update={"precision": arithmetic.precision})
             training = Training.begin(recipe, clean, seed=weights, device=device)
@@ -187,16 +187,16 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
                 except DamagedError as damage:
                     checkpoint.reject(f"was damaged ({damage})")
             for row in training.history:
-                workshop.report(row)
+                context.report(row)
             while not self._ended(training):
                 start = time.monotonic()
                 self._train(training, clean, noise, seed, device)
-                error = self._descend(training, noise, seed, workshop)
+                error = self._descend(training, noise, seed, context)
                 seconds = round(time.monotonic() - start, 3)
                 training.history.append(
                     {"round": len(training.history) + 1, "error": error, "seconds": seconds}
                 )
-                workshop.report(training.history[-1])
+                context.report(training.history[-1])
                 if checkpoint is not None and checkpoint.due():
                     checkpoint.save(training.state() | {"noise": noise.values}, owner=owner)
         facts = {
@@ -214,17 +214,17 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         renamed = {"architecture": self.generator, "clip_norm": self.max_grad_norm}
         return TrainSpec().model_copy(update=renamed | {name: getattr(self, name) for name in fields})
 
-    def _shared(self, workshop: Workshop) -> bool:
+    def _shared(self, context: CraftContext) -> bool:
         """Whether other processes take part, for which all lies on the host."""
-        return workshop.crew.size > 1 and not self.transfers
+        return context.workers.size > 1 and not self.transfers
 
     def _laps(self, images: Images, seed: int, stream: int) -> Laps:
         return Laps(len(images), self.batch_size, self.shuffle, self.drop_last, seed, stream)
 
-    def _begin(self, clean: Images, seed: int, workshop: Workshop) -> Noise:
+    def _begin(self, clean: Images, seed: int, context: CraftContext) -> Noise:
         """The noise before the first round."""
-        rows, device = clean.num_classes if self.transfers else len(clean), workshop.device
-        home = CPU if self._shared(workshop) else device
+        rows, device = clean.num_classes if self.transfers else len(clean), context.device
+        home = CPU if self._shared(context) else device
         values = begin((rows, *clean.shape), float(self.eps), home, random=self.random_start, seed=seed)
         values = values.to(device) if self.transfers else values  # which is small
         if not self.transfers:
@@ -257,7 +257,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
                 noisy = x + noise.of(rows, labels)
                 train_step(training, training.model, noisy, y, gen, lr=self.optimizer.lr)
 
-    def _descend(self, training: Training, noise: Noise, seed: int, workshop: Workshop) -> float:
+    def _descend(self, training: Training, noise: Noise, seed: int, context: CraftContext) -> float:
         """The noise step of one round; the generator's error on the noisy images after it."""
         step, number = self.eps / 10 if self.step is None else self.step, len(training.history) + 1
         model, classes = training.model, noise.images.num_classes
@@ -265,7 +265,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             descent = Descent(
                 model, training.spec, classes, float(self.eps), float(step), self.steps, seed, number
             )
-            wrong, lost = noise.descend(descent, workshop)
+            wrong, lost = noise.descend(descent, context)
         if lost:
             what = f"the generator diverged in round {number}; try a smaller optimizer.lr"
             raise DivergenceError(what, training.history)

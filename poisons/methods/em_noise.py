@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from poisons.base import Workshop
+from poisons.base import CraftContext
 from trainers.families import Augmentation, cross_entropy
 from trainers.feed import SHARE, feed
 from trainers.images import Images, to_float
@@ -146,24 +146,24 @@ class Noise(ABC):
         """The noise of these images (int64 rows on the host, labels on a device), on the labels' device."""
 
     @abstractmethod
-    def descend(self, descent: Descent, workshop: Workshop) -> list[int]:
+    def descend(self, descent: Descent, context: CraftContext) -> list[int]:
         """Moves all values; then the two counts of `judge` over all images."""
 
 
 class ImageNoise(Noise):
-    """One noise per image. Its noise step is shared out among a crew."""
+    """One noise per image. Its noise step is shared out among a workers."""
 
     def of(self, rows: Tensor, labels: Tensor) -> Tensor:
         return self.values[rows.to(self.values.device)].to(labels.device)
 
-    def descend(self, descent: Descent, workshop: Workshop) -> list[int]:
-        crew, size = workshop.crew, descent.recipe.batch_size
-        shares = self._shares(size, crew.size)
-        if crew.size > 1:
+    def descend(self, descent: Descent, context: CraftContext) -> list[int]:
+        workers, size = context.workers, descent.recipe.batch_size
+        shares = self._shares(size, workers.size)
+        if workers.size > 1:
             descent = replace(descent, model=copy.deepcopy(descent.model).to(CPU))
-        results = crew.map(descend_share, descent, shares, device=workshop.device)
+        results = workers.map(descend_share, descent, shares, device=context.device)
         for share, result in zip(shares, results, strict=True):
-            if crew.size > 1:
+            if workers.size > 1:
                 self.values[share.first * size :][: len(share.x)] = result.noise
         return [sum(counts) for counts in zip(*(result.counts for result in results), strict=True)]
 
@@ -222,8 +222,8 @@ class ClassNoise(Noise):
     def of(self, rows: Tensor, labels: Tensor) -> Tensor:
         return self.values[labels]
 
-    def descend(self, descent: Descent, workshop: Workshop) -> list[int]:
-        device = workshop.device
+    def descend(self, descent: Descent, context: CraftContext) -> list[int]:
+        device = context.device
         counts = torch.zeros(2, dtype=torch.int64, device=device)
         with descent.recipe.autocast(device):
             for batch, rows in enumerate(self.laps.lap(descent.round)):

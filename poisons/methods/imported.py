@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from poisons import arrow
-from poisons.base import Poison, Workshop
+from poisons.base import CraftContext, Poison
 from poisons.durable import unchanged
 from poisons.perturbations.delta import Delta, Per
 from poisons.records import IMPORT, IMPORT_FILE, RECORD
@@ -36,12 +36,12 @@ class Imported(Poison, kind="imported"):
     def transfers(self) -> bool:
         return self.per != "image"
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Delta:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if it is not in the store, or damaged, or was imported for other images."""
-        found = None if workshop.imports is None else read_import(workshop.imports / self.fingerprint)
+        found = None if context.imports is None else read_import(context.imports / self.fingerprint)
         if found is None:
             raise InputError(
-                f"the imported perturbation {self.fingerprint} is not in {workshop.imports}, or damaged: "
+                f"the imported perturbation {self.fingerprint} is not in {context.imports}, or damaged: "
                 "take it in with `opsctl import FILE`, into the same store"
             )
         if found.per != self.per:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from poisons.base import Tensors, Workshop
+from poisons.base import CraftContext, Tensors
 from trainers.images import Images
 
 CHUNK = (2**24, 2**26)  # bytes of images read at a time: at least, at most
@@ -91,20 +91,20 @@ def moments(images: Images, keep: Tensor | None = None, start: int = 0, stop: in
 
 
 def gathered(
-    images: Images, workshop: Workshop, *, name: str = "moments", keep: Tensor | None = None
+    images: Images, context: CraftContext, *, name: str = "moments", keep: Tensor | None = None
 ) -> Moments:
-    """The moments of all images, or of those to `keep`, as the workshop has them under `name`, else taken by
-    its crew, the images cut among them."""
+    """The moments of all images, or of those to `keep`, as the context has them under `name`, else taken by
+    its workers, the images cut among them."""
 
     def take() -> Tensors:
-        size = workshop.crew.size
+        size = context.workers.size
         cuts = [len(images) * i // size for i in range(size + 1)]
-        parts = workshop.crew.map(
-            _of_rows, (images, keep), list(itertools.pairwise(cuts)), device=workshop.device
+        parts = context.workers.map(
+            _of_rows, (images, keep), list(itertools.pairwise(cuts)), device=context.device
         )
         return reduce(Moments.__iadd__, parts).tensors()
 
-    found = workshop.memo(name, take)
+    found = context.cache(name, take)
     return Moments(**(found if _are_moments(found, images) else take()))
 
 

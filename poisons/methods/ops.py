@@ -15,12 +15,12 @@ import torch
 from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 
-from poisons.base import Perturbation, Poison, Workshop
-from poisons.chance import chance
+from poisons.base import CraftContext, Perturbation, Poison
 from poisons.methods.moments import gathered
 from poisons.methods.pixel_search import Exclusion, Further, Objective, search
 from poisons.perturbations.chain import Chain
 from poisons.perturbations.delta import Delta, whole_levels
+from poisons.rng import rng
 from poisons.stratify import stratified
 from trainers.images import Images
 from trainers.spec import Eps
@@ -79,14 +79,14 @@ class Ops(Poison, kind="ops"):
     def transfers(self) -> bool:
         return self.upload_noise is None
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         name, keep = "moments", None
         if self.search_fraction < 1:
             name = f"moments-fraction-{self.search_fraction}-seed-{seed}"
-            gen = chance(seed, "search fraction")
+            gen = rng(seed, "search fraction")
             keep = stratified(clean.y, clean.num_classes, self.search_fraction, gen)
         found = search(
-            gathered(clean, workshop, name=name, keep=keep),
+            gathered(clean, context, name=name, keep=keep),
             self.objective,
             pixels=self.pixels,
             further=self.further,
@@ -99,7 +99,7 @@ class Ops(Poison, kind="ops"):
 
 def uniform_noise(images: Images, eps: Fraction, *, without: Tensor, seed: int) -> Delta:
     """Noise uniform in ±eps, rounded to whole levels, for each image but those `without` (bool N)."""
-    gen = chance(seed, "upload noise")
+    gen = rng(seed, "upload noise")
     levels = torch.int8 if eps * 255 < 128 else torch.int16
     delta = torch.empty((len(images), *images.shape), dtype=levels)
     for part in delta.split(max(1, 2**22 // math.prod(images.shape))):

@@ -8,7 +8,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from poisons.base import Perturbation, Poison, Workshop
+from poisons.base import CraftContext, Perturbation, Poison
 from poisons.perturbations.pixel_write import PixelWrite
 from poisons.store.build import per_chunk
 from trainers.images import Images
@@ -27,7 +27,7 @@ class OpsColor(Poison, kind="ops_color"):
     def transfers(self) -> bool:
         return False
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         c, height, width = clean.shape
         palette = distinct_colours(clean.num_classes, c)
         chunks = clean.chunks(per_chunk(clean))

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import torch
 
-from poisons.base import Perturbation, Poison, Workshop
-from poisons.chance import chance
+from poisons.base import CraftContext, Perturbation, Poison
 from poisons.methods.moments import gathered
 from poisons.methods.pixel_search import Exclusion, Objective, search
 from poisons.perturbations.pixel_write import PixelWrite
+from poisons.rng import rng
 from trainers.images import Images
 
 
@@ -24,9 +24,9 @@ class OpsPosition(Poison, kind="ops_position"):
     def transfers(self) -> bool:
         return False
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
-        found = search(gathered(clean, workshop), self.objective, exclusion=self.exclusion)
-        gen = chance(seed, "colour of each image")
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
+        found = search(gathered(clean, context), self.objective, exclusion=self.exclusion)
+        gen = rng(seed, "colour of each image")
         size = (len(clean), 1, clean.shape[0])
         colour = torch.randint(2, size, generator=gen, dtype=torch.uint8) * 255
         labels = clean.y.cpu()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from poisons.base import Perturbation, Poison, Workshop
-from poisons.chance import chance
+from poisons.base import CraftContext, Perturbation, Poison
 from poisons.methods.pixel_search import colours
 from poisons.perturbations.pixel_write import PixelWrite
+from poisons.rng import rng
 from trainers.images import Images
 from trainers.spec import InputError
 
@@ -16,13 +16,13 @@ class RandPix(Poison, kind="randpix"):
     """One pixel per class at a random position in a random one of the 2^C extreme colours, by `seed`; no two
     classes have both in common. InputError if there are more classes than candidates."""
 
-    def craft(self, clean: Images, *, seed: int, workshop: Workshop = Workshop()) -> Perturbation:
+    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         c, height, width = clean.shape
         palette, classes = colours(c), clean.num_classes
         candidates = height * width * len(palette)
         if classes > candidates:
             raise InputError(f"{classes} classes cannot have a pixel each: there are {candidates} candidates")
-        gen = chance(seed, "pixel of each class")
+        gen = rng(seed, "pixel of each class")
         chosen = torch.randperm(candidates, generator=gen)[:classes, None]
         position = chosen // len(palette)
         colour = palette[chosen % len(palette)].to(torch.uint8)

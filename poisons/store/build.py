@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation
-from poisons.chance import chance
 from poisons.data_spec import DataSpec
+from poisons.rng import rng
 from poisons.sources.base import Reading
 from poisons.stratify import stratified
 from trainers.images import Images, balanced
@@ -80,14 +80,14 @@ def content_rows(spec: DataSpec, number: int) -> Tensor:
     """Which of `number` clean images lies under each row of a data set; int64."""
     if not spec.shuffled:
         return torch.arange(number)
-    return torch.randperm(number, generator=chance(spec.seed, "shuffled"))
+    return torch.randperm(number, generator=rng(spec.seed, "shuffled"))
 
 
 def chosen_images(spec: DataSpec, clean: Images) -> Tensor:
     """Which images are poisoned; bool N."""
     if spec.ratio == 1:
         return torch.ones(len(clean), dtype=torch.bool)
-    return stratified(clean.y, clean.num_classes, spec.ratio, chance(spec.seed, "ratio"))
+    return stratified(clean.y, clean.num_classes, spec.ratio, rng(spec.seed, "ratio"))
 
 
 def per_chunk(images: Images) -> int:

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 
 from poisons import arrow
-from poisons.base import Perturbation, Tensors, Workshop
+from poisons.base import CraftContext, Perturbation, Tensors
 from poisons.data_spec import DataSpec
 from poisons.durable import StoreError as StoreError
 from poisons.durable import (
@@ -266,7 +266,7 @@ class Store:
                 return None
         return images
 
-    def ensure(self, spec: DataSpec, workshop: Workshop = Workshop()) -> arrow.StoredImages:
+    def ensure(self, spec: DataSpec, context: CraftContext = CraftContext()) -> arrow.StoredImages:
         """The images, built if they are not there (or not what they were), together with what they are made
         from.
 
@@ -286,8 +286,8 @@ class Store:
                 self._copy.reject(_name(spec))
             self._put_aside(self.path(spec))
             for parent in spec.parents:
-                self.ensure(parent, workshop)
-            self._make(spec, workshop)
+                self.ensure(parent, context)
+            self._make(spec, context)
             made = self._whole(spec)
         if made is None:
             raise StoreError(f"{self.path(spec)} was changed while it was written; try again")
@@ -302,7 +302,7 @@ class Store:
     def _push(self, name: str) -> bool:
         return self._copy is None or self._copy.push(name)
 
-    def _make(self, spec: DataSpec, workshop: Workshop) -> None:
+    def _make(self, spec: DataSpec, context: CraftContext) -> None:
         start = time.monotonic()
         if not spec.parents:
             reading = open_source(spec)
@@ -323,13 +323,13 @@ class Store:
         (self.root / "checkpoints").mkdir(exist_ok=True)
         checkpoint = ShelvedCheckpoint(self.root / file, data=spec.clean.key, shelf=self.shelf, name=file)
         furnished = replace(
-            workshop, checkpoint=checkpoint, memo=self._memo(spec.clean), imports=self.root / "imports"
+            context, checkpoint=checkpoint, cache=self._cache(spec.clean), imports=self.root / "imports"
         )
         with self._import_of(spec):
-            perturbation = spec.poison[0].craft(clean, seed=spec.seed, workshop=furnished)
+            perturbation = spec.poison[0].craft(clean, seed=spec.seed, context=furnished)
         links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
-        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(workshop.device), **about}
-        told["platform"] = numerical_platform(workshop.device).to_json()
+        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(context.device), **about}
+        told["platform"] = numerical_platform(context.device).to_json()
         told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
         self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)
         checkpoint.remove()
@@ -411,7 +411,7 @@ class Store:
             "platform": numerical_platform(CPU).to_json(),
         }
 
-    def _memo(self, clean: DataSpec) -> Callable[[str, Callable[[], Tensors]], Tensors]:
+    def _cache(self, clean: DataSpec) -> Callable[[str, Callable[[], Tensors]], Tensors]:
         """Keeps what was computed from a clean data set under `<root>/statistics/<its name>/`."""
         folder = self.root / "statistics" / clean.name
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from poisons import DataSpec, Poison, Store, Workshop
-from poisons.crew import Crew
+from poisons import CraftContext, DataSpec, Poison, Store
 from poisons.methods.em import CHOSEN, GENERATOR_LAPS, NOISE_LAPS, WEIGHTS, Em
 from poisons.methods.em_noise import EM, Laps, begin
 from poisons.stratify import stratified
+from poisons.workers import Workers
 from tests.conftest import CPU
 from trainers import Images, InputError
 from trainers.augmentations.flip_crop import FlipCrop
@@ -53,7 +53,7 @@ class PowerError(Exception):
     """The power goes."""
 
 
-class Elsewhere(Crew):
+class Elsewhere(Workers):
     """As other processes would see it: all is pickled on its way, there and back."""
 
     def __init__(self, size: int) -> None:
@@ -74,11 +74,11 @@ def em(settings: dict[str, Any], **more: Any) -> Em:
     return Em.parse({**settings, **more}, "test")
 
 
-def float_noise(em: Em, images: Images, folder: Path, *, seed: int = 5, **workshop: Any) -> Tensor:
+def float_noise(em: Em, images: Images, folder: Path, *, seed: int = 5, **context: Any) -> Tensor:
     """The noise before it is rounded, as the checkpoint of the last round has it."""
     file = folder / "whole.pt"
     file.unlink(missing_ok=True)
-    em.craft(images, seed=seed, workshop=Workshop(checkpoint=Checkpoint(file, every=0), **workshop))
+    em.craft(images, seed=seed, context=CraftContext(checkpoint=Checkpoint(file, every=0), **context))
     return torch.load(file, weights_only=True)["state"]["noise"]
 
 
@@ -187,7 +187,7 @@ def test_a_class_without_images_has_no_noise(images: Images, random_start: bool)
 def test_the_record_tells_every_round_and_whether_the_end_was_reached(images: Images) -> None:
     seen: list[dict[str, Any]] = []
     given_up = em(QUICK, max_rounds=2, eps="1/255").craft(
-        images, seed=0, workshop=Workshop(report=seen.append)
+        images, seed=0, context=CraftContext(report=seen.append)
     )
     assert given_up.facts()["reached_stop_error"] is False
     assert given_up.facts()["precision"] == "float32"
@@ -252,11 +252,11 @@ def test_a_resumed_craft_gives_bit_for_bit_the_noise_of_a_whole_one(
             raise PowerError
 
     with pytest.raises(PowerError):
-        poison.craft(images, seed=5, workshop=Workshop(report=cut, checkpoint=Checkpoint(file, every=0)))
+        poison.craft(images, seed=5, context=CraftContext(report=cut, checkpoint=Checkpoint(file, every=0)))
     for _ in range(2):  # the second time, it was done already
         rows: list[dict[str, Any]] = []
-        workshop = Workshop(report=rows.append, checkpoint=Checkpoint(file, every=0))
-        delta = poison.craft(images, seed=5, workshop=workshop)
+        context = CraftContext(report=rows.append, checkpoint=Checkpoint(file, every=0))
+        delta = poison.craft(images, seed=5, context=context)
         assert [row["round"] for row in rows] == [1, 2, 3]
         assert delta.facts()["rounds"] == rows
         assert torch.equal(torch.load(file, weights_only=True)["state"]["noise"], whole)
@@ -266,12 +266,12 @@ def test_a_checkpoint_is_written_when_it_is_due_and_is_for_its_own_craft(
     images: Images, tmp_path: Path
 ) -> None:
     file = tmp_path / "checkpoint.pt"
-    em(QUICK).craft(images, seed=0, workshop=Workshop(checkpoint=Checkpoint(file, every=3600)))
+    em(QUICK).craft(images, seed=0, context=CraftContext(checkpoint=Checkpoint(file, every=3600)))
     assert not file.exists()
-    em(QUICK).craft(images, seed=0, workshop=Workshop(checkpoint=Checkpoint(file, every=0)))
+    em(QUICK).craft(images, seed=0, context=CraftContext(checkpoint=Checkpoint(file, every=0)))
     for poison, seed in ((em(QUICK), 1), (em(QUICK, steps=2), 0)):
         with pytest.raises(InputError, match="belongs to another training"):
-            poison.craft(images, seed=seed, workshop=Workshop(checkpoint=Checkpoint(file)))
+            poison.craft(images, seed=seed, context=CraftContext(checkpoint=Checkpoint(file)))
 
 
 SHARED: list[dict[str, Any]] = [
@@ -288,13 +288,13 @@ def test_a_noise_step_that_is_shared_out_gives_the_same_bits(
     poison, rows = em(settings, batch_size=6, train_steps=1), []
     whole = float_noise(poison, images, tmp_path, report=rows.append)
     for size in (2, 3):
-        crew, seen = Elsewhere(size), []
-        noise = float_noise(poison, images, tmp_path, crew=crew, report=seen.append)
+        workers, seen = Elsewhere(size), []
+        noise = float_noise(poison, images, tmp_path, workers=workers, report=seen.append)
         assert torch.equal(noise, whole)
         assert [row["error"] for row in seen] == [row["error"] for row in rows]
-        assert len(crew.items) == size
+        assert len(workers.items) == size
         bound = 1.5 * (images.x.nbytes + whole.nbytes) / size
-        assert all(len(item) < bound for item in crew.items), "a share is sent without the others"
+        assert all(len(item) < bound for item in workers.items), "a share is sent without the others"
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -306,25 +306,25 @@ def test_the_number_of_threads_changes_no_bit(
     noise = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        noise.append(poison.craft(images, seed=0, workshop=Workshop()).delta)
+        noise.append(poison.craft(images, seed=0, context=CraftContext()).delta)
         assert torch.get_num_threads() == threads
     assert torch.equal(noise[0], noise[1])
     assert torch.equal(noise[0], noise[2])
 
 
 def test_a_crew_gets_no_more_shares_than_there_are_batches(images: Images, tmp_path: Path) -> None:
-    crew, poison = Elsewhere(5), em(QUICK, max_rounds=1)
+    workers, poison = Elsewhere(5), em(QUICK, max_rounds=1)
     assert torch.equal(
-        float_noise(poison, images, tmp_path, crew=crew), float_noise(poison, images, tmp_path)
+        float_noise(poison, images, tmp_path, workers=workers), float_noise(poison, images, tmp_path)
     )
-    assert len(crew.items) == 3
+    assert len(workers.items) == 3
 
 
 def test_class_wise_noise_needs_no_crew(images: Images, tmp_path: Path) -> None:
-    crew = Elsewhere(2)
-    noise = float_noise(em(QUICK_CLASS_WISE), images, tmp_path, crew=crew)
+    workers = Elsewhere(2)
+    noise = float_noise(em(QUICK_CLASS_WISE), images, tmp_path, workers=workers)
     assert torch.equal(noise, float_noise(em(QUICK_CLASS_WISE), images, tmp_path))
-    assert crew.items == []
+    assert workers.items == []
 
 
 @KINDS
@@ -485,14 +485,14 @@ def test_a_generator_that_cannot_be_trained_on_a_last_batch_of_one_is_refused() 
     rounds = {"train_steps": 1, "stop_error": 0, "max_rounds": 2}
     first = Poison.parse({**LONE, "train_steps": 2}, "test")
     with pytest.raises(InputError, match="batch_size of the poison 4 leaves a last batch of 1 of 5 images"):
-        first.craft(few(5), seed=0, workshop=Workshop(report=rows.append))
+        first.craft(few(5), seed=0, context=CraftContext(report=rows.append))
     assert rows == []
     later = Poison.parse({**LONE, **rounds}, "test")
     later.check(few(5).extent)
     with pytest.raises(
         InputError, match=r"a last batch of 1 of 5 images.*write batch_size of the poison 3 or 5"
     ):
-        later.craft(few(5), seed=0, workshop=Workshop(report=rows.append))
+        later.craft(few(5), seed=0, context=CraftContext(report=rows.append))
     assert [row["round"] for row in rows] == [1]
     for settings, number in (
         ({"drop_last": True}, 5),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poisons import Poison, Workshop
+from poisons import CraftContext, Poison
 from poisons.exchange.importing import write_import
 from poisons.methods.imported import Imported
 from poisons.methods.ops import uniform_noise
@@ -20,19 +20,19 @@ MEMBERS = list(Poison.registry.values())
 
 
 @pytest.fixture
-def workshop(images: Images, tmp_path: Path) -> Workshop:
+def context(images: Images, tmp_path: Path) -> CraftContext:
     """On a CPU, with a perturbation of `images` that somebody else made, for `imported`."""
     noise = uniform_noise(
         images, Fraction(8, 255), without=torch.zeros(len(images), dtype=torch.bool), seed=0
     )
     write_import(tmp_path / Imported.smoke["fingerprint"], noise, {})
-    return Workshop(imports=tmp_path)
+    return CraftContext(imports=tmp_path)
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
-def test_every_poison_keeps_its_promises(member: type[Poison], images: Images, workshop: Workshop) -> None:
+def test_every_poison_keeps_its_promises(member: type[Poison], images: Images, context: CraftContext) -> None:
     poison, before = member.parse(member.smoke, "test"), images.x.clone()
-    once, again = (poison.craft(images, seed=1, workshop=workshop) for _ in range(2))
+    once, again = (poison.craft(images, seed=1, context=context) for _ in range(2))
     poisoned = once.apply(images)
     assert poisoned.x.dtype == torch.uint8
     assert poisoned.x.shape == images.x.shape

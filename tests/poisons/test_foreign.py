@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from poisons import DataSpec, Store, Workshop
+from poisons import CraftContext, DataSpec, Store
 from poisons.arrow import read_index
 from poisons.durable import StoreError
 from poisons.exchange.export import export
@@ -377,26 +377,29 @@ def test_importing_twice_is_importing_once(images: Images, tmp_path: Path) -> No
 def test_a_damaged_import_is_refused_and_mended_by_importing_again(images: Images, tmp_path: Path) -> None:
     fingerprint, delta = imported(tmp_path, images)
     file = tmp_path / "imports" / fingerprint / "perturbation.arrow"
-    poison, workshop = Imported(fingerprint=fingerprint, per="class"), Workshop(imports=tmp_path / "imports")
-    assert torch.equal(poison.craft(images, seed=0, workshop=workshop).delta, delta.delta)
+    poison, context = (
+        Imported(fingerprint=fingerprint, per="class"),
+        CraftContext(imports=tmp_path / "imports"),
+    )
+    assert torch.equal(poison.craft(images, seed=0, context=context).delta, delta.delta)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(
         InputError, match=f"perturbation {fingerprint} is not in .*imports, or damaged: take it in"
     ):
-        poison.craft(images, seed=0, workshop=workshop)
+        poison.craft(images, seed=0, context=context)
     imported(tmp_path, images)
-    assert torch.equal(poison.craft(images, seed=0, workshop=workshop).delta, delta.delta)
+    assert torch.equal(poison.craft(images, seed=0, context=context).delta, delta.delta)
 
 
 def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path: Path) -> None:
-    workshop = Workshop(imports=tmp_path / "imports")
+    context = CraftContext(imports=tmp_path / "imports")
     fingerprint, _ = imported(tmp_path, images, 40)
     with pytest.raises(InputError, match=r"is for other images .digits., whose labels come in another order"):
-        Imported(fingerprint=fingerprint).craft(images, seed=0, workshop=workshop)
+        Imported(fingerprint=fingerprint).craft(images, seed=0, context=context)
     with pytest.raises(InputError, match="write `per: image`, not `per: class`"):
-        Imported(fingerprint=fingerprint, per="class").craft(images, seed=0, workshop=workshop)
+        Imported(fingerprint=fingerprint, per="class").craft(images, seed=0, context=context)
     with pytest.raises(InputError, match="take it in with `opsctl import"):
-        Imported(fingerprint="a" * 16).craft(images, seed=0, workshop=workshop)
+        Imported(fingerprint="a" * 16).craft(images, seed=0, context=context)
     with pytest.raises(InputError, match="take it in with `opsctl import"):
         Imported(fingerprint="a" * 16).craft(images, seed=0)
     with pytest.raises(InputError, match="fingerprint: "):

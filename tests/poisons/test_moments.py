@@ -13,17 +13,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poisons import Workshop
+from poisons import CraftContext
 from poisons.arrow import Writer, read_images
-from poisons.crew import Crew
 from poisons.methods import moments as module
 from poisons.methods.moments import Moments, gathered, moments, pairs
+from poisons.workers import Workers
 from tests.conftest import CPU
 from trainers import Images
 
 
-class Distant(Crew):
-    """A crew of which each member sees what was pickled for it."""
+class Distant(Workers):
+    """A workers of which each member sees what was pickled for it."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -75,7 +75,7 @@ def noisy(n: int, shape: tuple[int, int, int], classes: int, seed: int = 0) -> I
     channels=st.integers(1, 4),
     size=st.tuples(st.integers(1, 6), st.integers(1, 6)),
     classes=st.integers(1, 5),
-    crew=st.integers(1, 9),
+    workers=st.integers(1, 9),
     share=st.sampled_from([None, 0.0, 0.4, 1.0]),
     per_chunk=st.integers(1, 50),
     seed=st.integers(0, 2**31),
@@ -85,7 +85,7 @@ def test_any_split_gives_the_same(
     channels: int,
     size: tuple[int, int],
     classes: int,
-    crew: int,
+    workers: int,
     share: float | None,
     per_chunk: int,
     seed: int,
@@ -96,7 +96,7 @@ def test_any_split_gives_the_same(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_per_chunk", lambda _: per_chunk)
         assert same(moments(images, keep), whole)
-        assert same(gathered(images, Workshop(crew=Distant(crew)), keep=keep), whole)
+        assert same(gathered(images, CraftContext(workers=Distant(workers)), keep=keep), whole)
         cut = n // 3
         assert same(moments(images, keep, 0, cut) + moments(images, keep, cut), whole)
 
@@ -149,7 +149,7 @@ def test_images_in_a_file_are_never_read_whole(
         writer.close()
     stored = read_images(tmp_path / "data.arrow")
     monkeypatch.setattr(module, "_per_chunk", lambda _: 9)
-    assert same(gathered(stored, Workshop(crew=Distant(3))), plain(images))
+    assert same(gathered(stored, CraftContext(workers=Distant(3))), plain(images))
     sizes = []
     read = type(stored).chunks
 
@@ -166,11 +166,11 @@ def test_images_in_a_file_are_never_read_whole(
 def test_the_workshop_keeps_what_is_computed_once(images: Images) -> None:
     names = []
 
-    def memo(name: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def cache(name: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         names.append(name)
         return plain(images.take(torch.arange(5))).tensors()
 
-    found = gathered(images, Workshop(device=CPU, memo=memo), name="some")
+    found = gathered(images, CraftContext(device=CPU, cache=cache), name="some")
     assert same(found, plain(images.take(torch.arange(5))))
     assert names == ["some"]
 

@@ -14,7 +14,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from poisons import Workshop
+from poisons import CraftContext
 from poisons.base import Tensors
 from poisons.methods.moments import Moments, moments
 from poisons.methods.ops import Ops
@@ -374,32 +374,32 @@ def test_a_hundred_pixels_of_ten_classes_take_a_moment() -> None:
     assert time.perf_counter() - start < 5
 
 
-def counting(kept: dict[str, Tensors]) -> Workshop:
-    """A workshop that keeps what is made."""
+def counting(kept: dict[str, Tensors]) -> CraftContext:
+    """A context that keeps what is made."""
 
-    def memo(name: str, make: Callable[[], Tensors]) -> Tensors:
+    def cache(name: str, make: Callable[[], Tensors]) -> Tensors:
         if name not in kept:
             kept[name] = make()
         return kept[name]
 
-    return Workshop(memo=memo)
+    return CraftContext(cache=cache)
 
 
 def test_one_pass_serves_every_objective_and_number_of_pixels(images: Images) -> None:
     kept: dict[str, Tensors] = {}
     plain = Ops().craft(images, seed=0)
     assert torch.equal(
-        plain.columns()["row"], Ops().craft(images, seed=0, workshop=counting(kept)).columns()["row"]
+        plain.columns()["row"], Ops().craft(images, seed=0, context=counting(kept)).columns()["row"]
     )
     blank = Images(torch.zeros_like(images.x), images.y, images.num_classes)  # a second pass would show
     for objective in OBJECTIVES:
         for pixels in (1, 3):
             ops = Ops(objective=objective, pixels=pixels)
-            again = ops.craft(blank, seed=7, workshop=counting(kept))
+            again = ops.craft(blank, seed=7, context=counting(kept))
             assert torch.equal(again.columns()["row"], ops.craft(images, seed=7).columns()["row"])
     assert list(kept) == ["moments"]
     for fraction, seed in ((0.5, 0), (0.5, 1), (0.25, 0), (0.25, 0)):
-        Ops(search_fraction=fraction).craft(images, seed=seed, workshop=counting(kept))
+        Ops(search_fraction=fraction).craft(images, seed=seed, context=counting(kept))
     assert list(kept)[1:] == [
         "moments-fraction-0.5-seed-0",
         "moments-fraction-0.5-seed-1",

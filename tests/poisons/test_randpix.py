@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from poisons import Poison, Workshop
+from poisons import CraftContext, Poison
 from poisons.methods.ops import Ops
 from poisons.methods.ops_color import OpsColor, distinct_colours, farthest
 from poisons.methods.ops_position import OpsPosition
@@ -70,11 +70,11 @@ def test_ops_position_leaves_classes_without_images_out() -> None:
 def test_ops_position_needs_no_pass_of_its_own(images: Images) -> None:
     names = []
 
-    def memo(name, make):  # type: ignore[no-untyped-def]
+    def cache(name, make):  # type: ignore[no-untyped-def]
         names.append(name)
         return make()
 
-    OpsPosition().craft(images, seed=0, workshop=Workshop(device=CPU, memo=memo))
+    OpsPosition().craft(images, seed=0, context=CraftContext(device=CPU, cache=cache))
     assert names == ["moments"]
 
 

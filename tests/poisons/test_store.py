@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from poisons import DataSpec, Store, Workshop, arrow, durable
+from poisons import CraftContext, DataSpec, Store, arrow, durable
 from poisons.records import LAYOUT
 from poisons.store.build import chosen_images
 from poisons.store.store import StoreError, damaged
@@ -172,9 +172,9 @@ def test_a_damaged_data_set_is_put_aside_and_built_again(store: Store, damage: s
 
 BUILD = """
 import sys, json
-from poisons import DataSpec, Store, Workshop
+from poisons import DataSpec, Store, CraftContext
 spec = DataSpec.parse(json.loads(sys.argv[2]), "test").pinned()
-Store(sys.argv[1]).ensure(spec, Workshop(report=lambda row: print(row, flush=True)))
+Store(sys.argv[1]).ensure(spec, CraftContext(report=lambda row: print(row, flush=True)))
 print(spec.name, flush=True)
 """
 SLOW = {
@@ -292,7 +292,7 @@ def test_what_is_made_of_one_poison_shares_its_crafting(store: Store) -> None:
         for more in ({"poison": [em, "ops"]}, {"poison": ["ops", em]}, {"poison": em, "ratio": 0.5})
     )
     rounds: list[dict[str, object]] = []
-    made = [store.ensure(spec, Workshop(report=rounds.append)) for spec in (both, turned, half)]
+    made = [store.ensure(spec, CraftContext(report=rounds.append)) for spec in (both, turned, half)]
     assert len(rounds) == 1, "the noise was crafted once"
     pixel = store.perturbation(OPS.model_copy(update={"limit": 40}))
     clean = store.ensure(both.clean)
@@ -394,10 +394,10 @@ def test_a_build_that_was_killed_goes_on_from_its_checkpoint(store: Store) -> No
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainers.checkpoint.Checkpoint.due", lambda _: True)
         with pytest.raises(KeyboardInterrupt):
-            store.ensure(spec, Workshop(report=die))
+            store.ensure(spec, CraftContext(report=die))
     assert list((store.root / "checkpoints").iterdir())
     rows: list[dict[str, object]] = []
-    resumed = store.ensure(spec, Workshop(report=rows.append))
+    resumed = store.ensure(spec, CraftContext(report=rows.append))
     assert rows[:3] == before[:3], "the rounds before are told again, not done again: the seconds are theirs"
     assert len(rows) == 6
     fresh = Store(store.root.with_name("fresh"))

@@ -18,10 +18,10 @@ from orchestrator.execution.faults import two_versions
 from orchestrator.execution.ray.connect import Cluster, cause, cluster, device_of
 from orchestrator.storage.backoff import patiently
 from orchestrator.storage.stores import open_store
-from poisons import DataSpec, Store, Workshop
+from poisons import CraftContext, DataSpec, Store
 from poisons.base import Report
-from poisons.crew import Alone, Crew, Item, Result, Shared, Work
 from poisons.durable import StoreError
+from poisons.workers import Item, Result, Serial, Shared, Work, Workers
 from trainers import InputError
 from trainers.spec import plain
 from trainers.stored import OBJECT
@@ -79,7 +79,7 @@ def _build(opener: Opener, spec: str, key: str, mail: Queue, workers: int) -> No
     if data.key != key:
         raise InputError(two_versions("data set", key, data.key, platform.node()))
     mine = ray.get_runtime_context().get_assigned_resources()
-    crew = _Helpers(workers, mine.get("CPU", 1), mine.get("GPU", 0)) if workers > 1 else Alone()
+    several = _RayWorkers(workers, mine.get("CPU", 1), mine.get("GPU", 0)) if workers > 1 else Serial()
 
     def say(row: dict[str, Any]) -> None:
         with suppress(RayError):
@@ -88,10 +88,11 @@ def _build(opener: Opener, spec: str, key: str, mail: Queue, workers: int) -> No
     say({})
     device = device_of(gpu=bool(ray.get_gpu_ids()))
     store = patiently(opener, of=StoreError)
-    patiently(lambda: store.ensure(data, Workshop(device=device, report=say, crew=crew)), of=StoreError)
+    context = CraftContext(device=device, report=say, workers=several)
+    patiently(lambda: store.ensure(data, context), of=StoreError)
 
 
-class _Helpers(Crew):
+class _RayWorkers(Workers):
     """This worker and others like it: it does the first item itself."""
 
     def __init__(self, size: int, cpus: float, gpus: float) -> None:

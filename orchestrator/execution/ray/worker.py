@@ -28,7 +28,7 @@ from orchestrator.storage.backoff import patiently
 from orchestrator.storage.records import Record
 from orchestrator.storage.stores import open_driven
 from orchestrator.storage.trial_spec import TrialSpec
-from poisons import DataSpec, Store, Workshop
+from poisons import CraftContext, DataSpec, Store
 from trainers import Images, InputError
 from trainers.loop import Metrics
 from trainers.stored import OBJECT, VALUE
@@ -118,7 +118,7 @@ class Desk:
     def images(self, spec: DataSpec) -> Images:
         """An open data set; it is opened, or built, if it is not."""
         if spec.name not in self.open:
-            self.open[spec.name] = self.store.ensure(spec, Workshop(device=self.device))
+            self.open[spec.name] = self.store.ensure(spec, CraftContext(device=self.device))
         self.open.move_to_end(spec.name)
         while len(self.open) > OPEN:
             self.open.popitem(last=False)

@@ -7,6 +7,6 @@ import torch
 from trainers.loop import generator
 
 
-def chance(seed: int, purpose: str) -> torch.Generator:
+def rng(seed: int, purpose: str) -> torch.Generator:
     """A generator on the host; equal seeds and purposes give equal numbers, whatever else is drawn."""
     return generator(torch.device("cpu"), seed, 0, *purpose.encode())

@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 Work = Callable[[Shared, Item, torch.device], Result]
 
 
-class Crew(ABC):
+class Workers(ABC):
     """Processes that do like work on unlike items."""
 
     size: int = 1  # how many items are worked on at a time: make as many, or a multiple
@@ -27,7 +27,7 @@ class Crew(ABC):
         run in another process, on another device, so all it is given can be pickled and lies on the host."""
 
 
-class Alone(Crew):
+class Serial(Workers):
     """This process, one item after the other, on `device`."""
 
     def map(
