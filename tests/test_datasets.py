@@ -21,7 +21,7 @@ from PIL import Image
 from orchestrator.storage.garbage import entries, remove, rubbish
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.exchange.importing import store_import
@@ -199,9 +199,9 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
     for key in ("done", "fresh", "held", "failed-look"):
         ledger.publish(key, {"metrics": {}, "needs": []})
     ledger.fail("failed-look", {"error": "no", "kind": "trial"})
-    ledger.depot.write("leases/held.0", b"driver")
+    ledger.storage.write("leases/held.0", b"driver")
     for key in ("done", "fresh", "held", "failed-look", "missing"):
-        ledger.depot.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
+        ledger.storage.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
         if key != "fresh":
             os.utime(stored.root / "trials" / key / "checkpoint.pt", (0, 0))
     (item,) = rubbish(stored)
@@ -213,10 +213,10 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
 
 def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:
     stored.ensure(spec())
-    depot = open_depot(stored.where)
-    with Driver(depot, "mine", {"needs": [spec().name]}, threading.Event()):
+    storage = open_storage(stored.where)
+    with Driver(storage, "mine", {"needs": [spec().name]}, threading.Event()):
         assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
-    with Driver(depot, "mine", {"needs": [spec().clean.name]}, threading.Event()):
+    with Driver(storage, "mine", {"needs": [spec().clean.name]}, threading.Event()):
         assert [e.name for e in entries(stored) if not e.needed_by] == [spec().name]
         opsctl("cache", "gc", "--yes")
     assert not stored.has(spec())

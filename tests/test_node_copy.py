@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.store.local_cache import NodeCopy
@@ -17,7 +17,7 @@ from poisons.store.local_cache import NodeCopy
 CLEAN = DataSpec.parse({"limit": 50}, "test").pinned()
 
 
-class Meanwhile(Folder):
+class Meanwhile(FolderStorage):
     """A shelf on which something else happens between a node's last file and its record."""
 
     then: Callable[[], object] | None = None
@@ -69,7 +69,7 @@ def test_of_two_who_push_other_bytes_the_first_record_stays_with_its_bytes(tmp_p
 
 
 def test_a_record_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
-    shelf = Folder(tmp_path / "shelf")
+    shelf = FolderStorage(tmp_path / "shelf")
     made(tmp_path / "a", "imports/x", b"a")
     shelf.write("imports/x/record.json", b"{")
     assert NodeCopy(tmp_path / "a", shelf).push("imports/x")
@@ -78,7 +78,7 @@ def test_a_record_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_node_whose_bytes_are_not_those_of_the_shelf_takes_these(tmp_path: Path) -> None:
-    shelf = Folder(tmp_path / "shelf")
+    shelf = FolderStorage(tmp_path / "shelf")
     for name in "ab":
         Store(tmp_path / name).ensure(CLEAN)  # both on their own, when the line was down
     differ(Store(tmp_path / "b"))
@@ -91,7 +91,7 @@ def test_a_node_whose_bytes_are_not_those_of_the_shelf_takes_these(tmp_path: Pat
 
 
 def test_imports_count_against_the_bound_and_go_when_they_are_not_used(tmp_path: Path) -> None:
-    shelf = Folder(tmp_path / "shelf")
+    shelf = FolderStorage(tmp_path / "shelf")
     names = [f"imports/{i}" for i in range(3)]
     for name in names:
         made(tmp_path / "a", name, bytes(1000))

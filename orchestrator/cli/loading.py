@@ -46,7 +46,7 @@ def plan_of(
         stored = open_store(store)
         todo = make_plan(spec, stored, str(file), version=version, retry=retry)
         with suppress(OSError):  # on a full disk: then status plans the sweep as well
-            todo.outline.keep(Ledger(stored.where).depot, version)
+            todo.outline.keep(Ledger(stored.where).storage, version)
         return todo, stored
 
 
@@ -81,7 +81,7 @@ def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Out
     from orchestrator.planning.snapshot import kept_outline, version_of
 
     ledger, version = ledger_of(store), version_of(file, settings or ())
-    outline = kept_outline(ledger.depot, version) if version else None
+    outline = kept_outline(ledger.storage, version) if version else None
     if outline is None:
         todo, _ = plan_of(file, store, settings)
         outline, version = todo.outline, todo.version
@@ -91,11 +91,11 @@ def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Out
 def ledger_of(store: str) -> Ledger:
     """The ledger of a store that is only looked at, without the time that it takes to open the store."""
     from orchestrator.storage.ledger import Ledger
-    from orchestrator.storage.storage import DepotError
+    from orchestrator.storage.storage import StorageError
 
     try:
         return Ledger(store)
-    except DepotError as error:
+    except StorageError as error:
         from trainers import InputError
 
         raise InputError(str(error)) from None
@@ -106,7 +106,7 @@ def name_of(file: Path, store: str) -> str:
     from orchestrator.planning.snapshot import kept_outline, version_of
 
     version = version_of(file)
-    outline = kept_outline(ledger_of(store).depot, version) if version else None
+    outline = kept_outline(ledger_of(store).storage, version) if version else None
     if outline is not None:
         return outline.name
     from orchestrator.planning.sweep_file import load

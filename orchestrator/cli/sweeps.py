@@ -191,13 +191,13 @@ def stop(
 
         raise InputError("opsctl stop takes one sweep file, or --all for every sweep of the store")
     name = None if file is None else name_of(file, store)
-    depot, console = ledger_of(store).depot, console_of()
-    found = [mark for mark in marks(depot) if name in (None, mark["sweep"])]
+    storage, console = ledger_of(store).storage, console_of()
+    found = [mark for mark in marks(storage) if name in (None, mark["sweep"])]
     if not found:
-        console.say(f"no sweep runs in {depot.where}" if name is None else f"{name} does not run")
+        console.say(f"no sweep runs in {storage.where}" if name is None else f"{name} does not run")
         return
     with console.status(f"waiting for {len(found)} to end"):
-        left = {mark["id"] for mark in stop_drivers(depot, found, wait=wait)}
+        left = {mark["id"] for mark in stop_drivers(storage, found, wait=wait)}
     for mark in found:
         how = f"has not answered within {wait:g} s" if mark["id"] in left else "has ended"
         console.say(f"{mark['sweep']} {place(mark)} {how}")
@@ -299,7 +299,7 @@ def status(
         with stoppable() as stop:
             standing = watching.watch(outline, ledger, view, every=every, stop=stop)
     standing = standing or look(outline, ledger)
-    status_display.tell(standing, marks(ledger.depot), version, ledger.depot.where, console)
+    status_display.tell(standing, marks(ledger.storage), version, ledger.storage.where, console)
     print_report([sheet_of(standing, file)], Format.table, console, brief=True)
 
 

@@ -18,7 +18,7 @@ from contextlib import ExitStack, suppress
 from orchestrator.cluster.host import stoppable
 from orchestrator.storage.heartbeats import Driver, Mark, bury, marks
 from orchestrator.storage.process import machine
-from orchestrator.storage.storage import Depot, open_depot
+from orchestrator.storage.storage import Storage, open_storage
 
 OWN = (0, 1, 2, 130)  # exit codes that a sweep gives itself
 STOPPED = 130
@@ -31,8 +31,8 @@ RESULTS = re.compile(r"/(result|failure|stopped|look-\w+)\.json$")
 class Standin:
     """A mark of this process while the sweep has none: `opsctl stop` finds it, and sets `asked`."""
 
-    def __init__(self, depot: Depot, name: str) -> None:
-        self.depot, self.name = depot, name
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage, self.name = storage, name
         self.asked = threading.Event()
         self._shown = ExitStack()
         self._mark: str | None = None
@@ -44,11 +44,11 @@ class Standin:
             return
         claims = {name: (left or {}).get(name, nothing) for name, nothing in (("needs", []), ("outline", ""))}
         with suppress(OSError):  # a store that is away for a while: the sweep has a say in that
-            driver = self._shown.enter_context(Driver(self.depot, self.name, claims, self.asked))
+            driver = self._shown.enter_context(Driver(self.storage, self.name, claims, self.asked))
             self._mark = driver.id
             if left is not None:
                 self._heed(left["id"])
-            bury(self.depot)
+            bury(self.storage)
 
     def leave(self) -> None:
         """Be gone, but for what was asked just now."""
@@ -59,17 +59,17 @@ class Standin:
             self._mark = None
 
     def _heed(self, mark: str) -> None:
-        if self.depot.read(f"drivers/{mark}.stop") is not None:
+        if self.storage.read(f"drivers/{mark}.stop") is not None:
             self.asked.set()
 
 
 class Supervisor:
-    """Runs `command`, the sweep called `name` with its results in `depot`, until it ends by itself."""
+    """Runs `command`, the sweep called `name` with its results in `storage`, until it ends by itself."""
 
-    def __init__(self, depot: Depot, name: str, command: Sequence[str]) -> None:
-        self.depot, self.command = depot, command
+    def __init__(self, storage: Storage, name: str, command: Sequence[str]) -> None:
+        self.storage, self.command = storage, command
         self.signalled = threading.Event()  # whoever does it tells the sweep as well, as Ray does
-        self._standin = Standin(depot, name)
+        self._standin = Standin(storage, name)
         self._left: Mark | None = None  # the last mark that the sweep had
 
     def run(self) -> int:
@@ -134,7 +134,7 @@ class Supervisor:
     def _marked(self, pid: int) -> bool:
         """Whether the sweep that this process runs has a mark; it is remembered."""
         with suppress(OSError):
-            for mark in marks(self.depot):
+            for mark in marks(self.storage):
                 if mark["pid"] == pid and mark["machine"] == machine():
                     self._left = mark
                     return True
@@ -143,8 +143,8 @@ class Supervisor:
     def _progress(self) -> tuple[int, int] | None:
         """What grows as a sweep goes on; None if the store does not answer."""
         with suppress(OSError):
-            found = sum(RESULTS.search(name) is not None for name in self.depot.files("trials"))
-            return found, len(self.depot.holders("data", "record.json"))
+            found = sum(RESULTS.search(name) is not None for name in self.storage.files("trials"))
+            return found, len(self.storage.holders("data", "record.json"))
         return None
 
 
@@ -152,7 +152,7 @@ def main(name: str, *arguments: str) -> int:
     """Run `opsctl sweep` with these arguments, `--store` among them; its exit code."""
     store = arguments[arguments.index("--store") + 1]
     command = [sys.executable, "-m", "orchestrator", "sweep", *arguments]
-    return Supervisor(open_depot(store), name, command).run()
+    return Supervisor(open_storage(store), name, command).run()
 
 
 def _how(code: int) -> str:

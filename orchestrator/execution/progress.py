@@ -155,7 +155,7 @@ class Progress:
         """Take up the trials that the search wants to see next."""
         try:
             asked = self.search.ask(self.ahead)
-        except OSError as error:  # the depot is full, or away: it may come back
+        except OSError as error:  # the storage is full, or away: it may come back
             self.unanswered(error)
             self.hungry = True
             return
@@ -332,7 +332,7 @@ class Progress:
                 return self._settle(task, record)
             if self.leases.free(task.key):
                 return self._place(task)
-        except OSError as error:  # the depot is away: it may come back
+        except OSError as error:  # the storage is away: it may come back
             self.unanswered(error)
         self.elsewhere[task.key] = self.now() + LOOK_SECONDS
 
@@ -357,7 +357,7 @@ class Progress:
             if failure is not None and failure.get("kind") == "trial":
                 self._give_up(task, Fault("trial", failure["error"]), write=False)
                 return False
-        except OSError as error:  # the depot is full, or away: it may come back
+        except OSError as error:  # the storage is full, or away: it may come back
             self.unanswered(error)
             heapq.heappush(self.paused, (self.now() + LOOK_SECONDS, task.key))
             return False

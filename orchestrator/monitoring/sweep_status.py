@@ -132,6 +132,6 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
     left = untrained - stopped | lacking.keys()
     failed = ledger.failures(ledger.failed() & left if left else set())
     guided = outline.quota is not None
-    most = outline.missing(results.keys() | failed.keys() | stopped, ledger.depot) if guided else None
-    damaged = {**ledger.damaged, **damaged_marks(ledger.depot)}
+    most = outline.missing(results.keys() | failed.keys() | stopped, ledger.storage) if guided else None
+    damaged = {**ledger.damaged, **damaged_marks(ledger.storage)}
     return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most, damaged)

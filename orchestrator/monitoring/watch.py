@@ -29,11 +29,11 @@ def watch(
 ) -> Standing | None:
     """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
     set; how far it was then. A store that does not answer for a while is asked again."""
-    alive, seen, ran = Watch(ledger.depot), None, False
+    alive, seen, ran = Watch(ledger.storage), None, False
     try:
         while True:
             with suppress(OSError):
-                drivers = [mark for mark in marks(ledger.depot) if mark["sweep"] == outline.name]
+                drivers = [mark for mark in marks(ledger.storage) if mark["sweep"] == outline.name]
                 drivers = [mark for mark in drivers if alive.alive(mark["id"])]
                 seen = look(outline, ledger, seen)
                 view.show(seen, drivers)

@@ -174,7 +174,7 @@ def make_plan(
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
     if bounds is not None:
         ended = {task.key for task in tasks if not task.missing}
-        bound = bounds.bound(ended, bounds.begun(ledger.depot))
+        bound = bounds.bound(ended, bounds.begun(ledger.storage))
         tasks = _within(tasks, bound)
     missing = {task.point.name: task.trial for task in tasks if task.missing}
     check_batches(missing, Extents(store), where)

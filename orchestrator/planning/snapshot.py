@@ -1,5 +1,5 @@
 """What a report and a status need of a sweep: its words, its axes, and the key of every trial. It is kept in
-the depot whenever a sweep is planned, so that a look at the sweep need not plan it.
+the storage whenever a sweep is planned, so that a look at the sweep need not plan it.
 
 Imports nothing heavy, so that a look at a sweep is instant.
 """
@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from orchestrator.planning.trial_budget import Quota
 from orchestrator.storage.records import Key, Seal, check_seal, sealed
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from poisons.records import Count, Text
 from trainers.stored import MB, DamagedError, JsonFile
 
@@ -61,15 +61,15 @@ class Outline:
     quota: Quota | None = None
     probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def missing(self, ended: Set[str], depot: Depot) -> int:
+    def missing(self, ended: Set[str], storage: Storage) -> int:
         """How many trials are yet to run when these (keys) have ended; of a guided search, at most. Raises
         OSError."""
         if self.quota is None:
             return len(self.entries) - len(ended)
-        return self.quota.bound(ended, self.quota.begun(depot)).most
+        return self.quota.bound(ended, self.quota.begun(storage)).most
 
-    def keep(self, depot: Depot, version: str) -> None:
-        """Have it in the depot as that of this version of the sweep. Raises OSError."""
+    def keep(self, storage: Storage, version: str) -> None:
+        """Have it in the storage as that of this version of the sweep. Raises OSError."""
         axes = list(self.entries[0].labels) if self.entries else []
         told = {name: value for name, value in vars(self).items() if name != "entries"}
         looks = list(self.entries[0].looks) if self.entries else []
@@ -77,8 +77,8 @@ class Outline:
         told |= {"axes": axes, "looks": looks, "trials": trials}
         told["quota"] = None if self.quota is None else asdict(self.quota)
         data = json.dumps(sealed({"format": FORMAT, **told}, last=())).encode()
-        if depot.read(_place(version)) != data:
-            depot.write(_place(version), data)
+        if storage.read(_place(version)) != data:
+            storage.write(_place(version), data)
 
 
 class ClaimRecord(TypedDict):
@@ -133,9 +133,9 @@ class Snapshot(TypedDict):
 SNAPSHOT = JsonFile[dict[str, Any]](Snapshot, limit=256 * MB)
 
 
-def kept_outline(depot: Depot, version: str) -> Outline | None:
+def kept_outline(storage: Storage, version: str) -> Outline | None:
     """The outline that was kept of this version of a sweep, or None: then plan it."""
-    data = depot.read(_place(version))
+    data = storage.read(_place(version))
     try:
         return None if data is None else _outline(SNAPSHOT.read(data))
     except DamagedError:

@@ -1,5 +1,5 @@
-"""Who runs a sweep just now: a driver leaves a mark in the depot, renews it, and reads there whether it is to
-stop.
+"""Who runs a sweep just now: a driver leaves a mark in the storage, renews it, and reads there whether it is
+to stop.
 
 A mark counts its beats, and whoever watches it uses a clock of his own: clocks that differ, or jump, harm
 nobody. Imports nothing heavy, so that a look at a sweep is instant.
@@ -22,7 +22,7 @@ from typing import Any, Self
 from orchestrator.storage.process import alive, machine
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import HEARTBEAT
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from trainers.stored import DamagedError
 
 BEAT_SECONDS = 3.0
@@ -37,10 +37,10 @@ class Driver:
     """The mark of this process, from `with` to its end. `state` is what it tells beside who it is; another
     thread reads it, so replace it and never change it."""
 
-    def __init__(self, depot: Depot, sweep: str, told: Mark, stop: threading.Event) -> None:
+    def __init__(self, storage: Storage, sweep: str, told: Mark, stop: threading.Event) -> None:
         """`told` stays as it is; `stop` is set when somebody asks this driver to stop."""
         self.id = f"{sweep}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.depot, self.stop = depot, stop
+        self.storage, self.stop = storage, stop
         self.state: Mark = {}
         self._told = told | {
             "id": self.id,
@@ -65,39 +65,39 @@ class Driver:
         self._ended.set()
         self._thread.join()
         with suppress(OSError):
-            self.depot.remove(f"drivers/{self.id}.json")
-            self.depot.remove(f"drivers/{self.id}.stop")
+            self.storage.remove(f"drivers/{self.id}.json")
+            self.storage.remove(f"drivers/{self.id}.stop")
 
     def beat(self) -> None:
         """Renew the mark. Raises OSError."""
         self._beat += 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
         mark = self._told | {"beat": self._beat, "time": now, "state": self.state}
-        self.depot.write(f"drivers/{self.id}.json", json.dumps(mark).encode())
+        self.storage.write(f"drivers/{self.id}.json", json.dumps(mark).encode())
 
     def _renew(self) -> None:
-        others = Watch(self.depot)
+        others = Watch(self.storage)
         while not self._ended.wait(BEAT_SECONDS):
-            with suppress(OSError):  # a depot that is full, or away for a while, must not end a sweep
+            with suppress(OSError):  # storage that is full, or away for a while, must not end a sweep
                 self.beat()
             with suppress(OSError):  # and one that is full can still be asked
-                if self.depot.read(f"drivers/{self.id}.stop") is not None:
+                if self.storage.read(f"drivers/{self.id}.stop") is not None:
                     self.stop.set()
             with suppress(OSError):
                 if self._beat % ROUND_BEATS == 0:
-                    bury_silent(self.depot, others)
+                    bury_silent(self.storage, others)
 
 
 class Watch:
     """Which drivers live, as far as one can tell from here."""
 
-    def __init__(self, depot: Depot) -> None:
-        self.depot = depot
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
         self._seen: dict[str, tuple[int, float]] = {}  # id -> its last beat, and when it was first seen here
 
     def alive(self, driver: str) -> bool:
         """False once its mark is gone, its process on this machine is, or no beat came for STALE_SECONDS."""
-        mark = read_mark(self.depot, driver)
+        mark = read_mark(self.storage, driver)
         return mark is not None and not process_gone(mark) and self.silent(driver, mark) < STALE_SECONDS
 
     def silent(self, driver: str, mark: Mark) -> float:
@@ -109,34 +109,34 @@ class Watch:
         return time.monotonic() - since
 
 
-def marks(depot: Depot) -> list[Mark]:
+def marks(storage: Storage) -> list[Mark]:
     """The marks of all drivers but those that are known to be dead."""
-    names = [name.removesuffix(".json") for name in depot.names("drivers") if name.endswith(".json")]
-    found = (read_mark(depot, name) for name in names)
+    names = [name.removesuffix(".json") for name in storage.names("drivers") if name.endswith(".json")]
+    found = (read_mark(storage, name) for name in names)
     return [mark for mark in found if mark is not None and not process_gone(mark)]
 
 
-def read_mark(depot: Depot, driver: str) -> Mark | None:
+def read_mark(storage: Storage, driver: str) -> Mark | None:
     """A driver's mark, or None if it has none, or one that is damaged."""
     with suppress(DamagedError):
-        return _checked_mark(depot, driver)
+        return _checked_mark(storage, driver)
     return None
 
 
-def damaged_marks(depot: Depot) -> dict[str, str]:
+def damaged_marks(storage: Storage) -> dict[str, str]:
     """The files of marks that are damaged, and why."""
     found = {}
-    for name in depot.names("drivers"):
+    for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
         try:
-            _ = kind == "json" and _checked_mark(depot, driver)
+            _ = kind == "json" and _checked_mark(storage, driver)
         except DamagedError as error:
             found[f"drivers/{name}"] = str(error)
     return found
 
 
-def _checked_mark(depot: Depot, driver: str) -> Mark | None:
-    if not ID.fullmatch(driver) or (data := depot.read(f"drivers/{driver}.json")) is None:
+def _checked_mark(storage: Storage, driver: str) -> Mark | None:
+    if not ID.fullmatch(driver) or (data := storage.read(f"drivers/{driver}.json")) is None:
         return None
     mark = HEARTBEAT.read(data)
     if mark["id"] != driver:
@@ -144,44 +144,44 @@ def _checked_mark(depot: Depot, driver: str) -> Mark | None:
     return mark
 
 
-def shows(depot: Depot, driver: str, *, patience: float = STALE_SECONDS) -> bool:
-    """Whether a driver that lives has its mark in this depot. What a shared folder does not show yet is
+def shows(storage: Storage, driver: str, *, patience: float = STALE_SECONDS) -> bool:
+    """Whether a driver that lives has its mark in this storage. What a shared folder does not show yet is
     waited for: a machine may go by a listing that is a minute old. Raises OSError."""
     end = time.monotonic() + patience
-    while read_mark(depot, driver) is None:
+    while read_mark(storage, driver) is None:
         if time.monotonic() >= end:
             return False
         time.sleep(min(BEAT_SECONDS, patience))
     return True
 
 
-def ask_to_stop(depot: Depot, driver: str) -> None:
+def ask_to_stop(storage: Storage, driver: str) -> None:
     """Have a driver end its sweep cleanly; it hears of it with its next beat."""
-    depot.write(f"drivers/{driver}.stop", b"{}")
+    storage.write(f"drivers/{driver}.stop", b"{}")
 
 
-def bury(depot: Depot) -> None:
+def bury(storage: Storage) -> None:
     """Remove what drivers of this machine have left that are no more: marks, and what they had begun to
     write. Damaged marks go to `quarantine/`."""
-    depot.tidy()
-    for name in damaged_marks(depot):
-        quarantine(depot, name)
-    for name in depot.names("drivers"):
+    storage.tidy()
+    for name in damaged_marks(storage):
+        quarantine(storage, name)
+    for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
-        mark = read_mark(depot, driver)
+        mark = read_mark(storage, driver)
         if (kind == "json" and mark is not None and process_gone(mark)) or (kind == "stop" and mark is None):
-            depot.remove(f"drivers/{name}")
+            storage.remove(f"drivers/{name}")
 
 
-def bury_silent(depot: Depot, watch: Watch) -> None:
+def bury_silent(storage: Storage, watch: Watch) -> None:
     """Remove the marks of drivers, on whatever machine, that gave no beat for BURY_SECONDS while they were
     watched. One that was only cut off leaves its mark again with its next beat."""
-    for name in depot.names("drivers"):
+    for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
-        mark = read_mark(depot, driver) if kind == "json" else None
+        mark = read_mark(storage, driver) if kind == "json" else None
         if mark is not None and watch.silent(driver, mark) > BURY_SECONDS:
-            depot.remove(f"drivers/{driver}.json")
-            depot.remove(f"drivers/{driver}.stop")
+            storage.remove(f"drivers/{driver}.json")
+            storage.remove(f"drivers/{driver}.stop")
 
 
 def is_ours(mark: Mark) -> bool:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 
 FOLDER = "quarantine"
 
 
-def quarantine(depot: Depot, name: str) -> None:
+def quarantine(storage: Storage, name: str) -> None:
     """Put a damaged file aside, as `quarantine/<its name>-<when>`."""
-    depot.move(name, f"{FOLDER}/{name.replace('/', '-')}-{time.time_ns()}")
+    storage.move(name, f"{FOLDER}/{name.replace('/', '-')}-{time.time_ns()}")

@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 
 from orchestrator.storage.heartbeats import STALE_SECONDS, shows
-from orchestrator.storage.storage import DepotError, as_url, local_folder, open_depot
+from orchestrator.storage.storage import StorageError, as_url, local_folder, open_storage
 from poisons import Store
 from poisons.durable import StoreError
 from trainers import InputError
@@ -26,10 +26,10 @@ def open_store(where: str | Path) -> Store:
     try:
         if as_url(where) is None:
             return Store(local_folder(where))
-        depot = open_depot(where)
-    except DepotError as error:
+        storage = open_storage(where)
+    except StorageError as error:
         raise InputError(str(error)) from None
-    return Store(local_folder(where), depot, depot.where, bound=_bound())
+    return Store(local_folder(where), storage, storage.where, bound=_bound())
 
 
 def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> Store:
@@ -37,11 +37,11 @@ def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> 
     lies at `where` here is another store: the driver would see nothing of what is kept there. StoreError if
     it does not answer."""
     try:
-        depot = open_depot(where)
-    except DepotError as error:
+        storage = open_storage(where)
+    except StorageError as error:
         raise InputError(str(error)) from None
     try:
-        same = shows(depot, driver, patience=patience)
+        same = shows(storage, driver, patience=patience)
     except OSError as error:
         raise StoreError(f"the store {where} does not answer on {platform.node()}: {error}") from error
     if not same:  # and nothing is made there

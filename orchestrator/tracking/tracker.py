@@ -182,7 +182,7 @@ class Tracker:
         """The runs that nobody else writes to: of two who send one point, each sends it with a time of its
         own. While other drivers live, one that is RUNNING may be theirs."""
         running = any(copy.status == "RUNNING" for copy in group)
-        if not running or all(map(is_ours, marks(self.ledger.depot))):
+        if not running or all(map(is_ours, marks(self.ledger.storage))):
             return group
         return [copy for copy in group if copy.status != "RUNNING"]
 
@@ -213,7 +213,7 @@ class Tracker:
         tasks = {task.key: task for task in self.plan.tasks if task.key not in done}
         known = self.copies() if tasks else {}
         there = {key for key, group in known.items() if any(copy.status != "RUNNING" for copy in group)}
-        leases = Leases(self.ledger.depot, driver="")
+        leases = Leases(self.ledger.storage, driver="")
         running = tasks.keys() & known.keys() - there
         orphans = {key for key in running if leases.free(key)}
         open_keys = (tasks.keys() - known.keys()) | orphans
@@ -252,7 +252,7 @@ class Tracker:
         outline, left = self.plan.outline, {task.key for task in self.plan.tasks} - done
         stopped = self.ledger.ended() & left if outline.stops else set()
         failed = self.ledger.failed() & left - stopped
-        missing = outline.missing(done | stopped | failed, self.ledger.depot)
+        missing = outline.missing(done | stopped | failed, self.ledger.storage)
         status = "KILLED" if missing else "FAILED" if failed else "FINISHED"
         self.parent.tell(len(done), len(failed), status)
 

@@ -38,7 +38,7 @@ def driving(where: str, sweep: str, *, outline: str = "", **state: Any) -> Itera
     stop, begun, drivers = threading.Event(), threading.Event(), list[Driver]()
 
     def drive() -> None:
-        with Driver(Ledger(where).depot, sweep, {"needs": [], "outline": outline}, stop) as driver:
+        with Driver(Ledger(where).storage, sweep, {"needs": [], "outline": outline}, stop) as driver:
             driver.state = IDLE | state
             driver.beat()
             drivers.append(driver)

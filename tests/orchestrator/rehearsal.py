@@ -104,7 +104,7 @@ class Rehearsal:
         self.now = 0.0
         self.seconds = {key: seconds for key, (seconds, _) in zip(keys, trials, strict=True)}
         self.needs = {keys[i]: share for i, share in (needs or {}).items()}
-        leases = Leases(Ledger(store.where).depot, "one")
+        leases = Leases(Ledger(store.where).storage, "one")
         self.progress = Progress(plan, store, Observer(), leases, seconds=self.seconds, now=lambda: self.now)
         self.progress.begin(By({key: share for key, (_, share) in zip(keys, trials, strict=True)}))
         while self.progress.unbuilt:

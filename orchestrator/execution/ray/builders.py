@@ -103,7 +103,7 @@ class Builders:
             if self.progress.store.has(spec):
                 self.progress.data_built(spec)
                 return False
-        except OSError as error:  # the depot is full, or away: it may come back
+        except OSError as error:  # the storage is full, or away: it may come back
             self.progress.unanswered(error)
         self.later[spec.name] = self.progress.now() + LOOK_SECONDS
         return False

@@ -34,7 +34,7 @@ from orchestrator.planning.preflight import check_ready
 from orchestrator.planning.resources import lacking
 from orchestrator.storage.heartbeats import Driver, bury
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import Store
 from trainers import InputError
 from trainers.spec import plain
@@ -74,13 +74,13 @@ def run_plan(
     """
     if address is None:
         check_ready(task.trial for task in plan.missing if task.trains)
-    depot, run, stop = open_depot(store.where), plan.sweep.run, threading.Event()
+    storage, run, stop = open_storage(store.where), plan.sweep.run, threading.Event()
     with ExitStack() as after:
         after.callback(observer.sweep_ended)
-        bury(depot)
+        bury(storage)
         told = {"needs": plan.names, "outline": plan.version}
-        driver = after.enter_context(Driver(depot, plan.sweep.name, told, stop))
-        progress = Progress(plan, store, observer, Leases(depot, driver.id), seconds=_seconds(plan, store))
+        driver = after.enter_context(Driver(storage, plan.sweep.name, told, stop))
+        progress = Progress(plan, store, observer, Leases(storage, driver.id), seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more
         with (
             cluster(address, cpu_isa=run.cpu_isa) as there,
@@ -180,7 +180,7 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
     measured = run.gpus_per_trial == "auto" and given > 0
     if not measured and not 0 < given < 1:
         return Shares.fixed(given), None
-    kept, extents = packing.Shares(open_depot(store.where)), Extents(store)
+    kept, extents = packing.Shares(open_storage(store.where)), Extents(store)
     if not measured:
         return Given(given, kept, extents, there.gpu_model(), plan.missing), None
     shares = Measured(kept, extents, there.gpu_model(), plan.missing)

@@ -13,7 +13,7 @@ from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.outage import WELL_SECONDS
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from tests.orchestrator.sweeps import plan_of, tiny
 
@@ -67,7 +67,7 @@ def begun(
     store: Store, *, built: bool = False, driver: str = "one", shares: Shares | None = None, **changes: object
 ) -> tuple[Progress, Told, Clock]:
     told, clock = Told(), Clock()
-    leases = Leases(Ledger(store.where).depot, driver)
+    leases = Leases(Ledger(store.where).storage, driver)
     plan = plan_of(tiny(**changes), store)
     progress = Progress(plan, store, Audience(told), leases, now=clock)
     progress.begin(shares or Shares.fixed(0.0))
@@ -110,7 +110,7 @@ def test_a_trial_can_start_when_its_own_data_sets_are_there(store: Store) -> Non
 def test_long_trials_are_given_out_first_and_what_they_wait_for_is_built_first(store: Store) -> None:
     plan = plan_of(tiny(), store)
     seconds = {task.key: float(s) for task, s in zip(plan.tasks, (1, 3, 9, 2), strict=True)}
-    leases = Leases(Ledger(store.where).depot, "one")
+    leases = Leases(Ledger(store.where).storage, "one")
     progress = Progress(plan, store, Observer(), leases, seconds=seconds)
     progress.begin(Shares.fixed(0.0))
     assert [name.rpartition("-")[0] for name in progress.unbuilt] == [
@@ -227,10 +227,10 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
 
     def once(ledger: Ledger, key: str) -> Record | None:
         if (found := read(ledger, key)) is not None:
-            monkeypatch.setattr(Folder, "read", away)
+            monkeypatch.setattr(FolderStorage, "read", away)
         return found
 
-    def away(folder: Folder, name: str) -> bytes | None:
+    def away(folder: FolderStorage, name: str) -> bytes | None:
         raise OSError("no answer")
 
     with monkeypatch.context() as patch:
@@ -279,8 +279,8 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
 
 
 def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> None:
-    depot = Ledger(store.where).depot
-    with Driver(depot, "other", {}, stop=__import__("threading").Event()) as other:
+    storage = Ledger(store.where).storage
+    with Driver(storage, "other", {}, stop=__import__("threading").Event()) as other:
         theirs, _, _ = begun(store, built=True, driver=other.id, grid={"seed": [0]})
         ours, told, clock = begun(store, built=True, grid={"seed": [0, 1]})
         attempt = offered(theirs)

@@ -22,7 +22,7 @@ from orchestrator.planning.snapshot import kept_outline
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.planning.sweep_file import load
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from poisons import Store
 from tests.conftest import ROOT
 from tests.orchestrator.sweeps import plan_of, tiny
@@ -241,7 +241,7 @@ def test_cells_that_another_sweep_finished_count_as_tried(store: Store) -> None:
     assert run(Search.of(optuna_plan(store, 4, name="other"), ledger)) == []
 
 
-def test_drivers_that_share_a_depot_share_the_search(store: Store) -> None:
+def test_drivers_that_share_storage_share_the_search(store: Store) -> None:
     plan, ledger = optuna_plan(store, 12), Ledger(store.where)
     one, two = Search.of(plan, ledger), Search.of(plan, ledger)
     mine, theirs = one.ask(5), two.ask(3)
@@ -275,7 +275,7 @@ def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None
     )
 
 
-class Shaky(Folder):
+class Shaky(FolderStorage):
     """A folder that does not answer now and then."""
 
     calls = 0
@@ -287,9 +287,9 @@ class Shaky(Folder):
         return super().create(name, data, lasting=lasting)
 
 
-def test_a_depot_that_does_not_answer_costs_no_trial(store: Store) -> None:
+def test_storage_that_does_not_answer_costs_no_trial(store: Store) -> None:
     ledger = Ledger(store.where)
-    ledger.depot = Shaky(store.root)
+    ledger.storage = Shaky(store.root)
     search = Search.of(optuna_plan(store, 12, grid=GRID), ledger)
     given: list[Task] = []
     for _ in range(40):
@@ -327,7 +327,7 @@ def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: S
     standing = look(plan.outline, Ledger(store.where))
     assert (standing.total, standing.settled, standing.missing) == (64, 64, 0)
     assert standing.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
-    again = Ledger(store.where).depot
+    again = Ledger(store.where).storage
     plan.outline.keep(again, "v")
     assert kept_outline(again, "v") == plan.outline
 

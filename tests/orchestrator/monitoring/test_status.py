@@ -68,7 +68,7 @@ def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Pa
 
 def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
     with driving(store.where, "tiny"):
-        (mark,) = marks(Ledger(store.where).depot)
+        (mark,) = marks(Ledger(store.where).storage)
     silent = mark | {"state": mark["state"] | {"silent": "it is full", "resting": 1}}
     assert "the store does not answer: it is full" in status.driver_line(silent, None)
     assert "1 machines rest" in status.driver_line(silent, None)
@@ -210,7 +210,7 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
     ledger.publish(plan.tasks[0].key, DONE)
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
     with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
-        found = text_of(status_display.picture(look(plan.outline, ledger), marks(ledger.depot), None))
+        found = text_of(status_display.picture(look(plan.outline, ledger), marks(ledger.storage), None))
     for word in (
         "1 of 4 trials done, 1 failed, 2 missing",
         "120 an hour, 0:01:00 left",
@@ -250,7 +250,7 @@ def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store,
     assert "Boom" in told
 
 
-def test_a_url_that_is_no_depot_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_a_url_that_cannot_be_opened_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
     code, _, err = opsctl("status", write(tmp_path, tiny()), "--store", "s3:/half")
     assert (code, "neither a path nor a URL" in err) == (2, True)
 

@@ -41,9 +41,9 @@ def test_a_record_that_is_laid_out_otherwise_is_read_whole(store: Store) -> None
 def test_a_result_that_was_cut_off_is_missing(store: Store, end: int, filler: bytes) -> None:
     ledger, key = published(store)
     name = f"trials/{key}/result.json"
-    data = ledger.depot.read(name) or b""
+    data = ledger.storage.read(name) or b""
     assert len(data) > 9000
-    ledger.depot.write(name, data[:end] + filler)
+    ledger.storage.write(name, data[:end] + filler)
     assert finished(ledger, [key]) == set()
 
 
@@ -74,7 +74,7 @@ def test_what_was_seen_is_not_read_again(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     ledger.publish(plan.tasks[0].key, {"metrics": {"test/clean_acc": 0.5}})
     seen = look(plan.outline, ledger)
-    ledger.depot.remove(f"trials/{plan.tasks[0].key}/result.json")
+    ledger.storage.remove(f"trials/{plan.tasks[0].key}/result.json")
     ledger.publish(plan.tasks[1].key, {"metrics": {"test/clean_acc": 0.5}})
     assert look(plan.outline, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
     assert look(plan.outline, ledger).results.keys() == {plan.tasks[1].key}

@@ -230,12 +230,12 @@ def test_what_is_added_later_is_found_at_kept_weights_without_training(
 ) -> None:
     store = open_store(tmp_path / "store" if where == "folder" else f"memory://{secrets.token_hex(8)}/store")
     run(store, first(store), run=KEEP)
-    before = Ledger(store.where).depot.read(f"trials/{first(store).key}/result.json")
+    before = Ledger(store.where).storage.read(f"trials/{first(store).key}/result.json")
     task, trained = first(store, probes=[SHUFFLE]), len(epochs)
     assert (task.done, task.trained, task.trains) == (False, True, False)
     record = run(store, task)
     assert len(epochs) == trained
-    assert Ledger(store.where).depot.read(f"trials/{task.key}/result.json") == before
+    assert Ledger(store.where).storage.read(f"trials/{task.key}/result.json") == before
     assert found(store, task)["shuffle_test"]["of"] == "kept weights"
     assert first(store, probes=[SHUFFLE]).done
     witness = Store(tmp_path / "witness")
@@ -398,8 +398,8 @@ def test_who_is_killed_while_looking_trains_nothing_again(
 
 def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     plan, ledger = plan_of(tiny(**BOTH), store), Ledger(store.where)
-    plan.outline.keep(ledger.depot, "v")
-    assert kept_outline(ledger.depot, "v") == plan.outline
+    plan.outline.keep(ledger.storage, "v")
+    assert kept_outline(ledger.storage, "v") == plan.outline
     done, bare = plan.tasks[:2]
     record = run(store, done)
     run_trial(bare.trial, store, device=CPU)

@@ -14,10 +14,10 @@ from tests.orchestrator.sweeps import plan_of, tiny, write
 
 def test_an_outline_is_read_as_it_was_kept(store: Store) -> None:
     plan = plan_of(tiny(report={"rows": "data.poison"}), store)
-    outline, depot = plan.outline, Ledger(store.where).depot
-    assert kept_outline(depot, "v") is None
-    outline.keep(depot, "v")
-    assert kept_outline(depot, "v") == outline
+    outline, storage = plan.outline, Ledger(store.where).storage
+    assert kept_outline(storage, "v") is None
+    outline.keep(storage, "v")
+    assert kept_outline(storage, "v") == outline
     assert [entry.key for entry in outline.entries] == [task.key for task in plan.tasks]
     assert outline.entries[1].name == plan.tasks[1].point.name == "data.poison=clean, seed=1"
     assert (outline.row_axes, outline.column_axis, outline.stops) == (("data.poison",), None, False)
@@ -27,9 +27,9 @@ def test_an_outline_is_read_as_it_was_kept(store: Store) -> None:
     "text", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "axes": [], "trials": [[]]}']
 )
 def test_what_is_no_outline_is_none(store: Store, text: str) -> None:
-    depot = Ledger(store.where).depot
-    depot.write("sweeps/v.json", text.encode())
-    assert kept_outline(depot, "v") is None
+    storage = Ledger(store.where).storage
+    storage.write("sweeps/v.json", text.encode())
+    assert kept_outline(storage, "v") is None
 
 
 def test_text_and_settings_make_a_version_and_how_it_is_run_does_not(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def again(tracker: Tracker) -> Tracker:
 def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, record: Record, how: str) -> None:
     """The record comes only with the second driver; until then the trial is not done."""
     ledger, rows = tracker.ledger, record["history"]
-    tracker.ledger.depot.remove(f"trials/{task.key}/result.json")
+    tracker.ledger.storage.remove(f"trials/{task.key}/result.json")
     if how.startswith("killed"):
         tracker.start(task, payloads.now(), rows=[(payloads.now(), rows[0])])
     else:
@@ -177,10 +177,10 @@ def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, reco
 
 
 def test_a_trial_that_somebody_runs_is_left_running(tracker: Tracker, task: Task) -> None:
-    depot = tracker.ledger.depot
+    storage = tracker.ledger.storage
     run_id = tracker.start(task, payloads.now())
-    with Driver(depot, "tiny", {}, threading.Event()) as driver:
-        assert Leases(depot, driver.id).take(task.key)
+    with Driver(storage, "tiny", {}, threading.Event()) as driver:
+        assert Leases(storage, driver.id).take(task.key)
         again(tracker).sync()
         assert tracker.client.get_run(run_id).info.status == "RUNNING"
     again(tracker).sync()

@@ -28,7 +28,7 @@ from tests.orchestrator.sweeps import plan_of, tiny
 @pytest.fixture
 def dispatcher(store: Store) -> Dispatcher:
     """With lanes in name only: what is tried here asks nothing of Ray."""
-    progress = Progress(plan_of(tiny(), store), store, Observer(), Leases(Ledger(store.where).depot, "one"))
+    progress = Progress(plan_of(tiny(), store), store, Observer(), Leases(Ledger(store.where).storage, "one"))
     return Dispatcher(progress, None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
 
 

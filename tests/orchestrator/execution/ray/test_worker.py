@@ -13,7 +13,7 @@ from orchestrator.execution.ray.connect import given
 from orchestrator.execution.ray.worker import Desk, Shared
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.heartbeats import Driver
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_driven
 from poisons import Store
 from poisons.durable import StoreError
@@ -62,20 +62,20 @@ def test_a_worker_makes_no_store_of_its_own(store: Store, tmp_path: Path) -> Non
     ):
         open_driven(str(tmp_path / "mine"), "sweep-1-abcd", patience=0.0)
     assert not (tmp_path / "mine").exists()
-    with Driver(open_depot(store.where), "sweep", {}, threading.Event()) as driver:
+    with Driver(open_storage(store.where), "sweep", {}, threading.Event()) as driver:
         assert open_driven(store.where, driver.id, patience=0.0).root == store.root
 
 
 def test_a_store_that_shows_the_mark_late_is_waited_for(store: Store) -> None:
     """As a folder on a network does, whose listings may be a minute old."""
-    driver = Driver(open_depot(store.where), "sweep", {}, threading.Event())
+    driver = Driver(open_storage(store.where), "sweep", {}, threading.Event())
     late = threading.Timer(0.3, driver.beat)
     late.start()
     assert open_driven(store.where, driver.id, patience=5.0).root == store.root
     late.join()
 
 
-def test_a_depot_that_does_not_answer_is_no_other_store(store: Store, tmp_path: Path) -> None:
+def test_storage_that_does_not_answer_is_no_other_store(store: Store, tmp_path: Path) -> None:
     (tmp_path / "drivers").symlink_to("drivers")  # ELOOP, as ESTALE would be
     with pytest.raises(StoreError, match="does not answer on"):
         open_driven(str(tmp_path), "me", patience=0.0)
