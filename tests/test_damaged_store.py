@@ -155,7 +155,7 @@ def test_what_is_damaged_goes_to_quarantine_when_it_is_made_again(
 
 
 @pytest.mark.parametrize(
-    "mark",
+    "heartbeat",
     [
         b"",
         b"{}",
@@ -167,10 +167,10 @@ def test_what_is_damaged_goes_to_quarantine_when_it_is_made_again(
     ],
 )
 def test_a_malformed_heartbeat_breaks_no_command(
-    mark: bytes, opsctl: Opsctl, store: Store, tmp_path: Path
+    heartbeat: bytes, opsctl: Opsctl, store: Store, tmp_path: Path
 ) -> None:
     storage = open_storage(store.where)
-    storage.write("drivers/tiny-1-2.json", mark)
+    storage.write("drivers/tiny-1-2.json", heartbeat)
     file = write(tmp_path, ONE)
     for command in (
         ("plan", file),

@@ -214,9 +214,9 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
 def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:
     stored.ensure(spec())
     storage = open_storage(stored.where)
-    with Driver(storage, "mine", {"needs": [spec().name]}, threading.Event()):
+    with Driver(storage, "mine", threading.Event(), needs=[spec().name]):
         assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
-    with Driver(storage, "mine", {"needs": [spec().clean.name]}, threading.Event()):
+    with Driver(storage, "mine", threading.Event(), needs=[spec().clean.name]):
         assert [e.name for e in entries(stored) if not e.needed_by] == [spec().name]
         opsctl("cache", "gc", "--yes")
     assert not stored.has(spec())

@@ -95,9 +95,9 @@ def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Pat
 def test_status_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store]) -> None:
     file, store = hostile
     claims = {"needs": [], "outline": ""}
-    with Driver(Ledger(store.where).storage, "tiny", claims, threading.Event()) as driver:
-        mark = store.root / "drivers" / f"{driver.id}.json"
-        mark.write_text(json.dumps(json.loads(mark.read_text()) | {"host": f"box\n[red]{ESCAPES}"}))
+    with Driver(Ledger(store.where).storage, "tiny", threading.Event(), **claims) as driver:
+        heartbeat = store.root / "drivers" / f"{driver.id}.json"
+        heartbeat.write_text(json.dumps(json.loads(heartbeat.read_text()) | {"host": f"box\n[red]{ESCAPES}"}))
         code, out, err = opsctl("status", file)
     assert (code, err) == (0, "")
     assert clean(out)

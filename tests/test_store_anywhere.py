@@ -344,7 +344,7 @@ def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
 
 def test_a_place_that_is_no_store_is_told(node: Nodes) -> None:
     open_storage(node.where).write("store.json", b"[]")
-    with pytest.raises(InputError, match=r"is not a store's mark \(.*\); is s3://.* a store\?"):
+    with pytest.raises(InputError, match=r"is not a store's heartbeat \(.*\); is s3://.* a store\?"):
         node("a")
 
 
@@ -407,7 +407,7 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     assert OPS.key in run("cache", "ls")
     assert "2 data sets read, 0 files damaged" in run("cache", "verify")
     storage = open_storage(node.where)
-    with Driver(storage, "mine", {"needs": [OPS.name]}, threading.Event()):
+    with Driver(storage, "mine", threading.Event(), needs=[OPS.name]):
         assert "nothing can go" in run("cache", "gc", "--yes")
     storage.write(on_the_shelf(node("b"), OPS), b"short")
     code, out, _ = opsctl("cache", "verify", OPS.key, "--store", node.where)

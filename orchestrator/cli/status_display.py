@@ -21,20 +21,28 @@ from orchestrator.cli.tables import at_work, rich_table
 from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.status import building, doubts_by_text, driver_line, elapsed, pace, running
 from orchestrator.monitoring.sweep_status import Standing
-from orchestrator.storage.heartbeats import Mark
+from orchestrator.storage.records import Heartbeat
 from trainers.printable import one_line
 
 FAILURES = 5  # on the screen; status shows all
 
 
-def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, console: Terminal) -> None:
-    """Print it: all but the table. `marks` are those of all drivers of the store at `where`."""
+def tell(
+    standing: Standing, heartbeats: Sequence[Heartbeat], version: str, where: str, console: Terminal
+) -> None:
+    """Print it: all but the table. `heartbeats` are those of all drivers of the store at `where`."""
     name = standing.outline.name
-    mine = [mark for mark in marks if mark["sweep"] == name]
-    others = sorted({f"{mark['sweep']} on {mark['host']}" for mark in marks if mark["sweep"] != name})
+    mine = [heartbeat for heartbeat in heartbeats if heartbeat["sweep"] == name]
+    others = sorted(
+        {
+            f"{heartbeat['sweep']} on {heartbeat['host']}"
+            for heartbeat in heartbeats
+            if heartbeat["sweep"] != name
+        }
+    )
     console.say((name, "bold"), f": {standing.counts}")
-    for mark in mine:
-        console.say(("runs", "green"), f"   {driver_line(mark, version)}")
+    for heartbeat in mine:
+        console.say(("runs", "green"), f"   {driver_line(heartbeat, version)}")
     if building(mine) or running(mine):
         console.print(at_work(building(mine), running(mine)))
     if others:
@@ -61,7 +69,7 @@ class Lines:
     last: str = ""
     told: set[str] = field(default_factory=set)  # keys of failures
 
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None:
+    def show(self, standing: Standing, drivers: Sequence[Heartbeat]) -> None:
         who = f"{len(running(drivers))} run" if drivers else "nobody runs it"
         made = "".join(f", {data.name} is being built" for data in building(drivers))
         line = f"{standing.counts}; {who}{made}"
@@ -88,14 +96,14 @@ class Screen:
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.live.start()
 
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None:
+    def show(self, standing: Standing, drivers: Sequence[Heartbeat]) -> None:
         self.live.update(picture(standing, drivers, self.version), refresh=True)
 
     def close(self) -> None:
         self.live.stop()
 
 
-def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) -> Group:
+def picture(standing: Standing, drivers: Sequence[Heartbeat], version: str | None) -> Group:
     """What the screen shows."""
     rate = pace(standing, drivers)
     line = RichTable.grid(padding=(0, 2, 0, 0))
@@ -104,7 +112,10 @@ def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) ->
         standing.counts,
         f"{3600 * rate:.0f} an hour, {elapsed(standing.left / rate)} left" if rate else "",
     )
-    who = [Text(f"runs {driver_line(mark, version)}", overflow="ellipsis", no_wrap=True) for mark in drivers]
+    who = [
+        Text(f"runs {driver_line(heartbeat, version)}", overflow="ellipsis", no_wrap=True)
+        for heartbeat in drivers
+    ]
     builds, runs, failed = building(drivers), running(drivers), standing.failed()
     more = [Text(f"... and {len(failed) - FAILURES} more failures")] if len(failed) > FAILURES else []
     return Group(

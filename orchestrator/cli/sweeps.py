@@ -184,7 +184,7 @@ def stop(
     """
     from orchestrator.monitoring.status import place
     from orchestrator.monitoring.stop import stop_drivers
-    from orchestrator.storage.heartbeats import marks
+    from orchestrator.storage.heartbeats import live_heartbeats
 
     if (file is None) is not everything:
         from trainers import InputError
@@ -192,15 +192,15 @@ def stop(
         raise InputError("opsctl stop takes one sweep file, or --all for every sweep of the store")
     name = None if file is None else name_of(file, store)
     storage, console = ledger_of(store).storage, console_of()
-    found = [mark for mark in marks(storage) if name in (None, mark["sweep"])]
+    found = [heartbeat for heartbeat in live_heartbeats(storage) if name in (None, heartbeat["sweep"])]
     if not found:
         console.say(f"no sweep runs in {storage.where}" if name is None else f"{name} does not run")
         return
     with console.status(f"waiting for {len(found)} to end"):
-        left = {mark["id"] for mark in stop_drivers(storage, found, wait=wait)}
-    for mark in found:
-        how = f"has not answered within {wait:g} s" if mark["id"] in left else "has ended"
-        console.say(f"{mark['sweep']} {place(mark)} {how}")
+        left = {heartbeat["id"] for heartbeat in stop_drivers(storage, found, wait=wait)}
+    for heartbeat in found:
+        how = f"has not answered within {wait:g} s" if heartbeat["id"] in left else "has ended"
+        console.say(f"{heartbeat['sweep']} {place(heartbeat)} {how}")
     raise typer.Exit(bool(left))
 
 
@@ -286,7 +286,7 @@ def status(
     """
     from orchestrator.cli import status_display
     from orchestrator.monitoring.sweep_status import look
-    from orchestrator.storage.heartbeats import marks
+    from orchestrator.storage.heartbeats import live_heartbeats
 
     outline, ledger, version = snapshot_of(file, store, settings)
     console, standing = console_of(), None
@@ -299,7 +299,7 @@ def status(
         with stoppable() as stop:
             standing = watching.watch(outline, ledger, view, every=every, stop=stop)
     standing = standing or look(outline, ledger)
-    status_display.tell(standing, marks(ledger.storage), version, ledger.storage.where, console)
+    status_display.tell(standing, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
     print_report([sheet_of(standing, file)], Format.table, console, brief=True)
 
 

@@ -38,7 +38,7 @@ class Fault:
     history: tuple[Metrics, ...] = ()
     poisoned: bool = False
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON types, for the ledger."""
         told = {name: value for name, value in asdict(self).items() if name != "poisoned"}
         return {**told, "history": list(self.history)}

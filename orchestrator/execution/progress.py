@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
 from orchestrator.estimates.shares import Shares
@@ -24,7 +23,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import DriverState, Record, RunningTrial
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
 
@@ -41,11 +40,17 @@ class Attempt:
     since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     row: Metrics = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
-        """What others see of it while it runs."""
-        accuracies = {name: self.row.get(name) for name in ("epoch", "train/acc", "test/clean_acc")}
-        told = {"key": self.task.key, "name": self.task.point.name, "since": self.since}
-        return {**told, "epochs": self.task.trial.train.epochs, **accuracies}
+    def to_json(self) -> RunningTrial:
+        """What a heartbeat says of it."""
+        return {
+            "key": self.task.key,
+            "name": self.task.point.name,
+            "since": self.since,
+            "epochs": self.task.trial.train.epochs,
+            "epoch": self.row.get("epoch"),
+            "train/acc": self.row.get("train/acc"),
+            "test/clean_acc": self.row.get("test/clean_acc"),
+        }
 
 
 class Progress:
@@ -297,8 +302,8 @@ class Progress:
         if self.outage.begins(error):
             self.observer.store_silent(str(error))
 
-    def told(self) -> dict[str, Any]:
-        """What others see of the sweep while it runs."""
+    def to_json(self) -> DriverState:
+        """What a heartbeat says of the sweep."""
         waiting = (self.blocked, self.unmeasured, self.ready, self.paused)
         return {
             "total": len(self.plan.tasks),
@@ -307,7 +312,7 @@ class Progress:
             "stopped": len(self.stopped),
             "elsewhere": len(self.elsewhere),
             "waiting": sum(len(place) for place in waiting),
-            "running": [attempt.told() for attempt in self.live.values()],
+            "running": [attempt.to_json() for attempt in self.live.values()],
             "faults": dict(self.faults),
             "silent": self.outage.word,
         }
@@ -394,7 +399,7 @@ class Progress:
         attempts = self.tries[task.key] + self.died[task.key]
         if write:
             with suppress(OSError):  # a full disk: then the same command tries it again
-                told = {**fault.told(), "attempts": max(1, attempts), "needs": list(task.needs)}
+                told = {**fault.to_json(), "attempts": max(1, attempts), "needs": list(task.needs)}
                 self.ledger.fail(task.key, told)
         self.failed.append(task.key)
         self._release(task, done=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.planning.snapshot import Entry, Outline, lack
-from orchestrator.storage.heartbeats import damaged_marks
+from orchestrator.storage.heartbeats import damaged_heartbeats
 from orchestrator.storage.ledger import Ledger, LookKeys, with_looks
 from orchestrator.storage.records import Record
 from orchestrator.storage.summaries import heads, summaries
@@ -133,5 +133,5 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
     failed = ledger.failures(ledger.failed() & left if left else set())
     guided = outline.quota is not None
     most = outline.missing(results.keys() | failed.keys() | stopped, ledger.storage) if guided else None
-    damaged = {**ledger.damaged, **damaged_marks(ledger.storage)}
+    damaged = {**ledger.damaged, **damaged_heartbeats(ledger.storage)}
     return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most, damaged)

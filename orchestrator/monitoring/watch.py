@@ -12,14 +12,15 @@ from typing import Protocol
 
 from orchestrator.monitoring.sweep_status import Standing, look
 from orchestrator.planning.snapshot import Outline
-from orchestrator.storage.heartbeats import Mark, Watch, marks
+from orchestrator.storage.heartbeats import Watch, live_heartbeats
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Heartbeat
 
 
 class View(Protocol):
     """Shows how far a sweep is, as often as it is told."""
 
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None: ...
+    def show(self, standing: Standing, drivers: Sequence[Heartbeat]) -> None: ...
 
     def close(self) -> None: ...
 
@@ -33,8 +34,12 @@ def watch(
     try:
         while True:
             with suppress(OSError):
-                drivers = [mark for mark in marks(ledger.storage) if mark["sweep"] == outline.name]
-                drivers = [mark for mark in drivers if alive.alive(mark["id"])]
+                drivers = [
+                    heartbeat
+                    for heartbeat in live_heartbeats(ledger.storage)
+                    if heartbeat["sweep"] == outline.name
+                ]
+                drivers = [heartbeat for heartbeat in drivers if alive.alive(heartbeat["id"])]
                 seen = look(outline, ledger, seen)
                 view.show(seen, drivers)
                 if not drivers and (ran or not seen.left):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.storage.heartbeats import damaged_marks
+from orchestrator.storage.heartbeats import damaged_heartbeats
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.quarantine import FOLDER
 
@@ -20,7 +20,7 @@ def damaged_files(ledger: Ledger) -> dict[str, str]:
     names = sorted(f"trials/{name}" for name in ledger.storage.files("trials") if LEDGER.fullmatch(name))
     for name, data in ledger.storage.read_all(names).items():
         ledger.parsed(name, data)
-    return {**ledger.damaged, **damaged_marks(ledger.storage)}
+    return {**ledger.damaged, **damaged_heartbeats(ledger.storage)}
 
 
 def in_quarantine(ledger: Ledger) -> int:

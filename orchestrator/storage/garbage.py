@@ -13,7 +13,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
 from orchestrator.storage.storage import FolderStorage, Storage, open_storage
 from poisons import Store
@@ -234,7 +234,7 @@ def _used(storage: Storage) -> dict[str, list[str]]:
 def _claimed(storage: Storage) -> dict[str, list[str]]:
     """Names of data sets that sweeps count on that run now, and which sweeps."""
     claims: dict[str, list[str]] = defaultdict(list)
-    for mark in marks(storage):
-        for name in mark.get("needs", ()):
-            claims[name].append(f"a running sweep, {mark['sweep']} on {mark['host']}")
+    for heartbeat in live_heartbeats(storage):
+        for name in heartbeat.get("needs", ()):
+            claims[name].append(f"a running sweep, {heartbeat['sweep']} on {heartbeat['host']}")
     return dict(claims)

@@ -46,8 +46,8 @@ def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> 
         raise StoreError(f"the store {where} does not answer on {platform.node()}: {error}") from error
     if not same:  # and nothing is made there
         raise InputError(
-            f"{where} on {platform.node()} is not the store of the driver: its mark ({driver}) is not there; "
-            "name a store that all machines share, --store s3://bucket/prefix or a folder on a shared disk"
+            f"{where} on {platform.node()} is not the store of the driver: it lacks the heartbeat of {driver}"
+            "; name a store that all machines share, --store s3://bucket/prefix or a folder on a shared disk"
         )
     return open_store(where)
 

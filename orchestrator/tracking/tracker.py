@@ -11,7 +11,7 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.planning.plan import Plan, Task
-from orchestrator.storage.heartbeats import is_ours, marks
+from orchestrator.storage.heartbeats import is_ours, live_heartbeats
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
@@ -182,7 +182,7 @@ class Tracker:
         """The runs that nobody else writes to: of two who send one point, each sends it with a time of its
         own. While other drivers live, one that is RUNNING may be theirs."""
         running = any(copy.status == "RUNNING" for copy in group)
-        if not running or all(map(is_ours, marks(self.ledger.storage))):
+        if not running or all(map(is_ours, live_heartbeats(self.ledger.storage))):
             return group
         return [copy for copy in group if copy.status != "RUNNING"]
 

@@ -22,7 +22,14 @@ from orchestrator.planning.extents import EXTENT
 from orchestrator.planning.snapshot import Entry, Outline, kept_outline
 from orchestrator.planning.trial_budget import Quota
 from orchestrator.report.html.document import load_document, save_document
-from orchestrator.storage.heartbeats import Driver, Watch, bury, damaged_marks, marks, read_mark
+from orchestrator.storage.heartbeats import (
+    Driver,
+    Watch,
+    damaged_heartbeats,
+    live_heartbeats,
+    read_heartbeat,
+    remove_dead,
+)
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file
 from orchestrator.storage.records import ACCURACY, HEARTBEAT
@@ -178,7 +185,7 @@ def test_other_files(kind: str) -> None:
 
 
 def driver(storage: Storage) -> Driver:
-    found = Driver(storage, "tiny", {"needs": [NAME], "outline": "a-b"}, stop=threading.Event())
+    found = Driver(storage, "tiny", threading.Event(), needs=[NAME], outline="a-b")
     found.state = {
         "waiting": 1,
         "elsewhere": 0,
@@ -202,13 +209,13 @@ def test_heartbeats(tmp_path: Path) -> None:
     @examples(400)
     def check(changed: bytes) -> None:
         storage.write(f"drivers/{one.id}.json", changed)
-        mark = read_mark(storage, one.id)
-        assert (mark is None) == bool(damaged_marks(storage))
-        if mark is not None:
-            assert mark["id"] == one.id
-            assert Watch(storage).silent(one.id, mark) >= 0
-        marks(storage)
-        bury(storage)
+        heartbeat = read_heartbeat(storage, one.id)
+        assert (heartbeat is None) == bool(damaged_heartbeats(storage))
+        if heartbeat is not None:
+            assert heartbeat["id"] == one.id
+            assert Watch(storage).silent(one.id, heartbeat) >= 0
+        live_heartbeats(storage)
+        remove_dead(storage)
         for name in storage.names("quarantine"):
             storage.remove(f"quarantine/{name}")
 

@@ -158,7 +158,7 @@ class Rehearsal:
             attempt = self.progress.live[number]
             ended = {"attempt": number, "record": self.record(number)}
             if attempt.share < self.needs.get(attempt.task.key, 0.0):
-                ended = {"attempt": number, "fault": Fault("memory", "out of memory").told()}
+                ended = {"attempt": number, "fault": Fault("memory", "out of memory").to_json()}
         seat = {"lane": name, "number": place.number, "share": place.share, "card": place.card}
         return [{**seat, "ended": ended}]
 

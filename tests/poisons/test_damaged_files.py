@@ -164,7 +164,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
     folder = tmp_path_factory.mktemp("whole")
     written(folder / "data.arrow", *of_images())
     for name, link in (("delta", Delta(torch.ones(2, 1, 2, 2, dtype=torch.int16))), ("pixels", PIXELS)):
-        arrow.write(folder / f"{name}.arrow", link.columns(), {"kind": link.kind, **link.told()})
+        arrow.write(folder / f"{name}.arrow", link.columns(), {"kind": link.kind, **link.to_json()})
     return folder, {file.stem: file.read_bytes() for file in folder.glob("*.arrow")}
 
 
@@ -248,9 +248,9 @@ def test_a_stored_perturbation_is_one(
     tmp_path: Path, link: Perturbation, columns: dict[str, torch.Tensor], told: dict[str, Any], message: str
 ) -> None:
     file = tmp_path / "perturbation-0.arrow"
-    arrow.write(file, columns_of(link), {"kind": link.kind, **link.told()})
-    assert restored(file).told() == link.told()
-    arrow.write(file, columns_of(link, **columns), {"kind": link.kind, **link.told(), **told})
+    arrow.write(file, columns_of(link), {"kind": link.kind, **link.to_json()})
+    assert restored(file).to_json() == link.to_json()
+    arrow.write(file, columns_of(link, **columns), {"kind": link.kind, **link.to_json(), **told})
     with pytest.raises(DamagedError, match=message):
         restored(file)
 

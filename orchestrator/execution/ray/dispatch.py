@@ -24,6 +24,7 @@ from orchestrator.execution.ray.mailbox import Answers, Message
 from orchestrator.execution.ray.placement import Places
 from orchestrator.execution.ray.profiling import Probes
 from orchestrator.execution.ray.tune import Lanes
+from orchestrator.storage.records import DriverState
 from trainers.spec import plain
 
 HEAR_SECONDS = 0.1  # how long the driver waits for a message
@@ -87,9 +88,9 @@ class Dispatcher:
         self.places.open(self._tenants())
         self.slots = self.places.slots()
 
-    def told(self) -> dict[str, object]:
-        """What others see of it while the sweep runs."""
-        return {"building": self.builders.told(), "slots": self.slots, "resting": self.nodes.resting}
+    def to_json(self) -> DriverState:
+        """What a heartbeat says of it."""
+        return {"building": self.builders.to_json(), "slots": self.slots, "resting": self.nodes.resting}
 
     def dismiss(self) -> None:
         """Let all lanes go that wait for a trial."""
@@ -250,5 +251,5 @@ class Dispatcher:
         task = attempt.task
         order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
         order["keep"] = task.key in self.kept
-        looks = [look.told() for look in task.looks]
+        looks = [look.to_json() for look in task.looks]
         return order | ({"looks": json.dumps(looks)} if looks else {})

@@ -32,7 +32,7 @@ from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.preflight import check_ready
 from orchestrator.planning.resources import lacking
-from orchestrator.storage.heartbeats import Driver, bury
+from orchestrator.storage.heartbeats import Driver, remove_dead
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.storage import open_storage
 from poisons import Store
@@ -77,9 +77,10 @@ def run_plan(
     storage, run, stop = open_storage(store.where), plan.sweep.run, threading.Event()
     with ExitStack() as after:
         after.callback(observer.sweep_ended)
-        bury(storage)
-        told = {"needs": plan.names, "outline": plan.version}
-        driver = after.enter_context(Driver(storage, plan.sweep.name, told, stop))
+        remove_dead(storage)
+        driver = after.enter_context(
+            Driver(storage, plan.sweep.name, stop, needs=plan.names, outline=plan.version)
+        )
         progress = Progress(plan, store, observer, Leases(storage, driver.id), seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more
         with (
@@ -124,7 +125,7 @@ def _drive(
             if polled.due():
                 for poll in polls:
                     poll()
-                driver.state = progress.told() | dispatcher.told()
+                driver.state = progress.to_json() | dispatcher.to_json()
             if progress.finished:
                 break
             dispatcher.step()

@@ -49,7 +49,7 @@ class Shared:
 
     board: ActorHandle
     store: str
-    driver: str  # who has its mark in that store
+    driver: str  # who has its heartbeat in that store
     run: str  # a RunSpec, as JSON
     work: Work
 
@@ -109,7 +109,7 @@ class Desk:
             return {"attempt": number, "stopped": True, "rows": report.rows}
         except Exception as error:  # noqa: BLE001  (whatever a trial raises is its outcome)
             found = fault(error)
-            return {"attempt": number, "fault": found.told(), "poisoned": found.poisoned}
+            return {"attempt": number, "fault": found.to_json(), "poisoned": found.poisoned}
         finally:
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # others may share the card

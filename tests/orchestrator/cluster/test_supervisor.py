@@ -16,7 +16,7 @@ import pytest
 from orchestrator.cluster import supervisor
 from orchestrator.cluster.supervisor import STOPPED, TRIES, Supervisor
 from orchestrator.monitoring.stop import stop_drivers
-from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.storage import FolderStorage
 from tests.conftest import ROOT
 
@@ -34,14 +34,14 @@ if len((store / "tries").read_text()) < wanted:
     os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(int(sys.argv[4]))
 """
-# one that has a mark, hears of it, and says so by its exit code
+# one that has a heartbeat, hears of it, and says so by its exit code
 DRIVER = """
 import sys, threading
 from pathlib import Path
 from orchestrator.storage.storage import FolderStorage
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.cluster.host import stoppable
-with stoppable() as stop, Driver(FolderStorage(Path(sys.argv[1])), "tiny", {"needs": []}, stop):
+with stoppable() as stop, Driver(FolderStorage(Path(sys.argv[1])), "tiny", stop, needs=[]):
     stop.wait(60)
     (Path(sys.argv[1]) / "cleanly").touch()
 sys.exit(130)
@@ -110,8 +110,8 @@ def test_stop_reaches_it_while_it_waits_to_begin_again(
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 60)
     codes, thread = started(Supervisor(storage, "tiny", sweep(storage, wanted=99)))
-    until(lambda: (storage.root / "tries").exists() and bool(marks(storage)))
-    assert stop_drivers(storage, marks(storage), wait=30) == []
+    until(lambda: (storage.root / "tries").exists() and bool(live_heartbeats(storage)))
+    assert stop_drivers(storage, live_heartbeats(storage), wait=30) == []
     thread.join(30)
     assert codes == [STOPPED]
     assert tries(storage) == 1
@@ -119,11 +119,11 @@ def test_stop_reaches_it_while_it_waits_to_begin_again(
 
 def test_stop_reaches_the_sweep_itself_once_it_has_begun(storage: FolderStorage) -> None:
     codes, thread = started(Supervisor(storage, "tiny", [sys.executable, "-c", DRIVER, storage.where]))
-    until(lambda: [mark["pid"] for mark in marks(storage)] not in ([], [os.getpid()]))
-    until(lambda: len(marks(storage)) == 1)
-    (mark,) = marks(storage)
-    assert mark["pid"] != os.getpid(), "status tells of one who runs it, not of two"
-    assert stop_drivers(storage, [mark], wait=30) == []
+    until(lambda: [heartbeat["pid"] for heartbeat in live_heartbeats(storage)] not in ([], [os.getpid()]))
+    until(lambda: len(live_heartbeats(storage)) == 1)
+    (heartbeat,) = live_heartbeats(storage)
+    assert heartbeat["pid"] != os.getpid(), "status tells of one who runs it, not of two"
+    assert stop_drivers(storage, [heartbeat], wait=30) == []
     thread.join(30)
     assert codes == [STOPPED]
     assert (storage.root / "cleanly").exists()
@@ -131,11 +131,11 @@ def test_stop_reaches_the_sweep_itself_once_it_has_begun(storage: FolderStorage)
 
 def test_a_sweep_that_was_asked_to_stop_and_killed_does_not_begin_again(storage: FolderStorage) -> None:
     codes, thread = started(Supervisor(storage, "tiny", [sys.executable, "-c", DRIVER, storage.where]))
-    until(lambda: len(marks(storage)) == 1 and marks(storage)[0]["pid"] != os.getpid())
-    (mark,) = marks(storage)
-    os.kill(mark["pid"], signal.SIGSTOP)  # it hears no more
-    storage.write(f"drivers/{mark['id']}.stop", b"{}")
-    os.kill(mark["pid"], signal.SIGKILL)
+    until(lambda: len(live_heartbeats(storage)) == 1 and live_heartbeats(storage)[0]["pid"] != os.getpid())
+    (heartbeat,) = live_heartbeats(storage)
+    os.kill(heartbeat["pid"], signal.SIGSTOP)  # it hears no more
+    storage.write(f"drivers/{heartbeat['id']}.stop", b"{}")
+    os.kill(heartbeat["pid"], signal.SIGKILL)
     thread.join(30)
     assert codes == [STOPPED]
     assert storage.names("drivers") == []
@@ -152,8 +152,8 @@ sys.exit(Supervisor(FolderStorage(Path(sys.argv[1])), "tiny", [sys.executable, "
 """
     job = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
     storage = FolderStorage(tmp_path)
-    until(lambda: len(marks(storage)) == 1 and marks(storage)[0]["pid"] != job.pid)
-    for process in (job.pid, marks(storage)[0]["pid"]):
+    until(lambda: len(live_heartbeats(storage)) == 1 and live_heartbeats(storage)[0]["pid"] != job.pid)
+    for process in (job.pid, live_heartbeats(storage)[0]["pid"]):
         os.kill(process, signal.SIGTERM)
     assert job.wait(30) == STOPPED
     assert (tmp_path / "cleanly").exists()

@@ -280,16 +280,16 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
 
 def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> None:
     storage = Ledger(store.where).storage
-    with Driver(storage, "other", {}, stop=__import__("threading").Event()) as other:
+    with Driver(storage, "other", __import__("threading").Event()) as other:
         theirs, _, _ = begun(store, built=True, driver=other.id, grid={"seed": [0]})
         ours, told, clock = begun(store, built=True, grid={"seed": [0, 1]})
         attempt = offered(theirs)
         assert offered(ours).task.point.name == "seed=1"
-        assert ours.told()["elsewhere"] == 1
+        assert ours.to_json()["elsewhere"] == 1
         clock.time += LOOK_SECONDS + 0.1
         ours.look()
         assert ours.wants() == {}, "nothing that a lane could do"
-        assert ours.told()["elsewhere"] == 1
+        assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)
         clock.time += LOOK_SECONDS + 0.1
@@ -331,10 +331,10 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
             progress.look()
         assert not progress.finished
     assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
-    assert progress.told()["silent"] == "[Errno 28] No space left on device"
+    assert progress.to_json()["silent"] == "[Errno 28] No space left on device"
     assert progress.offer(0.0) is not None
     clock.time += WELL_SECONDS
-    assert progress.told()["silent"] == ""
+    assert progress.to_json()["silent"] == ""
 
 
 def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:

@@ -19,7 +19,7 @@ from orchestrator.monitoring import status, watch
 from orchestrator.monitoring.status import Building, Running
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.snapshot import version_of
-from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import SEALS, sealed
 from poisons import Store
@@ -68,12 +68,12 @@ def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Pa
 
 def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
     with driving(store.where, "tiny"):
-        (mark,) = marks(Ledger(store.where).storage)
-    silent = mark | {"state": mark["state"] | {"silent": "it is full", "resting": 1}}
+        (heartbeat,) = live_heartbeats(Ledger(store.where).storage)
+    silent = heartbeat | {"state": heartbeat["state"] | {"silent": "it is full", "resting": 1}}
     assert "the store does not answer: it is full" in status.driver_line(silent, None)
     assert "1 machines rest" in status.driver_line(silent, None)
-    assert "NO SIGN OF IT" not in status.driver_line(mark, None)
-    assert "NO SIGN OF IT for" in status.driver_line(mark | {"time": "2026-01-01T00:00:00+00:00"}, None)
+    assert "NO SIGN OF IT" not in status.driver_line(heartbeat, None)
+    assert "NO SIGN OF IT for" in status.driver_line(heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None)
 
 
 def test_status_of_what_was_planned_reads_the_outline_and_of_an_edited_file_plans_it(
@@ -210,7 +210,9 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
     ledger.publish(plan.tasks[0].key, DONE)
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
     with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
-        found = text_of(status_display.picture(look(plan.outline, ledger), marks(ledger.storage), None))
+        found = text_of(
+            status_display.picture(look(plan.outline, ledger), live_heartbeats(ledger.storage), None)
+        )
     for word in (
         "1 of 4 trials done, 1 failed, 2 missing",
         "120 an hour, 0:01:00 left",

@@ -115,7 +115,7 @@ def test_a_look_is_known_by_its_probe_and_its_images_and_not_by_its_name(store: 
     assert keys(SHUFFLE) == keys(swapped)
     assert keys(SHUFFLE) != keys({**SHUFFLE, "sets": {"ops": {"poison": {"kind": "ops", "pixels": 2}}}})
     told = first(store, **BOTH).looks[1]
-    again = PlannedLook.read(json.loads(json.dumps(told.told())))
+    again = PlannedLook.read(json.loads(json.dumps(told.to_json())))
     assert (again, again.key) == (told, told.key)
 
 
@@ -351,7 +351,7 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
     assert result is not None
     assert result["warnings"] == ["the look 'shuffle_test' failed: no images"]
     assert set(found(store, task)) == {"distance"}
-    Ledger(store.where).fail(task.key, told.told())
+    Ledger(store.where).fail(task.key, told.to_json())
     plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
     assert [one.key for one in plan.failed] == [task.key]
     assert (

@@ -1,4 +1,4 @@
-"""A driver's mark says that it lives, for as long as it does, and brings it the wish that it stop."""
+"""A driver's heartbeat says that it lives, for as long as it does, and brings it the wish that it stop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ import pytest
 
 from orchestrator.monitoring.stop import stop_drivers
 from orchestrator.storage import heartbeats
-from orchestrator.storage.heartbeats import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
+from orchestrator.storage.heartbeats import (
+    Driver,
+    Watch,
+    ask_to_stop,
+    live_heartbeats,
+    machine,
+    read_heartbeat,
+    remove_dead,
+)
 from orchestrator.storage.storage import FolderStorage
 from tests.conftest import ROOT
 
@@ -25,7 +33,7 @@ import sys, threading
 from pathlib import Path
 from orchestrator.storage.storage import FolderStorage
 from orchestrator.storage.heartbeats import Driver
-with Driver(FolderStorage(Path(sys.argv[1])), "long", {"file": "a.yaml"}, threading.Event()) as driver:
+with Driver(FolderStorage(Path(sys.argv[1])), "long", threading.Event()) as driver:
     print(driver.id, flush=True)
     sys.stdin.readline()
 """
@@ -81,15 +89,20 @@ def eventually(true: Callable[[], object]) -> bool:
 
 @pytest.mark.usefixtures("quick")
 def test_a_mark_appears_beats_and_vanishes(storage: FolderStorage) -> None:
-    with Driver(storage, "sweep", {"file": "a.yaml"}, threading.Event()) as driver:
-        (mark,) = marks(storage)
+    with Driver(storage, "sweep", threading.Event()) as driver:
+        (heartbeat,) = live_heartbeats(storage)
         told = {"id": driver.id, "sweep": "sweep", "file": "a.yaml", "pid": os.getpid(), "machine": machine()}
-        assert told.items() <= mark.items()
+        assert told.items() <= heartbeat.items()
         driver.state = {"done": 3}
-        assert eventually(lambda: marks(storage)[0]["beat"] > mark["beat"] and marks(storage)[0]["state"])
-        assert marks(storage)[0]["state"] == {"done": 3}
+        assert eventually(
+            lambda: (
+                live_heartbeats(storage)[0]["beat"] > heartbeat["beat"]
+                and live_heartbeats(storage)[0]["state"]
+            )
+        )
+        assert live_heartbeats(storage)[0]["state"] == {"done": 3}
         assert Watch(storage).alive(driver.id)
-    assert marks(storage) == []
+    assert live_heartbeats(storage) == []
     assert storage.names("drivers") == []
     assert not Watch(storage).alive(driver.id)
 
@@ -97,7 +110,7 @@ def test_a_mark_appears_beats_and_vanishes(storage: FolderStorage) -> None:
 @pytest.mark.usefixtures("quick")
 def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(storage: FolderStorage) -> None:
     stop, go_on = threading.Event(), threading.Event()
-    with Driver(storage, "sweep", {}, stop) as one, Driver(storage, "sweep", {}, go_on):
+    with Driver(storage, "sweep", stop) as one, Driver(storage, "sweep", go_on):
         ask_to_stop(storage, one.id)
         assert stop.wait(20)
         assert not go_on.wait(0.1)
@@ -107,14 +120,14 @@ def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(storage: F
 @pytest.mark.usefixtures("quick")
 def test_storage_that_is_away_for_a_while_ends_nothing(tmp_path: Path) -> None:
     stop, folder = threading.Event(), tmp_path / "storage"
-    with Driver(FolderStorage(folder), "sweep", {}, stop) as driver:
+    with Driver(FolderStorage(folder), "sweep", stop) as driver:
         away = folder.rename(tmp_path / "away")
         folder.write_text("no folder")
         time.sleep(0.1)
         folder.unlink()
         away.rename(folder)
-        before = marks(FolderStorage(folder))[0]["beat"]
-        assert eventually(lambda: marks(FolderStorage(folder))[0]["beat"] > before)
+        before = live_heartbeats(FolderStorage(folder))[0]["beat"]
+        assert eventually(lambda: live_heartbeats(FolderStorage(folder))[0]["beat"] > before)
         ask_to_stop(FolderStorage(folder), driver.id)
         assert stop.wait(20)
 
@@ -126,16 +139,16 @@ def test_who_was_killed_on_this_machine_is_known_to_be_dead_and_is_buried(
     name = other.stdout.readline().strip()
     watch = Watch(storage)
     assert watch.alive(name)
-    bury(storage)
-    assert [mark["id"] for mark in marks(storage)] == [name]
+    remove_dead(storage)
+    assert [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [name]
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert not watch.alive(name)
-    assert marks(storage) == []
-    assert read_mark(storage, name) is not None, "its mark is there still"
+    assert live_heartbeats(storage) == []
+    assert read_heartbeat(storage, name) is not None, "its heartbeat is there still"
     ask_to_stop(storage, name)
-    bury(storage)
-    bury(storage)
+    remove_dead(storage)
+    remove_dead(storage)
     assert storage.names("drivers") == []
 
 
@@ -149,8 +162,8 @@ def test_the_number_of_a_process_says_nothing_of_another_machine(
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
     watch = Watch(storage)
     assert watch.alive(name)
-    bury(storage)
-    assert [mark["id"] for mark in marks(storage)] == [name]
+    remove_dead(storage)
+    assert [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [name]
     monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
     assert eventually(lambda: not watch.alive(name))
 
@@ -164,11 +177,11 @@ def test_who_is_silent_for_long_on_another_machine_is_buried_by_whoever_runs(
     other.wait()
     ask_to_stop(storage, name)
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    for setting, value in (("BEAT_SECONDS", 0.02), ("ROUND_BEATS", 1), ("BURY_SECONDS", 0.5)):
+    for setting, value in (("BEAT_SECONDS", 0.02), ("ROUND_BEATS", 1), ("REMOVE_SECONDS", 0.5)):
         monkeypatch.setattr(heartbeats, setting, value)
-    with Driver(storage, "sweep", {}, threading.Event()) as driver:
-        assert {mark["id"] for mark in marks(storage)} == {name, driver.id}
-        assert eventually(lambda: [mark["id"] for mark in marks(storage)] == [driver.id])
+    with Driver(storage, "sweep", threading.Event()) as driver:
+        assert {heartbeat["id"] for heartbeat in live_heartbeats(storage)} == {name, driver.id}
+        assert eventually(lambda: [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [driver.id])
         assert eventually(lambda: storage.names("drivers") == [f"{driver.id}.json"]), "what asked it, too"
 
 
@@ -180,12 +193,12 @@ def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
     other.kill()
     other.wait()
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    assert len(stop_drivers(storage, marks(storage), wait=0)) == 1, "it may answer yet"
-    assert len(marks(storage)) == 1
+    assert len(stop_drivers(storage, live_heartbeats(storage), wait=0)) == 1, "it may answer yet"
+    assert len(live_heartbeats(storage)) == 1
     monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
-    assert stop_drivers(storage, marks(storage), wait=20) == []
-    assert marks(storage) == []
-    bury(storage)
+    assert stop_drivers(storage, live_heartbeats(storage), wait=20) == []
+    assert live_heartbeats(storage) == []
+    remove_dead(storage)
     assert storage.names("drivers") == []
 
 
@@ -200,9 +213,9 @@ def test_a_machine_is_not_known_by_its_name_alone() -> None:
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"id": "x"}', b"\xff\xfe"])
 def test_what_is_no_mark_is_nobody(storage: FolderStorage, damage: bytes) -> None:
     storage.write("drivers/x.json", damage)
-    assert marks(storage) == []
+    assert live_heartbeats(storage) == []
     assert not Watch(storage).alive("x")
-    bury(storage)
+    remove_dead(storage)
 
 
 def test_on_a_full_disk_nothing_half_written_stays_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -226,6 +239,6 @@ def test_threads_that_write_one_name_leave_one_of_their_texts(storage: FolderSto
 
 
 def test_marks_are_json_that_anybody_can_read(storage: FolderStorage) -> None:
-    with Driver(storage, "sweep", {}, threading.Event()) as driver:
-        mark = json.loads((storage.root / "drivers" / f"{driver.id}.json").read_bytes())
-    assert {"id", "sweep", "host", "machine", "pid", "started", "time", "beat", "state"} == set(mark)
+    with Driver(storage, "sweep", threading.Event()) as driver:
+        heartbeat = json.loads((storage.root / "drivers" / f"{driver.id}.json").read_bytes())
+    assert {"id", "sweep", "host", "machine", "pid", "started", "time", "beat", "state"} == set(heartbeat)

@@ -34,7 +34,7 @@ from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 {setup}
 storage = FolderStorage(Path(sys.argv[1]))
-with Driver(storage, "race", {{}}, threading.Event()) as driver:
+with Driver(storage, "race", threading.Event()) as driver:
     leases = Leases(storage, driver.id)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -119,8 +119,8 @@ def end(processes: list[subprocess.Popen[str]]) -> None:
 
 
 def mark_of(storage: Path) -> Path:
-    (mark,) = (storage / "drivers").glob("*.json")
-    return mark
+    (heartbeat,) = (storage / "drivers").glob("*.json")
+    return heartbeat
 
 
 def test_eight_processes_that_race_for_two_hundred_leases_take_each_once(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: 
     now = 1000.0
     monkeypatch.setattr("orchestrator.storage.heartbeats.time.monotonic", lambda: now)
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    theirs = Driver(FolderStorage(tmp_path), "sweep", {}, threading.Event())
+    theirs = Driver(FolderStorage(tmp_path), "sweep", threading.Event())
     theirs.beat()
     assert Leases(FolderStorage(tmp_path), theirs.id).take("work")
     monkeypatch.setattr(heartbeats, "machine", lambda: "here")
@@ -188,15 +188,18 @@ def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: 
 @pytest.mark.parametrize("year", [1971, 2999])
 def test_clocks_that_are_years_off_change_nothing(tmp_path: Path, year: int) -> None:
     storage = FolderStorage(tmp_path)
-    with Driver(storage, "sweep", {}, threading.Event()) as other:
+    with Driver(storage, "sweep", threading.Event()) as other:
         assert Leases(storage, other.id).take("work")
-        mark = mark_of(tmp_path)
-        told = json.loads(mark.read_bytes()) | {"time": f"{year}-01-01T00:00:00+00:00", "machine": "another"}
-        mark.write_text(json.dumps(told))
-        for file in (mark, tmp_path / "leases" / "work.0"):
+        heartbeat = mark_of(tmp_path)
+        told = json.loads(heartbeat.read_bytes()) | {
+            "time": f"{year}-01-01T00:00:00+00:00",
+            "machine": "another",
+        }
+        heartbeat.write_text(json.dumps(told))
+        for file in (heartbeat, tmp_path / "leases" / "work.0"):
             os.utime(file, (0, (year - 1970) * 365 * 86400))
         assert not Leases(storage, "me").take("work")
-    assert Leases(storage, "me").take("work"), "it ended, and its mark is gone"
+    assert Leases(storage, "me").take("work"), "it ended, and its heartbeat is gone"
 
 
 def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: Path) -> None:
@@ -230,8 +233,8 @@ def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: P
 def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
     with (
-        Driver(storage, "sweep", {}, threading.Event()) as a,
-        Driver(storage, "sweep", {}, threading.Event()) as b,
+        Driver(storage, "sweep", threading.Event()) as a,
+        Driver(storage, "sweep", threading.Event()) as b,
     ):
         mine, theirs = Leases(storage, a.id), Leases(storage, b.id)
         assert mine.take("work")
@@ -249,9 +252,9 @@ def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_p
 
 def test_who_was_thought_dead_does_not_give_back_what_is_anothers_now(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
-    slow = Leases(storage, "slow")  # it has no mark: to others it is dead
+    slow = Leases(storage, "slow")  # it has no heartbeat: to others it is dead
     assert slow.take("work")
-    with Driver(storage, "sweep", {}, threading.Event()) as quick:
+    with Driver(storage, "sweep", threading.Event()) as quick:
         thief = Leases(storage, quick.id)
         assert thief.take("work")
         slow.release("work", done=False)

@@ -179,7 +179,7 @@ def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, reco
 def test_a_trial_that_somebody_runs_is_left_running(tracker: Tracker, task: Task) -> None:
     storage = tracker.ledger.storage
     run_id = tracker.start(task, payloads.now())
-    with Driver(storage, "tiny", {}, threading.Event()) as driver:
+    with Driver(storage, "tiny", threading.Event()) as driver:
         assert Leases(storage, driver.id).take(task.key)
         again(tracker).sync()
         assert tracker.client.get_run(run_id).info.status == "RUNNING"

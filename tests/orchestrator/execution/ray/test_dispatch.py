@@ -53,7 +53,7 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     dispatcher.seats = {"one": bad, "two": good}
     attempt = dispatcher._offered(bad)
     assert attempt is not None
-    ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").told()}
+    ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").to_json()}
     dispatcher._settle(bad, attempt, ended)
     clock.time += 1.1
     progress.look()

@@ -62,13 +62,13 @@ def test_a_worker_makes_no_store_of_its_own(store: Store, tmp_path: Path) -> Non
     ):
         open_driven(str(tmp_path / "mine"), "sweep-1-abcd", patience=0.0)
     assert not (tmp_path / "mine").exists()
-    with Driver(open_storage(store.where), "sweep", {}, threading.Event()) as driver:
+    with Driver(open_storage(store.where), "sweep", threading.Event()) as driver:
         assert open_driven(store.where, driver.id, patience=0.0).root == store.root
 
 
 def test_a_store_that_shows_the_mark_late_is_waited_for(store: Store) -> None:
     """As a folder on a network does, whose listings may be a minute old."""
-    driver = Driver(open_storage(store.where), "sweep", {}, threading.Event())
+    driver = Driver(open_storage(store.where), "sweep", threading.Event())
     late = threading.Timer(0.3, driver.beat)
     late.start()
     assert open_driven(store.where, driver.id, patience=5.0).root == store.root
