@@ -1,5 +1,5 @@
 """How many trials share a GPU: reckoned from what one of them takes alone, and remembered for its like. Pure
-but for `Shares`, which reads and writes storage."""
+but for `ShareStore`, which reads and writes storage."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def shape_key(trial: TrialSpec, shape: Shape, count: int, num_classes: int) -> s
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Shares:
+class ShareStore:
     """The shares that were measured, or learned the hard way, under `shapes/` in storage: for every shape
     of a trial and every kind of device. Once memory did not suffice, a remembered share only grows."""
 

@@ -101,7 +101,7 @@ class Progress:
         self.leased: set[str] = set()
         self.mistake: str | None = None  # a fault of the sweep's author
         self.ahead = 2  # how many trials a search that goes by results should have on the way
-        self.hungry = False  # the search could not be asked
+        self.search_failed = False  # the search could not be asked
         self.outage = Outage(now)
         self._numbers = itertools.count(1)
 
@@ -134,7 +134,7 @@ class Progress:
         """A data set cannot be built, nor what is made from it; trials that need any of these have failed. If
         these are all of the sweep, by its author's fault, the sweep has."""
         self.unbuilt.pop(spec.name, None)
-        if fault.kind == "author" and all(spec.name in self._reads(task) for task in self.plan.tasks):
+        if fault.kind == "config" and all(spec.name in self._reads(task) for task in self.plan.tasks):
             self.mistake = f"{spec.name}: {fault.error}"
             return
         self.broken[spec.name] = fault
@@ -162,9 +162,9 @@ class Progress:
             asked = self.search.ask(self.ahead)
         except OSError as error:  # the storage is full, or away: it may come back
             self.unanswered(error)
-            self.hungry = True
+            self.search_failed = True
             return
-        self.hungry = False
+        self.search_failed = False
         for task in asked:
             self._place(task)
 
@@ -199,7 +199,7 @@ class Progress:
 
     def look(self) -> None:
         """Have what has waited long enough tried again; call this now and then."""
-        if self.hungry:
+        if self.search_failed:
             self.fill()
         if self.paused and self.paused[0][0] <= self.now():
             self._resume()
@@ -219,7 +219,7 @@ class Progress:
 
     # -- trials that run
 
-    def heard(self, number: int, rows: list[Metrics]) -> bool:
+    def reported(self, number: int, rows: list[Metrics]) -> bool:
         """A trial tells of its epochs. Whether it is to end here, because a scheduler gave it up."""
         attempt = self.live.get(number)
         if attempt is None or not rows:
@@ -237,12 +237,12 @@ class Progress:
             return
         if record.get("key") != attempt.task.key:
             other = two_versions("trial", attempt.task.key, record.get("key"), "another machine")
-            self.fell(number, Fault("author", f"InputError: {other}"))
+            self.attempt_failed(number, Fault("config", f"InputError: {other}"))
             return
         del self.live[number]
         self._settle(attempt.task, record)
 
-    def gave_way(self, number: int) -> None:
+    def attempt_pruned(self, number: int) -> None:
         """A trial ended where the scheduler told it to."""
         if (attempt := self.live.pop(number, None)) is None:
             return
@@ -255,13 +255,13 @@ class Progress:
             return
         self._stop(task, told)
 
-    def fell(self, number: int, fault: Fault) -> None:
+    def attempt_failed(self, number: int, fault: Fault) -> None:
         """An attempt failed: the trial is tried again, or given up, or the whole sweep is."""
         if (attempt := self.live.pop(number, None)) is None:
             return
         task, run = attempt.task, self.plan.sweep.run
         self.faults[fault.kind] += 1
-        if fault.kind == "author":
+        if fault.kind == "config":
             self.mistake = f"{task.point.name}: {fault.error}"
             self._give_up(task, fault)
         elif fault.kind == "machine":
@@ -295,7 +295,7 @@ class Progress:
     def finished(self) -> bool:
         """Whether nothing is left that could happen."""
         places = (self.blocked, self.unmeasured, self.ready, self.paused, self.elsewhere, self.live)
-        return not any(places) and not self.hungry
+        return not any(places) and not self.search_failed
 
     def unanswered(self, error: OSError) -> None:
         """The store did not do what this driver needs of it, who will ask again."""

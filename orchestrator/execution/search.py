@@ -37,7 +37,7 @@ class Search:
     @classmethod
     def of(cls, plan: Plan, ledger: Ledger) -> Search:
         """The search that the sweep asks for."""
-        return Guided(plan, ledger) if plan.sweep.run.search == "optuna" else Search(plan)
+        return OptunaSearch(plan, ledger) if plan.sweep.run.search == "optuna" else Search(plan)
 
     def ask(self, room: int) -> list[Task]:
         """Trials to run. None is given twice; where there are none, there may be more once others have ended.
@@ -73,7 +73,7 @@ class Candidate:
         return any(task.left == "untried" for task in self.tasks)
 
 
-class Guided(Search):
+class OptunaSearch(Search):
     """A search that optuna leads. Cells that are complete already, whoever ran them, cost nothing and count
     as tried. Raises OSError if the storage does not answer."""
 

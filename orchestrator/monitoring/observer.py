@@ -51,7 +51,7 @@ class Observer:
         """The last event, however the sweep ended, and even if it never started."""
 
 
-class Audience(Observer):
+class Observers(Observer):
     """Passes every event on to several observers, in their order."""
 
     def __init__(self, *observers: Observer) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.estimates.flops_kept import FlopsKept
-from orchestrator.estimates.packing import Shares
+from orchestrator.estimates.packing import ShareStore
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.heartbeats import Driver
@@ -63,7 +63,7 @@ def add_other_files(root: Path) -> None:
     storage.write("searches/0123456789abcdef/0", b"data.poison=ops")
     storage.write("rates/cpu-1-thread.json", json.dumps(_rates()).encode())
     FlopsKept(storage)
-    Shares(storage).remember("0123456789abcdef", "NVIDIA H200", {"share": 0.5})
+    ShareStore(storage).remember("0123456789abcdef", "NVIDIA H200", {"share": 0.5})
     delta = Delta(torch.zeros(10, 3, 8, 8, dtype=torch.int8), "class")
     store.take_in(delta, {"per": "class"}, {"from": "x.npy", "clean": "digits"})
     store.ensure(DataSpec.parse({"limit": 60, "poison": "ops"}, "test").pinned())

@@ -23,7 +23,7 @@ from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 TOP = torch.finfo(torch.float32).max  # stands for a loss that is no number, or infinite, far from the centre
-Judge = Callable[[nn.Module], Tensor]
+OptunaPruner = Callable[[nn.Module], Tensor]
 Way = tuple[nn.Parameter, Tensor, Tensor]  # a weight, and the two directions that it is moved along
 
 
@@ -77,7 +77,7 @@ class LossSurface(Probe, kind="loss_surface"):
     def look(self, subject: Subject) -> Finding:
         device = subject.device
         images = place((subject.train if self.on == "train" else subject.test).subset(self.limit), device)
-        judge: Judge = partial(judged, images=images, device=device)
+        judge: OptunaPruner = partial(judged, images=images, device=device)
         if self.batch_norm == "recomputed":
             judge = _afresh(judge, place(subject.train.subset(self.limit), device), device)
         model = copy.deepcopy(subject.model).eval()
@@ -117,7 +117,7 @@ def _like(weight: Tensor, drawn: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def surface(model: nn.Module, ways: Sequence[Way], offsets: Sequence[float], judge: Judge) -> Tensor:
+def surface(model: nn.Module, ways: Sequence[Way], offsets: Sequence[float], judge: OptunaPruner) -> Tensor:
     """What `judge` says (a vector of M) of `model` moved by x along the first direction and y along the
     second: Y,X,M. The model's weights are put back."""
     centres = [weight.clone() for weight, _, _ in ways]
@@ -144,7 +144,7 @@ def judged(model: nn.Module, images: Images, device: torch.device) -> Tensor:
     return total / len(images)
 
 
-def _afresh(judge: Judge, images: Images, device: torch.device) -> Judge:
+def _afresh(judge: OptunaPruner, images: Images, device: torch.device) -> OptunaPruner:
     def judge_after(model: nn.Module) -> Tensor:
         take_statistics(model, images, device)
         return judge(model)

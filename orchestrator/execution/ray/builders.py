@@ -84,7 +84,7 @@ class Builders:
         if found.kind == "machine":
             self.died[name] += 1
             wait, again = pause(self.died[name]), self.died[name] <= run.machine_retries
-        elif found.kind != "author":
+        elif found.kind != "config":
             self.tries[name] += 1
             again = self.tries[name] <= run.retries
         if not again:

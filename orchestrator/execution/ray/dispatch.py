@@ -110,7 +110,7 @@ class Dispatcher:
         for message in messages:
             if "lane" in message:
                 self._asked(message)
-            elif self.progress.heard(message["attempt"], message["rows"]):
+            elif self.progress.reported(message["attempt"], message["rows"]):
                 self._ends.add(message["attempt"])
         for number, why in self.lanes.lost():
             self._lost(number, why)
@@ -156,13 +156,13 @@ class Dispatcher:
         if "record" in ended:
             self.progress.ended(attempt.number, ended["record"])
         else:
-            self.progress.heard(attempt.number, ended["rows"])
-            self.progress.gave_way(attempt.number)
+            self.progress.reported(attempt.number, ended["rows"])
+            self.progress.attempt_pruned(attempt.number)
 
     def _fell(self, seat: Seat, attempt: Attempt, fault: Fault) -> None:
         if fault.kind == "machine":
             self.nodes.failed(seat.node, attempt.task.key)
-        self.progress.fell(attempt.number, fault)
+        self.progress.attempt_failed(attempt.number, fault)
 
     def _offered(self, seat: Seat) -> Attempt | None:
         """A trial for a waiting lane, unless its machine is not to be trusted."""

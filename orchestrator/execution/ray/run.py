@@ -181,7 +181,7 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
     measured = run.gpus_per_trial == "auto" and given > 0
     if not measured and not 0 < given < 1:
         return Shares.fixed(given), None
-    kept, extents = packing.Shares(open_storage(store.where)), Extents(store)
+    kept, extents = packing.ShareStore(open_storage(store.where)), Extents(store)
     if not measured:
         return Given(given, kept, extents, there.gpu_model(), plan.missing), None
     shares = Measured(kept, extents, there.gpu_model(), plan.missing)

@@ -15,7 +15,7 @@ from trainers.loop import DivergenceError, OutOfMemoryError
 @pytest.mark.parametrize(
     ("error", "kind", "poisoned"),
     [
-        (InputError("8x8 images are too small"), "author", False),
+        (InputError("8x8 images are too small"), "config", False),
         (OutOfMemoryError("out of memory on cuda"), "memory", False),
         (MemoryError(), "memory", False),
         (OSError(errno.ENOSPC, "No space left on device"), "machine", False),

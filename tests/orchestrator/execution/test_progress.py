@@ -7,7 +7,7 @@ import pytest
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.faults import Fault, pause
 from orchestrator.execution.progress import LOOK_SECONDS, Attempt, Progress
-from orchestrator.monitoring.observer import Audience, Observer
+from orchestrator.monitoring.observer import Observer, Observers
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
@@ -69,7 +69,7 @@ def begun(
     told, clock = Told(), Clock()
     leases = Leases(Ledger(store.where).storage, driver)
     plan = plan_of(tiny(**changes), store)
-    progress = Progress(plan, store, Audience(told), leases, now=clock)
+    progress = Progress(plan, store, Observers(told), leases, now=clock)
     progress.begin(shares or Shares.fixed(0.0))
     while built and progress.unbuilt:
         for spec in progress.buildable():
@@ -151,14 +151,14 @@ def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None
 def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_given_up(store: Store) -> None:
     progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 3})
     for wait in (1.0, 2.0, 4.0):
-        progress.fell(offered(progress).number, Fault("machine", "gone"))
+        progress.attempt_failed(offered(progress).number, Fault("machine", "gone"))
         clock.time += wait - 0.1
         progress.look()
         assert progress.offer(0.0) is None
         clock.time += 0.2
         progress.look()
     attempt = offered(progress)
-    progress.fell(attempt.number, Fault("machine", "gone"))
+    progress.attempt_failed(attempt.number, Fault("machine", "gone"))
     assert told.heard[-1] == ("seed=0", "gone")
     failure = Ledger(store.where).failure(attempt.task.key)
     assert failure is not None
@@ -173,8 +173,8 @@ def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> No
     for epoch in (1.0, 2.0, 3.0, 3.0):
         assert progress.failed == []
         attempt = offered(progress)
-        progress.heard(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
-        progress.fell(attempt.number, Fault("machine", "gone"))
+        progress.reported(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
+        progress.attempt_failed(attempt.number, Fault("machine", "gone"))
         clock.time += 1.1
         progress.look()
     assert told.heard == [*[("seed=0", "again in 1 s: gone")] * 3, ("seed=0", "gone")]
@@ -194,7 +194,7 @@ def test_a_result_whose_worker_was_killed_leaves_no_checkpoint(store: Store) -> 
     ledger.publish(attempt.task.key, RECORD)
     checkpoint = store.root / "trials" / attempt.task.key / "checkpoint.pt"
     checkpoint.write_bytes(b"x")
-    progress.fell(attempt.number, Fault("machine", "killed"))
+    progress.attempt_failed(attempt.number, Fault("machine", "killed"))
     clock.time += 1.1
     progress.look()
     assert progress.offer(0.0) is None
@@ -208,7 +208,7 @@ def test_a_mistake_in_a_data_set_stops_the_sweep_if_all_trials_read_it(store: St
         progress, told, _ = begun(store, grid={"data.poison": ["clean", "ops"], "seed": [0]})
         build(progress, "clean-train")
         (spec,) = [spec for spec in progress.buildable() if word in spec.name]
-        progress.data_failed(spec, Fault("author", "InputError: torn"))
+        progress.data_failed(spec, Fault("config", "InputError: torn"))
         assert (progress.mistake is not None) == stops
         assert len(progress.failed) == (not stops), told.heard
 
@@ -245,11 +245,13 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
 
 def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store) -> None:
     progress, told, _ = begun(store, built=True, grid={"seed": [0]})
-    progress.fell(offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
+    progress.attempt_failed(
+        offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},))
+    )
     progress.look()
     attempt = offered(progress)
     assert Ledger(store.where).failure(attempt.task.key) is None, "not before it is final"
-    progress.fell(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
+    progress.attempt_failed(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
     assert told.heard == [("seed=0", "again once more: diverged"), ("seed=0", "diverged")]
     failure = Ledger(store.where).failure(attempt.task.key)
     assert failure is not None
@@ -258,7 +260,7 @@ def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store)
 
 def test_a_fault_of_the_author_ends_the_sweep_with_one_error(store: Store) -> None:
     progress, *_ = begun(store, built=True)
-    progress.fell(offered(progress).number, Fault("author", "InputError: 8x8 is too small"))
+    progress.attempt_failed(offered(progress).number, Fault("config", "InputError: 8x8 is too small"))
     assert progress.mistake == "data.poison=clean, seed=0: InputError: 8x8 is too small"
 
 
@@ -266,7 +268,7 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
     progress, told, _ = begun(store, built=True, shares=Growing(0.25), grid={"seed": [0]}, run={"retries": 0})
     for share in (0.25, 0.5, 1.0):
         assert progress.offer(share / 2) is None
-        progress.fell(offered(progress, share).number, Fault("memory", "out of memory"))
+        progress.attempt_failed(offered(progress, share).number, Fault("memory", "out of memory"))
         progress.look()
     assert [what for _, what in told.heard] == [
         "again with 0.5 of a GPU: out of memory",
@@ -342,8 +344,8 @@ def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
     attempt = offered(progress)
     done(progress, attempt)
     done(progress, attempt)
-    progress.fell(attempt.number, Fault("machine", "late"))
-    assert not progress.heard(attempt.number, [{"epoch": 2.0}])
+    progress.attempt_failed(attempt.number, Fault("machine", "late"))
+    assert not progress.reported(attempt.number, [{"epoch": 2.0}])
     assert told.heard == [("seed=0", "done")]
     assert progress.finished
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.estimate import Resources, estimate
-from orchestrator.execution.search import Guided, Search
+from orchestrator.execution.search import OptunaSearch, Search
 from orchestrator.monitoring.sweep_status import look
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.cells import drawn, place
@@ -207,7 +207,7 @@ def test_a_sample_larger_than_the_grid_is_the_grid(store: Store) -> None:
 def test_what_is_done_costs_nothing_and_what_was_begun_is_finished_first(store: Store) -> None:
     ledger = Ledger(store.where)
     first = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
-    assert isinstance(first, Guided)
+    assert isinstance(first, OptunaSearch)
     ran: list[Task] = []
     while len(ran) < 8:
         ran += (new := first.ask(2))
@@ -217,7 +217,7 @@ def test_what_is_done_costs_nothing_and_what_was_begun_is_finished_first(store: 
     begun = first.ask(4)  # two cells; of the first, one seed is done when the driver dies
     ledger.publish(begun[0].key, {"metrics": {"test/clean_acc": worth(begun[0])}})
     again = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
-    assert isinstance(again, Guided)
+    assert isinstance(again, OptunaSearch)
     assert again.tried == 6
     assert [task.key for task in again.ask(3)] == [task.key for task in begun[1:]]
     rest = run_on(again, begun[1:])
@@ -256,7 +256,7 @@ def test_drivers_that_share_storage_share_the_search(store: Store) -> None:
 def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None:
     plan, ledger = optuna_plan(store, 60, grid=GRID, scheduler="asha"), Ledger(store.where)
     search = Search.of(plan, ledger)
-    assert isinstance(search, Guided)
+    assert isinstance(search, OptunaSearch)
     tasks = search.ask(8)
     stop = {"epoch": 2, "metric": "test/clean_acc", "value": 0.25}
     stops = {task.key: stop for task in tasks[:3]}

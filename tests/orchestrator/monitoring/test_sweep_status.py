@@ -48,7 +48,8 @@ def test_a_result_that_was_cut_off_is_missing(store: Store, end: int, filler: by
 
 
 @pytest.mark.parametrize(
-    ("kind", "left"), [("trial", True), ("machine", False), ("author", False), (None, False)]
+    ("kind", "left"),
+    [("trial", True), ("machine", False), ("config", False), ("author", False), (None, False)],
 )
 def test_only_what_failed_by_its_own_fault_is_left_alone(store: Store, kind: str | None, left: bool) -> None:
     task = plan_of(tiny(), store).tasks[1]

@@ -372,7 +372,7 @@ def test_the_author_hears_of_a_look_that_asks_for_what_cannot_be(
     monkeypatch.setattr(ShuffleTest, "look", breaks(InputError, "sets.em: too few images"))
     with pytest.raises(InputError) as caught:
         run(store, task)
-    assert fault(caught.value).kind == "author"
+    assert fault(caught.value).kind == "config"
     assert Ledger(store.where).result(task.key) is not None
 
 

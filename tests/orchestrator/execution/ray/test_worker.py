@@ -50,7 +50,7 @@ def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machi
 
 def test_a_worker_of_another_version_says_what_to_do(store: Store, tmp_path: Path) -> None:
     fault = carried_out(tmp_path, store, key="f" * 16)
-    assert fault["kind"] == "author"
+    assert fault["kind"] == "config"
     assert f"is {'f' * 16} for the driver" in fault["error"]
     assert "two versions of opsctl; install the same one on every machine" in fault["error"]
 
