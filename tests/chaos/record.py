@@ -69,7 +69,7 @@ class _Lane:
                 self.says("trains", alone=_taken(self.lock))
             report(row)
 
-        return heard
+        return reported
 
     def says(self, what: str, **told: Any) -> None:
         line = {"what": what, "key": self.key, "who": self.of.who, "lane": self.name, **told}
