@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.storage.garbage import entries, remove, rubbish
+from orchestrator.storage.garbage import entries, find_garbage, remove
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_storage
@@ -175,7 +175,7 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
     left = {folder.name for folder in (stored.root / "data").iterdir()}
     assert left == {kept.name, *(parent.name for parent in kept.parents)}
     assert not any((stored.root / "quarantine").iterdir())
-    assert rubbish(stored) == []
+    assert find_garbage(stored) == []
 
 
 def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
@@ -187,9 +187,9 @@ def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
     now = time.time()
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: now + 1e6)  # this machine's clock jumps
-        assert rubbish(stored) == []
+        assert find_garbage(stored) == []
     os.utime(being_written, (now - 7200, now - 7200))
-    assert [item.name for item in rubbish(stored)] == ["imports/.0123456789abcdef.7.tmp"]
+    assert [item.name for item in find_garbage(stored)] == ["imports/.0123456789abcdef.7.tmp"]
 
 
 def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None:
@@ -204,10 +204,10 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
         ledger.storage.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
         if key != "fresh":
             os.utime(stored.root / "trials" / key / "checkpoint.pt", (0, 0))
-    (item,) = rubbish(stored)
+    (item,) = find_garbage(stored)
     assert (item.name, item.bytes) == ("trials/done/checkpoint.pt", 100)
     assert remove(stored, item)
-    assert rubbish(stored) == []
+    assert find_garbage(stored) == []
     assert ledger.result("done") is not None
 
 
@@ -259,7 +259,7 @@ def test_gc_removes_nothing_while_a_data_set_is_built_that_may_be_made_from_it(
 def test_a_trial_that_failed_keeps_its_data_sets_from_gc(stored: Store) -> None:
     stored.ensure(spec())
     Ledger(stored.where).fail("b" * 16, {"error": "Boom", "traceback": None, "needs": [spec().name]})
-    assert rubbish(stored) == []
+    assert find_garbage(stored) == []
 
 
 @pytest.mark.parametrize(

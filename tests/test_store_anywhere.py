@@ -21,7 +21,7 @@ from s3fs import S3FileSystem
 
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.spec import RunSpec
-from orchestrator.storage.garbage import rubbish
+from orchestrator.storage.garbage import find_garbage
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import open_storage
@@ -418,7 +418,7 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     assert storage.names(f"data/{OPS.name}") == []
     assert not open_store(node.where).path(OPS).exists()
     assert open_store(node.where).has(OPS.clean)
-    assert rubbish(open_store(node.where)) == []
+    assert find_garbage(open_store(node.where)) == []
 
 
 def test_planning_and_looking_need_the_server_alone(node: Nodes, opsctl: Opsctl, tmp_path: Path) -> None:

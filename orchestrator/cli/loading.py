@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from orchestrator.cli.terminal import Terminal
-    from orchestrator.monitoring.sweep_status import Standing
+    from orchestrator.monitoring.sweep_status import SweepStatus
     from orchestrator.planning.plan import Plan
     from orchestrator.planning.snapshot import Outline
     from orchestrator.storage.ledger import Ledger
@@ -58,7 +58,7 @@ def each_of(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made]
         try:
             made.append(make(file))
         except ValueError as error:
-            from trainers import InputError  # here: a look at sweeps that are well is instant
+            from trainers import InputError  # here, so that looking at sweeps is instant
 
             if len(files) == 1 or not isinstance(error, InputError):
                 raise
@@ -114,8 +114,8 @@ def name_of(file: Path, store: str) -> str:
     return load(file).name
 
 
-def status_of(todo: Plan, stored: Store) -> Standing:
-    from orchestrator.monitoring.sweep_status import look
+def status_of(todo: Plan, stored: Store) -> SweepStatus:
+    from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.storage.ledger import Ledger
 
-    return look(todo.outline, Ledger(stored.where))
+    return read_status(todo.outline, Ledger(stored.where))

@@ -141,12 +141,12 @@ def retry(
     """Run failed trials of a sweep again, with all that is missing: as opsctl sweep does, which leaves alone
     trials that failed by their own fault.
     """
-    from orchestrator.monitoring.sweep_status import look
+    from orchestrator.monitoring.sweep_status import read_status
 
     outline, ledger, _ = snapshot_of(file, store, settings)
     failed = [
         entry.key
-        for entry, _ in look(outline, ledger).failed()
+        for entry, _ in read_status(outline, ledger).failed()
         if not keys or entry.key.startswith(tuple(keys))
     ]
     console = console_of()
@@ -285,11 +285,11 @@ def status(
     Ctrl-C, which ends nothing else.
     """
     from orchestrator.cli import status_display
-    from orchestrator.monitoring.sweep_status import look
+    from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.storage.heartbeats import live_heartbeats
 
     outline, ledger, version = snapshot_of(file, store, settings)
-    console, standing = console_of(), None
+    console, status = console_of(), None
     if watch:
         from orchestrator.cluster.host import stoppable
         from orchestrator.monitoring import watch as watching
@@ -297,10 +297,10 @@ def status(
         screen = console.is_terminal
         view = status_display.Screen(console, version) if screen else status_display.Lines(console)
         with stoppable() as stop:
-            standing = watching.watch(outline, ledger, view, every=every, stop=stop)
-    standing = standing or look(outline, ledger)
-    status_display.tell(standing, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
-    print_report([sheet_of(standing, file)], Format.table, console, brief=True)
+            status = watching.watch(outline, ledger, view, every=every, stop=stop)
+    status = status or read_status(outline, ledger)
+    status_display.tell(status, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
+    print_report([sheet_of(status, file)], Format.table, console, brief=True)
 
 
 @app.command()
@@ -337,11 +337,13 @@ def report(
     Exit code 0, whatever is missing; 2: a file, a column or a published table is not there, or one of several
     sweeps was left out because it cannot be planned.
     """
-    from orchestrator.monitoring.sweep_status import look
+    from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.report import make_sheet
 
     found, wrong = each_of(files, lambda file: (file, *snapshot_of(file, store, settings)[:2]))
-    sheets = [make_sheet(look(outline, ledger), file, compare or ()) for file, outline, ledger in found]
+    sheets = [
+        make_sheet(read_status(outline, ledger), file, compare or ()) for file, outline, ledger in found
+    ]
     console = console_of()
     if html is None:
         print_report(sheets, format, console)

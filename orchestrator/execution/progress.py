@@ -197,7 +197,7 @@ class Progress:
         """How many more trials may run at a time."""
         return max(0, (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Have what has waited long enough tried again; call this now and then."""
         if self.search_failed:
             self.fill()

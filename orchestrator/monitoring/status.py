@@ -1,6 +1,6 @@
 """What of a sweep is at work, from the heartbeats of its drivers and the results of its trials.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import Entry, differs
 from orchestrator.storage.heartbeats import STALE_SECONDS
 from orchestrator.storage.records import Heartbeat
@@ -37,10 +37,10 @@ class Building:
     seconds: float | None = None
 
 
-def doubts_by_text(standing: Standing) -> dict[str, list[Entry]]:
+def doubts_by_text(status: SweepStatus) -> dict[str, list[Entry]]:
     """Warnings of finished trials, each once, with the trials that have it."""
     found: dict[str, list[Entry]] = {}
-    for entry, text in standing.doubts():
+    for entry, text in status.doubts():
         found.setdefault(text, []).append(entry)
     return found
 
@@ -100,10 +100,10 @@ def building(heartbeats: Sequence[Heartbeat]) -> list[Building]:
     return [Building(data["name"], data["word"]) for data in told]
 
 
-def pace(standing: Standing, heartbeats: Sequence[Heartbeat]) -> float | None:
+def pace(status: SweepStatus, heartbeats: Sequence[Heartbeat]) -> float | None:
     """Trials a second, if those that are missing take as long as those that are done, and as many run at once
     as just now; None if nobody can tell yet."""
-    times = [record["seconds"] for record in standing.results.values() if "seconds" in record]
+    times = [record["seconds"] for record in status.results.values() if "seconds" in record]
     at_once = len(running(heartbeats))
     return at_once * len(times) / sum(times) if at_once and sum(times) else None
 

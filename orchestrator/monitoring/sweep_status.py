@@ -1,6 +1,6 @@
 """How far a sweep is: what its store says of every trial of its outline.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ NOTHING: dict[str, Any] = {"curves": {}, "fields": {}}
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepStatus:
     """What has become of the trials of a sweep, by key; a trial in none of these is missing. Results may lack
     their histories; among their metrics are those of looks, `<look>/<metric>`, as far as these have been.
 
@@ -112,7 +112,7 @@ def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
     return found.short if isinstance(found, Findings) else found
 
 
-def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Standing:
+def read_status(outline: Outline, ledger: Ledger, seen: SweepStatus | None = None) -> SweepStatus:
     """How far the sweep is now. Results that were `seen` before are not read again, nor what probes had
     found. Raises OSError."""
     keys = {entry.key: entry.looks for entry in outline.entries}
@@ -134,4 +134,4 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
     guided = outline.quota is not None
     most = outline.missing(results.keys() | failed.keys() | stopped, ledger.storage) if guided else None
     damaged = {**ledger.damaged, **damaged_heartbeats(ledger.storage)}
-    return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most, damaged)
+    return SweepStatus(outline, results, failed, frozenset(stopped), findings, lacking, most, damaged)

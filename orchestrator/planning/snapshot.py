@@ -1,7 +1,7 @@
 """What a report and a status need of a sweep: its words, its axes, and the key of every trial. It is kept in
 the storage whenever a sweep is planned, so that a look at the sweep need not plan it.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How many trials of a sweep may yet run when a search tries only some of its cells, and which cells it has
 begun: they are written down in the storage, the n-th as `searches/<key>/<n>`.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

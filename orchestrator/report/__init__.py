@@ -1,6 +1,6 @@
 """Reports of sweeps, from the ledger on disk: mean ± std over seeds, beside published figures.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from orchestrator.report.comma_separated import comma_separated

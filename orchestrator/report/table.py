@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Outline
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
@@ -120,9 +120,9 @@ def axes_of(outline: Outline) -> tuple[tuple[str, ...], str | None]:
     return (rows, METRIC) if column is None else ((*rows, METRIC), column)
 
 
-def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
+def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
     """The sweep's table as far as it is done, beside published figures if there are any."""
-    outline = standing.outline
+    outline = status.outline
     row_axes, column_axis = axes_of(outline)
     metrics = outline.report.get("metrics") or {}
     groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
@@ -135,7 +135,7 @@ def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
     for (row, column), (metric, entries) in groups.items():
         only = len(columns) == 1
         found = reference.beside(row, column, metric, only_column=only) if reference else None
-        cells[row, column] = summarised(row, column, entries, standing, metric, found)
+        cells[row, column] = summarised(row, column, entries, status, metric, found)
     axes = (row_axes, column_axis)
     words = (outline.name, outline.question, outline.metric)
     return Table(*words, *axes, rows, columns, cells, metrics, reference)
@@ -152,20 +152,20 @@ def summarised(
     row: str,
     column: str,
     entries: list[Entry],
-    standing: Standing,
+    status: SweepStatus,
     metric: str | None = None,
     published: Published | None = None,
 ) -> Cell:
     """What has become of the trials of one cell; `metric` is the sweep's by default."""
-    outline = standing.outline
+    outline = status.outline
     metric = metric or outline.metric
     shown = {*outline.row_axes, outline.column_axis}
     values, absent = {}, []
     for entry in entries:
         seed = _seed({axis: label for axis, label in entry.labels.items() if axis not in shown})
-        value = standing.results.get(entry.key, {}).get("metrics", {}).get(metric)
+        value = status.results.get(entry.key, {}).get("metrics", {}).get(metric)
         if value is None:
-            absent.append(_absent(seed, entry, metric, standing))
+            absent.append(_absent(seed, entry, metric, status))
         else:
             values[seed] = value
     failed, stopped = (sum(one.why == why for one in absent) for why in ("failed", "stopped"))
@@ -184,15 +184,15 @@ def _seed(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in labels.items())
 
 
-def _absent(seed: str, entry: Entry, metric: str, standing: Standing) -> Absent:
+def _absent(seed: str, entry: Entry, metric: str, status: SweepStatus) -> Absent:
     key, probe = entry.key, metric.partition("/")[0]
-    if key in standing.results:
-        lacks = probe in standing.lacking.get(key, ())
+    if key in status.results:
+        lacks = probe in status.lacking.get(key, ())
         return Absent(seed, key, "lacks probe", probe=probe) if lacks else Absent(seed, key, "no value")
-    if key in standing.failures:
-        record = standing.failures[key]
+    if key in status.failures:
+        record = status.failures[key]
         error = str(record.get("error", "")).strip().partition("\n")[0]
         return Absent(seed, key, "failed", record.get("kind"), error)
-    if key in standing.stopped:
+    if key in status.stopped:
         return Absent(seed, key, "stopped")
     return Absent(seed, key, "not run")

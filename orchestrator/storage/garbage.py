@@ -54,7 +54,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Rubbish:
+class Garbage:
     """Something that can go, and why."""
 
     name: str
@@ -79,7 +79,7 @@ def entries(store: Store) -> list[Entry]:
     return [Entry(name, record, tuple(reasons.get(name, ()))) for name, record in records.items()]
 
 
-def rubbish(store: Store, *, weights: bool = False) -> list[Rubbish]:
+def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
     """All that can go: data sets that nobody needs, what was put aside as damaged, what was killed and left,
     and what belonged to these; and, if they are to go, the kept `weights` of trials."""
     known = entries(store)
@@ -105,7 +105,7 @@ def rubbish(store: Store, *, weights: bool = False) -> list[Rubbish]:
     storage = open_storage(store.where)
     now = storage.now()
     found = [
-        Rubbish(place.name, why, place.bytes)
+        Garbage(place.name, why, place.bytes)
         for folder, rule in rules.items()
         for place in _places(storage, folder, now)
         if (why := rule(place)) is not None
@@ -120,7 +120,7 @@ def kept_weights(store: Store) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Rubbish]:
+def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Garbage]:
     """Kept weights, but for those of trials that are at work: of trials that have no result, whose worker was
     killed before it could publish one, and, if asked for, of `every` trial."""
     there = storage.files("trials")
@@ -131,13 +131,13 @@ def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Rubbish]:
             continue
         orphan = f"{key}/result.json" not in there or last != WEIGHTS
         if orphan and kept.changed is not None and now - kept.changed > DAY:
-            yield Rubbish(f"trials/{name}", "weights of a training that was killed", kept.bytes)
+            yield Garbage(f"trials/{name}", "weights of a training that was killed", kept.bytes)
         elif every and not orphan:
             why = "kept weights; without them a probe added later must train this trial again"
-            yield Rubbish(f"trials/{name}", why, kept.bytes)
+            yield Garbage(f"trials/{name}", why, kept.bytes)
 
 
-def _checkpoints(storage: Storage, now: float) -> Iterator[Rubbish]:
+def _checkpoints(storage: Storage, now: float) -> Iterator[Garbage]:
     """What workers left that were killed just after they had published. A failed look goes on from its
     trial's, and a trial that is done may be trained again for its looks."""
     there = storage.files("trials")
@@ -148,7 +148,7 @@ def _checkpoints(storage: Storage, now: float) -> Iterator[Rubbish]:
             continue
         done = f"{key}/result.json" in there and f"{key}/failure.json" not in there
         if done and kept.changed is not None and now - kept.changed > DAY:
-            yield Rubbish(f"trials/{name}", "a checkpoint of a trial that is done", kept.bytes)
+            yield Garbage(f"trials/{name}", "a checkpoint of a trial that is done", kept.bytes)
 
 
 def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) -> str | None:
@@ -169,7 +169,7 @@ def _places(storage: Storage, folder: str, now: float) -> Iterator[Place]:
         yield Place(f"{folder}/{name}", sum(sizes), min(ages))
 
 
-def remove(store: Store, item: Rubbish) -> bool:
+def remove(store: Store, item: Garbage) -> bool:
     """Remove it, unless somebody on this machine builds a data set just now, which may be made from it, or a
     sweep that began since counts on it."""
     storage = open_storage(store.where)

@@ -3,7 +3,7 @@ and `look-<key>.json` what a look at it found.
 
 A damaged file counts as missing. What is published in its place moves it to `quarantine/`.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

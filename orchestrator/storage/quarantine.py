@@ -1,6 +1,6 @@
 """Where damaged files go: they count as missing, and what takes their place is new, but nothing is lost.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

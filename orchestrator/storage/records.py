@@ -2,7 +2,7 @@
 
 A file that fails its reader is damaged: it counts as missing, and nothing of it is used.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

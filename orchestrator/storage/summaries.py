@@ -1,7 +1,7 @@
 """What the records of finished trials say but for their histories, and those of looks but for their curves,
 read quickly: of thousands of files, a few kilobytes each.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class Rehearsal:
         """Have the driver hear this, and look to everything until nothing changes."""
         dispatcher = self.dispatcher
         for _ in range(100):
-            self.progress.look()
+            self.progress.poll()
             dispatcher._take(messages)
             answers, dispatcher._answers, messages = dispatcher._answers, {}, []
             for lane, answer in answers.items():

@@ -101,7 +101,7 @@ def run_plan(
             with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
                 observer.sweep_started(plan)
                 dispatcher = Dispatcher(progress, builders, lanes, board, there, probes, kept, pressure)
-                polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
+                polls = [builders.poll, *([probes.poll] if probes else []), progress.poll, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:
         raise InputError(

@@ -153,10 +153,10 @@ def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_giv
     for wait in (1.0, 2.0, 4.0):
         progress.attempt_failed(offered(progress).number, Fault("machine", "gone"))
         clock.time += wait - 0.1
-        progress.look()
+        progress.poll()
         assert progress.offer(0.0) is None
         clock.time += 0.2
-        progress.look()
+        progress.poll()
     attempt = offered(progress)
     progress.attempt_failed(attempt.number, Fault("machine", "gone"))
     assert told.heard[-1] == ("seed=0", "gone")
@@ -176,7 +176,7 @@ def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> No
         progress.reported(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
         progress.attempt_failed(attempt.number, Fault("machine", "gone"))
         clock.time += 1.1
-        progress.look()
+        progress.poll()
     assert told.heard == [*[("seed=0", "again in 1 s: gone")] * 3, ("seed=0", "gone")]
 
 
@@ -196,7 +196,7 @@ def test_a_result_whose_worker_was_killed_leaves_no_checkpoint(store: Store) -> 
     checkpoint.write_bytes(b"x")
     progress.attempt_failed(attempt.number, Fault("machine", "killed"))
     clock.time += 1.1
-    progress.look()
+    progress.poll()
     assert progress.offer(0.0) is None
     assert told.heard[-1] == ("seed=0", "done")
     assert not checkpoint.exists()
@@ -248,7 +248,7 @@ def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store)
     progress.attempt_failed(
         offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},))
     )
-    progress.look()
+    progress.poll()
     attempt = offered(progress)
     assert Ledger(store.where).failure(attempt.task.key) is None, "not before it is final"
     progress.attempt_failed(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
@@ -269,7 +269,7 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
     for share in (0.25, 0.5, 1.0):
         assert progress.offer(share / 2) is None
         progress.attempt_failed(offered(progress, share).number, Fault("memory", "out of memory"))
-        progress.look()
+        progress.poll()
     assert [what for _, what in told.heard] == [
         "again with 0.5 of a GPU: out of memory",
         "again with 1 of a GPU: out of memory",
@@ -289,13 +289,13 @@ def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> Non
         assert offered(ours).task.point.name == "seed=1"
         assert ours.to_json()["elsewhere"] == 1
         clock.time += LOOK_SECONDS + 0.1
-        ours.look()
+        ours.poll()
         assert ours.wants() == {}, "nothing that a lane could do"
         assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)
         clock.time += LOOK_SECONDS + 0.1
-        ours.look()
+        ours.poll()
     assert told.heard == [("seed=0", "done")]
     assert ours.done == 1
 
@@ -330,7 +330,7 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
         for _ in range(3):
             assert progress.offer(0.0) is None
             clock.time += LOOK_SECONDS + 0.1
-            progress.look()
+            progress.poll()
         assert not progress.finished
     assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
     assert progress.to_json()["silent"] == "[Errno 28] No space left on device"

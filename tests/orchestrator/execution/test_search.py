@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.estimate import Resources, estimate
 from orchestrator.execution.search import OptunaSearch, Search
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.cells import drawn, place
 from orchestrator.planning.expansion import Point, expand
@@ -324,9 +324,9 @@ def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: S
     plan = make_plan(finished(store), store, "strongest_defense")
     assert (plan.missing, plan.to_build, plan.most) == ((), (), 0)
     assert (plan.done, len(plan.stopped), len(plan.tasks)) == (43, 21, 192)
-    standing = look(plan.outline, Ledger(store.where))
-    assert (standing.total, standing.settled, standing.missing) == (64, 64, 0)
-    assert standing.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
+    status = read_status(plan.outline, Ledger(store.where))
+    assert (status.total, status.settled, status.missing) == (64, 64, 0)
+    assert status.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
     again = Ledger(store.where).storage
     plan.outline.keep(again, "v")
     assert kept_outline(again, "v") == plan.outline
@@ -343,7 +343,7 @@ def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(st
     plan = optuna_plan(store, 10, grid=GRID)
     assert plan.sure == {task.key for task in begun[3:]}
     assert plan.most == 5 + 6 * 2
-    assert look(plan.outline, ledger).missing == plan.most
+    assert read_status(plan.outline, ledger).missing == plan.most
     only = optuna_plan(store, 4, grid=GRID)
     assert {task.key for task in only.missing} == only.sure == plan.sure, "no other cell will be begun"
     assert only.work == "2 data sets to build, 5 trials to run"

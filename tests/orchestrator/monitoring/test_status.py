@@ -17,7 +17,7 @@ from orchestrator.cli.terminal import Terminal
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring import status, watch
 from orchestrator.monitoring.status import Building, Running
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.snapshot import version_of
 from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import Ledger
@@ -211,7 +211,7 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
     with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
         found = text_of(
-            status_display.picture(look(plan.outline, ledger), live_heartbeats(ledger.storage), None)
+            status_display.picture(read_status(plan.outline, ledger), live_heartbeats(ledger.storage), None)
         )
     for word in (
         "1 of 4 trials done, 1 failed, 2 missing",

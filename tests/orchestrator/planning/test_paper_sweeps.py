@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.batch import Union
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import RunSpec
@@ -80,7 +80,7 @@ def test_the_trials_are_all_there_and_all_different(plans: dict[str, Plan], name
 def test_every_published_figure_has_its_cell(plans: dict[str, Plan], name: str, store: Store) -> None:
     """And every cell its figure, where the paper has a table of them."""
     outline = plans[name].outline
-    sheet = make_sheet(look(outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    sheet = make_sheet(read_status(outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
     assert sheet.notes == ()
     assert (sheet.reference is None) is name.startswith("figure")
     if sheet.reference is not None:
@@ -225,7 +225,7 @@ def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
     verdict."""
     plan = smoke(name, store, changes)
     records = run(plan.tasks, store)
-    sheet = make_sheet(look(plan.outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    sheet = make_sheet(read_status(plan.outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
     cells = list(sheet.table.cells.values())
     assert all(cell.mean is not None and cell.seeds == cell.trials for cell in cells)
     assert all(0 <= (cell.mean or 0) <= 1 for cell in cells if cell.metric.endswith("acc"))

@@ -18,7 +18,7 @@ from orchestrator.estimates.cost import START_SECONDS, Costs
 from orchestrator.execution.faults import fault
 from orchestrator.execution.search import Search
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task
 from orchestrator.planning.probes import PlannedLook
@@ -355,7 +355,7 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
     plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
     assert [one.key for one in plan.failed] == [task.key]
     assert (
-        look(plan.outline, Ledger(store.where)).counts
+        read_status(plan.outline, Ledger(store.where)).counts
         == "1 of 4 trials done, 1 lacks shuffle_test, 1 failed in a probe, 0 failed, 3 missing"
     )
     assert plan_of(tiny(), store).done == 1, "who does not look finds it done"
@@ -403,21 +403,23 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     done, bare = plan.tasks[:2]
     record = run(store, done)
     run_trial(bare.trial, store, device=CPU)
-    standing = look(plan.outline, ledger)
-    assert standing.counts == (
+    status = read_status(plan.outline, ledger)
+    assert status.counts == (
         "2 of 4 trials done, 1 lacks distance, 1 lacks shuffle_test, 0 failed, 2 missing"
     )
-    assert standing.results.keys() == {done.key, bare.key}
-    assert standing.results[done.key]["metrics"] == record["metrics"]
-    assert dict(standing.findings[done.key]) == found(store, done)
-    assert bare.key not in standing.findings
+    assert status.results.keys() == {done.key, bare.key}
+    assert status.results[done.key]["metrics"] == record["metrics"]
+    assert dict(status.findings[done.key]) == found(store, done)
+    assert bare.key not in status.findings
     (store.root / "trials" / done.key / f"look-{done.look_keys['distance']}.json").unlink()
-    seen = look(plan.outline, ledger, standing)
-    assert seen.results == standing.results, "what was seen is not read again"
+    seen = read_status(plan.outline, ledger, status)
+    assert seen.results == status.results, "what was seen is not read again"
     assert seen.findings[done.key]["distance"]["curves"], "nor is what a look found"
-    assert look(plan.outline, ledger).counts.startswith("2 of 4 trials done, 2 lack distance, 1 lacks ")
+    assert read_status(plan.outline, ledger).counts.startswith(
+        "2 of 4 trials done, 2 lack distance, 1 lacks "
+    )
     run(store, bare)
-    assert look(plan.outline, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
+    assert read_status(plan.outline, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
 
 
 @pytest.mark.parametrize("curve", [3, 3 * HEAD])

@@ -56,7 +56,7 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").to_json()}
     dispatcher._settle(bad, attempt, ended)
     clock.time += 1.1
-    progress.look()
+    progress.poll()
     assert dispatcher._offered(bad) is None
     again = dispatcher._offered(good)
     assert again is not None
@@ -139,7 +139,7 @@ def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) 
         dispatcher._lost(1, MEMORY)
         assert dispatcher.pressure.most == (2 if again else math.inf)
         sweep.now += 60
-        sweep.progress.look()
+        sweep.progress.poll()
         orders[1] = asking(dispatcher, f"lane 1 {again}", 1)
     assert orders[1] == {"end": True}
     for number in (2, 3, 4):
