@@ -82,10 +82,10 @@ def written(trials: int, folder: Path) -> Path:
 
 
 def planned(file: Path, store: Store) -> Plan:
-    """The plan, and its outline kept, as every command that plans does."""
+    """The plan, and its snapshot kept, as every command that plans does."""
     version = version_of(file) or ""
     plan = make_plan(load(file), store, str(file), version=version)
-    plan.outline.keep(Ledger(store.where).storage, version)
+    plan.snapshot.keep(Ledger(store.where).storage, version)
     return plan
 
 

@@ -54,7 +54,7 @@ def hostile(tmp_path: Path) -> tuple[Path, Store]:
     file, store = write(tmp_path, tiny()), Store(tmp_path / "store")
     ledger = Ledger(store.where)
     plan = make_plan(SweepSpec.parse(spec, "test"), store, "test")
-    plan.outline.keep(ledger.storage, version_of(file) or "")
+    plan.snapshot.keep(ledger.storage, version_of(file) or "")
     for i, task in enumerate(plan.tasks[:3]):
         if i == 1:
             ledger.fail(task.key, {"error": HOSTILE, "traceback": None, "kind": HOSTILE})

@@ -31,7 +31,7 @@ def tell(
     status: SweepStatus, heartbeats: Sequence[Heartbeat], version: str, where: str, console: Terminal
 ) -> None:
     """Print it: all but the table. `heartbeats` are those of all drivers of the store at `where`."""
-    name = status.outline.name
+    name = status.snapshot.name
     mine = [heartbeat for heartbeat in heartbeats if heartbeat["sweep"] == name]
     others = sorted(
         {
@@ -119,7 +119,7 @@ def picture(status: SweepStatus, drivers: Sequence[Heartbeat], version: str | No
     builds, runs, failed = building(drivers), running(drivers), status.failed()
     more = [Text(f"... and {len(failed) - FAILURES} more failures")] if len(failed) > FAILURES else []
     return Group(
-        Text.assemble((status.outline.name, "bold"), f": {status.outline.question}"),
+        Text.assemble((status.snapshot.name, "bold"), f": {status.snapshot.question}"),
         line,
         *(who or [Text("nobody runs it just now")]),
         *([at_work(builds, runs)] if builds or runs else []),

@@ -143,15 +143,15 @@ def retry(
     """
     from orchestrator.monitoring.sweep_status import read_status
 
-    outline, ledger, _ = snapshot_of(file, store, settings)
+    snapshot, ledger, _ = snapshot_of(file, store, settings)
     failed = [
         entry.key
-        for entry, _ in read_status(outline, ledger).failed()
+        for entry, _ in read_status(snapshot, ledger).failed()
         if not keys or entry.key.startswith(tuple(keys))
     ]
     console = console_of()
     if not failed:
-        console.say(f"{outline.name}: no trial {'of these keys ' if keys else ''}has failed")
+        console.say(f"{snapshot.name}: no trial {'of these keys ' if keys else ''}has failed")
         return
     options = RunOptions(
         settings=settings,
@@ -165,7 +165,7 @@ def retry(
     )
     todo, stored = plan_of(file, store, options.changes(), retry=failed)
     word = "would be" if dry_run else "are"
-    console.say(f"{outline.name}: {len(failed)} trials that failed {word} run again")
+    console.say(f"{snapshot.name}: {len(failed)} trials that failed {word} run again")
     run_sweep(todo, stored, file, options, retry=failed)
 
 
@@ -288,7 +288,7 @@ def status(
     from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.storage.heartbeats import live_heartbeats
 
-    outline, ledger, version = snapshot_of(file, store, settings)
+    snapshot, ledger, version = snapshot_of(file, store, settings)
     console, status = console_of(), None
     if watch:
         from orchestrator.cluster.host import stoppable
@@ -297,8 +297,8 @@ def status(
         screen = console.is_terminal
         view = status_display.Screen(console, version) if screen else status_display.Lines(console)
         with stoppable() as stop:
-            status = watching.watch(outline, ledger, view, every=every, stop=stop)
-    status = status or read_status(outline, ledger)
+            status = watching.watch(snapshot, ledger, view, every=every, stop=stop)
+    status = status or read_status(snapshot, ledger)
     status_display.tell(status, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
     print_report([sheet_of(status, file)], Format.table, console, brief=True)
 
@@ -342,7 +342,7 @@ def report(
 
     found, wrong = each_of(files, lambda file: (file, *snapshot_of(file, store, settings)[:2]))
     sheets = [
-        make_sheet(read_status(outline, ledger), file, compare or ()) for file, outline, ledger in found
+        make_sheet(read_status(snapshot, ledger), file, compare or ()) for file, snapshot, ledger in found
     ]
     console = console_of()
     if html is None:

@@ -43,10 +43,10 @@ class Standin:
         was asked."""
         if self._mark is not None:
             return
-        needs, outline = (left.get("needs", ()), left.get("outline")) if left is not None else ((), "")
+        needs, snapshot = (left.get("needs", ()), left.get("outline")) if left is not None else ((), "")
         with suppress(OSError):  # a store that is away for a while: the sweep has a say in that
             driver = self._shown.enter_context(
-                Driver(self.storage, self.name, self.asked, needs=needs, outline=outline)
+                Driver(self.storage, self.name, self.asked, needs=needs, snapshot=snapshot)
             )
             self._mark = driver.id
             if left is not None:

@@ -66,8 +66,8 @@ def driver_line(heartbeat: Heartbeat, version: str | None) -> str:
             f"NO SIGN OF IT for {elapsed(silent)}: it is dead or cut off, or clocks differ; "
             "opsctl stop waits a minute and then takes it for dead"
         )
-    outline = heartbeat.get("outline")
-    if version and outline and (how := differs(outline, version)):
+    snapshot = heartbeat.get("outline")
+    if version and snapshot and (how := differs(snapshot, version)):
         parts.append(f"it began {how}")
     return "; ".join(parts)
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from orchestrator.monitoring.sweep_status import SweepStatus, read_status
-from orchestrator.planning.snapshot import Outline
+from orchestrator.planning.snapshot import Snapshot
 from orchestrator.storage.heartbeats import Watch, live_heartbeats
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Heartbeat
@@ -26,7 +26,7 @@ class View(Protocol):
 
 
 def watch(
-    outline: Outline, ledger: Ledger, view: View, *, every: float, stop: threading.Event
+    snapshot: Snapshot, ledger: Ledger, view: View, *, every: float, stop: threading.Event
 ) -> SweepStatus | None:
     """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
     set; how far it was then. A store that does not answer for a while is asked again."""
@@ -37,10 +37,10 @@ def watch(
                 drivers = [
                     heartbeat
                     for heartbeat in live_heartbeats(ledger.storage)
-                    if heartbeat["sweep"] == outline.name
+                    if heartbeat["sweep"] == snapshot.name
                 ]
                 drivers = [heartbeat for heartbeat in drivers if alive.alive(heartbeat["id"])]
-                seen = read_status(outline, ledger, seen)
+                seen = read_status(snapshot, ledger, seen)
                 view.show(seen, drivers)
                 if not drivers and (ran or not seen.left):
                     return seen

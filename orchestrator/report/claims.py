@@ -65,7 +65,7 @@ class Verdict:
 
 def verdicts(status: SweepStatus, table: Table) -> tuple[Verdict, ...]:
     """What has become of the claims of a sweep, in their order."""
-    claims = status.outline.report.get("claims") or ()
+    claims = status.snapshot.report.get("claims") or ()
     return tuple(_verdict(claim, _Grid(status, table)) for claim in claims)
 
 
@@ -73,7 +73,7 @@ class _Grid:
     """The cells of a table by the labels of their axes."""
 
     def __init__(self, status: SweepStatus, table: Table) -> None:
-        rows, column = axes_of(status.outline)
+        rows, column = axes_of(status.snapshot)
         metrics = table.metrics or {table.metric: table.metric}
         self.metrics = metrics
         self.axes = [axis for axis in (*rows, column) if axis is not None]

@@ -41,7 +41,7 @@ def mixed_platforms(status: SweepStatus, table: Table) -> Iterator[SheetWarning]
             *_of_findings(status, cell.keys),
         ):
             yield SheetWarning("platform", text, row=cell.row, column=cell.column)
-    everything = [status.results[e.key] for e in status.outline.entries if e.key in status.results]
+    everything = [status.results[e.key] for e in status.snapshot.entries if e.key in status.results]
     everywhere = Counter(map(platform_name, everything))
     if len(everywhere) > 1:
         yield SheetWarning(

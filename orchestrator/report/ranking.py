@@ -19,20 +19,20 @@ def ranking(status: SweepStatus, top: int = TOP) -> list[Cell]:
     whole: the mean of the survivors is too good.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
-    outline = status.outline
-    for entry in outline.entries:
-        axes = [axis for axis in (*outline.row_axes, outline.column_axis) if axis in entry.labels]
+    snapshot = status.snapshot
+    for entry in snapshot.entries:
+        axes = [axis for axis in (*snapshot.row_axes, snapshot.column_axis) if axis in entry.labels]
         groups.setdefault((", ".join(f"{axis}={entry.labels[axis]}" for axis in axes), ""), []).append(entry)
     cells = [summarised(*place, entries, status) for place, entries in groups.items()]
-    sign = 1 if outline.best == "min" else -1
+    sign = 1 if snapshot.best == "min" else -1
     found = [(cell.seeds < cell.trials, sign * cell.mean, cell) for cell in cells if cell.mean is not None]
     return [cell for *_, cell in sorted(found, key=lambda one: one[:2])[:top]]
 
 
 def best_cells(status: SweepStatus) -> list[str]:
     """The ranking of a search in lines; none for a grid, whose table says it all."""
-    if status.outline.best is None or not (cells := ranking(status)):
+    if status.snapshot.best is None or not (cells := ranking(status)):
         return []
     seeds = max(cell.trials for cell in cells)
-    lines = [f"{shown(cell, status.outline.metric, seeds):>16}  {cell.row}" for cell in cells]
-    return [f"best cells by {status.outline.metric}:", *lines]
+    lines = [f"{shown(cell, status.snapshot.metric, seeds):>16}  {cell.row}" for cell in cells]
+    return [f"best cells by {status.snapshot.metric}:", *lines]

@@ -70,7 +70,7 @@ def make_sheet(status: SweepStatus, file: Path, asked: Sequence[str] = (), *, st
     reference, notes = _reference(status, file, strict=strict)
     table = tabulate(status, reference)
     wanted = [pair(text, table) for text in asked]
-    for first, second in status.outline.report.get("compare") or ():
+    for first, second in status.snapshot.report.get("compare") or ():
         if absent := [column for column in (first, second) if column not in table.columns]:
             notes.append(f"compare: {first}, {second}: the sweep has no column {' and no '.join(absent)}")
         else:
@@ -88,7 +88,7 @@ def as_json(sheets: Sequence[Sheet]) -> str:
 
 
 def _reference(status: SweepStatus, file: Path, *, strict: bool) -> tuple[Reference | None, list[str]]:
-    name = status.outline.report.get("reference")
+    name = status.snapshot.report.get("reference")
     if not name:
         return None, []
     try:

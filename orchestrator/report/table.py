@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Literal
 
 from orchestrator.monitoring.sweep_status import SweepStatus
-from orchestrator.planning.snapshot import METRIC, Entry, Outline
+from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 
@@ -111,24 +111,24 @@ def scale(metric: str) -> int:
     return 100 if metric.endswith("acc") else 1
 
 
-def axes_of(outline: Outline) -> tuple[tuple[str, ...], str | None]:
+def axes_of(snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
     """The axes down and the axis across. Several metrics are an axis too: where the sweep says, else across,
     or down if something is across already."""
-    rows, column = outline.row_axes, outline.column_axis
-    if not outline.report.get("metrics") or METRIC in (*rows, column):
+    rows, column = snapshot.row_axes, snapshot.column_axis
+    if not snapshot.report.get("metrics") or METRIC in (*rows, column):
         return rows, column
     return (rows, METRIC) if column is None else ((*rows, METRIC), column)
 
 
 def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
     """The sweep's table as far as it is done, beside published figures if there are any."""
-    outline = status.outline
-    row_axes, column_axis = axes_of(outline)
-    metrics = outline.report.get("metrics") or {}
+    snapshot = status.snapshot
+    row_axes, column_axis = axes_of(snapshot)
+    metrics = snapshot.report.get("metrics") or {}
     groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
-    for entry in outline.entries:
-        for label, metric in metrics.items() or [(outline.metric, outline.metric)]:
-            place = place_of(outline, {**entry.labels, METRIC: label}, metric)
+    for entry in snapshot.entries:
+        for label, metric in metrics.items() or [(snapshot.metric, snapshot.metric)]:
+            place = place_of(snapshot, {**entry.labels, METRIC: label}, metric)
             groups.setdefault(place, (metric, []))[1].append(entry)
     rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
     cells = {}
@@ -137,14 +137,14 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
         found = reference.beside(row, column, metric, only_column=only) if reference else None
         cells[row, column] = summarised(row, column, entries, status, metric, found)
     axes = (row_axes, column_axis)
-    words = (outline.name, outline.question, outline.metric)
+    words = (snapshot.name, snapshot.question, snapshot.metric)
     return Table(*words, *axes, rows, columns, cells, metrics, reference)
 
 
-def place_of(outline: Outline, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
+def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
     """The row and the column of the sweep's table that a trial of these labels belongs to."""
-    row_axes, column_axis = axes_of(outline)
-    row = ", ".join(labels.get(axis, metric) for axis in row_axes) or outline.name
+    row_axes, column_axis = axes_of(snapshot)
+    row = ", ".join(labels.get(axis, metric) for axis in row_axes) or snapshot.name
     return row, labels.get(column_axis, metric) if column_axis else VALUE if METRIC in row_axes else metric
 
 
@@ -157,9 +157,9 @@ def summarised(
     published: Published | None = None,
 ) -> Cell:
     """What has become of the trials of one cell; `metric` is the sweep's by default."""
-    outline = status.outline
-    metric = metric or outline.metric
-    shown = {*outline.row_axes, outline.column_axis}
+    snapshot = status.snapshot
+    metric = metric or snapshot.metric
+    shown = {*snapshot.row_axes, snapshot.column_axis}
     values, absent = {}, []
     for entry in entries:
         seed = _seed({axis: label for axis, label in entry.labels.items() if axis not in shown})

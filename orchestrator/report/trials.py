@@ -80,7 +80,7 @@ def _state(sheet: Sheet, key: str) -> str:
 
 
 def _entries(sheet: Sheet) -> tuple[Entry, ...]:
-    return sheet.status.outline.entries
+    return sheet.status.snapshot.entries
 
 
 def _named(names: Sequence[str], prefix: str, taken: Set[str]) -> Iterator[str]:

@@ -65,7 +65,7 @@ def _failed(status: SweepStatus) -> Iterator[SheetWarning]:
 
 
 def _stopped(status: SweepStatus) -> Iterator[SheetWarning]:
-    for entry in status.outline.entries:
+    for entry in status.snapshot.entries:
         if entry.key in status.stopped:
             yield _of_trial("stopped", entry, "ended early by the sweep's scheduler, and in no mean")
 
@@ -76,14 +76,14 @@ def _missing(status: SweepStatus) -> Iterator[SheetWarning]:
     if status.lacking:
         probes = ", ".join(lack(count, name) for name, count in status.lacking_by_probe.items())
         yield SheetWarning("missing", f"{len(status.results)} of {status.total} trials done, {probes}")
-    for entry in status.outline.entries:
+    for entry in status.snapshot.entries:
         if entry.key in status.lacking:
             yield _of_trial("missing", entry, f"done, but lacks {' and '.join(status.lacking[entry.key])}")
 
 
 def _without_a_value(status: SweepStatus, table: Table) -> Iterator[SheetWarning]:
     """Finished trials that lack a metric of the table."""
-    entries = {entry.key: entry for entry in status.outline.entries}
+    entries = {entry.key: entry for entry in status.snapshot.entries}
     for cell in table.cells.values():
         for absent in cell.absent:
             if absent.why == "no value":

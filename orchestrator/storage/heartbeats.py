@@ -44,16 +44,16 @@ class Driver:
         stop: threading.Event,
         *,
         needs: Sequence[str] = (),
-        outline: str | None = None,
+        snapshot: str | None = None,
     ) -> None:
         """`stop` is set when somebody asks this driver to stop. `needs` names the data sets that the sweep
-        uses, `outline` the version of its plan."""
+        uses, `snapshot` the version of its plan."""
         self.id = f"{sweep}-{os.getpid()}-{secrets.token_hex(4)}"
         self.storage, self.stop = storage, stop
         self.state: DriverState = {}
         self._identity = {
             "needs": [*needs],
-            "outline": outline,
+            "outline": snapshot,
             "id": self.id,
             "sweep": sweep,
             "host": platform.node(),

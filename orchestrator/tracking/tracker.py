@@ -249,10 +249,10 @@ class Tracker:
     def _close(self, done: set[str]) -> None:
         """Tell the run of the sweep how it stands now that nobody runs it, or nobody here. What its scheduler
         stopped, or its search left out, is not missing."""
-        outline, left = self.plan.outline, {task.key for task in self.plan.tasks} - done
-        stopped = self.ledger.ended() & left if outline.stops else set()
+        snapshot, left = self.plan.snapshot, {task.key for task in self.plan.tasks} - done
+        stopped = self.ledger.ended() & left if snapshot.stops else set()
         failed = self.ledger.failed() & left - stopped
-        missing = outline.missing(done | stopped | failed, self.ledger.storage)
+        missing = snapshot.missing(done | stopped | failed, self.ledger.storage)
         status = "KILLED" if missing else "FAILED" if failed else "FINISHED"
         self.parent.tell(len(done), len(failed), status)
 

@@ -47,7 +47,7 @@ def add_other_files(root: Path) -> None:
     ledger.stop(
         left, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "scheduler": "asha", "history": []}
     )
-    driver = Driver(storage, "tiny", threading.Event(), needs=plan.names, outline="x")
+    driver = Driver(storage, "tiny", threading.Event(), needs=plan.names, snapshot="x")
     driver.state = {
         "waiting": 1,
         "elsewhere": 0,

@@ -19,7 +19,7 @@ from orchestrator.estimates.kept_weights import WEIGHTS
 from orchestrator.estimates.packing import SHARE
 from orchestrator.estimates.rates import RATES
 from orchestrator.planning.extents import EXTENT
-from orchestrator.planning.snapshot import Entry, Outline, kept_outline
+from orchestrator.planning.snapshot import Entry, Snapshot, kept_snapshot
 from orchestrator.planning.trial_budget import Quota
 from orchestrator.report.html.document import load_document, save_document
 from orchestrator.storage.heartbeats import (
@@ -185,7 +185,7 @@ def test_other_files(kind: str) -> None:
 
 
 def driver(storage: Storage) -> Driver:
-    found = Driver(storage, "tiny", threading.Event(), needs=[NAME], outline="a-b")
+    found = Driver(storage, "tiny", threading.Event(), needs=[NAME], snapshot="a-b")
     found.state = {
         "waiting": 1,
         "elsewhere": 0,
@@ -246,28 +246,28 @@ def test_snapshots(tmp_path: Path) -> None:
     report = {"metrics": {}, "reference": None, "compare": [["a", "b"]], "claims": [claim]}
     entries = (Entry(KEY, {"p": "ops", "seed": "0"}, {"distance": KEY}),)
     quota = Quota("0" * 16, 3, {KEY: "p=ops"})
-    outline = Outline(
-        "tiny",
-        "q",
-        "test/clean_acc",
-        ("p",),
-        None,
-        False,
-        entries,
-        "max",
-        report,
-        quota,
-        {"distance": ("distance/a",)},
+    snapshot = Snapshot(
+        name="tiny",
+        question="q",
+        metric="test/clean_acc",
+        row_axes=("p",),
+        column_axis=None,
+        stops=False,
+        entries=entries,
+        best="max",
+        report=report,
+        quota=quota,
+        probes={"distance": ("distance/a",)},
     )
-    outline.keep(storage, "v")
-    assert kept_outline(storage, "v") == outline
+    snapshot.keep(storage, "v")
+    assert kept_snapshot(storage, "v") == snapshot
     data = storage.read("sweeps/v.json") or b""
 
     @given(damaged(data))
     @examples(500)
     def check(changed: bytes) -> None:
         storage.write("sweeps/v.json", changed)
-        found = kept_outline(storage, "v")
+        found = kept_snapshot(storage, "v")
         assert found is None or {*found.row_axes} <= {*found.entries[0].labels, "metric"}
 
     check()

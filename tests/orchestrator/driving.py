@@ -33,12 +33,12 @@ def heartbeat(driver: str, *, sweep: str = "tiny", beat: int = 1) -> bytes:
 
 
 @contextmanager
-def driving(where: str, sweep: str, *, outline: str = "", **state: Any) -> Iterator[Driver]:
+def driving(where: str, sweep: str, *, snapshot: str = "", **state: Any) -> Iterator[Driver]:
     """A driver of a sweep that does nothing, until it is asked to stop or the block ends."""
     stop, begun, drivers = threading.Event(), threading.Event(), list[Driver]()
 
     def drive() -> None:
-        with Driver(Ledger(where).storage, sweep, stop, needs=[], outline=outline) as driver:
+        with Driver(Ledger(where).storage, sweep, stop, needs=[], snapshot=snapshot) as driver:
             driver.state = IDLE | state
             driver.beat()
             drivers.append(driver)

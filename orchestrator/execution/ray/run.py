@@ -79,7 +79,7 @@ def run_plan(
         after.callback(observer.sweep_ended)
         remove_dead(storage)
         driver = after.enter_context(
-            Driver(storage, plan.sweep.name, stop, needs=plan.names, outline=plan.version)
+            Driver(storage, plan.sweep.name, stop, needs=plan.names, snapshot=plan.version)
         )
         progress = Progress(plan, store, observer, Leases(storage, driver.id), seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from orchestrator.monitoring.sweep_status import SweepStatus
-from orchestrator.planning.snapshot import METRIC, Entry, Outline
+from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.html.thumbnails import kept_fields
 from orchestrator.storage.records import Record
 
@@ -23,9 +23,9 @@ def told_trials(status: SweepStatus, records: Mapping[str, Record]) -> list[Tria
     without them a trial has no curves."""
     seen: set[tuple[str, str]] = set()
     told = []
-    for entry in status.outline.entries:
+    for entry in status.snapshot.entries:
         record = records.get(entry.key) or status.results.get(entry.key)
-        place = cell_of(status.outline, entry.labels)
+        place = cell_of(status.snapshot, entry.labels)
         first = record is not None and place not in seen
         if first:
             seen.add(place)
@@ -34,18 +34,18 @@ def told_trials(status: SweepStatus, records: Mapping[str, Record]) -> list[Tria
     return told
 
 
-def cell_of(outline: Outline, labels: Mapping[str, str]) -> tuple[str, str]:
+def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
     """The labels of the row and of the column that a trial belongs to, whichever metric is shown."""
-    axes = [axis for axis in outline.row_axes if axis != METRIC]
-    column = outline.column_axis
+    axes = [axis for axis in snapshot.row_axes if axis != METRIC]
+    column = snapshot.column_axis
     return (
-        ", ".join(labels[axis] for axis in axes) or outline.name,
+        ", ".join(labels[axis] for axis in axes) or snapshot.name,
         labels.get(column, "") if column and column != METRIC else "",
     )
 
 
 def _told(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
-    row, column = cell_of(status.outline, entry.labels)
+    row, column = cell_of(status.snapshot, entry.labels)
     trial: Trial = {"key": entry.key, "labels": entry.labels, "row": row, "column": column}
     if record is None:
         return trial | _unfinished(entry.key, status)

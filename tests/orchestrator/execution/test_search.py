@@ -18,7 +18,7 @@ from orchestrator.planning.caveats import remarks
 from orchestrator.planning.cells import drawn, place
 from orchestrator.planning.expansion import Point, expand
 from orchestrator.planning.plan import Plan, Task, make_plan
-from orchestrator.planning.snapshot import kept_outline
+from orchestrator.planning.snapshot import kept_snapshot
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.planning.sweep_file import load
 from orchestrator.storage.ledger import Ledger
@@ -324,12 +324,12 @@ def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: S
     plan = make_plan(finished(store), store, "strongest_defense")
     assert (plan.missing, plan.to_build, plan.most) == ((), (), 0)
     assert (plan.done, len(plan.stopped), len(plan.tasks)) == (43, 21, 192)
-    status = read_status(plan.outline, Ledger(store.where))
+    status = read_status(plan.snapshot, Ledger(store.where))
     assert (status.total, status.settled, status.missing) == (64, 64, 0)
     assert status.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
     again = Ledger(store.where).storage
-    plan.outline.keep(again, "v")
-    assert kept_outline(again, "v") == plan.outline
+    plan.snapshot.keep(again, "v")
+    assert kept_snapshot(again, "v") == plan.snapshot
 
 
 def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(store: Store) -> None:
@@ -343,7 +343,7 @@ def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(st
     plan = optuna_plan(store, 10, grid=GRID)
     assert plan.sure == {task.key for task in begun[3:]}
     assert plan.most == 5 + 6 * 2
-    assert read_status(plan.outline, ledger).missing == plan.most
+    assert read_status(plan.snapshot, ledger).missing == plan.most
     only = optuna_plan(store, 4, grid=GRID)
     assert {task.key for task in only.missing} == only.sure == plan.sure, "no other cell will be begun"
     assert only.work == "2 data sets to build, 5 trials to run"

@@ -42,7 +42,7 @@ def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_pat
     build = [{"name": "digits-em-train-1", "word": "round 3"}]
     version = version_of(file) or ""
     with (
-        driving(where, "tiny", outline=version, running=runs, building=build, faults={"machine": 2}),
+        driving(where, "tiny", snapshot=version, running=runs, building=build, faults={"machine": 2}),
         driving(where, "other"),
     ):
         code, out, _ = opsctl("status", file)
@@ -59,10 +59,10 @@ def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_pat
 
 def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Path) -> None:
     file, where = write(tmp_path, tiny()), str(tmp_path / "store")
-    with driving(where, "tiny", outline=version_of(file) or ""):
+    with driving(where, "tiny", snapshot=version_of(file) or ""):
         file.write_text(file.read_text() + "# more\n")
         assert "it began with another text of the sweep file" in opsctl("status", file)[1]
-    with driving(where, "tiny", outline=version_of(file, ["seed=[0]"]) or ""):
+    with driving(where, "tiny", snapshot=version_of(file, ["seed=[0]"]) or ""):
         assert "it began with other --set options" in opsctl("status", file)[1]
 
 
@@ -76,7 +76,7 @@ def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
     assert "NO SIGN OF IT for" in status.driver_line(heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None)
 
 
-def test_status_of_what_was_planned_reads_the_outline_and_of_an_edited_file_plans_it(
+def test_status_of_what_was_planned_reads_the_snapshot_and_of_an_edited_file_plans_it(
     opsctl: Opsctl, tmp_path: Path
 ) -> None:
     file = write(tmp_path, tiny())
@@ -178,7 +178,7 @@ def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path
     console, stop = Terminal(file=io.StringIO(), width=200), threading.Event()
     view = status_display.Lines(console)
     watching = threading.Thread(
-        target=watch.watch, args=(plan.outline, ledger, view), kwargs={"every": 0.02, "stop": stop}
+        target=watch.watch, args=(plan.snapshot, ledger, view), kwargs={"every": 0.02, "stop": stop}
     )
     with driving(store.where, "tiny", running=[run("seed=0")], building=[{"name": "em", "word": ""}]):
         watching.start()
@@ -211,7 +211,7 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
     with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
         found = text_of(
-            status_display.picture(read_status(plan.outline, ledger), live_heartbeats(ledger.storage), None)
+            status_display.picture(read_status(plan.snapshot, ledger), live_heartbeats(ledger.storage), None)
         )
     for word in (
         "1 of 4 trials done, 1 failed, 2 missing",

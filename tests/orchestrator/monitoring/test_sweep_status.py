@@ -69,15 +69,16 @@ def test_what_a_scheduler_stopped_is_settled_for_a_sweep_with_a_scheduler(store:
     assert len(plan_of(sweep, store).missing) == 3
     assert len(plan_of(tiny(), store).missing) == 4, "others want its result"
     assert (
-        read_status(plan.outline, ledger).counts == "0 of 4 trials done, 0 failed, 1 stopped early, 3 missing"
+        read_status(plan.snapshot, ledger).counts
+        == "0 of 4 trials done, 0 failed, 1 stopped early, 3 missing"
     )
 
 
 def test_what_was_seen_is_not_read_again(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     ledger.publish(plan.tasks[0].key, {"metrics": {"test/clean_acc": 0.5}})
-    seen = read_status(plan.outline, ledger)
+    seen = read_status(plan.snapshot, ledger)
     ledger.storage.remove(f"trials/{plan.tasks[0].key}/result.json")
     ledger.publish(plan.tasks[1].key, {"metrics": {"test/clean_acc": 0.5}})
-    assert read_status(plan.outline, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
-    assert read_status(plan.outline, ledger).results.keys() == {plan.tasks[1].key}
+    assert read_status(plan.snapshot, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
+    assert read_status(plan.snapshot, ledger).results.keys() == {plan.tasks[1].key}

@@ -79,8 +79,8 @@ def test_the_trials_are_all_there_and_all_different(plans: dict[str, Plan], name
 @pytest.mark.parametrize("name", CELLS)
 def test_every_published_figure_has_its_cell(plans: dict[str, Plan], name: str, store: Store) -> None:
     """And every cell its figure, where the paper has a table of them."""
-    outline = plans[name].outline
-    sheet = make_sheet(read_status(outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    snapshot = plans[name].snapshot
+    sheet = make_sheet(read_status(snapshot, Ledger(store.where)), FOLDER / f"{name}.yaml")
     assert sheet.notes == ()
     assert (sheet.reference is None) is name.startswith("figure")
     if sheet.reference is not None:
@@ -225,12 +225,14 @@ def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
     verdict."""
     plan = smoke(name, store, changes)
     records = run(plan.tasks, store)
-    sheet = make_sheet(read_status(plan.outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    sheet = make_sheet(read_status(plan.snapshot, Ledger(store.where)), FOLDER / f"{name}.yaml")
     cells = list(sheet.table.cells.values())
     assert all(cell.mean is not None and cell.seeds == cell.trials for cell in cells)
     assert all(0 <= (cell.mean or 0) <= 1 for cell in cells if cell.metric.endswith("acc"))
     assert {claim.verdict for claim in sheet.claims} <= {"holds", "does not hold"}
-    measured = len(plan.outline.report.get("metrics") or {}) if "metric" in str(axes_of(plan.outline)) else 1
+    measured = (
+        len(plan.snapshot.report.get("metrics") or {}) if "metric" in str(axes_of(plan.snapshot)) else 1
+    )
     assert sum(cell.trials for cell in cells) == len(records) * max(measured, 1)
     return records
 

@@ -22,7 +22,7 @@ from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task
 from orchestrator.planning.probes import PlannedLook
-from orchestrator.planning.snapshot import kept_outline
+from orchestrator.planning.snapshot import kept_snapshot
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import entries
 from orchestrator.storage.ledger import Ledger, Record
@@ -355,7 +355,7 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
     plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
     assert [one.key for one in plan.failed] == [task.key]
     assert (
-        read_status(plan.outline, Ledger(store.where)).counts
+        read_status(plan.snapshot, Ledger(store.where)).counts
         == "1 of 4 trials done, 1 lacks shuffle_test, 1 failed in a probe, 0 failed, 3 missing"
     )
     assert plan_of(tiny(), store).done == 1, "who does not look finds it done"
@@ -398,12 +398,12 @@ def test_who_is_killed_while_looking_trains_nothing_again(
 
 def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     plan, ledger = plan_of(tiny(**BOTH), store), Ledger(store.where)
-    plan.outline.keep(ledger.storage, "v")
-    assert kept_outline(ledger.storage, "v") == plan.outline
+    plan.snapshot.keep(ledger.storage, "v")
+    assert kept_snapshot(ledger.storage, "v") == plan.snapshot
     done, bare = plan.tasks[:2]
     record = run(store, done)
     run_trial(bare.trial, store, device=CPU)
-    status = read_status(plan.outline, ledger)
+    status = read_status(plan.snapshot, ledger)
     assert status.counts == (
         "2 of 4 trials done, 1 lacks distance, 1 lacks shuffle_test, 0 failed, 2 missing"
     )
@@ -412,14 +412,14 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     assert dict(status.findings[done.key]) == found(store, done)
     assert bare.key not in status.findings
     (store.root / "trials" / done.key / f"look-{done.look_keys['distance']}.json").unlink()
-    seen = read_status(plan.outline, ledger, status)
+    seen = read_status(plan.snapshot, ledger, status)
     assert seen.results == status.results, "what was seen is not read again"
     assert seen.findings[done.key]["distance"]["curves"], "nor is what a look found"
-    assert read_status(plan.outline, ledger).counts.startswith(
+    assert read_status(plan.snapshot, ledger).counts.startswith(
         "2 of 4 trials done, 2 lack distance, 1 lacks "
     )
     run(store, bare)
-    assert read_status(plan.outline, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
+    assert read_status(plan.snapshot, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
 
 
 @pytest.mark.parametrize("curve", [3, 3 * HEAD])

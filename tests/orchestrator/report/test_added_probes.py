@@ -13,6 +13,7 @@ import pytest
 from orchestrator import report
 from orchestrator.estimates.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
 from orchestrator.execution.trial import run_trial
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import lacking_probes
 from orchestrator.planning.spec import RunSpec
 from orchestrator.report import Sheet, make_sheet
@@ -38,7 +39,7 @@ def finished(store: Store, *, keep: bool = True, **changes: Any) -> dict[str, An
 
 
 def sheet_of(sweep: dict[str, Any], store: Store) -> Sheet:
-    return make_sheet(read_status(plan_of(sweep, store).outline, Ledger(store.where)), Path("tiny.yaml"))
+    return make_sheet(read_status(plan_of(sweep, store).snapshot, Ledger(store.where)), Path("tiny.yaml"))
 
 
 def choice(store: Store, **changes: Any) -> KeptWeights:

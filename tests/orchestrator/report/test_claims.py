@@ -180,7 +180,7 @@ def test_pairs_are_read_with_commas_in_labels(store: Store) -> None:
     found = report.tabulate(status(store, [], report={"columns": "data.poison"}, name="x"))
     assert pair(" clean , ops", found) == ("clean", "ops")
     plan = plan_of(tiny(grid=grid, report={"columns": "data.poison"}), store)
-    commas = report.tabulate(type(status(store, []))(plan.outline, {}, {}, frozenset()))
+    commas = report.tabulate(type(status(store, []))(plan.snapshot, {}, {}, frozenset()))
     assert pair("a,a,b", commas) == ("a", "a,b")
     assert pair("a,b,c d", commas) == ("a,b", "c d")
     with pytest.raises(

@@ -27,7 +27,7 @@ def status(store: Store, values: dict[str, list[float | None]], **run: Any) -> S
                 ledger.stop(task.key, {"epoch": 1, "metric": "test/clean_acc", "value": 0.1})
             else:
                 ledger.publish(task.key, {"metrics": {"test/clean_acc": value}})
-    return read_status(plan.outline, ledger)
+    return read_status(plan.snapshot, ledger)
 
 
 OPTUNA = {"search": "optuna", "num_samples": 5, "scheduler": "asha"}
@@ -55,7 +55,7 @@ def test_a_report_with_several_metrics_is_ranked_by_the_one_that_is_searched_for
     plan, ledger = plan_of(sweep, store), Ledger(store.where)
     for task in plan.tasks[:2]:
         ledger.publish(task.key, {"metrics": {"test/clean_acc": 0.5, "train/loss": 3.0}})
-    assert best_cells(read_status(plan.outline, ledger)) == [
+    assert best_cells(read_status(plan.snapshot, ledger)) == [
         "best cells by test/clean_acc:",
         "    50.00 ± 0.00  train.epochs=1",
     ]

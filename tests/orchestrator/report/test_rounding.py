@@ -53,7 +53,7 @@ def status(folder: Path, plan: Plan, accs: list[float]) -> report.Sheet:
         history = [{"epoch": 1.0, "train/acc": acc, "test/clean_acc": acc}]
         metrics = {"test/clean_acc": acc}
         ledger.publish(task.key, {"metrics": metrics, "seconds": 1.0, "history": history})
-    return report.make_sheet(read_status(plan.outline, ledger), folder / "tiny.yaml")
+    return report.make_sheet(read_status(plan.snapshot, ledger), folder / "tiny.yaml")
 
 
 @given(right=st.lists(counts, min_size=1, max_size=4))

@@ -111,7 +111,7 @@ def sheets(store: Store) -> list[Sheet]:
         "test",
     )
     found = [(plan, "tiny.yaml"), (nothing, "nothing.yaml")]
-    return [make_sheet(read_status(plan.outline, ledger), folder / name) for plan, name in found]
+    return [make_sheet(read_status(plan.snapshot, ledger), folder / name) for plan, name in found]
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) 
 
 
 def cell_key(sheet: Sheet) -> str:
-    return sheet.status.outline.entries[0].key
+    return sheet.status.snapshot.entries[0].key
 
 
 # -- from its document
