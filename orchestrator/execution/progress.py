@@ -331,7 +331,7 @@ class Progress:
             self.ready.add(task.key, self.rank.get(task.key, len(self.rank)), share)
 
     def _look_elsewhere(self, task: Task) -> None:
-        """See what has become of a trial that another driver had: no lane need wait for that."""
+        """See what has become of a trial that another driver had: no worker need wait for that."""
         try:
             if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
                 return self._settle(task, record)

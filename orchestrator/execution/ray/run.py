@@ -22,9 +22,9 @@ from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.builders import Builders
 from orchestrator.execution.ray.connect import Cluster, cluster
 from orchestrator.execution.ray.dispatch import Dispatcher
-from orchestrator.execution.ray.mailbox import switchboard
+from orchestrator.execution.ray.mailbox import start_mailbox
 from orchestrator.execution.ray.profiling import Probes
-from orchestrator.execution.ray.tune import Lanes
+from orchestrator.execution.ray.tune import Workers
 from orchestrator.execution.ray.worker import Shared, Work
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.observer import Observer
@@ -96,11 +96,11 @@ def run_plan(
             for key in retry:
                 progress.ledger.forget(key)
             progress.begin(shares)
-            board = switchboard()
-            shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)
-            with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
+            mailbox = start_mailbox()
+            shared = Shared(mailbox, store.where, driver.id, json.dumps(plain(run)), work)
+            with Workers(shared, folder, cpus=run.cpus_per_trial) as workers:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes, kept, pressure)
+                dispatcher = Dispatcher(progress, builders, workers, mailbox, there, probes, kept, pressure)
                 polls = [builders.poll, *([probes.poll] if probes else []), progress.poll, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:

@@ -290,7 +290,7 @@ def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> Non
         assert ours.to_json()["elsewhere"] == 1
         clock.time += LOOK_SECONDS + 0.1
         ours.poll()
-        assert ours.wants() == {}, "nothing that a lane could do"
+        assert ours.wants() == {}, "nothing that a worker could do"
         assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)

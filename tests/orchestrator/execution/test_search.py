@@ -128,7 +128,7 @@ def worth(task: Task) -> float:
 
 
 def run(search: Search, room: int = 1) -> list[Task]:
-    """Run a search to its end with so many lanes; the trials in the order of their starts."""
+    """Run a search to its end with so many workers; the trials in the order of their starts."""
     ran: list[Task] = []
     live: list[Task] = []
     while True:

@@ -1,4 +1,4 @@
-"""What is wrong where a lane works is told as the outcome of a trial, and whose fault that is."""
+"""What is wrong where a worker works is told as the outcome of a trial, and whose fault that is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainers.spec import plain
 
 
 def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
-    """How a lane that has no line and no store at `where` ends a trial."""
+    """How a worker that has no line and no store at `where` ends a trial."""
     task = plan_of(tiny(), store).tasks[0]
     desk = Desk(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
     trial = json.dumps(plain(task.trial))
