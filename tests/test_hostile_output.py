@@ -217,9 +217,7 @@ def test_an_error_of_storage_tells_no_password() -> None:
 
 
 def test_a_mistake_of_ours_is_shown_without_passwords() -> None:
-    code = (
-        f"from orchestrator import cli\ndef app(): raise RuntimeError({HOSTILE!r})\ncli.app = app\ncli.main()"
-    )
+    code = f"from orchestrator.cli import entry\ndef app(): raise RuntimeError({HOSTILE!r})\nentry.app = app\nentry.main()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1
     assert "RuntimeError: =HYPERLINK" in run.stderr

@@ -88,11 +88,11 @@ def eventually(true: Callable[[], object]) -> bool:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_mark_appears_beats_and_vanishes(storage: FolderStorage) -> None:
+def test_a_heartbeat_appears_beats_and_vanishes(storage: FolderStorage) -> None:
     with Driver(storage, "sweep", threading.Event()) as driver:
         (heartbeat,) = live_heartbeats(storage)
-        told = {"id": driver.id, "sweep": "sweep", "file": "a.yaml", "pid": os.getpid(), "machine": machine()}
-        assert told.items() <= heartbeat.items()
+        who = {"id": driver.id, "sweep": "sweep", "pid": os.getpid(), "machine": machine()}
+        assert who.items() <= heartbeat.items()
         driver.state = {"done": 3}
         assert eventually(
             lambda: (
@@ -238,7 +238,19 @@ def test_threads_that_write_one_name_leave_one_of_their_texts(storage: FolderSto
     assert [file.name for file in (storage.root / "a").iterdir()] == ["b"]
 
 
-def test_marks_are_json_that_anybody_can_read(storage: FolderStorage) -> None:
+def test_heartbeats_are_json_that_anybody_can_read(storage: FolderStorage) -> None:
     with Driver(storage, "sweep", threading.Event()) as driver:
         heartbeat = json.loads((storage.root / "drivers" / f"{driver.id}.json").read_bytes())
-    assert {"id", "sweep", "host", "machine", "pid", "started", "time", "beat", "state"} == set(heartbeat)
+    assert {
+        "id",
+        "sweep",
+        "host",
+        "machine",
+        "pid",
+        "started",
+        "time",
+        "beat",
+        "state",
+        "needs",
+        "outline",
+    } == set(heartbeat)
