@@ -25,7 +25,7 @@ from orchestrator.planning.snapshot import version_of
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import StorageError, local_folder, open_storage
+from orchestrator.storage.storage import local_folder, open_storage
 from orchestrator.tracking.payloads import params
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
@@ -211,7 +211,7 @@ def test_an_error_of_storage_tells_no_password() -> None:
     storage = open_storage(f"memory://user:{PASSWORD}@x")
     assert PASSWORD not in storage.shown
     with pytest.raises(
-        StorageError, match=r"^s3:/user:\*\*\*@x is neither a path nor a URL; write s3://user:\*\*\*@x$"
+        InputError, match=r"^s3:/user:\*\*\*@x is neither a path nor a URL; write s3://user:\*\*\*@x$"
     ):
         open_storage(f"s3:/user:{PASSWORD}@x")
 

@@ -91,14 +91,8 @@ def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Sna
 def ledger_of(store: str) -> Ledger:
     """The ledger of a store that is only looked at, without the time that it takes to open the store."""
     from orchestrator.storage.ledger import Ledger
-    from orchestrator.storage.storage import StorageError
 
-    try:
-        return Ledger(store)
-    except StorageError as error:
-        from trainers import InputError
-
-        raise InputError(str(error)) from None
+    return Ledger(store)
 
 
 def name_of(file: Path, store: str) -> str:

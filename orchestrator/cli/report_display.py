@@ -33,9 +33,9 @@ def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brie
             _show_sheet(sheet, console, brief=brief)
     elif format is Format.svg:
         if len(sheets) > 1:
-            raise reports.ReportError(
-                "an SVG is the picture of one table: name one sweep file, or use --html"
-            )
+            from trainers.errors import InputError
+
+            raise InputError("an SVG is the picture of one table: name one sweep file, or use --html")
         from orchestrator.cli.tables import picture
 
         typer.echo(redacted(picture(sheets[0])), nl=False)

@@ -12,13 +12,13 @@ from typing import Any
 from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.report.claims import Verdict, verdicts
 from orchestrator.report.comparison import Comparison, Difference, compare, pair
-from orchestrator.report.error import ReportError
 from orchestrator.report.lines import counts
 from orchestrator.report.probe_tables import probe_tables
 from orchestrator.report.reference import Reference, find
 from orchestrator.report.table import Cell, Table, scale, tabulate
 from orchestrator.report.warning import SheetWarning, sheet_warnings
 from orchestrator.report.wording import caption, source
+from trainers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def make_sheet(status: SweepStatus, file: Path, asked: Sequence[str] = (), *, st
     """The report of a sweep whose file is `file`, with comparisons that are `asked` for, `em,ops`, besides
     the sweep's own.
 
-    ReportError for columns that are not there, and for published figures that cannot be found; if not
+    InputError for columns that are not there, and for published figures that cannot be found; if not
     `strict`, which a sweep's end is not, the latter is a note.
     """
     reference, notes = _reference(status, file, strict=strict)
@@ -93,7 +93,7 @@ def _reference(status: SweepStatus, file: Path, *, strict: bool) -> tuple[Refere
         return None, []
     try:
         return find(name, file), []
-    except ReportError as error:
+    except InputError as error:
         if strict:
             raise
         return None, [str(error)]

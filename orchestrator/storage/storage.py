@@ -19,6 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from orchestrator.storage.process import gone, here, this_process
+from trainers.errors import InputError
 from trainers.redaction import redacted
 from trainers.stored import open_regular
 
@@ -28,14 +29,6 @@ CACHE = "OPSCTL_CACHE"  # where this node keeps its copies of stores that lie el
 
 LARGEST = 256 * 10**6  # bytes that `read` returns; what is larger is no file that opsctl reads whole
 PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
-
-
-class StorageError(OSError):
-    """The place that was named cannot be used as storage; the message says what to name, or to install,
-    instead. Credentials in it are hidden."""
-
-    def __init__(self, message: object = "") -> None:
-        super().__init__(redacted(str(message)))
 
 
 class UnsafeNameError(ValueError):
@@ -288,7 +281,7 @@ class FolderStorage(Storage):
 
 def open_storage(where: str | Path) -> Storage:
     """The storage at a path, or at any fsspec URL: `s3://bucket/prefix`, `gs://...`, `file:///...`.
-    StorageError if there can be none."""
+    InputError if there can be none."""
     if (url := as_url(where)) is None:
         return FolderStorage(local_folder(where))
     from orchestrator.storage.url_storage import UrlStorage  # or whoever has a folder would wait for fsspec
@@ -308,13 +301,13 @@ def local_folder(where: str | Path) -> Path:
 
 
 def as_url(where: str | Path) -> str | None:
-    """The URL, without a slash at its end, or None for what is a path. StorageError for half a URL."""
+    """The URL, without a slash at its end, or None for what is a path. InputError for half a URL."""
     scheme, mark, rest = str(where).partition(":/")
     if not mark or not re.fullmatch("[a-z][a-z0-9+.-]+", scheme) or scheme == "file":
         return None
     if not rest.startswith("/"):
         url = redacted(f"{scheme}://{rest}")
-        raise StorageError(f"{url.replace('//', '/', 1)} is neither a path nor a URL; write {url}")
+        raise InputError(f"{url.replace('//', '/', 1)} is neither a path nor a URL; write {url}")
     return f"{scheme}://{rest.strip('/')}"
 
 

@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 
 from orchestrator.storage.heartbeats import STALE_SECONDS, shows
-from orchestrator.storage.storage import StorageError, as_url, local_folder, open_storage
+from orchestrator.storage.storage import as_url, local_folder, open_storage
 from poisons import Store
 from poisons.durable import StoreError
 from trainers import InputError
@@ -23,12 +23,9 @@ BOUND = "OPSCTL_CACHE_GB"
 def open_store(where: str | Path) -> Store:
     """The store at a path or an fsspec URL, made if it is not there. `open_store(store.where)` opens the same
     one on another machine. InputError if there can be none, StoreError if it does not answer."""
-    try:
-        if as_url(where) is None:
-            return Store(local_folder(where))
-        storage = open_storage(where)
-    except StorageError as error:
-        raise InputError(str(error)) from None
+    if as_url(where) is None:
+        return Store(local_folder(where))
+    storage = open_storage(where)
     return Store(local_folder(where), storage, storage.where, bound=_bound())
 
 
@@ -36,10 +33,7 @@ def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> 
     """The store of a driver, opened by one of its workers, perhaps on another machine. InputError if what
     lies at `where` here is another store: the driver would see nothing of what is kept there. StoreError if
     it does not answer."""
-    try:
-        storage = open_storage(where)
-    except StorageError as error:
-        raise InputError(str(error)) from None
+    storage = open_storage(where)
     try:
         same = shows(storage, driver, patience=patience)
     except OSError as error:

@@ -18,7 +18,8 @@ from typing import Any
 
 import fsspec
 
-from orchestrator.storage.storage import Kept, Storage, StorageError, check_safe, safe
+from orchestrator.storage.storage import Kept, Storage, check_safe, safe
+from trainers.errors import InputError
 from trainers.redaction import redacted
 
 THREADS = 32  # of reads at a time
@@ -39,7 +40,7 @@ class UrlStorage(Storage):
     """
 
     def __init__(self, where: str) -> None:
-        """StorageError for a scheme that nobody knows, or whose library is not installed."""
+        """InputError for a scheme that nobody knows, or whose library is not installed."""
         self.where = where
         self.scheme = where.partition("://")[0]
         try:
@@ -47,9 +48,9 @@ class UrlStorage(Storage):
         except ImportError as error:
             library = LIBRARIES.get(self.scheme)
             hint = f"pip install {library}" if library else "install the one that is named there"
-            raise StorageError(f"{where} needs a library that is not installed ({error}): {hint}") from None
+            raise InputError(f"{where} needs a library that is not installed ({error}): {hint}") from None
         except ValueError as error:
-            raise StorageError(f"{where} cannot be opened: {error}") from None
+            raise InputError(f"{where} cannot be opened: {error}") from None
         self.root = root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:

@@ -14,7 +14,6 @@ from orchestrator.planning.spec import SweepSpec
 from orchestrator.report import lines
 from orchestrator.report.claims import Verdict
 from orchestrator.report.comparison import compare, pair
-from orchestrator.report.error import ReportError
 from poisons import Store
 from tests.orchestrator.report.test_report import GRID, METRICS, status, table
 from tests.orchestrator.sweeps import plan_of, tiny
@@ -184,12 +183,12 @@ def test_pairs_are_read_with_commas_in_labels(store: Store) -> None:
     assert pair("a,a,b", commas) == ("a", "a,b")
     assert pair("a,b,c d", commas) == ("a,b", "c d")
     with pytest.raises(
-        ReportError, match=r"no column 'osp'; did you mean 'ops'; there is column 'clean', 'ops'"
+        InputError, match=r"no column 'osp'; did you mean 'ops'; there is column 'clean', 'ops'"
     ):
         pair("clean,osp", found)
-    with pytest.raises(ReportError, match="is one column; write two"):
+    with pytest.raises(InputError, match="is one column; write two"):
         pair("clean", found)
-    with pytest.raises(ReportError, match="on both sides"):
+    with pytest.raises(InputError, match="on both sides"):
         compare(found, "ops", "ops")
 
 

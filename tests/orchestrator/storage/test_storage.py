@@ -18,13 +18,13 @@ from orchestrator.storage.process import this_process
 from orchestrator.storage.storage import (
     FolderStorage,
     Storage,
-    StorageError,
     as_url,
     local_folder,
     open_storage,
 )
 from tests import s3
 from tests.test_fences import loaded
+from trainers.errors import InputError
 
 
 @pytest.fixture(params=["folder", "memory", "s3", "a part of a bucket"])
@@ -199,7 +199,7 @@ def test_many_are_read_at_once(storage: Storage) -> None:
     ],
 )
 def test_a_place_that_cannot_be_is_told(where: str, message: str) -> None:
-    with pytest.raises(StorageError, match=message):
+    with pytest.raises(InputError, match=message):
         open_storage(where)
 
 
@@ -208,7 +208,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # what Python does for a package that is not there
     fsspec.registry.get("gs")
-    with pytest.raises(StorageError, match="pip install gcsfs"):
+    with pytest.raises(InputError, match="pip install gcsfs"):
         open_storage("gs://bucket")
 
 
