@@ -80,6 +80,29 @@ def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: 
     assert warnings == []
 
 
+@pytest.mark.parametrize("lost", ["the first epoch", "an epoch between"])
+def test_epochs_that_were_lost_on_their_way_come_with_the_record(lost: str, store: Store) -> None:
+    """A worker does not repeat what it reported: the machine in between may have died, or its cable be out."""
+    sweep = tiny(grid={"seed": [0]})
+    sweep["base"]["train"] = {**sweep["base"]["train"], "epochs": 4}
+    tracker = Tracker(default_uri(store.root), plan_of(sweep, store), store)
+    (task,) = tracker.plan.tasks
+    record = run_trial(task.trial, store, device=CPU)
+    arrived = record["history"][1:2] if lost == "the first epoch" else record["history"][:1]
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.trial_progress(task, arrived)
+    wait_until(lambda: runs(tracker) and epochs(tracker, runs(tracker)[0], "train/loss"))
+    watcher.trial_progress(task, record["history"][3:])
+    wait_until(lambda: len(epochs(tracker, runs(tracker)[0], "train/loss")) == 2)
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert run.info.status == "FINISHED"
+    assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
+    assert tracker.sync() == 0
+
+
 def test_a_short_trial_is_sent_in_one_go(tracker: Tracker, task: Task, record: Record) -> None:
     watcher = live(tracker, [], every=60)
     watcher.trial_started(task)
