@@ -1,8 +1,8 @@
-"""Which machines of a cluster fail, so that none of them eats all trials: who fails fast is free first.
+"""The health of a cluster's machines. Without it a broken machine would fail trial after trial, since it is
+free again first.
 
-A trial is not given again to a machine where it failed, while there are others. A machine where several
-trials failed one after the other, and none ended well between, rests for a while, and longer the next time.
-Knows no ray.
+A trial is not given to a machine where it failed while there are others. A machine where several different
+trials failed in a row is not used for a while, and for longer the next time. Imports no ray.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-ROW = 3  # trials that fail on a machine one after the other: it is the machine
+ROW = 3  # failures of different trials in a row that are blamed on the machine
 REST_SECONDS, LONGEST_REST = 10.0, 120.0
-AVOID_SECONDS = 600.0  # that a trial waits, at most, for another machine than the one where it failed
+AVOID_SECONDS = 600.0  # for which a trial avoids a machine where it failed
 
 
 @dataclass
 class Health:
-    """What is known of one machine."""
+    """What is known about one machine."""
 
-    row: set[str] = field(default_factory=set)  # keys of trials that failed since one ended well
-    rest: float = 0.0  # seconds of its last rest
+    row: set[str] = field(default_factory=set)  # keys of trials that failed since the last success
+    rest: float = 0.0  # length of its last rest, in seconds
     until: float = 0.0  # when that ends
     failed: dict[str, float] = field(default_factory=dict)  # when each trial failed here last
 
@@ -34,7 +34,7 @@ class Nodes:
         self._known: dict[str, Health] = {}
 
     def failed(self, node: str, key: str) -> None:
-        """A trial failed there by a fault of the machine."""
+        """A trial failed there with a machine fault."""
         health, now = self._known.setdefault(node, Health()), self.now()
         health.failed[key] = now
         health.row.add(key)
@@ -43,7 +43,7 @@ class Nodes:
             health.until = now + health.rest
 
     def worked(self, node: str) -> None:
-        """A trial ended well there."""
+        """A trial succeeded there."""
         if (health := self._known.get(node)) is not None:
             health.row, health.rest, health.until = set(), 0.0, 0.0
 
@@ -52,11 +52,11 @@ class Nodes:
 
     @property
     def resting(self) -> int:
-        """How many rest just now."""
+        """How many machines are resting."""
         return sum(map(self.rests, self._known))
 
     def barred(self, node: str, others: Iterable[str]) -> set[str]:
-        """Keys of the trials that should rather run on one of the `others`, where they have not failed."""
+        """Keys of trials that failed there recently, and have not failed on all of the `others`."""
         if node not in self._known:
             return set()
         mine = self._failed_lately(node)

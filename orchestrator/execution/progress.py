@@ -1,4 +1,5 @@
-"""What a driver knows while a sweep runs: what is built, what can start, what has ended. Knows no ray."""
+"""The state of a running sweep in its driver: what is built, what can start, what has ended. Imports no
+ray."""
 
 from __future__ import annotations
 
@@ -27,12 +28,12 @@ from orchestrator.storage.records import DriverState, Record, RunningTrial
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
 
-LOOK_SECONDS = 2.0  # between two looks at what another driver does
+POLL_SECONDS = 2.0  # between two checks of a trial that another driver runs
 
 
 @dataclass
 class Attempt:
-    """A trial given out to be run, with so much of a GPU."""
+    """A trial that a worker was given to run, with a share of a GPU."""
 
     number: int
     task: Task
@@ -54,10 +55,12 @@ class Attempt:
 
 
 class Progress:
-    """The state of one run of a plan. All calls come from one thread; the observer hears of every change.
+    """The state of one run of a plan. All calls come from one thread; the observer is notified of each
+    change.
 
-    A trial is in one place at a time: blocked by data sets that are not built, ready, paused after a fault of
-    a machine, elsewhere (another driver holds its lease), live, or settled.
+    A trial is in exactly one state: blocked by data sets that are not built, unmeasured (its GPU share is not
+    known yet), ready, paused after a machine fault, elsewhere (another driver holds its lease), live, or
+    settled.
     """
 
     def __init__(
@@ -70,8 +73,9 @@ class Progress:
         seconds: Mapping[str, float] | None = None,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`seconds` is how long each missing trial takes, by key: long ones are given out first, and the data
-        sets that most work waits for are built first (default: all alike, so the plan's order holds)."""
+        """`seconds` maps the key of each missing trial to its expected duration: long trials start first, and
+        the data sets that most work waits for are built first. By default all durations are equal, which
+        keeps the order of the plan."""
         self.plan, self.store, self.observer, self.leases, self.now = plan, store, observer, leases, now
         self.shares = Shares.fixed(0.0)
         self.ledger = Ledger(store.where)
@@ -84,36 +88,36 @@ class Progress:
         self.parents = {name: {parent.name for parent in spec.parents} for name, spec in self.data.items()}
         self.unbuilt = {name: spec for name, spec in self.data.items() if name not in plan.ready}
         self.built = set(plan.ready)
-        self.broken: dict[str, Fault] = {}  # data sets that cannot be built, and why
+        self.broken: dict[str, Fault] = {}  # data sets that cannot be built, and the reason
         self.blocked: dict[str, Task] = {}
         self.unmeasured: dict[str, Task] = {}  # their share of a GPU is not known yet
         self.ready = Ready()
         self.paused: list[tuple[float, str]] = []
-        self.elsewhere: dict[str, float] = {}  # key -> when to look again
+        self.elsewhere: dict[str, float] = {}  # key -> when to check again
         self.live: dict[int, Attempt] = {}
         self.done = 0
         self.failed: list[str] = []
         self.stopped: list[str] = []
         self.faults: Counter[str] = Counter()  # by kind
-        self.died: Counter[str] = Counter()  # faults of machines since it got any further, by key
-        self.furthest: dict[str, float] = {}  # the last epoch that was ever heard of, by key
+        self.died: Counter[str] = Counter()  # machine faults since the trial last made progress, by key
+        self.furthest: dict[str, float] = {}  # the last epoch that was ever reported, by key
         self.tries: Counter[str] = Counter()  # faults of the trial itself, by key
         self.leased: set[str] = set()
-        self.mistake: str | None = None  # a fault of the sweep's author
-        self.ahead = 2  # how many trials a search that goes by results should have on the way
-        self.search_failed = False  # the search could not be asked
+        self.mistake: str | None = None  # an error in the sweep itself, which ends it
+        self.ahead = 2  # how many trials an adaptive search keeps in flight
+        self.search_failed = False  # storage did not answer when the search was asked
         self.outage = Outage(now)
         self._numbers = itertools.count(1)
 
     def begin(self, shares: Shares) -> None:
-        """Take up the first trials; `shares` says how much of a GPU each gets."""
+        """Queue the first trials. `shares` gives each its share of a GPU."""
         self.shares = shares
         self.fill()
 
     # -- data sets
 
     def buildable(self) -> list[DataSpec]:
-        """Data sets that trials wait for, or their parents, and whose own parents are there; those that most
+        """Data sets that trials wait for, and their ancestors, whose own parents are built. Those that most
         work waits for come first."""
         needed = {name for task in self.blocked.values() for name in task.needs}
         for spec in reversed(self.plan.data):  # children before parents
@@ -131,8 +135,8 @@ class Progress:
             self._place(task)
 
     def data_failed(self, spec: DataSpec, fault: Fault) -> None:
-        """A data set cannot be built, nor what is made from it; trials that need any of these have failed. If
-        these are all of the sweep, by its author's fault, the sweep has."""
+        """A data set cannot be built, and so nothing that is made from it; trials that need any of these
+        fail. If it is a `config` fault and every trial of the sweep needs the data set, the sweep fails."""
         self.unbuilt.pop(spec.name, None)
         if fault.kind == "config" and all(spec.name in self._reads(task) for task in self.plan.tasks):
             self.mistake = f"{spec.name}: {fault.error}"
@@ -140,14 +144,14 @@ class Progress:
         self.broken[spec.name] = fault
         self.observer.data_failed(spec, fault.error)
         for child in [child for child in self.unbuilt if spec.name in self.parents[child]]:
-            if child in self.unbuilt:  # it may have gone already, with a parent of its own that went
+            if child in self.unbuilt:  # it may have been removed with another of its parents
                 self.data_failed(self.unbuilt[child], fault)
         for task in [task for task in self.blocked.values() if spec.name in task.needs]:
             del self.blocked[task.key]
             self._give_up(task, fault)
 
     def _reads(self, task: Task) -> set[str]:
-        """The data sets that a trial needs, and what those are made from."""
+        """The data sets that a trial needs, and their ancestors."""
         needed, found = list(task.needs), set[str]()
         while needed:
             found.add(name := needed.pop())
@@ -157,10 +161,10 @@ class Progress:
     # -- trials that can start
 
     def fill(self) -> None:
-        """Take up the trials that the search wants to see next."""
+        """Queue the trials that the search proposes next."""
         try:
             asked = self.search.ask(self.ahead)
-        except OSError as error:  # the storage is full, or away: it may come back
+        except OSError as error:  # storage is full or unreachable, perhaps only for a while
             self.unanswered(error)
             self.search_failed = True
             return
@@ -169,36 +173,35 @@ class Progress:
             self._place(task)
 
     def offer(self, share: float, barred: Collection[str] = ()) -> Attempt | None:
-        """Give out the first trial that can start with that share of a GPU and is not `barred`, if there is
-        one.
+        """The first trial that can start with that share of a GPU and is not `barred`, or None.
 
-        Its lease is taken here. What turns out to be done, or to be done elsewhere, is put in its place.
+        Its lease is taken here. A trial that turns out to be done, or to run elsewhere, changes its state.
         """
         while self.free_places and (key := self.ready.take(share, barred)) is not None:
             task = self.tasks[key]
-            if self.shares.of(task) != share:  # its like ran out of memory meanwhile
+            if self.shares.of(task) != share:  # a trial of the same shape ran out of memory meanwhile
                 self._place(task)
             elif self._mine(task):
                 return self._start(task, share)
         return None
 
     def wants(self) -> Counter[float]:
-        """How many trials could start now, by the share of a GPU that they want."""
+        """The number of trials that could start now, by the share of a GPU that they need."""
         return Counter({s: int(min(self.ready.count(s), self.free_places)) for s in self.ready.shares})
 
     def waiting(self, share: float) -> Iterator[float]:
-        """How long the trials take, in seconds, that could start now with that share, in their order."""
+        """Expected durations (seconds) of the trials that could start now with that share, in their order."""
         return (
             (self.seconds.get(key, 1.0) for key in self.ready.keys(share)) if self.free_places else iter(())
         )
 
     @property
     def free_places(self) -> float:
-        """How many more trials may run at a time."""
+        """How many more trials may run at the same time."""
         return max(0, (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live))
 
     def poll(self) -> None:
-        """Have what has waited long enough tried again; call this now and then."""
+        """Retry what has waited long enough. To be called every few seconds."""
         if self.search_failed:
             self.fill()
         if self.paused and self.paused[0][0] <= self.now():
@@ -212,7 +215,8 @@ class Progress:
                 self._place(task)
 
     def _resume(self) -> None:
-        """Place what has paused long enough. If it lacked memory, those like it want more as well."""
+        """Requeue trials whose pause is over. If one lacked memory, trials of the same shape need more
+        too."""
         while self.paused and self.paused[0][0] <= self.now():
             self._place(self.tasks[heapq.heappop(self.paused)[1]])
         self.ready.sort_out(lambda key: self.shares.of(self.tasks[key]) or 0.0)
@@ -220,7 +224,7 @@ class Progress:
     # -- trials that run
 
     def reported(self, number: int, rows: list[Metrics]) -> bool:
-        """A trial tells of its epochs. Whether it is to end here, because a scheduler gave it up."""
+        """A trial reported epochs. Returns whether the scheduler prunes it now."""
         attempt = self.live.get(number)
         if attempt is None or not rows:
             return False
@@ -232,7 +236,8 @@ class Progress:
         return any([self.pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
 
     def ended(self, number: int, record: Record) -> None:
-        """A trial has its result; the ledger has it too, if its worker knows it by the same key."""
+        """A trial has its result, which the ledger also has, unless the worker computed another key for
+        it."""
         if (attempt := self.live.get(number)) is None:
             return
         if record.get("key") != attempt.task.key:
@@ -243,20 +248,20 @@ class Progress:
         self._settle(attempt.task, record)
 
     def attempt_pruned(self, number: int) -> None:
-        """A trial ended where the scheduler told it to."""
+        """A trial ended because the scheduler pruned it."""
         if (attempt := self.live.pop(number, None)) is None:
             return
         task = attempt.task
-        told = {"sweep": self.plan.sweep.name, **self.pruner.verdict(task, attempt.row)}
+        record = {"sweep": self.plan.sweep.name, **self.pruner.verdict(task, attempt.row)}
         try:
-            self.ledger.stop(task.key, told)
-        except OSError as error:  # it cannot be said: it goes on from its checkpoint, and is judged again
-            self._again(task, Fault("machine", str(error)), "after a pause", LOOK_SECONDS)
+            self.ledger.stop(task.key, record)
+        except OSError as error:  # not recorded: it resumes from its checkpoint, and is judged again
+            self._again(task, Fault("machine", str(error)), "after a pause", POLL_SECONDS)
             return
-        self._stop(task, told)
+        self._stop(task, record)
 
     def attempt_failed(self, number: int, fault: Fault) -> None:
-        """An attempt failed: the trial is tried again, or given up, or the whole sweep is."""
+        """An attempt failed: retry the trial, give it up, or stop the sweep."""
         if (attempt := self.live.pop(number, None)) is None:
             return
         task, run = attempt.task, self.plan.sweep.run
@@ -277,7 +282,7 @@ class Progress:
             self._again(task, fault, "once more", 0.0) if again else self._give_up(task, fault)
 
     def abandon(self) -> None:
-        """The sweep ends: what ran is free for others, and no lease stays that nobody needs."""
+        """The sweep ends: release the leases of running trials, and remove those of finished work."""
         for attempt in self.live.values():
             self._release(attempt.task, done=False)
         self.live.clear()
@@ -285,7 +290,7 @@ class Progress:
             self.leases.tidy(self._over)
 
     def _over(self, lease: str) -> bool:
-        """Whether the work of a lease of this sweep is done."""
+        """Whether the work that a lease of this sweep stands for is done."""
         if lease in self.tasks:
             return self.ledger.looked(lease, self.tasks[lease].look_keys) is not None
         key = lease.removeprefix("data-")
@@ -293,12 +298,12 @@ class Progress:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left that could happen."""
+        """Whether no trial is in any state but settled."""
         places = (self.blocked, self.unmeasured, self.ready, self.paused, self.elsewhere, self.live)
         return not any(places) and not self.search_failed
 
     def unanswered(self, error: OSError) -> None:
-        """The store did not do what this driver needs of it, who will ask again."""
+        """Storage failed at something that this driver will try again."""
         if self.outage.begins(error):
             self.observer.store_silent(str(error))
 
@@ -317,10 +322,10 @@ class Progress:
             "silent": self.outage.word,
         }
 
-    # -- how a trial goes from place to place
+    # -- how a trial changes its state
 
     def _place(self, task: Task) -> None:
-        """Put a trial where it belongs now."""
+        """Give a trial the state that it belongs in now."""
         if bad := next((name for name in task.needs if name in self.broken), None):
             self._give_up(task, self.broken[bad])
         elif not self.built.issuperset(task.needs):
@@ -331,7 +336,7 @@ class Progress:
             self.ready.add(task.key, self.rank.get(task.key, len(self.rank)), share)
 
     def _look_elsewhere(self, task: Task) -> None:
-        """See what has become of a trial that another driver had: no worker need wait for that."""
+        """Check a trial that another driver held. No worker waits for that."""
         try:
             if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
                 return self._settle(task, record)
@@ -339,13 +344,13 @@ class Progress:
                 return self._place(task)
         except OSError as error:  # the storage is away: it may come back
             self.unanswered(error)
-        self.elsewhere[task.key] = self.now() + LOOK_SECONDS
+        self.elsewhere[task.key] = self.now() + POLL_SECONDS
 
     def _mine(self, task: Task) -> bool:
-        """Take the lease of a trial; False if another driver has it, or had it and has ended the trial."""
+        """Take the lease of a trial. False if another driver holds it, or has ended the trial."""
         try:
             if not self.leases.take(task.key):
-                self.elsewhere[task.key] = self.now() + LOOK_SECONDS
+                self.elsewhere[task.key] = self.now() + POLL_SECONDS
                 return False
             self.leased.add(task.key)
             if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
@@ -354,17 +359,17 @@ class Progress:
                 return False
             if (
                 self.plan.sweep.run.scheduler != "none"
-                and (told := self.ledger.stopped(task.key)) is not None
+                and (stop := self.ledger.stopped(task.key)) is not None
             ):
-                self._stop(task, told)
+                self._stop(task, stop)
                 return False
             failure = self.ledger.failure(task.key)
             if failure is not None and failure.get("kind") == "trial":
                 self._give_up(task, Fault("trial", failure["error"]), write=False)
                 return False
-        except OSError as error:  # the storage is full, or away: it may come back
+        except OSError as error:  # storage is full or unreachable, perhaps only for a while
             self.unanswered(error)
-            heapq.heappush(self.paused, (self.now() + LOOK_SECONDS, task.key))
+            heapq.heappush(self.paused, (self.now() + POLL_SECONDS, task.key))
             return False
         return True
 
@@ -378,12 +383,12 @@ class Progress:
         self.observer.trial_retried(task, f"{how}: {fault.error}")
         heapq.heappush(self.paused, (self.now() + wait, task.key))
 
-    def _stop(self, task: Task, told: Record) -> None:
+    def _stop(self, task: Task, stop: Record) -> None:
         self.stopped.append(task.key)
         self._release(task, done=True)
-        self.pruner.learn(task, told)
-        self.observer.trial_stopped(task, told)
-        self._tell(task, None, told)
+        self.pruner.learn(task, stop)
+        self.observer.trial_stopped(task, stop)
+        self._tell(task, None, stop)
 
     def _settle(self, task: Task, record: Record) -> None:
         self.done += 1
@@ -393,14 +398,14 @@ class Progress:
         self._tell(task, record["metrics"].get(self.plan.sweep.report.metric))
 
     def _give_up(self, task: Task, fault: Fault, *, write: bool = True) -> None:
-        """A trial failed for good; `write` says whether the ledger must be told."""
-        if fault.kind == "memory":  # it was the largest share there is: nobody else need try
+        """A trial failed and is not retried; `write` says whether to record that in the ledger."""
+        if fault.kind == "memory":  # not even a whole GPU was enough: no other driver need try
             fault = replace(fault, kind="trial")
         attempts = self.tries[task.key] + self.died[task.key]
         if write:
-            with suppress(OSError):  # a full disk: then the same command tries it again
-                told = {**fault.to_json(), "attempts": max(1, attempts), "needs": list(task.needs)}
-                self.ledger.fail(task.key, told)
+            with suppress(OSError):  # a full disk: the next run of the command tries it again
+                record = {**fault.to_json(), "attempts": max(1, attempts), "needs": list(task.needs)}
+                self.ledger.fail(task.key, record)
         self.failed.append(task.key)
         self._release(task, done=False)
         self.observer.trial_failed(task, fault.error)
@@ -413,5 +418,5 @@ class Progress:
     def _release(self, task: Task, *, done: bool) -> None:
         if task.key in self.leased:
             self.leased.discard(task.key)
-            with suppress(OSError):  # it stays until this driver has ended, and is then free for any
+            with suppress(OSError):  # it stays until this driver ends, and then any may take it
                 self.leases.release(task.key, done=done)

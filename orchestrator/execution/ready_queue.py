@@ -1,4 +1,4 @@
-"""Trials that can start, by the share of a GPU that they want, those first that are to be given out first."""
+"""A priority queue of the trials that can start, for each share of a GPU."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection, Iterator
 
 
 class Ready:
-    """Keys of trials with their ranks, of which the least comes first. Taking one costs the same however many
-    wait, whatever they want."""
+    """Keys of trials in the order of their ranks, lowest first, for each share of a GPU. Taking one does not
+    take longer if more are waiting."""
 
     def __init__(self) -> None:
         self._waiting: dict[float, list[tuple[int, str]]] = {}  # share -> rank and key, in their order
@@ -18,21 +18,21 @@ class Ready:
 
     @property
     def shares(self) -> list[float]:
-        """The shares that are wanted."""
+        """The shares that waiting trials need."""
         return list(self._waiting)
 
     def count(self, share: float) -> int:
         return len(self._waiting.get(share, ()))
 
     def keys(self, share: float) -> Iterator[str]:
-        """The trials that want this share, in their order."""
+        """The trials that need this share, in their order."""
         return (key for _, key in self._waiting.get(share, ()))
 
     def add(self, key: str, rank: int, share: float) -> None:
         bisect.insort(self._waiting.setdefault(share, []), (rank, key))
 
     def take(self, share: float, barred: Collection[str] = ()) -> str | None:
-        """The first that wants this share and is not `barred`; it waits no longer."""
+        """Remove and return the first trial that needs this share and is not `barred`, or None."""
         waiting = self._waiting.get(share, [])
         at = next((at for at, (_, key) in enumerate(waiting) if key not in barred), None)
         if at is None:
@@ -43,7 +43,7 @@ class Ready:
         return key
 
     def sort_out(self, share_of: Callable[[str], float]) -> None:
-        """Have each trial among those that want what it wants by now."""
+        """Requeue every trial under the share that it needs now."""
         entries = [entry for waiting in self._waiting.values() for entry in waiting]
         self._waiting = {}
         for rank, key in sorted(entries):

@@ -1,4 +1,5 @@
-"""A store that is full, or away for a while, is waited for: what is to be kept there cost hours."""
+"""Retries of storage operations: results that cost hours are not lost because storage is full or
+unreachable."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ Found = TypeVar("Found")
 
 
 def patiently(act: Callable[[], Found], *, of: type[OSError] = OSError) -> Found:
-    """What `act` returns once it raises no error `of` that kind any more; raises the last if it still does
+    """The result of `act`, which is retried while it raises an error `of` that kind. Raises the last error
     after two minutes."""
     for pause in PAUSES:
         try:

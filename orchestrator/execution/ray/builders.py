@@ -14,7 +14,7 @@ from ray.util.queue import Queue
 from orchestrator.estimates.capacity import Claim
 from orchestrator.execution.faults import Fault, fault, killed_for_memory, pause
 from orchestrator.execution.pressure import Pressure
-from orchestrator.execution.progress import LOOK_SECONDS, Progress
+from orchestrator.execution.progress import POLL_SECONDS, Progress
 from orchestrator.execution.ray.build import start_build, with_gpu
 from orchestrator.execution.ray.connect import Cluster, cause
 from orchestrator.storage.records import DataSetAtWork
@@ -106,7 +106,7 @@ class Builders:
                 return False
         except OSError as error:  # the storage is full, or away: it may come back
             self.progress.unanswered(error)
-        self.later[spec.name] = self.progress.now() + LOOK_SECONDS
+        self.later[spec.name] = self.progress.now() + POLL_SECONDS
         return False
 
     def _release(self, spec: DataSpec, *, done: bool) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.faults import Fault, pause
-from orchestrator.execution.progress import LOOK_SECONDS, Attempt, Progress
+from orchestrator.execution.progress import POLL_SECONDS, Attempt, Progress
 from orchestrator.monitoring.observer import Observer, Observers
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
@@ -288,13 +288,13 @@ def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> Non
         attempt = offered(theirs)
         assert offered(ours).task.point.name == "seed=1"
         assert ours.to_json()["elsewhere"] == 1
-        clock.time += LOOK_SECONDS + 0.1
+        clock.time += POLL_SECONDS + 0.1
         ours.poll()
         assert ours.wants() == {}, "nothing that a worker could do"
         assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)
-        clock.time += LOOK_SECONDS + 0.1
+        clock.time += POLL_SECONDS + 0.1
         ours.poll()
     assert told.heard == [("seed=0", "done")]
     assert ours.done == 1
@@ -329,7 +329,7 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
         patch.setattr(progress.leases, "take", full)
         for _ in range(3):
             assert progress.offer(0.0) is None
-            clock.time += LOOK_SECONDS + 0.1
+            clock.time += POLL_SECONDS + 0.1
             progress.poll()
         assert not progress.finished
     assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
