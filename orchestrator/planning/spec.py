@@ -49,7 +49,7 @@ class RunSpec(Spec):
     checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
     keep: Literal["auto", "weights", "none"] = "auto"  # whose weights: of small networks, all, or none
     keep_gb: PositiveFloat = KEEP_GB  # of weights that `keep: auto` keeps, over all trials of the sweep
-    max_points: PositiveInt = 20_000  # of the grid: beyond lies a mistake, until told otherwise
+    max_points: PositiveInt = 20_000  # of the grid; a larger one is taken for a mistake unless this is raised
 
     def with_kept_weights(self, *, keep: bool) -> RunSpec:
         """The same for one trial, of which it is decided whether its weights are kept."""

@@ -32,7 +32,7 @@ PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
 
 
 class UnsafeNameError(ValueError):
-    """A name that could lie outside the storage: nothing is read, written or removed there."""
+    """A name that could lie outside the storage location. Nothing is read, written or removed there."""
 
 
 def safe(name: str) -> bool:
@@ -52,8 +52,8 @@ def check_safe(name: str) -> str:
 
 @dataclass(frozen=True)
 class Kept:
-    """A file in storage: its size, and when it was written (seconds since 1970, by the storage's own
-    clock), or None if nobody knows."""
+    """A file in storage: its size, and when it was written (seconds since 1970 by the clock of the storage),
+    or None if that is unknown."""
 
     bytes: int
     changed: float | None
@@ -62,76 +62,76 @@ class Kept:
 class Storage(ABC):
     """Bytes by name, such as `trials/<key>/result.json`. All methods may be called from any thread.
 
-    Every method raises OSError if the storage does not answer, or is full, and UnsafeNameError for a name
-    that could lie outside it. What is listed has only safe names: others are nobody's.
+    Every method raises OSError if storage does not answer or is full, and UnsafeNameError for a name that
+    could lie outside it. Listings contain safe names only; other files are ignored.
     """
 
     where: str  # what `open_storage` takes to open it again, on any machine that can reach it
 
     @property
     def shown(self) -> str:
-        """`where` as it may be shown: without credentials."""
+        """`where` without credentials, as it may be displayed."""
         return redacted(self.where)
 
     @abstractmethod
     def read(self, name: str) -> bytes | None:
-        """The bytes of `name`, of a folder's file at most LARGEST; None if there is no ordinary file of that
-        name."""
+        """The content of `name`, in a folder at most LARGEST bytes of it; None if there is no regular file of
+        that name."""
 
     @abstractmethod
     def write(self, name: str, data: bytes) -> None:
-        """Have `name` hold `data`, whole or not at all; what was there is replaced."""
+        """Write `data` to `name` atomically, replacing what was there."""
 
     @abstractmethod
     def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
-        """Like `write`, but False, and nothing is changed, if there is something of that name. Of several who
-        try at once, one succeeds. What is not `lasting` may be empty, or gone, once a machine has lost its
-        power, and costs no wait for the disk."""
+        """Like `write`, but returns False and changes nothing if `name` exists. If several try at once,
+        exactly one succeeds. A file that is not `lasting` may be empty or gone after a power cut; writing it
+        does not wait for the disk."""
 
     def publish(self, name: str, data: bytes) -> bool:
-        """Like `create`, and it stays after a power cut."""
+        """Like `create`; the file survives a power cut."""
         return self.create(name, data)
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Have nothing of that name; harmless if there was nothing."""
+        """Remove a file. Idempotent."""
 
     @abstractmethod
     def move(self, name: str, to: str) -> None:
-        """Have what `name` holds under another name; harmless if there is nothing of that name."""
+        """Rename a file or folder. Does nothing if it does not exist."""
 
     @abstractmethod
     def names(self, folder: str) -> list[str]:
-        """What lies directly in a folder, by the last part of its name; [] if there is no such folder."""
+        """The last parts of the names of all entries of a folder; [] if there is no such folder."""
 
     @abstractmethod
     def holders(self, folder: str, name: str) -> set[str]:
-        """The folders directly in `folder` that hold something called `name`, by their last part."""
+        """The subfolders of `folder` that contain a file called `name`, by the last part of their names."""
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, Kept]:
-        """All that lies in a folder, at any depth, by its name within the folder."""
+        """All files in a folder, at any depth, by their names relative to it."""
 
     @abstractmethod
     def upload(self, file: Path, name: str) -> None:
-        """Like `write` with the bytes of a file, which may be larger than the memory."""
+        """Like `write` with the content of a local file, which need not fit into memory."""
 
     @abstractmethod
     def download(self, name: str, file: Path) -> bool:
-        """Have the bytes of `name` in a file; False if there is nothing of that name."""
+        """Copy `name` to a local file; False if it does not exist."""
 
     @abstractmethod
     def remove_all(self, name: str) -> bool:
-        """Have nothing of that name, nor in a folder of that name, whose `record.json` goes first: what is
-        being removed is not taken for whole. False if there was nothing."""
+        """Remove a file, or a folder with all of its files. `record.json` is removed first, so that a folder
+        that is being removed does not look complete. False if there was nothing."""
 
     @abstractmethod
     def tidy(self) -> None:
-        """Remove what processes that were killed had begun to write."""
+        """Remove temporary files of processes that were killed."""
 
     def now(self) -> float:
-        """What time it is by the clock that `Kept.changed` goes by, which is not this machine's: it may be a
-        server's, and this machine's may jump. Writes a file, and removes it."""
+        """The time by the clock of `Kept.changed`, which may be a server's and differ from this machine's.
+        Writes a file, and removes it."""
         mark = f"{this_process()}.{secrets.token_hex(8)}.tmp"
         self.write(f"tmp/{mark}", b"now")
         try:
@@ -141,12 +141,12 @@ class Storage(ABC):
         return time.time() if changed is None else changed
 
     def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
-        """What `read` says of each name."""
+        """`read` for several names."""
         return {name: self.read(name) for name in names}
 
 
 class FolderStorage(Storage):
-    """A folder, on this machine's disk or on one that machines share."""
+    """A folder on a local or a shared disk."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
@@ -158,7 +158,7 @@ class FolderStorage(Storage):
 
     @contextmanager
     def open(self, name: str) -> Iterator[BufferedReader | None]:
-        """A file, to be read piece by piece; None if there is no ordinary file of that name."""
+        """A regular file, opened for reading, or None if there is none of that name."""
         if (file := open_regular(self._path(name))) is None:
             yield None
             return
@@ -259,7 +259,7 @@ class FolderStorage(Storage):
         return self.root / check_safe(name)
 
     def _prepared(self, name: str, data: bytes, *, flush: bool = True) -> tuple[Path, Path]:
-        """Where `name` goes, and a file of the same file system that holds `data`."""
+        """The path of `name`, and a temporary file in the same file system that contains `data`."""
         temporary = self._aside(name)
         try:
             with temporary.open("wb") as file:
@@ -273,7 +273,7 @@ class FolderStorage(Storage):
         return self._path(name), temporary
 
     def _aside(self, name: str) -> Path:
-        """Where to write what becomes `name`; its folder is there. The file tells who wrote it."""
+        """A temporary path for `name`, whose folder is made. The file name identifies the process."""
         for folder in (self._path(name).parent, self.root / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
         return self.root / "tmp" / f"{this_process()}.{secrets.token_hex(8)}.tmp"
@@ -281,10 +281,10 @@ class FolderStorage(Storage):
 
 def open_storage(where: str | Path) -> Storage:
     """The storage at a path, or at any fsspec URL: `s3://bucket/prefix`, `gs://...`, `file:///...`.
-    InputError if there can be none."""
+    InputError if it cannot be used."""
     if (url := as_url(where)) is None:
         return FolderStorage(local_folder(where))
-    from orchestrator.storage.url_storage import UrlStorage  # or whoever has a folder would wait for fsspec
+    from orchestrator.storage.url_storage import UrlStorage  # imports fsspec, which a folder does not need
 
     return UrlStorage(url)
 

@@ -1,9 +1,9 @@
-"""Where workers and the driver leave messages for each other: an actor that may die at any time.
+"""The mailbox through which workers and the driver exchange messages: an actor that may die at any time.
 
-A worker asks for a trial, saying which attempt it has ended last and how; the driver answers with another
-only when it has heard that. So whatever is lost with the actor is said again: a worker whose question goes
-unanswered asks anew, and a driver that is asked by a worker which has not ended what it was given gives the
-same once more.
+A worker asks for a trial, and reports with its question which attempt it ended last, and how. The driver
+answers only after it has received that. So messages that are lost with the actor are sent again: a worker
+repeats a question that is not answered, and the driver repeats an order for a worker that asks without having
+ended it. Epochs that a worker reports on the way are sent once, and can be lost.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-ASK_SECONDS = 10.0  # a question is answered within this time, if only with "not yet"
+ASK_SECONDS = 10.0  # within which a question is answered, if only with "not yet"
 PATIENCE = 300.0  # how long a worker tries to reach a mailbox that does not answer
 Message = dict[str, Any]
 Answers = dict[str, Message]
 
 
 class Mailbox:
-    """Messages from workers, in a list until the driver takes them; answers for workers, one each."""
+    """Messages from workers, kept until the driver takes them, and one answer for each worker."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -48,13 +48,13 @@ class Mailbox:
             return self.answers.pop(worker)
 
     async def say(self, attempt: int, rows: list[Message]) -> bool:
-        """A worker's news of an attempt; whether the driver wants the attempt to end."""
+        """A worker reports epochs of an attempt. Returns whether the driver wants the attempt to end."""
         self.messages.append({"attempt": attempt, "rows": rows})
         self.news.set()
         return attempt in self.ends
 
     async def hear(self, seconds: float) -> list[Message]:
-        """All messages since the last call; waits so long for one."""
+        """All messages since the last call; waits up to `seconds` for the first."""
         try:
             await asyncio.wait_for(self.news.wait(), timeout=seconds)
         except TimeoutError:
@@ -64,7 +64,7 @@ class Mailbox:
         return heard
 
     async def answer(self, answers: Answers, ends: set[int]) -> None:
-        """Answers by worker, and attempts that are to end."""
+        """Leave answers for workers, and the numbers of attempts that are to end."""
         async with self.answered:
             self.answers.update(answers)
             self.ends |= ends
@@ -72,27 +72,27 @@ class Mailbox:
 
 
 def start_mailbox() -> ActorHandle:
-    """A mailbox beside the driver."""
+    """Start a mailbox on the node of the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy=here)
     return actor(Mailbox).remote()
 
 
 class Line:
-    """A worker's end of it."""
+    """The mailbox, as a worker uses it."""
 
-    def __init__(self, mailbox: ActorHandle, told: Message) -> None:
-        """`told` says who asks, with each question; on which GPU that is, is added."""
-        self.mailbox, self.told = mailbox, {**told, "card": _card()}
+    def __init__(self, mailbox: ActorHandle, worker: Message) -> None:
+        """`worker` identifies the worker in each question; its GPU is added."""
+        self.mailbox, self.worker = mailbox, {**worker, "card": _card()}
         self._said: ray.ObjectRef | None = None
 
     def ask(self, ended: Message | None) -> Message | None:
-        """The next thing to do, now that `ended` is; None if the mailbox is out of reach for good."""
+        """The next order, now that an attempt has `ended`; None if the mailbox stays unreachable."""
         last = time.monotonic()
         while time.monotonic() - last < PATIENCE:
             try:
                 answer = ray.get(
-                    self.mailbox.ask.remote({**self.told, "ended": ended}), timeout=3 * ASK_SECONDS
+                    self.mailbox.ask.remote({**self.worker, "ended": ended}), timeout=3 * ASK_SECONDS
                 )
                 last = time.monotonic()
             except (RayError, GetTimeoutError):
@@ -103,7 +103,8 @@ class Line:
         return None
 
     def say(self, attempt: int, rows: list[Message]) -> bool:
-        """Send news without waiting; True if the answer to some earlier news was to end the attempt."""
+        """Report epochs without waiting. True if an earlier report was answered with the end of the
+        attempt."""
         end = False
         if self._said is not None:
             ready, _ = ray.wait([self._said], timeout=0)
@@ -116,6 +117,6 @@ class Line:
 
 
 def _card() -> str:
-    """The GPUs of this worker, told apart from those of other machines; "" if it has none."""
+    """An id of the GPUs of this worker that is unique in the cluster; "" if it has none."""
     cards = ",".join(map(str, ray.get_gpu_ids()))
     return f"{ray.get_runtime_context().get_node_id()}:{cards}" if cards else ""

@@ -40,13 +40,12 @@ Work = Callable[..., Record]  # orchestrator.execution.trial.run_trial, or what 
 
 
 class Stopped(BaseException):
-    """Passes through a training to end it."""
+    """Raised inside a training to end it."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What all workers of a sweep are given: the mailbox, the store, whose it is, how trials are run and by
-    what."""
+    """What all workers of a sweep share: the mailbox, the store and its driver, and how trials are run."""
 
     mailbox: ActorHandle
     store: str
@@ -56,7 +55,7 @@ class Shared:
 
 
 def worker(config: dict[str, Any], shared: Shared) -> None:
-    """Ask for trials and run them, until there are none."""
+    """Ask for trials and run them until the driver has no more."""
     share = float(config["share"])
     node = ray.get_runtime_context().get_node_id()
     who = {"worker": secrets.token_hex(8), "number": config["number"], "share": share, "node": node}
@@ -66,7 +65,7 @@ def worker(config: dict[str, Any], shared: Shared) -> None:
     while (order := line.ask(ended)) is not None and "trial" in order:
         ended = desk.carry_out(order)
         if ended.get("poisoned"):
-            line.ask(ended)  # it is told; what comes next is not for this process
+            line.ask(ended)  # reported; another process takes the next order
             os._exit(1)
 
 
@@ -89,11 +88,13 @@ class Desk:
     def device(self) -> torch.device:
         device = device_of(gpu=self.share > 0)
         if device.type == "cuda" and self.share < 1:
-            torch.cuda.set_per_process_memory_fraction(self.share)  # who takes too much harms only himself
+            torch.cuda.set_per_process_memory_fraction(
+                self.share
+            )  # running out of its share fails this trial only
         return device
 
     def carry_out(self, order: Message) -> Message:
-        """Run the trial of an order; how it ended."""
+        """Run the trial of an order. Returns how it ended."""
         number = order["attempt"]
         report = _Reporter(self.line, number)
         try:
@@ -108,16 +109,16 @@ class Desk:
             record = self.shared.work(trial, store, **told)
         except Stopped:
             return {"attempt": number, "stopped": True, "rows": report.rows}
-        except Exception as error:  # noqa: BLE001  (whatever a trial raises is its outcome)
+        except Exception as error:  # noqa: BLE001  (any exception is the outcome of the trial)
             found = fault(error)
             return {"attempt": number, "fault": found.to_json(), "poisoned": found.poisoned}
         finally:
             if torch.cuda.is_initialized():
-                torch.cuda.empty_cache()  # others may share the card
+                torch.cuda.empty_cache()  # other processes may share the GPU
         return {"attempt": number, "record": record}
 
     def images(self, spec: DataSpec) -> Images:
-        """An open data set; it is opened, or built, if it is not."""
+        """A data set, kept open. It is opened if need be, and built if it is missing."""
         if spec.name not in self.open:
             self.open[spec.name] = self.store.ensure(spec, CraftContext(device=self.device))
         self.open.move_to_end(spec.name)
@@ -127,7 +128,7 @@ class Desk:
 
 
 class _Reporter:
-    """Sends a trial's epochs in batches; raises Stopped where the driver wants the trial to end."""
+    """Reports a trial's epochs in batches. Raises Stopped when the driver wants the trial to end."""
 
     def __init__(self, line: Line, attempt: int) -> None:
         self.line, self.attempt = line, attempt
