@@ -1,4 +1,4 @@
-"""The axes of a grid: how their values are called, and what is mistaken for an axis."""
+"""The axes of a grid: the labels of their values, and errors for what is no axis."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ NO_AXES = {  # what stands at the top of a sweep file
 
 
 def label(value: Any) -> str:
-    """How an axis value is written in tables: `em+ops`, `resnet18 width=16`, `8/255`, `1e-3`; a number as the
-    file has it."""
+    """The label of an axis value in tables: `em+ops`, `resnet18 width=16`, `8/255`, `1e-3`. A number is
+    written as in the file."""
     if isinstance(value, list):
         return "+".join(label(v) for v in value) or "none"
     if isinstance(value, dict):
@@ -60,8 +60,8 @@ def label(value: Any) -> str:
 
 
 def labelled(axis: str, values: Any, where: str) -> dict[str, Any]:
-    """The values of an axis, a list or a mapping from labels to values, by label. InputError, beginning with
-    `where`, for anything else, such as the description of a range."""
+    """The values of an axis by label, from a list or a mapping. InputError, beginning with `where`, for
+    anything else, such as the description of a range."""
     _refuse_range(axis, values, where)
     if isinstance(values, dict):
         named = {str(name): value for name, value in values.items()}
@@ -85,8 +85,8 @@ def labelled(axis: str, values: Any, where: str) -> dict[str, Any]:
 
 
 def check_path(axis: str, values: Mapping[str, Any], spec: type[Spec], where: str) -> None:
-    """InputError, beginning with `where`, if no `spec`, whatever its plug-ins, has the field that an axis
-    names; or if an axis over a whole section lists values of the section's fields."""
+    """InputError, beginning with `where`, if no `spec`, with any of its plug-ins, has the field that an
+    axis names; or if an axis over a whole section lists values of the section's fields."""
     parts, holders = axis.split("."), [spec]
     for i, part in enumerate(parts):
         if i and part.isdecimal():
@@ -111,7 +111,7 @@ def check_path(axis: str, values: Mapping[str, Any], spec: type[Spec], where: st
 
 
 def _names_plugins(value: Any) -> bool:
-    """Whether a value is a plug-in's name, or a chain of plug-ins."""
+    """Whether a value is the name of a plug-in, or a chain of plug-ins."""
     return isinstance(value, str) or (
         isinstance(value, list) and all(isinstance(v, str | dict) for v in value)
     )
@@ -126,7 +126,7 @@ def _advice(part: str, fields: Iterable[str], holders: list[type[Spec]], before:
 
 
 def _refuse_range(axis: str, values: Any, where: str) -> None:
-    """InputError for what other tools would draw values from."""
+    """InputError for a range or a distribution, which other tools would sample from."""
     items = values if isinstance(values, list) else [values]
     if isinstance(values, dict):
         items = list(values.values())
@@ -143,7 +143,7 @@ def _refuse_range(axis: str, values: Any, where: str) -> None:
 
 
 def _parsed(text: str) -> dict[str, Any]:
-    """What `tune.loguniform(1e-4, 1e-1)` says, as a mapping says it."""
+    """The mapping that `tune.loguniform(1e-4, 1e-1)` stands for."""
     name, _, rest = text.lower().partition("(")
     numbers = [float(found) if "." in found or "e" in found else int(found) for found in NUMBER.findall(rest)]
     if "choice" in name or "categorical" in name or "grid" in name:
@@ -168,7 +168,7 @@ def _describes(values: Mapping[str, Any]) -> bool:
 
 
 def _bounds(values: Mapping[str, Any]) -> tuple[int | float | None, int | float | None]:
-    """The least and the greatest value of a range, as far as they are given as numbers."""
+    """The lower and upper end of a range, as far as they are numbers."""
     low, high = (
         next((values[n] for n in names if _is_number(values.get(n))), None) for names in (LOWEST, HIGHEST)
     )
@@ -180,7 +180,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _some_of(values: Mapping[str, Any]) -> list[Any]:
-    """Values that a description may mean, to be written instead of it."""
+    """Values to suggest instead of the description of a range."""
     said = dict(values)
     for name in ("uniform", "loguniform"):
         if isinstance(said.get(name), list):
@@ -194,7 +194,7 @@ def _some_of(values: Mapping[str, Any]) -> list[Any]:
 
 
 def _spread(said: Mapping[str, Any]) -> list[Any]:
-    """Values from the least of a range to the greatest."""
+    """Values between the ends of a range."""
     low, high = _bounds(said)
     if low is not None and high is not None and "log_min" in said and -300 < low < 0 and high < 300:
         low, high = 10.0**low, 10.0**high  # exponents

@@ -1,4 +1,4 @@
-"""Several sweeps together: a trial or a data set that several of them share counts once."""
+"""A batch of sweeps that are planned together: trials and data sets that they share count once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Batch:
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """Every trial once, in the order of the sweeps: as one sees it that would run it, if any would."""
+        """Every trial once, in the order of the sweeps. If any sweep would run it, it counts as missing."""
         found: dict[str, Task] = {}
         for task in (task for plan in self.plans for task in plan.tasks):
             if task.key not in found or (task.missing and not found[task.key].missing):
@@ -31,31 +31,31 @@ class Batch:
 
     @property
     def points(self) -> int:
-        """How many points the grids have, shared ones counted in each."""
+        """The number of points of all grids; shared ones count in each."""
         return sum(len(plan.tasks) for plan in self.plans)
 
     @property
     def shared(self) -> int:
-        """How many points are trials that an earlier sweep has too."""
+        """The number of points whose trial an earlier sweep has too."""
         return self.points - len(self.tasks)
 
     @cached_property
     def single_seed(self) -> int:
-        """How many trials there would be if each were trained with one seed."""
+        """The number of trials if each were trained with a single seed."""
         return len({_but_for_the_seed(task.trial) for task in self.tasks})
 
     @cached_property
     def most(self) -> int:
-        """How many trials may run: of a guided search, as many as it tries at most."""
+        """How many trials may run; for a guided search, at most."""
         return len(self.sure) + sum(self._more(plan) for plan in self.plans)
 
     @cached_property
     def sure(self) -> frozenset[str]:
-        """Keys of the trials that will run, whatever searches do."""
+        """The keys of the trials that run whatever a search decides."""
         return frozenset[str]().union(*(plan.sure for plan in self.plans))
 
     def _more(self, plan: Plan) -> int:
-        """How many trials beyond the sure ones a search may run."""
+        """How many trials a search may run beyond the sure ones."""
         return min(plan.most - len(plan.sure), len({task.key for task in plan.missing} - self.sure))
 
     @property
@@ -64,7 +64,7 @@ class Batch:
 
     @cached_property
     def whole(self) -> Plan:
-        """All of it as one plan, run as the first sweep is."""
+        """All of it as one plan, with the run settings of the first sweep."""
         first = self.plans[0]
         ready = frozenset(name for plan in self.plans for name in plan.ready)
         data = tuple(_each_once(spec for plan in self.plans for spec in plan.data))
@@ -72,7 +72,7 @@ class Batch:
         return replace(first, tasks=self.tasks, data=data, ready=ready, version="", quota=None, bound=bound)
 
     def lines(self) -> list[str]:
-        """What all of it comes to, in words, a line each."""
+        """A summary of the batch, in lines."""
         points = f"{self.points} trials in {len(self.plans)} sweeps, {self.shared} of them shared"
         return [
             f"{points}: {len(self.tasks)} in all, {self.single_seed} if each had one seed",
@@ -80,7 +80,7 @@ class Batch:
         ]
 
     def of(self, plan: Plan) -> str:
-        """`54 trials (3 shared with those above): 51 to run, 3 done`, of one of the plans."""
+        """A summary of one of the plans: `54 trials (3 shared with those above): 51 to run, 3 done`."""
         above = {task.key for one in _before(self.plans, plan) for task in one.tasks}
         shared = sum(task.key in above for task in plan.tasks)
         said = f" ({shared} shared with those above)" if shared else ""

@@ -1,4 +1,4 @@
-"""What the numbers of a plan do not say by themselves."""
+"""Caveats of a plan: what its numbers do not show by themselves."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MOST = 3  # trials that are named one by one
 
 
 def remarks(plan: Plan) -> list[str]:
-    """How much of the grid is tried, what a scheduler does to means over seeds, which probes finished trials
-    lack, and what this machine lacks; one line each."""
+    """One line each: how much of the grid is tried, what a scheduler does to means over seeds, which
+    probes finished trials lack, and what this machine lacks."""
     run, found = plan.sweep.run, []
     cells = len({place(task.point.labels) for task in plan.tasks})
     if run.search == "optuna":
@@ -36,12 +36,12 @@ def remarks(plan: Plan) -> list[str]:
 
 
 def places(source: Source) -> list[str]:
-    """The folder of a source that lies in one."""
+    """The folder of a source, if it has one."""
     return [str(getattr(source, name)) for name in source.locators if name == "root"]
 
 
 def source_remarks(plans: Iterable[Plan]) -> list[str]:
-    """What the sources of plans do not read, and how they read what is not obvious; one line each."""
+    """One line each: what the sources of plans skip, and how they read what is not obvious."""
     specs = (spec for plan in plans for task in plan.tasks for spec in task.trial.needs)
     sources = (
         (source, spec.split if source is spec.source else "train")
@@ -57,7 +57,7 @@ def source_remarks(plans: Iterable[Plan]) -> list[str]:
 
 
 def _not_installed(plan: Plan) -> list[str]:
-    """What an evaluation needs, and this machine does not have."""
+    """What an evaluation needs and this machine does not have."""
     try:
         check_ready(task.trial for task in plan.missing if task.trains)
     except InputError as error:
@@ -66,12 +66,14 @@ def _not_installed(plan: Plan) -> list[str]:
 
 
 def warnings(plan: Plan) -> list[str]:
-    """What of a plan works otherwise than it is written, or not on this machine; one line each."""
+    """One line each: where the plan behaves differently from what the file says, or cannot run on this
+    machine."""
     return _batches(plan) + _lacking(plan)
 
 
 def _batches(plan: Plan) -> list[str]:
-    """Where a batch is larger than the subset that is trained on, and so not what it says."""
+    """Where the batch size exceeds the subset that is trained on, so that batches are smaller than asked
+    for."""
     sizes = {(task.trial.train.batch_size, task.trial.data.limit) for task in plan.missing}
     return [
         f"train.batch_size {size} is larger than data.limit {limit}: each step takes all of the images"
@@ -81,15 +83,15 @@ def _batches(plan: Plan) -> list[str]:
 
 
 def _lacking(plan: Plan) -> list[str]:
-    """What the trials that are missing ask for and this machine lacks."""
+    """What missing trials need and this machine lacks."""
     problem = lacking_here(plan.sweep.run) if plan.missing else None
     elsewhere = "or run it on a cluster (--address, opsctl submit)"
     return [f"opsctl sweep on this machine would refuse: {problem}, {elsewhere}"] if problem else []
 
 
 def lacking_probes(plan: Plan) -> list[str]:
-    """Which probes finished trials lack, and what it takes to run them: nothing but kept weights, or another
-    training, and why."""
+    """Which probes finished trials lack, and whether kept weights suffice to run them or the trials have
+    to be trained again, and why."""
     tasks = [task for task in plan.missing if task.trained]
     if not tasks:
         return []
@@ -111,7 +113,7 @@ def lacking_probes(plan: Plan) -> list[str]:
 
 
 def _watching(task: Task) -> str:
-    """The names of the probes that a trial lacks and that look at every epoch."""
+    """The names of the probes that a trial lacks and that observe every epoch."""
     return " and ".join(look.name for look in task.lacks if look.probe.watches)
 
 

@@ -1,6 +1,6 @@
-"""The cells of a grid: its points grouped by every axis but seeds. A search tries whole cells.
+"""The cells of a grid: its points, grouped by every axis but seeds. A search tries whole cells.
 
-Pure: touches no disk, and draws nothing but what the sweep's name and labels decide.
+Pure: touches no disk; random draws depend only on the sweep's name and labels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Place = tuple[str, ...]
 
 
 def place(labels: Mapping[str, str]) -> Place:
-    """The cell that a point lies in: its labels on all axes but seeds."""
+    """The cell of a point: its labels on all axes but seeds."""
     return tuple(label for axis, label in labels.items() if not is_seed(axis))
 
 
@@ -29,10 +29,10 @@ def labels_of(point: Point) -> dict[str, str]:
 
 
 def drawn(sweep: SweepSpec, points: tuple[Point, ...]) -> tuple[Point, ...]:
-    """The points that the sweep may run, in their order: of `search: random` those of `num_samples` cells.
+    """The points that the sweep may run, in their order: for `search: random` those of `num_samples` cells.
 
-    Each cell has its own place in the draw: a larger sample holds a smaller one, and neither more seeds nor
-    more values on an axis change the order of the cells that were there.
+    The draw orders cells independently: a larger sample contains a smaller one, and neither more seeds nor
+    more values on an axis change the order of the existing cells.
     """
     if sweep.run.search != "random":
         return points
@@ -43,8 +43,8 @@ def drawn(sweep: SweepSpec, points: tuple[Point, ...]) -> tuple[Point, ...]:
 
 
 def quota(sweep: SweepSpec, points: Mapping[str, Point]) -> Quota | None:
-    """What bounds a sweep whose search tries only some cells of these points, by their trials' keys; None if
-    all of them are run. The search is the same, and goes on, as long as what it may try is, but for seeds."""
+    """The limit of a sweep whose search tries only some cells of these points; None if all are run. Its
+    key stays the same as long as the cells do, whatever their seeds."""
     if sweep.run.search != "optuna":
         return None
     trials = {place(point.labels): point.trial for point in points.values()}  # one of each cell
@@ -55,7 +55,8 @@ def quota(sweep: SweepSpec, points: Mapping[str, Point]) -> Quota | None:
 
 
 def content(trial: TrialSpec) -> str:
-    """What a trial is but for its seeds: equal for the trials of one cell, different for any other."""
+    """What identifies a trial apart from its seeds: equal for the trials of one cell, different for
+    others."""
     leaves = flatten(identity(trial))
     return digest({path: leaf for path, leaf in leaves.items() if not is_seed(path)})
 

@@ -1,5 +1,4 @@
-"""From a sweep to its trials: the product of the axes, point by point. Pure: touches no disk, no network,
-no ray."""
+"""From a sweep to its trials: the product of the axes, point by point. Pure: no disk, no network, no Ray."""
 
 from __future__ import annotations
 
@@ -34,9 +33,10 @@ class Point:
 
 
 def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
-    """Every point of the grid but the skipped ones, in the order of the file, the last axis fastest.
+    """Every point of the grid except the skipped ones, in the order of the file, the last axis fastest.
 
-    Raises InputError, beginning with `where`, for a point that is no trial and everything wrong with an axis.
+    Raises InputError, beginning with `where`, for a point that is no valid trial, and for anything wrong with
+    an axis.
     """
     axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
     _check_axes(sweep, axes, where)
@@ -95,7 +95,7 @@ def _check_axes(sweep: SweepSpec, axes: dict[str, dict[str, Any]], where: str) -
 
 
 def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
-    """What a report calls an axis is one: of the grid, or `metric` if it has several."""
+    """InputError if an axis of the report is not one of the grid, nor `metric` of a report with several."""
     sides = [side for claim in report.claims for side in (claim.lower, claim.higher, claim.where)]
     claimed = [axis for side in sides if isinstance(side, dict) for axis in side]
     for axis in (*report.rows, report.columns, *claimed):
@@ -104,8 +104,8 @@ def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
 
 
 def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
-    """The sweep's report, whose claims and comparisons name labels as the grid writes them: `0.01` names the
-    value `1e-2`, as it does in a skip rule. What names no label stays as it is."""
+    """The sweep's report with its claims and comparisons in the labels of the grid: `0.01` names the value
+    `1e-2`, as in a skip rule. What matches no label stays as it is."""
     axes = {axis: labelled(axis, values, where) for axis, values in sweep.grid.items()}
     report, (_, column) = sweep.report, sweep.report_axes()
 
@@ -133,7 +133,7 @@ def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
 
 
 def _label_of_number(text: str, axis: Mapping[str, Any]) -> str | None:
-    """The first label whose value is the number that a text writes; None if there is none."""
+    """The first label whose value equals the number in a text; None if there is none."""
     try:
         number = float(text)
     except ValueError:
@@ -142,8 +142,8 @@ def _label_of_number(text: str, axis: Mapping[str, Any]) -> str | None:
 
 
 def _wanted(value: Any, axis: dict[str, Any]) -> set[str]:
-    """The labels that a value in a skip rule names: the one that is written so or is equal, or any of a
-    list."""
+    """The labels that a value in a skip rule matches: the one that is written like it or equals it, or any
+    of a list."""
     if label(value) in axis or not isinstance(value, list):
         equal = {name for name, known in axis.items() if spelling(value) and known == value}
         return {label(value)} if label(value) in axis else equal or {label(value)}

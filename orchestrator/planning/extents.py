@@ -1,4 +1,4 @@
-"""How many images of what shape a data set holds, or will hold: from the store, else from its source."""
+"""The extent of a data set (number, shape and classes of its images): from the store, or from its source."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ USUAL = {"train": Extent(50_000, (3, 32, 32), 10), "test": Extent(10_000, (3, 32
 
 
 class Extents:
-    """Extents of the data sets of a store, each looked up once. What a source says is remembered in the
-    store, under `extents/`."""
+    """Extents of the data sets of a store, each determined once. What a source says is cached in storage,
+    under `extents/`."""
 
     def __init__(self, store: Store) -> None:
         self.store, self.storage = store, open_storage(store.where)
         self.splits: dict[tuple[object, ...], Extent | None] = {}
 
     def of(self, spec: DataSpec) -> Extent:
-        """The extent of a data set. Never fails: what cannot be known is taken to be as CIFAR-10."""
+        """The extent of a data set. Never fails: an unknown one is taken to be that of CIFAR-10."""
         return self.known(spec) or _limited(USUAL[spec.split], spec)
 
     def known(self, spec: DataSpec) -> Extent | None:
-        """The extent of a data set, if it can be known now. Never fails."""
+        """The extent of a data set, or None if it is not known yet. Never fails."""
         split = (spec.source.kind, spec.source.fingerprint, spec.split)
         if split not in self.splits:
             try:
@@ -70,6 +70,6 @@ def _limited(whole: Extent, spec: DataSpec) -> Extent:
 
 
 def _read(told: dict[str, Any]) -> Extent:
-    """From a record of a data set, or from what was remembered."""
+    """An extent from the record of a data set, or from the cache."""
     c, h, w = told["shape"]
     return Extent(told["images"], (c, h, w), told["num_classes"])

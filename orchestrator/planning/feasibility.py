@@ -1,5 +1,5 @@
-"""What can never work, reported when a sweep is planned and not hours later: networks that fit no device, and
-batches larger than the training set."""
+"""What can never work, reported when a sweep is planned instead of hours later: networks that fit on no
+device, and batches larger than the training set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE, CLASSES = (3, 32, 32), 10  # of what it is measured for: large networks h
 
 
 def check_networks(trial: TrialSpec, where: str) -> None:
-    """InputError, beginning with `where`, for a network that no device can hold: the trial's own, or one that
+    """InputError, beginning with `where`, for a network that no device can hold: the trial's, or one that
     its poison trains."""
     for path, network in networks(trial):
         large = {name: value for name, value in network if isinstance(value, int) and value > WIDE}
@@ -49,7 +49,7 @@ def networks(spec: Spec, path: str = "") -> Iterator[tuple[str, Architecture]]:
 
 @cache
 def _parts(spec: type[Spec]) -> tuple[str, ...]:
-    """The fields that hold specs."""
+    """The fields that contain specs."""
     return tuple(name for name, field in spec.model_fields.items() if specs_in(field.annotation))
 
 
@@ -57,8 +57,8 @@ _known: dict[str, float] = {}
 
 
 def _weights(key: str, network: Architecture) -> float:
-    """How many weights a network has; infinite if they cannot be counted, 0 if it cannot be built without
-    numbers."""
+    """The number of weights of a network; infinite if they cannot be counted, 0 if it cannot be built on
+    the meta device."""
     if key not in _known:
         _known[key] = _count(network)
     return _known[key]

@@ -1,4 +1,4 @@
-"""What a sweep will do: the data sets to build and the trials to run, given what is on disk. Starts
+"""The plan of a sweep: the data sets to build and the trials to run, given what is in the store. Starts
 nothing."""
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Left = Literal["failed", "stopped", "untried"]
 
 @dataclass(frozen=True)
 class Task:
-    """One trial of a sweep, with its key, the names of the data sets that it reads, and the looks at it. It
-    is done when it has its result and every look has found something."""
+    """One trial of a sweep, with its key, the names of the data sets that it reads, and its probes. It is
+    done when it has a result and every probe has run."""
 
     key: str
     point: Point
@@ -59,25 +59,25 @@ class Task:
 
     @property
     def trains(self) -> bool:
-        """Whether it is to be trained, perhaps again for its looks: kept weights are enough for those that
-        watch no epochs."""
+        """Whether it will be trained, perhaps again for its probes: kept weights suffice for probes that
+        do not observe epochs."""
         return self.missing and not (self.kept and not any(look.probe.watches for look in self.lacks))
 
     @property
     def look_epochs(self) -> int:
-        """How many epochs the looks that it lacks are about as long as."""
+        """The approximate cost, in epochs, of the probes that it lacks."""
         return sum(look.probe.epochs_taken(len(look.sets)) for look in self.lacks)
 
     @property
     def reads(self) -> tuple[DataSpec, ...]:
-        """The data sets behind `needs`: the trial's, and the sets of the looks that it lacks."""
+        """The data sets behind `needs`: the trial's own, and the sets of the probes that it lacks."""
         return (*self.trial.needs, *(spec for look in self.lacks for spec in look.sets.values()))
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep against a store: every trial of the sweep in its order, and the data sets that missing trials
-    need."""
+    """A sweep against a store: every trial of the sweep in its order, and the data sets that missing
+    trials need."""
 
     sweep: SweepSpec
     tasks: tuple[Task, ...]
@@ -89,17 +89,17 @@ class Plan:
 
     @cached_property
     def missing(self) -> tuple[Task, ...]:
-        """Trials that will be run; of a guided search, that may be."""
+        """Trials that will be run; for a guided search, that may be."""
         return tuple(task for task in self.tasks if task.missing)
 
     @property
     def most(self) -> int:
-        """How many trials may run: all that are missing, or as many as a guided search yet tries at most."""
+        """How many trials may run: all that are missing, or as many as a guided search may still try."""
         return len(self.missing) if self.bound is None else self.bound.most
 
     @cached_property
     def sure(self) -> frozenset[str]:
-        """Keys of the trials that will run, whatever a search does."""
+        """The keys of the trials that run whatever a search decides."""
         return frozenset(task.key for task in self.missing) if self.bound is None else self.bound.sure
 
     @property
@@ -119,12 +119,12 @@ class Plan:
 
     @cached_property
     def failed(self) -> tuple[Task, ...]:
-        """Trials that failed in an earlier run by their own fault, and would again: they are left alone."""
+        """Trials that failed with a `trial` fault in an earlier run. They are not retried."""
         return tuple(task for task in self.tasks if task.left == "failed")
 
     @cached_property
     def stopped(self) -> tuple[Task, ...]:
-        """Trials that the sweep's scheduler ended early in an earlier run."""
+        """Trials that the sweep's scheduler pruned in an earlier run."""
         return tuple(task for task in self.tasks if task.left == "stopped")
 
     @property
@@ -134,12 +134,12 @@ class Plan:
 
     @property
     def finished(self) -> int:
-        """How many trials have a result, whichever sweep ran them, though some may lack probes."""
+        """How many trials have a result, whichever sweep ran them; some may lack probes."""
         return sum(task.trained for task in self.tasks)
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        """What a report and a status need of it."""
+        """What `status` and `report` need to know about the sweep."""
         sweep, report = self.sweep, plain(self.sweep.report)
         row_axes, column_axis = sweep.report_axes()
         return Snapshot(
@@ -158,7 +158,7 @@ class Plan:
 
     @property
     def names(self) -> list[str]:
-        """Names of all data sets that the sweep counts on."""
+        """The names of all data sets that the sweep depends on."""
         read = {name for task in self.tasks for name in task.needs}
         return sorted(read | {spec.name for spec in self.data})
 
@@ -171,8 +171,8 @@ def make_plan(
     sweep: SweepSpec, store: Store, where: str, *, version: str = "", retry: Collection[str] = ()
 ) -> Plan:
     """The plan of `sweep`; `where` names its file in errors. Trials whose keys are in `retry` count as
-    missing although they have failed or were stopped. Reads the sources' fingerprints and the store's
-    records."""
+    missing even if they failed or were stopped. Reads the fingerprints of the sources and the records of
+    the store."""
     ledger, measure = Ledger(store.where), cache(_extent)
     tasks = _tasks(sweep, where, ledger, measure, frozenset(retry))
     sweep = sweep.model_copy(update={"report": resolved_report(sweep, where)})
@@ -192,8 +192,8 @@ def make_plan(
 
 
 def _check(preflight: Preflight, tasks: tuple[Task, ...], to_build: list[DataSpec]) -> None:
-    """InputError for the first trial or data set that is sure to fail. Of trials that differ in seeds alone
-    one is checked."""
+    """InputError for the first trial or data set that is certain to fail. Of trials that differ only in
+    their seeds, one is checked."""
     for spec in to_build:
         preflight.data_set(spec)
     checked = set()
@@ -206,7 +206,7 @@ def _check(preflight: Preflight, tasks: tuple[Task, ...], to_build: list[DataSpe
 
 
 def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
-    """The tasks; those that a search will not come to are left alone, once it will begin no other cell."""
+    """The tasks, where those that a search can no longer reach are not missing."""
     if bound.most > len(bound.sure):
         return tasks
     over = [task.missing and task.key not in bound.sure for task in tasks]
@@ -218,7 +218,7 @@ def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
 def _tasks(
     sweep: SweepSpec, where: str, ledger: Ledger, measure: Measure, retry: frozenset[str]
 ) -> tuple[Task, ...]:
-    """Every trial of the sweep, and what has become of it. InputError if two points are the same trial."""
+    """Every trial of the sweep, and its state. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
     looks = Looks(sweep.probes, where, pin, lambda source: measure(source, "train"))
     points: dict[str, Point] = {}
@@ -242,7 +242,7 @@ def _tasks(
 def _told(
     tasks: Mapping[str, Task], ledger: Ledger, retry: frozenset[str], *, stops: bool
 ) -> tuple[Task, ...]:
-    """The tasks, with what the ledger knows of them."""
+    """The tasks, with what the ledger knows about them."""
     trained = finished(ledger, tasks.keys())
     seen = looked(ledger, {key: task.look_keys for key, task in tasks.items() if task.looks})
     lacks = {
@@ -264,12 +264,12 @@ def _told(
 
 
 def _without_seed(labels: Mapping[str, str]) -> tuple[str, ...]:
-    """The labels that decide which data sets a trial reads: all but that of the training's own seed."""
+    """The labels that determine which data sets a trial reads: all but the seed of its training."""
     return tuple(label for axis, label in labels.items() if axis != "seed")
 
 
 def _extent(source: Source, split: Split) -> Extent | None:
-    """What a split of a source holds; None if that cannot be known yet, before it is downloaded."""
+    """The extent of a split of a source; None if it is not known before the download."""
     try:
         return source.extent(split)
     except (InputError, OSError):
@@ -277,7 +277,7 @@ def _extent(source: Source, split: Split) -> Extent | None:
 
 
 def _left(ledger: Ledger, keys: set[str], *, stops: bool) -> dict[str, Left]:
-    """How an earlier run ended those of these trials, none of them done, that it ended for good."""
+    """Why these trials, none of which is done, are not run again: how an earlier run ended them."""
     if not keys:
         return {}
     failures = ledger.failures(ledger.failed() & keys)
@@ -290,7 +290,7 @@ def _left(ledger: Ledger, keys: set[str], *, stops: bool) -> dict[str, Left]:
 
 
 def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> None:
-    """A report that could not be made is told before the work, not after it."""
+    """InputError for a report that cannot be made: before the trainings, not after them."""
     rows, columns = sweep.report_axes()
     for axis in sweep.grid:
         if axis not in (*rows, columns) and not is_seed(axis):
@@ -313,8 +313,7 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
 
 
 def _read_by(tasks: Iterable[Task]) -> Iterator[DataSpec]:
-    """The data sets that tasks read; those that an earlier one reads as well are not looked at again, which
-    would be long for thousands."""
+    """The data sets that tasks read. Each is examined once, since there may be thousands of tasks."""
     seen: set[str] = set()
     for task in tasks:
         if not seen.issuperset(task.needs):
@@ -338,8 +337,8 @@ def _with_parents(specs: Iterable[DataSpec]) -> list[DataSpec]:
 
 
 def _needed(data_sets: list[DataSpec], ready: frozenset[str], tasks: Iterable[Task]) -> set[str]:
-    """Names of what trials read, and of the parents of what is not built: ancestors of built data sets need
-    not come back."""
+    """Names of the data sets that trials read, and of the ancestors of those that are not built. Ancestors
+    of built data sets are not needed."""
     needed = {name for task in tasks if task.missing for name in task.needs}
     for spec in reversed(data_sets):
         if spec.name in needed and spec.name not in ready:

@@ -1,5 +1,5 @@
-"""What is sure to fail, found before anything runs: trials, looks and data sets of a plan against the images
-that their sources hold, as far as that is known without loading them."""
+"""Checks before anything runs: the trials, probes and data sets of a plan against the images of their
+sources, as far as these are known without loading them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Measure = Callable[[Source, Split], Extent | None]
 
 
 class Preflight:
-    """Checks what a plan is going to do. InputError, beginning with `where`, for what cannot be done."""
+    """Checks what a plan is going to do. InputError, beginning with `where`, for what cannot work."""
 
     def __init__(self, where: str, measure: Measure) -> None:
-        """`measure` says what images a split of a source has; None if that cannot be known yet."""
+        """`measure` gives the extent of a split of a source; None if it is not known yet."""
         self.where, self.measure = where, measure
 
     def trial(
         self, trial: TrialSpec, looks: Sequence[PlannedLook], name: str, *, trains: bool = True
     ) -> None:
-        """The training and its evaluation, if it `trains`, and these looks at it; `name` is the trial's in
+        """Check the training and its evaluation, if it `trains`, and its probes; `name` is the trial's in
         errors."""
         train = self._extent(trial.data)
         test = self._extent(trial.test_data)
@@ -44,7 +44,7 @@ class Preflight:
             raise InputError(f"{self.where}: {name}: {error}") from None
 
     def data_set(self, spec: DataSpec) -> None:
-        """Crafting a data set's poison, if that is what is done for it."""
+        """Check the crafting of a data set's poison."""
         clean = self._extent(spec.clean) if spec.crafts else None
         if clean is None:
             return

@@ -1,4 +1,5 @@
-"""What a sweep asks of one machine, and whether a machine has it: reported before anything is started."""
+"""The resources that a sweep needs of a machine, and whether the machine has them: checked before anything
+starts."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ DEVICES = Path("/dev")
 
 
 def local_resources() -> dict[str, float]:
-    """The most that Ray may find on this machine."""
+    """The resources that Ray can find on this machine."""
     gpus = torch.cuda.device_count()
     hidden = "CUDA_VISIBLE_DEVICES" in os.environ
     if not gpus and not hidden:  # a torch for processors sees no GPU, but Ray does
@@ -24,8 +25,8 @@ def local_resources() -> dict[str, float]:
 
 
 def lacking(run: RunSpec, has: Mapping[str, float]) -> str | None:
-    """What a trial or a data set of a sweep asks for that a machine lacks, in words; `has` is what the
-    largest machine has of each resource."""
+    """What a trial or a data set of a sweep needs and a machine lacks, in words; `has` is what the largest
+    machine has of each resource."""
     given = run.gpus_per_trial if isinstance(run.gpus_per_trial, float) else 0.0
     for name, need, way in (
         ("CPU", run.cpus_per_trial, "--cpus-per-trial"),
@@ -38,7 +39,7 @@ def lacking(run: RunSpec, has: Mapping[str, float]) -> str | None:
 
 
 def lacking_here(run: RunSpec) -> str | None:
-    """The same of this machine, with the instruction set that its processor must be held to."""
+    """The same for this machine, including the instruction set of its processor."""
     return lacking(run, local_resources()) or _lacking_isa(run.cpu_isa)
 
 

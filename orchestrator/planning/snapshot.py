@@ -1,7 +1,7 @@
-"""What a report and a status need of a sweep: its words, its axes, and the key of every trial. It is kept in
-the storage whenever a sweep is planned, so that a look at the sweep need not plan it.
+"""A snapshot of a planned sweep: its texts, its axes, and the key of every trial. It is kept in storage
+whenever a sweep is planned, so that `status` and `report` need not plan it.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that these are instant.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # whic
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial of a snapshot: its key, the label of its value on each axis, and the key of each look at
-    it by the look's name."""
+    """One trial of a snapshot: its key, the label of its value on each axis, and the key of each probe by
+    the probe's name."""
 
     key: str
     labels: dict[str, str]
@@ -44,10 +44,13 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A sweep as it was last planned. `stops`: its scheduler may end trials early, and such a one is not
-    missing. `report` is what the sweep says of its report beyond metric and axes (metrics, reference,
-    compare, claims), as JSON. `quota` is that of a search which tries only some cells. `probes` has the
-    metrics that each probe is certain to find, by the probe's name: `distance/relative`."""
+    """A sweep as it was last planned.
+
+    `stops`: its scheduler may prune trials, and pruned trials are not missing. `report` is the sweep's report
+    section without metric and axes (metrics, reference, compare, claims), as JSON. `quota` limits a search
+    that tries only some cells. `probes` has the metrics that each probe always reports, by the probe's name:
+    `distance/relative`.
+    """
 
     name: str
     question: str
@@ -62,14 +65,14 @@ class Snapshot:
     probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def missing(self, ended: Set[str], storage: Storage) -> int:
-        """How many trials are yet to run when these (keys) have ended; of a guided search, at most. Raises
-        OSError."""
+        """How many trials are still to run when those with these keys have ended; for a guided search, at
+        most. Raises OSError."""
         if self.quota is None:
             return len(self.entries) - len(ended)
         return self.quota.bound(ended, self.quota.begun(storage)).most
 
     def keep(self, storage: Storage, version: str) -> None:
-        """Have it in the storage as that of this version of the sweep. Raises OSError."""
+        """Store it as the snapshot of this version of the sweep. Raises OSError."""
         axes = list(self.entries[0].labels) if self.entries else []
         looks = list(self.entries[0].looks) if self.entries else []
         record = {name: value for name, value in vars(self).items() if name != "entries"} | {
@@ -94,7 +97,7 @@ class ClaimRecord(TypedDict):
 
 
 class ReportRecord(TypedDict):
-    """What a sweep says of its report beyond metric and axes, in a snapshot."""
+    """The report section of a sweep without metric and axes, in a snapshot."""
 
     metrics: dict[Text, Text]
     reference: Text | None
@@ -111,8 +114,8 @@ class QuotaRecord(TypedDict):
 
 
 class SnapshotRecord(TypedDict):
-    """`sweeps/<version>.json`: a snapshot. A row of `trials` has a key, a label for each of the `axes`, and
-    a key for each of the `looks`."""
+    """`sweeps/<version>.json`: a snapshot. A row of `trials` has a key, a label for each of the `axes`,
+    and a key for each of the `looks` (probes)."""
 
     format: Literal[5]
     name: Text
@@ -136,7 +139,7 @@ SNAPSHOT = JsonFile[SnapshotRecord](SnapshotRecord, limit=256 * MB)
 
 
 def kept_snapshot(storage: Storage, version: str) -> Snapshot | None:
-    """The snapshot that was kept of this version of a sweep, or None: then plan it."""
+    """The snapshot of this version of a sweep, or None if there is none that can be used."""
     data = storage.read(_place(version))
     try:
         return None if data is None else _snapshot(SNAPSHOT.read(data))
@@ -145,7 +148,7 @@ def kept_snapshot(storage: Storage, version: str) -> Snapshot | None:
 
 
 def _snapshot(record: SnapshotRecord) -> Snapshot:
-    """Raises DamagedError for a snapshot that was changed, or whose trials do not go with its axes."""
+    """Raises DamagedError for a snapshot that was changed, or whose trials do not match its axes."""
     check_seal(record, last=())
     axes, looks = record["axes"], record["looks"]
     width = 1 + len(axes) + len(looks)
@@ -169,8 +172,8 @@ def _snapshot(record: SnapshotRecord) -> Snapshot:
 
 
 def version_of(file: Path, settings: Sequence[str] = ()) -> str | None:
-    """What tells versions of a sweep apart, `<text of the file>-<--set options>`; None if the file cannot be
-    read. How a sweep is run, such as `run.max_concurrent=2`, makes no other version of it."""
+    """An id of the version of a sweep, `<text of the file>-<--set options>`; None if the file cannot be
+    read. Settings under `run`, such as `run.max_concurrent=2`, do not change it."""
     try:
         text = file.read_bytes()
     except OSError:
@@ -182,7 +185,7 @@ def version_of(file: Path, settings: Sequence[str] = ()) -> str | None:
 
 
 def differs(one: str, other: str) -> str | None:
-    """In what two versions of a sweep differ, in words; None if they are one."""
+    """How two versions of a sweep differ, in words; None if they are equal."""
     if one == other:
         return None
     same_text = one.partition("-")[0] == other.partition("-")[0]
@@ -190,7 +193,7 @@ def differs(one: str, other: str) -> str | None:
 
 
 def _entry(axes: list[str], looks: list[str], key: str, *rest: str) -> Entry:
-    """A trial as it was kept: its key, its labels, the keys of its looks."""
+    """A trial from its row: its key, its labels, the keys of its probes."""
     labels, found = rest[: len(axes)], rest[len(axes) :]
     return Entry(key, dict(zip(axes, labels, strict=True)), dict(zip(looks, found, strict=True)))
 

@@ -1,4 +1,4 @@
-"""What a sweep file holds."""
+"""The sections of a sweep file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epo
 
 
 class RunSpec(Spec):
-    """How a sweep is run: resources and patience. Never part of a key."""
+    """How a sweep is run: resources, retries, search. Never part of a key."""
 
     cpus_per_trial: PositiveFloat = 1
     gpus_per_trial: NonNegativeFloat | Literal["auto"] | None = None  # default: one where there is any
@@ -52,7 +52,7 @@ class RunSpec(Spec):
     max_points: PositiveInt = 20_000  # of the grid; a larger one is taken for a mistake unless this is raised
 
     def with_kept_weights(self, *, keep: bool) -> RunSpec:
-        """The same for one trial, of which it is decided whether its weights are kept."""
+        """The same for one trial, for which it has been decided whether its weights are kept."""
         return self.model_copy(update={"keep": "weights" if keep else "none", "keep_gb": KEEP_GB})
 
     @field_validator("cpus_per_trial", "cpus_per_data", "gpus_per_trial")
@@ -169,7 +169,7 @@ class ReportSpec(Spec):
 
 
 def is_seed(axis: str) -> bool:
-    """Whether an axis only repeats: `seed`, of the training, or `data.seed`, of the poison."""
+    """Whether an axis only repeats trials: `seed` of the training, or `data.seed` of the poison."""
     return axis.rpartition(".")[2] == "seed"
 
 
@@ -203,7 +203,8 @@ class SweepSpec(Spec):
         return self
 
     def report_axes(self) -> tuple[tuple[str, ...], str | None]:
-        """The axes down and the axis across: as the report says, else the first down, the second across."""
+        """The axes down and the axis across: those of the report, by default the first axis down and the
+        second across."""
         axes = [axis for axis in self.grid if not is_seed(axis)]
         across = [axis for axis in axes if axis not in self.report.rows]
         columns = self.report.columns or next(iter(across if self.report.rows else across[1:]), None)

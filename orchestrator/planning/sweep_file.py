@@ -1,4 +1,4 @@
-"""What is written becomes a spec: a sweep file, or a data set on the command line; `--set` changes either."""
+"""From text to specs: a sweep file, or a data set on the command line; `--set` changes either."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AS_WRITTEN = ("grid", "skip", "report")  # what has or names labels: numbers in 
 
 
 def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
-    """The sweep in `file`, changed by `path=value` settings. Raises InputError for whatever is wrong with
+    """The sweep in `file`, changed by `path=value` settings. Raises InputError for anything wrong with
     either."""
     data = read_yaml(Path(file), "the sweeps that ship are in sweeps/")
     if not isinstance(data, dict):
@@ -80,7 +80,7 @@ def change(data: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _change_values(axes: dict[str, Any], axis: str, rest: str, value: Any) -> None:
-    """Set a path below an axis in each of the axis's values."""
+    """Set a path below an axis in each value of the axis."""
     values = axes[axis]
     places = values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()
     for place in places:
@@ -110,7 +110,7 @@ def set_path(data: dict[str, Any], path: str, value: Any, where: str) -> None:
 
 
 def _place(node: Any, part: str) -> str | int | None:
-    """The key or index that a part of a path names in a mapping or list; None where it can name nothing."""
+    """The key or index that a part of a path names in a mapping or list; None if it names nothing."""
     if isinstance(node, dict):
         return part
     if isinstance(node, list) and part.isascii() and part.isdecimal() and int(part) < len(node):

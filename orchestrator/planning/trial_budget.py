@@ -1,7 +1,7 @@
-"""How many trials of a sweep may yet run when a search tries only some of its cells, and which cells it has
-begun: they are written down in the storage, the n-th as `searches/<key>/<n>`.
+"""The budget of a search that tries only some cells of a sweep: how many trials may still run, and which
+cells were begun. The n-th of these is stored as `searches/<key>/<n>`.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that `status` is instant.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from orchestrator.storage.storage import Storage
 
 @dataclass(frozen=True)
 class Bound:
-    """Of the trials that have not ended: the keys of those that will run, and how many will at most."""
+    """Of the trials that have not ended: the keys of those that are certain to run, and how many will run
+    at most."""
 
     sure: frozenset[str]
     most: int
@@ -22,22 +23,22 @@ class Bound:
 
 @dataclass(frozen=True)
 class Quota:
-    """A guided search: its key in the storage, how many cells it tries at most, and the cell of every trial
-    of the sweep, by the trial's key and as the storage names it."""
+    """The limit of a search: its key in storage, how many cells it tries at most, and the cell of each
+    trial of the sweep, by the trial's key and under its name in storage."""
 
     search: str
     most: int
     cells: Mapping[str, str]
 
     def begun(self, storage: Storage) -> frozenset[str]:
-        """The cells that the search has taken up, whichever driver did. Raises OSError."""
+        """The cells that the search has begun, in any driver. Raises OSError."""
         folder = f"searches/{self.search}"
         found = storage.read_all([f"{folder}/{name}" for name in storage.names(folder)])
         return frozenset(data.decode(errors="replace") for data in found.values() if data is not None)
 
     def bound(self, ended: Set[str], begun: Set[str]) -> Bound:
-        """What may run once these trials (keys) have ended. A cell whose trials all have counts as tried as
-        well, whoever ran them; of the others the largest may be next."""
+        """What may run once the trials with these keys have ended. A cell whose trials have all ended
+        counts as tried, whoever ran them; of the others the largest may come next."""
         cells: dict[str, list[str]] = {}
         for key, cell in self.cells.items():
             cells.setdefault(cell, []).extend([] if key in ended else [key])
