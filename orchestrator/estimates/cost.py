@@ -1,4 +1,4 @@
-"""What a sweep costs: seconds of a trial and of a data set on a device, reckoned before they are spent."""
+"""The cost of a sweep: estimated seconds of a trial and of a data set on a device."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ START_SECONDS = 0.5  # of a trial or a data set: files are opened, a network is 
 
 @dataclass
 class Costs:
-    """Seconds of trials and data sets, with `rates` of a device. Asked again about what costs the same it
-    answers at once. It never fails: where nothing is known it takes usual values."""
+    """Seconds of trials and data sets, given the `rates` of a device. Results are cached. Never fails:
+    where nothing is known, typical values are used."""
 
     store: Store
     rates: Rates
@@ -47,8 +47,8 @@ class Costs:
     def learned(
         cls, store: Store, *, prefer: Iterable[str] = (), place: torch.device, threads: int = 1
     ) -> Costs | None:
-        """Rates from finished trials of the store, those whose keys are in `prefer` first: those on `place`
-        if any ran there, else on the device that most ran on. None if nothing is done yet."""
+        """Rates from finished trials of the store, preferring those whose keys are in `prefer`: trials
+        that ran on `place`, or else on the device that ran most of them. None if nothing has finished yet."""
         ledger, extents = Ledger(store.where), Extents(store)
         kept = FlopsKept(ledger.storage)
         records = summaries(ledger, _sample(prefer, ledger.done())).values()
@@ -64,16 +64,16 @@ class Costs:
 
     @classmethod
     def of_some_gpu(cls, store: Store) -> Costs:
-        """A guess, for GPUs that are not here and on which nothing is done yet."""
+        """A guess for GPUs that are not in this machine and have no results yet."""
         return cls(store, Rates.of_some_gpu(), CraftRates.learned(store))
 
     @classmethod
     def usual(cls, store: Store) -> Costs:
-        """A guess, which is enough to know what takes longer than what."""
+        """A guess that is good enough to order trials by their duration."""
         return cls(store, Rates("", "a guess"), CraftRates.learned(store))
 
     def trial_seconds(self, trial: TrialSpec) -> float:
-        """How long a trial takes, its evaluation included."""
+        """The duration of a trial, including its evaluation."""
         train, test = self.extents.of(trial.data), self.extents.of(trial.test_data)
         name = (_handle(trial), train, test)
         if name not in self.known:
@@ -83,19 +83,19 @@ class Costs:
         return self.known[name]
 
     def task_seconds(self, task: Task) -> float:
-        """How long a trial of a plan takes: its training, if it is to be trained, and the looks that it
-        lacks, as long as its probe says in epochs."""
+        """The duration of a trial of a plan: its training, if it has to be trained, and the probes that it
+        lacks, by their cost in epochs."""
         whole = self.trial_seconds(task.trial)
         epoch = (whole - START_SECONDS) / task.trial.train.epochs
         return (whole if task.trains else START_SECONDS) + task.look_epochs * epoch
 
     def data_seconds(self, spec: DataSpec) -> float:
-        """How long a data set takes to make, once there is what it is made from."""
+        """The time it takes to make a data set once the ones that it is made from are there."""
         return START_SECONDS + self.crafts.seconds(spec, self.extents.of(spec), self.rates)
 
 
 def read_run(record: Record, extents: Extents, kept: FlopsKept) -> Run | None:
-    """What a trial's record tells about its device's speed; None if it is not one of today's."""
+    """The speed of its device that a trial's record shows; None if it is not of this version."""
     try:
         trial = TrialSpec.model_validate(record["spec"])
         train, test = extents.of(trial.data), extents.of(trial.test_data)
@@ -109,14 +109,15 @@ def read_run(record: Record, extents: Extents, kept: FlopsKept) -> Run | None:
 
 
 def _sample(prefer: Iterable[str], done: set[str]) -> list[str]:
-    """At most LEARN of the keys in `done`: evenly from `prefer`, then any; keys are random."""
+    """At most LEARN of the keys in `done`: evenly spaced ones of `prefer`, then any. Keys are random."""
     mine = [key for key in prefer if key in done]
     mine = mine[:: math.ceil(len(mine) / LEARN) or 1]
     return [*mine, *sorted(done.difference(mine))[: LEARN - len(mine)]]
 
 
 def _handle(trial: TrialSpec) -> Hashable:
-    """What of a trial decides its cost, quick to compare; options of a library's network have no hash."""
+    """The part of a trial that determines its cost, quick to compare; options of a library's network have
+    no hash."""
     try:
         hash(trial.train)
     except TypeError:

@@ -1,4 +1,5 @@
-"""How long data sets take: learned from those in a store, else reckoned from what crafting computes."""
+"""How long data sets take: learned from those in a store, or else estimated from the computation that
+crafting needs."""
 
 from __future__ import annotations
 
@@ -23,15 +24,15 @@ Group = tuple[str, ...]
 
 @dataclass(frozen=True)
 class CraftRates:
-    """Seconds per pixel value of data sets by group, the finest group first that is known: this poison on
-    this kind of device, poisons of its kind there; clean images of a kind of source; whatever applies what
-    was crafted before."""
+    """Seconds per pixel value of data sets, by group. The most specific group that is known counts: this
+    poison on this kind of device; poisons of its kind there; clean images of a kind of source; any
+    perturbation that is only applied."""
 
     groups: Mapping[Group, float]
 
     @classmethod
     def learned(cls, store: Store) -> CraftRates:
-        """From the records of the data sets in a store, if there are any."""
+        """From the records of the data sets in a store; None if there are none."""
         storage = open_storage(store.where)
         names = [f"data/{name}/record.json" for name in storage.names("data")[:LEARN]]
         found: dict[Group, list[float]] = defaultdict(list)
@@ -41,7 +42,7 @@ class CraftRates:
         return cls({group: statistics.median(seconds) for group, seconds in found.items()})
 
     def seconds(self, spec: DataSpec, extent: Extent, rates: Rates) -> float:
-        """How long a data set takes to make, once there is what it is made from."""
+        """The time it takes to make a data set once the ones that it is made from are there."""
         values = extent.images * math.prod(extent.shape)
         for group in _groups(spec, rates.device):
             if group in self.groups:
@@ -59,7 +60,7 @@ def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
 
 
 def _told(name: str, data: bytes | None) -> Iterator[tuple[Group, float]]:
-    """Seconds per pixel value as a record tells them, for each of its groups."""
+    """Seconds per pixel value according to a record, for each of its groups."""
     try:
         if (record := known(name.split("/")[1], data)) is None:
             return

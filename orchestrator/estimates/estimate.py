@@ -1,4 +1,4 @@
-"""What is left of a plan, in hours: how long each thing takes, and all of it on a number of slots."""
+"""What is left of a plan, in hours: the duration of each part, and of all of it on a number of slots."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COMPILE_SECONDS = 35.0  # of the first training of a recipe in a worker: benchma
 
 @dataclass(frozen=True)
 class Resources:
-    """What a trial takes of a machine, and how many may run at a time: `gpus` and `cpus` of one trial."""
+    """The resources of one trial, `gpus` and `cpus`, and how many trials run at a time."""
 
     slots: int
     gpus: float
@@ -42,7 +42,7 @@ class Resources:
 
     @property
     def each(self) -> float:
-        """Units that one trial takes per hour."""
+        """GPUs or processors that one trial occupies."""
         return self.gpus or self.cpus
 
     @property
@@ -51,15 +51,14 @@ class Resources:
 
     @property
     def threads(self) -> int:
-        """As Ray sets them for a worker."""
+        """The number of threads that Ray gives a worker."""
         return max(1, int(self.cpus))
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of the data sets that are missing, by name, and of the trials that are to run, by key; and of
-    everything together, one after the other and on `resources.slots` slots. `startup` are the seconds before
-    any of it begins."""
+    """Seconds of the missing data sets, by name, and of the trials to run, by key; and the total, in
+    sequence and on `resources.slots` slots. `startup` are the seconds before any of it begins."""
 
     plan: Plan
     resources: Resources
@@ -71,7 +70,7 @@ class Estimate:
 
     @cached_property
     def wall(self) -> float:
-        """Seconds from the command to the last end; data sets take slots as trials do."""
+        """Seconds from the start to the last end; data sets occupy slots as trials do."""
         plan = self.plan
         tasks = [task for task in plan.missing if task.key in self.trials]
         waiting = waiting_seconds(plan.data, tasks, self.trials)
@@ -86,15 +85,15 @@ class Estimate:
 
     @property
     def hours(self) -> float:
-        """GPU-hours, or CPU-hours, of all trials that are to run."""
+        """GPU-hours, or CPU-hours, of all trials to run."""
         return sum(self.trials.values()) / 3600 * self.resources.each
 
 
 def estimate_on_this_machine(
     plan: Plan, store: Store, *, tflops: float | None = None, slots: int | None = None, sweeps: int = 1
 ) -> Estimate | None:
-    """What the missing part of a plan will take, at the best rate that is known, if it is run as so many
-    `sweeps` one after the other; None if that cannot be told, for a plan is worth more than its cost."""
+    """The estimate of the missing part of a plan, at the best known rate, if it is run as this many
+    `sweeps` in sequence. None if there is no estimate: a plan is useful without one."""
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         run, kept = plan.sweep.run, packing.ShareStore(open_storage(store.where))
@@ -113,7 +112,7 @@ def estimate_on_this_machine(
 
 
 def estimate(plan: Plan, costs: Costs, resources: Resources, *, sweeps: int = 1) -> Estimate:
-    """What the missing part of a plan will take."""
+    """The estimate of the missing part of a plan."""
     data = {spec.name: costs.data_seconds(spec) for spec in plan.to_build}
     missing = {task.key: costs.task_seconds(task) for task in plan.missing}
     likely = _likely(plan, missing)
@@ -126,7 +125,7 @@ def estimate(plan: Plan, costs: Costs, resources: Resources, *, sweeps: int = 1)
 
 
 def _compiling(tasks: Sequence[Task], slots: int) -> Iterator[str]:
-    """Keys of the trials that compile their network: the first of each recipe, in each of the workers."""
+    """Keys of the trials that compile their network: the first of each recipe on each worker."""
     seen: Counter[tuple[str, str, int, str]] = Counter()
     for task in tasks:
         train = task.trial.train
@@ -138,8 +137,8 @@ def _compiling(tasks: Sequence[Task], slots: int) -> Iterator[str]:
 
 
 def _likely(plan: Plan, seconds: Mapping[str, float]) -> list[Task]:
-    """As many of the missing trials as will run: those that are sure to, and of the others, of which a search
-    takes whichever, some that are evenly spread from the longest to the shortest."""
+    """As many of the missing trials as will run: the certain ones, and of the others, which a search
+    chooses from, some that are evenly spread from the longest to the shortest."""
     sure = [task for task in plan.missing if task.key in plan.sure]
     others = order_trials((task for task in plan.missing if task.key not in plan.sure), seconds)
     count = plan.most - len(sure)
@@ -147,7 +146,7 @@ def _likely(plan: Plan, seconds: Mapping[str, float]) -> list[Task]:
 
 
 def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | None = None) -> Costs:
-    """Costs at the rate that is given, else learned, else measured, else guessed."""
+    """Costs at the rate that is given, or else learned, or else measured, or else guessed."""
     if tflops is not None:
         return Costs.given(store, tflops)
     keys = [task.key for task in plan.tasks if task.trained or task.done]
@@ -158,7 +157,8 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
 
 
 def _measured(store: Store, resources: Resources) -> Costs:
-    """Costs at the rate of this machine; a guess where it cannot be measured, as on a GPU that is full."""
+    """Costs at the measured rate of this machine; a guess where it cannot be measured, for example on a
+    full GPU."""
     threads = min(resources.threads, os.cpu_count() or 1)  # more would wait for each other for minutes
     try:
         return Costs.measured(store, place=resources.place, threads=threads)
@@ -169,12 +169,12 @@ def _measured(store: Store, resources: Resources) -> Costs:
 def this_machine(
     run: RunSpec, *, cpus: int, gpus: int, slots: int | None = None, on_gpus: bool = False, auto: float = 1.0
 ) -> Resources:
-    """What a sweep's `run` block takes of a machine with so many processors and GPUs. Trials are on GPUs if
-    it says so, if there are any, or if they are known to be elsewhere (`on_gpus`); `auto` is the share of one
-    that was measured.
+    """The resources that a sweep's `run` block takes on a machine with this many processors and GPUs. Trials
+    run on GPUs if the block says so, if there are any, or if there are some elsewhere (`on_gpus`); `auto` is
+    the measured share of one.
 
-    `slots`, if it is given, says how many trials run at a time; else it is as many as the machine has room
-    for, or, of GPUs that it has none of, `max_concurrent`, or one.
+    `slots` sets how many trials run at a time; by default it is as many as fit on the machine, or, for GPUs
+    that it does not have, `max_concurrent` or one.
     """
     wanted = run.gpus_per_trial
     share = wanted if isinstance(wanted, float) else float(gpus > 0 or on_gpus)
@@ -188,8 +188,8 @@ def this_machine(
 
 
 def _measured_share(plan: Plan, costs: Costs, kept: packing.ShareStore, device: str) -> float:
-    """The share of a GPU that the missing trials take, as it was measured on such devices, the mean over
-    their time; of what was not measured it is all."""
+    """The measured share of a GPU that the missing trials take on such devices, averaged over their
+    durations. What was not measured takes a whole GPU."""
     shares = Measured(kept, costs.extents, device, plan.missing)
     seconds = [(costs.task_seconds(task), shares.of(task) or 1.0) for task in plan.missing]
     whole = sum(time for time, _ in seconds)
@@ -197,7 +197,7 @@ def _measured_share(plan: Plan, costs: Costs, kept: packing.ShareStore, device: 
 
 
 def lines(estimate: Estimate) -> list[str]:
-    """The estimate in words, a line each; none if there is nothing to do."""
+    """The estimate in words, a line each; empty if there is nothing to do."""
     if not estimate.data and not estimate.trials:
         return []
     parts = []

@@ -1,4 +1,4 @@
-"""Operations of networks, counted once in a store, and kept there under `flops/`."""
+"""Operations of networks, counted once per store and cached under `flops/`."""
 
 from __future__ import annotations
 
@@ -38,14 +38,15 @@ FLOPS = JsonFile[FlopsRecord](FlopsRecord)
 
 
 class FlopsKept:
-    """Looks a network's operations up in the storage, and counts those that are not there."""
+    """The operations of networks, from the cache in storage or else counted."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.known: dict[tuple[object, ...], Flops] = {}
 
     def of(self, architecture: Architecture, extent: Extent) -> Flops:
-        """Operations for one image of these. Never fails: usual ones for a network that cannot be counted."""
+        """Operations for one image of this shape. Never fails: a network that cannot be counted gets a
+        typical number."""
         name = (architecture.key, extent.shape, extent.num_classes)
         if name not in self.known:
             try:
@@ -66,7 +67,7 @@ class FlopsKept:
 
 
 def _read(data: bytes | None) -> Flops | None:
-    """What was kept; None if it is damaged, or has no count of values and kernels: it is counted again."""
+    """The cached count; None if it is damaged, or lacks values and kernels, and has to be made again."""
     try:
         told = None if data is None else FLOPS.read(data)
     except DamagedError:

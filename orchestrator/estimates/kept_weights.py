@@ -27,7 +27,7 @@ GB = 10**9
 
 
 class WeightsRecord(TypedDict):
-    """`weights/<network>.json`: how many bytes its weights take."""
+    """`weights/<network>.json`: the size of a network's weights."""
 
     bytes: Count
 
@@ -37,9 +37,9 @@ WEIGHTS = JsonFile[WeightsRecord](WeightsRecord)
 
 @dataclass(frozen=True)
 class KeptWeights:
-    """The decision for a plan. `sizes` has the bytes of the weights of every trial that the plan trains and
-    whose weights the store lacks, by key (None: the network could not be built, so nobody knows); `kept` are
-    the keys of the trials that keep them. A search runs only `most` of these trials."""
+    """The decision for a plan. `sizes` has the bytes of the weights of every trial that the plan trains
+    and whose weights the store lacks, by key (None if the network could not be built); `kept` has the keys
+    of the trials that keep them. A search runs only `most` of these trials."""
 
     run: RunSpec
     sizes: Mapping[str, int | None]
@@ -48,11 +48,11 @@ class KeptWeights:
 
     @property
     def more(self) -> frozenset[str]:
-        """The keys of the trials whose weights will be in the store, and are not yet."""
+        """The keys of the trials whose weights the store will have, and does not have yet."""
         return self.kept & self.sizes.keys()
 
     def lines(self) -> list[str]:
-        """What keeping weights costs, and what not keeping them would cost later; none if there are none
+        """What keeping weights costs, and what not keeping them would cost later; empty if there are none
         to keep."""
         count, kept = len(self.sizes), len(self.more)
         if not count:
@@ -99,7 +99,7 @@ def choose_kept_weights(plan: Plan, store: Store) -> KeptWeights:
 
 
 def _smallest(sizes: Mapping[str, int | None], most: float) -> frozenset[str]:
-    """As many of the smallest as fit into so many bytes; equal ones in their order."""
+    """As many of the smallest as fit into this many bytes; equal ones in their order."""
     chosen, left = set[str](), most
     for key, known in sorted(sizes.items(), key=lambda one: one[1] or 0):
         if known is None:
@@ -112,7 +112,7 @@ def _smallest(sizes: Mapping[str, int | None], most: float) -> frozenset[str]:
 
 
 def together(choices: Sequence[KeptWeights]) -> list[str]:
-    """What several sweeps keep, in words: a trial that two of them share counts once."""
+    """What several sweeps keep, in words; a trial that they share counts once."""
     sizes = {key: known for choice in choices for key, known in choice.sizes.items()}
     kept = {key for choice in choices for key in choice.more}
     if not sizes:
@@ -126,8 +126,7 @@ def together(choices: Sequence[KeptWeights]) -> list[str]:
 
 @dataclass
 class WeightSizes:
-    """Bytes of a trial's weights. Each network is counted once per store, which remembers it under
-    `weights/`."""
+    """Bytes of a trial's weights. Each network is counted once per store and cached under `weights/`."""
 
     store: Store
     known: dict[tuple[object, ...], int | None] = field(default_factory=dict)
@@ -165,7 +164,7 @@ def _remembered(storage: Storage, architecture: Architecture, extent: Extent) ->
 
 
 def _handle(architecture: Architecture) -> object:
-    """What tells networks apart, quick to compare; options of a library's network have no hash."""
+    """What distinguishes networks, quick to compare; options of a library's network have no hash."""
     try:
         hash(architecture)
     except TypeError:

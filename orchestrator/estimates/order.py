@@ -1,4 +1,4 @@
-"""What is done first: long trials, and data sets that much work waits for. Pure.
+"""The order of work: long trials first, and data sets first that much work waits for. Pure.
 
 Longest first is Graham's rule (SIAM J. Appl. Math. 17, 1969): with m slots and trials that are all ready it
 takes at most 4/3 - 1/(3m) of the least time possible; in the order of a file it may take twice that time.
@@ -13,7 +13,7 @@ from poisons import DataSpec
 
 
 def order_trials(tasks: Iterable[Task], seconds: Mapping[str, float]) -> list[Task]:
-    """The tasks by their `seconds` (by key), longest first; equally long ones as they came."""
+    """The tasks by `seconds` (by key), longest first; equal ones in their order."""
     return sorted(tasks, key=lambda task: -seconds[task.key])
 
 
@@ -34,6 +34,6 @@ def waiting_seconds(
 
 
 def order_data(specs: Iterable[DataSpec], waiting: Mapping[str, float]) -> list[DataSpec]:
-    """The data sets by the seconds of work that wait for them (by name), most first; equals as they came, so
-    parents stay before children."""
+    """The data sets by the seconds of work that wait for them (by name), most first; equal ones in their
+    order, so that parents stay before children."""
     return sorted(specs, key=lambda spec: -waiting.get(spec.name, 0.0))

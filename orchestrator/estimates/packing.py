@@ -1,5 +1,5 @@
-"""How many trials share a GPU: reckoned from what one of them takes alone, and remembered for its like. Pure
-but for `ShareStore`, which reads and writes storage."""
+"""How many trials share a GPU: computed from what one of them takes alone, and cached for trials of the
+same shape. Pure except for `ShareStore`, which reads and writes storage."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def share(peak_bytes: int, total_bytes: int, busy: float) -> float:
 
 
 def larger(share: float) -> float:
-    """The share to try after a GPU's memory did not suffice: twice as much, at most all of it."""
+    """The share to try after a GPU's memory was too small: twice as much, at most all of it."""
     return min(1.0, 2 * share)
 
 
@@ -80,14 +80,14 @@ def shape_key(trial: TrialSpec, shape: Shape, count: int, num_classes: int) -> s
 
 
 class ShareStore:
-    """The shares that were measured, or learned the hard way, under `shapes/` in storage: for every shape
-    of a trial and every kind of device. Once memory did not suffice, a remembered share only grows."""
+    """Measured shares, under `shapes/` in storage, by the shape of a trial and the kind of device. After a
+    trial ran out of memory its share only grows."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
     def recall(self, key: str, device: str) -> Told | None:
-        """What is known: `share`, and what else was told of it; None if nothing is."""
+        """The record of a share, or None."""
         data = self.storage.read(_place(key, device))
         try:
             return None if data is None else SHARE.read(data)
@@ -95,7 +95,7 @@ class ShareStore:
             return None  # it is measured again
 
     def device(self) -> str | None:
-        """The kind of device of which most is known; None if nothing is."""
+        """The kind of device with the most records; None if there are none."""
         kinds = Counter(name.removesuffix(".json").partition("-")[2] for name in self.storage.names("shapes"))
         return kinds.most_common(1)[0][0] if kinds else None
 
@@ -109,7 +109,7 @@ class ShareStore:
         return told
 
     def grow(self, key: str, device: str, share: float) -> float:
-        """`share` was too little memory: the one to try next, remembered."""
+        """The share to try after `share` was too small; it is stored."""
         return float(self.remember(key, device, {"share": larger(share), "grown": True})["share"])
 
 

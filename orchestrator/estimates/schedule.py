@@ -1,4 +1,4 @@
-"""What would run when: list scheduling on equal slots, played through without running anything. Pure."""
+"""A simulation of list scheduling on equal slots: what would run when. Pure."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Job:
-    """Something that takes one slot for so many seconds, after the jobs that it needs; what it needs and is
-    no job is there already."""
+    """A piece of work that occupies one slot for some seconds, after the jobs that it needs. What it needs
+    and is not a job is there already."""
 
     name: str
     seconds: float
@@ -26,8 +26,8 @@ class Span:
 
 
 def play(jobs: Sequence[Job], slots: int) -> dict[str, Span]:
-    """When each job runs if a slot that is free takes the first job of the list that can start. Jobs that
-    need each other in a circle never run and are not in the answer."""
+    """When each job runs if a free slot takes the first job of the list that can start. Jobs that need
+    each other in a cycle never run and are missing from the result."""
     names = {job.name for job in jobs}
     left = {job.name: len(names.intersection(job.needs)) for job in jobs}
     after: dict[str, list[int]] = {}

@@ -1,4 +1,5 @@
-"""How much of a GPU each trial gets: what the sweep says, or what was measured for trials of its shape."""
+"""The share of a GPU that each trial gets: as the sweep says, or as it was measured for trials of the same
+shape."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from trainers.gpu_profile import Probe
 
 
 class Shares:
-    """The same share for every trial, whatever becomes of it: all of a GPU, or none."""
+    """The same share for every trial: a whole GPU, or none."""
 
     def __init__(self, share: float) -> None:
         self.share = share
@@ -33,7 +34,7 @@ class Shares:
 
 
 class Shaped(Shares):
-    """Shares that are known by the shape of a trial, and grow where they were too little."""
+    """Shares by the shape of a trial, which grow when they were too small."""
 
     def __init__(
         self, kept: packing.ShareStore, extents: Extents, device: str, tasks: Iterable[Task]
@@ -68,7 +69,7 @@ class Shaped(Shares):
 
 
 class Given(Shaped):
-    """`run.gpus_per_trial: 0.25`: what the sweep says, but for trials of a shape that has run out of memory
+    """`run.gpus_per_trial: 0.25`: the share that the sweep sets, except for shapes that ran out of memory
     with it, in this sweep or an earlier one."""
 
     def __init__(
@@ -86,8 +87,8 @@ class Given(Shaped):
 
 
 class Measured(Shaped):
-    """`run.gpus_per_trial: auto`: trials of one shape get the share that a probe of one of them found, and
-    more once it was too little."""
+    """`run.gpus_per_trial: auto`: trials of one shape get the share that profiling one of them found, and
+    more after it was too small."""
 
     def __init__(
         self, kept: packing.ShareStore, extents: Extents, device: str, tasks: Iterable[Task]
@@ -100,7 +101,7 @@ class Measured(Shaped):
                 self.wanted.setdefault(shape, task)
 
     def measured(self, shape: str, found: Probe, total_bytes: int) -> float:
-        """Remember the share of trials of this shape, on GPUs of so many bytes."""
+        """Store the share of trials of this shape, on GPUs with this much memory."""
         share = packing.share(found.peak_bytes, total_bytes, found.busy)
         self.known[shape] = share
         self.wanted.pop(shape, None)
@@ -109,6 +110,6 @@ class Measured(Shaped):
         return share
 
     def unknown(self, shape: str) -> None:
-        """It could not be measured: a whole GPU will do, for now."""
+        """It could not be measured: use a whole GPU, for now."""
         self.known[shape] = 1.0
         self.wanted.pop(shape, None)

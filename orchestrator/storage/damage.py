@@ -1,4 +1,4 @@
-"""Which files of a store's ledger, and which heartbeats, are damaged.
+"""The damaged files of a store's ledger and heartbeats.
 
 Imports nothing heavy.
 """
@@ -15,7 +15,7 @@ LEDGER = re.compile(r"[^/]+/(result|failure|stopped|look-[^/]+)\.json")
 
 
 def damaged_files(ledger: Ledger) -> dict[str, str]:
-    """All of them by name, with the reason. Every file is read. Raises OSError."""
+    """All of them by name, with the reason. Reads every file. Raises OSError."""
     ledger.damaged.clear()
     names = sorted(f"trials/{name}" for name in ledger.storage.files("trials") if LEDGER.fullmatch(name))
     for name, data in ledger.storage.read_all(names).items():
@@ -24,5 +24,5 @@ def damaged_files(ledger: Ledger) -> dict[str, str]:
 
 
 def in_quarantine(ledger: Ledger) -> int:
-    """How many damaged files and data sets were put aside."""
+    """The number of damaged files and data sets in quarantine."""
     return len(ledger.storage.names(FOLDER))

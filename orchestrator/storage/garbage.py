@@ -1,4 +1,4 @@
-"""What the store holds, who needs it, what of it is damaged, and what can go."""
+"""The content of a store, who needs it, what of it is damaged, and what can be removed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Garbage:
-    """Something that can go, and why."""
+    """Something that can be removed, and the reason."""
 
     name: str
     why: str
@@ -63,8 +63,8 @@ class Garbage:
 
 
 def entries(store: Store) -> list[Entry]:
-    """Every data set, by name. What trials of the ledger and running sweeps name is needed, and so is what
-    that was made from."""
+    """Every data set, by name. What trials of the ledger and running sweeps name is needed, and so are its
+    ancestors."""
     records, storage = store.records(), open_storage(store.where)
     reasons = _used(storage)
     for name, sweeps in _claimed(storage).items():
@@ -80,8 +80,9 @@ def entries(store: Store) -> list[Entry]:
 
 
 def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
-    """All that can go: data sets that nobody needs, what was put aside as damaged, what was killed and left,
-    and what belonged to these; and, if they are to go, the kept `weights` of trials."""
+    """Everything that can be removed: data sets that are not needed, damaged files in quarantine,
+    leftovers of killed processes, and what belonged to these; and, if asked for, the kept `weights` of
+    trials."""
     known = entries(store)
     unneeded = {entry.name for entry in known if not entry.needed_by}
     kept = {entry.name for entry in known} - unneeded
@@ -114,15 +115,15 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
 
 
 def kept_weights(store: Store) -> tuple[int, int]:
-    """Of how many trials the store keeps the weights, and their bytes."""
+    """The number of trials whose weights the store keeps, and their bytes."""
     there = open_storage(store.where).files("trials")
     sizes = [kept.bytes for name, kept in there.items() if name.partition("/")[2] == WEIGHTS]
     return len(sizes), sum(sizes)
 
 
 def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Garbage]:
-    """Kept weights, but for those of trials that are at work: of trials that have no result, whose worker was
-    killed before it could publish one, and, if asked for, of `every` trial."""
+    """Kept weights that can be removed, but not those of running trials: weights of trials without a
+    result, whose worker was killed before it could publish one, and, if asked for, of `every` trial."""
     there = storage.files("trials")
     at_work = {lease.rpartition(".")[0] for lease in storage.names("leases")}
     for name, kept in there.items():
@@ -138,8 +139,8 @@ def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Garbage]:
 
 
 def _checkpoints(storage: Storage, now: float) -> Iterator[Garbage]:
-    """What workers left that were killed just after they had published. A failed look goes on from its
-    trial's, and a trial that is done may be trained again for its looks."""
+    """Checkpoints left by workers that were killed right after publishing. A failed probe resumes from its
+    trial's checkpoint, and a finished trial may be trained again for its probes."""
     there = storage.files("trials")
     at_work = {lease.rpartition(".")[0] for lease in storage.names("leases")}
     for name, kept in there.items():
@@ -159,7 +160,7 @@ def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) 
 
 
 def _places(storage: Storage, folder: str, now: float) -> Iterator[Place]:
-    """What lies directly in a folder of the store; `now` is by the storage's clock."""
+    """The direct entries of a folder of the store; `now` is by the clock of the storage."""
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for name, kept in storage.files(folder).items():
         age = 0.0 if kept.changed is None else now - kept.changed
@@ -170,8 +171,8 @@ def _places(storage: Storage, folder: str, now: float) -> Iterator[Place]:
 
 
 def remove(store: Store, item: Garbage) -> bool:
-    """Remove it, unless somebody on this machine builds a data set just now, which may be made from it, or a
-    sweep that began since counts on it."""
+    """Remove it, unless a process on this machine is building a data set, which may be made from it, or a
+    sweep that has started since needs it. Returns whether it was removed."""
     storage = open_storage(store.where)
     if PurePosixPath(item.name).name in _claimed(storage) or _building(store):
         return False
@@ -193,8 +194,8 @@ def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
 
 
 def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, str]:
-    """The files of a data set or import, in `data/<name>` for example, that are not as they were written, and
-    why. Every byte is read, where the store is."""
+    """The files of a data set or import, such as those in `data/<name>`, that differ from what was
+    written, with the reason. Reads every byte where the store is."""
     if store.shelf is None:
         return damaged_files(stamps, lambda name: store.root / folder / name)
     found: dict[str, str] = {}
@@ -208,7 +209,7 @@ def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, st
 
 
 def _building(store: Store) -> bool:
-    """Whether anyone on this machine holds the lock of a data set."""
+    """Whether a process on this machine holds the lock of a data set."""
     for file in (store.root / "locks").glob("data-*.lock"):
         try:
             with FileLock(file, timeout=0):
@@ -219,8 +220,8 @@ def _building(store: Store) -> bool:
 
 
 def _used(storage: Storage) -> dict[str, list[str]]:
-    """Names of data sets that trials of the ledger, done or failed, and the looks at them read, and how many
-    trials."""
+    """Names of data sets that trials of the ledger, finished or failed, and their probes read, with the
+    number of trials."""
     needs: dict[str, set[str]] = defaultdict(set)
     told = [name for name in storage.files("trials") if TOLD.fullmatch(name)]
     ledger = Ledger(storage.where)
@@ -232,7 +233,7 @@ def _used(storage: Storage) -> dict[str, list[str]]:
 
 
 def _claimed(storage: Storage) -> dict[str, list[str]]:
-    """Names of data sets that sweeps count on that run now, and which sweeps."""
+    """Names of data sets that running sweeps need, with these sweeps."""
     claims: dict[str, list[str]] = defaultdict(list)
     for heartbeat in live_heartbeats(storage):
         for name in heartbeat.get("needs", ()):

@@ -100,14 +100,14 @@ class Driver:
 
 
 class Watch:
-    """Which drivers live, as far as one can tell from here."""
+    """Tells which drivers are alive, as far as that can be seen from here."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._seen: dict[str, tuple[int, float]] = {}  # id -> its last beat, and when it was first seen here
 
     def alive(self, driver: str) -> bool:
-        """False once its heartbeat is gone, its process on this machine is, or no beat came for
+        """Whether it has a heartbeat, its process runs if it is on this machine, and it has beaten within
         STALE_SECONDS."""
         heartbeat = read_heartbeat(self.storage, driver)
         return (
@@ -117,7 +117,7 @@ class Watch:
         )
 
     def silent(self, driver: str, heartbeat: Heartbeat) -> float:
-        """For how many seconds a driver gave no beat but its heartbeat's, as far as this one has watched."""
+        """Seconds since the last beat of a driver that this watch has seen."""
         beat, since = self._seen.get(driver, (-1, 0.0))
         if heartbeat["beat"] != beat:
             since = time.monotonic()
@@ -126,21 +126,21 @@ class Watch:
 
 
 def live_heartbeats(storage: Storage) -> list[Heartbeat]:
-    """The heartbeats of all drivers but those that are known to be dead."""
+    """The heartbeats of all drivers, except those that are known to be dead."""
     names = [name.removesuffix(".json") for name in storage.names("drivers") if name.endswith(".json")]
     found = (read_heartbeat(storage, name) for name in names)
     return [heartbeat for heartbeat in found if heartbeat is not None and not process_gone(heartbeat)]
 
 
 def read_heartbeat(storage: Storage, driver: str) -> Heartbeat | None:
-    """A driver's heartbeat, or None if it has none, or one that is damaged."""
+    """A driver's heartbeat, or None if it has none or a damaged one."""
     with suppress(DamagedError):
         return _checked_heartbeat(storage, driver)
     return None
 
 
 def damaged_heartbeats(storage: Storage) -> dict[str, str]:
-    """The files of heartbeats that are damaged, and why."""
+    """The damaged heartbeat files, with the reason."""
     found = {}
     for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
@@ -161,8 +161,8 @@ def _checked_heartbeat(storage: Storage, driver: str) -> Heartbeat | None:
 
 
 def shows(storage: Storage, driver: str, *, patience: float = STALE_SECONDS) -> bool:
-    """Whether a driver that lives has its heartbeat in this storage. What a shared folder does not show yet
-    is waited for: a machine may go by a listing that is a minute old. Raises OSError."""
+    """Whether a living driver has its heartbeat in this storage. Waits for what a shared folder does not
+    show yet: a machine may use a listing that is a minute old. Raises OSError."""
     end = time.monotonic() + patience
     while read_heartbeat(storage, driver) is None:
         if time.monotonic() >= end:
@@ -172,13 +172,13 @@ def shows(storage: Storage, driver: str, *, patience: float = STALE_SECONDS) -> 
 
 
 def ask_to_stop(storage: Storage, driver: str) -> None:
-    """Have a driver end its sweep cleanly; it hears of it with its next beat."""
+    """Ask a driver to end its sweep cleanly. It notices with its next beat."""
     storage.write(f"drivers/{driver}.stop", b"{}")
 
 
 def remove_dead(storage: Storage) -> None:
-    """Remove what drivers of this machine have left that are no more: heartbeats, and what they had begun to
-    write. Damaged heartbeats go to `quarantine/`."""
+    """Remove what dead drivers of this machine have left: heartbeats and temporary files. Damaged
+    heartbeats go to `quarantine/`."""
     storage.tidy()
     for name in damaged_heartbeats(storage):
         quarantine(storage, name)
@@ -192,8 +192,8 @@ def remove_dead(storage: Storage) -> None:
 
 
 def remove_silent(storage: Storage, watch: Watch) -> None:
-    """Remove the heartbeats of drivers, on whatever machine, that gave no beat for REMOVE_SECONDS while they
-    were watched. One that was only cut off leaves its heartbeat again with its next beat."""
+    """Remove the heartbeats of drivers on any machine that have not beaten for REMOVE_SECONDS while they
+    were watched. A driver that was only cut off writes its heartbeat again with its next beat."""
     for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
         heartbeat = read_heartbeat(storage, driver) if kind == "json" else None
@@ -208,6 +208,6 @@ def is_ours(heartbeat: Heartbeat) -> bool:
 
 
 def process_gone(heartbeat: Heartbeat) -> bool:
-    """Whether the process of a heartbeat is known to have ended; on another machine nobody can tell, so
-    no."""
+    """Whether the process of a heartbeat is known to have ended; False on another machine, where that
+    cannot be seen."""
     return heartbeat["machine"] == machine() and not alive(heartbeat["pid"])

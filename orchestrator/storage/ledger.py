@@ -1,9 +1,9 @@
-"""The ledger: one folder per trial in storage. `result.json`, published whole, says that a trial is done,
-and `look-<key>.json` what a look at it found.
+"""The ledger: one folder per trial in storage. `result.json`, written atomically, says that a trial is done,
+and `look-<key>.json` contains what a probe found.
 
-A damaged file counts as missing. What is published in its place moves it to `quarantine/`.
+A damaged file counts as missing. Publishing in its place moves it to `quarantine/`.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that `status` is instant.
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ class Ledger:
         return self._read_all(keys, "result")
 
     def look(self, key: str, look: str) -> Record | None:
-        """What the look of that key found at a trial, or None."""
+        """The result of the probe with that key at a trial, or None."""
         return self.parsed(look_file(key, look), self.storage.read(look_file(key, look)))
 
     def looked(self, key: str, looks: LookKeys) -> Record | None:
-        """The record of a trial that is done, with what these looks found: their metrics among its own, as
-        `<look>/<metric>`, and their records as `looks`. None if any of it is lacking."""
+        """The record of a finished trial with the results of these probes: their metrics among its own, as
+        `<probe>/<metric>`, and their records as `looks`. None if any of it is missing."""
         found = {name: self.look(key, look) for name, look in looks.items()}
         there = {name: record for name, record in found.items() if record is not None}
         record = self.result(key) if len(there) == len(looks) else None
         return None if record is None else with_looks(record, there) | ({"looks": there} if there else {})
 
     def findings(self, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
-        """What looks at trials found, as far as they did: by the trial's key, then by the look's name."""
+        """The results of probes that there are: by the trial's key, then by the probe's name."""
         read = self.storage.read_all(
             {look_file(key, k) for key, looks in wanted.items() for k in looks.values()}
         )
@@ -83,11 +83,11 @@ class Ledger:
         return self._read_all(keys, "failure")
 
     def stopped(self, key: str) -> Record | None:
-        """What a scheduler said of a trial that it ended early, or None; a finished trial has none."""
+        """The scheduler's record of a trial that it pruned, or None; a finished trial has none."""
         return self._read(key, "stopped")
 
     def stops(self, keys: Iterable[str]) -> dict[str, Record]:
-        """What a scheduler said of these trials, by key, of those that it ended early."""
+        """The scheduler's records of those of these trials that it pruned, by key."""
         return self._read_all(keys, "stopped")
 
     def done(self) -> set[str]:
@@ -99,7 +99,7 @@ class Ledger:
         return self.storage.holders("trials", "failure.json")
 
     def ended(self) -> set[str]:
-        """The keys of all trials that a scheduler ended early."""
+        """The keys of all pruned trials."""
         return self.storage.holders("trials", "stopped.json")
 
     def kept(self) -> set[str]:
@@ -107,9 +107,9 @@ class Ledger:
         return self.storage.holders("trials", WEIGHTS)
 
     def publish(self, key: str, record: Record) -> Record:
-        """Say that a trial is done. From here on it is, whatever dies. The history, being long, is last.
+        """Publish the result of a trial; from then on it is done. The history, being long, is last.
 
-        What somebody else has published before stays, unless it is damaged; returns what is there now.
+        A result that was published before stays, unless it is damaged. Returns the one that counts.
         """
         told = {"key": key} | record | {"key": key}
         told |= {"warnings": redacted_data(told["warnings"])} if "warnings" in told else {}
@@ -118,33 +118,32 @@ class Ledger:
         return before or told
 
     def publish_look(self, key: str, look: str, record: Record) -> None:
-        """Say what the look of that key found at a trial, unless that is said already. A line for each thing
-        that is told."""
+        """Publish the result of a probe, unless there is one. The file has a line for each field."""
         told = sealed({"key": look} | {name: {} for name in LAST} | record | {"key": look}, last=LAST)
         lines = [f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in told.items()]
         self._publish(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode())
 
     def fail(self, key: str, record: Record) -> None:
-        """Say why a trial is not done. `kind` is whose fault it is, see faults.py."""
+        """Record why a trial is not done. `kind` is the kind of the fault, see faults.py."""
         self._write(key, "failure", {"attempts": 1} | redacted_data(record) | {"key": key})
 
     def stop(self, key: str, record: Record) -> None:
-        """Say that a scheduler ended a trial early, and when."""
+        """Record that a scheduler pruned a trial, and when."""
         self._write(key, "stopped", record | {"key": key})
 
     def forget(self, key: str) -> None:
-        """Have no failure of a trial, nor that it was stopped: it is missing, or done."""
+        """Remove the records of a trial's failure and pruning: it is missing, or done."""
         for name in ("failure", "stopped"):
             self.storage.remove(f"trials/{key}/{name}.json")
 
     def tidy(self, key: str) -> None:
-        """Have no checkpoint of a trial that is done."""
+        """Remove the checkpoint of a finished trial."""
         for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first nobody looks for the other
             self.storage.remove(f"trials/{key}/{name}")
 
     def parsed(self, name: str, data: bytes | None, *, short: bool = False) -> Record | None:
-        """The record in a file of the ledger that has these bytes, or is cut `short` before its long fields;
-        None if there is none, or it is damaged, which `damaged` then says."""
+        """The record in a file of the ledger with this content, which may be cut `short` before its long
+        fields. None if there is none, or if it is damaged; `damaged` then has the reason."""
         if data is None:
             return None
         try:
@@ -154,7 +153,7 @@ class Ledger:
             return None
 
     def _publish(self, name: str, data: bytes) -> Record | None:
-        """Have `name` hold `data`, unless it holds what can be read: then that."""
+        """Write `data` to `name`, unless it contains a readable record: then return that."""
         for _ in range(3):  # another may replace a damaged file at the same time
             if self.storage.publish(name, data):
                 return None
@@ -179,8 +178,8 @@ class Ledger:
 
 
 def read_file(name: str, data: bytes, *, short: bool = False) -> Record:
-    """The record in a file of the ledger, `trials/<key>/result.json` for example, that has these bytes.
-    Raises DamagedError: also for another trial's record, or one that was changed since it was published."""
+    """The record in a file of the ledger, such as `trials/<key>/result.json`, with this content. Raises
+    DamagedError, also for another trial's record, or one that was changed after it was published."""
     _, key, file = name.split("/")
     what = file.removesuffix(".json")
     last = HISTORY if what in FILES else LAST
@@ -199,8 +198,8 @@ _READERS: dict[str, JsonFile[Record]] = {"result": RESULT, "failure": FAILURE, "
 
 
 def _check_spec(record: Record) -> None:
-    """Raises DamagedError unless the settings of a result, of a version of opsctl that kept no digest, are
-    those of its key."""
+    """Raises DamagedError unless the settings in a result of an earlier version, which has no digest, have
+    its key."""
     from orchestrator.storage.trial_spec import (
         TrialSpec,  # imports torch, for the results of such versions alone
     )
@@ -214,12 +213,12 @@ def _check_spec(record: Record) -> None:
 
 
 def look_file(key: str, look: str) -> str:
-    """Where what the look of a key found at a trial is kept."""
+    """The file in which the result of a probe is kept."""
     return f"trials/{key}/look-{look}.json"
 
 
 def with_looks(record: Record, found: Mapping[str, Record]) -> Record:
-    """A trial's record, with the metrics of what looks at it found, by their names, among its own."""
+    """A trial's record, with the metrics of its probes, under their names, among its own."""
     if not found:
         return record
     metrics = {f"{name}/{metric}": n for name, one in found.items() for metric, n in one["metrics"].items()}

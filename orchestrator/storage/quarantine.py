@@ -1,6 +1,6 @@
-"""Where damaged files go: they count as missing, and what takes their place is new, but nothing is lost.
+"""The quarantine for damaged files: they count as missing and are replaced, but nothing is lost.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that `status` is instant.
 """
 
 from __future__ import annotations
@@ -13,5 +13,5 @@ FOLDER = "quarantine"
 
 
 def quarantine(storage: Storage, name: str) -> None:
-    """Put a damaged file aside, as `quarantine/<its name>-<when>`."""
+    """Move a damaged file to `quarantine/<its name>-<time>`."""
     storage.move(name, f"{FOLDER}/{name.replace('/', '-')}-{time.time_ns()}")

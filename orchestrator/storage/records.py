@@ -1,8 +1,8 @@
-"""What lies in a store as JSON: the type of each file of the ledger and of heartbeats, and its one reader.
+"""The JSON files of a store: the type of each file of the ledger and of heartbeats, and its one reader.
 
-A file that fails its reader is damaged: it counts as missing, and nothing of it is used.
+A file that its reader refuses is damaged: it counts as missing, and nothing of it is used.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that `status` is instant.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Seal = Sha256
 
 
 def _metrics(metrics: dict[str, float]) -> dict[str, float]:
-    """Accuracies are shares."""
+    """Accuracies are fractions in [0, 1]."""
     for name, value in metrics.items():
         if ACCURACY.search(name) and not 0 <= value <= 1:
             raise ValueError(f"{name[:80]} is an accuracy, so in [0, 1], found {value:g}")
@@ -98,7 +98,7 @@ class Failure(TypedDict):
 
 @more
 class Stopped(TypedDict):
-    """`trials/<key>/stopped.json`: a scheduler ended the trial early."""
+    """`trials/<key>/stopped.json`: a scheduler pruned the trial."""
 
     key: Key
     epoch: NotRequired[Count]
@@ -119,7 +119,7 @@ LastEpoch = TypedDict(
 
 @more
 class RunningTrial(LastEpoch):
-    """A trial that a driver runs, with what its last epoch measured."""
+    """A trial that a driver runs, with the metrics of its last epoch."""
 
     key: Key
     name: Text
@@ -137,7 +137,7 @@ class DataSetAtWork(TypedDict):
 
 @more
 class DriverState(TypedDict, total=False):
-    """How far a driver is; empty before it has begun."""
+    """The progress of a driver; empty before it has begun."""
 
     total: Count
     done: Count
@@ -155,7 +155,7 @@ class DriverState(TypedDict, total=False):
 
 @more
 class Heartbeat(TypedDict):
-    """`drivers/<id>.json`: a driver lives."""
+    """`drivers/<id>.json`: a driver is alive."""
 
     id: Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,200}$")]
     sweep: Text
@@ -178,8 +178,8 @@ HEARTBEAT = JsonFile[Heartbeat](Heartbeat, limit=16 * MB)
 
 
 def sealed(record: Mapping[str, Any], *, last: Collection[str]) -> Record:
-    """A record with digests by which damage to any of it is found: of each long field, `last` in the file,
-    and of all the others together with these."""
+    """A record with digests that reveal damage: one for each long field (those in `last`, which come last
+    in the file), and one over all other fields together with these."""
     short = {name: value for name, value in record.items() if name not in last}
     long = {name: record[name] for name in last if name in record}
     short["digests"] = {name: _digest(value) for name, value in long.items()}
@@ -187,8 +187,8 @@ def sealed(record: Mapping[str, Any], *, last: Collection[str]) -> Record:
 
 
 def check_seal(record: Mapping[str, Any], *, last: Collection[str], short: bool = False) -> None:
-    """Raises DamagedError unless a record with digests is as it was `sealed`. A `short` one is without its
-    long fields."""
+    """Raises DamagedError unless a record with digests is as it was `sealed`. A `short` one lacks its long
+    fields."""
     rest = {name: value for name, value in record.items() if name not in ("digest", *last)}
     if record.get("digest") != _digest(rest) or "digests" not in record:
         raise DamagedError("its digest is not that of its content")

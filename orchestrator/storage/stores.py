@@ -1,7 +1,7 @@
-"""The store that a user names: a folder, or a URL with this node's copy of it.
+"""The store that a user names: a folder, or a URL with a local cache on each node.
 
-$OPSCTL_CACHE (default: ~/.cache/opsctl) holds the copies, each with at most $OPSCTL_CACHE_GB (default: 50) of
-data sets and imported perturbations.
+$OPSCTL_CACHE (default: ~/.cache/opsctl) contains the caches, each with at most $OPSCTL_CACHE_GB (default: 50)
+of data sets and imported perturbations.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ BOUND = "OPSCTL_CACHE_GB"
 
 
 def open_store(where: str | Path) -> Store:
-    """The store at a path or an fsspec URL, made if it is not there. `open_store(store.where)` opens the same
-    one on another machine. InputError if there can be none, StoreError if it does not answer."""
+    """The store at a path or an fsspec URL, created if need be. `open_store(store.where)` opens the same
+    store on another machine. InputError if it cannot be used, StoreError if it does not answer."""
     if as_url(where) is None:
         return Store(local_folder(where))
     storage = open_storage(where)
@@ -30,9 +30,9 @@ def open_store(where: str | Path) -> Store:
 
 
 def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> Store:
-    """The store of a driver, opened by one of its workers, perhaps on another machine. InputError if what
-    lies at `where` here is another store: the driver would see nothing of what is kept there. StoreError if
-    it does not answer."""
+    """The store of a driver, opened by one of its workers, perhaps on another machine. InputError if
+    `where` is another store on this machine: the driver would not see what is published there. StoreError
+    if it does not answer."""
     storage = open_storage(where)
     try:
         same = shows(storage, driver, patience=patience)

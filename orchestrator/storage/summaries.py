@@ -1,7 +1,7 @@
-"""What the records of finished trials say but for their histories, and those of looks but for their curves,
-read quickly: of thousands of files, a few kilobytes each.
+"""Records of finished trials without their histories, and of probes without their curves, read quickly: a few
+kilobytes of each of thousands of files.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that `status` is instant.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ CLOSE = b"}\n}"
 
 
 def finished(ledger: Ledger, keys: Collection[str]) -> set[str]:
-    """Which of these trials have a result that can be used: each is looked into, for it may be damaged."""
+    """Which of these trials have a usable result. Each is read, since it may be damaged."""
     return set(summaries(ledger, keys))
 
 
 def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
-    """The records of those of these trials that are finished, by key; of a folder without their histories."""
+    """The records of those of these trials that are finished, by key; in a folder without their histories."""
     if not isinstance(ledger.storage, FolderStorage):
         return ledger.results(ledger.done().intersection(keys))
     found = {key: _head(ledger, f"trials/{key}/result.json", HISTORY, END) for key in keys}
@@ -35,13 +35,13 @@ def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
 
 
 def looked(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, set[str]]:
-    """Which looks at these trials have found something, by name, that can be used."""
+    """The probes of these trials that have a usable result, by name."""
     return {key: set(found) for key, found in heads(ledger, wanted).items()}
 
 
 def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
-    """What looks at these trials found, by the trial's key and the look's name; of a folder without curves
-    and fields."""
+    """The results of the probes of these trials, by the trial's key and the probe's name; in a folder
+    without curves and fields."""
     if not isinstance(ledger.storage, FolderStorage):
         there = ledger.storage.files("trials") if any(wanted.values()) else {}
         return ledger.findings(
@@ -58,7 +58,7 @@ def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str,
 
 
 def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:
-    """A record of the ledger without what is long; None if there is none, or it is damaged."""
+    """A record of the ledger without its long fields; None if there is none, or it is damaged."""
     assert isinstance(ledger.storage, FolderStorage)
     with ledger.storage.open(name) as file:
         if file is None:
@@ -68,8 +68,8 @@ def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:
 
 
 def _short(stream: BufferedReader, last: bytes, end: bytes) -> tuple[bytes, bool]:
-    """A record up to where it says `last`, if it is laid out as the ledger does it, else all of the file;
-    whether it is cut short."""
+    """A record up to the field `last`, if it is laid out as the ledger writes it, or else the whole file;
+    and whether it is cut short."""
     head = stream.read(HEAD)
     cut = head.find(last)
     if cut < 0:

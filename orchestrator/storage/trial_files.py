@@ -1,4 +1,4 @@
-"""What a trial keeps beside its result: the checkpoint that it goes on from, and the weights."""
+"""The files of a trial beside its result: the checkpoint that it resumes from, and its weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainers.tensor_files import check_weights, read_tensors
 
 
 def trial_checkpoint(store: Store, key: str, *, every: float) -> ShelvedCheckpoint:
-    """Where a trial goes on after a kill, on any machine that shares the store."""
+    """The checkpoint from which a trial resumes after a kill, on any machine that shares the store."""
     folder = store.root / "trials" / key
     folder.mkdir(parents=True, exist_ok=True)
     name = f"trials/{key}/{CHECKPOINT}"
@@ -20,7 +20,7 @@ def trial_checkpoint(store: Store, key: str, *, every: float) -> ShelvedCheckpoi
 
 
 def keep_weights(store: Store, key: str, model: nn.Module) -> None:
-    """Keep the weights of a trained network in the store. Raises OSError."""
+    """Store the weights of a trained network. Raises OSError."""
     file = store.root / "trials" / key / WEIGHTS
     write_tensors(file, model.state_dict())
     if store.shelf is not None:
@@ -29,8 +29,8 @@ def keep_weights(store: Store, key: str, model: nn.Module) -> None:
 
 
 def kept_weights(store: Store, key: str, network: nn.Module) -> dict[str, Tensor] | None:
-    """The weights of a trained network that the store has, on the host; None if it has none. Raises
-    DamagedError if they are not those of such a network, and OSError if the store does not answer."""
+    """The stored weights of a trained network, on the host; None if there are none. Raises DamagedError if
+    they do not fit the network, and OSError if the store does not answer."""
     file = store.root / "trials" / key / WEIGHTS
     copy = file.with_name(".weights.download.tmp")
     try:

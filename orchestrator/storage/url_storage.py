@@ -40,7 +40,7 @@ class UrlStorage(Storage):
     """
 
     def __init__(self, where: str) -> None:
-        """InputError for a scheme that nobody knows, or whose library is not installed."""
+        """InputError for an unknown scheme, or one whose library is not installed."""
         self.where = where
         self.scheme = where.partition("://")[0]
         try:
@@ -149,8 +149,8 @@ class UrlStorage(Storage):
         return f"{self.root}/{check_safe(name)}"
 
     def _refuse(self, error: OSError, name: str) -> None:
-        """Raise an error unless it says that nothing has that name, or lies in that folder (`name/`). S3 says
-        "forbidden" of what is not there to those who may list a part of the bucket alone: then the list
+        """Raise an error unless it means that a file, or a folder (`name/`), does not exist. S3 answers
+        "forbidden" for missing files to users who may list only a part of the bucket: then the listing
         decides."""
         _refuse_bucket(error)
         if not isinstance(error, PermissionError):
@@ -179,7 +179,7 @@ class UrlStorage(Storage):
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Whatever goes wrong is an OSError that names the storage."""
+        """Turns any error into an OSError that names the storage."""
         try:
             yield
         except Exception as error:
@@ -192,13 +192,13 @@ def type_of(error: Exception) -> type[OSError]:
 
 
 def _code(error: OSError) -> str:
-    """What the server called the error, as far as it said."""
+    """The server's error code, if it gave one."""
     response = getattr(error.__cause__, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
 
 def _refuse_bucket(error: OSError) -> None:
-    """That a bucket is not there is no answer to whether something lies in it."""
+    """Raise an error for a missing bucket, which does not mean that a file is missing."""
     if _code(error) == "NoSuchBucket":
         raise OSError("there is no such bucket") from error
 
