@@ -30,7 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # libraries report, they d
 
 @dataclass
 class Curve:
-    """What is known of one trial."""
+    """What is known about one trial."""
 
     trial: Trial  # optuna's
     values: dict[int, float] = field(default_factory=dict)  # by epoch
@@ -38,11 +38,11 @@ class Curve:
 
 
 class Pruner:
-    """Ends no trial. All calls come from one thread."""
+    """Prunes nothing. All calls come from one thread."""
 
     @classmethod
     def of(cls, plan: Plan, ledger: Ledger) -> Pruner:
-        """The judge that the sweep asks for."""
+        """The pruner that the sweep asks for."""
         return OptunaPruner(plan, ledger) if plan.sweep.run.scheduler != "none" else Pruner()
 
     def report(self, task: Task, epoch: int, row: Metrics) -> bool:
@@ -59,7 +59,7 @@ class Pruner:
 
 
 class OptunaPruner(Pruner):
-    """Compares trials of the sweep, with those in the ledger, finished and stopped, from the start."""
+    """Compares the trials of the sweep with each other, including finished and pruned ones in the ledger."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         """Raises OSError if the ledger does not answer."""
@@ -102,7 +102,7 @@ class OptunaPruner(Pruner):
         self._end(curve, early="metrics" not in record)
 
     def _judged(self, task: Task, curve: Curve, epoch: int, value: float) -> bool | None:
-        """True if it ends early, False if it was the last epoch, None if it goes on."""
+        """True if it is pruned, False if this was its last epoch, None if it continues."""
         curve.values[epoch] = value
         curve.trial.report(value, epoch)
         hopeless = curve.trial.should_prune()

@@ -29,7 +29,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)  # libraries report, they d
 
 
 class Search:
-    """Every trial of the plan that is missing. All calls come from one thread."""
+    """Runs every missing trial of the plan. All calls come from one thread."""
 
     def __init__(self, plan: Plan) -> None:
         self.left = list(plan.missing)
@@ -55,7 +55,7 @@ class Search:
 
 @dataclass
 class Candidate:
-    """A cell that may be tried, and what has become of its trials."""
+    """A cell that may be tried, and the state of its trials."""
 
     labels: dict[str, str]
     tasks: list[Task] = field(default_factory=list)
@@ -69,13 +69,13 @@ class Candidate:
 
     @property
     def passed_over(self) -> bool:
-        """Whether it is not to be tried: the search has begun as many cells as it may."""
+        """Whether it will not be tried: the search has begun as many cells as it may."""
         return any(task.left == "untried" for task in self.tasks)
 
 
 class OptunaSearch(Search):
-    """A search that optuna leads. Cells that are complete already, whoever ran them, cost nothing and count
-    as tried. Raises OSError if the storage does not answer."""
+    """A search guided by optuna. Cells that are complete already, whoever ran them, cost nothing and count
+    as tried. Raises OSError if storage does not answer."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
         self.storage, self.metric = ledger.storage, plan.sweep.report.metric
@@ -102,7 +102,7 @@ class OptunaSearch(Search):
 
     @property
     def tried(self) -> int:
-        """How many cells were tried, those that are being tried among them."""
+        """The number of cells that were begun."""
         return len(self.cells) - len(self.untried)
 
     def ask(self, room: int) -> list[Task]:
@@ -134,7 +134,7 @@ class OptunaSearch(Search):
         self._close(cell)
 
     def _next(self) -> Candidate | None:
-        """A cell whose trials are to be given out, or None."""
+        """A cell whose trials come next, or None."""
         while not self.begun and self.untried and self.tried < self.most:
             name = f"searches/{self.key}/{self.slots}"
             self.storage.create(name, digest(self._suggested().labels).encode())
@@ -142,7 +142,7 @@ class OptunaSearch(Search):
         return self.begun.popleft() if self.begun else None
 
     def _hear(self) -> None:
-        """Take up the cells that are written down and are not known yet."""
+        """Add the cells that other drivers have begun since."""
         while (found := self.storage.read(f"searches/{self.key}/{self.slots}")) is not None:
             self.slots += 1
             cell = self.ids.get(found.decode())
@@ -165,11 +165,11 @@ class OptunaSearch(Search):
         return self.cells[near]
 
     def _close(self, cell: Candidate) -> None:
-        """Tell optuna what a cell came to, once all of its trials have ended.
+        """Report the value of a cell to optuna once all of its trials have ended.
 
-        A stopped trial counts with what it had when it was stopped: too little, if anything, but without it
-        the survivors would speak for all. Optuna ranks a cell without survivors below those that have some.
-        This value steers the search; no report shows it.
+        A pruned trial counts with the value that it had when it was pruned: it would have ended higher, but
+        without it only the survivors would count. A cell without survivors ranks below all cells with some.
+        This value guides the search; no report shows it.
         """
         if cell.trial is None or cell.open or cell.told:
             return
@@ -186,7 +186,7 @@ class OptunaSearch(Search):
 
 
 def _cells(plan: Plan, ledger: Ledger) -> dict[Place, Candidate]:
-    """Every cell of the plan, in its order, with what is known of its trials."""
+    """Every cell of the plan, in its order, with what is known about its trials."""
     metric, cells = plan.sweep.report.metric, dict[Place, Candidate]()
     done = {task.key: task.look_keys for task in plan.tasks if task.done}
     found = ledger.findings(done)

@@ -1,4 +1,5 @@
-"""One trial: data set, training, evaluation, looks, result. Safe to run twice, by anyone, at any time."""
+"""One trial: data set, training, evaluation, probes, result. Idempotent: any process may run it again at
+any time."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ from trainers.stored import DamagedError
 
 
 class DataRecord(TypedDict):
-    """A data set, in the record of a trial that read it; None for what is not known."""
+    """A data set, in the record of a trial that read it; None for what is unknown."""
 
     sha256: str | None
     platform: str | None
@@ -79,7 +80,7 @@ def run_trial(
 
 @dataclass
 class _Runner:
-    """Whoever runs a trial, whose lock is held."""
+    """Runs a trial whose lock is held."""
 
     trial: TrialSpec
     store: Store
@@ -91,8 +92,8 @@ class _Runner:
     def carry_out(
         self, done: Record | None, lacks: Sequence[PlannedLook], take: Opener, report: Report, *, keep: bool
     ) -> Record:
-        """The result, published if it was not `done`, and what the looks find that it lacks. Raises what the
-        first look raised that failed, when all else is published; the checkpoint stays then."""
+        """The result, published unless it was `done`, and the results of the probes that it lacks. If a
+        probe fails, its exception is raised after everything else is published, and the checkpoint stays."""
         test, train = (take(spec) for spec in self.trial.needs)
         looks = [Look(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks]
         watched = any(look.probe.watches for look in lacks)
@@ -123,8 +124,8 @@ class _Runner:
     def _train(
         self, train: Images, test: Images, looks: Sequence[Look], report: Report
     ) -> tuple[Trained, Record]:
-        """Train. Where there is something to look at, the end is kept as a checkpoint: a look takes long, and
-        whoever is killed meanwhile, or fails, need not train again."""
+        """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
+        after a kill or a failure the training need not be repeated."""
 
         def told(row: Metrics) -> None:
             report(row)
@@ -139,13 +140,14 @@ class _Runner:
         return trained, record | {"data_key": self.trial.data.key, "needs": needs, "data_sets": sets}
 
     def _data_record(self, spec: DataSpec) -> DataRecord:
-        """Which bytes a data set had, and where they were computed: its key alone does not say."""
+        """The digest of a data set's bytes, and where they were computed: the key alone does not determine
+        them."""
         record = self.store.record(spec) or {}
         digest = record.get("files", {}).get("data.arrow", {}).get("sha256")
         return {"sha256": digest, "platform": (record.get("platform") or {}).get("name")}
 
     def _kept(self, done: Record, like: Images) -> Trained | None:
-        """What a finished training left, if its weights were kept and are not damaged."""
+        """The state of a finished training, if its weights were kept and are intact."""
         architecture = self.trial.train.architecture
         model = architecture.network(num_classes=like.num_classes, shape=like.shape, seed=self.trial.seed)
         if (weights := self._weights(model)) is None:
@@ -155,7 +157,7 @@ class _Runner:
         return Trained(model.eval(), done["history"], 0.0)
 
     def _weights(self, model: nn.Module) -> dict[str, Tensor] | None:
-        """The weights that were kept of such a network. Damaged ones are put aside, with a warning, and count
+        """The kept weights for a network. Damaged ones are moved to quarantine, with a warning, and count
         as not kept."""
         try:
             return kept_weights(self.store, self.trial.key, model)
@@ -165,8 +167,8 @@ class _Runner:
             return None
 
     def _keep(self, model: nn.Module, record: Record, *, keep: bool, first: bool) -> None:
-        """Keep the weights, or not. The first result and the weights are of one training: what a runner left
-        that was killed before its result goes. The result is worth more than they are."""
+        """Keep the weights, or not. The result and the weights are of the same training: weights from a
+        runner that was killed before its result are replaced. A failure to keep them costs no result."""
         try:
             if keep and (first or self._weights(model) is None):
                 keep_weights(self.store, self.trial.key, model)
@@ -178,7 +180,7 @@ class _Runner:
     def _look(
         self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: Look, origin: str
     ) -> None:
-        """Publish what a look finds at the network that comes from `origin`."""
+        """Publish the result of a probe of the network that comes from `origin`."""
         told = {"device": self.device, "history": trained.history, "watched": trained.watched}
         found = self.trial.look_at(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}

@@ -1,6 +1,7 @@
-"""Running a plan on Ray. The only package that imports ray.
+"""Runs a plan on Ray. The only package that imports ray.
 
-What a worker imports (`worker`, `build`) it pays for each time that it starts, so nothing is imported here.
+A worker pays for the imports of its modules (`worker`, `build`) each time it starts, so nothing is imported
+here.
 """
 
 import os

@@ -1,4 +1,5 @@
-"""The Ray task that builds a data set, alone or with helpers, and one data set built by it."""
+"""The Ray task that builds a data set, alone or with others, and a function that builds one data set with
+it."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ Opener = Callable[[], Store]
 def build_data(
     spec: DataSpec, store: Store, report: Report, *, workers: int, address: str | None = None
 ) -> None:
-    """Build one data set, and what it is made from, with `workers` Ray tasks that share the work."""
+    """Build one data set, and its ancestors, with `workers` Ray tasks that share the work."""
     with cluster(address) as there:
         mail = Queue(actor_options={"num_cpus": 0})
         cpus = max(1.0, min(there.total("CPU") // workers, there.most("CPU")))
@@ -61,20 +62,20 @@ def build_data(
 def start_build(
     spec: DataSpec, opener: Opener, mail: Queue, *, cpus: float, gpus: int, workers: int
 ) -> ray.ObjectRef:
-    """`opener` opens the store on the worker."""
+    """Submit the task; `opener` opens the store on the worker."""
     task = _build.options(name=spec.name, num_cpus=cpus, num_gpus=min(1, gpus))
     return task.remote(opener, json.dumps(plain(spec)), spec.key, mail, gpus or workers)
 
 
 def with_gpu(workers: int, there: Cluster, *, wanted: bool) -> int:
-    """How many of so many workers get a GPU each; the rest would only wait for one. 0 if none is wanted."""
+    """How many of the workers get a GPU each; more would only wait for one. 0 if none is wanted."""
     return min(workers, int(there.total("GPU"))) if wanted else 0
 
 
 @ray.remote(max_retries=0)
 def _build(opener: Opener, spec: str, key: str, mail: Queue, workers: int) -> None:
-    """Build one data set on a worker, which others like it may help. A store that is full, or away, is waited
-    for: the next attempt goes on from the last checkpoint."""
+    """Build one data set on a worker, with the help of others. If the store is full or unreachable, the
+    build is retried and resumes from the last checkpoint."""
     data = DataSpec.parse(OBJECT.read(spec.encode()), "data set")
     if data.key != key:
         raise InputError(two_versions("data set", key, data.key, platform.node()))
@@ -93,7 +94,7 @@ def _build(opener: Opener, spec: str, key: str, mail: Queue, workers: int) -> No
 
 
 class _RayWorkers(Workers):
-    """This worker and others like it: it does the first item itself."""
+    """This worker and others: it processes the first item itself."""
 
     def __init__(self, size: int, cpus: float, gpus: float) -> None:
         self.size = size

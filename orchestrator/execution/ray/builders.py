@@ -40,7 +40,7 @@ class Builders:
     pressure: Pressure = field(default_factory=Pressure)
 
     def poll(self) -> None:
-        """Hear what the builders say and which are done; submit what can be built now."""
+        """Collect the reports of the builders and their results; submit what can be built now."""
         self._read_mail()
         ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
         for ref in ready:
@@ -54,7 +54,7 @@ class Builders:
 
     @property
     def claims(self) -> list[Claim]:
-        """What builders and their helpers take, or wait for."""
+        """The resources that builders hold or wait for."""
         return [claim for spec in self.refs.values() for claim in self._claims(spec)]
 
     def to_json(self) -> list[DataSetAtWork]:
@@ -62,7 +62,7 @@ class Builders:
         return [{"name": s.name, "word": self.words.get(s.name, "")} for s in self.refs.values()]
 
     def abandon(self) -> None:
-        """The sweep ends: what was being built is free for others."""
+        """The sweep ends: release the leases of unfinished data sets."""
         for spec in self.refs.values():
             self._release(spec, done=False)
         self.refs.clear()
@@ -78,7 +78,7 @@ class Builders:
             self.progress.data_built(spec)
 
     def _failed(self, spec: DataSpec, found: Fault) -> None:
-        """By the rules of faults.py."""
+        """Handle a failure by the rules of faults.py."""
         run, name = self.progress.plan.sweep.run, spec.name
         wait, again = 0.0, False
         if found.kind == "machine":
@@ -114,9 +114,8 @@ class Builders:
             self.progress.leases.release(f"data-{spec.key}", done=done)
 
     def _fits(self, spec: DataSpec) -> bool:
-        """Whether a builder may start: they take all processors and GPUs, but half of them while trials could
-        use them, so that trials and data sets do not wait for each other's last. One may always start, with
-        its helpers."""
+        """Whether a builder may start. Builders take all processors and GPUs, but only half of them while
+        trials could use them, so that neither waits for the other to finish. One builder may always start."""
         if not self.refs:
             return True
         if len(self.claims) + self._workers(spec) > self.pressure.most:
@@ -129,18 +128,20 @@ class Builders:
         return sum(claim.cpus for claim in (*theirs, *mine)) <= part * self.cluster.total("CPU")
 
     def _workers(self, spec: DataSpec) -> int:
-        """A builder and its helpers; only crafting is shared, and only while memory suffices."""
+        """The number of tasks that build a data set together; only crafting is shared, and only while
+        there is enough memory."""
         workers = self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
         return int(min(workers, self.pressure.most))
 
     def _claims(self, spec: DataSpec) -> list[Claim]:
-        """What a builder and its helpers take; with GPUs there are no more of them than GPUs."""
+        """The resources of the tasks that build a data set; with GPUs there are at most as many tasks as
+        GPUs."""
         gpus = self._gpus(spec)
         one = Claim(self.progress.plan.sweep.run.cpus_per_data, min(1, gpus))
         return [one] * (gpus or self._workers(spec))
 
     def _gpus(self, spec: DataSpec) -> int:
-        """How many of the builder and its helpers get a GPU each."""
+        """How many of the tasks get a GPU each."""
         return with_gpu(self._workers(spec), self.cluster, wanted=spec.wants_gpu)
 
     def _submit(self, spec: DataSpec) -> None:
@@ -170,14 +171,14 @@ class Builders:
                 self.progress.observer.data_started(spec)
 
     def _heard(self, name: str) -> None:
-        """A builder tells of its work; one that goes on from a checkpoint tells again what it told before."""
+        """A builder reported progress; one that resumed from a checkpoint repeats earlier reports."""
         self.rows[name] += 1
         if self.rows[name] > self.most[name]:
             self.most[name] = self.rows[name]
             self.died.pop(name, None)
 
     def _fault(self, spec: DataSpec, error: BaseException) -> Fault:
-        """Whose fault it is that a builder failed: Ray wraps what it raised, or one of its helpers."""
+        """The fault behind a failed build: Ray wraps the exception of the builder or of one that helps it."""
         found = cause(error)
         if isinstance(found, OutOfMemoryError):
             at_once = len(self._claims(spec)) + len(self.claims) + len(self.progress.live)

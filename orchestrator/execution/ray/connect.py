@@ -1,4 +1,4 @@
-"""A connection to Ray: to a cluster that is there, or to one of our own on this machine."""
+"""The connection to Ray: to an existing cluster, or to a new one on this machine."""
 
 from __future__ import annotations
 
@@ -29,40 +29,41 @@ JOIN_SECONDS = 30.0  # in which the first machine of a cluster that has just com
 
 @dataclass(frozen=True)
 class Cluster:
-    """What there is to run on. `coming` has the resources of all machines that may come, if it grows."""
+    """The resources of a cluster. `coming` has those of all machines that it may grow to."""
 
     coming: tuple[dict[str, float], ...] = ()
 
     def machines(self) -> list[dict[str, float]]:
-        """The resources of every machine: of all that may come where a cluster grows, else of those alive."""
+        """The resources of every machine: of all that the cluster may grow to, or else of those that are
+        alive."""
         return list(self.coming) or [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def most(self, resource: str) -> float:
-        """What the machine has that has most of it."""
+        """The largest amount of a resource on any machine."""
         return max((machine.get(resource, 0.0) for machine in self.machines()), default=0.0)
 
     def total(self, resource: str) -> float:
-        """What all machines have together."""
+        """The amount of a resource on all machines together."""
         return sum(machine.get(resource, 0.0) for machine in self.machines())
 
     def settle(self) -> None:
-        """Wait for the first machine that can run anything: a cluster that has just come up may be its head
-        alone, and the others join within seconds."""
+        """Wait for the first machine that can run something: right after it came up a cluster may consist
+        of its head only, and others join within seconds."""
         end = time.monotonic() + JOIN_SECONDS
         while not self.most("CPU") and time.monotonic() < end:
             time.sleep(0.2)
 
     def gpu_model(self) -> str:
-        """What its GPUs are called."""
+        """The model name of its GPUs."""
         named = {name for machine in self.machines() for name in machine if name.startswith("accelerator_")}
         return "+".join(sorted(name.partition(":")[2] for name in named)) or "gpu"
 
 
 @contextmanager
 def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Cluster]:
-    """A connection to `address`, or a Ray of our own on this machine that ends with us. Workers are held to
-    the instruction set `cpu_isa`, if one is named. InputError if no cluster answers there, or if it does not
-    take our token."""
+    """Connect to `address`, or start Ray on this machine until the end of the block. Workers are limited
+    to the instruction set `cpu_isa`, if given. InputError if no cluster answers, or if it does not accept
+    our token."""
     for name in ("ray", "ray.tune", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told once, by the display
     if address is not None and "://" in address:
@@ -79,7 +80,7 @@ def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Clus
 
 
 def _init(address: str | None, cpu_isa: str | None, options: dict[str, Any]) -> None:
-    """Connect to Ray at `address`, or start it here with these options. InputError if that cannot be done."""
+    """Connect to Ray at `address`, or start it here with these options. InputError if that fails."""
     try:
         if knock(address or ""):  # Ray itself would wait for minutes
             check_token(address or "")
@@ -104,8 +105,9 @@ def _init(address: str | None, cpu_isa: str | None, options: dict[str, Any]) -> 
 
 @contextmanager
 def _own_ray() -> Iterator[dict[str, Any]]:
-    """Options for a Ray on this machine that nobody else can reach: only this user can read its token, it
-    listens on loopback alone, and its sockets and logs are in a folder of this user's, gone afterwards."""
+    """Options for a Ray on this machine that no other user can reach: the token is readable by this user
+    only, Ray listens on loopback only, and its sockets and logs are in a private folder that is removed
+    afterwards."""
     make_private_token()
     before = ray_constants.ENABLE_RAY_CLUSTER
     ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's own switch, which it has for other systems alone
@@ -118,7 +120,7 @@ def _own_ray() -> Iterator[dict[str, Any]]:
 
 
 def _short_folder() -> Path:
-    """Where Ray's folder can be: a socket's path has some hundred characters at most."""
+    """A folder for Ray with a short path: the path of a socket is limited to about a hundred characters."""
     place = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir())
     if len(str(place)) > LONGEST_FOLDER:
         return Path("/tmp")
@@ -127,9 +129,8 @@ def _short_folder() -> Path:
 
 
 def device_of(*, gpu: bool) -> torch.device:
-    """The device of this worker, with as many threads as Ray gave it processors. RuntimeError if it was given
-    a GPU that no longer works, InputError if it cannot be held to the instruction set that the sweep
-    names."""
+    """The device of this worker, with as many threads as Ray gave it processors. RuntimeError if its GPU
+    no longer works, InputError if it cannot be limited to the instruction set that the sweep names."""
     check_pinned_isa()
     cpus = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
     torch.set_num_threads(max(1, int(cpus)))
@@ -137,9 +138,9 @@ def device_of(*, gpu: bool) -> torch.device:
 
 
 def given(*, gpu: bool, works: bool, built: bool, devices: Path = Path("/dev")) -> torch.device:
-    """What a worker computes on that was given a `gpu`. A card that the machine has, and that torch is built
-    for, must work: on the processor a trial would take a hundred times as long. Ray can be told of cards that
-    are none; then, as with a torch for processors alone, it is the processor."""
+    """The device of a worker that was given a `gpu`. A GPU that the machine has, and that torch is built
+    for, must work: on the processor a trial would take a hundred times as long. If Ray was told of GPUs
+    that do not exist, or torch is built for processors only, it is the processor."""
     if gpu and not works and built and any(devices.glob("nvidia[0-9]*")):
         raise RuntimeError(
             "CUDA error: this machine has a GPU, but torch finds none that works (nvidia-smi?)"
@@ -148,7 +149,7 @@ def given(*, gpu: bool, works: bool, built: bool, devices: Path = Path("/dev")) 
 
 
 def cause(error: BaseException) -> BaseException:
-    """The exception that a worker raised, out of all that Ray wraps it in; or the error itself."""
+    """The exception that a worker raised, without what Ray wraps around it."""
     while isinstance(inner := getattr(error, "cause", None), BaseException):
         error = inner
     return error

@@ -1,4 +1,4 @@
-"""Which worker runs which trial: questions from workers come in, trials go out."""
+"""The dispatcher: answers workers that ask for trials."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Seat:
 
 
 class Dispatcher:
-    """Between workers and progress. All calls come from one thread."""
+    """Connects workers with progress. All calls come from one thread."""
 
     def __init__(
         self,
@@ -64,7 +64,8 @@ class Dispatcher:
         kept: Set[str] = frozenset(),
         pressure: Pressure | None = None,
     ) -> None:
-        """`kept` are the keys of the trials that keep their weights; `pressure` is the builders' too."""
+        """`kept` has the keys of the trials that keep their weights; `pressure` is shared with the
+        builders."""
         self.progress, self.builders, self.workers, self.mailbox = progress, builders, workers, mailbox
         self.nodes = Nodes()
         self.probes, self.kept = probes, kept
@@ -78,14 +79,14 @@ class Dispatcher:
         self._answers: Answers = {}
 
     def step(self) -> None:
-        """Hear what workers say, and answer those that can be answered. Waits a moment if there is
-        nothing."""
+        """Process the messages of workers, and answer those that can be answered. Waits briefly if there
+        are none."""
         self._take(self._hear())
         self._send()
 
     def adjust(self) -> None:
-        """Order workers where trials wait and there is room, or machines will come; call this now and
-        then."""
+        """Start workers where trials wait and there is room, or machines will join. To be called every few
+        seconds."""
         self.progress.ahead = len(self.workers.open) + 1
         self.places.open(self._tenants())
         self.slots = self.places.slots()
@@ -95,7 +96,7 @@ class Dispatcher:
         return {"building": self.builders.to_json(), "slots": self.slots, "resting": self.nodes.resting}
 
     def dismiss(self) -> None:
-        """Let all workers go that wait for a trial."""
+        """End all workers that are waiting for a trial."""
         for worker in [worker for worker, seat in self.seats.items() if seat.attempt is None]:
             self._end(worker)
         self._send()
@@ -108,7 +109,7 @@ class Dispatcher:
             return []
 
     def _take(self, messages: list[Message]) -> None:
-        """Have what is said taken up, and answers written for the workers that wait."""
+        """Process messages, and prepare answers for waiting workers."""
         for message in messages:
             if "worker" in message:
                 self._asked(message)
@@ -128,7 +129,7 @@ class Dispatcher:
         self._answers, self._ends = {}, set()
 
     def _asked(self, question: Message) -> None:
-        """A worker waits for an answer, and may tell how its last attempt ended."""
+        """A worker asks for a trial, and may report how its last attempt ended."""
         worker, ended = question["worker"], question["ended"]
         if question["number"] not in self.workers.open:
             self._answers[worker] = {"end": True}  # it was let go, and has not heard of it
@@ -167,14 +168,14 @@ class Dispatcher:
         self.progress.attempt_failed(attempt.number, fault)
 
     def _offered(self, seat: Seat) -> Attempt | None:
-        """A trial for a waiting worker, unless its machine is not to be trusted."""
+        """A trial for a waiting worker, unless its machine is resting."""
         if self.nodes.rests(seat.node):
             return None
         others = (other.node for other in self.seats.values() if not self.nodes.rests(other.node))
         return self.progress.offer(seat.share, self.nodes.barred(seat.node, others))
 
     def _serve(self, worker: str, seat: Seat) -> None:
-        """Give a waiting worker a trial, or let it go if others need its place more."""
+        """Give a waiting worker a trial, or end it if others need its resources more."""
         if self._displaced(seat):
             self._let_go(worker)
         elif (attempt := self._offered(seat)) is not None:
@@ -185,15 +186,15 @@ class Dispatcher:
             self._let_go(worker)
 
     def _displaced(self, seat: Seat) -> bool:
-        """Whether a worker that could begin its next trial is to make room: for memory, processors, a
-        card."""
+        """Whether a worker that could start its next trial should end instead, to free memory, processors
+        or a GPU."""
         if len(self.workers.open) > self.places.most or self.places.crowded(len(self.seats)):
             return True
         return self.places.awaited(seat.tenant, self._tenants())
 
     def _useless(self, seat: Seat) -> bool:
-        """Whether a worker without work only keeps others from theirs. Where its machine rests another would
-        only take its place."""
+        """Whether an idle worker only blocks resources. Where its machine is resting, a new one would only
+        take its place."""
         waits = time.monotonic() - (seat.idle or time.monotonic())
         idle = waits > IDLE_SECONDS and not self.nodes.rests(seat.node)
         return idle or self.places.outdone(seat.share, self._tenants())
@@ -202,11 +203,11 @@ class Dispatcher:
         return [seat.tenant for seat in self.seats.values() if seat.share]
 
     def _claims(self) -> list[Claim]:
-        """What comes before workers."""
+        """What takes precedence over workers."""
         return [*self.builders.claims, *(self.probes.claims if self.probes is not None else ())]
 
     def _let_go(self, worker: str) -> None:
-        """Have a worker end, and count on its place from now on."""
+        """End a worker, and count on its resources from now on."""
         self.workers.open.pop(self.seats[worker].number, None)
         self._end(worker)
 
@@ -217,7 +218,7 @@ class Dispatcher:
             self._fell(seat, seat.attempt, died("its process was ended"))
 
     def _lost(self, number: int, why: str) -> None:
-        """The process of a worker is no more; what it ran is tried again."""
+        """The process of a worker died; its trial is retried."""
         known = [worker for worker, seat in self.seats.items() if seat.number == number]
         if why and not known:  # a machine that is lost takes many workers with it, but those had started
             self._died_young(why)
@@ -227,8 +228,9 @@ class Dispatcher:
                 self._fell(seat, seat.attempt, self._death(seat.attempt, why))
 
     def _died_young(self, why: str) -> None:
-        """A worker died before it asked for anything. OSError if none can be started: they all die, or there
-        has been no memory for one for a while, and none is at work whose end would free some."""
+        """A worker died before it asked for anything. OSError if none can be started: all of them die, or
+        there has not been enough memory for one for a while and no worker is running whose end would free
+        some."""
         if is_out_of_memory(why):
             self.pressure.note("a worker that starts", len(self.workers.open) + len(self.builders.claims))
             self.starved = self.starved or time.monotonic()
@@ -247,7 +249,7 @@ class Dispatcher:
         return killed_for_memory(self.pressure.most if fewer else None)
 
     def _memory(self) -> float:
-        """For how many workers memory suffices, beside the builders."""
+        """How many workers there is memory for, beside the builders."""
         return max(0.0, self.pressure.most - len(self.builders.claims))
 
     def _order(self, attempt: Attempt) -> Message:

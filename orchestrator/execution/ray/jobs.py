@@ -1,4 +1,5 @@
-"""A sweep as a job of a Ray cluster: sent to the head, followed from here; a broken line does it no harm."""
+"""A sweep as a job of a Ray cluster: submitted to the head and followed from here. A lost connection does
+not affect it."""
 
 from __future__ import annotations
 
@@ -45,7 +46,7 @@ TROUBLE = (aiohttp.ClientError, RuntimeError, OSError, http.client.HTTPException
 class Jobs:
     """The jobs of the cluster whose dashboard is at `address`, such as http://127.0.0.1:8265.
 
-    Raises InputError if no dashboard answers there, or if it does not take our token.
+    Raises InputError if no dashboard answers there, or if it does not accept our token.
     """
 
     def __init__(self, address: str) -> None:
@@ -57,8 +58,8 @@ class Jobs:
         self._client = JobSubmissionClient(self.address, headers=self._token.header)
 
     def submit(self, file: Path, name: str, options: Sequence[str]) -> str:
-        """Have the head run `opsctl sweep FILE options...`, and again if it is killed; the job's id. Nothing
-        but the file travels."""
+        """Have the head run `opsctl sweep FILE options...`, and restart it if it is killed. Returns the
+        job's id. Only the sweep file is transferred."""
         entrypoint = shlex.join(
             ["python", "-m", "orchestrator.cluster.supervisor", name, file.name, *options]
         )
@@ -74,10 +75,10 @@ class Jobs:
             )
 
     def follow(self, job: str, write: Callable[[str], object]) -> int:
-        """Write what the job says until it ends; its exit code, or 130 if it was stopped.
+        """Write the output of the job until it ends. Returns its exit code, or 130 if it was stopped.
 
-        A broken connection is mended where that is possible within a minute, and nothing is written twice.
-        Raises OSError if it is not, or if the job ended without a word; the job itself goes on regardless.
+        A lost connection is restored if that is possible within a minute, and nothing is written twice.
+        Raises OSError if it is not, or if the job ended without a status; the job continues in any case.
         """
         log, lost = Log(write), 0.0
         while True:
@@ -111,7 +112,7 @@ class Jobs:
 
 
 class Log:
-    """What is written of a log that begins again whenever the line was broken: everything once."""
+    """Writes every part of a log once, although the log starts over after a lost connection."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self.write, self.seen = write, 0  # characters
@@ -129,7 +130,7 @@ class Log:
 
 
 def _exit_code(job: str, info: Any) -> int:
-    """How to end for a job that has ended."""
+    """The exit code for a job that has ended."""
     if info.status == JobStatus.STOPPED:
         return 130
     if any(sign in (info.message or "") for sign in NO_OPSCTL):
@@ -143,7 +144,7 @@ def _exit_code(job: str, info: Any) -> int:
 
 
 def _url(address: str) -> str:
-    """The dashboard's address as a URL; InputError for anything that cannot be one."""
+    """The dashboard's address as a URL; InputError if it cannot be one."""
     url = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
     parts = urllib.parse.urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.hostname == "auto":
@@ -155,7 +156,7 @@ def _url(address: str) -> str:
 
 
 def _ask(url: str, token: Token) -> None:
-    """See that a Ray dashboard answers at `url` and takes our token."""
+    """InputError unless a Ray dashboard answers at `url` and accepts our token."""
     try:
         _get(f"{url}/api/version", token)["ray_version"]
     except urllib.error.HTTPError as error:
@@ -172,7 +173,7 @@ def _ask(url: str, token: Token) -> None:
 
 
 def _get(url: str, token: Token) -> Any:
-    """The JSON at `url`. One of TROUBLE if there is none soon; Ray's own client would wait for ever."""
+    """The JSON at `url`. Raises one of TROUBLE after a timeout; Ray's own client would wait for ever."""
     request = urllib.request.Request(url, headers=token.header)
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as answer:
         return VALUE.read(answer.read(VALUE.limit + 1))

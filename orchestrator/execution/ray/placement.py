@@ -1,4 +1,4 @@
-"""Which workers there should be: where new ones are opened, and which give their place to something else."""
+"""Where workers are started, and which of them end to make room."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ REST_SECONDS = 60.0  # that nothing is opened in place of a worker that had to g
 
 
 class Places:
-    """Between the trials that wait and the machines. Builders and probes come before workers: `claims` says
-    what they take or wait for."""
+    """Places waiting trials on machines. Builders and profiling tasks take precedence over workers:
+    `claims` has the resources that they hold or wait for."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Places:
         claims: Callable[[], list[Claim]],
         memory: Callable[[], float] = lambda: math.inf,
     ) -> None:
-        """`memory` says for how many workers that suffices."""
+        """`memory` returns how many workers there is memory for."""
         self.progress, self.workers, self.cluster, self.claims = progress, workers, cluster, claims
         self.memory = memory
         self.cpus = progress.plan.sweep.run.cpus_per_trial
@@ -38,7 +38,7 @@ class Places:
         self._rest: dict[float, float] = {}  # share -> until when none of it is opened again
 
     def open(self, tenants: Iterable[Tenant]) -> None:
-        """Order workers where trials wait and there is room, or machines will come."""
+        """Start workers where trials wait and there is room, or machines will join."""
         self.machines = self.cluster.machines()
         here, claims, workers = list(tenants), self.claims(), self.workers.shares
         cards, stuck = self._cards(here)
@@ -65,17 +65,17 @@ class Places:
             self.workers.order(share)
 
     def slots(self) -> int:
-        """How many trials could run at a time."""
+        """How many trials could run at the same time."""
         fits = [self._room(share) for share in self.progress.ready.shares]
         return len(self.workers.open) + max(fits, default=0)
 
     def crowded(self, seats: int) -> bool:
-        """Whether builders or probes wait for processors that so many workers have."""
+        """Whether builders or profiling tasks wait for processors that this many workers hold."""
         whole = sum(machine.get("CPU", 0.0) for machine in self.machines)
         return crowded(seats, self.claims(), whole, cpus=self.cpus)
 
     def awaited(self, mine: Tenant, tenants: Iterable[Tenant]) -> bool:
-        """Whether a worker that could begin its next trial is to let go of its card instead."""
+        """Whether a worker that could start its next trial should give up its GPU instead."""
         if not mine.share:
             return False
         cards, stuck = self._cards(tenants)
@@ -94,25 +94,25 @@ class Places:
         return found
 
     def outdone(self, share: float, tenants: Iterable[Tenant]) -> bool:
-        """Whether a worker that has nothing to do stands where another could work."""
+        """Whether an idle worker takes up resources that another could use."""
         cards, stuck = self._cards(tenants)
         first = self._first(share, stuck)
         return first is not None and not self._fits(cards, first.share)
 
     def _rests(self, share: float) -> bool:
-        """Whether workers with that share have just made way for something that is still about."""
+        """Whether workers with that share ended recently to make room for something that has not finished."""
         others = any(claim.gpus for claim in self.claims()) or len(self.progress.ready.shares) > 1
         return others and self.progress.now() < self._rest.get(share, 0.0)
 
     def _fits(self, cards: Cards, share: float) -> bool:
-        """Whether one more worker finds a place: if workers were packed anew, or on the cards as they are."""
+        """Whether one more worker fits: if all workers were packed anew, or on the GPUs as they are now."""
         taken = [*self.claims(), *[Claim(self.cpus)] * len(self.workers.open)]
         idle_cpus = self._more > 0 and idle(self.machines, taken, self.cpus) > 0
         return self._room(share) > 0 or (idle_cpus and cards.place(share))
 
     def _cards(self, tenants: Iterable[Tenant]) -> tuple[Cards, Counter[float]]:
-        """The GPUs, with what comes before the trials, and the workers that have not begun, in their places;
-        and the shares of the workers that find none."""
+        """The GPUs with what takes precedence over trials, and with the workers that have not started; and
+        the shares of workers that do not fit."""
         here = list(tenants)
         count = sum(int(machine.get("GPU", 0.0)) for machine in self.machines)
         cards, stuck = Cards(count, here, self.progress.now()), Counter[float]()
@@ -126,23 +126,23 @@ class Places:
         return cards, stuck
 
     def _free_in(self, tenants: list[Tenant], share: float) -> float:
-        """Seconds until a share could be free for a trial; 0 where nobody knows."""
+        """Seconds until a share could be free for a trial; 0 if unknown."""
         soonest = self._cards(tenants)[0].wait(share)
         return soonest - self.progress.now() if soonest < math.inf else 0.0
 
     def _first(self, share: float, stuck: Counter[float]) -> Waiting | None:
-        """The longest trial that waits for another share than this, and for which no worker has a place."""
+        """The longest waiting trial that needs another share than this and for which no worker has room."""
         workers = self.workers.shares - stuck
         others = (self._best(one, workers[one]) for one in self.progress.ready.shares if one != share)
         return max((one for one in others if one), key=lambda one: one.seconds, default=None)
 
     def _best(self, share: float, workers: int, free_in: float = 0.0) -> Waiting | None:
-        """The first trial that waits for a share beyond those that so many workers will take."""
+        """The first waiting trial for a share, after those that this many workers will take."""
         found = self._seconds(share, workers, 1)
         return Waiting(found[0], share, free_in) if found else None
 
     def _seconds(self, share: float, workers: int, most: int) -> list[float]:
-        """How long the first trials take that wait for a share beyond those that so many workers will
+        """The durations of the first waiting trials for a share, after those that this many workers will
         take."""
         running = sum(attempt.share == share for attempt in self.progress.live.values())
         spare = max(0, workers - running)
@@ -154,10 +154,10 @@ class Places:
 
     @property
     def _more(self) -> float:
-        """How many more workers would find trials that may run at a time."""
+        """How many more workers would find trials that may run at the same time."""
         return max(0, self.most - len(self.workers.open))
 
     @property
     def most(self) -> float:
-        """How many workers there may be: as many as the sweep says, fewer where memory does not suffice."""
+        """The maximum number of workers: as the sweep says, or fewer where there is not enough memory."""
         return min(self.progress.plan.sweep.run.max_concurrent or math.inf, self.memory())

@@ -1,4 +1,4 @@
-"""Ray tasks that measure what trials take of a GPU, one for every shape that is not known yet."""
+"""Ray tasks that profile trials on a GPU, one for each shape that is not known yet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from trainers.stored import OBJECT
 
 @dataclass
 class Probes:
-    """The probes of a sweep: each has a GPU to itself, and they come before the trials."""
+    """The profiling tasks of a sweep: each has a GPU to itself, and they take precedence over trials."""
 
     shares: Measured
     extents: Extents
@@ -30,11 +30,11 @@ class Probes:
 
     @property
     def claims(self) -> list[Claim]:
-        """What they take, or wait for."""
+        """The resources that they hold or wait for."""
         return [Claim(self.cpus, 1.0)] * len(self.refs)
 
     def poll(self) -> None:
-        """Start the probes that are wanted, and hear from those that have ended."""
+        """Start the profiling tasks that are needed, and collect results."""
         started = set(self.refs.values())
         for shape, task in self.shares.wanted.items():
             if shape not in started:
@@ -52,7 +52,7 @@ class Probes:
 
 @ray.remote(max_retries=1, max_calls=1)  # its process ends with it: what it holds of the GPU is free
 def _probe(trial: str, train: Extent) -> tuple[Probe, int]:
-    """What a trial takes, and the bytes of the GPU that it was measured on."""
+    """The profile of a trial, and the memory of the GPU in bytes."""
     spec, device = TrialSpec.parse(OBJECT.read(trial.encode()), "trial"), torch.device("cuda")
     found = probe(spec, train.shape, train.num_classes, train.images, device)
     return found, torch.cuda.get_device_properties(device).total_memory

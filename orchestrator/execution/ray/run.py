@@ -1,4 +1,4 @@
-"""A plan run to its end. There is no barrier: a trial starts when its own data sets are in the store."""
+"""Runs a plan. There is no barrier: a trial starts when its own data sets are in the store."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ RAY_SECONDS = 120.0  # in which Ray fails at everything, and the sweep is ended
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: trials done now, keys of those that failed and of those that a scheduler ended,
-    and whether it was told to stop."""
+    """How a sweep ended: the number of trials done now, the keys of failed and of pruned ones, and whether
+    it was asked to stop."""
 
     done: int
     failed: tuple[str, ...]
@@ -117,8 +117,8 @@ def _drive(
     stop: threading.Event,
     polls: Sequence[Callable[[], None]],
 ) -> None:
-    """Until nothing is left to do, or somebody says stop. What Ray cannot do now is tried again; OSError if
-    it can do nothing for a while."""
+    """Run until nothing is left to do, or the sweep is asked to stop. What Ray cannot do at the moment is
+    retried; OSError if Ray does not respond for a while."""
     polled, well = Every(POLL_SECONDS), time.monotonic()
     while not stop.is_set() and progress.mistake is None:
         try:
@@ -139,7 +139,7 @@ def _drive(
 
 
 class Every:
-    """Says when so many seconds have passed since it last did."""
+    """Tells when this many seconds have passed since it last did."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self.now, self.last = seconds, now, -float("inf")
@@ -152,8 +152,8 @@ class Every:
 
 
 def _seconds(plan: Plan, store: Store) -> dict[str, float]:
-    """How long each missing trial takes, by key: as finished ones tell, or a guess that knows their order.
-    Trials that differ in seed and poison alone take as long, so nothing need be counted."""
+    """The expected duration of each missing trial, by key: from finished trials, or a guess that orders
+    them. Trials that differ only in seed and poison take equally long, so each recipe is estimated once."""
     if len(set(map(_recipe, plan.missing))) < 2:
         return {task.key: 1.0 for task in plan.missing}
     wanted = [task.key for task in plan.tasks]
@@ -164,15 +164,15 @@ def _seconds(plan: Plan, store: Store) -> dict[str, float]:
 
 
 def _recipe(task: Task) -> tuple[object, ...]:
-    """What decides how long a trial takes."""
+    """The part of a trial that determines its duration."""
     trial = task.trial
     keys = (trial.train.key, trial.evaluation.key, trial.test_data.key)
     return (*keys, trial.data.limit, task.trains, task.look_epochs)
 
 
 def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | None]:
-    """What each trial gets of a GPU: what the sweep says, else what is measured, else a whole one where there
-    is any. InputError if no machine of the cluster has what is asked for."""
+    """The share of a GPU for each trial: as the sweep says, or as measured, or a whole GPU where there are
+    any. InputError if no machine of the cluster has the resources."""
     run = plan.sweep.run
     has = {name: there.most(name) for name in ("CPU", "GPU")}
     if problem := lacking(run, has):

@@ -1,8 +1,7 @@
-"""The workers as Tune sees them: long trials, each with its share of the cluster, started again when they
-die.
+"""The workers as Tune trials: long-running, each with its share of the cluster, restarted when they die.
 
-Tune runs in a thread of its own. It places workers, and asks a cluster that can grow for machines; which
-trial a worker runs is the driver's to say.
+Tune runs in a thread of its own. It places workers, and asks a cluster that can grow for machines; the driver
+decides which trial a worker runs.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ CLOSE_SECONDS = 2.0  # that Tune is given to end all workers; those at work then
 
 
 class Workers:
-    """Orders workers, and tells which have died or ended; from `with` to its end. Used from one thread.
+    """Starts workers, and tells which have died or ended; from `with` to its end. Used from one thread.
 
-    If Tune itself fails, all workers are lost, and it is started anew.
+    If Tune itself fails, all workers are lost, and Tune is started again.
     """
 
     def __init__(self, shared: Shared, folder: Path, *, cpus: float) -> None:
@@ -53,18 +52,18 @@ class Workers:
 
     @property
     def shares(self) -> Counter[float]:
-        """How many workers there are, or will be, of each share."""
+        """The number of workers that exist or are ordered, by share."""
         return Counter(self.open.values())
 
     def order(self, share: float) -> None:
-        """Have one more worker with that share of a GPU, as soon as there is room."""
+        """Start one more worker with that share of a GPU, as soon as there is room."""
         self._numbers += 1
         self.open[self._numbers] = share
         self._orders.put({"number": self._numbers, "share": share})
 
     def lost(self) -> Iterator[tuple[int, str]]:
-        """Numbers of workers whose process died since the last call, and why, which Tune starts again; and of
-        those that have ended. OSError if Tune cannot be kept running."""
+        """The numbers of workers whose process died since the last call, with the reason, which Tune
+        restarts; and of those that ended. OSError if Tune cannot be kept running."""
         while not self._news.empty():
             number, ended, why = self._news.get()
             if ended:
@@ -82,7 +81,7 @@ class Workers:
             yield from ((number, f"Ray Tune failed: {why}") for number in numbers)
 
     def _start(self) -> None:
-        """Have Tune run, in a thread of its own, without any worker."""
+        """Run Tune in a thread of its own, without any worker."""
         self._runs += 1
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
@@ -96,7 +95,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """End all workers, whatever they do."""
+        """End all workers at once."""
         self._closed.set()
         self._thread.join(CLOSE_SECONDS)
 
@@ -131,8 +130,8 @@ class Workers:
 
 
 class _ActorManager(RayActorManager):
-    """Tune's own, for which every worker that Ray has lost has died. Of one that Ray's memory monitor killed,
-    Tune would raise a RuntimeError, which ends it and all workers."""
+    """Tune's actor manager, for which every worker that Ray lost has died. For one that Ray's memory
+    monitor killed, Tune would raise a RuntimeError, which would end Tune and all workers."""
 
     def _actor_task_failed(self, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
@@ -141,14 +140,14 @@ class _ActorManager(RayActorManager):
 
 
 class _Unsaved:
-    """What Tune would write into its snapshots and must not: our ledger is what a sweep resumes from."""
+    """State that Tune must not write into its snapshots: a sweep resumes from our ledger."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
 class _Feed(_Unsaved, SearchGenerator):
-    """Gives Tune a worker for every order; it is never finished before it is closed."""
+    """Gives Tune a worker for every order; it is not finished before it is closed."""
 
     def __init__(self, orders: queue.SimpleQueue[dict[str, Any]], closed: threading.Event) -> None:
         super().__init__(_Orders(orders))
@@ -161,7 +160,7 @@ class _Feed(_Unsaved, SearchGenerator):
 
 
 class _Orders(_Unsaved, Searcher):
-    """An order as what Tune calls a configuration."""
+    """An order, in the form of a Tune configuration."""
 
     def __init__(self, orders: queue.SimpleQueue[dict[str, Any]]) -> None:
         super().__init__()
@@ -179,8 +178,8 @@ class _Orders(_Unsaved, Searcher):
 
 
 class _Ears(_Unsaved, TrialProgressCallback):
-    """Passes on which workers died (with a reason) and which ended. It stands where Tune's own callback
-    would, which prints."""
+    """Reports which workers died (with a reason) and which ended. It replaces Tune's own callback, which
+    prints."""
 
     def __init__(self, news: queue.SimpleQueue[tuple[int, bool, str]]) -> None:
         super().__init__()
@@ -214,7 +213,7 @@ class _Brake(_Unsaved, tune.Stopper):
 
 
 class _Silence(tune.ProgressReporter):
-    """The display tells what happens."""
+    """Prints nothing: the display shows what happens."""
 
     def should_report(self, trials: list[Trial], done: bool = False) -> bool:
         return False
@@ -227,8 +226,8 @@ def _name(trial: Trial) -> str:
 
 
 def _why(trial: Trial) -> str:
-    """Why a worker died, by what Tune wrote down last: that it was killed for memory, or else the last
-    line."""
+    """Why a worker died, from the last error that Tune recorded: that it was killed for memory, or else
+    the last line."""
     with suppress(OSError):
         told = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
         lines = [line.strip()[:300] for line in told.splitlines()[1:] if line.strip()]
@@ -237,6 +236,6 @@ def _why(trial: Trial) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """An error of Ray's in one line, with the one that caused it first."""
+    """A Ray error in one line, beginning with its cause."""
     first = error.__cause__ or error
     return f"{type(first).__name__}: {first}".strip().splitlines()[0][:300]

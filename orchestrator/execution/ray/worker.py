@@ -70,9 +70,9 @@ def worker(config: dict[str, Any], shared: Shared) -> None:
 
 
 class Desk:
-    """Where a worker works: a store with its open data sets, a device, a line to the driver.
+    """The state of a worker: the store with its open data sets, the device, the mailbox.
 
-    Store and device are looked for with an order, so that what is wrong with them is told as its outcome.
+    Store and device are opened with the first order, so that an error there becomes the outcome of the order.
     """
 
     def __init__(self, shared: Shared, share: float, line: Line) -> None:
