@@ -37,7 +37,7 @@ class CraftRates:
         names = [f"data/{name}/record.json" for name in storage.names("data")[:LEARN]]
         found: dict[Group, list[float]] = defaultdict(list)
         for name, data in storage.read_all(names).items():
-            for group, seconds in _told(name, data):
+            for group, seconds in _seconds_by_group(name, data):
                 found[group].append(seconds)
         return cls({group: statistics.median(seconds) for group, seconds in found.items()})
 
@@ -59,7 +59,7 @@ def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
     return rates.seconds(work)
 
 
-def _told(name: str, data: bytes | None) -> Iterator[tuple[Group, float]]:
+def _seconds_by_group(name: str, data: bytes | None) -> Iterator[tuple[Group, float]]:
     """Seconds per pixel value according to a record, for each of its groups."""
     try:
         if (record := known(name.split("/")[1], data)) is None:

@@ -69,10 +69,10 @@ class FlopsKept:
 def _read(data: bytes | None) -> Flops | None:
     """The cached count; None if it is damaged, or lacks values and kernels, and has to be made again."""
     try:
-        told = None if data is None else FLOPS.read(data)
+        record = None if data is None else FLOPS.read(data)
     except DamagedError:
         return None
-    if told is None:
+    if record is None:
         return None
-    values, kernels = PerPass(**told["values"]), PerPass(**told["kernels"])
-    return Flops(told["forward"], told["backward"], told["inputs"], values, kernels)
+    values, kernels = PerPass(**record["values"]), PerPass(**record["kernels"])
+    return Flops(record["forward"], record["backward"], record["inputs"], values, kernels)

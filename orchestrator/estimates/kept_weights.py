@@ -117,11 +117,11 @@ def together(choices: Sequence[KeptWeights]) -> list[str]:
     kept = {key for choice in choices for key in choice.more}
     if not sizes:
         return []
-    told = size(sum(sizes[key] or 0 for key in kept))
+    amount = size(sum(sizes[key] or 0 for key in kept))
     if len(kept) == len(sizes):
-        return [f"weights of {_trials(len(sizes))} will be kept on disk, {told}"]
+        return [f"weights of {_trials(len(sizes))} will be kept on disk, {amount}"]
     later = f"a probe added later must train {_trials(len(sizes) - len(kept))} again"
-    return [f"weights of {len(kept)} of {_trials(len(sizes))} will be kept on disk, {told}; {later}"]
+    return [f"weights of {len(kept)} of {_trials(len(sizes))} will be kept on disk, {amount}; {later}"]
 
 
 @dataclass

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, FiniteFloat
@@ -26,8 +27,6 @@ MOST = 16  # trials on one GPU: each is a process with memory, a thread and file
 FINE = 10_000  # Ray knows a share to four decimals: three times 0.3333 fit, three times 0.3334 do not
 ELSEWHERE = frozenset(("epochs", "schedule", "label_smoothing", "clip_norm"))  # decide no memory
 
-Told = dict[str, Any]
-
 
 @more
 class ShareRecord(TypedDict):
@@ -41,7 +40,7 @@ class ShareRecord(TypedDict):
     busy: NotRequired[FiniteFloat]
 
 
-SHARE = JsonFile[Told](ShareRecord)
+SHARE = JsonFile[ShareRecord](ShareRecord)
 
 
 def share(peak_bytes: int, total_bytes: int, busy: float) -> float:
@@ -69,13 +68,13 @@ def shape_key(trial: TrialSpec, shape: Shape, count: int, num_classes: int) -> s
     lie on the device. Trials that differ in seed, epochs, learning rate or poison have one."""
     recipe = {name: value for name, value in trial.train if name not in ELSEWHERE | {"optimizer"}}
     optimizer = {name: value for name, value in trial.train.optimizer if name != "lr"}
-    told = {
+    identifying = {
         "recipe": identity(recipe),
         "optimizer": [trial.train.optimizer.kind, identity(optimizer)],
         "attacks": identity(trial.evaluation.attacks),
         "images": [count, *shape, num_classes],
     }
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    text = json.dumps(identifying, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -86,7 +85,7 @@ class ShareStore:
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
 
-    def recall(self, key: str, device: str) -> Told | None:
+    def recall(self, key: str, device: str) -> ShareRecord | None:
         """The record of a share, or None."""
         data = self.storage.read(_place(key, device))
         try:
@@ -99,14 +98,14 @@ class ShareStore:
         kinds = Counter(name.removesuffix(".json").partition("-")[2] for name in self.storage.names("shapes"))
         return kinds.most_common(1)[0][0] if kinds else None
 
-    def remember(self, key: str, device: str, told: Told) -> Told:
-        """Keep `told`, which has `share` and may have more (such as peak_bytes, busy); what is known now."""
-        before = self.recall(key, device) or {}
-        told = {"device": device, **before, **told}
-        if before.get("grown"):
-            told["share"] = max(told["share"], before["share"])
-        self.storage.write(_place(key, device), json.dumps(told, indent=1).encode())
-        return told
+    def remember(self, key: str, device: str, measured: Mapping[str, Any]) -> ShareRecord:
+        """Store what was `measured`: `share`, and perhaps more (peak_bytes, busy). Returns the new record."""
+        before = self.recall(key, device)
+        record = SHARE.check({"device": device, **(before or {}), **measured})
+        if before is not None and before.get("grown"):
+            record["share"] = max(record["share"], before["share"])
+        self.storage.write(_place(key, device), json.dumps(record, indent=1).encode())
+        return record
 
     def grow(self, key: str, device: str, share: float) -> float:
         """The share to try after `share` was too small; it is stored."""

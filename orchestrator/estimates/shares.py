@@ -48,8 +48,8 @@ class Shaped(Shares):
             shape = shape_key(task.trial, train.shape, train.images, train.num_classes)
             self.shapes[task.key] = shape
         for shape in dict.fromkeys(self.shapes.values()):
-            if (told := kept.recall(shape, device)) is not None:
-                self._recalled(shape, told)
+            if (record := kept.recall(shape, device)) is not None:
+                self._recalled(shape, record)
 
     def of(self, task: Task) -> float | None:
         return self.known.get(self.shapes[task.key])
@@ -63,9 +63,9 @@ class Shaped(Shares):
             self.kept.grow(shape, self.device, share)
         return True
 
-    def _recalled(self, shape: str, told: packing.Told) -> None:
+    def _recalled(self, shape: str, record: packing.ShareRecord) -> None:
         """Something is remembered of this shape."""
-        self.known[shape] = float(told["share"])
+        self.known[shape] = float(record["share"])
 
 
 class Given(Shaped):
@@ -81,9 +81,9 @@ class Given(Shaped):
     def of(self, task: Task) -> float | None:
         return super().of(task) or self.share
 
-    def _recalled(self, shape: str, told: packing.Told) -> None:
-        if told.get("grown"):  # what was merely measured is less than what somebody says
-            self.known[shape] = max(self.share, float(told["share"]))
+    def _recalled(self, shape: str, record: packing.ShareRecord) -> None:
+        if record.get("grown"):  # what was merely measured is less than what somebody says
+            self.known[shape] = max(self.share, float(record["share"]))
 
 
 class Measured(Shaped):

@@ -65,7 +65,7 @@ class Candidate:
         default_factory=list
     )  # of trials that a scheduler ended: epoch, value
     trial: Trial | None = None  # optuna's, once the cell is tried
-    told: bool = False
+    reported: bool = False
 
     @property
     def passed_over(self) -> bool:
@@ -111,7 +111,7 @@ class OptunaSearch(Search):
             try:
                 cell = self._next()
             except OSError:
-                if not given:  # else what is there already is told first
+                if not given:  # else what is there already is reported first
                     raise
                 break
             if cell is None:
@@ -171,9 +171,9 @@ class OptunaSearch(Search):
         without it only the survivors would count. A cell without survivors ranks below all cells with some.
         This value guides the search; no report shows it.
         """
-        if cell.trial is None or cell.open or cell.told:
+        if cell.trial is None or cell.open or cell.reported:
             return
-        cell.told = True
+        cell.reported = True
         if cell.values:
             values = [*cell.values.values(), *(value for _, value in cell.stops)]
             self.study.tell(cell.trial, statistics.fmean(values))

@@ -127,13 +127,13 @@ class _Runner:
         """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
         after a kill or a failure the training need not be repeated."""
 
-        def told(row: Metrics) -> None:
+        def tell(row: Metrics) -> None:
             report(row)
             if looks and row["epoch"] >= self.trial.train.epochs:
                 self.checkpoint.every = 0.0
 
         trained, record = self.trial.judged(
-            train, test, device=self.device, report=told, checkpoint=self.checkpoint, looks=looks
+            train, test, device=self.device, report=tell, checkpoint=self.checkpoint, looks=looks
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
@@ -181,8 +181,8 @@ class _Runner:
         self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: Look, origin: str
     ) -> None:
         """Publish the result of a probe of the network that comes from `origin`."""
-        told = {"device": self.device, "history": trained.history, "watched": trained.watched}
-        found = self.trial.look_at(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
+        options = {"device": self.device, "history": trained.history, "watched": trained.watched}
+        found = self.trial.look_at(trained.model, train, test, [look], **options)[look.name]  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
         record |= {"warnings": self.warnings} if self.warnings else {}

@@ -57,8 +57,8 @@ class Extents:
             return _read(record)
         place = f"extents/{whole.source.kind}-{whole.source.fingerprint}-{whole.split}.json".replace(":", "-")
         with suppress(DamagedError):  # then it is looked up again
-            if (told := self.storage.read(place)) is not None:
-                return _read(EXTENT.read(told))
+            if (data := self.storage.read(place)) is not None:
+                return _read(EXTENT.read(data))
         found = whole.source.extent(whole.split)
         with suppress(OSError):
             self.storage.write(place, json.dumps(asdict(found)).encode())
@@ -69,7 +69,7 @@ def _limited(whole: Extent, spec: DataSpec) -> Extent:
     return whole if spec.limit is None else replace(whole, images=min(spec.limit, whole.images))
 
 
-def _read(told: dict[str, Any]) -> Extent:
+def _read(record: dict[str, Any]) -> Extent:
     """An extent from the record of a data set, or from the cache."""
-    c, h, w = told["shape"]
-    return Extent(told["images"], (c, h, w), told["num_classes"])
+    c, h, w = record["shape"]
+    return Extent(record["images"], (c, h, w), record["num_classes"])

@@ -236,10 +236,10 @@ def _tasks(
         key: Task(key, point, done=False, needs=(), looks=looks.at(point.trial.data))
         for key, point in points.items()
     }
-    return _told(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
+    return _with_state(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
 
 
-def _told(
+def _with_state(
     tasks: Mapping[str, Task], ledger: Ledger, retry: frozenset[str], *, stops: bool
 ) -> tuple[Task, ...]:
     """The tasks, with what the ledger knows about them."""

@@ -42,11 +42,11 @@ class PlannedLook:
         return {"name": self.name, "probe": plain(self.probe), "sets": sets}
 
     @classmethod
-    def read(cls, told: Mapping[str, Any]) -> PlannedLook:
-        """A look as `told` tells it."""
-        probe = LookSpec.parse({"name": told["name"], "probe": told["probe"]}, "look").probe
-        sets = {name: DataSpec.parse(spec, f"look: {name}") for name, spec in told["sets"].items()}
-        return cls(told["name"], probe, sets)
+    def read(cls, record: Mapping[str, Any]) -> PlannedLook:
+        """The inverse of `to_json`."""
+        probe = LookSpec.parse({"name": record["name"], "probe": record["probe"]}, "look").probe
+        sets = {name: DataSpec.parse(spec, f"look: {name}") for name, spec in record["sets"].items()}
+        return cls(record["name"], probe, sets)
 
 
 def metrics_found(spec: LookSpec) -> tuple[str, ...]:
@@ -95,13 +95,13 @@ class Looks:
 
     def _set(self, data: DataSpec, changes: Mapping[str, Any], where: str) -> DataSpec:
         """The trial's own data set with these fields of `data` changed."""
-        told = plain(data)
+        fields = plain(data)
         for path, value in changes.items():
             field = path.partition(".")[0]
-            if field in ("source", "crafted_on") and isinstance(told.get(field), dict):
-                told[field].pop("fingerprint", None)  # it is that of other images
-            set_path(told, path, copy.deepcopy(value), where)
-        spec = DataSpec.parse(told, where).pinned(self.pin)
+            if field in ("source", "crafted_on") and isinstance(fields.get(field), dict):
+                fields[field].pop("fingerprint", None)  # it is that of other images
+            set_path(fields, path, copy.deepcopy(value), where)
+        spec = DataSpec.parse(fields, where).pinned(self.pin)
         spec = spec.clean if spec.clean.poison == spec.poison else spec  # of clean images there is one draw
         if spec.source != data.source:
             self._check_alike(spec.source, data.source, where)

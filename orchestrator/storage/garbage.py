@@ -23,7 +23,7 @@ from poisons.store.store import damaged_files
 from trainers.stored import DamagedError
 
 HOUR, DAY = 3600.0, 86400.0
-TOLD = re.compile(r"[^/]+/(result|failure|look-[^/]+)\.json")  # files of a trial that name data sets
+RECORDS = re.compile(r"[^/]+/(result|failure|look-[^/]+)\.json")  # files of a trial that name data sets
 Rule = Callable[["Place"], str | None]
 
 
@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def bytes(self) -> int:
-        return sum(told["bytes"] for told in self.record["files"].values())
+        return sum(stamp["bytes"] for stamp in self.record["files"].values())
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,10 @@ def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, st
         return damaged_files(stamps, lambda name: store.root / folder / name)
     found: dict[str, str] = {}
     with TemporaryDirectory(dir=store.root, prefix="verify-") as place:
-        for name, told in stamps.items():
+        for name, stamp in stamps.items():
             file = Path(place, name)
-            store.shelf.download(shelved(folder, name, told["sha256"]), file)
-            found |= damaged_files({name: told}, lambda _, file=file: file)  # type: ignore[misc]
+            store.shelf.download(shelved(folder, name, stamp["sha256"]), file)
+            found |= damaged_files({name: stamp}, lambda _, file=file: file)  # type: ignore[misc]
             file.unlink(missing_ok=True)
     return found
 
@@ -223,9 +223,9 @@ def _used(storage: Storage) -> dict[str, list[str]]:
     """Names of data sets that trials of the ledger, finished or failed, and their probes read, with the
     number of trials."""
     needs: dict[str, set[str]] = defaultdict(set)
-    told = [name for name in storage.files("trials") if TOLD.fullmatch(name)]
+    files = [name for name in storage.files("trials") if RECORDS.fullmatch(name)]
     ledger = Ledger(storage.where)
-    for name, data in storage.read_all(f"trials/{name}" for name in told).items():
+    for name, data in storage.read_all(f"trials/{name}" for name in files).items():
         record = ledger.parsed(name, data) or {}
         needs[name.split("/")[1]].update(record.get("needs", ()), record.get("sets", {}).values())
     trials = Counter(name for names in needs.values() for name in names)

@@ -111,17 +111,17 @@ class Ledger:
 
         A result that was published before stays, unless it is damaged. Returns the one that counts.
         """
-        told = {"key": key} | record | {"key": key}
-        told |= {"warnings": redacted_data(told["warnings"])} if "warnings" in told else {}
-        before = self._publish(f"trials/{key}/result.json", _json(sealed(told, last=HISTORY)))
+        stored = {"key": key} | record | {"key": key}
+        stored |= {"warnings": redacted_data(stored["warnings"])} if "warnings" in stored else {}
+        before = self._publish(f"trials/{key}/result.json", _json(sealed(stored, last=HISTORY)))
         self.forget(key)
-        return before or told
+        return before or stored
 
     def publish_look(self, key: str, look: str, record: Record) -> None:
         """Publish the result of a probe, unless there is one. The file has a line for each field."""
-        told = sealed({"key": look} | {name: {} for name in LAST} | record | {"key": look}, last=LAST)
-        lines = [f" {json.dumps(name)}: {json.dumps(value, allow_nan=False)}" for name, value in told.items()]
-        self._publish(look_file(key, look), ("{\n" + ",\n".join(lines) + "\n}").encode())
+        content = sealed({"key": look} | {name: {} for name in LAST} | record | {"key": look}, last=LAST)
+        fields = (f" {json.dumps(name)}: {json.dumps(v, allow_nan=False)}" for name, v in content.items())
+        self._publish(look_file(key, look), ("{\n" + ",\n".join(fields) + "\n}").encode())
 
     def fail(self, key: str, record: Record) -> None:
         """Record why a trial is not done. `kind` is the kind of the fault, see faults.py."""

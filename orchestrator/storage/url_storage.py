@@ -54,7 +54,7 @@ class UrlStorage(Storage):
         self.root = root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
-        with self._told():
+        with self._as_os_error():
             try:
                 return bytes(self.fs.cat_file(self._path(name), **READING.get(self.scheme, {})))
             except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -67,11 +67,11 @@ class UrlStorage(Storage):
             return dict(zip(wanted, pool.map(self.read, wanted), strict=True))
 
     def write(self, name: str, data: bytes) -> None:
-        with self._told():
+        with self._as_os_error():
             self.fs.pipe_file(self._path(name), data)
 
     def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
-        with self._told():
+        with self._as_os_error():
             for pause in (0.05, 0.2, 0.5, 1.0):
                 try:
                     return self._create(self._path(name), data)
@@ -82,21 +82,21 @@ class UrlStorage(Storage):
             return self._create(self._path(name), data)
 
     def remove(self, name: str) -> None:
-        with self._told():
+        with self._as_os_error():
             try:
                 self.fs.rm_file(self._path(name))
             except FileNotFoundError as error:
                 _refuse_bucket(error)
 
     def move(self, name: str, to: str) -> None:
-        with self._told():
+        with self._as_os_error():
             try:
                 self.fs.mv(self._path(name), self._path(to))
             except (FileNotFoundError, PermissionError) as error:
                 self._refuse(error, name)
 
     def names(self, folder: str) -> list[str]:
-        with self._told():
+        with self._as_os_error():
             try:
                 found = self.fs.ls(self._path(folder), detail=False)
             except (FileNotFoundError, NotADirectoryError, PermissionError) as error:
@@ -110,24 +110,24 @@ class UrlStorage(Storage):
 
     def files(self, folder: str) -> dict[str, Kept]:
         top = self._path(folder)
-        with self._told():
+        with self._as_os_error():
             try:
                 found = self.fs.find(top, detail=True)
             except (FileNotFoundError, PermissionError) as error:
                 self._refuse(error, f"{folder}/")
                 return {}
         return {
-            path[len(top) + 1 :]: Kept(told["size"] or 0, _changed(told))
-            for path, told in found.items()
+            path[len(top) + 1 :]: Kept(info["size"] or 0, _changed(info))
+            for path, info in found.items()
             if path.startswith(f"{top}/") and safe(path[len(top) + 1 :])
         }
 
     def upload(self, file: Path, name: str) -> None:
-        with self._told():
+        with self._as_os_error():
             self.fs.put_file(str(file), self._path(name))
 
     def download(self, name: str, file: Path) -> bool:
-        with self._told():
+        with self._as_os_error():
             try:
                 self.fs.get_file(self._path(name), str(file))
             except (FileNotFoundError, PermissionError) as error:
@@ -178,7 +178,7 @@ class UrlStorage(Storage):
         return True
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def _as_os_error(self) -> Iterator[None]:
         """Turns any error into an OSError that names the storage."""
         try:
             yield
@@ -203,8 +203,8 @@ def _refuse_bucket(error: OSError) -> None:
         raise OSError("there is no such bucket") from error
 
 
-def _changed(told: dict[str, Any]) -> float | None:
-    found = next((told[name] for name in CHANGED if told.get(name) is not None), None)
+def _changed(info: dict[str, Any]) -> float | None:
+    found = next((info[name] for name in CHANGED if info.get(name) is not None), None)
     if isinstance(found, str):
         found = datetime.fromisoformat(found)
     return found.timestamp() if isinstance(found, datetime) else found

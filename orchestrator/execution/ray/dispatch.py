@@ -152,8 +152,8 @@ class Dispatcher:
 
     def _settle(self, seat: Seat, attempt: Attempt, ended: Message) -> None:
         if "fault" in ended:
-            told = ended["fault"]
-            self._fell(seat, attempt, Fault(**{**told, "history": tuple(told["history"])}))
+            fault = ended["fault"]
+            self._failed(seat, attempt, Fault(**{**fault, "history": tuple(fault["history"])}))
             return
         self.nodes.worked(seat.node)
         if "record" in ended:
@@ -162,7 +162,7 @@ class Dispatcher:
             self.progress.reported(attempt.number, ended["rows"])
             self.progress.attempt_pruned(attempt.number)
 
-    def _fell(self, seat: Seat, attempt: Attempt, fault: Fault) -> None:
+    def _failed(self, seat: Seat, attempt: Attempt, fault: Fault) -> None:
         if fault.kind == "machine":
             self.nodes.failed(seat.node, attempt.task.key)
         self.progress.attempt_failed(attempt.number, fault)
@@ -215,7 +215,7 @@ class Dispatcher:
         self._answers[worker] = {"end": True}
         seat = self.seats.pop(worker)
         if seat.attempt is not None:
-            self._fell(seat, seat.attempt, died("its process was ended"))
+            self._failed(seat, seat.attempt, died("its process was ended"))
 
     def _lost(self, number: int, why: str) -> None:
         """The process of a worker died; its trial is retried."""
@@ -225,7 +225,7 @@ class Dispatcher:
         for worker in known:
             seat = self.seats.pop(worker)
             if seat.attempt is not None:
-                self._fell(seat, seat.attempt, self._death(seat.attempt, why))
+                self._failed(seat, seat.attempt, self._death(seat.attempt, why))
 
     def _died_young(self, why: str) -> None:
         """A worker died before it asked for anything. OSError if none can be started: all of them die, or

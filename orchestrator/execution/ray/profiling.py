@@ -39,8 +39,8 @@ class Probes:
         for shape, task in self.shares.wanted.items():
             if shape not in started:
                 ask = _probe.options(name=f"probe-{shape}", num_gpus=1, num_cpus=self.cpus)
-                told = json.dumps(plain(task.trial))
-                self.refs[ask.remote(told, self.extents.of(task.trial.data))] = shape
+                trial = json.dumps(plain(task.trial))
+                self.refs[ask.remote(trial, self.extents.of(task.trial.data))] = shape
         ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
         for ref in ready:
             shape = self.refs.pop(ref)

@@ -229,8 +229,8 @@ def _why(trial: Trial) -> str:
     """Why a worker died, from the last error that Tune recorded: that it was killed for memory, or else
     the last line."""
     with suppress(OSError):
-        told = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
-        lines = [line.strip()[:300] for line in told.splitlines()[1:] if line.strip()]
+        text = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
+        lines = [line.strip()[:300] for line in text.splitlines()[1:] if line.strip()]
         return next(filter(is_out_of_memory, lines), lines[-1] if lines else UNKNOWN)
     return UNKNOWN
 

@@ -103,10 +103,10 @@ class Desk:
                 raise InputError(two_versions("trial", order.get("key"), trial.key, platform.node()))
             store, device = self.store, self.device
             run = self.run.with_kept_weights(keep=bool(order.get("keep")))
-            told = {"device": device, "report": report, "run": run, "images": self.images}
+            options = {"device": device, "report": report, "run": run, "images": self.images}
             if "looks" in order:
-                told["looks"] = [PlannedLook.read(look) for look in VALUE.read(order["looks"].encode())]
-            record = self.shared.work(trial, store, **told)
+                options["looks"] = [PlannedLook.read(look) for look in VALUE.read(order["looks"].encode())]
+            record = self.shared.work(trial, store, **options)
         except Stopped:
             return {"attempt": number, "stopped": True, "rows": report.rows}
         except Exception as error:  # noqa: BLE001  (any exception is the outcome of the trial)
