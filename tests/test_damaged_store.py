@@ -13,8 +13,8 @@ import torch
 
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.ledger import HISTORY, Ledger
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import SEALS, sealed
-from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store
 from poisons.store.local_cache import shelved

@@ -21,7 +21,7 @@ from PIL import Image
 from orchestrator.storage.garbage import entries, find_garbage, remove
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.exchange.importing import store_import

@@ -25,7 +25,7 @@ from orchestrator.planning.snapshot import version_of
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import local_folder, open_storage
+from orchestrator.storage.locations import local_folder, open_storage
 from orchestrator.tracking.payloads import params
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl

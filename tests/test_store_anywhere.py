@@ -24,7 +24,7 @@ from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import find_garbage
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_store
 from poisons import CraftContext, DataSpec, Store
 from poisons.durable import StoreError

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 import poisons  # noqa: F401  (its members join their families)
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_store
 from poisons.sources.base import Source
 from trainers import InputError

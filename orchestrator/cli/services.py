@@ -65,7 +65,7 @@ def ui(
     If --tracking-uri is a server (http://...), its UI is there already: the links are printed, nothing is
     started.
     """
-    from orchestrator.storage.storage import local_folder
+    from orchestrator.storage.locations import local_folder
     from orchestrator.tracking.database import DATABASE, is_server
     from trainers import InputError
 

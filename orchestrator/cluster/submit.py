@@ -8,7 +8,7 @@ from pathlib import Path
 
 from orchestrator.planning.expansion import expand
 from orchestrator.planning.sweep_file import load
-from orchestrator.storage.storage import as_url
+from orchestrator.storage.locations import as_url
 from trainers import InputError
 from trainers.redaction import has_credentials
 

@@ -17,9 +17,10 @@ from contextlib import ExitStack, suppress
 
 from orchestrator.cluster.host import stoppable
 from orchestrator.storage.heartbeats import Driver, live_heartbeats, remove_dead
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.process import machine
 from orchestrator.storage.records import Heartbeat
-from orchestrator.storage.storage import Storage, open_storage
+from orchestrator.storage.storage import Storage
 
 OWN = (0, 1, 2, 130)  # exit codes that a sweep gives itself
 STOPPED = 130

@@ -14,8 +14,8 @@ from orchestrator.estimates.rates import Rates, Run, device_name, processor
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import Record
-from orchestrator.storage.storage import open_storage
 from orchestrator.storage.summaries import summaries
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store

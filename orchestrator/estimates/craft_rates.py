@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.estimates.rates import Rates
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
 from poisons.store.store import known

@@ -19,7 +19,7 @@ from orchestrator.estimates.schedule import Job, makespan
 from orchestrator.estimates.shares import Measured
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import RunSpec
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from poisons import Store
 
 # From the command to the first trial: Ray, workers, their imports. In three sweeps on two cores it took 11 to

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from poisons import DataSpec, Store
 from poisons.records import Count, Shape
 from poisons.sources.base import Extent

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 
 from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
-from orchestrator.storage.storage import FolderStorage, Storage, open_storage
+from orchestrator.storage.locations import open_storage
+from orchestrator.storage.storage import FolderStorage, Storage
 from poisons import Store
 from poisons.records import IMPORT, RECORD
 from poisons.store.local_cache import shelved

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import (
     FAILURE,
@@ -23,7 +24,6 @@ from orchestrator.storage.records import (
     check_seal,
     sealed,
 )
-from orchestrator.storage.storage import open_storage
 from trainers.redaction import redacted_data
 from trainers.stored import DamagedError, JsonFile
 

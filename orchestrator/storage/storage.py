@@ -5,7 +5,6 @@ Imports nothing heavy, so that looking at a sweep is instant.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import secrets
@@ -19,12 +18,11 @@ from io import BufferedReader
 from pathlib import Path
 
 from orchestrator.storage.process import gone, here, this_process
-from trainers.errors import InputError
+from poisons.durable import flush
 from trainers.redaction import redacted
 from trainers.stored import open_regular
 
 DAY = 86_400  # seconds: nobody writes one file for longer
-CACHE = "OPSCTL_CACHE"  # where this node keeps its copies of stores that lie elsewhere
 
 
 LARGEST = 256 * 10**6  # bytes that `read` returns; what is larger is no file that opsctl reads whole
@@ -169,7 +167,7 @@ class FolderStorage(Storage):
         place, temporary = self._prepared(name, data)
         try:
             os.replace(temporary, place)
-            _flush(place.parent)
+            flush(place.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -185,7 +183,7 @@ class FolderStorage(Storage):
 
     def publish(self, name: str, data: bytes) -> bool:
         created = self.create(name, data)
-        _flush(self._path(name).parent)  # not for each lease: it takes milliseconds
+        flush(self._path(name).parent)  # not for each lease: it takes milliseconds
         return created
 
     def remove(self, name: str) -> None:
@@ -221,9 +219,9 @@ class FolderStorage(Storage):
         temporary, place = self._aside(name), self._path(name)
         try:
             shutil.copyfile(file, temporary)
-            _flush(temporary)
+            flush(temporary)
             os.replace(temporary, place)
-            _flush(place.parent)
+            flush(place.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -277,44 +275,3 @@ class FolderStorage(Storage):
         for folder in (self._path(name).parent, self.root / "tmp"):
             folder.mkdir(parents=True, exist_ok=True)
         return self.root / "tmp" / f"{this_process()}.{secrets.token_hex(8)}.tmp"
-
-
-def open_storage(where: str | Path) -> Storage:
-    """The storage at a path, or at any fsspec URL: `s3://bucket/prefix`, `gs://...`, `file:///...`.
-    InputError if it cannot be used."""
-    if (url := as_url(where)) is None:
-        return FolderStorage(local_folder(where))
-    from orchestrator.storage.url_storage import UrlStorage  # imports fsspec, which a folder does not need
-
-    return UrlStorage(url)
-
-
-def local_folder(where: str | Path) -> Path:
-    """Where this machine keeps what is local of the store at `where`: the store itself, or, of a URL, a
-    folder under $OPSCTL_CACHE (default: ~/.cache/opsctl) that is named after it, but for its credentials."""
-    if (url := as_url(where)) is None:
-        return Path(str(where).removeprefix("file://")).expanduser().absolute()
-    home = Path(os.environ.get(CACHE) or "~/.cache/opsctl").expanduser().absolute()
-    name = redacted(url)
-    words = re.sub("[^A-Za-z0-9.]+", "-", name).strip("-")
-    return home / f"{words[:80]}-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
-
-
-def as_url(where: str | Path) -> str | None:
-    """The URL, without a slash at its end, or None for what is a path. InputError for half a URL."""
-    scheme, mark, rest = str(where).partition(":/")
-    if not mark or not re.fullmatch("[a-z][a-z0-9+.-]+", scheme) or scheme == "file":
-        return None
-    if not rest.startswith("/"):
-        url = redacted(f"{scheme}://{rest}")
-        raise InputError(f"{url.replace('//', '/', 1)} is neither a path nor a URL; write {url}")
-    return f"{scheme}://{rest.strip('/')}"
-
-
-def _flush(place: Path) -> None:
-    """Have a file's bytes, or a folder's entries, on the disk itself."""
-    descriptor = os.open(place, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

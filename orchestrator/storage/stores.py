@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 
 from orchestrator.storage.heartbeats import STALE_SECONDS, shows
-from orchestrator.storage.storage import as_url, local_folder, open_storage
+from orchestrator.storage.locations import as_url, local_folder, open_storage
 from poisons import Store
 from poisons.durable import StoreError
 from trainers import InputError

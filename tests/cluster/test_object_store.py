@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_store
 from orchestrator.tracking import Tracker, payloads
 from tests.chaos.witness import as_if_alone

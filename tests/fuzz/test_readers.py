@@ -32,15 +32,9 @@ from orchestrator.storage.heartbeats import (
 )
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import ACCURACY, HEARTBEAT
-from orchestrator.storage.storage import (
-    FolderStorage,
-    Storage,
-    UnsafeNameError,
-    check_safe,
-    open_storage,
-    safe,
-)
+from orchestrator.storage.storage import FolderStorage, Storage, UnsafeNameError, check_safe, safe
 from poisons.records import DATA, IMPORT, MARK, STAMP, data_record
 from tests.fuzz.hostile import TEXTS, damaged, examples
 from trainers import InputError

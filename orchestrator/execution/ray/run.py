@@ -34,7 +34,7 @@ from orchestrator.planning.preflight import check_ready
 from orchestrator.planning.resources import lacking
 from orchestrator.storage.heartbeats import Driver, remove_dead
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from poisons import Store
 from trainers import InputError
 from trainers.spec import plain

@@ -32,7 +32,7 @@ from orchestrator.planning.extents import USUAL, Extents
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.estimates.packing import FINE, MOST, OVERHEAD, ROOM, ShareStore, larger, shape_key, share
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.trial_spec import TrialSpec
 
 GIB = 2**30

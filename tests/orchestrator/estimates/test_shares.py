@@ -6,7 +6,7 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.shares import Given, Measured, Shares
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from trainers.gpu_profile import Probe

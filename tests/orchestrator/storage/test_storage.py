@@ -14,14 +14,9 @@ import pytest
 from s3fs import S3FileSystem
 
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.locations import as_url, local_folder, open_storage
 from orchestrator.storage.process import this_process
-from orchestrator.storage.storage import (
-    FolderStorage,
-    Storage,
-    as_url,
-    local_folder,
-    open_storage,
-)
+from orchestrator.storage.storage import FolderStorage, Storage
 from tests import s3
 from tests.test_fences import loaded
 from trainers.errors import InputError

@@ -13,7 +13,7 @@ from orchestrator.execution.ray.connect import given
 from orchestrator.execution.ray.worker import Desk, Shared
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.heartbeats import Driver
-from orchestrator.storage.storage import open_storage
+from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_driven
 from poisons import Store
 from poisons.durable import StoreError
