@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.store.local_cache import NodeCopy
+from trainers.stored import OBJECT
 
 CLEAN = DataSpec.parse({"limit": 50}, "test").pinned()
 
@@ -48,6 +50,18 @@ def differ(store: Store) -> None:
     told = store.record(CLEAN)
     assert told is not None
     write_whole(record, told | {"files": {"data.arrow": stamp(file)}})
+
+
+def test_a_record_need_not_tell_when_its_files_were_written(tmp_path: Path) -> None:
+    shelf = FolderStorage(tmp_path / "shelf")
+    one, other = (NodeCopy(tmp_path / name, shelf) for name in "ab")
+    made(tmp_path / "a", "imports/x", b"a")
+    assert one.push("imports/x")
+    record = OBJECT.read(shelf.read("imports/x/record.json") or b"")
+    del record["file"]["mtime_ns"]
+    shelf.write("imports/x/record.json", json.dumps(record).encode())
+    assert other.pull("imports/x")
+    assert (tmp_path / "b/imports/x/perturbation.arrow").read_bytes() == b"a"
 
 
 @pytest.mark.parametrize("last", ["a", "b"])

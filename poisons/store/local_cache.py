@@ -170,7 +170,8 @@ class NodeCopy:
                 there = shelved(name, file, told["sha256"])
                 if not self.shelf.download(there, place) or not intact(place, told):
                     return False
-                os.utime(place, ns=(told["mtime_ns"], told["mtime_ns"]))  # known by it without being read
+                if (written := told.get("mtime_ns")) is not None:
+                    os.utime(place, ns=(written, written))  # by which it is known without being read
                 flush(place)
             write_whole(temporary / RECORD, record)
             shutil.rmtree(final, ignore_errors=True)  # damaged, if there is one

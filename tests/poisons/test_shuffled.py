@@ -19,7 +19,7 @@ from poisons.exchange.picture import draw
 from poisons.exchange.stored_picture import picture_of
 from poisons.methods.imported import Imported
 from poisons.perturbations.delta import Delta
-from poisons.store.store import build
+from poisons.store import build
 from trainers import Images, InputError
 
 IMPORTED = {"kind": "imported", **Imported.smoke}
