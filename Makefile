@@ -1,4 +1,5 @@
-# make demo | test | check | quick | lint-fix | golden | picture | bench | fuzz | chaos | cluster-token | cluster-test | clean.
+# make demo | test | check | quick | lint-fix | golden | generated | docs | picture | bench | fuzz | chaos |
+# cluster-token | cluster-test | clean.
 # Each makes .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
@@ -9,7 +10,7 @@ STORE ?= opsctl-store
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick check lint-fix golden picture bench fuzz chaos cluster-token cluster-test clean
+.PHONY: demo test quick check lint-fix golden generated docs picture bench fuzz chaos cluster-token cluster-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
@@ -35,6 +36,14 @@ lint-fix: $(VENV)/.installed-dev
 
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.golden
+
+# The pages and the schema that are made from the code.
+generated: $(VENV)/.installed-dev
+	$(BIN)/python -m docs.generate
+
+# docs/_build/html/index.html; a warning is an error.
+docs: $(VENV)/.installed-dev
+	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
 
 picture: $(VENV)/.installed
 	$(BIN)/opsctl report sweeps/quickstart.yaml --store $(STORE) --format svg > docs/quickstart.svg
@@ -71,7 +80,7 @@ cluster-test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m cluster tests/cluster
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist docs/_build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:

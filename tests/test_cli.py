@@ -14,11 +14,7 @@ import pytest
 import yaml
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.planning.expansion import expand
-from orchestrator.planning.probes import metrics_found
-from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from poisons.__main__ import main as poison_bare
 from tests.conftest import CPU, ROOT, Opsctl
@@ -254,27 +250,11 @@ def test_shipped_yaml_has_no_tabs_and_no_duplicates() -> None:
     assert all("\t" not in file.read_text() and yaml.safe_load(file.read_text()) for file in files)
 
 
-def test_what_the_readme_shows_is_what_is_understood() -> None:
-    """Every YAML block is a sweep, or parts of one."""
-    pytest.importorskip("timm")
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    sweep, parts, looks, search, poison = map(yaml.safe_load, blocks)
-    assert len(expand(SweepSpec.parse(sweep, "README"), "README")) == 66
-    RunSpec.parse(parts.pop("run"), "README")
-    looked = SweepSpec.parse({"name": "a", "question": "b?", "grid": {"seed": [0, 1]}, **looks}, "README")
-    assert set(looked.report.measured) <= {name for look in looked.probes for name in metrics_found(look)}
-    assert RunSpec.parse(search["run"], "README").search == "optuna"
-    trial = TrialSpec.parse(parts, "README")
-    assert trial.train.before_attack == 3
-    data = TrialSpec.parse(poison, "README").data
-    assert [one.kind for one in data.poison] == ["em", "ops"]
-
-
-def test_the_bare_commands_of_the_readme_run_one_after_the_other(
+def test_the_bare_commands_of_the_docs_run_one_after_the_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (ROOT / "README.md").read_text()
-    commands = re.findall(r"^    python -m ((?:poisons|trainers) .*?)\s*(?:#.*)?$", text, re.MULTILINE)
+    text = (ROOT / "docs" / "platforms.md").read_text()
+    commands = re.findall(r"^python -m ((?:poisons|trainers) .*?)\s*(?:#.*)?$", text, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["poisons", "poisons", "trainers"]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "DIR").mkdir()

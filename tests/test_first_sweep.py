@@ -15,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +22,9 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.pages import blocks, installs
 
 PAGE = ROOT / "docs" / "first_sweep.md"
-FENCE = re.compile(
-    r"^(?P<before>[^\n]*)\n\n?```(?P<language>\w*)\n(?P<text>.*?)^```$", re.DOTALL | re.MULTILINE
-)
 PUT = re.compile(r"[Pp]ut this in `([^`]+)`:$")
 INSTEAD = re.compile(r"[Ii]n `([^`]+)`, write this instead of `([^`]+)`:$")
 EPOCHS = ("epochs: 8", "epochs: 1")  # the page's commands, an eighth of the page's work
@@ -93,28 +90,6 @@ def varied(text: str) -> Iterator[str]:
         yield line.strip()
 
 
-def commands(text: str) -> list[str]:
-    """The lines of a block of commands, without comments."""
-    return [line for line in (re.sub(r"(^|\s+)#.*", "", line) for line in text.splitlines()) if line]
-
-
-def installs(line: str) -> bool:
-    """Whether this is an installation; one that the repository does not offer is an AssertionError."""
-    first, *words = shlex.split(line)
-    if first == "make":
-        assert re.search(rf"^{re.escape(words[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
-    elif first == "pip":
-        assert words[:3] == ["install", "-c", "constraints.txt"], line
-        assert (ROOT / "constraints.txt").exists()
-        extra = re.fullmatch(r"\.\[(\w+)\]", words[-1])
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        assert extra, line
-        assert extra[1] in project["optional-dependencies"], line
-    else:
-        return line in ("python3 -m venv .venv", ". .venv/bin/activate")
-    return True
-
-
 @pytest.fixture
 def walk(tmp_path: Path) -> Walk:
     """A copy of what the commands need, with `opsctl` and `python` that use it."""
@@ -133,20 +108,18 @@ def walk(tmp_path: Path) -> Walk:
 
 @pytest.mark.slow
 def test_a_newcomer_gets_from_nothing_to_a_poison_of_their_own_in_a_report(walk: Walk) -> None:
-    page = PAGE.read_text()
-    blocks = list(FENCE.finditer(page))
-    assert 2 * len(blocks) == page.count("\n```"), "every block is found"
-    for block in blocks:
-        language, text = block["language"], block["text"]
-        if language == "sh":
-            for line in commands(text):
+    for block in blocks(PAGE):
+        if block.language == "sh":
+            for line in block.commands:
                 walk.command(line)
-        elif language == "text":
-            walk.output(text)
+        elif block.language == "text":
+            walk.output(block.text)
         else:
-            assert language in ("yaml", "python"), f"this block is neither run nor looked at:\n{text}"
-            walk.file(block["before"], text)
-    assert walk.written == ["first.yaml", "poisons/stripes.py", "first.yaml"]
+            assert block.language in ("yaml", "python"), (
+                f"this block is neither run nor checked:\n{block.text}"
+            )
+            walk.file(block.before, block.text)
+    assert walk.written == ["first.yaml", "poisons/methods/stripes.py", "first.yaml"]
     assert (len(walk.ran), len(walk.looked_at), walk.compared) == (17, 3, 9)
     assert '"poison.stripes"' in (walk.folder / "tests" / "golden.json").read_text()
     assert EPOCHS[1] in (walk.folder / "first.yaml").read_text(), "it ran small"
@@ -167,7 +140,7 @@ def test_what_the_page_names_in_passing_is_there() -> None:
 
 def test_the_poison_of_the_page_is_written_as_the_house_writes() -> None:
     """What people copy keeps the line length, and its first line says what it is and whose."""
-    (code,) = (block["text"] for block in FENCE.finditer(PAGE.read_text()) if block["language"] == "python")
+    (code,) = (block.text for block in blocks(PAGE) if block.language == "python")
     lines = code.splitlines()
     assert len(lines) <= 45
     assert max(map(len, lines)) <= 110

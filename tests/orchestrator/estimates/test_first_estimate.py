@@ -20,7 +20,7 @@ from orchestrator.planning.sweep_file import load
 from poisons import Store
 from trainers.gpu_profile import Speed
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # Operations: half of what the two cores reach in ResNet-18, benchmarks/README.md. Values and kernels were not
 # measured there: these are what `training_speed` finds for a thread of another two-core machine.
 EPYC = Speed(0.24e12, values=6e8, kernels=2.4e4)
