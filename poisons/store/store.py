@@ -511,7 +511,8 @@ def damaged_files(stamps: Mapping[str, Any], at: Callable[[str], Path]) -> dict[
 def restored(file: Path, *, default: str | None = None) -> Perturbation:
     """The perturbation that a file of a data set holds, of the kind that the file tells. Raises DamagedError,
     and OSError."""
-    import_members("poisons")  # which hold the kinds of perturbations
+    for package in ("poisons.perturbations", "poisons.methods"):  # so that every kind is registered
+        import_members(package)
     columns, told = arrow.read(file)
     kind = told.pop("kind", default)
     if not isinstance(kind, str) or kind not in Perturbation.kinds:

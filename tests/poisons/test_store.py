@@ -285,6 +285,16 @@ def test_a_perturbation_is_stored_and_applied_again(store: Store) -> None:
     assert torch.equal(store.perturbation(OPS).apply(clean).x, poisoned.x)
 
 
+def test_a_process_that_crafted_nothing_restores_every_kind(store: Store) -> None:
+    store.ensure(OPS)
+    code = "import sys; from pathlib import Path; from poisons.store.store import damaged; "
+    code += "print(damaged(Path(sys.argv[1])))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(store.path(OPS))], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "{}"
+
+
 def test_what_is_made_of_one_poison_shares_its_crafting(store: Store) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "train_steps": 1, "max_rounds": 1}
     both, turned, half = (
