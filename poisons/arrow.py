@@ -55,13 +55,13 @@ METADATA = JsonFile[dict[str, Any]](Metadata)
 OF_IMAGES = JsonFile[dict[str, Any]](ImagesRecord)
 
 
-def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
+def write(path: Path, columns: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
     """Tensors of one length on the host, a column each (a row of it is a fixed-size list), and JSON beside
     them."""
     kinds = {name: [tensor.numpy().dtype.name, *tensor.shape[1:]] for name, tensor in columns.items()}
     arrays = [_array(tensor) for tensor in columns.values()]
     fields = [pa.field(name, array.type) for name, array in zip(columns, arrays, strict=True)]
-    meta = {"opsctl": json.dumps({"kinds": kinds, "told": dict(told)}, allow_nan=False)}
+    meta = {"opsctl": json.dumps({"kinds": kinds, "told": dict(values)}, allow_nan=False)}
     schema = pa.schema(fields, metadata=meta)
     options = pa.ipc.IpcWriteOptions(allow_64bit=True)  # a column may have more than 2³¹ values
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
@@ -72,16 +72,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write` was given. The tensors are a memory map of the file, private to this process: what is
     written into them never reaches it. Raises DamagedError for a file that `write` did not write, and
     OSError."""
-    tensors, told, _ = _mapped(path)
-    return tensors, told
+    tensors, values, _ = _mapped(path)
+    return tensors, values
 
 
 def read_images(path: Path) -> StoredImages:
     """The images that a Writer wrote; no pixel is read before it is asked for. Raises DamagedError for a file
     that holds anything else, and OSError."""
-    tensors, told, offsets = _mapped(path)
+    tensors, values, offsets = _mapped(path)
     check_columns(tensors, {"image": ("uint8", 4), "label": ("int64", 1), "index": ("int64", 1)})
-    num_classes = OF_IMAGES.check(told)["num_classes"]
+    num_classes = OF_IMAGES.check(values)["num_classes"]
     if not len(tensors["label"]):
         raise DamagedError("it holds no images")
     if int(tensors["index"].min()) < 0:

@@ -25,7 +25,7 @@ class Perturbation(ABC):
     """A change to images, as a value: it can be stored, listed and applied again.
 
     uint8 in, uint8 out; same order, same labels, same shape; the input is left as it was. Stored as tensors
-    of one length (`columns`) and JSON (`told`), from which `restore` makes an equal one.
+    of one length (`columns`) and JSON (`to_json`), from which `restore` makes an equal one.
     """
 
     kind: ClassVar[str] = ""
@@ -49,15 +49,15 @@ class Perturbation(ABC):
     def columns(self) -> Tensors:
         """Its tensors, all of one length: a row per class, or per image."""
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """The rest of it, as JSON types."""
         return {}
 
     @classmethod
     @abstractmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Self:
-        """What `columns` and `told` came from. Raises DamagedError for anything that comes of no perturbation
-        of this kind."""
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Self:
+        """The perturbation whose `columns()` and `to_json()` these are. Raises DamagedError if no
+        perturbation of this kind has them."""
 
 
 def _compute(_: str, make: Callable[[], Tensors]) -> Tensors:

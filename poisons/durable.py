@@ -87,27 +87,27 @@ def stamp(file: Path) -> dict[str, Any]:
     return {"sha256": sha256(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def has_size(file: Path, told: dict[str, Any]) -> bool:
-    """Whether there is an ordinary file of the size that its stamp tells; its bytes are not read."""
+def has_size(file: Path, expected: dict[str, Any]) -> bool:
+    """Whether there is an ordinary file of the size in its stamp; its bytes are not read."""
     try:
         found = file.lstat()
-        return stat_module.S_ISREG(found.st_mode) and found.st_size == told["bytes"]
+        return stat_module.S_ISREG(found.st_mode) and found.st_size == expected["bytes"]
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def unchanged(file: Path, told: dict[str, Any]) -> bool:
+def unchanged(file: Path, expected: dict[str, Any]) -> bool:
     """Whether the file is the one that was stamped. Its bytes are read only if it was touched since, copied
     for example."""
-    if not has_size(file, told):
+    if not has_size(file, expected):
         return False
-    return file.stat().st_mtime_ns == told.get("mtime_ns") or sha256(file) == told["sha256"]
+    return file.stat().st_mtime_ns == expected.get("mtime_ns") or sha256(file) == expected["sha256"]
 
 
-def intact(file: Path, told: dict[str, Any]) -> bool:
+def intact(file: Path, expected: dict[str, Any]) -> bool:
     """Whether the file is the one that was stamped. All of its bytes are read; what cannot be is not."""
     try:
-        return has_size(file, told) and _read(file) == told["sha256"]
+        return has_size(file, expected) and _read(file) == expected["sha256"]
     except (OSError, DamagedError):
         return False
 

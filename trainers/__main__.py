@@ -110,11 +110,11 @@ def _look(text: str) -> Look:
     """A look from `distance`, or from `{"kind": "distance", "name": "far", "threshold": 0.8}`."""
     where = f"--look {text}"
     try:
-        told = OBJECT.read(text.encode()) if text.startswith("{") else {"kind": text}
+        settings = OBJECT.read(text.encode()) if text.startswith("{") else {"kind": text}
     except DamagedError as error:
         raise InputError(f"{where}: {error}") from None
-    probe = Probe.parse({name: value for name, value in told.items() if name != "name"}, where)
-    return Look(str(told.get("name", probe.kind)), probe)
+    probe = Probe.parse({name: value for name, value in settings.items() if name != "name"}, where)
+    return Look(str(settings.get("name", probe.kind)), probe)
 
 
 def _digest(file: Path) -> str:

@@ -20,7 +20,7 @@ from trainers.images import Extent, Images
 from trainers.pgd import Frozen, input_gradient
 from trainers.spec import InputError, Spec
 
-BATCH = 500  # images answered at a time; an attack, which needs gradients, is told how many
+BATCH = 500  # images answered at a time; an attack, which needs gradients, takes its size from the spec
 PROMISED = 0.99  # the share of a training set that a large network learns (One-Pixel Shortcut paper, Table 1)
 SILENT = 0.1  # the share of images without any gradient from which an attack by gradients is in doubt
 NOISE = 0.01  # a stronger attack may leave this much more accuracy by chance
@@ -121,11 +121,11 @@ def incomplete(attack: Attack, images: Extent) -> list[str]:
 @torch.no_grad()
 def correct(model: nn.Module, images: Images, device: torch.device) -> Tensor:
     """Whether each image's largest logit is its label's: bool N on `device`. Uses the model in its mode."""
-    told = [
+    right = [
         model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == labels
         for x, labels in feed(images, BATCH, device)
     ]
-    return torch.cat(told)
+    return torch.cat(right)
 
 
 def accuracy(model: nn.Module, images: Images, device: torch.device) -> float:

@@ -126,10 +126,10 @@ class Training:
     def take_down(self, row: Metrics, watches: Mapping[str, Watch], device: torch.device) -> None:
         """An epoch's row, and what each watch says of it."""
         with self.spec.autocast(device):
-            told = {name: watch(self.judged, dict(row)) for name, watch in watches.items()}
+            observed = {name: watch(self.judged, dict(row)) for name, watch in watches.items()}
         self.history.append(row)
-        for name, said in told.items():
-            self.watched[name].append(said)
+        for name, values in observed.items():
+            self.watched[name].append(values)
 
     def continues_on(self, platform: PlatformRecord) -> None:
         """Note where the epochs from here on are computed."""

@@ -62,10 +62,14 @@ def commit() -> str | None:
     checkout."""
     if not (ROOT / "pyproject.toml").exists():
         return None  # installed, maybe inside somebody else's repository
-    told = _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
-    if told and not told.endswith("+") and _git("ls-files", "--others", "--exclude-standard", *OURS):
-        return f"{told}+"
-    return told or None
+    described = _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    if (
+        described
+        and not described.endswith("+")
+        and _git("ls-files", "--others", "--exclude-standard", *OURS)
+    ):
+        return f"{described}+"
+    return described or None
 
 
 def _git(*words: str) -> str:

@@ -168,8 +168,8 @@ class Trial(Spec):
         network from a file is looked at only with probes that do not: others are an InputError.
         """
         check_looks(looks, test)
-        told, test = watched or {}, test.subset(self.evaluation.limit)
-        late = [look for look in looks if look.probe.watches and look.probe.key not in told]
+        watched, test = watched or {}, test.subset(self.evaluation.limit)
+        late = [look for look in looks if look.probe.watches and look.probe.key not in watched]
         if late:
             raise InputError(
                 f"look {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so it cannot look at "
@@ -191,7 +191,7 @@ class Trial(Spec):
                     test=test,
                     sets=look.sets,
                     history=history,
-                    watched=told.get(look.probe.key, ()),
+                    watched=watched.get(look.probe.key, ()),
                     seed=self.seed,
                     device=device,
                 )

@@ -190,13 +190,13 @@ def _numbered(names: Sequence[str]) -> str:
 
 
 def _spec(spec: Mapping[str, Any]) -> Lines:
-    yield "source", f"{_said(spec['source'])}; split {spec['split']}"
+    yield "source", f"{_setting(spec['source'])}; split {spec['split']}"
     if spec.get("limit") is not None:
         yield "limit", f"at most {spec['limit']:,} images, classes in equal numbers"
     for poison in spec["poison"]:
-        yield "poison", _said(poison)
+        yield "poison", _setting(poison)
     if spec.get("crafted_on") is not None:
-        yield "crafted on", _said(spec["crafted_on"])
+        yield "crafted on", _setting(spec["crafted_on"])
     if spec.get("ratio", 1) != 1:
         yield "ratio", f"{spec['ratio']:g} of each class is poisoned"
     if spec.get("shuffled"):
@@ -227,7 +227,7 @@ def _share(number: int, whole: int) -> str:
 def _facts(record: Mapping[str, Any]) -> Lines:
     for kind, facts in record.get("facts", {}).items():
         for name, fact in facts.items():
-            yield f"{kind}: {name.replace('_', ' ')}", _told(fact)
+            yield f"{kind}: {name.replace('_', ' ')}", _fact(fact)
 
 
 def _made(record: Mapping[str, Any]) -> Lines:
@@ -246,23 +246,23 @@ def _made(record: Mapping[str, Any]) -> Lines:
         yield "file", f"{name}, {file['bytes'] / 1e6:.3g} MB, sha256 {file['sha256']}"
 
 
-def _said(value: Any) -> str:
+def _setting(value: Any) -> str:
     """Settings in a line: `em (eps: 8/255, generator: resnet18 (width: 64))`."""
     if isinstance(value, dict):
-        fields = {name: _said(item) for name, item in value.items() if item is not None and name != "kind"}
+        fields = {name: _setting(item) for name, item in value.items() if item is not None and name != "kind"}
         inside = ", ".join(f"{name}: {text}" for name, text in fields.items())
         return f"{value.get('kind', '')} ({inside})".strip() if inside else str(value.get("kind", "-"))
     if isinstance(value, list):
-        return f"[{', '.join(map(_said, value))}]"
+        return f"[{', '.join(map(_setting, value))}]"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _told(fact: Any) -> str:
+def _fact(fact: Any) -> str:
     """A fact in a line; of a list of many mappings the first ones and the last."""
     if not isinstance(fact, list) or not all(isinstance(row, dict | str) for row in fact):
-        return _said(fact)
+        return _setting(fact)
     if not fact:
         return "none"
     rows = [row if isinstance(row, str) else _row(row) for row in fact]
@@ -272,4 +272,4 @@ def _told(fact: Any) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_said(item)}" for name, item in row.items())
+    return ", ".join(f"{name} {_setting(item)}" for name, item in row.items())

@@ -50,7 +50,7 @@ def export(
     write, pattern = FORMS[form]
     target = pattern.format(split)
     known = _known(folder, target, readme=form == "hf") | {target: record}
-    known = {name: public_record(told) for name, told in known.items()}
+    known = {name: public_record(one) for name, one in known.items()}
     home, stage = (folder / target).parent, folder / f".{split}.{os.getpid()}.tmp"
     try:
         (stage / "data").mkdir(parents=True)

@@ -90,28 +90,28 @@ def _read_foreign(
     return delta, report | matched_by | {"warnings": warnings + doubts}
 
 
-def store_import(root: Path, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+def store_import(root: Path, delta: Delta, report: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
     """Keep a perturbation in the store at `root`, whole or not at all; returns its fingerprint. What is there
-    already is left as it is. `report` and `told` are kept beside it. StoreError if it cannot be written."""
+    already is left as it is. `report` and `origin` go into its record. StoreError if it cannot be written."""
     labels = report.get("labels_sha256") if delta.per == "image" else "any"
     content = hashlib.sha256(f"{delta.kind} {delta.per} {tuple(delta.delta.shape)} {labels} ".encode())
     for part in delta.delta.split(1024):
         content.update(part.cpu().contiguous().numpy().data)
     fingerprint = content.hexdigest()[:16]
-    write_import(root / "imports" / fingerprint, delta, {**report, **told})
+    write_import(root / "imports" / fingerprint, delta, {**report, **origin})
     return fingerprint
 
 
-def write_import(folder: Path, delta: Delta, told: Mapping[str, Any]) -> None:
+def write_import(folder: Path, delta: Delta, facts: Mapping[str, Any]) -> None:
     """Have a perturbation in `folder`, as `read_import` reads it, unless one is there."""
     stage = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     if read_import(folder) is not None:
         return
     try:
         stage.mkdir(parents=True)
-        arrow.write(stage / FILE, delta.columns(), delta.told())
+        arrow.write(stage / FILE, delta.columns(), delta.to_json())
         flush(stage / FILE)
-        record = {"file": stamp(stage / FILE), **told, "environment": environment()}
+        record = {"file": stamp(stage / FILE), **facts, "environment": environment()}
         write_whole(stage / RECORD, record)
         put_aside(folder, folder.parent.parent / "quarantine")  # damaged, if there is one
         os.rename(stage, folder)

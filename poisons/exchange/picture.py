@@ -190,11 +190,11 @@ def _label(
 ) -> None:
     """Write each text near its box, where it covers neither a box nor another text, a line leading to it if
     that is farther off. Boxes that touch need their text once."""
-    taken, told = list(boxes.values()), set[tuple[int, int, str]]()
+    taken, labelled = list(boxes.values()), set[tuple[int, int, str]]()
     for (row, column), text in list(texts.items())[:LABELLED]:
         near = {(row + i, column + j, text) for i, j in itertools.product((-1, 0, 1), repeat=2)}
-        known = bool(near & told)
-        told.add((row, column, text))
+        known = bool(near & labelled)
+        labelled.add((row, column, text))
         free = None if known else _free(boxes[row, column], pen.textlength(text, font=font) + 4, taken, size)
         if free is None:
             continue

@@ -22,9 +22,9 @@ class Identity(Perturbation, kind="identity"):
         return {}
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Identity:
-        if columns or told:
-            raise DamagedError("what changes nothing has no columns and no fields")
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Identity:
+        if columns or values:
+            raise DamagedError("an identity has no columns and no values")
         return cls()
 
 

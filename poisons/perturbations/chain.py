@@ -38,5 +38,5 @@ class Chain(Perturbation, kind="chain"):
         raise TypeError("a chain is stored link by link")
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Chain:
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Chain:
         raise DamagedError("a chain is stored link by link, and never in one file")

@@ -75,13 +75,13 @@ class Delta(Perturbation, kind="delta"):
     def columns(self) -> Tensors:
         return {"delta": self.delta}
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"per": self.per}
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Delta:
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Delta:
         check_columns(columns, {"delta": ("int8 or int16", 4)})
-        delta, per = columns["delta"], FIELDS.check(dict(told))["per"]
+        delta, per = columns["delta"], FIELDS.check(dict(values))["per"]
         if not len(delta) or (per == "universal" and len(delta) != 1):
             raise DamagedError(f"delta: {len(delta)} rows, and there is one per {per}")
         if delta.dtype == torch.int16:

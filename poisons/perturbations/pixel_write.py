@@ -85,13 +85,13 @@ class PixelWrite(Perturbation, kind="pixel_write"):
     def columns(self) -> Tensors:
         return {"row": self.row, "column": self.column, "colour": self.colour}
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "per": self.per}
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> PixelWrite:
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> PixelWrite:
         check_columns(columns, {"row": ("int64", 2), "column": ("int64", 2), "colour": ("uint8", 3)})
-        fields = FIELDS.check(dict(told))
+        fields = FIELDS.check(dict(values))
         row, column, colour = columns["row"], columns["column"], columns["colour"]
         height, width = fields["shape"]
         if not row.numel() or row.shape != column.shape or row.shape != colour.shape[:2]:

@@ -21,8 +21,8 @@ class Fit:
     size: int | None = None
 
     @property
-    def told(self) -> list[str]:
-        """What a fingerprint says of it."""
+    def in_words(self) -> list[str]:
+        """How a fingerprint names these settings."""
         return [f"{name} {value}" for name, value in vars(self).items() if value is not None]
 
     def __call__(self, image: Image, name: str) -> Image:

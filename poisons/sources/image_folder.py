@@ -73,7 +73,7 @@ class ImageFolder(Source, kind="image_folder"):
         test = self._files("test", train.classes)
         files = train.images + test.images
         names = (str(file.relative_to(self.folder())) for file in files)
-        return digest(files, *(["grey"] if self.grey else []), *self._fit.told, *names)
+        return digest(files, *(["grey"] if self.grey else []), *self._fit.in_words, *names)
 
     def open(self, split: Split) -> Reading:
         classes, found = self._classes_and_files(split)

@@ -99,16 +99,16 @@ class Labels:
 def feature(schema: pa.Schema, name: str) -> dict[str, Any]:
     """What `datasets` wrote into a table's metadata about a column; empty if nothing."""
     try:
-        told = OBJECT.read((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
+        found = OBJECT.read((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
     except (KeyError, TypeError, DamagedError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def class_names(schema: pa.Schema, name: str) -> tuple[str, ...] | None:
     """The names that a column's ClassLabel has, if it is one."""
-    told = feature(schema, name)
-    names = told.get("names") if told.get("_type") == "ClassLabel" else None
+    found = feature(schema, name)
+    names = found.get("names") if found.get("_type") == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 

@@ -152,8 +152,8 @@ def _encoded(group: _Group, column: pa.ChunkedArray, rows: Sequence[int]) -> Ite
 def _groups(file: str, column: str, name: str | None = None) -> Iterator[_Group]:
     with _opened(file, column, name) as table:
         meta, schema = table.metadata, table.schema_arrow
-    told = feature(schema, column)
-    mode = told.get("mode") if told.get("_type") == "Image" and schema.field(column).type == IMAGE else None
+    found = feature(schema, column)
+    mode = found.get("mode") if found.get("_type") == "Image" and schema.field(column).type == IMAGE else None
     first = 0
     for number in range(meta.num_row_groups):
         rows = meta.row_group(number).num_rows

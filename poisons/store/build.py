@@ -98,9 +98,9 @@ def per_chunk(images: Images) -> int:
 def by_kind(spec: DataSpec, facts: list[dict[str, Any]]) -> dict[str, Any]:
     """The facts of each poison of a chain under its kind; a kind that comes twice is numbered."""
     found: dict[str, Any] = {}
-    for poison, told in zip(spec.poison, facts, strict=True):
+    for poison, own in zip(spec.poison, facts, strict=True):
         name = poison.kind
         if name in found:
             name = f"{name} {sum(known.split(' ')[0] == name for known in found) + 1}"
-        found[name] = told
+        found[name] = own
     return found

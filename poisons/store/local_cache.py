@@ -152,7 +152,7 @@ class NodeCopy:
         """`pull`, by whoever holds the lock."""
         if (record := self.record(name)) is None:
             return False
-        self.make_room(sum(told["bytes"] for told in files_of(record).values()))
+        self.make_room(sum(stamp["bytes"] for stamp in files_of(record).values()))
         if self._pull(name, record) or self._pull(name, record):  # once more: it may have been the line
             return True
         if self.record(name) == record:
@@ -165,12 +165,12 @@ class NodeCopy:
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)
-            for file, told in files_of(record).items():
+            for file, stamp in files_of(record).items():
                 place = temporary / file
-                there = shelved(name, file, told["sha256"])
-                if not self.shelf.download(there, place) or not intact(place, told):
+                there = shelved(name, file, stamp["sha256"])
+                if not self.shelf.download(there, place) or not intact(place, stamp):
                     return False
-                os.utime(place, ns=(told["mtime_ns"], told["mtime_ns"]))  # known by it without being read
+                os.utime(place, ns=(stamp["mtime_ns"], stamp["mtime_ns"]))  # known by it without being read
                 flush(place)
             write_whole(temporary / RECORD, record)
             shutil.rmtree(final, ignore_errors=True)  # damaged, if there is one
@@ -185,7 +185,7 @@ class NodeCopy:
     def _whole_here(self, name: str) -> bool:
         record = self.record_here(name)
         files = files_of(record) if record is not None else {}
-        return bool(files) and all(intact(self.root / name / file, told) for file, told in files.items())
+        return bool(files) and all(intact(self.root / name / file, stamp) for file, stamp in files.items())
 
     def _lock(self, name: str) -> FileLock:
         """Held by whoever fetches the folder, lets go of it, or must not lose it meanwhile."""
@@ -194,7 +194,7 @@ class NodeCopy:
 
 def digests(record: Record) -> dict[str, str]:
     """The digests of the files beside a record, by name."""
-    return {file: told["sha256"] for file, told in files_of(record).items()}
+    return {file: stamp["sha256"] for file, stamp in files_of(record).items()}
 
 
 def shelved(name: str, file: str, digest: str) -> str:

@@ -200,7 +200,9 @@ class Store:
 
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
         record, folder = read_record(self.path(spec)), self.path(spec)
-        return record is not None and all(fits(folder / name, told) for name, told in record["files"].items())
+        return record is not None and all(
+            fits(folder / name, file_stamp) for name, file_stamp in record["files"].items()
+        )
 
     def find(self, key: str) -> DataSpec:
         """The data set whose key, or whose folder's name, begins with `key`. InputError if none does, or
@@ -293,9 +295,9 @@ class Store:
             raise StoreError(f"{self.path(spec)} was changed while it was written; try again")
         return made
 
-    def take_in(self, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
+    def take_in(self, delta: Delta, report: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
         """Keep a perturbation that somebody else made, for all who share the store; its fingerprint."""
-        fingerprint = store_import(self.root, delta, report, told)
+        fingerprint = store_import(self.root, delta, report, origin)
         self._push(f"imports/{fingerprint}")
         return fingerprint
 
@@ -307,17 +309,18 @@ class Store:
         if not spec.parents:
             reading = open_source(spec)
             survey = asdict(spec.source.survey(spec.split))
-            told = {"facts": {}, "device": "cpu", "class_names": list(reading.class_names), **survey}
-            self._publish(spec, read_source(spec, reading), [], told, start)
+            about = {"facts": {}, "device": "cpu", "class_names": list(reading.class_names), **survey}
+            self._publish(spec, read_source(spec, reading), [], about, start)
             return
         clean = self.ensure(spec.clean)
-        about = {name: fact for name, fact in (self.record(spec.clean) or {}).items() if name in ABOUT_SOURCE}
+        record = self.record(spec.clean) or {}
+        of_source = {name: fact for name, fact in record.items() if name in ABOUT_SOURCE}
         index = arrow.read_index(clean.file)
         if not spec.crafts:
             self._check_classes(spec, clean)
             facts = by_kind(spec, [self._facts(crafted) for crafted in spec.crafted])
             parts = poison(spec, clean, index, self.perturbation(spec))
-            self._publish(spec, parts, [], {"facts": facts, "device": "cpu", **about}, start)
+            self._publish(spec, parts, [], {"facts": facts, "device": "cpu", **of_source}, start)
             return
         file = f"checkpoints/data-{spec.key}.pt"
         (self.root / "checkpoints").mkdir(exist_ok=True)
@@ -328,10 +331,10 @@ class Store:
         with self._import_of(spec):
             perturbation = spec.poison[0].craft(clean, seed=spec.seed, context=furnished)
         links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
-        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(context.device), **about}
-        told["platform"] = numerical_platform(context.device).to_json()
-        told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
-        self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)
+        about = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(context.device), **of_source}
+        about["platform"] = numerical_platform(context.device).to_json()
+        about |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
+        self._publish(spec, poison(spec, clean, index, perturbation), links, about, start)
         checkpoint.remove()
 
     def _check_classes(self, spec: DataSpec, clean: Images) -> None:
@@ -355,7 +358,7 @@ class Store:
         spec: DataSpec,
         parts: Iterable[Part],
         links: list[Perturbation],
-        told: dict[str, Any],
+        about: dict[str, Any],
         start: float,
     ) -> None:
         final = self.path(spec)
@@ -366,7 +369,9 @@ class Store:
             temporary.mkdir()
             for i, link in enumerate(links):
                 arrow.write(
-                    temporary / f"perturbation-{i}.arrow", link.columns(), {"kind": link.kind, **link.told()}
+                    temporary / f"perturbation-{i}.arrow",
+                    link.columns(),
+                    {"kind": link.kind, **link.to_json()},
                 )
             tally = Tally()
             with large_blocks_go_back(), arrow.Writer(temporary / "data.arrow") as writer:
@@ -378,7 +383,7 @@ class Store:
                 writer.close()
             record = self._described(spec, writer, tally, temporary)
             seconds = round(time.monotonic() - start, 3)
-            write_whole(temporary / RECORD, {**record, **told, "seconds": seconds})
+            write_whole(temporary / RECORD, {**record, **about, "seconds": seconds})
             # on a file system without locks another builder may have come first: its bytes are as good
             if not final.exists():
                 os.rename(temporary, final)
@@ -494,8 +499,8 @@ def damaged_files(stamps: Mapping[str, Any], at: Callable[[str], Path]) -> dict[
     """Those of a data set's files that are not what their stamps say, or not what such a file holds, and why;
     `at` says where each is."""
     found = {}
-    for name, told in stamps.items():
-        if not intact(at(name), told):
+    for name, file_stamp in stamps.items():
+        if not intact(at(name), file_stamp):
             found[name] = "its bytes are not those of its record" if at(name).exists() else "it is missing"
             continue
         try:
@@ -513,11 +518,11 @@ def restored(file: Path, *, default: str | None = None) -> Perturbation:
     and OSError."""
     for package in ("poisons.perturbations", "poisons.methods"):  # so that every kind is registered
         import_members(package)
-    columns, told = arrow.read(file)
-    kind = told.pop("kind", default)
+    columns, values = arrow.read(file)
+    kind = values.pop("kind", default)
     if not isinstance(kind, str) or kind not in Perturbation.kinds:
         raise DamagedError(f"there is no perturbation of the kind {str(kind)[:40]!r}")
-    return Perturbation.kinds[kind].restore(columns, told)
+    return Perturbation.kinds[kind].restore(columns, values)
 
 
 def _name(spec: DataSpec) -> str:

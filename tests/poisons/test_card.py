@@ -142,20 +142,20 @@ def test_a_card_tells_what_a_record_holds(store: Store) -> None:
     record = store.record(spec)
     assert record is not None
     lines = card.card(record)
-    told = dict(lines)
-    assert told["key"] == spec.key
-    assert told["images"].startswith("40 of 3x32x32")
+    texts = dict(lines)
+    assert texts["key"] == spec.key
+    assert texts["images"].startswith("40 of 3x32x32")
     assert spec.source.fingerprint is not None
-    assert spec.source.fingerprint in told["source"]
-    assert told["ratio"] == "0.5 of each class is poisoned"
-    assert told["changed"] == "50 % of 40 images"
+    assert spec.source.fingerprint in texts["source"]
+    assert texts["ratio"] == "0.5 of each class is poisoned"
+    assert texts["changed"] == "50 % of 40 images"
     assert [text.split(" ")[0] for label, text in lines if label == "poison"] == ["em", "ops"]
     assert any("generator: lenet5" in text for _, text in lines)
-    assert told["em: reached stop error"] == "no"
-    assert "(20 in all)" in told["ops: pixels"]
-    assert "device cpu" in told["made"]
-    assert told["platform"] == record["platform"]["name"]
-    assert record["files"]["data.arrow"]["sha256"] in told["file"]
+    assert texts["em: reached stop error"] == "no"
+    assert "(20 in all)" in texts["ops: pixels"]
+    assert "device cpu" in texts["made"]
+    assert texts["platform"] == record["platform"]["name"]
+    assert record["files"]["data.arrow"]["sha256"] in texts["file"]
     page = markdown(record)
     assert page.startswith("# digits (train), poison: em + ops\n")
     assert all(f"| {label} | " in page for label, _ in lines)

@@ -63,10 +63,10 @@ def of_images(**changes: Any) -> tuple[dict[str, pa.Array], dict[str, Any]]:
         "index": pa.array([0, 5]),
     }
     kinds: dict[str, Any] = {"image": ["uint8", 1, 2, 2], "label": ["int64"], "index": ["int64"]}
-    told = {"num_classes": 2}
+    values = {"num_classes": 2}
     for name, change in changes.items():
-        {"columns": columns, "kinds": kinds, "told": told}[name].update(change)
-    return columns, {"kinds": kinds, "told": told}
+        {"columns": columns, "kinds": kinds, "told": values}[name].update(change)
+    return columns, {"kinds": kinds, "told": values}
 
 
 def test_the_file_of_these_tests_is_read(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
     folder = tmp_path_factory.mktemp("whole")
     written(folder / "data.arrow", *of_images())
     for name, link in (("delta", Delta(torch.ones(2, 1, 2, 2, dtype=torch.int16))), ("pixels", PIXELS)):
-        arrow.write(folder / f"{name}.arrow", link.columns(), {"kind": link.kind, **link.told()})
+        arrow.write(folder / f"{name}.arrow", link.columns(), {"kind": link.kind, **link.to_json()})
     return folder, {file.stem: file.read_bytes() for file in folder.glob("*.arrow")}
 
 
@@ -208,7 +208,7 @@ NOISE = Delta(torch.ones(2, 1, 2, 2, dtype=torch.int8), "class")
 
 
 @pytest.mark.parametrize(
-    ("link", "columns", "told", "message"),
+    ("link", "columns", "values", "message"),
     [
         (
             NOISE,
@@ -245,12 +245,12 @@ NOISE = Delta(torch.ones(2, 1, 2, 2, dtype=torch.int8), "class")
     ],
 )
 def test_a_stored_perturbation_is_one(
-    tmp_path: Path, link: Perturbation, columns: dict[str, torch.Tensor], told: dict[str, Any], message: str
+    tmp_path: Path, link: Perturbation, columns: dict[str, torch.Tensor], values: dict[str, Any], message: str
 ) -> None:
     file = tmp_path / "perturbation-0.arrow"
-    arrow.write(file, columns_of(link), {"kind": link.kind, **link.told()})
-    assert restored(file).told() == link.told()
-    arrow.write(file, columns_of(link, **columns), {"kind": link.kind, **link.told(), **told})
+    arrow.write(file, columns_of(link), {"kind": link.kind, **link.to_json()})
+    assert restored(file).to_json() == link.to_json()
+    arrow.write(file, columns_of(link, **columns), {"kind": link.kind, **link.to_json(), **values})
     with pytest.raises(DamagedError, match=message):
         restored(file)
 
@@ -258,9 +258,9 @@ def test_a_stored_perturbation_is_one(
 def vouched(store: Store, spec: DataSpec, name: str) -> None:
     """Have the record say that a file is as it is now."""
     record = store.path(spec) / "record.json"
-    told = json.loads(record.read_text())
-    told["files"][name] = stamp(store.path(spec) / name)
-    write_whole(record, told)
+    found = json.loads(record.read_text())
+    found["files"][name] = stamp(store.path(spec) / name)
+    write_whole(record, found)
 
 
 def as_text(file: Path) -> None:
@@ -268,23 +268,23 @@ def as_text(file: Path) -> None:
 
 
 def with_a_label_too_high(file: Path) -> None:
-    columns, told = arrow.read(file)
+    columns, values = arrow.read(file)
     columns["label"][0] = 10
-    arrow.write(file.with_suffix(".new"), columns, told)
+    arrow.write(file.with_suffix(".new"), columns, values)
     file.with_suffix(".new").replace(file)
 
 
 def fewer(file: Path) -> None:
-    columns, told = arrow.read(file)
+    columns, values = arrow.read(file)
     columns = {name: values[:5].clone() for name, values in columns.items()}
-    arrow.write(file.with_suffix(".new"), columns, told)
+    arrow.write(file.with_suffix(".new"), columns, values)
     file.with_suffix(".new").replace(file)
 
 
 def outside(file: Path) -> None:
-    columns, told = arrow.read(file)
+    columns, values = arrow.read(file)
     columns["row"][0] = 99
-    arrow.write(file.with_suffix(".new"), columns, told)
+    arrow.write(file.with_suffix(".new"), columns, values)
     file.with_suffix(".new").replace(file)
 
 
@@ -336,9 +336,9 @@ def test_what_stands_in_a_files_place_is_not_followed_nor_waited_for(
 def test_a_record_of_other_settings_is_damaged(store: Store) -> None:
     store.ensure(OPS)
     record = store.path(OPS) / "record.json"
-    told = json.loads(record.read_text())
-    told["spec"]["seed"] = 7
-    write_whole(record, told)
+    found = json.loads(record.read_text())
+    found["spec"]["seed"] = 7
+    write_whole(record, found)
     assert "its settings are those of digits-ops-train-" in store.damaged_records()[f"data/{OPS.name}"]
     with pytest.raises(InputError, match=r"record.json is damaged: its settings are those of"):
         store.find(OPS.key)

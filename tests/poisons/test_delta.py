@@ -154,9 +154,9 @@ def test_noise_goes_on_nothing_that_it_is_not_for(images: Images) -> None:
 def test_what_is_stored_comes_back(images: Images, per: module.Per) -> None:
     levels = torch.randint(-8, 9, (40, 3, 32, 32), dtype=torch.int8)
     delta = Delta(levels, per, {"rounds": [{"round": 1, "error": 0.5}]})
-    told = json.loads(json.dumps(delta.told(), allow_nan=False))
+    values = json.loads(json.dumps(delta.to_json(), allow_nan=False))
     columns = {name: column.clone() for name, column in delta.columns().items()}
-    back = Perturbation.kinds["delta"].restore(columns, told)
+    back = Perturbation.kinds["delta"].restore(columns, values)
     assert isinstance(back, Delta)
     assert (back.per, back.facts()) == (per, {}), "facts are the record's"
     assert torch.equal(back.apply(images).x, delta.apply(images).x)

@@ -129,9 +129,9 @@ def loaded(how: dict[str, object], out: Path) -> dict[str, object]:
         env=os.environ | home,
     )
     assert run.returncode == 0, run.stderr
-    told = [json.loads(line) for line in run.stdout.splitlines()]
-    assert all(kinds == {"img": "Image", "label": "ClassLabel"} for _, kinds, _ in told)
-    return {split: names for split, _, names in told}
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert all(kinds == {"img": "Image", "label": "ClassLabel"} for _, kinds, _ in rows)
+    return {split: names for split, _, names in rows}
 
 
 def test_hugging_face_reads_the_parquet_files(
@@ -171,7 +171,7 @@ def test_hugging_face_opens_the_folder_with_all_its_splits(store: Store, tmp_pat
     assert [entry["split"] for entry in head["configs"][0]["data_files"]] == ["train", "test"]
     assert "# digits (train), poison: ops" in page
     provenance = json.loads((tmp_path / "hub" / "provenance.json").read_text())
-    assert {name: told["key"] for name, told in provenance.items()} == {
+    assert {name: one["key"] for name, one in provenance.items()} == {
         f"data/{spec.split}-*.parquet": spec.key for spec in specs
     }
 
@@ -245,9 +245,9 @@ def test_a_disk_that_fills_leaves_nothing_and_says_what_is_needed(tmp_path: Path
         [sys.executable, "-c", FULL, str(tmp_path / "new"), *FORMS], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    told = run.stdout.splitlines()
-    assert len(told) == 4
-    assert all("it needs up to 1 MB" in line and "MB are free" in line for line in told)
+    rows = run.stdout.splitlines()
+    assert len(rows) == 4
+    assert all("it needs up to 1 MB" in line and "MB are free" in line for line in rows)
     assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
 
 
@@ -291,17 +291,17 @@ def test_what_is_given_away_tells_nothing_of_this_machine(
     assert len(texts) > 1
     for word in ("erika", "secret-project", str(tmp_path), "box7", "pw@", "token"):
         assert not any(word.encode() in text for text in texts), word
-    (told,) = json.loads((tmp_path / "out" / "provenance.json").read_text()).values()
-    assert "host" not in told["environment"]
-    assert told["environment"]["versions"]["torch"]
-    assert told["spec"]["source"]["train"] == "train.pt"
-    assert told["spec"]["source"]["fingerprint"] == spec.source.fingerprint
-    assert told["spec"]["crafted_on"]["train"] == "https://hub.org/a/b.parquet"
-    assert told["warnings"] == [
+    (public,) = json.loads((tmp_path / "out" / "provenance.json").read_text()).values()
+    assert "host" not in public["environment"]
+    assert public["environment"]["versions"]["torch"]
+    assert public["spec"]["source"]["train"] == "train.pt"
+    assert public["spec"]["source"]["fingerprint"] == spec.source.fingerprint
+    assert public["spec"]["crafted_on"]["train"] == "https://hub.org/a/b.parquet"
+    assert public["warnings"] == [
         "no checkpoint could be written: [Errno 28] No space left on device: 'c d.pt' ([host])"
     ]
-    assert told["class_names"] == record["class_names"]
-    assert told["files"] == record["files"]
+    assert public["class_names"] == record["class_names"]
+    assert public["files"] == record["files"]
 
 
 @pytest.mark.parametrize(

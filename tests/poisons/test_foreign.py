@@ -85,8 +85,8 @@ def test_a_data_set_of_the_store_comes_back_from_every_form(store: Store, tmp_pa
         poison = {"kind": "imported", "fingerprint": fingerprint}
         imported = DataSpec.parse({"poison": poison, "limit": 30}, "test").pinned()
         assert torch.equal(store.ensure(imported).x, made.x)
-        told = (store.record(imported) or {})["facts"]["imported"]
-        assert told["clean"] == spec.clean.name
+        facts = (store.record(imported) or {})["facts"]["imported"]
+        assert facts["clean"] == spec.clean.name
     assert len(list((store.root / "imports").iterdir())) == 1, "the same perturbation is there once"
 
 

@@ -206,9 +206,9 @@ def test_the_released_rule_collides_and_so_do_we() -> None:
     pixels = Ops(pixels=6).craft(images, seed=0)
     assert torch.equal(pixels.apply(images).x, expected)
     first = next(k for k, mine in enumerate(positions) if len(set(mine)) < 6)
-    told = [pixel for pixel in pixels.facts()["pixels"] if pixel["class"] == first]
-    last = {(pixel["row"], pixel["column"]): pixel["colour"] for pixel in told}
-    assert len(last) < len(told) == 6
+    listed = [pixel for pixel in pixels.facts()["pixels"] if pixel["class"] == first]
+    last = {(pixel["row"], pixel["column"]): pixel["colour"] for pixel in listed}
+    assert len(last) < len(listed) == 6
     for (row, column), colour in last.items():
         assert expected[images.y == first, :, row, column].unique(dim=0).tolist() == [colour]
 

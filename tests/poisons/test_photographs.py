@@ -132,10 +132,10 @@ def watch():
         time.sleep(0.005)
 
 torch.set_num_threads(1)
-told = json.loads(sys.argv[1])
-store = Store(told["store"])
-spec, small = TrainSpec.parse(told["train"], "train"), torch.device("cpu")
-source = {"kind": "image_folder", "root": told["root"], "resize": 384, "size": 384}
+given = json.loads(sys.argv[1])
+store = Store(given["store"])
+spec, small = TrainSpec.parse(given["train"], "train"), torch.device("cpu")
+source = {"kind": "image_folder", "root": given["root"], "resize": 384, "size": 384}
 data = DataSpec.parse({"source": source, "poison": "ops"}, "data").pinned()
 peak = [own()]
 start = peak[0]
@@ -155,9 +155,9 @@ def test_a_data_set_larger_than_memory_is_built_and_trained_on(tmp_path: Path) -
     root = photographs(tmp_path / "images", classes=3, train=20, val=1, links=400)
     architecture = {"kind": "resnet18", "width": 1, "stem": "imagenet"}
     train = {"architecture": architecture, "augmentations": [], "epochs": 1, "batch_size": 8}
-    told = {"store": str(tmp_path / "store"), "root": str(root), "train": train}
+    given = {"store": str(tmp_path / "store"), "root": str(root), "train": train}
     run = subprocess.run(
-        [sys.executable, "-c", BUILD_AND_TRAIN, json.dumps(told)],
+        [sys.executable, "-c", BUILD_AND_TRAIN, json.dumps(given)],
         capture_output=True,
         text=True,
         check=True,

@@ -84,9 +84,9 @@ def test_rows_that_do_not_fit_are_refused(rows: list[int]) -> None:
 
 @pytest.mark.parametrize("perturbation", [TWO, ONE_EACH], ids=["class", "image"])
 def test_pixels_are_restored_from_their_columns(perturbation: PixelWrite) -> None:
-    columns, told = perturbation.columns(), json.loads(json.dumps(perturbation.told()))
+    columns, values = perturbation.columns(), json.loads(json.dumps(perturbation.to_json()))
     assert {len(column) for column in columns.values()} == {3}
-    again = PixelWrite.restore(columns, told)
+    again = PixelWrite.restore(columns, values)
     assert (again.shape, again.per) == (perturbation.shape, perturbation.per)
     assert torch.equal(again.apply(grey([0, 1, 2])).x, perturbation.apply(grey([0, 1, 2])).x)
     assert again.facts() == perturbation.facts()

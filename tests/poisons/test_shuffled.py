@@ -49,7 +49,7 @@ def by_hand(spec: DataSpec, store: Store) -> tuple[np.ndarray[Any, Any], np.ndar
     label."""
     clean = clean_of(spec, store)
     record = store.record(spec.crafted[-1]) or {}
-    pixels = {told["class"]: told for told in record["facts"].get("ops", {}).get("pixels", ())}
+    pixels = {pixel["class"]: pixel for pixel in record["facts"].get("ops", {}).get("pixels", ())}
     order = build.content_rows(spec, len(clean)).tolist()
     content = np.stack([clean.x[i].numpy() for i in order]).astype(int)
     made = content.copy()
@@ -57,8 +57,8 @@ def by_hand(spec: DataSpec, store: Store) -> tuple[np.ndarray[Any, Any], np.ndar
         if spec.poison[0].kind == "imported":
             made[row] = np.clip(made[row] + NOISE[row].numpy(), 0, 255)
         if pixels:
-            told = pixels[label]
-            made[row][:, told["row"], told["column"]] = told["colour"]
+            pixel = pixels[label]
+            made[row][:, pixel["row"], pixel["column"]] = pixel["colour"]
     return content, made
 
 

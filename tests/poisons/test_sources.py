@@ -377,8 +377,8 @@ def test_names_of_classes_that_have_no_images_are_kept(tmp_path: Path) -> None:
     source = Parquet(train=file, test=file)
     before = source.measure()
     features = {"img": {"_type": "Image"}, "label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
-    pq.write_table(pq.read_table(file).replace_schema_metadata(told), file)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pq.read_table(file).replace_schema_metadata(metadata), file)
     reading = source.open("train")
     assert (reading.num_classes, reading.class_names) == (3, ("cat", "dog", "emu"))
     assert source.measure() not in (before, digest([file, file], "img", "label", "1 for training"))

@@ -105,8 +105,8 @@ def test_tensors_of_any_kind_come_back(tmp_path: Path) -> None:
         "d": torch.arange(14, dtype=torch.int16).view(7, 2),
     }
     arrow.write(tmp_path / "t.arrow", columns, {"name": "x", "list": [1, 2]})
-    back, told = arrow.read(tmp_path / "t.arrow")
-    assert told == {"name": "x", "list": [1, 2]}
+    back, values = arrow.read(tmp_path / "t.arrow")
+    assert values == {"name": "x", "list": [1, 2]}
     assert list(back) == list(columns)
     assert all(torch.equal(back[name], columns[name]) for name in columns)
 
@@ -140,10 +140,10 @@ def test_a_column_may_have_more_values_than_31_bits_count(
 def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
     """An older opsctl wrote several record batches, and no layout into the record."""
     before = store.ensure(OPS).x.clone()
-    record = store.path(OPS) / "record.json"
-    told = json.loads(record.read_text())
-    assert told.pop("layout") == LAYOUT
-    record.write_text(json.dumps(told))
+    file = store.path(OPS) / "record.json"
+    record = json.loads(file.read_text())
+    assert record.pop("layout") == LAYOUT
+    file.write_text(json.dumps(record))
     assert not store.has(OPS), "so a plan says that it is to be built"
     assert torch.equal(store.ensure(OPS).x, before)
     assert store.has(OPS)
@@ -311,10 +311,10 @@ def test_what_is_made_of_one_poison_shares_its_crafting(store: Store) -> None:
     assert torch.equal(made[1].x, noise.apply(pixel.apply(clean)).x)
     assert not torch.equal(made[0].x, made[1].x)
     assert torch.equal(store.perturbation(both).apply(clean).x, made[0].x)
-    told = store.record(both)
-    assert told is not None
-    assert len(told["facts"]["ops"]["pixels"]) == 10
-    assert told["facts"]["em"]["rounds"] == rounds
+    record = store.record(both)
+    assert record is not None
+    assert len(record["facts"]["ops"]["pixels"]) == 10
+    assert record["facts"]["em"]["rounds"] == rounds
 
 
 def test_a_ratio_poisons_that_share_of_each_class_and_smaller_ones_lie_inside(store: Store) -> None:

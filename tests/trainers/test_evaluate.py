@@ -189,14 +189,14 @@ def test_masked_gradients_are_noticed(trained: tuple[nn.Module, Images]) -> None
 def test_a_stronger_attack_that_does_worse_is_noticed() -> None:
     weak, strong = Pgd(steps=1), Pgd(steps=20)
     wide = Pgd(budget=Budget(eps=Fraction(16, 255)))
-    (told,) = suspicious({weak: 0.3, strong: 0.5})
+    (warning,) = suspicious({weak: 0.3, strong: 0.5})
     assert (
         "pgd20_Linf_8_255 is the stronger attack and leaves more accuracy (50.0%) than pgd1_Linf_8_255 (30.0%)"
-        in told
+        in warning
     )
     assert list(suspicious({weak: 0.5, strong: 0.505, wide: 0.2})) == [], "within the noise"
-    (told,) = suspicious({strong: 0.3, wide: 0.5})
-    assert told.startswith("pgd20_Linf_16_255")
+    (warning,) = suspicious({strong: 0.3, wide: 0.5})
+    assert warning.startswith("pgd20_Linf_16_255")
     assert list(suspicious({strong: 0.3, Pgd(budget=Budget(norm="L2", eps=Fraction(1))): 0.6})) == [], (
         "not comparable"
     )
@@ -205,8 +205,8 @@ def test_a_stronger_attack_that_does_worse_is_noticed() -> None:
 def test_a_training_set_that_was_not_learnt_is_noticed(trained: tuple[nn.Module, Images]) -> None:
     model, images = trained
     wrong = Images(images.x, (images.y + 1) % 10, 10)
-    (told,) = evaluate(model, wrong, images, EvaluationSpec(), gen=gen(), memorises=True).warnings
-    assert "the training set was not learnt" in told
+    (warning,) = evaluate(model, wrong, images, EvaluationSpec(), gen=gen(), memorises=True).warnings
+    assert "the training set was not learnt" in warning
     assert evaluate(model, wrong, images, EvaluationSpec(), gen=gen()).warnings == []
 
 

@@ -39,8 +39,8 @@ def test_a_processor_is_not_shared() -> None:
     [(0.4, 0.2), (2.0, 1.0), (3.0, 1.0), (0.0, 1.0)],
 )
 def test_the_share_of_time_in_which_a_gpu_works(kernels: float, busy: float) -> None:
-    told = reckon(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
-    assert told == Probe(peak_bytes=7, busy=busy, step_seconds=0.5)
+    profile = reckon(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
+    assert profile == Probe(peak_bytes=7, busy=busy, step_seconds=0.5)
 
 
 def test_its_steps_are_those_of_an_epoch() -> None:

@@ -203,8 +203,8 @@ def test_a_machine_that_computes_correctly_is_asked_once_for_each_layer(
     assert len(asked) > first, "another size of a batch is another shape"
     files = list(cache.rglob("*.json"))
     assert len(files) == len(asked)
-    told = json.loads(files[0].read_text())
-    assert told["platform"]["torch"] == torch.__version__
+    record = json.loads(files[0].read_text())
+    assert record["platform"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize(

@@ -406,10 +406,10 @@ def test_a_bare_machine_looks_too(
     saved = json.loads(said.out.splitlines()[-1])
     assert (list(saved["looks"]), saved["metrics"]) == (["early_stopping"], record["metrics"])
     assert kept.exists(), "a look that fails costs neither the record nor the weights"
-    for told, message in (
+    for text, message in (
         ("distanse", "--look distanse: unknown probe 'distanse'; did you mean 'distance'"),
         ('{"kind"', '--look {"kind": it is no JSON'),
         ("shuffle_test", "was given none"),
     ):
-        assert main([*command, "--look", told]) == 2
+        assert main([*command, "--look", text]) == 2
         assert message in capsys.readouterr().err

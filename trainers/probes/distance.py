@@ -33,11 +33,11 @@ class Distance(Probe, kind="distance"):
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         length = distance(initial)
 
-        def told(model: nn.Module, _: Row) -> Row:
+        def measure(model: nn.Module, _: Row) -> Row:
             moved = distance(model, initial)
             return {"distance": moved, "relative": moved / length}
 
-        return told
+        return measure
 
     def look(self, subject: Subject) -> Finding:
         curves = {name: [row[name] for row in subject.watched] for name in self.metrics}

@@ -40,12 +40,12 @@ class EarlyStopping(Probe, kind="early_stopping"):
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         held, images = held_out(test, self.share).to(device), place(test, device)
 
-        def told(model: nn.Module, _: Row) -> Row:
+        def measure(model: nn.Module, _: Row) -> Row:
             with Frozen(model):
                 answers = correct(model, images, device)
             return {"holdout_acc": share(answers[held]), "rest_acc": share(answers[~held])}
 
-        return told
+        return measure
 
     def look(self, subject: Subject) -> Finding:
         names = ("holdout_acc", "rest_acc")

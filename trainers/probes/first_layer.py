@@ -124,12 +124,12 @@ def first_convolution(model: nn.Module, images: Images, device: torch.device) ->
 @torch.no_grad()
 def answers(model: nn.Module, conv: nn.Conv2d, images: Images, device: torch.device) -> Iterator[Tensor]:
     """What `conv` makes of `images` inside `model`: float32 N,C,H',W', a batch at a time."""
-    said: list[Tensor] = []
-    with conv.register_forward_hook(lambda _, __, out: said.append(out)):
+    outputs: list[Tensor] = []
+    with conv.register_forward_hook(lambda _, __, out: outputs.append(out)):
         for x, _ in feed(images, BATCH, device):
             model(x.contiguous(memory_format=torch.channels_last))
-            yield said[0].float()
-            said.clear()
+            yield outputs[0].float()
+            outputs.clear()
 
 
 def responses(model: nn.Module, conv: nn.Conv2d, images: Images, device: torch.device) -> Tensor:

@@ -127,10 +127,10 @@ def surface(model: nn.Module, ways: Sequence[Way], offsets: Sequence[float], jud
             weight.copy_(centre + x * first + y * second)
         return judge(model)
 
-    said = torch.stack([torch.stack([at(x, y) for x in offsets]) for y in offsets])
+    grid = torch.stack([torch.stack([at(x, y) for x in offsets]) for y in offsets])
     for (weight, _, _), centre in zip(ways, centres, strict=True):
         weight.copy_(centre)
-    return said
+    return grid
 
 
 @torch.no_grad()
