@@ -167,7 +167,7 @@ class ImportRecord(TypedDict):
 
 
 @more
-class StoreMark(TypedDict):
+class StoreRecord(TypedDict):
     """`store.json`: this folder is a store."""
 
     format: int
@@ -183,7 +183,7 @@ class OfLayout(TypedDict):
 DATA = JsonFile[dict[str, Any]](DataRecord, limit=64 * MB)
 IMPORT = JsonFile[dict[str, Any]](ImportRecord, limit=64 * MB)
 STAMP = JsonFile[dict[str, Any]](FileStamp)
-MARK = JsonFile[dict[str, Any]](StoreMark)
+STORE = JsonFile[dict[str, Any]](StoreRecord)
 ANY_LAYOUT = JsonFile[dict[str, Any]](OfLayout, limit=64 * MB)
 
 

@@ -19,7 +19,7 @@ from orchestrator.storage.records import Record
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
-from poisons.store.shelf import ShelvedCheckpoint
+from poisons.store.remote import RemoteCheckpoint
 from trainers import Images
 from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform
@@ -85,7 +85,7 @@ class _Runner:
     store: Store
     ledger: Ledger
     device: torch.device
-    checkpoint: ShelvedCheckpoint
+    checkpoint: RemoteCheckpoint
     warnings: list[str] = field(default_factory=list)  # on what was kept of an earlier training
 
     def carry_out(

@@ -18,7 +18,7 @@ from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
 from orchestrator.storage.storage import Depot, Folder, open_depot
 from poisons import Store
 from poisons.records import IMPORT, RECORD
-from poisons.store.local_cache import shelved
+from poisons.store.local_cache import remote_name
 from poisons.store.store import damaged_files
 from trainers.stored import DamagedError
 
@@ -87,7 +87,7 @@ def rubbish(store: Store, *, weights: bool = False) -> list[Rubbish]:
     kept = {entry.name for entry in known} - unneeded
     finished = {f"data-{entry.record['key']}.pt" for entry in known}
     # where there are no locks for all, another machine may be writing it just now
-    patience = 0 if store.shelf is None else DAY
+    patience = 0 if store.remote is None else DAY
     rules: dict[str, Rule] = {
         "data": lambda p: _why_not(p, kept, unneeded, patience),
         "imports": lambda p: (
@@ -175,7 +175,7 @@ def remove(store: Store, item: Rubbish) -> bool:
     depot = open_depot(store.where)
     if PurePosixPath(item.name).name in _claimed(depot) or _building(store):
         return False
-    if store.shelf is not None:
+    if store.remote is not None:
         Folder(store.root).remove_all(item.name)
     return depot.remove_all(item.name)
 
@@ -195,13 +195,13 @@ def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
 def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, str]:
     """The files of a data set or import, in `data/<name>` for example, that are not as they were written, and
     why. Every byte is read, where the store is."""
-    if store.shelf is None:
+    if store.remote is None:
         return damaged_files(stamps, lambda name: store.root / folder / name)
     found: dict[str, str] = {}
     with TemporaryDirectory(dir=store.root, prefix="verify-") as place:
         for name, told in stamps.items():
             file = Path(place, name)
-            store.shelf.download(shelved(folder, name, told["sha256"]), file)
+            store.remote.download(remote_name(folder, name, told["sha256"]), file)
             found |= damaged_files({name: told}, lambda _, file=file: file)  # type: ignore[misc]
             file.unlink(missing_ok=True)
     return found

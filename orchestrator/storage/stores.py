@@ -1,4 +1,4 @@
-"""The store that a user names: a folder, or a URL with this node's copy of it.
+"""The store that a user names: a folder, or a URL with this node's cache of it.
 
 $OPSCTL_CACHE (default: ~/.cache/opsctl) holds the copies, each with at most $OPSCTL_CACHE_GB (default: 50) of
 data sets and imported perturbations.

@@ -444,7 +444,7 @@ def test_a_file_that_is_mapped_is_known_to_be_in_use(store: Store) -> None:
 
 def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("[]")
-    with pytest.raises(InputError, match="is not a store's mark"):
+    with pytest.raises(InputError, match="is damaged"):
         Store(tmp_path)
 
 
