@@ -95,16 +95,16 @@ def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
     spec, evaluation = trial.train, trial.evaluation
     test = min(test, evaluation.limit or test)
     epoch = over(train, spec.batch_size, spec.defense.passes, network) + over(test, BATCH, ONCE, network)
-    looks = over(test, BATCH, ONCE, network) + over(train, BATCH, ONCE, network)
+    checks = over(test, BATCH, ONCE, network) + over(train, BATCH, ONCE, network)
     attacked = min(test, evaluation.attack_limit or test)
     crafts = [attack.passes for attack in evaluation.attacks]
     if crafts:  # an evaluation doubts attacks with a weak one, and looks for images without a gradient
-        looks += over(attacked, spec.batch_size, Passes(forward=1, inputs=1), network)
+        checks += over(attacked, spec.batch_size, Passes(forward=1, inputs=1), network)
         crafts.append(WEAK)
     for passes in crafts:
-        looks += over(attacked, spec.batch_size, passes, network)
-        looks += over(attacked, spec.batch_size, ONCE, network)
-    return epoch * spec.epochs + looks
+        checks += over(attacked, spec.batch_size, passes, network)
+        checks += over(attacked, spec.batch_size, ONCE, network)
+    return epoch * spec.epochs + checks
 
 
 def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:

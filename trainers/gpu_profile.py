@@ -78,7 +78,7 @@ def probe(trial: Trial, train_shape: Shape, num_classes: int, n: int, device: to
         advance(steps, WARM, device)
         wall = advance(steps, STEPS, device)
         with arithmetic.autocast(device):
-            correct(training.judged.eval(), some, device)
+            correct(training.eval_model.eval(), some, device)
         training.model.train()
         with profile(activities=[ProfilerActivity.CUDA]) as profiler:
             advance(steps, STEPS, device)

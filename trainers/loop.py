@@ -108,7 +108,7 @@ class Training:
         return cls(spec, model, spec.optimizer.build(model), average, {name: [] for name in watched})
 
     @property
-    def judged(self) -> nn.Module:
+    def eval_model(self) -> nn.Module:
         """The network to evaluate: the average where there is one."""
         return self.model if self.average is None else self.average.model
 
@@ -126,7 +126,7 @@ class Training:
     def take_down(self, row: Metrics, watches: Mapping[str, Watch], device: torch.device) -> None:
         """An epoch's row, and what each watch says of it."""
         with self.spec.autocast(device):
-            observed = {name: watch(self.judged, dict(row)) for name, watch in watches.items()}
+            observed = {name: watch(self.eval_model, dict(row)) for name, watch in watches.items()}
         self.history.append(row)
         for name, values in observed.items():
             self.watched[name].append(values)
@@ -248,14 +248,14 @@ def fit(
             row = {"epoch": float(epoch)}
             row |= train_epoch(training, forward, train, epoch=epoch, seed=seed, device=device)
             with spec.autocast(device):
-                row["test/clean_acc"] = accuracy(training.judged, test, device)
+                row["test/clean_acc"] = accuracy(training.eval_model, test, device)
             training.seconds += time.monotonic() - begun
             training.take_down(row, watches, device)
             report(row)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(training.state(), owner=owner)
     return Trained(
-        training.judged, training.history, training.seconds, training.watched, tuple(training.platforms)
+        training.eval_model, training.history, training.seconds, training.watched, tuple(training.platforms)
     )
 
 

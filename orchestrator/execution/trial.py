@@ -23,7 +23,7 @@ from poisons.store.remote import RemoteCheckpoint
 from trainers import Images
 from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform
-from trainers.probe import Look, check_prospects
+from trainers.probe import ProbeRun, check_probe_inputs
 from trainers.provenance import environment
 from trainers.spec import plain
 from trainers.stored import DamagedError
@@ -94,12 +94,14 @@ class _Runner:
         """The result, published if it was not `done`, and what the looks find that it lacks. Raises what the
         first look raised that failed, when all else is published; the checkpoint stays then."""
         test, train = (take(spec) for spec in self.trial.needs)
-        looks = [Look(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks]
+        looks = [
+            ProbeRun(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks
+        ]
         watched = any(look.probe.watches for look in lacks)
         trained = None if done is None or watched else self._kept(done, train)
         record, origin = done or {}, "kept weights"
         if trained is not None:  # else it is checked before the training
-            check_prospects(looks, self.trial.train, train, test.subset(self.trial.evaluation.limit))
+            check_probe_inputs(looks, self.trial.train, train, test.subset(self.trial.evaluation.limit))
         if trained is None:
             trained, record = self._train(train, test, looks, report)
             origin = "training" if done is None else "another training"
@@ -121,7 +123,7 @@ class _Runner:
         return done or record
 
     def _train(
-        self, train: Images, test: Images, looks: Sequence[Look], report: Report
+        self, train: Images, test: Images, looks: Sequence[ProbeRun], report: Report
     ) -> tuple[Trained, Record]:
         """Train. Where there is something to look at, the end is kept as a checkpoint: a look takes long, and
         whoever is killed meanwhile, or fails, need not train again."""
@@ -131,8 +133,8 @@ class _Runner:
             if looks and row["epoch"] >= self.trial.train.epochs:
                 self.checkpoint.every = 0.0
 
-        trained, record = self.trial.judged(
-            train, test, device=self.device, report=told, checkpoint=self.checkpoint, looks=looks
+        trained, record = self.trial.train_and_evaluate(
+            train, test, device=self.device, report=told, checkpoint=self.checkpoint, probe_runs=looks
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
@@ -176,11 +178,11 @@ class _Runner:
             record["warnings"].append(f"the weights could not be kept: {error}")
 
     def _look(
-        self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: Look, origin: str
+        self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: ProbeRun, origin: str
     ) -> None:
         """Publish what a look finds at the network that comes from `origin`."""
         told = {"device": self.device, "history": trained.history, "watched": trained.watched}
-        found = self.trial.look_at(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
+        found = self.trial.run_probes(trained.model, train, test, [look], **told)[look.name]  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
         record |= {"warnings": self.warnings} if self.warnings else {}

@@ -87,8 +87,8 @@ def test_it_trains_where_neither_ray_nor_mlflow_nor_typer_is_installed(folder: P
         ("{\"seed\": 1" + "0" * 30 + "}", [], "is more than can ever work"),
         ("train: {epochs: 1}", ["--device", "tpu9"], "--device tpu9: "),
         ("train: {epochs: 1}", ["--data", "nowhere"], "there is no nowhere/train.pt"),
-        ("train: {epochs: 1}", ["--weights", "no/w.pt"], "--weights no/w.pt: there is no folder no that can be written"),
-        ("train: {epochs: 1}", ["--checkpoint", "no/c.pt"], "--checkpoint no/c.pt: there is no folder no"),
+        ("train: {epochs: 1}", ["--weights", "no/w.pt"], "--weights no/w.pt: the folder no is missing or not writable"),
+        ("train: {epochs: 1}", ["--checkpoint", "no/c.pt"], "--checkpoint no/c.pt: the folder no is missing"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_message_and_exit_code_2(

@@ -137,11 +137,11 @@ def test_a_training_is_the_sum_of_its_passes() -> None:
     )
     f, b, i = LENET.forward, LENET.backward, LENET.inputs
     epoch = 100 * (2 * f + b + i) + 600 * f
-    looks = 600 * f + 100 * f  # both sets, at the end
+    checks = 600 * f + 100 * f  # both sets, at the end
     attacks = 20 * (2 * f + 2 * i + f) + 20 * (f + i + f)  # the attack, the weak one; and their answers
     silent = 20 * (f + i)
     found = trial_work(trial, LENET, train=100, test=10_000)
-    assert found.flops == 3 * epoch + looks + attacks + silent
+    assert found.flops == 3 * epoch + checks + attacks + silent
     tests = -(-600 // BATCH)
     assert found.batches == 3 * (4 * 4 + tests) + tests + 1 + (4 + 1 + 2 + 1 + 2)
 

@@ -39,7 +39,7 @@ class Distance(Probe, kind="distance"):
 
         return measure
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         curves = {name: [row[name] for row in subject.watched] for name in self.metrics}
         metrics = {name: curve[-1] for name, curve in curves.items()}
         reached = [row["epoch"] for row in subject.history if row["train/acc"] >= self.threshold]

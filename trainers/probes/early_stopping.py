@@ -47,7 +47,7 @@ class EarlyStopping(Probe, kind="early_stopping"):
 
         return measure
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         names = ("holdout_acc", "rest_acc")
         held, rest = ([row[name] for row in subject.watched] for name in names)
         peak, stopped = rest.index(max(rest)), held.index(max(held))

@@ -56,7 +56,7 @@ class FineTune(Probe, kind="fine_tune", version=2):
                     f"the probe {self.kind!r} cannot be trained on the set {name!r}: {error}"
                 ) from None
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         before = accuracy(subject.model, subject.test, subject.device)
         curves = {name: [before, *self._tuned(subject, name, im)] for name, im in subject.sets.items()}
         last = {f"{name}_acc": curve[-1] for name, curve in curves.items()}

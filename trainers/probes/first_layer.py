@@ -67,7 +67,7 @@ class FirstLayer(Probe, kind="first_layer"):
         for name, images in sets.items():
             check_pairs(images, sets["clean"], probe=self.kind, name=f"the set {name!r}")
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         model, device = subject.model, subject.device
         images = subject.train if self.on == "train" else subject.test
         shown = images.subset(self.pictured)

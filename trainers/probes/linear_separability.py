@@ -59,7 +59,7 @@ class LinearSeparability(Probe, kind="linear_separability"):
         out = held_out(labels, train.num_classes, self.share)
         self._check_left(labels, labels[~out], train.num_classes)
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         train, device = subject.train, subject.device
         rows = perturbations(train, subject.sets["clean"], self.limit).to(device)
         out = held_out(rows.labels, train.num_classes, self.share)

@@ -74,7 +74,7 @@ class LossSurface(Probe, kind="loss_surface"):
                 f"write limit: {number - 1 if number > 1 else 2}"
             )
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         device = subject.device
         images = place((subject.train if self.on == "train" else subject.test).subset(self.limit), device)
         judge: Judge = partial(judged, images=images, device=device)

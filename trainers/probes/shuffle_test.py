@@ -33,7 +33,7 @@ class ShuffleTest(Probe, kind="shuffle_test"):
                 "write sets: {clean: {poison: clean}, shuffled: {shuffled: true}}"
             )
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         seen = {
             f"{name}_acc": accuracy(subject.model, images, subject.device)
             for name, images in subject.sets.items()
