@@ -10,7 +10,7 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.packing import larger, shape_key
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
-from trainers.gpu_profile import Probe
+from trainers.gpu_profile import GpuProfile
 
 
 class Shares:
@@ -95,7 +95,7 @@ class Measured(Shaped):
             if (shape := self.shapes[task.key]) not in self.known:
                 self.wanted.setdefault(shape, task)
 
-    def measured(self, shape: str, found: Probe, total_bytes: int) -> float:
+    def measured(self, shape: str, found: GpuProfile, total_bytes: int) -> float:
         """Remember the share of trials of this shape, on GPUs of so many bytes."""
         share = packing.share(found.peak_bytes, total_bytes, found.busy)
         self.known[shape] = share

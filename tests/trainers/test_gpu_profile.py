@@ -1,4 +1,4 @@
-"""A probe's steps are those of a training, and its reckoning is arithmetic; its measurements want a GPU."""
+"""A profile takes the steps of a training; its arithmetic is tested here, its measurements need a GPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.conftest import CPU
 from trainers import InputError, TrainSpec
 from trainers.flops import Work
 from trainers.gpu_profile import (
-    Probe,
+    GpuProfile,
     Speed,
     Timed,
     advance,
-    probe,
+    profile_from,
+    profile_trial,
     random_images,
-    reckon,
     speed,
     training_speed,
     training_steps,
@@ -29,9 +29,9 @@ from trainers.trial import Trial
 NARROW = TrainSpec.parse({"architecture": "lenet5", "batch_size": 16}, "test")
 
 
-def test_a_processor_is_not_shared() -> None:
-    with pytest.raises(InputError, match=r"nothing is shared on cpu: .* use cuda:0"):
-        probe(Trial(train=NARROW), (3, 32, 32), 10, 100, CPU)
+def test_only_a_gpu_is_profiled() -> None:
+    with pytest.raises(InputError, match=r"of a GPU, and cpu is none: use cuda:0"):
+        profile_trial(Trial(train=NARROW), (3, 32, 32), 10, 100, CPU)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_processor_is_not_shared() -> None:
     [(0.4, 0.2), (2.0, 1.0), (3.0, 1.0), (0.0, 1.0)],
 )
 def test_the_share_of_time_in_which_a_gpu_works(kernels: float, busy: float) -> None:
-    profile = reckon(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
-    assert profile == Probe(peak_bytes=7, busy=busy, step_seconds=0.5)
+    profile = profile_from(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
+    assert profile == GpuProfile(peak_bytes=7, busy=busy, step_seconds=0.5)
 
 
 def test_its_steps_are_those_of_an_epoch() -> None:
@@ -91,11 +91,11 @@ def test_a_speed_is_positive_whatever_a_busy_machine_measures(seconds: tuple[flo
     assert 0.1 * min(seconds) < found.seconds(works[2]) < 30 * max(seconds)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a probe measures a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a profile measures a GPU")
 def test_a_larger_network_takes_more_of_a_gpu() -> None:
     place = torch.device("cuda")
-    small = probe(Trial(train=NARROW), (3, 32, 32), 10, 1000, place)
-    large = probe(Trial(), (3, 32, 32), 10, 1000, place)
+    small = profile_trial(Trial(train=NARROW), (3, 32, 32), 10, 1000, place)
+    large = profile_trial(Trial(), (3, 32, 32), 10, 1000, place)
     assert small.peak_bytes < large.peak_bytes
     assert 0 < small.busy <= 1
     assert large.busy > small.busy
