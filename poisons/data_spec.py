@@ -123,5 +123,5 @@ class DataSpec(Spec):
     def _copy(self, **changes: Any) -> DataSpec:
         return self.model_copy(update={"ratio": 1.0, "crafted_on": None, "shuffled": False, **changes})
 
-    def _tells(self, name: str, value: Any) -> bool:
-        return name == "source" or super()._tells(name, value)  # which bytes it is, the default does not say
+    def _in_key(self, name: str, value: Any) -> bool:
+        return name == "source" or super()._in_key(name, value)  # the default does not determine the bytes

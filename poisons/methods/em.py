@@ -314,7 +314,7 @@ def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:
     to this crafting."""
     ROUNDS_SO_FAR.check({"history": state.get("history")})
     check_like(state.get("noise"), noise.values, "noise")
-    training.take_on(state)
+    training.load_state(state)
     training.history = list(state["history"])
     noise.values.copy_(state["noise"])
 

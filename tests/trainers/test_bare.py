@@ -82,7 +82,7 @@ def test_it_trains_where_neither_ray_nor_mlflow_nor_typer_is_installed(folder: P
         ("train: {architecture: lenet6}", [], "spec.yaml: train.architecture: unknown architecture 'lenet6'; did you mean 'lenet5'"),
         ("trian: {}", [], "unknown field: 'trian'; did you mean 'train'"),
         ("a: [", [], "spec.yaml, line 1, column 5: while parsing"),
-        ("train: !!timestamp x", [], "the tag '!!timestamp' says how to read a value"),
+        ("train: !!timestamp x", [], "the tag '!!timestamp' is not supported"),
         ("seed: 0x" + "F" * 5000, [], "a whole number is at most 9223372036854775807"),
         ("{\"seed\": 1" + "0" * 30 + "}", [], "is more than can ever work"),
         ("train: {epochs: 1}", ["--device", "tpu9"], "--device tpu9: "),

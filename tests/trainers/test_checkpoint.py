@@ -248,7 +248,7 @@ def test_a_checkpoint_of_a_wrong_form_is_told_and_training_begins_again(
     checkpoint = Checkpoint(file, every=3600)
     assert fit(spec, images, images, seed=0, device=CPU, checkpoint=checkpoint).history == history
     (warning,) = checkpoint.warnings
-    assert re.search(r"the checkpoint was damaged \(.+\); training began again", warning), warning
+    assert re.search(r"the checkpoint was damaged \(.+\); training started again", warning), warning
 
 
 def test_the_checkpoint_of_these_tests_is_gone_on_from(

@@ -13,7 +13,7 @@ from tests.trainers.test_attacks import trained
 from trainers import Budget, EvaluationSpec, Images, InputError
 from trainers.attacks.auto_attack import AutoAttack
 from trainers.attacks.pgd import Pgd
-from trainers.evaluate import evaluate, robust_accuracy, silent_share, suspicious
+from trainers.evaluate import evaluate, robust_accuracy, share_without_gradient, suspicious
 from trainers.families import Attack
 from trainers.images import to_float
 from trainers.trial import Trial
@@ -180,8 +180,8 @@ class Quantised(nn.Module):
 def test_masked_gradients_are_noticed(trained: tuple[nn.Module, Images]) -> None:
     model, images = trained
     masked = Quantised(model).eval()
-    assert silent_share(model, images, CPU) < 0.05
-    assert silent_share(masked, images, CPU) == 1
+    assert share_without_gradient(model, images, CPU) < 0.05
+    assert share_without_gradient(masked, images, CPU) == 1
     seen = evaluate(masked, images, images, EvaluationSpec.parse({"attacks": ["pgd"]}, "test"), gen=gen())
     assert "100.0% of the test images give no gradient at all" in seen.warnings[0]
 
@@ -211,7 +211,9 @@ def test_a_training_set_that_was_not_learnt_is_noticed(trained: tuple[nn.Module,
 
 
 def test_an_evaluation_that_cannot_be_is_told_at_once() -> None:
-    with pytest.raises(InputError, match="two attacks are named alike: pgd20_Linf_8_255, pgd20_Linf_8_255"):
+    with pytest.raises(
+        InputError, match="two attacks have the same name: pgd20_Linf_8_255, pgd20_Linf_8_255"
+    ):
         EvaluationSpec.parse({"attacks": ["pgd", "pgd"]}, "test")
     with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean 'pgd'"):
         EvaluationSpec.parse({"attacks": ["pdg"]}, "test")

@@ -112,7 +112,7 @@ def test_it_counts_the_images_whose_largest_response_is_the_change() -> None:
 def test_sets_without_the_clean_one_or_with_another_are_refused() -> None:
     images, other = random_images(8), random_images(12)
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
-    with pytest.raises(InputError, match="beside 'ops' it needs a set 'clean'"):
+    with pytest.raises(InputError, match="with 'ops' it needs a set 'clean'"):
         FirstLayer().check(["ops"])
     FirstLayer().check([])
     FirstLayer().check(["clean", "ops"])
@@ -160,7 +160,7 @@ def test_every_architecture_has_a_first_layer(member: type[Architecture]) -> Non
 
 def test_a_network_without_convolutions_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    with pytest.raises(InputError, match="this network has none: leave the probe out, or take"):
+    with pytest.raises(InputError, match="this network has none: leave the probe out, or choose"):
         FirstLayer().run(subject(model, random_images(4)))
 
 
@@ -169,5 +169,5 @@ def test_a_network_that_pads_by_itself_is_not_asked_where_images_were_changed() 
     conv = nn.Conv2d(3, 4, 3, stride=2)
     model = nn.Sequential(nn.ZeroPad2d(1), conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
     assert FirstLayer(limit=None).run(subject(model, images)).metrics["peak_share"] > 0
-    with pytest.raises(InputError, match="it pads or resizes images by itself: leave the sets out"):
+    with pytest.raises(InputError, match="which pads or resizes images before its first convolution: leave"):
         FirstLayer(limit=None).run(subject(model, images, sets={"clean": images, "ops": images}))

@@ -14,7 +14,13 @@ from tests.trainers.subjects import doubles, random_images, subject
 from trainers import Images, InputError
 from trainers.probe import Finding, ProbeRun, check_probes
 from trainers.probes import linear_separability
-from trainers.probes.linear_separability import LinearSeparability, fit, held_out, judged, perturbations
+from trainers.probes.linear_separability import (
+    LinearSeparability,
+    fit,
+    held_out,
+    loss_and_accuracy,
+    perturbations,
+)
 
 
 def measure(train: Images, clean: Images, **settings: object) -> Finding:
@@ -86,7 +92,7 @@ def test_the_fit_is_the_softmax_regression(monkeypatch: pytest.MonkeyPatch, rows
     linear = fit(found, 4, 1000)
     x = (doubles(found.delta) - found.low) / (found.high - found.low)
     other = LogisticRegression(C=np.inf, max_iter=5000, tol=1e-10).fit(x, found.labels.numpy())
-    loss, acc = judged(found, linear)
+    loss, acc = loss_and_accuracy(found, linear)
     theirs = other.predict_log_proba(x)[np.arange(400), found.labels.numpy()]
     assert loss == pytest.approx(-theirs.mean(), rel=1e-3)
     assert acc == pytest.approx(other.score(x, found.labels.numpy()), abs=0.01)

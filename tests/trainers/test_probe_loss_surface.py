@@ -61,7 +61,7 @@ def test_of_a_linear_network_it_is_the_closed_form_in_float64() -> None:
 
 
 def test_of_a_quadratic_it_is_the_quadratic() -> None:
-    """A judge whose answer is |w|²: along two directions that is known from three products."""
+    """Measuring |w|²: its values along two directions follow from three products."""
     model = nn.Linear(6, 5).double()
     ((weight, first, second),) = [(w, a.double(), b.double()) for w, a, b in directions(model, 0)]
     offsets = [-1.0, 0.0, 2.0]

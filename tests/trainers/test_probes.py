@@ -422,7 +422,7 @@ def test_a_bare_machine_looks_too(
     assert kept.exists(), "a probe that fails costs neither the record nor the weights"
     for text, message in (
         ("distanse", "--look distanse: unknown probe 'distanse'; did you mean 'distance'"),
-        ('{"kind"', '--look {"kind": it is no JSON'),
+        ('{"kind"', '--look {"kind": it is not JSON'),
         ("shuffle_test", "was given none"),
     ):
         assert main([*command, "--look", text]) == 2
