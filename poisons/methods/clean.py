@@ -1,4 +1,4 @@
-"""No poison: the identity, so that nobody needs a special case for clean data."""
+"""No poison: the identity, so that clean data needs no special case."""
 
 from __future__ import annotations
 

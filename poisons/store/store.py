@@ -342,7 +342,7 @@ class Store:
             there = (record["num_classes"], *record["shape"])
             if there != (clean.num_classes, *clean.shape):
                 raise InputError(
-                    f"a poison crafted on {there[0]} classes of {there[1:]} cannot go on "
+                    f"a poison crafted on {there[0]} classes of {there[1:]} cannot be applied to "
                     f"{clean.num_classes} classes of {clean.shape}: `crafted_on` takes images of the same "
                     "classes and shape"
                 )

@@ -143,7 +143,7 @@ def test_noise_goes_on_nothing_that_it_is_not_for(images: Images) -> None:
     few = images.take(torch.arange(3))
     wrong = [(small, None), (few, None), (few, torch.arange(2)), (few, torch.tensor([0, 1, 40]))]
     for some, rows in [*wrong, (few, torch.tensor([-1, 0, 1]))]:
-        with pytest.raises(InputError, match="cannot go on images"):
+        with pytest.raises(InputError, match="cannot be applied to images"):
             delta.apply(some, rows)
     per_class = Delta(torch.zeros((3, 3, 32, 32), dtype=torch.int8), per="class")
     with pytest.raises(InputError, match=r"one per class.* of 4 classes"):

@@ -172,7 +172,7 @@ def test_noise_of_a_class_is_the_same_on_all_its_images_and_on_others(images: Im
 def test_noise_goes_on_other_images_where_it_belongs_to_a_class(images: Images) -> None:
     assert not em(QUICK).transfers
     assert em(QUICK_CLASS_WISE).transfers
-    with pytest.raises(InputError, match="cannot go on images"):
+    with pytest.raises(InputError, match="cannot be applied to images"):
         em(QUICK, max_rounds=1).craft(images, seed=0).apply(images.take(torch.arange(3)))
 
 

@@ -198,7 +198,7 @@ def test_what_is_there_is_never_overwritten(form: Form, images: Images, tmp_path
     given = give(images, tmp_path / "a", form)
     assert given.exists()
     before = {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
-    with pytest.raises(InputError, match="is there already, and is left as it is: choose another folder"):
+    with pytest.raises(InputError, match="exists already and is not overwritten: choose another folder"):
         give(images, tmp_path / "a", form)
     assert before == {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
     give(images, tmp_path / "a", form, split="test")
@@ -214,11 +214,11 @@ def test_what_others_put_there_is_never_overwritten(images: Images, tmp_path: Pa
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / name).write_text("mine")
-        with pytest.raises(InputError, match=f"{name} is there already"):
+        with pytest.raises(InputError, match=f"{name} exists already"):
             give(images, folder, form)  # type: ignore[arg-type]
         assert [(file.name, file.read_text()) for file in folder.iterdir()] == [(name, "mine")]
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file is there already"):
+    with pytest.raises(InputError, match="file exists already"):
         give(images, tmp_path / "file", "npz")
 
 

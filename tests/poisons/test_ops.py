@@ -300,7 +300,7 @@ def test_a_later_class_may_share_the_position_but_not_the_colour_too() -> None:
 
 def test_a_class_that_finds_too_few_candidates_is_an_error() -> None:
     images = made(np.random.default_rng(0).integers(0, 255, (6, 1, 1, 1)), [0, 0, 1, 1, 2, 2], 3)
-    with pytest.raises(InputError, match="class 2 finds 0 of 1 pixels: all 2 candidates are closed"):
+    with pytest.raises(InputError, match="class 2 finds 0 of 1 pixels: all 2 candidates are taken"):
         search(moments(images), "paper")
     for further, most in (("nested", 1), ("ranked", 2)):
         with pytest.raises(InputError, match=f"class 1 finds {most} of {most + 1} pixels"):
@@ -467,7 +467,10 @@ def test_uploaded_noise_lies_outside_the_fraction_within_its_budget(
     ("settings", "message"),
     [
         ({"upload_noise": "8/255"}, "give a `search_fraction` below 1 too"),
-        ({"upload_noise": "1/300", "search_fraction": 0.1}, "lies between 1/255 .* found 1/300; write 8/255"),
+        (
+            {"upload_noise": "1/300", "search_fraction": 0.1},
+            "must be between 1/255 .* found 1/300; write 8/255",
+        ),
         ({"upload_noise": 0.03, "search_fraction": 0.1}, "a budget is a fraction"),
         ({"search_fraction": 0}, "greater than 0"),
         ({"search_fraction": 1.1}, "less than or equal to 1"),

@@ -96,7 +96,7 @@ def test_test_goes_before_val(tmp_path: Path) -> None:
         ({"size": 64, "resize": 48}, r"size 64 cuts more than the 48 pixels .* write resize: 64 or more"),
         ({"classes": 3}, r"classes: 3 of .*train, which has only 2 folders with images"),
         ({"size": 400}, r"0\.JPEG is 375x500, too small to cut 400x400 from; write resize: 400 or more"),
-        ({"resize": 48}, r"1\.JPEG is 48x72 but .*0\.JPEG is 48x64; .* told resize: 256, size: 224"),
+        ({"resize": 48}, r"1\.JPEG is 48x72 but .*0\.JPEG is 48x64; .* with resize: 256, size: 224"),
         ({}, r"1\.JPEG is 333x500 but .*0\.JPEG is 375x500"),
     ],
 )

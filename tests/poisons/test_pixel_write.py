@@ -71,14 +71,14 @@ def test_more_images_of_fewer_classes_are_fine() -> None:
 def test_images_that_do_not_fit_are_refused(perturbation: PixelWrite, images: Images) -> None:
     with pytest.raises(
         InputError,
-        match=r"pixels for 3 x \(1, 2, 3\), a row per (class|image), cannot go on images \(\d, \d, \d, \d\) of \d",
+        match=r"pixels for 3 x \(1, 2, 3\), a row per (class|image), cannot be applied to images \(\d, \d, \d, \d\) of \d",
     ):
         perturbation.apply(images)
 
 
 @pytest.mark.parametrize("rows", [[3], [-1], [0, 1], []])
 def test_rows_that_do_not_fit_are_refused(rows: list[int]) -> None:
-    with pytest.raises(InputError, match="cannot go on"):
+    with pytest.raises(InputError, match="cannot be applied to"):
         ONE_EACH.apply(grey([0]), torch.tensor(rows, dtype=torch.int64))
 
 

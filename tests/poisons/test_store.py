@@ -347,7 +347,7 @@ def test_a_poison_crafted_on_other_classes_cannot_be_applied(store: Store, tmp_p
     two.save(tmp_path / "two.pt")
     source = {"kind": "tensors", "train": str(tmp_path / "two.pt"), "test": str(tmp_path / "two.pt")}
     spec = DataSpec.parse({"source": source, "poison": "randpix", "crafted_on": "digits"}, "test").pinned()
-    with pytest.raises(InputError, match=r"crafted on 10 classes .* cannot go on 2 classes"):
+    with pytest.raises(InputError, match=r"crafted on 10 classes .* cannot be applied to 2 classes"):
         store.ensure(spec)
 
 
@@ -475,7 +475,7 @@ def test_equal_sources_share_a_key_wherever_they_lie_and_poisons_have_their_own(
             {"poison": ["ops", "em"], "crafted_on": "digits"},
             "'em' with these settings is one change per image",
         ),
-        ({"source": {"kind": "digits", "fingerprint": "f" * 32}}, "but the spec promises ffff"),
+        ({"source": {"kind": "digits", "fingerprint": "f" * 32}}, "but the spec expects ffff"),
     ],
 )
 def test_a_data_set_that_makes_no_sense_is_refused(data: dict[str, object], message: str) -> None:
@@ -492,7 +492,7 @@ def test_a_source_that_changed_since_it_was_pinned_is_not_filed_under_the_old_ke
             Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / split / "a" / f"{i}.png")
     spec = DataSpec.parse({"source": {"kind": "image_folder", "root": str(tmp_path)}}, "test").pinned()
     Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "train" / "a" / "0.png")
-    with pytest.raises(InputError, match="but the spec promises"):
+    with pytest.raises(InputError, match="but the spec expects"):
         store.ensure(spec)
 
 
