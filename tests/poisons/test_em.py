@@ -111,7 +111,7 @@ class PlainGenerator:
         return noise
 
 
-def test_the_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: Path) -> None:
+def test_the_noise_matches_a_plain_implementation(images: Images, tmp_path: Path) -> None:
     """40 images make batches of 16, 16 and 8; the generator's fourth step of a round begins them again."""
     rounds: list[dict[str, Any]] = []  # fewer than three, if no error is left before
     ours = float_noise(em(SMALL, eps="32/255"), images, tmp_path, report=rounds.append)
@@ -127,7 +127,7 @@ def test_the_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: P
     assert torch.equal(ours, noise)
 
 
-def test_class_wise_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: Path) -> None:
+def test_class_wise_noise_matches_a_plain_implementation(images: Images, tmp_path: Path) -> None:
     """Half of each class's images move the noise, all train the generator, in batches of 8 that are shuffled."""
     plainly, x, noise = PlainGenerator(), images.x.float() / 255, torch.zeros(4, 3, 32, 32)
     chosen = stratified(images.y, 4, 0.5, generator(CPU, 5, EM, CHOSEN)).nonzero().squeeze(1)
@@ -169,7 +169,7 @@ def test_noise_of_a_class_is_the_same_on_all_its_images_and_on_others(images: Im
     assert torch.equal(out, delta.delta[grey.y].int())
 
 
-def test_noise_goes_on_other_images_where_it_belongs_to_a_class(images: Images) -> None:
+def test_class_wise_noise_can_be_applied_to_other_images(images: Images) -> None:
     assert not em(QUICK).transfers
     assert em(QUICK_CLASS_WISE).transfers
     with pytest.raises(InputError, match="cannot be applied to images"):
@@ -216,9 +216,7 @@ def test_equal_seeds_give_equal_noise_and_others_other(images: Images, settings:
 
 
 @KINDS
-def test_bfloat16_stays_in_the_budget_and_says_what_it_was(
-    images: Images, settings: Any, tmp_path: Path
-) -> None:
+def test_bfloat16_stays_in_the_budget_and_is_recorded(images: Images, settings: Any, tmp_path: Path) -> None:
     poison = em(settings, precision="bfloat16")
     delta = poison.craft(images, seed=5)
     assert delta.facts()["precision"] == "bfloat16"
@@ -240,7 +238,7 @@ RESUMED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", RESUMED, ids=["augmented", "dropout", "class_wise"])
-def test_a_resumed_craft_gives_bit_for_bit_the_noise_of_a_whole_one(
+def test_a_resumed_craft_gives_the_same_noise_bit_for_bit(
     images: Images, settings: Any, tmp_path: Path
 ) -> None:
     """Momentum, dropout, running statistics, batches and draws go on as if nothing had been."""
@@ -282,7 +280,7 @@ SHARED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", SHARED, ids=["float32", "augmented", "bfloat16"])
-def test_a_noise_step_that_is_shared_out_gives_the_same_bits(
+def test_a_noise_step_divided_among_workers_gives_the_same_bits(
     images: Images, settings: Any, tmp_path: Path
 ) -> None:
     poison, rows = em(settings, batch_size=6, train_steps=1), []
@@ -377,7 +375,7 @@ def test_an_augmentation_that_mixes_images_is_refused(kind: str) -> None:
         em(QUICK, augmentations=[kind])
 
 
-def test_what_is_left_out_is_as_published_for_the_granularity() -> None:
+def test_defaults_are_those_published_for_the_granularity() -> None:
     sample_wise, class_wise = em({}), em({"granularity": "class_wise"})
     assert (sample_wise.steps, sample_wise.share, sample_wise.stop_error) == (20, 1, 0.01)
     assert (sample_wise.shuffle, sample_wise.drop_last) == (False, False)
@@ -411,7 +409,7 @@ def test_an_epoch_has_every_row_once_or_drops_an_incomplete_batch() -> None:
     assert Epochs(5, 8, True, True, 0, 0).batches == 1
 
 
-def test_noise_begins_at_nothing_or_anywhere_in_the_budget() -> None:
+def test_noise_starts_at_zero_or_uniform_in_the_budget() -> None:
     assert not begin((3, 1, 2, 2), 0.5, CPU, random=False, seed=0).any()
     noise = begin((2000, 1, 2, 2), 0.5, CPU, random=True, seed=0)
     assert -0.5 <= float(noise.min()) < -0.45
@@ -421,7 +419,7 @@ def test_noise_begins_at_nothing_or_anywhere_in_the_budget() -> None:
 
 
 @KINDS
-def test_a_generator_that_diverges_makes_no_data_set(images: Images, settings: Any) -> None:
+def test_a_diverging_generator_creates_no_data_set(images: Images, settings: Any) -> None:
     wild = em(settings, optimizer={"kind": "sgd", "lr": 1e30})
     with pytest.raises(
         DivergenceError, match=r"the generator diverged in round 1; try a smaller optimizer.lr"
@@ -430,12 +428,12 @@ def test_a_generator_that_diverges_makes_no_data_set(images: Images, settings: A
 
 
 @pytest.mark.parametrize("eps", [0, 8, "1/300"])
-def test_a_budget_of_no_level_or_of_more_than_all_is_refused(eps: object) -> None:
+def test_a_budget_below_one_level_or_above_the_range_is_refused(eps: object) -> None:
     with pytest.raises(InputError, match=r"eps must be between 1/255 .* write 8/255"):
         em({"eps": eps})
 
 
-def test_what_cannot_be_meant_is_refused() -> None:
+def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="write `8/255`"):
         em({"eps": 0.031})
     with pytest.raises(InputError, match=r"a step of 0 changes nothing; leave it out for eps/10"):
@@ -446,7 +444,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         em({"share": 0.5})
 
 
-def test_crafting_leaves_the_images_and_the_random_state_alone(images: Images) -> None:
+def test_crafting_changes_neither_images_nor_random_state(images: Images) -> None:
     before, state = images.x.clone(), torch.random.get_rng_state()
     em(QUICK, max_rounds=1, augmentations=(FlipCrop(),)).craft(images, seed=0)
     assert torch.equal(images.x, before)

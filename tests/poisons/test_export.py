@@ -194,7 +194,7 @@ def test_chunks_make_no_difference(many: Images, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_there_is_never_overwritten(form: Form, images: Images, tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(form: Form, images: Images, tmp_path: Path) -> None:
     given = give(images, tmp_path / "a", form)
     assert given.exists()
     before = {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
@@ -207,7 +207,7 @@ def test_what_is_there_is_never_overwritten(form: Form, images: Images, tmp_path
     )
 
 
-def test_what_others_put_there_is_never_overwritten(images: Images, tmp_path: Path) -> None:
+def test_files_of_others_are_never_overwritten(images: Images, tmp_path: Path) -> None:
     for number, (name, form) in enumerate(
         (("README.md", "hf"), ("provenance.json", "npz"), ("train", "image_folder"))
     ):
@@ -272,7 +272,7 @@ def test_images_that_no_png_can_hold_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_given_away_tells_nothing_of_this_machine(
+def test_an_export_reveals_nothing_about_this_machine(
     form: Form, images: Images, store: Store, tmp_path: Path
 ) -> None:
     private = tmp_path / "home" / "erika" / "secret-project"
@@ -317,5 +317,5 @@ def test_what_is_given_away_tells_nothing_of_this_machine(
         ("on box7 (box7-2 is another)", "on [host] (box7-2 is another)"),
     ],
 )
-def test_of_paths_in_a_text_their_last_part_stays(text: str, expected: str) -> None:
+def test_paths_in_text_are_reduced_to_their_last_part(text: str, expected: str) -> None:
     assert public_text(text, "box7") == expected

@@ -57,7 +57,7 @@ def saved(file: Path, value: object) -> Path:
 
 
 @pytest.mark.parametrize("form", ["image_folder", "npz"])
-def test_what_is_exported_is_imported_as_the_same_bytes(
+def test_an_export_imports_as_the_same_bytes(
     form: str, images: Images, poisoned: Images, tmp_path: Path
 ) -> None:
     index = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:40].sort().values
@@ -190,7 +190,7 @@ class Anything:
 
 
 @pytest.mark.parametrize("name", ["object.npy", "pickle.npy", "class.pt", "numpy.pt", "object.npz"])
-def test_what_needs_pickle_is_not_read(name: str, images: Images, tmp_path: Path) -> None:
+def test_files_that_need_pickle_are_not_read(name: str, images: Images, tmp_path: Path) -> None:
     file, ran = tmp_path / name, tmp_path / "ran"
 
     class Evil:
@@ -214,7 +214,7 @@ def test_what_needs_pickle_is_not_read(name: str, images: Images, tmp_path: Path
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
-def test_a_file_that_is_empty_or_cut_off_is_told(suffix: str, images: Images, tmp_path: Path) -> None:
+def test_an_empty_or_truncated_file_is_refused(suffix: str, images: Images, tmp_path: Path) -> None:
     noise = random((40, 3, 32, 32)).to(torch.int8)
     file = saved(tmp_path / f"a{suffix}", {"x": noise} if suffix == ".npz" else noise)
     os.truncate(file, file.stat().st_size // 2)
@@ -266,7 +266,7 @@ def test_an_array_that_does_not_fit_is_refused(
         read_foreign(saved(tmp_path / "a.pt", value), images)
 
 
-def test_a_place_that_holds_nothing_is_told(images: Images, tmp_path: Path) -> None:
+def test_an_empty_place_is_refused(images: Images, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1")
     (tmp_path / "none").mkdir()
     for name, message in (
@@ -278,7 +278,9 @@ def test_a_place_that_holds_nothing_is_told(images: Images, tmp_path: Path) -> N
             read_foreign(tmp_path / name, images)
 
 
-def test_what_is_doubtful_is_reported_and_taken(images: Images, poisoned: Images, tmp_path: Path) -> None:
+def test_doubtful_perturbations_are_imported_with_warnings(
+    images: Images, poisoned: Images, tmp_path: Path
+) -> None:
     x = poisoned.x.clone()
     x[images.y == 2] = 0
     delta, report = read_foreign(saved(tmp_path / "a.npy", x), images, eps=Fraction(8, 255))
@@ -342,9 +344,7 @@ def test_a_folder_that_does_not_fit_is_refused(images: Images, poisoned: Images,
         read_foreign(other, few)
 
 
-def test_files_that_are_not_needed_or_lose_detail_are_told(
-    images: Images, poisoned: Images, tmp_path: Path
-) -> None:
+def test_unneeded_or_lossy_files_give_warnings(images: Images, poisoned: Images, tmp_path: Path) -> None:
     root = folder(tmp_path, poisoned, "{n}.png")
     where = torch.arange(0, 40, 2)
     Image.open(root / "2.png").save(root / "2.jpg", quality=95)
@@ -376,7 +376,7 @@ def test_importing_twice_is_importing_once(images: Images, tmp_path: Path) -> No
     assert store_import(tmp_path, same, {}, {}) != fingerprint
 
 
-def test_a_damaged_import_is_refused_and_mended_by_importing_again(images: Images, tmp_path: Path) -> None:
+def test_a_damaged_import_is_refused_and_repaired_by_importing_again(images: Images, tmp_path: Path) -> None:
     fingerprint, delta = imported(tmp_path, images)
     file = tmp_path / "imports" / fingerprint / "perturbation.arrow"
     poison, context = (
@@ -408,7 +408,7 @@ def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path
         DataSpec.parse({"poison": {"kind": "imported", "fingerprint": "../../x"}}, "test")
 
 
-def test_class_wise_imports_go_on_other_images(images: Images) -> None:
+def test_class_wise_imports_can_be_applied_to_other_images(images: Images) -> None:
     poison = {"kind": "imported", "fingerprint": "a" * 16}
     with pytest.raises(InputError, match="one change per image"):
         DataSpec.parse({"poison": poison, "crafted_on": "digits"}, "test")
@@ -427,14 +427,14 @@ def test_an_import_that_cannot_be_written_leaves_nothing(
     assert list((tmp_path / "imports").iterdir()) == []
 
 
-def test_one_noise_may_be_taken_in_for_two_clean_sets(images: Images, tmp_path: Path) -> None:
+def test_one_noise_can_be_imported_for_two_clean_sets(images: Images, tmp_path: Path) -> None:
     delta = Delta(torch.ones(images.x.shape, dtype=torch.int8))
     reports = ({"labels_sha256": digest(labels)} for labels in (images.y, images.y.flip(0)))
     first, second = (store_import(tmp_path, delta, report, {}) for report in reports)
     assert first != second
 
 
-def test_an_import_keeps_what_was_told_of_it(images: Images, tmp_path: Path) -> None:
+def test_an_import_keeps_its_origin(images: Images, tmp_path: Path) -> None:
     fingerprint, _ = imported(tmp_path, images)
     place = tmp_path / "imports" / fingerprint
     found = read_import(place)
@@ -615,7 +615,7 @@ def memory_of(path: Path) -> tuple[str, int]:
     return said[0], int(megabytes)
 
 
-def test_of_an_array_that_is_far_too_long_the_rows_that_are_needed_are_read(tmp_path: Path) -> None:
+def test_only_the_needed_rows_of_a_very_long_array_are_read(tmp_path: Path) -> None:
     """3 MB of zip that would be 3 GB of images."""
     head, rows = header((1_000_000, 3, 32, 32)), 1_000_000
     with (
@@ -679,7 +679,7 @@ def test_importing_takes_at_most_twice_the_memory_of_the_data(how: str, tmp_path
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
-def test_what_is_no_file_is_refused_and_not_waited_for(
+def test_pipes_and_devices_are_refused_without_blocking(
     kind: str, name: str, images: Images, tmp_path: Path
 ) -> None:
     path = special(tmp_path / name, kind)
@@ -688,7 +688,9 @@ def test_what_is_no_file_is_refused_and_not_waited_for(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
-def test_nor_among_images(kind: str, images: Images, poisoned: Images, tmp_path: Path) -> None:
+def test_pipes_among_images_are_refused_without_blocking(
+    kind: str, images: Images, poisoned: Images, tmp_path: Path
+) -> None:
     root = folder(tmp_path / "a", poisoned, "{n}.png")
     (root / "3.png").unlink()
     special(root / "3.png", kind)
@@ -715,7 +717,7 @@ def special(path: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("large", [False, True], ids=["int8", "int16"])
 @pytest.mark.parametrize("rows", ["all", "some"])
-def test_levels_that_grow_on_the_way_are_all_there(large: bool, rows: str) -> None:
+def test_levels_survive_the_widening_to_int16(large: bool, rows: str) -> None:
     values = random((300, 1, 7, 5), -128, 127).to(torch.int16)
     if large:
         values[-1 if rows == "all" else 100] = 300 - 512

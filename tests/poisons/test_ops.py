@@ -196,7 +196,7 @@ def test_several_pixels_are_those_of_the_released_code(seed: int, pixels: int) -
     assert torch.equal(Ops(pixels=pixels).craft(images, seed=0).apply(images).x, expected)
 
 
-def test_the_released_rule_collides_and_so_do_we() -> None:
+def test_collisions_match_the_released_code() -> None:
     images = noisy(0, 3 * 40, 3, (3, 2, 3))
     images.x[images.y == 2] = images.x[images.y == 0]  # what the first class takes, the last wants as well
     expected, chosen = as_released(images, 6)
@@ -334,7 +334,9 @@ def test_colours_are_ordered_as_binary_numbers() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_numbers_that_would_overflow_are_refused_and_the_largest_are_not(objective: Objective) -> None:
+def test_counts_that_would_overflow_are_refused_and_the_largest_safe_ones_are_not(
+    objective: Objective,
+) -> None:
     n, c = 3_333_333, 3
     white = Moments(
         torch.tensor([n]), torch.full((1, c, 1, 2), 255 * n), torch.full((1, 6, 1, 2), 255 * 255 * n)
@@ -345,7 +347,7 @@ def test_numbers_that_would_overflow_are_refused_and_the_largest_are_not(objecti
         search(Moments(white.n + 1, white.first, white.second), objective)
 
 
-def test_whole_numbers_decide_where_floats_have_it_the_wrong_way_round() -> None:
+def test_exact_arithmetic_decides_where_floats_are_wrong() -> None:
     top = torch.tensor([5702626625780437638, 3921590330702765815])
     bottom = torch.tensor([7122172039328690, 4897785325233453])
     exact = [Fraction(int(a), int(b)) for a, b in zip(top, bottom, strict=True)]

@@ -32,7 +32,7 @@ from trainers import InputError
     mode=st.sampled_from(["RGB", "L"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_an_image_is_fitted_as_torchvision_does_it(
+def test_images_are_fitted_as_by_torchvision(
     width: int, height: int, resize: int | None, size: int | None, mode: str, seed: int
 ) -> None:
     if size is not None and resize is not None:
@@ -80,7 +80,7 @@ def test_how_images_are_read_is_in_the_fingerprint(tmp_path: Path) -> None:
     assert len(found) == len(fits)
 
 
-def test_test_goes_before_val(tmp_path: Path) -> None:
+def test_the_test_folder_is_preferred_to_val(tmp_path: Path) -> None:
     root = photographs(tmp_path, classes=2, train=1, val=1)
     source = ImageFolder(root=str(root), resize=16, size=16)
     assert len(source.load("test")) == 2
@@ -100,13 +100,15 @@ def test_test_goes_before_val(tmp_path: Path) -> None:
         ({}, r"1\.JPEG is 333x500 but .*0\.JPEG is 375x500"),
     ],
 )
-def test_what_cannot_be_fitted_is_told(tmp_path: Path, fields: dict[str, int], message: str) -> None:
+def test_images_that_cannot_be_fitted_are_refused(
+    tmp_path: Path, fields: dict[str, int], message: str
+) -> None:
     root = photographs(tmp_path, classes=2, train=2, val=1)
     with pytest.raises(InputError, match=message):
         ImageFolder.parse({"root": str(root), **fields}, "test").load("train")
 
 
-def test_validation_images_that_nobody_sorted_are_named(tmp_path: Path) -> None:
+def test_validation_images_outside_class_folders_are_named(tmp_path: Path) -> None:
     root = photographs(tmp_path, classes=1, train=1, val=0)
     picture(np.array([9, 9, 9]), (40, 30), seed=0).save(root / "val" / "ILSVRC2012_val_1.JPEG")
     with pytest.raises(

@@ -32,7 +32,7 @@ TWO = pixels([[1, 0], [0, 0], [1, -1]], [[2, 0], [1, 1], [0, -1]], [[[9], [8]], 
 ONE_EACH = pixels([[0], [-1], [1]], [[0], [-1], [2]], [[[1]], [[0]], [[3]]], per="image")
 
 
-def test_pixels_go_on_the_images_of_their_class_the_later_over_the_earlier() -> None:
+def test_pixels_are_written_to_the_images_of_their_class_in_order() -> None:
     images = grey([2, 0, 1, 0])
     x = TWO.apply(images).x[:, 0]
     assert x[0].tolist() == [[100, 100, 100], [5, 100, 100]], "-1 writes nothing"
@@ -105,7 +105,7 @@ def test_facts_list_the_pixels_of_each_class_best_first() -> None:
     assert ONE_EACH.facts() == {}
 
 
-def test_a_chain_is_applied_in_order_and_told_as_one() -> None:
+def test_a_chain_is_applied_in_order_and_described_as_one() -> None:
     noise = Delta(torch.full((3, 1, 2, 3), 4, dtype=torch.int8), facts_={"rounds": 1})
     chain = Chain((noise, ONE_EACH, TWO, Identity()))
     images = grey([0, 1, 2])

@@ -67,7 +67,7 @@ def test_ops_position_leaves_classes_without_images_out() -> None:
     assert (crafted(OpsPosition(), images).row >= 0).all()
 
 
-def test_ops_position_needs_no_pass_of_its_own(images: Images) -> None:
+def test_ops_position_reuses_the_moments_of_ops(images: Images) -> None:
     names = []
 
     def cache(name, make):  # type: ignore[no-untyped-def]

@@ -235,7 +235,7 @@ def test_a_key_moves_only_where_images_are_read_in_another_way(
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_an_orientation_told_in_xmp_counts_as_datasets_counts_it(form: str, tmp_path: Path) -> None:
+def test_an_orientation_in_xmp_counts_as_in_datasets(form: str, tmp_path: Path) -> None:
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
     options: dict[str, Any] = {"xmp": xmp}
     if form == "PNG":

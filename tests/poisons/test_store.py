@@ -30,7 +30,7 @@ def left_over(store: Store) -> list[str]:
     return [str(p) for p in store.root.rglob("*") if ".tmp" in p.name]
 
 
-def test_what_is_built_is_opened_again_with_its_record(store: Store) -> None:
+def test_a_built_data_set_is_opened_with_its_record(store: Store) -> None:
     assert not store.has(OPS)
     assert store.load(OPS) is None
     built = store.ensure(OPS)
@@ -97,7 +97,7 @@ def test_chunks_come_from_the_file_and_are_the_images(tmp_path: Path) -> None:
     assert len(pickle.dumps(back)) < 1000, "pickled, they are their path"
 
 
-def test_tensors_of_any_kind_come_back(tmp_path: Path) -> None:
+def test_tensors_of_every_dtype_are_restored(tmp_path: Path) -> None:
     columns = {
         "a": torch.randint(-128, 127, (7, 2, 3), dtype=torch.int8),
         "b": torch.arange(7),
@@ -137,7 +137,7 @@ def test_a_column_may_have_more_values_than_31_bits_count(
     arrow.write(tmp_path / "a.arrow", {"image": pixels.view(rows, 3, 32, 32)}, {})
 
 
-def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
+def test_a_data_set_in_an_older_layout_is_rebuilt(store: Store) -> None:
     """An older opsctl wrote several record batches, and no layout into the record."""
     before = store.ensure(OPS).x.clone()
     file = store.path(OPS) / "record.json"
@@ -150,7 +150,7 @@ def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "no record", "broken record", "no data"])
-def test_a_damaged_data_set_is_put_aside_and_built_again(store: Store, damage: str) -> None:
+def test_a_damaged_data_set_is_quarantined_and_rebuilt(store: Store, damage: str) -> None:
     good = store.ensure(OPS).x.clone()
     data, record = store.path(OPS) / "data.arrow", store.path(OPS) / "record.json"
     if damage == "truncated":
@@ -295,7 +295,7 @@ def test_a_process_that_crafted_nothing_restores_every_kind(store: Store) -> Non
     assert run.stdout.strip() == "{}"
 
 
-def test_what_is_made_of_one_poison_shares_its_crafting(store: Store) -> None:
+def test_data_sets_with_the_same_poison_share_its_crafting(store: Store) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "train_steps": 1, "max_rounds": 1}
     both, turned, half = (
         DataSpec.parse({"limit": 40, **more}, "test").pinned()
@@ -333,7 +333,7 @@ def test_a_ratio_poisons_that_share_of_each_class_and_smaller_ones_lie_inside(st
     assert not torch.equal(chosen_images(other, clean), changed[1])
 
 
-def test_a_training_meets_poisoned_and_clean_images_in_no_order_of_the_draw() -> None:
+def test_the_order_of_images_does_not_reveal_which_are_poisoned() -> None:
     """Which images are poisoned, and in what order a training with the same seed sees them, are two draws."""
     images = Images(torch.zeros((4000, 1, 1, 1), dtype=torch.uint8), torch.arange(4000) % 10, 10)
     mine = chosen_images(DataSpec.parse({"poison": "ops", "ratio": 0.5}, "test"), images)
@@ -377,7 +377,7 @@ def test_clean_images_have_one_key_whatever_is_said_about_poisoning() -> None:
     assert one == other
 
 
-def test_statistics_are_kept_beside_the_clean_images_and_mended(store: Store) -> None:
+def test_statistics_are_kept_beside_the_clean_images_and_repaired(store: Store) -> None:
     store.ensure(OPS)
     (file,) = (store.root / "statistics" / OPS.clean.name).glob("*.arrow")
     before, stat = file.read_bytes(), file.stat()
@@ -390,7 +390,7 @@ def test_statistics_are_kept_beside_the_clean_images_and_mended(store: Store) ->
     assert file.read_bytes() == before
 
 
-def test_a_build_that_was_killed_goes_on_from_its_checkpoint(store: Store) -> None:
+def test_a_killed_build_resumes_from_its_checkpoint(store: Store) -> None:
     slow = {**SLOW, "poison": {**SLOW["poison"], "max_rounds": 6, "precision": "float32"}}
     spec = DataSpec.parse(slow, "test").pinned()
 
@@ -415,13 +415,13 @@ def test_a_build_that_was_killed_goes_on_from_its_checkpoint(store: Store) -> No
     assert not list((store.root / "checkpoints").iterdir())
 
 
-def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
+def test_a_store_of_a_newer_version_is_refused(store: Store) -> None:
     (store.root / "store.json").write_text('{"format": 99}')
     with pytest.raises(InputError, match="has format 99, this opsctl knows 1: upgrade opsctl"):
         Store(store.root)
 
 
-def test_the_mark_of_who_came_first_stays(tmp_path: Path) -> None:
+def test_the_first_store_file_wins(tmp_path: Path) -> None:
     """Or an older opsctl that opens an empty folder at the same moment would call a newer store its own."""
     durable.create_whole(tmp_path / "store.json", {"format": 99})
     durable.create_whole(tmp_path / "store.json", {"format": 1})
@@ -442,19 +442,19 @@ def test_a_file_that_is_mapped_is_known_to_be_in_use(store: Store) -> None:
     assert not arrow.in_use(file)
 
 
-def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("[]")
     with pytest.raises(InputError, match="is damaged"):
         Store(tmp_path)
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(durable.StoreError, match=r"cannot be written .* choose another with --store"):
         Store(tmp_path / "file" / "store")
 
 
-def test_equal_sources_share_a_key_wherever_they_lie_and_poisons_have_their_own() -> None:
+def test_equal_sources_share_a_key_wherever_they_are_and_poisons_have_their_own() -> None:
     clean = DataSpec.parse({"limit": 50}, "test").pinned()
     keys = {clean.key, OPS.key, DataSpec.parse({"limit": 51}, "test").pinned().key}
     assert len(keys) == 3
@@ -496,7 +496,7 @@ def test_a_source_that_changed_since_it_was_pinned_is_not_filed_under_the_old_ke
         store.ensure(spec)
 
 
-def test_publishing_waits_for_no_clock(store: Store) -> None:
+def test_publishing_does_not_wait(store: Store) -> None:
     """The time of change decides only whether bytes are read again, never whether they are right."""
     store.ensure(OPS)
     data = store.path(OPS) / "data.arrow"

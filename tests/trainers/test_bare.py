@@ -52,7 +52,7 @@ def bare(to: Path, absent: Sequence[str] = ABSENT) -> Path:
     return to
 
 
-def test_it_trains_where_neither_ray_nor_mlflow_nor_typer_is_installed(folder: Path) -> None:
+def test_it_runs_without_ray_mlflow_and_typer(folder: Path) -> None:
     site = bare(folder / "site")
     code = "import sys, importlib.util as u; print([n for n in sys.argv[1:] if u.find_spec(n)])"
     env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{site}"}
@@ -115,7 +115,7 @@ def test_a_failed_training_is_exit_code_1(folder: Path, capsys: pytest.CaptureFi
     assert "not finite in epoch" in capsys.readouterr().err
 
 
-def test_a_limit_is_kept_and_what_a_machine_lacks_is_told_before_the_training(
+def test_a_limit_is_kept_and_missing_requirements_are_reported_before_the_training(
     images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = TrainSpec.parse({"architecture": "lenet5", "epochs": 1}, "test")
@@ -131,7 +131,7 @@ def test_a_limit_is_kept_and_what_a_machine_lacks_is_told_before_the_training(
     assert rows == []
 
 
-def test_sets_that_do_not_belong_together_are_told(images: Images) -> None:
+def test_sets_that_do_not_match_are_refused(images: Images) -> None:
     other = Images(images.x[:, :1], images.y, 4)
     with pytest.raises(
         InputError, match=r"training images are \(3, 32, 32\) in 4 classes, test images \(1, 32, 32\)"

@@ -131,7 +131,7 @@ def test_members_of_auto_attack_that_cannot_run_are_left_out(
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_auto_attack_runs_on_few_classes_and_says_without_what(num_classes: int) -> None:
+def test_auto_attack_runs_on_few_classes_and_reports_what_it_left_out(num_classes: int) -> None:
     pytest.importorskip("pyautoattack")
     model, images = linear((1, 8, 8), num_classes)
     spec = EvaluationSpec.parse(
@@ -149,7 +149,7 @@ def test_auto_attack_runs_on_few_classes_and_says_without_what(num_classes: int)
     assert left < 1
 
 
-def test_an_attack_that_cannot_be_is_refused_before_the_training(images: Images) -> None:
+def test_an_impossible_attack_is_refused_before_the_training(images: Images) -> None:
     one = Images(images.x, torch.zeros_like(images.y), 1)
     far = {"kind": "pgd", "budget": {"norm": "L2", "eps": "56"}}
     near = {"kind": "pgd", "budget": {"norm": "L2", "eps": "55"}}
@@ -210,7 +210,7 @@ def test_a_training_set_that_was_not_learnt_is_noticed(trained: tuple[nn.Module,
     assert evaluate(model, wrong, images, EvaluationSpec(), gen=gen()).warnings == []
 
 
-def test_an_evaluation_that_cannot_be_is_told_at_once() -> None:
+def test_an_impossible_evaluation_is_refused_at_once() -> None:
     with pytest.raises(
         InputError, match="two attacks have the same name: pgd20_Linf_8_255, pgd20_Linf_8_255"
     ):

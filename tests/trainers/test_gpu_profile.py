@@ -56,7 +56,7 @@ def test_its_steps_are_those_of_an_epoch() -> None:
     )  # the rate of learning is that of the first step
 
 
-def test_steps_go_on_without_end_and_are_timed() -> None:
+def test_steps_are_endless_and_timed() -> None:
     images = random_images(20, (1, 32, 32), 3)
     steps = training_steps(Training.begin(NARROW, images, seed=0, device=CPU), images, CPU)
     ticks = iter((10.0, 14.0))
@@ -64,7 +64,7 @@ def test_steps_go_on_without_end_and_are_timed() -> None:
     assert advance(steps, 1, CPU) > 0
 
 
-def test_a_speed_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
+def test_a_measured_speed_is_plausible_and_the_thread_count_is_restored() -> None:
     before = torch.get_num_threads()
     found = training_speed(CPU, "float32", seconds=0.01)
     assert 1e8 < found.flops < 1e15
@@ -73,7 +73,7 @@ def test_a_speed_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_speed_is_found_from_what_three_steps_take() -> None:
+def test_three_steps_determine_the_speed() -> None:
     """Of the narrow one the kernels alone count, as in a real one nearly."""
     true = Speed(2e11, values=7e8, kernels=2e4)
     works = (Work(0, 2, 0, 300), Work(1e10, 2, 2e8, 300), Work(5e10, 2, 2e8, 300))
@@ -84,7 +84,7 @@ def test_a_speed_is_found_from_what_three_steps_take() -> None:
 @pytest.mark.parametrize(
     "seconds", [(0.01, 0.02, 9.0), (0.01, 9.0, 0.02), (9.0, 0.01, 0.02), (1e-4, 1.0, 1.0)]
 )
-def test_a_speed_is_positive_whatever_a_busy_machine_measures(seconds: tuple[float, float, float]) -> None:
+def test_a_speed_is_positive_for_noisy_measurements(seconds: tuple[float, float, float]) -> None:
     works = (Work(2e7, 2, 5e5, 242), Work(3e9, 2, 4e7, 242), Work(27e9, 2, 7e7, 242))
     found = speed(*(Timed(work, taken) for work, taken in zip(works, seconds, strict=True)))
     assert all(0 < number < math.inf for number in astuple(found))
@@ -92,7 +92,7 @@ def test_a_speed_is_positive_whatever_a_busy_machine_measures(seconds: tuple[flo
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a profile measures a GPU")
-def test_a_larger_network_takes_more_of_a_gpu() -> None:
+def test_a_larger_network_uses_more_of_a_gpu() -> None:
     place = torch.device("cuda")
     small = profile_trial(Trial(train=NARROW), (3, 32, 32), 10, 1000, place)
     large = profile_trial(Trial(), (3, 32, 32), 10, 1000, place)

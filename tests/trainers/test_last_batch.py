@@ -42,7 +42,7 @@ def members() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8)], ids=str)
 @pytest.mark.parametrize("member", members(), ids=lambda m: f"{m['kind']}-{m.get('name', '')}")
-def test_refused_is_what_torch_refuses(member: dict[str, Any], shape: tuple[int, int, int]) -> None:
+def test_the_check_refuses_what_torch_refuses(member: dict[str, Any], shape: tuple[int, int, int]) -> None:
     """Against trainings: on 3 images in batches of 2, and for comparison of 3."""
     recipe = {"architecture": member, "epochs": 1, "augmentations": [], "precision": "float32"}
     images = some(3, shape)
@@ -65,7 +65,7 @@ def test_refused_is_what_torch_refuses(member: dict[str, Any], shape: tuple[int,
 
 
 @given(images=st.integers(2, 300), batch_size=st.integers(2, 300))
-def test_what_is_advised_leaves_no_image_alone(images: int, batch_size: int) -> None:
+def test_suggested_batch_sizes_leave_no_single_image(images: int, batch_size: int) -> None:
     assert last_batch(images, batch_size) == len(torch.arange(images).split(batch_size)[-1])
     advised = nearest_sizes(images, batch_size)
     assert all(last_batch(images, size) > 1 for size in advised)

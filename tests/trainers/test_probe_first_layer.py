@@ -120,7 +120,7 @@ def test_sets_without_the_clean_one_or_with_another_are_refused() -> None:
         FirstLayer().run(subject(model, images, sets={"clean": images, "ops": other}))
 
 
-def test_it_looks_at_the_images_that_it_is_told_and_a_balanced_part_of_them() -> None:
+def test_it_uses_the_chosen_split_and_a_balanced_part_of_it() -> None:
     train, test = random_images(30), random_images(24)
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4))
     one = FirstLayer(on="test", limit=12, pictured=4).run(subject(model, train, test))
@@ -141,7 +141,7 @@ class Backwards(nn.Module):
         return self.late(self.early(x)).mean((2, 3))
 
 
-def test_the_first_convolution_is_the_first_that_an_image_meets() -> None:
+def test_the_first_convolution_is_the_first_in_the_forward_pass() -> None:
     model = Backwards().eval()
     assert first_convolution(model, random_images(2), CPU) is model.early
     assert not model.early._forward_hooks
@@ -164,7 +164,7 @@ def test_a_network_without_convolutions_is_refused() -> None:
         FirstLayer().run(subject(model, random_images(4)))
 
 
-def test_a_network_that_pads_by_itself_is_not_asked_where_images_were_changed() -> None:
+def test_a_network_that_pads_its_input_refuses_sets() -> None:
     images = random_images(8, (3, 8, 8))
     conv = nn.Conv2d(3, 4, 3, stride=2)
     model = nn.Sequential(nn.ZeroPad2d(1), conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -51,7 +51,7 @@ def test_one_pixel_shortcuts_are_separable(digits: Images) -> None:
     assert found.fields["loss"] < 1e-3
 
 
-def test_noise_that_knows_no_labels_is_only_learnt_by_heart(digits: Images) -> None:
+def test_noise_independent_of_labels_is_only_memorised(digits: Images) -> None:
     """Fewer images than values: separable where it was fitted, chance (four deviations) where it was not."""
     grey = Images(digits.x // 2 + 64, digits.y, 10)
     found = measure(moved(grey, noise(grey)), grey)
@@ -60,7 +60,7 @@ def test_noise_that_knows_no_labels_is_only_learnt_by_heart(digits: Images) -> N
     assert abs(found.metrics["held_out_acc"] - chance) < 4 * (chance * (1 - chance) / n) ** 0.5
 
 
-def test_noise_that_is_cut_off_at_black_and_white_tells_the_image(digits: Images) -> None:
+def test_clipped_noise_reveals_the_image(digits: Images) -> None:
     assert measure(moved(digits, noise(digits)), digits).metrics["held_out_acc"] > 0.4
 
 
@@ -71,7 +71,7 @@ def test_noise_with_more_images_than_values_is_not_separable() -> None:
     assert found.metrics["held_out_acc"] < 0.35
 
 
-def test_what_is_clean_is_no_better_than_the_largest_class() -> None:
+def test_clean_images_give_the_accuracy_of_the_largest_class() -> None:
     images = random_images(200)
     y = torch.arange(200).clamp(max=120) % 4  # class 0 is 0, 4, ... and all from 120
     clean = Images(images.x, y, 4)
@@ -130,7 +130,7 @@ def test_a_share_of_each_class_is_held_out_and_not_fitted() -> None:
     assert one.fields["loss"] > 0.5
 
 
-def test_a_class_of_which_nothing_is_left_to_fit_is_told() -> None:
+def test_a_class_with_no_images_to_fit_is_refused() -> None:
     clean = random_images(40)
     train = moved(clean, noise(clean))
     with pytest.raises(
@@ -148,7 +148,7 @@ def test_it_draws_nothing_and_repeats(digits: Images) -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_other_images_than_those_under_the_poison_are_refused() -> None:
+def test_unpaired_images_are_refused() -> None:
     images = random_images(20)
     with pytest.raises(InputError, match="needs a set 'clean'"):
         check_probes([ProbeRun("separable", LinearSeparability())], images)

@@ -148,7 +148,7 @@ def test_the_network_is_left_as_it_was() -> None:
     assert not any(module.training for module in model.modules())
 
 
-def test_a_loss_that_is_no_number_is_the_largest_there_is() -> None:
+def test_a_nan_loss_becomes_the_largest_float() -> None:
     class Root(nn.Module):
         def __init__(self) -> None:
             super().__init__()

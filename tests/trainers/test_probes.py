@@ -75,7 +75,7 @@ def untouched(model: nn.Module, *images: Images) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
-def test_every_probe_leaves_all_as_it_was_and_finds_what_it_promises(
+def test_every_probe_changes_nothing_and_returns_its_metrics(
     member: type[Probe], images: Images, poisoned: Images
 ) -> None:
     probe_runs = runs_of(member, images)
@@ -96,7 +96,7 @@ def test_every_probe_leaves_all_as_it_was_and_finds_what_it_promises(
 
 
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m().watches], ids=lambda m: m.kind)
-def test_a_watch_leaves_the_network_as_it_was(member: type[Probe], images: Images) -> None:
+def test_a_watch_does_not_change_the_network(member: type[Probe], images: Images) -> None:
     model = TRIAL._initial(images, CPU).train()
     watch = member.parse(member.smoke, "test").watch(TRIAL._initial(images, CPU), images, CPU)
     with untouched(model, images):
@@ -123,7 +123,7 @@ def findings(record: dict[str, Any]) -> dict[str, Any]:
     return {name: {**found, "seconds": 0} for name, found in record["looks"].items()}
 
 
-def test_what_is_watched_goes_on_where_a_killed_training_goes_on(images: Images, tmp_path: Path) -> None:
+def test_watched_rows_survive_a_resumption(images: Images, tmp_path: Path) -> None:
     probe_runs, checkpoint = watching(), Checkpoint(tmp_path / "c.pt", every=0)
     once, whole = TRIAL.run(images, images, device=CPU, probe_runs=probe_runs)
     with pytest.raises(PowerError):
@@ -137,7 +137,7 @@ def test_what_is_watched_goes_on_where_a_killed_training_goes_on(images: Images,
 
 
 @pytest.mark.parametrize("before", [(), ("distance",)])
-def test_a_checkpoint_that_lacks_what_is_watched_is_begun_again(
+def test_a_checkpoint_without_the_watched_rows_restarts_the_training(
     images: Images, tmp_path: Path, before: Sequence[str]
 ) -> None:
     """Its epochs are gone, and cannot be looked at; numbers and findings are those of one training."""
@@ -152,7 +152,7 @@ def test_a_checkpoint_that_lacks_what_is_watched_is_begun_again(
     assert any("lacks what probes watch" in warning for warning in again["warnings"])
 
 
-def test_a_checkpoint_that_knows_more_than_is_watched_is_gone_on_from(images: Images, tmp_path: Path) -> None:
+def test_a_checkpoint_with_extra_watched_rows_is_resumed(images: Images, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "c.pt", every=0)
     with pytest.raises(PowerError):
         TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, probe_runs=watching())
@@ -195,7 +195,7 @@ def test_the_distance_is_a_sum_over_weights_in_float64(images: Images) -> None:
 @pytest.mark.parametrize(
     ("threshold", "found"), [(0.9, {"epoch_at_90": 2.0}), (0.55, {"epoch_at_55": 2.0}), (0.96, {})]
 )
-def test_the_distance_says_when_the_training_set_was_learnt(
+def test_the_distance_reports_when_the_training_set_was_learnt(
     images: Images, threshold: float, found: dict[str, float]
 ) -> None:
     history = [{"epoch": e, "train/acc": acc} for e, acc in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.8), (4.0, 0.95))]
@@ -220,7 +220,9 @@ class ReadsThePixel(nn.Module):
         return -(x[:, 0, 3, 5, None] * 255 - 80 * torch.arange(4)).abs()
 
 
-def test_the_shuffle_test_tells_who_reads_the_perturbation(images: Images, poisoned: Images) -> None:
+def test_the_shuffle_test_detects_networks_that_read_the_perturbation(
+    images: Images, poisoned: Images
+) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
     content = images.x[order].clone()
     content[:, :, 3, 5] = poisoned.x[:, :, 3, 5]
@@ -238,7 +240,7 @@ def test_the_shuffle_test_tells_who_reads_the_perturbation(images: Images, poiso
     assert reads["clean_acc"] < 0.6
 
 
-def test_early_stopping_is_a_choice_on_images_that_it_is_not_judged_by(images: Images) -> None:
+def test_early_stopping_chooses_and_evaluates_on_different_images(images: Images) -> None:
     """The epochs' answers are random and known; counted again with lists."""
     gen = torch.Generator().manual_seed(7)
     answers = torch.randint(4, (6, 40), generator=gen)
@@ -270,7 +272,7 @@ def test_early_stopping_is_a_choice_on_images_that_it_is_not_judged_by(images: I
     )
 
 
-def test_early_stopping_without_enough_images_is_told(images: Images) -> None:
+def test_early_stopping_without_enough_images_is_refused(images: Images) -> None:
     probe = Probe.parse({"kind": "early_stopping", "share": 0.01}, "test")
     with pytest.raises(InputError, match=r"a share of 0.01 of 40 test images leaves one part empty"):
         probe.watch(nn.Identity(), images, CPU)
@@ -280,7 +282,7 @@ LENET = {**SETTINGS, "architecture": "lenet5", "augmentations": [], "ema": None}
 LENET |= {"schedule": {"kind": "multi_step", "milestones": [0.5]}}
 
 
-def test_fine_tuning_goes_on_from_the_weights_as_a_plain_loop_does(images: Images, poisoned: Images) -> None:
+def test_fine_tuning_matches_a_plain_loop(images: Images, poisoned: Images) -> None:
     spec = TrainSpec.parse(LENET, "test")
     trained = fit(spec, images, images, seed=3, device=CPU).model
     weights = {name: w.clone() for name, w in trained.state_dict().items()}
@@ -301,9 +303,7 @@ def test_fine_tuning_goes_on_from_the_weights_as_a_plain_loop_does(images: Image
     assert found.metrics == {"ops_acc": curve[-1], "ops_peak_acc": max(curve[1:])}
 
 
-def test_fine_tuning_in_bfloat16_is_the_training_that_it_is_elsewhere(
-    images: Images, poisoned: Images
-) -> None:
+def test_fine_tuning_in_bfloat16_equals_a_separate_training(images: Images, poisoned: Images) -> None:
     """A probe runs under autocast, which would cache casts of weights that the training then updates."""
     trial = Trial.parse({"train": {**LENET, "precision": "bfloat16"}, "seed": 3}, "test")
     model, record = trial.run(images, images, device=CPU)
@@ -318,7 +318,7 @@ def test_fine_tuning_in_bfloat16_is_the_training_that_it_is_elsewhere(
     assert losses[-1] < losses[0], "or the case shows nothing"
 
 
-def test_fine_tuning_at_no_rate_changes_nothing_and_at_a_high_one_unlearns(
+def test_fine_tuning_at_rate_zero_changes_nothing_and_at_a_high_rate_unlearns(
     images: Images, poisoned: Images
 ) -> None:
     """Four images learnt by heart; then other labels for them."""
@@ -338,7 +338,7 @@ def test_fine_tuning_at_no_rate_changes_nothing_and_at_a_high_one_unlearns(
     assert (found["same_acc"], found["wrong_acc"]) == (1.0, 0.0)
 
 
-def test_fine_tuning_that_diverges_names_the_set_and_the_way_out(images: Images) -> None:
+def test_fine_tuning_that_diverges_names_the_set_and_the_fix(images: Images) -> None:
     spec = TrainSpec.parse(LENET, "test")
     model = spec.architecture.network(num_classes=4, shape=(3, 32, 32), seed=0)
     probe = Probe.parse({"kind": "fine_tune", "lr": 1e6}, "test")
@@ -352,7 +352,7 @@ def probe_run(kind: str, name: str = "probe", **sets: Images) -> ProbeRun:
     return ProbeRun(name, Probe.parse(kind, "test"), sets)
 
 
-def test_looks_that_cannot_be_are_told_before_the_training(images: Images) -> None:
+def test_impossible_probes_are_refused_before_the_training(images: Images) -> None:
     small = Images(images.x[:, :, :16], images.y, 4)
     for probe_runs, message in (
         ([probe_run("distance"), probe_run("early_stopping")], "two probes have the same name: probe, probe"),
@@ -383,13 +383,13 @@ def test_looks_that_cannot_be_are_told_before_the_training(images: Images) -> No
         assert rows == []
 
 
-def test_weights_alone_are_too_late_for_a_probe_that_watches(images: Images) -> None:
+def test_a_probe_that_watches_refuses_final_weights(images: Images) -> None:
     model = TRIAL._initial(images, CPU)
     with pytest.raises(InputError, match=r"'far': 'distance' watches every epoch.*train the trial again"):
         TRIAL.run_probes(model, images, images, [probe_run("distance", "far")], device=CPU, history=[])
 
 
-def test_a_bare_machine_looks_too(
+def test_probes_run_on_a_bare_machine(
     images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for split in ("train", "test"):
