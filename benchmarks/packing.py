@@ -23,7 +23,7 @@ import torch
 
 from orchestrator.estimates import packing
 from orchestrator.storage.trial_spec import TrialSpec
-from trainers.gpu_profile import advance, probe, random_images, training_steps
+from trainers.gpu_profile import advance, profile_trial, random_images, training_steps
 from trainers.loop import Training
 from trainers.recipe import repeatable
 
@@ -110,7 +110,7 @@ def train(
 def probed(settings: dict[str, Any], images: int, device: str) -> dict[str, Any]:
     """What a probe tells of the trial, and the share of the card that follows."""
     place = torch.device(device)
-    told = probe(TrialSpec.parse(settings, "benchmark"), SHAPE, CLASSES, images, place)
+    told = profile_trial(TrialSpec.parse(settings, "benchmark"), SHAPE, CLASSES, images, place)
     total = torch.cuda.get_device_properties(place).total_memory
     return {**vars(told), "share": packing.share(told.peak_bytes, total, told.busy)}
 

@@ -1,6 +1,6 @@
 """Layer 2: poisons and the data sets they make. May use trainers; knows no ray, no mlflow, no typer.
 
-Importing the package imports nothing else: each of its names is loaded when it is first used.
+Importing the package imports nothing else: each name is loaded on first use.
 """
 
 from typing import TYPE_CHECKING

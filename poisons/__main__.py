@@ -1,8 +1,8 @@
 """`python -m poisons SPEC.yaml --store DIR`: make one data set on a bare machine, and print JSON lines.
 
-SPEC.yaml, or .json where pyyaml is not installed, holds `source`, `poison`, `ratio`, `limit` and `seed` as
-`data` does in a sweep file. Its progress is printed as it comes, and the record is the last line. What is in
-the store already is not made again; what was killed goes on from its last checkpoint.
+SPEC.yaml (or .json where pyyaml is not installed) holds `source`, `poison`, `ratio`, `limit` and `seed`, as
+`data` does in a sweep file. Progress is printed as JSON lines, and the last line is the record. A data set
+already in the store is not built again; a killed build resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainers.spec import InputError
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 when the data set is there, 1 when making it failed, 2 when the spec or an option is wrong."""
+    """0 when the data set exists, 1 when building it failed, 2 when the spec or an option is wrong."""
     return exit_code(_run, _options(arguments))
 
 

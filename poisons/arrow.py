@@ -1,5 +1,5 @@
-"""Tensors, and images among them, as Arrow IPC files: one record batch, so that every column lies in one
-piece and is used from a memory map, however long it is."""
+"""Tensors and images as Arrow IPC files with one record batch, so that every column is contiguous and can be
+memory-mapped, whatever its length."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainers.images import Images
 from trainers.spec import InputError
 from trainers.stored import DamagedError, JsonFile, open_file
 
-# MAP_NORESERVE (named from Python 3.13): a file may be larger than the memory, since nobody writes its pages
+# MAP_NORESERVE (named since Python 3.13): a file may be larger than memory, since its pages are not written
 PRIVATE = mmap.MAP_PRIVATE | (0x4000 if sys.platform == "linux" else 0)
 
 
@@ -38,15 +38,14 @@ MAGIC = b"ARROW1\0\0"  # how the file begins; after it the file is a stream of m
 
 
 class Metadata(TypedDict):
-    """What the file's schema says beside the columns: of each column its dtype and the shape of a row, and
-    JSON of whoever wrote it."""
+    """The metadata in the schema: the dtype and row shape of each column, and the writer's JSON values."""
 
     kinds: dict[Text, Annotated[list[str | int], Field(min_length=1, max_length=8)]]
     told: dict[str, Any]
 
 
 class ImagesRecord(TypedDict):
-    """The JSON beside the columns of images."""
+    """The JSON values stored with images."""
 
     num_classes: Annotated[int, Field(ge=1, le=2**31)]
 
@@ -55,13 +54,13 @@ METADATA = JsonFile[dict[str, Any]](Metadata)
 OF_IMAGES = JsonFile[dict[str, Any]](ImagesRecord)
 
 
-def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) -> None:
-    """Tensors of one length on the host, a column each (a row of it is a fixed-size list), and JSON beside
-    them."""
+def write(path: Path, columns: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+    """Write host tensors of equal length, one column each (a row is a fixed-size list), with JSON
+    `values`."""
     kinds = {name: [tensor.numpy().dtype.name, *tensor.shape[1:]] for name, tensor in columns.items()}
     arrays = [_array(tensor) for tensor in columns.values()]
     fields = [pa.field(name, array.type) for name, array in zip(columns, arrays, strict=True)]
-    meta = {"opsctl": json.dumps({"kinds": kinds, "told": dict(told)}, allow_nan=False)}
+    meta = {"opsctl": json.dumps({"kinds": kinds, "told": dict(values)}, allow_nan=False)}
     schema = pa.schema(fields, metadata=meta)
     options = pa.ipc.IpcWriteOptions(allow_64bit=True)  # a column may have more than 2³¹ values
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema, options=options) as writer:
@@ -69,19 +68,18 @@ def write(path: Path, columns: Mapping[str, Tensor], told: Mapping[str, Any]) ->
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write` was given. The tensors are a memory map of the file, private to this process: what is
-    written into them never reaches it. Raises DamagedError for a file that `write` did not write, and
-    OSError."""
-    tensors, told, _ = _mapped(path)
-    return tensors, told
+    """The tensors and values that `write` wrote. The tensors are a private memory map: writing into them does
+    not change the file. Raises DamagedError for any other file, and OSError."""
+    tensors, values, _ = _mapped(path)
+    return tensors, values
 
 
 def read_images(path: Path) -> StoredImages:
-    """The images that a Writer wrote; no pixel is read before it is asked for. Raises DamagedError for a file
-    that holds anything else, and OSError."""
-    tensors, told, offsets = _mapped(path)
+    """The images that a Writer wrote; pixels are read lazily. Raises DamagedError for any other file, and
+    OSError."""
+    tensors, values, offsets = _mapped(path)
     check_columns(tensors, {"image": ("uint8", 4), "label": ("int64", 1), "index": ("int64", 1)})
-    num_classes = OF_IMAGES.check(told)["num_classes"]
+    num_classes = OF_IMAGES.check(values)["num_classes"]
     if not len(tensors["label"]):
         raise DamagedError("it holds no images")
     if int(tensors["index"].min()) < 0:
@@ -93,14 +91,14 @@ def read_images(path: Path) -> StoredImages:
 
 
 def read_index(path: Path) -> Tensor:
-    """Where in the source each image stands; int64 N. Raises what `read_images` does."""
+    """The row in the source of each image; int64 N. Raises what `read_images` does."""
     tensors, _ = read(path)
     check_columns(tensors, {"image": ("uint8", 4), "label": ("int64", 1), "index": ("int64", 1)})
     return tensors["index"].clone()
 
 
 def check_columns(columns: Mapping[str, Tensor], expected: Mapping[str, tuple[str, int]]) -> None:
-    """DamagedError unless the columns are those that are expected, of these dtypes (`int8 or int16`) and
+    """DamagedError unless exactly the expected columns are there, with these dtypes (`int8 or int16`) and
     numbers of dimensions."""
     if columns.keys() != expected.keys():
         found = ", ".join(columns) or "none"
@@ -113,10 +111,10 @@ def check_columns(columns: Mapping[str, Tensor], expected: Mapping[str, tuple[st
 
 
 def in_use(path: Path) -> bool:
-    """Whether anyone on this machine has the file open as a memory map."""
+    """Whether a process on this machine has the file memory-mapped."""
     try:
         file = open_file(path)
-    except DamagedError:  # no ordinary file: nobody maps it
+    except DamagedError:  # no regular file: nobody maps it
         return False
     with file:
         try:
@@ -128,8 +126,8 @@ def in_use(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class StoredImages(Images):
-    """Images whose pixels are a private memory map of `file`. Their chunks are read from the file, so that
-    going over them takes the memory of one chunk; pickled, they are their path."""
+    """Images whose pixels are a private memory map of `file`. Chunks are read from the file, so that
+    iterating takes the memory of one chunk. They are pickled as their path."""
 
     file: Path
     offset: int
@@ -149,10 +147,10 @@ class StoredImages(Images):
 
 
 class Writer:
-    """Writes images as they come, in memory of one chunk: columns image (uint8, C·H·W values a row), label
-    and index (int64: the row in the source).
+    """Writes images chunk by chunk: columns image (uint8, C·H·W values a row), label and index (int64: the
+    row in the source).
 
-    Until `close`, pixels wait in a file beside `path`, so the disk needs room for them twice.
+    Until `close`, pixels are kept in a temporary file beside `path`, so the disk needs twice their size.
     """
 
     def __init__(self, path: Path) -> None:
@@ -171,7 +169,7 @@ class Writer:
         self.waiting.unlink(missing_ok=True)
 
     def append(self, images: Images, index: Tensor) -> None:
-        """The next images; `index` int64 says where in the source they stand."""
+        """Append images; `index` int64 are their rows in the source."""
         if self.shape not in (None, images.shape):
             raise InputError(f"images of one data set have one shape, found {self.shape} and {images.shape}")
         self.shape, self.num_classes = images.shape, images.num_classes
@@ -180,7 +178,7 @@ class Writer:
         self.index.append(index.cpu())
 
     def close(self) -> None:
-        """Put it all into one file. Raises OSError if it does not read back as it was written."""
+        """Write the final file. Raises OSError if it does not read back as written."""
         self.stream.close()
         if self.shape is None:
             raise InputError("the data set has no images")
@@ -200,14 +198,17 @@ def _array(tensor: Tensor) -> pa.Array:
 
 
 def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, int]]:
-    """The columns, the JSON, and where in the file each column begins. Raises DamagedError, and OSError."""
+    """The columns, the JSON values, and the offset of each column in the file. Raises DamagedError, and
+    OSError."""
     with open_file(path) as file:
         if not os.fstat(file.fileno()).st_size:
             raise DamagedError("it is empty")
         with suppress(OSError):  # some file systems have no locks
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # for `in_use`; the map holds it, and its file
+            fcntl.flock(
+                file, fcntl.LOCK_SH | fcntl.LOCK_NB
+            )  # for `in_use`; the map keeps it, and the file, open
         pages = mmap.mmap(file.fileno(), 0, flags=PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
-    _expect(pages, "MADV_RANDOM")  # or the disk would read megabytes around the few pages that are looked at
+    _expect(pages, "MADV_RANDOM")  # else the kernel reads ahead megabytes around the few pages needed
     whole = pa.py_buffer(pages)
     batch = _record_batch(whole)
     metadata = METADATA.read((batch.schema.metadata or {}).get(b"opsctl", b""))
@@ -223,7 +224,7 @@ def _mapped(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, in
 
 
 def _record_batch(whole: pa.Buffer) -> pa.RecordBatch:
-    """The one record batch of a file. Its columns stay where they are; nothing is decompressed."""
+    """The only record batch of a file. Nothing is copied or decompressed."""
     if whole.size < len(MAGIC) or whole.slice(0, len(MAGIC)).to_pybytes() != MAGIC:
         raise DamagedError("it is no Arrow file")
     try:
@@ -248,12 +249,13 @@ def _record_batch(whole: pa.Buffer) -> pa.RecordBatch:
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Whether the buffers of a record batch are compressed, as its message (a FlatBuffer; Message.fbs and
-    Schema.fbs of Arrow) says. pyarrow does not tell, and decompresses as much as a file claims to hold."""
+    """Whether the buffers of a record batch are compressed, according to its message (a FlatBuffer; see
+    Arrow's Message.fbs and Schema.fbs). pyarrow does not expose this, and would decompress as much as the
+    file claims."""
     data = metadata.to_pybytes()
 
     def field(table: int, number: int) -> int | None:
-        """Where a field of a table is, or None if it is left out."""
+        """The position of a field of a table, or None if it is omitted."""
         vtable = table - struct.unpack_from("<i", data, table)[0]
         (size,) = struct.unpack_from("<H", data, vtable)
         entry = 4 + 2 * number
@@ -270,7 +272,7 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
 def _column(
     pages: mmap.mmap, whole: pa.Buffer, batch: pa.RecordBatch, name: str, dtype: Any, shape: list[Any]
 ) -> tuple[np.ndarray[Any, Any], int]:
-    """The values of a column in one row, and where in the file they begin."""
+    """The values of a column as a flat array, and their offset in the file."""
     if dtype not in DTYPES:
         raise DamagedError(f"{name[:80]}: its dtype is {str(dtype)[:40]!r}, not one of {', '.join(DTYPES)}")
     if any(not isinstance(side, int) or isinstance(side, bool) or not 0 < side < 2**40 for side in shape):
@@ -292,13 +294,13 @@ def _dtype(tensor: Tensor) -> str:
 
 
 def _expect(pages: mmap.mmap, advice: str) -> None:
-    """Tell the system how pages will be read, where it can be told."""
+    """Advise the kernel on the access pattern, where that is supported."""
     if hasattr(mmap, advice):
         pages.madvise(getattr(mmap, advice))
 
 
 def _exactly(stream: BufferedReader, file: Path, shape: tuple[int, ...]) -> Tensor:
-    """The next bytes of a file as uint8 of this shape; OSError if it ends before."""
+    """The next bytes of a file as uint8 of this shape; OSError if the file is too short."""
     x = np.empty(shape, np.uint8)
     rest = x.reshape(-1).data
     while rest.nbytes:

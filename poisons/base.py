@@ -1,4 +1,5 @@
-"""What a poison is: it crafts a perturbation from clean images, and a perturbation is applied to images."""
+"""The contract of poisons: a poison crafts a perturbation from clean images, and a perturbation is applied to
+images."""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ Tensors = dict[str, Tensor]
 
 
 class Perturbation(ABC):
-    """A change to images, as a value: it can be stored, listed and applied again.
+    """A change to images, as a value that can be stored and applied again.
 
-    uint8 in, uint8 out; same order, same labels, same shape; the input is left as it was. Stored as tensors
-    of one length (`columns`) and JSON (`told`), from which `restore` makes an equal one.
+    uint8 in, uint8 out; same order, labels and shape; the input is not modified. Stored as tensors of equal
+    length (`columns`) and JSON (`to_json`), from which `restore` makes an equal one.
     """
 
     kind: ClassVar[str] = ""
@@ -38,26 +39,27 @@ class Perturbation(ABC):
 
     @abstractmethod
     def apply(self, images: Images, rows: Tensor | None = None) -> Images:
-        """The changed images. `rows` (int64 N) says which of the images that it was crafted from these are
-        (default: all, in order); what differs by class alone needs no rows. InputError if it does not fit."""
+        """The changed images. `rows` (int64 N) are their positions among the images that it was crafted from
+        (default: all, in order); a perturbation that depends only on the class ignores them. InputError if it
+        does not fit."""
 
     def facts(self) -> dict[str, Any]:
-        """What the record beside the data set should say about this perturbation, as JSON types."""
+        """Facts about this perturbation for the record of the data set, as JSON types."""
         return {}
 
     @abstractmethod
     def columns(self) -> Tensors:
-        """Its tensors, all of one length: a row per class, or per image."""
+        """Its tensors, all of the same length: a row per class, or per image."""
 
-    def told(self) -> dict[str, Any]:
-        """The rest of it, as JSON types."""
+    def to_json(self) -> dict[str, Any]:
+        """Its other values, as JSON types."""
         return {}
 
     @classmethod
     @abstractmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Self:
-        """What `columns` and `told` came from. Raises DamagedError for anything that comes of no perturbation
-        of this kind."""
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Self:
+        """The perturbation whose `columns()` and `to_json()` these are. Raises DamagedError if no
+        perturbation of this kind has them."""
 
 
 def _compute(_: str, make: Callable[[], Tensors]) -> Tensors:
@@ -82,24 +84,24 @@ class CraftContext:
 
 
 class Poison(Plugin, family="poison", package="poisons.methods"):
-    """A way to craft a perturbation. Equal images and seed give an equal one on equal numerical platforms,
-    bit for bit on a CPU."""
+    """A method that crafts perturbations. Equal images and seeds give equal ones on equal numerical
+    platforms, bit for bit on a CPU."""
 
     wants_gpu: ClassVar[bool] = False
 
     @property
     def transfers(self) -> bool:
-        """Whether what is crafted from some images can be applied to others of the same classes and shape."""
+        """Whether its perturbation can be applied to other images of the same classes and shape."""
         return True
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
-        """What crafting from so many images of `shape` (C, H, W) computes in networks, as far as that is
-        known before it is done; nothing, where there is no network."""
+        """The computation in networks of crafting from `images` images of `shape` (C, H, W), as far as it is
+        known in advance; none without a network."""
         return Work()
 
     def check(self, clean: Extent) -> None:
-        """InputError if it cannot be crafted from images of this extent: before the work, not within it."""
+        """InputError if it cannot be crafted from images of this extent. Called before the work starts."""
 
     @abstractmethod
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
-        """Craft from clean training images; long work reports on its way."""
+        """Craft from clean training images. Long work reports its progress."""

@@ -1,4 +1,4 @@
-"""DataSpec: what a data set is."""
+"""DataSpec: the definition of a data set."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ CLEAN = (Clean(),)
 
 
 class DataSpec(Spec):
-    """One data set: a source, of it a class-balanced subset of `limit` images, poisoned by one poison or a
-    chain of them.
+    """A data set: a class-balanced subset of `limit` images of a source, poisoned by one poison or a chain of
+    them.
 
     Every poison of a chain is crafted from the clean images; they are applied in the order given. `ratio` is
-    the share of each class that is poisoned, the rest stays clean; which images, `seed` draws, and a smaller
-    share lies inside a larger one. With `crafted_on`, another source of the same classes (at most `limit` of
-    its training images), the poison is crafted there and applied here; that takes a poison that is the same
-    for a whole class.
+    the share of each class that is poisoned; `seed` draws which images, and a smaller share is part of every
+    larger one. With `crafted_on`, another source of the same classes (at most `limit` of its training
+    images), the poison is crafted there and applied here, which requires a poison that is the same for a
+    whole class.
 
-    With `shuffled` every image keeps its label and its perturbation, but under them lies the content of
-    another image, of whatever class, as `seed` draws it: what a network says of such images it reads off the
-    perturbation.
+    With `shuffled` every image keeps its label and its perturbation, but its content is replaced by that of
+    another image of any class, drawn by `seed`: a network can then only recognise the perturbation.
     """
 
     one_or_many: ClassVar[tuple[str, ...]] = ("poison",)
@@ -49,8 +48,8 @@ class DataSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _clean_is_clean(cls, value: Any) -> Any:
-        """Where and how much to poison means nothing for clean images, and gives them no second key. (A seed
-        does, or a grid of seeds would have equal points.)"""
+        """Drop `ratio` and `crafted_on` for clean images, so that they have only one key. (`seed` stays, else
+        a grid of seeds would have equal points.)"""
         poison = value.get("poison", "clean") if isinstance(value, dict) else None
         if poison in ("clean", {"kind": "clean"}, ["clean"], [{"kind": "clean"}], Clean(), CLEAN):
             return {name: v for name, v in value.items() if name not in ("ratio", "crafted_on")}
@@ -71,21 +70,21 @@ class DataSpec(Spec):
         bound = [poison.kind for poison in self.poison if not poison.transfers]
         if self.crafted_on is not None and bound:
             raise ValueError(
-                f"`crafted_on`: {bound[0]!r} with these settings is one change per image, so it cannot go "
-                "on other images; use one that is the same for a class (ops, randpix, em with "
+                f"`crafted_on`: {bound[0]!r} with these settings is one change per image, so it cannot be "
+                "applied to other images; use one that is the same for a class (ops, randpix, em with "
                 "`granularity: class_wise`)"
             )
         return self
 
     @property
     def name(self) -> str:
-        """The folder's name: readable words, then the key."""
+        """The name of the folder: readable words, then the key."""
         return "-".join([self.source.kind, *(poison.kind for poison in self.poison), self.split, self.key])
 
     @property
     def crafts(self) -> bool:
-        """Whether this is the data set for which its poison is crafted; any other applies what such a one
-        holds."""
+        """Whether the poison is crafted for this data set; otherwise a perturbation from such a data set is
+        applied."""
         return self.poison != CLEAN and self._copy(source=self.source, poison=self.poison[:1]) == self
 
     @property
@@ -95,14 +94,14 @@ class DataSpec(Spec):
 
     @property
     def crafted(self) -> tuple[DataSpec, ...]:
-        """The data sets that hold the perturbations, one for each poison of the chain."""
+        """The data sets whose perturbations are applied, one for each poison of the chain."""
         if self.poison == CLEAN:
             return ()
         return tuple(self._copy(source=self.crafted_on or self.source, poison=(p,)) for p in self.poison)
 
     @property
     def parents(self) -> tuple[DataSpec, ...]:
-        """The data sets that this one is made from, each once: the clean images, and what holds the
+        """The data sets that this one is made from, each once: the clean images, and those with the
         perturbations."""
         if self.poison == CLEAN:
             return ()
@@ -114,7 +113,7 @@ class DataSpec(Spec):
         return self.crafts and self.poison[0].wants_gpu
 
     def pinned(self, pin: Callable[[Source], Source] = lambda source: source.pinned()) -> DataSpec:
-        """The same with its sources' fingerprints filled in, which gives it a key."""
+        """A copy with the fingerprints of its sources filled in, which gives it a key."""
         found = {"source": pin(self.source)}
         if self.crafted_on is not None:
             found["crafted_on"] = pin(self.crafted_on)
@@ -123,5 +122,5 @@ class DataSpec(Spec):
     def _copy(self, **changes: Any) -> DataSpec:
         return self.model_copy(update={"ratio": 1.0, "crafted_on": None, "shuffled": False, **changes})
 
-    def _tells(self, name: str, value: Any) -> bool:
-        return name == "source" or super()._tells(name, value)  # which bytes it is, the default does not say
+    def _in_key(self, name: str, value: Any) -> bool:
+        return name == "source" or super()._in_key(name, value)  # the default does not determine the bytes

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all and stay after a power cut, and the digests they are known by."""
+"""Files that are written whole or not at all and survive a power cut, and their digests."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ from trainers.stored import DamagedError, open_file
 
 
 class StoreError(OSError):
-    """A store's disk, or server, does not answer or could not take a file; nothing half-written is left."""
+    """The disk or server of a store does not answer, or a file could not be written. Nothing half-written is
+    left."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(redacted(str(message)))
 
 
 def write_whole(path: Path, value: Any) -> None:
-    """Write JSON so that `path` appears whole or not at all, and stays after a power cut."""
+    """Write JSON so that `path` appears whole or not at all, and survives a power cut."""
     write_bytes(path, json.dumps(value, indent=1, allow_nan=False).encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that `path` appears whole or not at all, and stays after a power cut: on a full disk
-    what was there before is still there. Raises OSError."""
+    """Write a file so that `path` appears whole or not at all, and survives a power cut. On a full disk the
+    old file stays. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(data)
@@ -43,8 +44,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_output(path: Path, data: bytes) -> None:
-    """Write a file that a user asked for, whole or not at all: a link is written through, and what is no
-    file, such as /dev/stdout or a named pipe, is written to as it is. Raises OSError."""
+    """Write a file that a user asked for, whole or not at all. A symbolic link is followed; /dev/stdout, a
+    named pipe and the like are written to directly. Raises OSError."""
     if path.exists() and not path.is_file() and not path.is_dir():
         path.write_bytes(data)
         return
@@ -53,7 +54,7 @@ def write_output(path: Path, data: bytes) -> None:
 
 
 def create_whole(path: Path, value: Any) -> None:
-    """Like `write_whole`, but what is there already stays; of several who try at once, one succeeds."""
+    """Like `write_whole`, but an existing file stays. Of several concurrent writers one succeeds."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.write_text(json.dumps(value))
@@ -65,14 +66,14 @@ def create_whole(path: Path, value: Any) -> None:
 
 
 def put_aside(folder: Path, quarantine: Path) -> None:
-    """Move what is damaged into the folder `quarantine`; harmless if it is not there. Raises OSError."""
+    """Move a damaged folder into `quarantine`, if it exists. Raises OSError."""
     if os.path.lexists(folder):
         quarantine.mkdir(exist_ok=True)
         os.rename(folder, quarantine / f"{folder.name}-{time.time_ns()}")
 
 
 def flush(path: Path) -> None:
-    """Have a file's bytes, or a folder's entries, on the disk itself."""
+    """Flush a file's bytes, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,33 +82,33 @@ def flush(path: Path) -> None:
 
 
 def stamp(file: Path) -> dict[str, Any]:
-    """What a record says of a file: digest, size, and the time of its last change, after which the digest is
-    looked at again."""
+    """The stamp of a file in a record: digest, size and modification time. The digest is checked again if the
+    time differs."""
     stat = file.stat()
     return {"sha256": sha256(file), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
-def has_size(file: Path, told: dict[str, Any]) -> bool:
-    """Whether there is an ordinary file of the size that its stamp tells; its bytes are not read."""
+def has_size(file: Path, expected: dict[str, Any]) -> bool:
+    """Whether the file is a regular file of the stamped size. Its bytes are not read."""
     try:
         found = file.lstat()
-        return stat_module.S_ISREG(found.st_mode) and found.st_size == told["bytes"]
+        return stat_module.S_ISREG(found.st_mode) and found.st_size == expected["bytes"]
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def unchanged(file: Path, told: dict[str, Any]) -> bool:
-    """Whether the file is the one that was stamped. Its bytes are read only if it was touched since, copied
-    for example."""
-    if not has_size(file, told):
+def unchanged(file: Path, expected: dict[str, Any]) -> bool:
+    """Whether the file matches its stamp. Its bytes are read only if its modification time differs, for
+    example after a copy."""
+    if not has_size(file, expected):
         return False
-    return file.stat().st_mtime_ns == told.get("mtime_ns") or sha256(file) == told["sha256"]
+    return file.stat().st_mtime_ns == expected.get("mtime_ns") or sha256(file) == expected["sha256"]
 
 
-def intact(file: Path, told: dict[str, Any]) -> bool:
-    """Whether the file is the one that was stamped. All of its bytes are read; what cannot be is not."""
+def intact(file: Path, expected: dict[str, Any]) -> bool:
+    """Whether the file matches its stamp. All bytes are read; False if that fails."""
     try:
-        return has_size(file, told) and _read(file) == told["sha256"]
+        return has_size(file, expected) and _read(file) == expected["sha256"]
     except (OSError, DamagedError):
         return False
 

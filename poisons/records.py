@@ -1,7 +1,7 @@
-"""What lies beside the bytes in a store, as JSON: the type of each record, and its one reader.
+"""The JSON records in a store: the type of each, and its only reader.
 
-A record names files. They can only be those that a data set, or an import, has; so nothing that a record says
-leads to another place. Imports nothing heavy.
+A record may only name the files that a data set or an import has, so it cannot point outside its folder.
+Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Side = Annotated[int, Field(ge=1, le=2**20)]
 Shape = Annotated[list[Side], Field(min_length=3, max_length=3)]
 NotNegative = Annotated[FiniteFloat, Field(ge=0)]
 Seconds = Annotated[FiniteFloat, Field(ge=0, le=1e12)]
-more = with_config(ConfigDict(extra="allow"))  # fields that only people read
+more = with_config(ConfigDict(extra="allow"))  # allow fields that only people read
 
 
 class FileStamp(TypedDict):
-    """What is known of a file: its digest and size, and when it was changed, after which it is read again."""
+    """Digest, size and modification time of a file; if the time differs, the digest is checked again."""
 
     sha256: Sha256
     bytes: Count
@@ -53,8 +53,7 @@ Time = Annotated[Text, AfterValidator(_time)]
 
 @more
 class PlatformName(TypedDict):
-    """The numerical platform that computed something, as far as reports compare it; older records name
-    none."""
+    """The numerical platform, as far as reports compare it; older records have none."""
 
     name: Text
     cpu: NotRequired[Text | None]
@@ -62,7 +61,7 @@ class PlatformName(TypedDict):
 
 @more
 class Environment(TypedDict, total=False):
-    """With what something was computed, where and when."""
+    """Where, when and with which software something was computed."""
 
     time: Time
     host: Text
@@ -73,14 +72,14 @@ class Environment(TypedDict, total=False):
 
 @more
 class Kind(TypedDict):
-    """A source or a poison: its kind, and its settings."""
+    """A source or a poison: its kind and its settings."""
 
     kind: Text
 
 
 @more
 class SpecRecord(TypedDict):
-    """What a data set is, as far as it is shown."""
+    """The spec of a data set, as far as it is displayed."""
 
     source: Kind
     split: Literal["train", "test"]
@@ -93,7 +92,7 @@ class SpecRecord(TypedDict):
 
 
 class Skipped(TypedDict):
-    """Files of a source that are not read: why, how many they are, and the first few of their names."""
+    """Files of a source that are not read: the reason, their number, and the first few names."""
 
     reason: Text
     count: Count
@@ -102,7 +101,7 @@ class Skipped(TypedDict):
 
 @more
 class Spread(TypedDict):
-    """How large the changes of images are."""
+    """The distribution of the size of changes."""
 
     mean: FiniteFloat
     p5: FiniteFloat
@@ -113,7 +112,7 @@ class Spread(TypedDict):
 
 @more
 class Low(TypedDict):
-    """How like their originals changed images are, and how many were compared."""
+    """The similarity of changed images to their originals, and how many were compared."""
 
     mean: FiniteFloat
     min: FiniteFloat
@@ -135,7 +134,7 @@ class Change(TypedDict):
 
 @more
 class DataRecord(TypedDict):
-    """`data/<name>/record.json`: a data set is there, and what it is."""
+    """`data/<name>/record.json`: the record of a data set; without it there is no data set."""
 
     key: Key
     spec: SpecRecord
@@ -159,7 +158,7 @@ class DataRecord(TypedDict):
 
 @more
 class ImportRecord(TypedDict):
-    """`imports/<fingerprint>/record.json`: somebody's perturbation is there."""
+    """`imports/<fingerprint>/record.json`: the record of an imported perturbation."""
 
     file: FileStamp
     per: NotRequired[Text]
@@ -167,15 +166,15 @@ class ImportRecord(TypedDict):
 
 
 @more
-class StoreMark(TypedDict):
-    """`store.json`: this folder is a store."""
+class StoreRecord(TypedDict):
+    """`store.json`: marks a folder as a store."""
 
     format: int
 
 
 @more
 class OfLayout(TypedDict):
-    """What every version's record of a data set has."""
+    """The field that every version of a data set's record has."""
 
     layout: int
 
@@ -183,20 +182,20 @@ class OfLayout(TypedDict):
 DATA = JsonFile[dict[str, Any]](DataRecord, limit=64 * MB)
 IMPORT = JsonFile[dict[str, Any]](ImportRecord, limit=64 * MB)
 STAMP = JsonFile[dict[str, Any]](FileStamp)
-MARK = JsonFile[dict[str, Any]](StoreMark)
+STORE = JsonFile[dict[str, Any]](StoreRecord)
 ANY_LAYOUT = JsonFile[dict[str, Any]](OfLayout, limit=64 * MB)
 
 
 def data_record(name: str, data: bytes) -> dict[str, Any] | None:
-    """The record of the data set `name` that has these bytes; None for one of another layout, an older
-    version's. Raises DamagedError: also for the record of another data set."""
+    """The record of the data set `name` parsed from these bytes; None if an older version wrote it in another
+    layout. Raises DamagedError, also for the record of another data set."""
     if ANY_LAYOUT.read(data)["layout"] != LAYOUT:
         return None
     record = DATA.read(data)
     if "data.arrow" not in record["files"]:
         raise DamagedError("files: data.arrow is not among them")
     if record["key"] != name.rpartition("-")[2]:
-        raise DamagedError(f"it is of the data set {record['key']}")
+        raise DamagedError(f"it belongs to the data set {record['key']}")
     return record
 
 

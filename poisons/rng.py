@@ -1,4 +1,4 @@
-"""Random numbers of poisons: a stream for each purpose of each seed, which no training draws from."""
+"""Random numbers of poisons: a stream for each seed and purpose, separate from those of trainings."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from trainers.loop import generator
 
 
 def rng(seed: int, purpose: str) -> torch.Generator:
-    """A generator on the host; equal seeds and purposes give equal numbers, whatever else is drawn."""
+    """A generator on the host. Equal seeds and purposes give equal numbers, whatever else is drawn."""
     return generator(torch.device("cpu"), seed, 0, *purpose.encode())

@@ -1,4 +1,4 @@
-"""Who does the work that can be shared: this process alone, or several."""
+"""Where work that can be divided runs: in this process, or in several."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Work = Callable[[Shared, Item, torch.device], Result]
 
 
 class Workers(ABC):
-    """Processes that do like work on unlike items."""
+    """Processes that apply a function to many items."""
 
-    size: int = 1  # how many items are worked on at a time: make as many, or a multiple
+    size: int = 1  # how many items run at a time: use as many, or a multiple
 
     @abstractmethod
     def map(
         self, work: Work[Shared, Item, Result], shared: Shared, items: Sequence[Item], *, device: torch.device
     ) -> list[Result]:
-        """`work(shared, item, device)` of each item, in their order. `work` is a module's function; it may
-        run in another process, on another device, so all it is given can be pickled and lies on the host."""
+        """`work(shared, item, device)` for each item, in order. `work` is a module-level function; it may run
+        in another process on another device, so its arguments must be picklable and on the host."""
 
 
 class Serial(Workers):
-    """This process, one item after the other, on `device`."""
+    """Runs in this process, one item after the other, on `device`."""
 
     def map(
         self, work: Work[Shared, Item, Result], shared: Shared, items: Sequence[Item], *, device: torch.device

@@ -17,7 +17,7 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import SEALS, sealed
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store
-from poisons.store.local_cache import shelved
+from poisons.store.local_cache import remote_name
 from tests.conftest import Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
 
@@ -38,13 +38,13 @@ def test_a_record_of_a_url_store_names_no_file_elsewhere(
     victim.mkdir()
     store = open_store(f"memory://{tmp_path.name}/x")
     store.ensure(CLEAN)
-    assert store.shelf is not None
+    assert store.remote is not None
     place, payload = f"data/{CLEAN.name}", b"alias ls='echo owned'\n"
     target, digest = name.format(victim=victim), hashlib.sha256(payload).hexdigest()
-    record = json.loads(store.shelf.read(f"{place}/record.json") or b"")
+    record = json.loads(store.remote.read(f"{place}/record.json") or b"")
     record["files"][target] = {"sha256": digest, "bytes": len(payload), "mtime_ns": 0}
-    store.shelf.write(f"{place}/record.json", json.dumps(record).encode())
-    store.shelf.fs.pipe_file(f"{store.shelf.root}/{shelved(place, target, digest)}", payload)  # type: ignore[attr-defined]
+    store.remote.write(f"{place}/record.json", json.dumps(record).encode())
+    store.remote.fs.pipe_file(f"{store.remote.root}/{remote_name(place, target, digest)}", payload)  # type: ignore[attr-defined]
     shutil.rmtree(store.root)
     again = open_store(f"memory://{tmp_path.name}/x")
     assert again.load(CLEAN) is None, "what is there is no record"

@@ -28,7 +28,7 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_store
 from poisons import CraftContext, DataSpec, Store
 from poisons.durable import StoreError
-from poisons.store.local_cache import shelved
+from poisons.store.local_cache import remote_name
 from tests import s3
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
@@ -76,7 +76,7 @@ def on_the_shelf(store: Store, spec: DataSpec) -> str:
     """Where the images of a data set lie on the server."""
     record = store.record(spec)
     assert record is not None
-    return shelved(f"data/{spec.name}", "data.arrow", record["files"]["data.arrow"]["sha256"])
+    return remote_name(f"data/{spec.name}", "data.arrow", record["files"]["data.arrow"]["sha256"])
 
 
 def rows_of(store: Store, spec: DataSpec) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def test_a_path_is_a_store_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", str(tmp_path))
     for where in ("s", "~/s", f"file://{tmp_path}/s", tmp_path / "s"):
         store = open_store(where)
-        assert (store.root, store.where, store.shelf) == (tmp_path / "s", str(tmp_path / "s"), None)
+        assert (store.root, store.where, store.remote) == (tmp_path / "s", str(tmp_path / "s"), None)
 
 
 def test_a_store_in_memory_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_bytes_on_the_server_that_are_no_data_set_are_built_again(node: Nodes) -
     told, data = json.loads(storage.read(record) or b""), b"no Arrow file"
     digest = hashlib.sha256(data).hexdigest()
     told["files"]["data.arrow"] |= {"sha256": digest, "bytes": len(data)}
-    storage.write(shelved(f"data/{OPS.name}", "data.arrow", digest), data)
+    storage.write(remote_name(f"data/{OPS.name}", "data.arrow", digest), data)
     storage.write(record, json.dumps(told).encode())
     b = node("b")
     assert b.load(OPS) is None
@@ -344,7 +344,7 @@ def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
 
 def test_a_place_that_is_no_store_is_told(node: Nodes) -> None:
     open_storage(node.where).write("store.json", b"[]")
-    with pytest.raises(InputError, match=r"is not a store's heartbeat \(.*\); is s3://.* a store\?"):
+    with pytest.raises(InputError, match=r"is damaged \(.*\); is s3://.* a store\?"):
         node("a")
 
 

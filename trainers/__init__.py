@@ -1,6 +1,6 @@
 """Layer 1: one device, one classifier. Knows images and labels, never a poison; needs torch alone.
 
-Importing the package imports nothing else: each of its names is loaded when it is first used.
+Importing the package imports nothing else: each name is loaded on first use.
 """
 
 from typing import TYPE_CHECKING

@@ -1,9 +1,8 @@
 """`python -m trainers SPEC.yaml --data DIR`: train one spec on a bare machine, and print JSON lines.
 
-SPEC.yaml, or .json where pyyaml is not installed, holds `train`, `evaluation` and `seed` as a sweep file's
-`base` does. DIR holds `train.pt` and
-`test.pt`, written by `Images.save`. Each epoch prints one line, and the record is the last one; what
-`--look` found is in its `looks`.
+SPEC.yaml (or .json where pyyaml is not installed) holds `train`, `evaluation` and `seed`, as `base` does in a
+sweep file. DIR holds `train.pt` and `test.pt`, written by `Images.save`. Each epoch prints one line, and the
+last line is the record, with the findings of `--look` under `looks`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from trainers.bare import device_named, exit_code, read_spec, say, threads
 from trainers.checkpoint import Checkpoint, write_tensors
 from trainers.images import Images
 from trainers.loop import Trained
-from trainers.probe import Look, Probe
+from trainers.probe import Probe, ProbeRun
 from trainers.spec import InputError
 from trainers.stored import OBJECT, DamagedError
 from trainers.trial import Trial
@@ -36,8 +35,8 @@ def _run(options: argparse.Namespace) -> None:
     trial = Trial.parse(read_spec(options.spec), str(options.spec))
     for name in ("checkpoint", "weights"):
         if (file := getattr(options, name)) is not None and not os.access(file.parent, os.W_OK):
-            raise InputError(f"--{name} {file}: there is no folder {file.parent} that can be written")
-    looks = [_look(text) for text in options.look]
+            raise InputError(f"--{name} {file}: the folder {file.parent} is missing or not writable")
+    probe_runs = [_probe_run(text) for text in options.look]
     files = [options.data / f"{split}.pt" for split in ("train", "test")]
     train, test = (Images.load(file).contiguous() for file in files)
     if options.threads:
@@ -46,11 +45,13 @@ def _run(options: argparse.Namespace) -> None:
     if options.checkpoint:
         checkpoint = Checkpoint(options.checkpoint, every=options.every, data=_digest(files[0]))
     device = device_named(options.device)
-    trained, record = trial.judged(train, test, device=device, report=say, checkpoint=checkpoint, looks=looks)
+    trained, record = trial.train_and_evaluate(
+        train, test, device=device, report=say, checkpoint=checkpoint, probe_runs=probe_runs
+    )
     if options.weights:
         write_tensors(options.weights, trained.model.state_dict())
-    found, failed = _found(trial, trained, train, test, looks, device)
-    say(record | ({"looks": found} if looks else {}))
+    found, failed = _found(trial, trained, train, test, probe_runs, device)
+    say(record | ({"looks": found} if probe_runs else {}))
     if failed is not None:
         raise failed
     if checkpoint is not None:
@@ -58,23 +59,29 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _found(
-    trial: Trial, trained: Trained, train: Images, test: Images, looks: list[Look], device: torch.device
+    trial: Trial,
+    trained: Trained,
+    train: Images,
+    test: Images,
+    probe_runs: list[ProbeRun],
+    device: torch.device,
 ) -> tuple[dict[str, Any], Exception | None]:
-    """What looks found, and what the first that failed raised: it costs neither the record nor the others."""
+    """The findings, and the first error if a probe failed. A failed probe costs neither the record nor the
+    other findings."""
     found: dict[str, Any] = {}
     failed = None
-    for look in looks:
+    for run in probe_runs:
         try:
-            found |= trial.look_at(
+            found |= trial.run_probes(
                 trained.model,
                 train,
                 test,
-                [look],
+                [run],
                 device=device,
                 history=trained.history,
                 watched=trained.watched,
             )
-        except Exception as error:  # noqa: BLE001  (it is raised once all else is said)
+        except Exception as error:  # noqa: BLE001  (raised after the record is printed)
             failed = failed or error
     return found, failed
 
@@ -99,22 +106,22 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="PROBE",
-        help="a probe that needs no other images, distance for example, by its kind or as JSON with its "
-        "settings; may be given again",
+        help="a probe that needs no other images, such as distance: its kind, or JSON with its settings; "
+        "may be repeated",
     )
     parser.add_argument("--weights", type=Path, metavar="FILE", help="keep the trained weights here")
     return parser.parse_args(arguments)
 
 
-def _look(text: str) -> Look:
-    """A look from `distance`, or from `{"kind": "distance", "name": "far", "threshold": 0.8}`."""
+def _probe_run(text: str) -> ProbeRun:
+    """The run that `distance` or `{"kind": "distance", "name": "far", "threshold": 0.8}` describes."""
     where = f"--look {text}"
     try:
-        told = OBJECT.read(text.encode()) if text.startswith("{") else {"kind": text}
+        settings = OBJECT.read(text.encode()) if text.startswith("{") else {"kind": text}
     except DamagedError as error:
         raise InputError(f"{where}: {error}") from None
-    probe = Probe.parse({name: value for name, value in told.items() if name != "name"}, where)
-    return Look(str(told.get("name", probe.kind)), probe)
+    probe = Probe.parse({name: value for name, value in settings.items() if name != "name"}, where)
+    return ProbeRun(str(settings.get("name", probe.kind)), probe)
 
 
 def _digest(file: Path) -> str:

@@ -1,6 +1,7 @@
 """An exponential moving average of a network's weights (Polyak, Juditsky; 1992), kept on the device.
 
-torch's AveragedModel copies its counter to the device at every step, for which the host waits.
+Unlike torch's AveragedModel, it does not copy a counter to the device at every step, which would stall the
+host.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from torch import Tensor, nn
 
 
 class Average:
-    """`model` is the average: after the first step the network itself, then moved towards it by 1 - `decay`
-    at every step. Running statistics are averaged like weights, counters are copied."""
+    """`model` is the average: a copy of the network after the first step, then moved towards the network by 1
+    - `decay` at every step. Running statistics are averaged like weights, counters are copied."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.model, self.decay, self.begun = copy.deepcopy(model), decay, False
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take in the network after one more step."""
+        """Update the average after one more training step."""
         pairs = list(zip(_tensors(self.model), _tensors(model), strict=True))
         moved = [(a, b) for a, b in pairs if self.begun and a.is_floating_point()]
         for a, b in pairs:

@@ -1,5 +1,5 @@
-"""What the commands for bare machines share, `python -m trainers` and `python -m poisons`: a spec from a
-file, a device by name, JSON lines out, an exit code."""
+"""What `python -m trainers` and `python -m poisons` share: reading a spec, naming a device, printing JSON
+lines, exit codes."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _yaml(file: Path) -> Any:
     try:
         from trainers.yaml_text import plain_numbers, read_yaml
     except ModuleNotFoundError:
-        raise InputError(f"{file} is no JSON, and pyyaml is not installed: pip install pyyaml") from None
+        raise InputError(f"{file} is not JSON, and pyyaml is not installed: pip install pyyaml") from None
     return plain_numbers(read_yaml(file, "name one, or - for a spec of defaults")) or {}
 
 
@@ -75,7 +75,7 @@ def say(row: dict[str, Any]) -> None:
 
 
 def threads(text: str) -> int:
-    """A number of processors, as an option."""
+    """The value of a `--threads` option."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number above 0, not {text!r}")
     return int(text)

@@ -19,7 +19,7 @@ from trainers.tensor_files import read_tensors
 
 @with_config(ConfigDict(extra="forbid"))
 class Saved(TypedDict):
-    """What the file of a checkpoint holds: whose it is, and its state."""
+    """The content of a checkpoint file: the training that owns it, and its state."""
 
     owner: str
     state: dict[str, Any]
@@ -30,10 +30,10 @@ SAVED = JsonFile[dict[str, Any]](Saved)
 
 @dataclass
 class Checkpoint:
-    """Where a training keeps what it needs to go on, and how often, in seconds, it writes that down. `data`
-    names the images that it is trained on.
+    """The file from which a training resumes, written every `every` seconds. `data` names the images that it
+    is trained on.
 
-    `warnings` gathers what went wrong and did not stop the training: a full disk, a damaged file.
+    `warnings` collects problems that did not stop the training: a full disk, a damaged file.
     """
 
     path: Path
@@ -45,7 +45,7 @@ class Checkpoint:
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether it is time to save again."""
+        """Whether the next save is due."""
         return time.monotonic() - self._last >= self.every
 
     def save(self, state: dict[str, Any], *, owner: str) -> None:
@@ -59,8 +59,8 @@ class Checkpoint:
                 self.warnings.append(text)
 
     def load(self, *, owner: str) -> dict[str, Any] | None:
-        """The last state saved, on the host, or None if there is none or the file is damaged. OSError if it
-        cannot be read, for it may be whole; InputError if it is another training's."""
+        """The last saved state, on the host; None if there is none, or the file is damaged. OSError if the
+        file cannot be read, since it may be intact; InputError if it belongs to another training."""
         try:
             found = SAVED.check(read_tensors(self.path))
         except FileNotFoundError:
@@ -78,11 +78,11 @@ class Checkpoint:
         return dict(found["state"])
 
     def reject(self, why: str) -> None:
-        """Note why what the file holds is of no use, so that training begins again."""
-        self.warnings.append(f"the checkpoint {why}; training began again")
+        """Record a warning that the file cannot be used, so training starts from the beginning."""
+        self.warnings.append(f"the checkpoint {why}; training started again")
 
     def remove(self) -> None:
-        """Called when the training's result is safe."""
+        """Delete the file. Called once the training's result is stored."""
         for file in (self.path, _beside(self.path)):
             file.unlink(missing_ok=True)
 
@@ -91,8 +91,8 @@ class Checkpoint:
 
 
 def write_tensors(path: Path, value: dict[str, Any]) -> None:
-    """Write with torch.save so that `path` appears whole or not at all; for one writer at a time. What a
-    killed writer leaves, the next one overwrites. Raises OSError."""
+    """Write with torch.save so that `path` appears whole or not at all, for one writer at a time. The next
+    writer overwrites what a killed one left. Raises OSError."""
     temporary = _beside(path)
     try:
         with temporary.open("wb") as stream:
@@ -100,7 +100,7 @@ def write_tensors(path: Path, value: dict[str, Any]) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except RuntimeError as error:  # what torch's writer makes of a full disk
+    except RuntimeError as error:  # torch raises it for a full disk
         raise OSError(f"{path} could not be written: {error}") from error
     finally:
         if not temporary.is_dir():

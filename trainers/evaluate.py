@@ -1,6 +1,6 @@
-"""What a trained network is worth: accuracy on images it has not seen, under attack, by class; and doubts.
+"""The evaluation of a trained network: accuracy on unseen images, under attack and by class.
 
-An evaluation suspects itself: what makes its numbers doubtful is said beside them.
+It also checks itself: signs that its numbers are unreliable are returned as warnings.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from trainers.images import Extent, Images
 from trainers.pgd import Frozen, input_gradient
 from trainers.spec import InputError, Spec
 
-BATCH = 500  # images answered at a time; an attack, which needs gradients, is told how many
-PROMISED = 0.99  # the share of a training set that a large network learns (One-Pixel Shortcut paper, Table 1)
-SILENT = 0.1  # the share of images without any gradient from which an attack by gradients is in doubt
-NOISE = 0.01  # a stronger attack may leave this much more accuracy by chance
+BATCH = 500  # images evaluated at a time; an attack, which needs gradients, takes its size from the spec
+EXPECTED = 0.99  # training accuracy that a large network reaches (One-Pixel Shortcut paper, Table 1)
+NO_GRADIENT = 0.1  # share of images without any gradient above which gradient attacks are unreliable
+NOISE = 0.01  # by chance, a stronger attack may leave this much more accuracy
 
 
 class EvaluationSpec(Spec):
-    """What a trained network is looked at with: a class-balanced `limit` of the clean test images (default:
-    all), and `attacks` on them, or on a class-balanced `attack_limit` of them."""
+    """How a trained network is evaluated: on a class-balanced `limit` of the clean test images (default:
+    all), and under `attacks` on these, or on a class-balanced `attack_limit` of them."""
 
     limit: PositiveInt | None = None
     attacks: tuple[Attack, ...] = ()
@@ -39,20 +39,21 @@ class EvaluationSpec(Spec):
     def _distinct(cls, attacks: tuple[Attack, ...]) -> tuple[Attack, ...]:
         names = [attack.name for attack in attacks]
         if len(set(names)) < len(names):
-            raise ValueError(f"two attacks are named alike: {', '.join(names)}")
+            raise ValueError(f"two attacks have the same name: {', '.join(names)}")
         return attacks
 
     def check(self, test: Extent) -> None:
-        """InputError if it cannot be made on test images of this extent: before a training, not after it."""
+        """InputError if the evaluation cannot be done on test images of this extent. Called before a
+        training."""
         if not test.images:
-            raise InputError("there are no test images, so no accuracy on them: take some")
+            raise InputError("there are no test images to measure an accuracy on: take some")
         for attack in self.attacks:
             attack.check(test)
 
 
 class AttackRecord(TypedDict):
-    """What an attack's metric is about: how many images were attacked, and which members of an ensemble were
-    left out, each with what it needs."""
+    """What an attack's metric covers: how many images were attacked, and which members of an ensemble were
+    left out, with the reason."""
 
     images: int
     left_out: dict[str, str]
@@ -60,8 +61,8 @@ class AttackRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Shares by name, the clean test accuracy of each class (None for a class without images), doubts, and of
-    each attack's metric what it is about."""
+    """Metrics in [0, 1] by name, the clean test accuracy of each class (None for a class without images),
+    warnings, and for each attack's metric what it covers."""
 
     metrics: dict[str, float]
     per_class: list[float | None]
@@ -79,28 +80,28 @@ def evaluate(
     batch_size: int = 128,
     memorises: bool = False,
 ) -> Evaluation:
-    """Look at a trained `model` once, in eval mode, on the device of `gen`; attack `batch_size` images at a
-    time. `memorises` says that the training should have learnt every training image, so that it is a doubt
-    if it did not."""
+    """Evaluate a trained `model` in eval mode on the device of `gen`; attack `batch_size` images at a time.
+    `memorises` says that the training should have fitted every training image; there is a warning if it did
+    not."""
     device = gen.device
     with Frozen(model):
-        answers = correct(model, test, device)
+        hits = correct(model, test, device)
         metrics = {
-            "test/clean_acc": share(answers),
+            "test/clean_acc": share(hits),
             "train/unaugmented_acc": share(correct(model, train, device)),
         }
         some = test.subset(spec.attack_limit)
         robust = {a: robust_accuracy(model, some, a, gen, batch_size) for a in spec.attacks}
-        doubts = list(_doubts_about_attacks(model, some, robust, gen, batch_size)) if robust else []
-    if memorises and metrics["train/unaugmented_acc"] < PROMISED:
-        doubts.append(
-            f"the training set was not learnt: {metrics['train/unaugmented_acc']:.1%} of its images, where "
-            f"this network promises {PROMISED:.0%}; a longer training may end elsewhere"
+        warnings = list(_attack_warnings(model, some, robust, gen, batch_size)) if robust else []
+    if memorises and metrics["train/unaugmented_acc"] < EXPECTED:
+        warnings.append(
+            f"the training set was not learnt: accuracy on it is {metrics['train/unaugmented_acc']:.1%}, and "
+            f"{EXPECTED:.0%} is expected of this network; a longer training may end elsewhere"
         )
     metrics |= {metric_of(attack): value for attack, value in robust.items()}
     attacks = {metric_of(attack): attack_record(attack, some.extent) for attack in robust}
-    doubts += [text for attack in robust for text in incomplete(attack, some.extent)]
-    return Evaluation(metrics, by_class(answers, test), doubts, attacks)
+    warnings += [text for attack in robust for text in incomplete(attack, some.extent)]
+    return Evaluation(metrics, by_class(hits, test), warnings, attacks)
 
 
 def metric_of(attack: Attack) -> str:
@@ -120,29 +121,29 @@ def incomplete(attack: Attack, images: Extent) -> list[str]:
 
 @torch.no_grad()
 def correct(model: nn.Module, images: Images, device: torch.device) -> Tensor:
-    """Whether each image's largest logit is its label's: bool N on `device`. Uses the model in its mode."""
-    told = [
+    """Whether each image is classified correctly: bool N on `device`. The model stays in its current mode."""
+    right = [
         model(x.contiguous(memory_format=torch.channels_last)).argmax(1) == labels
         for x, labels in feed(images, BATCH, device)
     ]
-    return torch.cat(told)
+    return torch.cat(right)
 
 
 def accuracy(model: nn.Module, images: Images, device: torch.device) -> float:
-    """The share of `images` that the model, in eval mode, puts into their class; in [0, 1]."""
+    """The accuracy of the model, in eval mode, on `images`; in [0, 1]."""
     with Frozen(model):
         return share(correct(model, images, device))
 
 
-def share(answers: Tensor) -> float:
+def share(hits: Tensor) -> float:
     """The share of true values in bool N, in [0, 1]."""
-    return answers.sum().item() / len(answers)
+    return hits.sum().item() / len(hits)
 
 
 def robust_accuracy(
     model: nn.Module, images: Images, attack: Attack, gen: torch.Generator, batch_size: int = 128
 ) -> float:
-    """The share of `images` that the model still puts into their class after `attack`."""
+    """The accuracy on `images` under `attack`, in [0, 1]."""
     right = torch.zeros((), dtype=torch.int64, device=gen.device)
     for x, labels in feed(images, batch_size, gen.device):
         x_adv = attack.craft(model, x.contiguous(memory_format=torch.channels_last), labels, gen)
@@ -151,27 +152,27 @@ def robust_accuracy(
     return right.item() / len(images)
 
 
-def by_class(answers: Tensor, images: Images) -> list[float | None]:
-    """The share of right `answers` (bool N) in each class."""
-    labels = images.y.to(answers.device)
+def by_class(hits: Tensor, images: Images) -> list[float | None]:
+    """The share of true `hits` (bool N) in each class."""
+    labels = images.y.to(hits.device)
     count = torch.bincount(labels, minlength=images.num_classes).tolist()
-    right = torch.bincount(labels[answers], minlength=images.num_classes).tolist()
+    right = torch.bincount(labels[hits], minlength=images.num_classes).tolist()
     return [r / n if n else None for r, n in zip(right, count, strict=True)]
 
 
-def _doubts_about_attacks(
+def _attack_warnings(
     model: nn.Module,
     images: Images,
     robust: dict[Attack, float],
     gen: torch.Generator,
     batch_size: int,
 ) -> Iterator[str]:
-    """Signs that attacks by gradients say little (as AutoAttack's checks: Croce, Hein; ICML 2020)."""
-    silent = silent_share(model, images, gen.device, batch_size)
-    if silent >= SILENT:
+    """Signs that gradient attacks are unreliable (as AutoAttack's checks: Croce, Hein; ICML 2020)."""
+    silent = share_without_gradient(model, images, gen.device, batch_size)
+    if silent >= NO_GRADIENT:
         yield (
-            f"{silent:.1%} of the test images give no gradient at all: attacks by gradients, and robust "
-            "accuracies from them, are in doubt"
+            f"{silent:.1%} of the test images give no gradient at all: gradient attacks, and robust "
+            "accuracies from them, are unreliable"
         )
     budget = next(iter(robust)).budget
     weak = Pgd(budget=budget, steps=1, step=budget.eps)
@@ -179,7 +180,8 @@ def _doubts_about_attacks(
 
 
 def suspicious(robust: dict[Attack, float]) -> Iterator[str]:
-    """Pairs of attacks of which the stronger (more steps, or more eps with as many) leaves more accuracy."""
+    """A warning for each pair of attacks of which the stronger (more steps, or as many and a larger eps)
+    leaves more accuracy."""
     for a, left_a in robust.items():
         for b, left_b in robust.items():
             comparable = a.budget.norm == b.budget.norm and a.budget.eps <= b.budget.eps
@@ -191,7 +193,9 @@ def suspicious(robust: dict[Attack, float]) -> Iterator[str]:
                 )
 
 
-def silent_share(model: nn.Module, images: Images, device: torch.device, batch_size: int = 128) -> float:
+def share_without_gradient(
+    model: nn.Module, images: Images, device: torch.device, batch_size: int = 128
+) -> float:
     """The share of images for which the loss has no gradient with respect to any pixel."""
     silent = torch.zeros((), dtype=torch.int64, device=device)
     for x, labels in feed(images, batch_size, device):

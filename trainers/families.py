@@ -21,8 +21,8 @@ from trainers.spec import InputError, Plugin
 
 @dataclass(frozen=True)
 class Passes:
-    """How often one batch goes through the network: `forward`, `backward` to weights and activations, and
-    `inputs`, backward to the pixels with the weights frozen. What a cost is reckoned from."""
+    """How often one batch passes through the network: `forward`, `backward` to weights and activations, and
+    `inputs`, backward to the pixels with frozen weights. Cost estimates are based on it."""
 
     forward: float = 0
     backward: float = 0
@@ -44,10 +44,10 @@ class Normalised(nn.Module):
 class Architecture(Plugin, family="architecture", package="trainers.architectures"):
     """A network: float images N,C,H,W in [0, 1] in, logits N,K out. Normalisation is part of the network."""
 
-    memorises: ClassVar[bool] = True  # large enough to learn a training set such as CIFAR-10 by heart
+    memorises: ClassVar[bool] = True  # large enough to memorise a training set such as CIFAR-10
 
     def recipe(self) -> dict[str, Any]:
-        """How its paper trains it: fields of TrainSpec, as plain data, that are not that spec's defaults."""
+        """How its paper trains it: the fields of TrainSpec that differ from the defaults, as plain data."""
         return {}
 
     @abstractmethod
@@ -65,7 +65,9 @@ class Architecture(Plugin, family="architecture", package="trainers.architecture
 class Augmentation(Plugin, family="augmentation", package="trainers.augmentations"):
     """Maps a batch to a batch, on its device, every image with its own draw from `gen`."""
 
-    mixes: ClassVar[bool] = False  # images with each other: a defense crafts its attack before that
+    mixes: ClassVar[bool] = (
+        False  # whether it mixes images with each other: a defense crafts its attack before that
+    )
 
     @abstractmethod
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -73,18 +75,18 @@ class Augmentation(Plugin, family="augmentation", package="trainers.augmentation
 
 
 class Defense(Plugin, family="defense", package="trainers.defenses"):
-    """What a trainer does about a poison that it does not know: prepare the images once, perturb each
-    batch, or change the loss."""
+    """A defense of a trainer who does not know the poison: prepare the images once, perturb each batch, or
+    change the loss."""
 
-    memorises: ClassVar[bool] = False  # whether training ends with every image of the training set learnt
+    memorises: ClassVar[bool] = False  # whether training fits every training image in the end
 
     @property
     def passes(self) -> Passes:
-        """What one training step takes, its attack included; by default a plain step."""
+        """The passes of one training step, including its attack; by default a plain step."""
         return Passes(forward=1, backward=1)
 
     def prepare(self, images: Images) -> Images:
-        """The training set as it shall be trained on; called once."""
+        """The training set to train on; called once."""
         return images
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
@@ -99,7 +101,7 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
 
 
 class Attack(Plugin, family="attack", package="trainers.attacks"):
-    """What an evaluation tries a trained network with, within `budget`."""
+    """An attack within `budget` on a trained network, run by an evaluation."""
 
     budget: Budget = Budget()
 
@@ -111,21 +113,21 @@ class Attack(Plugin, family="attack", package="trainers.attacks"):
     @property
     @abstractmethod
     def passes(self) -> Passes:
-        """What crafting for one batch takes."""
+        """The passes of crafting for one batch."""
 
     @property
     def strength(self) -> int:
-        """Orders attacks of one budget: a stronger one that leaves more accuracy is suspect."""
+        """Orders attacks of one budget. A stronger one that leaves more accuracy is suspicious."""
         return 1
 
     def check_ready(self) -> None:
-        """Raise InputError if this machine lacks what the attack needs: before a training, not after it."""
+        """InputError if this machine lacks what the attack needs. Called before a training."""
 
     def check(self, test: Extent) -> None:
-        """InputError if it cannot attack images of this extent: before a training, not after it."""
+        """InputError if it cannot attack images of this extent. Called before a training."""
         if test.num_classes < 2:
             raise InputError(
-                f"{self.name}: an attack changes the class that a network gives, and these images have "
+                f"{self.name}: an attack changes the predicted class, and these images have only "
                 f"{test.num_classes}: leave the attack out"
             )
         values = math.prod(test.shape)
@@ -138,7 +140,7 @@ class Attack(Plugin, family="attack", package="trainers.attacks"):
             )
 
     def left_out(self, test: Extent) -> Mapping[str, str]:
-        """The members of an ensemble that cannot attack such images, each with what it needs. It attacks
+        """The members of an ensemble that cannot attack such images, each with what it needs. The attack runs
         without them."""
         return {}
 
@@ -149,7 +151,7 @@ class Attack(Plugin, family="attack", package="trainers.attacks"):
 
 
 class Optimizer(Plugin, family="optimizer", package="trainers.optimizers"):
-    """How weights follow gradients. `lr` is the full learning rate, which a schedule multiplies."""
+    """How gradients update weights. `lr` is the full learning rate, which a schedule scales."""
 
     lr: Annotated[float, Field(gt=0)] = 0.1
 
@@ -159,12 +161,11 @@ class Optimizer(Plugin, family="optimizer", package="trainers.optimizers"):
 
 
 class Schedule(Plugin, family="schedule", package="trainers.schedules"):
-    """How the learning rate moves over a training."""
+    """How the learning rate changes over a training."""
 
     @abstractmethod
     def factor(self, progress: float) -> float:
-        """What the full learning rate is multiplied with at `progress`, the share of the training done, in
-        (0, 1)."""
+        """The factor on the full learning rate at `progress`, the share of the training done, in (0, 1)."""
 
 
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How batches reach the device: from its own memory where the images fit, else streamed from the host."""
+"""How batches reach the device: from its own memory if the images fit, else streamed from the host."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from trainers.images import Images, batches, to_float
 
-SHARE = 0.5  # of a device's free memory that images may take
-AHEAD = 2  # batches gathered while one is trained on
+SHARE = 0.5  # of a device's free memory that images may use
+AHEAD = 2  # batches prefetched
 
 
 def place(images: Images, device: torch.device) -> Images:
-    """The images on `device` if there is room for them, else where they are."""
+    """The images on `device` if they fit, else where they are."""
     if device.type == "cuda" and images.x.nbytes > SHARE * torch.cuda.mem_get_info(device)[0]:
         return images
     return images.to(device)
@@ -25,8 +25,8 @@ def place(images: Images, device: torch.device) -> Images:
 def feed(
     images: Images, size: int, device: torch.device, order: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Float pixels in [0, 1] and int64 labels on `device`, `size` at a time, in `order` (default: as they
-    stand). The same batches wherever the images are."""
+    """Float pixels in [0, 1] and int64 labels on `device`, `size` at a time, in `order` (default: as stored).
+    The batches do not depend on where the images are."""
     if images.x.device.type == device.type:
         return batches(images, size, order)
     return stream(images, size, device, order)
@@ -35,8 +35,8 @@ def feed(
 def stream(
     images: Images, size: int, device: torch.device, order: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """As `feed`, from images on the host, such as a memory map. A thread gathers the next batches, into
-    page-locked memory where the device is a GPU, so that the host gathers while the device computes."""
+    """`feed` for images on the host, such as a memory map. A thread gathers the next batches, into
+    page-locked memory for a GPU, while the device computes."""
     rows = torch.arange(len(images)) if order is None else order.cpu()
 
     def gather(take: Tensor) -> tuple[Tensor, Tensor]:

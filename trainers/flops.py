@@ -1,9 +1,8 @@
-"""What a training costs: floating-point operations, counted on the meta device, where nothing is computed.
+"""The cost of a training in floating-point operations, counted on the meta device, where nothing is computed.
 
 A multiplication and an addition are two operations. Those of convolutions, matrix products and attention are
-counted. What goes over values one by one (activations, normalisation, conversions) has few operations and
-takes long all the same, so the values that kernels write, and the kernels themselves, are counted beside
-them; augmentations are not.
+counted. Elementwise work (activations, normalisation, conversions) has few operations but still takes time,
+so the values that kernels write and the number of kernels are counted too. Augmentations are not counted.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ from trainers.meta import META, on_meta
 from trainers.meta import Shape as Shape
 from trainers.trial import Trial
 
-TRIED = 64  # images that are counted with: so many that the gradients of weights, one for all, are few values
+TRIED = 64  # batch size used for counting: large, so that gradients of weights are a small part of the values
 ONCE = Passes(forward=1)
-WEAK = Pgd(steps=1).passes  # with which an evaluation doubts its attacks
+WEAK = Pgd(steps=1).passes  # the weak attack with which an evaluation checks its attacks
 
 
 @dataclass(frozen=True)
 class PerPass:
-    """A number for each way through a network: forward, backward to weights and activations, and to the
+    """A number for each kind of pass: forward, backward to weights and activations, and backward to the
     pixels alone."""
 
     forward: float = 0.0
@@ -41,14 +40,14 @@ class PerPass:
     inputs: float = 0.0
 
     def of(self, passes: Passes) -> float:
-        """The sum over these passes."""
+        """The total over these passes."""
         return passes.forward * self.forward + passes.backward * self.backward + passes.inputs * self.inputs
 
 
 @dataclass(frozen=True)
 class Flops(PerPass):
-    """Operations for one image; the `values` that kernels write for one image, and how many `kernels` run for
-    a batch of any size."""
+    """Operations for one image, the `values` that kernels write for one image, and the number of `kernels`
+    that run for a batch."""
 
     values: PerPass = PerPass()
     kernels: PerPass = PerPass()
@@ -56,8 +55,8 @@ class Flops(PerPass):
 
 @dataclass(frozen=True)
 class Work:
-    """Something to compute: operations, how many times a batch passes the network, whichever way, the values
-    that kernels write, and how many kernels run."""
+    """An amount of computation: operations, passes of a batch through the network in either direction, values
+    that kernels write, and kernels that run."""
 
     flops: float = 0.0
     batches: float = 0.0
@@ -75,8 +74,8 @@ _known: dict[tuple[str, Shape, int], Flops] = {}
 
 
 def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int) -> Flops:
-    """Operations of a network for one image of `shape` (C, H, W); remembered. Raises what its library raises
-    where the network cannot be built."""
+    """Operations of a network for one image of `shape` (C, H, W); cached. Raises what its library raises if
+    the network cannot be built."""
     name = architecture.key, shape, num_classes
     if name not in _known:
         _known[name] = _count(on_meta(architecture, shape, num_classes), shape)
@@ -84,31 +83,31 @@ def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int)
 
 
 def state_bytes(architecture: Architecture, *, shape: Shape, num_classes: int) -> int:
-    """Bytes of a network's weights and buffers, as its state is saved. Raises what its library raises where
-    the network cannot be built."""
+    """Bytes of a network's weights and buffers, as its state is saved. Raises what its library raises if the
+    network cannot be built."""
     tensors = on_meta(architecture, shape, num_classes).state_dict().values()
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
-    """What a training on `train` images and its evaluation on `test` others compute."""
+    """The work of a training on `train` images and of its evaluation on `test` images."""
     spec, evaluation = trial.train, trial.evaluation
     test = min(test, evaluation.limit or test)
     epoch = over(train, spec.batch_size, spec.defense.passes, network) + over(test, BATCH, ONCE, network)
-    looks = over(test, BATCH, ONCE, network) + over(train, BATCH, ONCE, network)
+    checks = over(test, BATCH, ONCE, network) + over(train, BATCH, ONCE, network)
     attacked = min(test, evaluation.attack_limit or test)
     crafts = [attack.passes for attack in evaluation.attacks]
-    if crafts:  # an evaluation doubts attacks with a weak one, and looks for images without a gradient
-        looks += over(attacked, spec.batch_size, Passes(forward=1, inputs=1), network)
+    if crafts:  # an evaluation also runs a weak attack, and searches for images without a gradient
+        checks += over(attacked, spec.batch_size, Passes(forward=1, inputs=1), network)
         crafts.append(WEAK)
     for passes in crafts:
-        looks += over(attacked, spec.batch_size, passes, network)
-        looks += over(attacked, spec.batch_size, ONCE, network)
-    return epoch * spec.epochs + looks
+        checks += over(attacked, spec.batch_size, passes, network)
+        checks += over(attacked, spec.batch_size, ONCE, network)
+    return epoch * spec.epochs + checks
 
 
 def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
-    """`passes` of every one of so many images, `batch` at a time."""
+    """The work of `passes` of each image, `batch` at a time."""
     times = passes.forward + passes.backward + passes.inputs
     batches = math.ceil(images / batch)
     return Work(
@@ -127,7 +126,7 @@ def _count(net: nn.Module, shape: Shape) -> Flops:
     out = net.requires_grad_(False)(x.requires_grad_())
     inputs, _ = _counted(lambda: out.sum().backward())
     ways = (forward, backward, inputs)
-    kernels = PerPass(forward.kernels, backward.kernels + updated, inputs.kernels)  # the optimizer's, too
+    kernels = PerPass(forward.kernels, backward.kernels + updated, inputs.kernels)  # and the optimizer's
     values = PerPass(*(way.values / TRIED for way in ways))
     flops = [way.flops / TRIED for way in ways]
     return Flops(flops[0], flops[1], flops[2], values=values, kernels=kernels)
@@ -141,7 +140,7 @@ class _Count:
 
 
 class _Kernels(TorchDispatchMode):
-    """Counts the kernels that run, and the values that they write; a view is none."""
+    """Counts the kernels that run and the values that they write; views do not count."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +164,7 @@ def _counted(run: Any) -> tuple[_Count, Any]:
 def _convolution_backward(
     grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *settings: Any, **_: Any
 ) -> int:
-    """Each of the two gradients takes as much as the convolution itself; torch's own count forgets the groups
-    of a grouped one (torch 2.14)."""
+    """Each of the two gradients costs as much as the convolution itself. torch's own count ignores groups
+    (torch 2.14)."""
     transposed, wanted = settings[4], settings[7]
     return sum(wanted[:2]) * conv_flop_count(list(x), list(weight), list(grad), transposed=transposed)

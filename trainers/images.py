@@ -22,7 +22,7 @@ MOST_CLASSES = 2**20
 
 @dataclass(frozen=True)
 class Extent:
-    """How many images of what shape (C, H, W) in how many classes: what there is to know without pixels."""
+    """The number, shape (C, H, W) and number of classes of images: what is known without reading pixels."""
 
     images: int
     shape: tuple[int, int, int]
@@ -31,7 +31,7 @@ class Extent:
 
 @dataclass(frozen=True)
 class Images:
-    """`x` uint8 N,C,H,W in 0..255 and `y` int64 N in 0..num_classes-1, both on one device."""
+    """`x` uint8 N,C,H,W in 0..255 and `y` int64 N in 0..num_classes-1, both on the same device."""
 
     x: Tensor
     y: Tensor
@@ -65,7 +65,7 @@ class Images:
         return Images(self.x.to(device), self.y.to(device), self.num_classes)
 
     def contiguous(self) -> Images:
-        """The images with their pixels in memory as N,C,H,W; a copy only where they are a view."""
+        """The images with contiguous N,C,H,W pixels; copied only if they are a view."""
         return self if self.x.is_contiguous() else Images(self.x.contiguous(), self.y, self.num_classes)
 
     def take(self, index: Tensor) -> Images:
@@ -73,15 +73,15 @@ class Images:
         return Images(self.x[index].contiguous(), self.y[index], self.num_classes)
 
     def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Images]:
-        """The images from `start` to `stop`, `size` at a time, in order. Images that lie in a file are read
-        one chunk at a time, in memory of that size."""
+        """The images from `start` to `stop`, `size` at a time, in order. Images in a file are read one chunk
+        at a time."""
         stop = len(self) if stop is None else min(stop, len(self))
         for at in range(start, stop, size):
             some = slice(at, min(at + size, stop))
             yield Images(self.x[some], self.y[some], self.num_classes)
 
     def save(self, file: Path) -> None:
-        """Write all of it as one file of tensors, which `load` and plain torch read."""
+        """Write everything to one file of tensors, which `load` and plain torch can read."""
         write_tensors(file, {"x": self.x.cpu(), "y": self.y.cpu(), "num_classes": self.num_classes})
 
     @classmethod
@@ -114,21 +114,21 @@ class Images:
             ) from None
 
     def subset(self, limit: int | None) -> Images:
-        """At most `limit` of the images, as `balanced` chooses; these very images if that is all of them."""
+        """At most `limit` of the images, as `balanced` chooses them; `self` if that is all of them."""
         return (
             self if limit is None or limit >= len(self) else self.take(self.balanced(limit).to(self.y.device))
         )
 
     def balanced(self, limit: int | None) -> Tensor:
-        """Ascending indices of a class-balanced subset of at most `limit` images, as `balanced` has it."""
+        """The indices that `balanced` returns for these labels."""
         return balanced(self.y, limit)
 
 
 def balanced(labels: Tensor, limit: int | None) -> Tensor:
-    """Ascending indices of a class-balanced subset of at most `limit` images; smaller subsets lie inside
-    larger.
+    """Ascending indices of a class-balanced subset of at most `limit` images. A smaller subset is part of
+    every larger one.
 
-    Classes take turns in the order of their labels, each giving its images in one fixed random order.
+    Classes take turns in the order of their labels; within a class, images come in one fixed random order.
     """
     if limit is None or limit >= len(labels):
         return torch.arange(len(labels))
@@ -146,9 +146,8 @@ def channels_first(values: Tensor, shape: tuple[int, int, int] | None = None) ->
     """Images, or noise for images, as N,C,H,W: a view of `values`, which may be N,C,H,W or N,H,W,C, or N,H,W
     where there is one channel.
 
-    `shape` is the C,H,W that is expected. Where none is known, the axis that has 1 or 3 entries is that of
-    the channels, else the shorter of the second and the last; of two alike it is the second. InputError for
-    any other layout.
+    `shape` is the expected C,H,W. If it is unknown, the axis of length 1 or 3 holds the channels, else the
+    shorter of the second and the last; if they are equal, the second. InputError for any other layout.
     """
     found = layout(values, shape)
     if found == "N,H,W":
@@ -191,7 +190,7 @@ def to_float(x: Tensor) -> Tensor:
 
 
 def batches(images: Images, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Float pixels in [0, 1] and int64 labels, `size` at a time, in `order` (default: as they stand)."""
+    """Float pixels in [0, 1] and int64 labels, `size` at a time, in `order` (default: as stored)."""
     for start in range(0, len(images), size):
         if order is None:
             yield to_float(images.x[start : start + size]), images.y[start : start + size]

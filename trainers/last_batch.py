@@ -1,7 +1,7 @@
 """Whether a network can be trained on the last batch of an epoch, which may be a single image.
 
-BatchNorm on 1x1 features finds one value per channel in a batch of one image, and torch refuses to normalise
-it. So whether that is an error depends on the architecture and on the size of the images.
+With a batch of one image, BatchNorm on 1x1 features has one value per channel, which torch refuses to
+normalise. So whether such a batch fails depends on the architecture and on the size of the images.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _known: dict[tuple[str, Shape, int], str | None] = {}
 
 
 def last_batch(images: int, batch_size: int) -> int:
-    """How many of `images` are in the last batch."""
+    """The number of `images` in the last batch."""
     return images % batch_size or min(images, batch_size)
 
 
 def refusal_of_one(architecture: Architecture, *, shape: Shape, num_classes: int) -> str | None:
-    """Why the network cannot be trained on a batch of one image of `shape` (C, H, W); None if it can, or if
-    it cannot be built here. Tried on a batch, without numbers where that works, and remembered."""
+    """Why the network cannot be trained on a batch of one image of `shape` (C, H, W); None if it can, or
+    cannot be built here. It is tried out, on the meta device if possible, and the answer is cached."""
     name = architecture.key, shape, num_classes
     if name not in _known:
         try:
@@ -65,8 +65,8 @@ def check_last_batch(
 
 
 def nearest_sizes(images: int, batch_size: int) -> list[int]:
-    """The batch sizes next to `batch_size` that leave no image alone: one below it, if there is any, and one
-    above."""
+    """The nearest batch sizes that leave no last batch of one image: one below `batch_size`, if there is any,
+    and one above."""
     fit = [size for size in range(2, images + 1) if last_batch(images, size) != 1]
     below = [size for size in fit if size < batch_size]
     return [*below[-1:], *[size for size in fit if size > batch_size][:1]]
@@ -80,11 +80,11 @@ def _tried(architecture: Architecture, shape: Shape, num_classes: int) -> str | 
         net = architecture.network(num_classes=num_classes, shape=shape, seed=0).train()
         if _error(net, 2, shape, num_classes, CPU) is None:
             return _error(net, 1, shape, num_classes, CPU)
-        return None  # it is trained on no batch at all, which is not what is asked here
+        return None  # it fails on every batch, which is not the question here
 
 
 def _error(net: nn.Module, images: int, shape: Shape, num_classes: int, device: torch.device) -> str | None:
-    """What keeps so many images from giving logits; None if nothing does."""
+    """Why a batch of this size gives no logits; None if it does."""
     try:
         out = net(torch.zeros(images, *shape, device=device))
     except Exception as error:  # noqa: BLE001  (a library's network may raise anything)

@@ -1,9 +1,9 @@
-"""The layers of a network whose arithmetic is done in reduced precision, at their real shapes, and whether a
-device computes each of them correctly in bfloat16.
+"""The layers that autocast computes in reduced precision, at their real shapes, and whether a device computes
+each of them correctly in bfloat16.
 
-Kernels for reduced precision are wrong at some shapes. oneDNN 3.13 (torch 2.15) leaves parts of the weight
-gradient of strided convolutions unwritten where the output is narrow: what comes out depends on what the
-memory held before, and may be finite. Others write over memory that is not theirs.
+Some kernels for reduced precision are wrong at some shapes. oneDNN 3.13 (torch 2.15) leaves parts of the
+weight gradient of strided convolutions unwritten if the output is narrow: the result depends on the previous
+content of the memory, and may be finite. Other kernels write outside their memory.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from torch.overrides import TorchFunctionMode
 from trainers.stored import JsonFile
 
 TOLERANCE = 0.02  # relative error in the Frobenius norm; correct kernels are at 0.003, wrong ones above 0.05
-NOTHING = 0.01  # smaller gradients than this share of the layer's largest are rounding: of a softmax of one
-PIECE = 64  # rows that are compared at a time
-PRODUCTS = {"multi_head_attention_forward": 5}  # products that one call makes, one on what another gave
+NOTHING = (
+    0.01  # gradients below this share of the layer's largest are rounding errors: of a softmax over one value
+)
+PIECE = 64  # rows compared at a time
+PRODUCTS = {"multi_head_attention_forward": 5}  # chained products in one call
 LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers (torch: autocast_mode.h)
     [
         *("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
@@ -41,18 +43,18 @@ LOWERED = frozenset(  # names of the functions whose arithmetic autocast lowers 
 )
 META = torch.device("meta")
 CRASHES = {signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT}
-SECONDS = 1800  # that a child is given
-Gradients = Literal["all", "inputs", "none"]  # as a training takes them, an attack, an evaluation
-CHECKED_HEAP = {  # of a child on glibc: what reads memory unwritten, or writes past its own, shows
+SECONDS = 1800  # time limit of a child process
+Gradients = Literal["all", "inputs", "none"]  # of a training, an attack, an evaluation
+CHECKED_HEAP = {  # of a child on glibc: reveals reads of unwritten memory and writes past a block
     "MALLOC_PERTURB_": "128",  # new memory holds the bytes 7f, which are 3.4e38 in both precisions
-    "MALLOC_CHECK_": "3",  # a block that was overrun ends the process when it is freed
-    "LD_PRELOAD": "libc_malloc_debug.so.0",  # without which glibc since 2.34 does not check
+    "MALLOC_CHECK_": "3",  # freeing an overrun block aborts the process
+    "LD_PRELOAD": "libc_malloc_debug.so.0",  # required for these checks since glibc 2.34
 }
 
 
 @dataclass(frozen=True)
 class TensorShape:
-    """A tensor without its numbers. `parameter`: it is one of the network's own."""
+    """Shape, strides and dtype of a tensor. `parameter`: whether it is a parameter of the network."""
 
     size: tuple[int, ...]
     stride: tuple[int, ...]
@@ -61,7 +63,7 @@ class TensorShape:
 
     @classmethod
     def of(cls, x: Tensor, layout: torch.memory_format | None = None) -> TensorShape:
-        """That of `x`, or of `x` in another `layout`."""
+        """The TensorShape of `x`, or of `x` in another memory `layout`."""
         like = x if layout is None else torch.empty(x.shape, device=META).to(memory_format=layout)
         return cls(tuple(x.shape), like.stride(), x.dtype, isinstance(x, nn.Parameter))
 
@@ -75,7 +77,7 @@ class TensorShape:
         return "x".join(map(str, self.size)) + layout + kind
 
     def draw(self, gen: torch.Generator) -> Tensor:
-        """Random numbers that bfloat16 holds exactly, laid out alike; weights are scaled by their fan-in."""
+        """A random tensor of this shape with values exact in bfloat16; weights are scaled by their fan-in."""
         if not self.dtype.is_floating_point:
             return torch.ones(self.size, dtype=self.dtype, device=gen.device)
         x = torch.randn(self.size, generator=gen, device=gen.device)
@@ -89,8 +91,7 @@ class TensorShape:
 
 @dataclass(frozen=True)
 class Layer:
-    """A call of a function of torch, by name, with shapes where tensors were; and which gradients are
-    taken."""
+    """A call of a torch function, with shapes in place of tensors, and the gradients that are needed."""
 
     function: str
     args: tuple[Any, ...]
@@ -98,14 +99,14 @@ class Layer:
     gradients: Gradients
 
     def __str__(self) -> str:
-        """`conv2d(128x256x2x1 channels_last, 512x256x3x3, None, (2, 2), (1, 1), (1, 1), 1)`: equal for equal
-        layers, but for their gradients."""
+        """`conv2d(128x256x2x1 channels_last, 512x256x3x3, None, (2, 2), (1, 1), (1, 1), 1)`: equal for layers
+        that differ in their gradients only."""
         given = [str(_map(a, str)) if isinstance(a, list) else str(a) for a in self.args]
         given += [f"{name}={value}" for name, value in self.kwargs.items()]
         return f"{self.function}({', '.join(given)})"
 
     def accepts(self, verdict: Verdict) -> bool:
-        """Whether it is as near to float32 as bfloat16 can be."""
+        """Whether the error is within what bfloat16 rounding explains."""
         return verdict.error <= TOLERANCE * PRODUCTS.get(self.function, 1)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -117,15 +118,15 @@ class Layer:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How far bfloat16 is from float32 for one layer: the largest relative error among what was compared, and
-    what that is. `error` is infinite for what is not finite, or cannot be computed at all."""
+    """How far bfloat16 is from float32 for one layer: the largest relative error, and the tensor that has it.
+    `error` is infinite if values are not finite or cannot be computed."""
 
     error: float
     part: str  # output, gradient of weight, ...
 
 
 class _Recorder(TorchFunctionMode):
-    """Gathers the calls whose arithmetic autocast lowers."""
+    """Records the calls that autocast computes in reduced precision."""
 
     def __init__(self, gradients: Gradients) -> None:
         super().__init__()
@@ -144,8 +145,8 @@ class _Recorder(TorchFunctionMode):
 
 
 def layers_of(network: nn.Module, x: Tensor, gradients: Gradients) -> list[Layer]:
-    """The distinct layers that a batch like `x` passes in `network`, which is in eval mode. Costs nothing
-    where both lie on the meta device."""
+    """The distinct layers that a batch like `x` passes through in `network`, which is in eval mode. Free if
+    both are on the meta device."""
     recorder = _Recorder(gradients)
     with recorder:
         network(x)
@@ -153,15 +154,15 @@ def layers_of(network: nn.Module, x: Tensor, gradients: Gradients) -> list[Layer
 
 
 def examine(layer: Layer, device: torch.device) -> Verdict:
-    """Run a layer on random numbers in float32 and in bfloat16, and compare its output and the gradients that
-    it asks for. A wrong kernel may crash the process: see `examine_apart`."""
+    """Run a layer on random input in float32 and in bfloat16, and compare its output and gradients. A wrong
+    kernel may crash the process: see `examine_apart`."""
     drawn = _drawn((layer.args, layer.kwargs), torch.Generator(device).manual_seed(0))
-    # in plain layout: some float32 kernels for channels_last write past their memory (torch 2.15)
+    # in contiguous layout: some float32 kernels for channels_last write past their memory (torch 2.15)
     plain = _map(drawn, _plain)
     exact = _computed(layer, plain, device, lowered=False)
     try:
         lowered = _computed(layer, drawn, device, lowered=True)
-    except RuntimeError as error:  # it is not implemented, or the library has no kernel for it
+    except RuntimeError as error:  # not implemented, or no kernel for it
         if "memory" in str(error).lower():
             raise
         why = next(iter(str(error).splitlines()), type(error).__name__)
@@ -173,9 +174,9 @@ def examine(layer: Layer, device: torch.device) -> Verdict:
 
 
 def examine_apart(layers: Sequence[Layer]) -> list[Verdict]:
-    """The verdict on each layer on the CPU, with as many threads as torch has here. They are run in a process
-    of their own, since a wrong kernel may write over memory that is not its own: a layer that ends the
-    process is wrong. MemoryError if there is too little memory for one."""
+    """The verdict on each layer on the CPU, with torch's current number of threads. The layers run in a child
+    process, since a wrong kernel may corrupt memory; a layer that crashes the process is wrong. MemoryError
+    if there is too little memory."""
     found, code, errors = _child(layers)
     if code == 0:
         return found
@@ -184,34 +185,35 @@ def examine_apart(layers: Sequence[Layer]) -> list[Verdict]:
         raise MemoryError(f"{what}: there was too little memory")
     if -code not in CRASHES:
         raise (RuntimeError if code > 0 else InterruptedError)(f"{what}: {errors[-500:]}")
-    if len(layers) > 1:  # what was overwritten may show only later: which one did it?
+    if len(layers) > 1:  # the crash may come later than the corruption: find the layer by bisection
         half = len(layers) // 2
         return examine_apart(layers[:half]) + examine_apart(layers[half:])
-    return [Verdict(math.inf, f"process, which it ends with {signal.Signals(-code).name},")]
+    return [Verdict(math.inf, f"process, which crashes with {signal.Signals(-code).name},")]
 
 
 VERDICT_LINE = JsonFile[list[Any]](
     Annotated[list[Any], Field(min_length=2, max_length=2)]
-)  # an error, or None if it is infinite, and the part
+)  # the error, or None if infinite, and the part
 
 
 def _child(layers: Sequence[Layer]) -> tuple[list[Verdict], int, str]:
-    """The verdicts that a child process came to, its exit code, and what it wrote to stderr."""
+    """The verdicts of a child process, its exit code and its stderr."""
     command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     environment |= CHECKED_HEAP if platform.libc_ver()[0] == "glibc" else {}
     asked = pickle.dumps((torch.get_num_threads(), tuple(layers)))
     try:
         run = subprocess.run(command, input=asked, capture_output=True, env=environment, timeout=SECONDS)
-    except subprocess.TimeoutExpired:  # what overwrote the heap may wait for itself
-        return [], -signal.SIGABRT, f"it did not end in {SECONDS} s"
+    except subprocess.TimeoutExpired:  # a corrupted heap may deadlock
+        return [], -signal.SIGABRT, f"it did not finish in {SECONDS} s"
     lines = [VERDICT_LINE.read(line) for line in run.stdout.splitlines() if line.endswith(b"]")]
     found = [Verdict(math.inf if error is None else error, part) for error, part in lines]
     return found, run.returncode, run.stderr.decode(errors="replace")
 
 
 def serve() -> None:
-    """The child of `examine_apart`: layers from stdin, a line of JSON for each verdict on stdout."""
+    """The child process of `examine_apart`: reads layers from stdin, writes a line of JSON per verdict to
+    stdout."""
     threads, layers = pickle.loads(sys.stdin.buffer.read())
     torch.set_num_threads(threads)
     for layer in layers:
@@ -221,8 +223,8 @@ def serve() -> None:
 
 
 def relative_error(x: Tensor, reference: Tensor, floor: float = 0.0) -> float:
-    """The Frobenius norm of the difference over that of `reference`, or over `floor` if that is larger;
-    infinite where it is not finite."""
+    """The Frobenius norm of the difference over that of `reference`, or over `floor` if larger; infinite if
+    it is not finite."""
     pairs = zip(x.split(PIECE), reference.split(PIECE), strict=True) if x.dim() else [(x, reference)]
     error = math.hypot(*(_norm(part.float() - exact) for part, exact in pairs))
     error /= max(_norm(reference), floor) or 1.0
@@ -234,7 +236,7 @@ def _norm(x: Tensor) -> float:
 
 
 def _computed(layer: Layer, drawn: tuple[Any, Any], device: torch.device, *, lowered: bool) -> list[Tensor]:
-    """The output and the gradients that the layer asks for, for a fixed one of the output."""
+    """The output and the layer's gradients, for a fixed gradient of the output."""
     leaves = [x.requires_grad_() for x in _differentiated(layer, drawn)]
     if lowered:
         _fill_free_memory(leaves)
@@ -255,15 +257,15 @@ def _computed(layer: Layer, drawn: tuple[Any, Any], device: torch.device, *, low
 
 
 def _fill_free_memory(like: Iterable[Tensor]) -> None:
-    """Fill memory of a GPU that the allocator will probably hand out for tensors of these sizes with NaN, so
-    that it shows when something reads it unwritten. On a CPU the C library does it: CHECKED_HEAP."""
+    """Fill GPU memory that the allocator will probably hand out for tensors of these sizes with NaN, so that
+    reads of unwritten memory become visible. On a CPU the C library does it: CHECKED_HEAP."""
     sizes = [(x.numel() * width // 4 + 1, x.device) for x in like for width in (2, 4) if x.is_cuda]
     blocks = [torch.full((size,), math.nan, device=device) for size, device in sizes]
     del blocks
 
 
 def _plain(leaf: Any) -> Any:
-    """A copy of a tensor in plain layout, also where its strides would do for another; all else as it is."""
+    """A contiguous copy of a tensor; anything else unchanged."""
     return leaf.clone(memory_format=torch.contiguous_format) if isinstance(leaf, Tensor) else leaf
 
 
@@ -275,7 +277,7 @@ def _parts(gradients: int) -> Iterator[str]:
 
 
 def _differentiated(layer: Layer, drawn: Any) -> Iterator[Tensor]:
-    """The tensors whose gradients a layer asks for."""
+    """The tensors whose gradients the layer needs."""
     shapes = (leaf for leaf in _leaves((layer.args, layer.kwargs)) if isinstance(leaf, TensorShape))
     for shape, x in zip(shapes, _tensors(drawn), strict=True):
         wanted = layer.gradients == "all" or (layer.gradients == "inputs" and not shape.parameter)
@@ -288,7 +290,7 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 def _leaves(value: Any) -> Iterator[Any]:
-    """What lies in nested tuples, lists and mappings."""
+    """The leaves of nested tuples, lists and mappings."""
     if isinstance(value, tuple | list | dict):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _leaves(item)
@@ -297,7 +299,7 @@ def _leaves(value: Any) -> Iterator[Any]:
 
 
 def _map(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Nested tuples, lists and mappings with every leaf changed."""
+    """Nested tuples, lists and mappings with `change` applied to every leaf."""
     if isinstance(value, dict):
         return {name: _map(item, change) for name, item in value.items()}
     if isinstance(value, tuple | list):
@@ -307,8 +309,8 @@ def _map(value: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _as_trained(function: str, value: Any) -> Any:
-    """Shapes in place of tensors. What a 2d convolution is given is laid out channels_last, as in a training:
-    the meta device forgets that behind a batch normalisation."""
+    """Shapes in place of tensors. Arguments of a 2d convolution are channels_last, as in a training: the meta
+    device loses that layout after a batch normalisation."""
 
     def shape(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

@@ -1,4 +1,4 @@
-"""Packages whose names are imported when they are first used (PEP 562), so that importing one is quick."""
+"""Packages whose names are imported on first use (PEP 562), so that importing one is fast."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def load_from(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package; `modules` has the module of the package that each name is in."""
+    """The `__getattr__` of a package; `modules` maps each name to its module in the package."""
 
     def load(name: str) -> Any:
         if name not in modules:

@@ -38,7 +38,7 @@ Weights = Mapping[str, Tensor]
 
 
 class DivergenceError(ArithmeticError):
-    """The training stopped being made of numbers. `history` holds the epochs before."""
+    """The loss or a weight is not finite. `history` holds the epochs before."""
 
     def __init__(self, message: str, history: Sequence[Metrics] = ()) -> None:
         super().__init__(message)
@@ -46,23 +46,23 @@ class DivergenceError(ArithmeticError):
 
 
 class OutOfMemoryError(MemoryError):
-    """The device has too little memory for this training."""
+    """The device does not have enough memory for this training."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, one row of metrics per epoch, and how long that took, before a resumption too;
-    `watched` holds what each watch said, a row per epoch."""
+    """A trained network, a row of metrics per epoch, and the training time, including that before a
+    resumption. `watched` holds the rows of each watch, one per epoch."""
 
     model: nn.Module
     history: list[Metrics]
     seconds: float
     watched: dict[str, list[Row]] = field(default_factory=dict)
-    platforms: tuple[PlatformRecord, ...] = ()  # that it was trained on, the last one last
+    platforms: tuple[PlatformRecord, ...] = ()  # that it was trained on, in order
 
 
 class Progress(TypedDict):
-    """How far a training is, in its checkpoint."""
+    """The progress of a training in its checkpoint."""
 
     history: list[dict[str, FiniteFloat]]
     watched: NotRequired[dict[str, list[dict[str, FiniteFloat]]]]
@@ -76,7 +76,7 @@ PROGRESS_FIELDS = ("history", "watched", "seconds", "platforms")
 
 @dataclass
 class Training:
-    """All that changes while a network is trained: what a checkpoint holds."""
+    """The state of a training: everything that a checkpoint holds."""
 
     spec: TrainSpec
     model: nn.Module
@@ -98,8 +98,8 @@ class Training:
         start: Weights | None = None,
         watched: Iterable[str] = (),
     ) -> Training:
-        """Before the first step; `start` are the weights to begin with in place of those that `seed`
-        draws, `watched` the names of the watches."""
+        """The state before the first step. `start` are initial weights that replace those drawn from `seed`;
+        `watched` are the names of the watches."""
         model = spec.architecture.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
         if start is not None:
             model.load_state_dict(start)
@@ -108,8 +108,8 @@ class Training:
         return cls(spec, model, spec.optimizer.build(model), average, {name: [] for name in watched})
 
     @property
-    def judged(self) -> nn.Module:
-        """The network to evaluate: the average where there is one."""
+    def eval_model(self) -> nn.Module:
+        """The network to evaluate: the average of the weights if there is one."""
         return self.model if self.average is None else self.average.model
 
     def state(self) -> dict[str, Any]:
@@ -123,22 +123,22 @@ class Training:
             "platforms": self.platforms,
         }
 
-    def take_down(self, row: Metrics, watches: Mapping[str, Watch], device: torch.device) -> None:
-        """An epoch's row, and what each watch says of it."""
+    def record_epoch(self, row: Metrics, watches: Mapping[str, Watch], device: torch.device) -> None:
+        """Record an epoch's row, and the row that each watch returns for it."""
         with self.spec.autocast(device):
-            told = {name: watch(self.judged, dict(row)) for name, watch in watches.items()}
+            observed = {name: watch(self.eval_model, dict(row)) for name, watch in watches.items()}
         self.history.append(row)
-        for name, said in told.items():
-            self.watched[name].append(said)
+        for name, values in observed.items():
+            self.watched[name].append(values)
 
-    def continues_on(self, platform: PlatformRecord) -> None:
-        """Note where the epochs from here on are computed."""
+    def record_platform(self, platform: PlatformRecord) -> None:
+        """Record the platform that computes the next epochs."""
         if not self.platforms or self.platforms[-1] != platform:
             self.platforms.append(platform)
 
     def resume(self, checkpoint: Checkpoint, owner: str) -> None:
-        """Go on from where the checkpoint is, if there is one, it is not damaged, and it knows of every epoch
-        what each watch said; else begin again."""
+        """Resume from the checkpoint if there is one, it is intact, and it has every watch's row of every
+        epoch; else start from the beginning."""
         if (state := checkpoint.load(owner=owner)) is None:
             return
         try:
@@ -149,17 +149,17 @@ class Training:
             known = {name: list(state["watched"][name]) for name in self.watched}
             epochs = len(progress["history"])
             if epochs > self.spec.epochs or any(len(rows) != epochs for rows in known.values()):
-                raise DamagedError(f"it tells of {epochs} epochs, and not all of it belongs to them")
-            self.take_on(state)
+                raise DamagedError(f"it has {epochs} epochs, and some of its rows do not match them")
+            self.load_state(state)
         except DamagedError as error:
             checkpoint.reject(f"was damaged ({error})")
             return
         self.history, self.seconds = list(state["history"]), state["seconds"]
         self.platforms, self.watched = list(state.get("platforms", ())), known
 
-    def take_on(self, state: dict[str, Any]) -> None:
-        """Have the weights of the state of a checkpoint, and what goes with them. Raises DamagedError if they
-        are none of this network; nothing is changed then."""
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Load weights, optimizer and average from a checkpoint's state. Raises DamagedError, and changes
+        nothing, if they do not fit this network."""
         weights = check_weights(state.get("model"), self.model)
         check_optimizer(state.get("optimizer"), self.optimizer)
         if self.average is not None:
@@ -169,12 +169,14 @@ class Training:
             check_weights(average.get("model"), self.average.model)
             self.average.restore(average)
         self.model.load_state_dict(weights)
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # or it would keep the file's map
+        self.optimizer.load_state_dict(
+            copy.deepcopy(state["optimizer"])
+        )  # else it would keep the file's memory map
 
 
 def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
-    """Raises DamagedError unless `found` is a state of such an optimizer: its groups with its settings, and
-    for parameters tensors of their shapes, or numbers, all finite."""
+    """Raises DamagedError unless `found` is a state of this optimizer: the same groups and settings, and for
+    each parameter finite numbers or tensors of its shape."""
     groups = found.get("param_groups") if isinstance(found, dict) else None
     wanted = optimizer.state_dict()["param_groups"]
     if (
@@ -195,13 +197,13 @@ def check_optimizer(found: Any, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _same_group(found: Any, wanted: dict[str, Any]) -> bool:
-    """Whether two groups of parameters have the same settings, but for the learning rate, which changes."""
+    """Whether two parameter groups have the same settings, apart from the learning rate, which changes."""
     names = wanted.keys() - {"lr", "initial_lr"}
     return isinstance(found, dict) and all(name in found and found[name] == wanted[name] for name in names)
 
 
 def _fits(value: Any, shape: torch.Size) -> bool:
-    """Whether an optimizer may keep this for a parameter of that shape."""
+    """Whether this is valid optimizer state for a parameter of that shape."""
     if isinstance(value, Tensor):
         return value.shape in (shape, torch.Size(())) and bool(value.isfinite().all())
     return value is None or isinstance(value, int | float)
@@ -220,15 +222,15 @@ def fit(
     start: Weights | None = None,
     arithmetic: Arithmetic | None = None,
 ) -> Trained:
-    """Train on `train`, look at `test` after every epoch; `report` is given each epoch's row, those before
-    a resumption too. Each of `watches`, which change nothing, looks at the network after every epoch.
-    `start`, a state_dict, are the weights to begin with (default: `seed` draws them). `arithmetic` is what
-    `spec.precision` comes to here (default: it is resolved for these images).
+    """Train on `train`, evaluate on `test` after every epoch. `report` receives each epoch's row, including
+    those before a resumption. Each of `watches` is called after every epoch and changes nothing. `start`, a
+    state_dict, are the initial weights (default: drawn from `seed`). `arithmetic` is the resolved
+    `spec.precision` (default: resolved for these images).
 
-    Equal arguments give equal numbers on equal numerical platforms: on a CPU bit for bit, on a GPU as far as
-    its kernels are deterministic, whether or not the training was killed and resumed from `checkpoint`. Each
-    epoch draws from its own generators. Raises DivergenceError, naming epoch and batch, when the loss is no
-    longer finite, OutOfMemoryError, and InputError for a precision that the device computes wrongly.
+    Equal arguments give equal results on equal numerical platforms, bit for bit on a CPU and as far as
+    kernels are deterministic on a GPU, even if the training was killed and resumed from `checkpoint`. Each
+    epoch has its own random generators. Raises DivergenceError, naming epoch and batch, when the loss is no
+    longer finite; OutOfMemoryError; and InputError for a precision that the device computes wrongly.
     """
     owner = f"{spec.key}, seed {seed}"
     with memory_named(spec, train, device), repeatable():
@@ -239,7 +241,7 @@ def fit(
         training = Training.begin(spec, train, seed=seed, device=device, start=start, watched=watches)
         if checkpoint is not None:
             training.resume(checkpoint, owner)
-        training.continues_on(numerical_platform(device).to_json())
+        training.record_platform(numerical_platform(device).to_json())
         for row in training.history:
             report(row)
         forward = compiled(spec, training.model)
@@ -248,22 +250,22 @@ def fit(
             row = {"epoch": float(epoch)}
             row |= train_epoch(training, forward, train, epoch=epoch, seed=seed, device=device)
             with spec.autocast(device):
-                row["test/clean_acc"] = accuracy(training.judged, test, device)
+                row["test/clean_acc"] = accuracy(training.eval_model, test, device)
             training.seconds += time.monotonic() - begun
-            training.take_down(row, watches, device)
+            training.record_epoch(row, watches, device)
             report(row)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(training.state(), owner=owner)
     return Trained(
-        training.judged, training.history, training.seconds, training.watched, tuple(training.platforms)
+        training.eval_model, training.history, training.seconds, training.watched, tuple(training.platforms)
     )
 
 
 def arithmetic_of(
     spec: TrainSpec, train: Images, test: Images, device: torch.device, *, attacked: int = 0
 ) -> Arithmetic:
-    """What `spec.precision` comes to on `device`, for a training on `train`, its evaluation on both, and an
-    attack on so many images. InputError for an explicit bfloat16 that is computed wrongly."""
+    """`spec.precision` resolved on `device`, for a training on `train`, its evaluation on both sets, and an
+    attack on `attacked` images. InputError for an explicit bfloat16 that is computed wrongly."""
     sizes = BatchSizes(
         training=batch_sizes(len(train), spec.batch_size),
         attack=batch_sizes(attacked, spec.batch_size),
@@ -281,8 +283,8 @@ def train_epoch(
     seed: int,
     device: torch.device,
 ) -> Metrics:
-    """One pass over `train` in a fresh random order; the mean loss and accuracy on the batches as they were
-    trained on. The host waits for the device once, at the end."""
+    """One pass over `train` in a new random order; the mean loss and accuracy on the training batches. The
+    host synchronises with the device once, at the end."""
     spec = training.spec
     gen = generator(device, seed, epoch)
     order = torch.randperm(len(train), generator=gen, device=device)
@@ -303,7 +305,7 @@ def train_epoch(
 
 
 def _check(training: Training, *, epoch: int, batch: int, steps: int) -> None:
-    """A DivergenceError if the loss of some batch (`batch` is the first such), or a weight, is not finite."""
+    """Raises DivergenceError if the loss of a batch (`batch` is the first such) or a weight is not finite."""
     finite = torch.stack([p.isfinite().all() for p in training.model.parameters()]).all()
     if batch == steps and finite.item():
         return
@@ -318,10 +320,10 @@ def _check(training: Training, *, epoch: int, batch: int, steps: int) -> None:
 def train_step(
     training: Training, forward: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator, *, lr: float
 ) -> tuple[Tensor, Tensor]:
-    """One step on one batch; its mean loss and how many of it were right, both on the device."""
+    """One step on one batch; its mean loss and number of correct predictions, both on the device."""
     spec, optimizer = training.spec, training.optimizer
     before = spec.before_attack
-    torch.clear_autocast_cache()  # an autocast around all of this keeps casts of weights that have moved on
+    torch.clear_autocast_cache()  # an enclosing autocast caches casts of weights that have changed since
     for augment in spec.augmentations[:before]:
         x, y = augment(x, y, gen)
     with spec.autocast(x.device):
@@ -342,7 +344,7 @@ def train_step(
 
 
 def compiled(spec: TrainSpec, model: nn.Module) -> nn.Module:
-    """The model as the spec wants it executed; it shares the weights."""
+    """The model in the execution mode of the spec; it shares the weights."""
     if spec.execution == "eager":
         return model
     mode = "reduce-overhead" if spec.execution == "cuda_graphs" else "default"
@@ -350,14 +352,14 @@ def compiled(spec: TrainSpec, model: nn.Module) -> nn.Module:
 
 
 def generator(device: torch.device, *parts: int) -> torch.Generator:
-    """A random generator on `device` whose stream is named by `parts`, such as (seed, epoch)."""
+    """A random generator on `device`, seeded by `parts`, such as (seed, epoch)."""
     return torch.Generator(device).manual_seed(_stream(*parts))
 
 
 @contextmanager
 def seeded(device: torch.device, *parts: int) -> Iterator[None]:
-    """Within, the global generators, which dropout draws from, run the stream named by `parts`; afterwards
-    they are as before."""
+    """Within the block the global generators, which dropout draws from, are seeded by `parts`; their state is
+    restored afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.default_generator.manual_seed(_stream(*parts))
         if device.type == "cuda":
@@ -375,7 +377,7 @@ def _stream(*parts: int) -> int:
 def memory_named(
     spec: TrainSpec, images: Images, device: torch.device, *, field: str = "train.batch_size"
 ) -> Iterator[None]:
-    """Turns a failed allocation into an OutOfMemoryError that says what asked for it and what to do."""
+    """Turns a failed allocation into an OutOfMemoryError that says what needed the memory and what to do."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Networks on the meta device, where shapes are computed and numbers are not."""
+"""Networks on the meta device, which computes shapes but no values."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ Shape = tuple[int, int, int]
 
 
 def built_on_meta(architecture: Architecture, shape: Shape, num_classes: int) -> nn.Module:
-    """The network as its library builds it, without numbers. Raises RuntimeError, NotImplementedError or
-    ValueError if the library needs numbers to build it."""
+    """The network as its library builds it, on the meta device. Raises RuntimeError, NotImplementedError or
+    ValueError if the library needs real values."""
     with torch.random.fork_rng(devices=[]), META:
         return architecture.build(num_classes=num_classes, shape=shape)
 
 
 def on_meta(architecture: Architecture, shape: Shape, num_classes: int) -> nn.Module:
-    """The network without numbers, in training mode, its tensors laid out as a training lays them out; some
-    libraries need numbers to build one."""
+    """The network on the meta device, in training mode and channels_last as in a training. If its library
+    needs real values, it is built on the CPU and then moved."""
     with torch.random.fork_rng(devices=[]):
         try:
             net = built_on_meta(architecture, shape, num_classes)

@@ -1,4 +1,4 @@
-"""The numerical platform: what decides the last bits of a number beside the spec, the images and the seed.
+"""The numerical platform: what determines the last bits of a result besides spec, images and seed.
 
 Equal trials on equal platforms give equal numbers, bit for bit on a CPU. On other platforms they differ by
 rounding, which a training can amplify: another instruction set sums in another order and multiplies bfloat16
@@ -34,7 +34,7 @@ CpuIsa = Literal[
     "avx512_core_amx",
     "avx512_core_amx_fp16",
 ]
-"""Instruction sets of x86 processors as oneDNN names them, each a superset of those before it (but for the
+"""Instruction sets of x86 processors as oneDNN names them, each a superset of those before it (except the
 vnni forms of avx2, which only avx2 processors use)."""
 
 ISAS: tuple[str, ...] = get_args(CpuIsa)
@@ -51,24 +51,24 @@ FLAGS: Mapping[str, tuple[str, ...]] = {  # what /proc/cpuinfo must list; oneDNN
     "avx512_core_amx": ("avx512_bf16", "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16"),
     "avx512_core_amx_fp16": ("avx512_bf16", "amx_tile", "amx_bf16", "amx_fp16"),
 }
-PINNED = "OPSCTL_CPU_ISA"  # environment variable: what a worker must use, neither more nor less
+PINNED = "OPSCTL_CPU_ISA"  # environment variable: the instruction set that a worker must use exactly
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables that oneDNN reads once
 
-PlatformRecord = dict[str, str | int | bool | None]  # a NumericalPlatform in a record
+PlatformRecord = dict[str, str | int | bool | None]  # a NumericalPlatform as JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumericalPlatform:
-    """Where numbers were computed, as far as it affects them. On a GPU the CPU is recorded too: it draws the
-    initial weights and decodes images."""
+    """The hardware and software that affect results. On a GPU the CPU is recorded too: it draws the initial
+    weights and decodes images."""
 
     device: str  # cpu, cuda
     torch: str
     cpu: str  # the processor's model
-    cpu_isa: str  # what oneDNN uses: the processor's instruction set, or less where that is limited
-    vector_isa: str  # what torch's own kernels use: AVX512, AVX2, DEFAULT
-    matrix_branch: str  # MKL_CBWR, which holds MKL's products to one instruction set; or auto
-    threads: int | None  # that share a sum on a CPU; None on a GPU
+    cpu_isa: str  # used by oneDNN: the processor's instruction set, or a limited one
+    vector_isa: str  # used by torch's own kernels: AVX512, AVX2, DEFAULT
+    matrix_branch: str  # MKL_CBWR, which fixes the instruction set of MKL's products; or auto
+    threads: int | None  # across which sums are split on a CPU; None on a GPU
     gpu: str | None = None
     cuda: str | None = None
     cudnn: int | None = None
@@ -76,8 +76,8 @@ class NumericalPlatform:
 
     @property
     def short(self) -> str:
-        """`torch 2.15.0, avx512_core_bf16, 1 thread`, or `torch 2.15.0, NVIDIA H100, CUDA 13.0`: all that
-        tells platforms apart."""
+        """`torch 2.15.0, avx512_core_bf16, 1 thread`, or `torch 2.15.0, NVIDIA H100, CUDA 13.0`: everything
+        that distinguishes platforms."""
         if self.device != "cpu":
             return f"torch {self.torch}, {self.gpu}, CUDA {self.cuda}, cuDNN {self.cudnn}, TF32 {self.tf32}"
         pinned = "" if self.matrix_branch == "auto" else f", MKL_CBWR {self.matrix_branch}"
@@ -87,21 +87,21 @@ class NumericalPlatform:
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that name it, the processor's model included."""
+        """16 hexadecimal digits that identify it, including the processor's model."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_json(self) -> PlatformRecord:
-        """All of it, with `name`: its short form, for whoever compares records without this class."""
+        """All fields, and `name`, the short form, for comparing records without this class."""
         return {"name": self.short, **asdict(self)}
 
 
 def numerical_platform(device: torch.device) -> NumericalPlatform:
-    """That of `device` in this process, with the threads that torch has now."""
+    """The platform of `device` in this process, with torch's current number of threads."""
     gpu = device.type == "cuda"
     backend = torch.backends.cudnn
     return NumericalPlatform(
         device=device.type,
-        torch=str(torch.__version__),  # a subclass of str, which no checkpoint may hold
+        torch=str(torch.__version__),  # a subclass of str, which checkpoints must not hold
         cpu=cpu_model(),
         cpu_isa=cpu_isa(),
         vector_isa=torch.backends.cpu.get_cpu_capability(),
@@ -116,14 +116,14 @@ def numerical_platform(device: torch.device) -> NumericalPlatform:
 
 @cache
 def cpu_isa() -> str:
-    """The instruction set that oneDNN uses in this process: `avx512_core_bf16`. On other processors than x86
-    the machine's name, `aarch64`."""
+    """The instruction set that oneDNN uses in this process, such as `avx512_core_bf16`; on processors other
+    than x86 the machine name, such as `aarch64`."""
     return effective_isa(cpu_flags(), dict(os.environ)) or platform.machine()
 
 
 def effective_isa(flags: frozenset[str], environment: Mapping[str, str]) -> str | None:
     """The largest instruction set that a processor with these flags has and the environment allows; None if
-    it is none of x86. oneDNN takes a name that it does not know for no limit."""
+    it is not x86. Like oneDNN, it ignores a limit with an unknown name."""
     limit = next((environment[name].lower() for name in LIMITS if environment.get(name)), "")
     limit = limit.replace("avx10_1_512", "avx512_core_fp16").replace("fp16_amx", "amx")
     allowed = ISAS[: ISAS.index(limit) + 1] if limit in ISAS else ISAS
@@ -132,8 +132,8 @@ def effective_isa(flags: frozenset[str], environment: Mapping[str, str]) -> str 
 
 
 def isa_environment(isa: str) -> dict[str, str]:
-    """Environment variables that hold torch to an instruction set, for a process that has not imported it:
-    oneDNN's convolutions, torch's own kernels, MKL's products."""
+    """Environment variables that restrict torch to an instruction set (oneDNN's convolutions, torch's own
+    kernels, MKL's products), for a process that has not imported it yet."""
     wide = isa.startswith("avx512")
     limits = dict.fromkeys(LIMITS, isa.upper())
     return limits | {
@@ -144,8 +144,8 @@ def isa_environment(isa: str) -> dict[str, str]:
 
 
 def check_pinned_isa() -> None:
-    """InputError if this process is held to an instruction set (`isa_environment`) that its processor lacks:
-    its numbers would differ from those of other machines."""
+    """InputError if this process is pinned to an instruction set (`isa_environment`) that its processor
+    lacks: its results would differ from those of other machines."""
     pinned = os.environ.get(PINNED)
     if pinned and pinned != cpu_isa():
         raise InputError(
@@ -156,19 +156,19 @@ def check_pinned_isa() -> None:
 
 @cache
 def cpu_flags() -> frozenset[str]:
-    """What the processor can do, in Linux's words; nothing elsewhere."""
+    """The processor's flags as Linux lists them; empty on other systems."""
     return frozenset(_cpuinfo().get("flags", "").split())
 
 
 @cache
 def cpu_model() -> str:
-    """`AMD EPYC 9R14`, as Linux names it, or as Python does elsewhere."""
+    """The processor's name, such as `AMD EPYC 9R14`, from Linux or else from Python."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 @cache
 def _cpuinfo() -> dict[str, str]:
-    """What Linux says of the first processor."""
+    """Linux's description of the first processor."""
     try:
         text = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
     except OSError:

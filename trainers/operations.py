@@ -1,9 +1,9 @@
 """PIL's image operations, as torchvision defines them, on a batch in three passes over the pixels: each image
 has its own operation and strength.
 
-Levels are whole numbers 0..255 held in float32 N,C,H,W. `ops` is the static tuple of names that `op`,
-int64 N, indexes; what no name in it needs is not computed. `strength`, float64 N, is in the unit of the
-image's own operation:
+Levels are whole numbers 0..255 held in float32 N,C,H,W. `ops` is the static tuple of names that `op`, int64
+N, indexes; what no name in it needs is not computed. `strength`, float64 N, is in the unit of the image's own
+operation:
 
 | pass | operation | strength |
 |---|---|---|
@@ -17,9 +17,9 @@ image's own operation:
 | | auto_contrast, equalize, invert | any |
 | blend with another image | color (away from grey), sharpness (away from smooth) | factor >= 0 |
 
-Nothing here makes the host wait for an accelerator. On a CPU the levels are bit for bit those that
-torchvision.transforms.v2.functional computes from uint8, but for ties that float rounding decides: a source
-point half-way between two pixels, or a factor whose product is a whole number.
+Nothing here synchronises the host with an accelerator. On a CPU the levels are bit for bit those that
+torchvision.transforms.v2.functional computes from uint8, except for ties that float rounding decides: a
+source point half-way between two pixels, or a factor whose product is a whole number.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ NAMES = ("identity", *GEOMETRY, *TONE, *BLEND)
 
 
 def to_levels(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] to the nearest levels 0..255, still float32."""
+    """Pixels in [0, 1] to the nearest levels 0..255, as float32."""
     return (x * 255).round_()
 
 
 def to_pixels(levels: Tensor) -> Tensor:
-    """Levels to pixels in [0, 1]; of a level's own pixel value, the exact inverse of `to_levels`."""
+    """Levels to pixels in [0, 1]; `to_levels` recovers the levels exactly."""
     return levels / 255
 
 
 def apply(
     levels: Tensor, op: Tensor, strength: Tensor, *, ops: tuple[str, ...], fill: tuple[float, ...] = (0.0,)
 ) -> Tensor:
-    """New levels: image i under operation `ops[op[i]]`; `fill`, one level or one per channel, lies outside
-    the image. ValueError for a name that is none of NAMES."""
+    """New levels: image i after operation `ops[op[i]]`; `fill`, one level or one per channel, is used outside
+    the image. ValueError for a name that is not in NAMES."""
     if unknown := [name for name in ops if name not in NAMES]:
         raise ValueError(f"unknown operation {unknown[0]!r}; known: {', '.join(NAMES)}")
     c, h, w = levels.shape[1:]
@@ -72,12 +72,12 @@ def apply(
 
 
 def counting_is_free(device: torch.device) -> bool:
-    """Whether the host learns a number of images without waiting for the device."""
+    """Whether the host can count images without waiting for the device."""
     return device.type == "cpu"
 
 
 def geometry(levels: Tensor, used: dict[str, Tensor], strength: Tensor, *, fill: tuple[float, ...]) -> Tensor:
-    """Each image through its own affine map."""
+    """Each image transformed by its own affine map."""
     h, w = levels.shape[2:]
     return warp(levels, matrices(used, strength, height=h, width=w), fill=fill)
 
@@ -112,8 +112,8 @@ def warp(
     mode: Literal["nearest", "bilinear"] = "nearest",
     fill: tuple[float, ...] = (0.0,),
 ) -> Tensor:
-    """Each image of `x` float N,C,H,W gathered through its matrix in `where` N,2,3 (see `matrices`); outside
-    lies `fill`."""
+    """Each image of `x` float N,C,H,W resampled with its matrix in `where` N,2,3 (see `matrices`), with
+    `fill` outside."""
     h, w = x.shape[2:]
     # grid_sample measures in half widths and half heights
     scaled = torch.stack((where[:, 0] / (w / 2), where[:, 1] / (h / 2)), 2).float()  # N,3,2
@@ -133,13 +133,13 @@ def warp(
 
 @cache
 def constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """The values as a tensor that nobody writes to. Copied to the device once, since a copy makes the host
-    wait."""
+    """The values as a tensor that must not be written to. Copied to the device once, since a copy makes the
+    host wait."""
     return torch.tensor(values, dtype=dtype, device=device)
 
 
 def tone(levels: Tensor, used: dict[str, Tensor], strength: Tensor) -> Tensor:
-    """Each image through its own look-up tables."""
+    """Each image mapped by its own look-up tables."""
     index = levels.flatten(2).long()
     every = torch.arange(256.0, device=levels.device)
     table = every.expand(len(levels), 1, 256)
@@ -245,12 +245,12 @@ def inside(top: Tensor, bottom: Tensor, left: Tensor, right: Tensor, *, height: 
 
 
 def _smoothing(levels: Tensor) -> Tensor:
-    """What PIL's smoothing (weights 1/13, 5/13 in the middle) adds to each level off the border."""
+    """What PIL's smoothing filter (weights 1/13, centre 5/13) adds to each level inside the border."""
     rows = (levels[..., :-2, :] + levels[..., 1:-1, :]).add_(levels[..., 2:, :])
     box = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:])
     return box.sub_(levels[..., 1:-1, 1:-1], alpha=9).div_(13).round_()
 
 
 def _to_whole(levels: Tensor) -> Tensor:
-    """Into 0..255, then truncated, in place."""
+    """Clamped to 0..255 and truncated, in place."""
     return levels.clamp_(0, 255).floor_()

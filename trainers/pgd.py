@@ -48,8 +48,8 @@ class Budget(Spec):
         return self
 
     def project(self, delta: Tensor, x: Tensor) -> Tensor:
-        """The nearest `delta` inside the ball, then moved so that `x + delta` stays in [0, 1] (which keeps
-        it inside)."""
+        """The projection of `delta` onto the ball, then changed so that `x + delta` stays in [0, 1] (which
+        keeps it in the ball)."""
         eps = float(self.eps)
         inside = (
             delta.clamp(-eps, eps) if self.norm == "Linf" else delta * (eps / _length(delta)).clamp(max=1)
@@ -57,7 +57,7 @@ class Budget(Spec):
         return (x + inside).clamp(0, 1) - x
 
     def step(self, delta: Tensor, grad: Tensor, size: float) -> Tensor:
-        """`delta` moved by `size` along the steepest ascent of this norm."""
+        """`delta` after a step of length `size` in the direction of steepest ascent for this norm."""
         direction = grad.sign() if self.norm == "Linf" else grad / _length(grad)
         return delta + size * direction
 
@@ -79,7 +79,7 @@ class Budget(Spec):
 
 
 def _length(v: Tensor) -> Tensor:
-    """The L2 length per image, never 0; right for gradients of 1e-20 too, as confident networks give them."""
+    """The L2 norm per image, never 0; accurate even for gradients of 1e-20, which confident networks give."""
     largest = v.abs().amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(v.dtype).tiny)
     return largest * torch.linalg.vector_norm(v / largest, dim=(1, 2, 3), keepdim=True).clamp(min=1)
 
@@ -87,7 +87,7 @@ def _length(v: Tensor) -> Tensor:
 def input_gradient(
     model: nn.Module, x: Tensor, y: Tensor, loss: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """The gradient of `loss(model(x), y)` with respect to `x`; no gradient of a weight is formed or kept."""
+    """The gradient of `loss(model(x), y)` with respect to `x`; no gradients of weights are computed."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         (grad,) = torch.autograd.grad(loss(model(x), y), x)
@@ -109,7 +109,7 @@ def pgd(
     """`x_adv` in [0, 1] within `budget` of `x`: `steps` projected ascents of `loss`, each of size `step`,
     from `start` (a delta; default: random in the ball).
 
-    The model is used in the mode it is in. `y` is whatever `loss` takes beside the logits.
+    The model stays in its current mode. `y` is passed to `loss` with the logits.
     """
     delta = budget.random(x, gen) if start is None else budget.project(start, x)
     for _ in range(steps):
@@ -125,8 +125,8 @@ def step_size(budget: Budget, steps: int, step: Fraction | None) -> float:
 
 
 class Frozen:
-    """A context in which `model` is in eval mode (or in train mode, if `training`) and its weights ask for
-    no gradient; both are put back after."""
+    """A context in which `model` is in eval mode (in train mode if `training`) and its weights require no
+    gradient. Both are restored afterwards."""
 
     def __init__(self, model: nn.Module, *, training: bool = False) -> None:
         self.model, self.training = model, training

@@ -1,4 +1,4 @@
-"""Pickles are not read, since reading one runs whatever it holds: how to tell one, and how to convert it."""
+"""Pickles are never read, since that may run any code: how to recognise one, and how to convert it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ def is_pickle(file: Path) -> bool:
 
 
 def pickle_to_array(file: Path) -> str:
-    """Why a pickle of noise or images is not read, and the two lines of Python that make an array of it."""
+    """A message: why a pickle of noise or images is not read, and two lines of Python that convert it to an
+    array."""
     library, read = _read(file)
     return _message(
         file,
@@ -26,14 +27,14 @@ def pickle_to_array(file: Path) -> str:
 
 
 def pickle_to_tensors(file: Path) -> str:
-    """The same for a pickle of images and labels, of which a file of tensors is made."""
+    """The same for a pickle of images and labels, which becomes a file of tensors."""
     library, read = _read(file)
     tensors = "{'x': torch.tensor(found['x']), 'y': torch.tensor(found['y']), 'num_classes': 10}"
     return _message(
         file,
         f"import {'torch' if library == 'torch' else 'numpy, torch'}; found = {read}",
         f"torch.save({tensors}, {file.with_suffix('.pt').name!r})",
-        "with the names and the number of classes that it has",
+        "with its own names and number of classes",
     )
 
 

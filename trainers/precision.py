@@ -1,8 +1,8 @@
-"""Which arithmetic a network is trained and evaluated in: bfloat16 where the device has it and computes every
+"""The arithmetic that a network is trained and evaluated in: bfloat16 if the device has it and computes every
 layer of the network correctly in it, else float32.
 
-Verdicts on layers are kept per machine, in `$OPSCTL_CACHE/precision` (default: ~/.cache/opsctl/precision), by
-numerical platform (which holds torch's version), layer and shapes. Deleting the folder costs seconds.
+Verdicts on layers are cached per machine, in `$OPSCTL_CACHE/precision` (default: ~/.cache/opsctl/precision),
+by numerical platform (which includes torch's version), layer and shapes. It is safe to delete the folder.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
 from trainers.stored import DamagedError, JsonFile
 
-VERSION = 3  # of what a verdict means
-NAMED = 3  # layers that a message names
+VERSION = 3  # of the meaning of a verdict
+NAMED = 3  # layers named in a message, at most
 
 Failures = dict[str, Verdict]  # by layer
 
 
 class VerdictRecord(TypedDict):
-    """A verdict as it is kept on disk; an infinite error is None."""
+    """A verdict on disk; an infinite error is None."""
 
     layer: str
     error: Annotated[FiniteFloat, Field(ge=0)] | None
@@ -51,20 +51,19 @@ VERDICT = JsonFile[VerdictRecord](VerdictRecord)
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a network is computed in. `fallback` says why it is float32 on a device that has bfloat16, where
-    `auto` would have chosen that."""
+    """The arithmetic of a network. `fallback` says why `auto` chose float32 on a device that has bfloat16."""
 
     precision: Precision
     fallback: str | None = None
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """Within, `device` computes in this arithmetic, around float32 weights."""
+        """A context in which `device` computes in this arithmetic, with float32 weights."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
 @dataclass(frozen=True)
 class BatchSizes:
-    """The sizes of the batches that a network is given: by a training, by attacks, by an evaluation."""
+    """The batch sizes of a training, of attacks and of an evaluation."""
 
     training: frozenset[int] = frozenset()
     attack: frozenset[int] = frozenset()
@@ -72,7 +71,7 @@ class BatchSizes:
 
     @property
     def passes(self) -> list[tuple[int, Gradients]]:
-        """Each size once, with the most gradients that are taken at it."""
+        """Each size once, with the most gradients needed for it."""
         found: dict[int, Gradients] = dict.fromkeys(self.evaluation, "none")
         found.update((size, "inputs") for size in self.attack)
         found.update((size, "all") for size in self.training)
@@ -80,7 +79,7 @@ class BatchSizes:
 
 
 def batch_sizes(images: int, size: int) -> frozenset[int]:
-    """The sizes of the batches when so many images go by `size`: all alike, but for the last."""
+    """The sizes of the batches of `images` images, `size` at a time: all equal except the last."""
     return frozenset({min(images, size), images % size} - {0})
 
 
@@ -93,11 +92,11 @@ def resolve(
     device: torch.device,
     field: str = "train.precision",
 ) -> Arithmetic:
-    """What `spec.precision` comes to for this network, images of `shape` (C, H, W) and batches on `device`.
+    """`spec.precision` resolved for this network, images of `shape` (C, H, W) and batches on `device`.
 
-    Before bfloat16 is used, every distinct layer is run in both precisions; verdicts are remembered. If a
-    layer is wrong, `auto` is float32, and an explicit `bfloat16` an InputError that names `field`. Batches of
-    other sizes than these, as AutoAttack and some probes make them, are taken to be computed alike.
+    Before bfloat16 is used, every distinct layer is run in both precisions; verdicts are cached. If a layer
+    is wrong, `auto` resolves to float32, and an explicit `bfloat16` is an InputError that names `field`.
+    Batches of other sizes, as in AutoAttack and some probes, are assumed to behave the same.
     """
     if spec.arithmetic(device) == "float32":
         return Arithmetic("float32")
@@ -132,7 +131,7 @@ def failures(
     sizes: BatchSizes,
     device: torch.device,
 ) -> Failures:
-    """The layers that `device` computes wrongly in bfloat16, with how wrong; remembered."""
+    """The layers that `device` computes wrongly in bfloat16, with their verdicts; cached."""
     platform = numerical_platform(device)
     name = platform.key, architecture.key, shape, num_classes, sizes
     if name not in _known:
@@ -154,7 +153,7 @@ def _layers(
     device: torch.device,
     gradients: Gradients,
 ) -> Iterable[Layer]:
-    """The distinct layers of a batch; of a network that needs numbers, from a batch of zeros."""
+    """The distinct layers of a batch. A network that cannot run on the meta device is run on zeros."""
     try:
         return layers_of(network, _zeros(batch, META), gradients)
     except (RuntimeError, NotImplementedError, ValueError, TypeError):
@@ -169,7 +168,7 @@ def _zeros(batch: tuple[int, int, int, int], device: torch.device) -> torch.Tens
 
 
 def _wrong(layers: Sequence[Layer], platform: NumericalPlatform, device: torch.device) -> Failures:
-    """Those of these layers that are wrong on this platform; what is not known is run."""
+    """The layers that are wrong on this platform; those without a cached verdict are run."""
     folder = _folder() / platform.key
     with _turn(folder):
         return _known_or_run(layers, platform, device, folder)
@@ -177,8 +176,8 @@ def _wrong(layers: Sequence[Layer], platform: NumericalPlatform, device: torch.d
 
 @contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """Processes of one machine that want the same verdicts run the layers once; where nothing can be written,
-    each for itself. (filelock comes with torch.)"""
+    """A lock, so that processes of one machine run the same layers only once. If the folder cannot be
+    written, each process runs them itself. (filelock comes with torch.)"""
     lock = FileLock(folder / "lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +221,7 @@ def _examined(layers: Sequence[Layer], device: torch.device) -> Iterator[Verdict
 def _keep(file: Path, text: str, verdict: Verdict, platform: NumericalPlatform) -> None:
     error = verdict.error if math.isfinite(verdict.error) else None
     record = VerdictRecord(layer=text, error=error, part=verdict.part, platform=platform.to_json())
-    with suppress(OSError):  # it saves seconds next time, no more
+    with suppress(OSError):  # the file only saves seconds next time
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(record))
@@ -234,7 +233,7 @@ def _file(text: str) -> str:
 
 
 def _read(file: Path, text: str) -> Verdict | None:
-    """A verdict that was kept of this layer; None if there is none, or the file is damaged."""
+    """The cached verdict on this layer; None if there is none, or the file is damaged."""
     try:
         record = VERDICT.read_file(file)
     except (OSError, DamagedError):

@@ -1,9 +1,8 @@
-r"""Text from files, users and other machines, as it can be shown: without characters that a terminal, an
-editor or a browser would obey.
+r"""Text from files, users and other machines, made safe to show in a terminal, an editor or a browser.
 
-Those are control characters, among them ESC, which begins the sequences that move a cursor or rename a
-window; characters that reverse the direction of text; and halves of characters, which cannot be encoded.
-Imports nothing heavy.
+Unsafe are control characters, including ESC, which starts the sequences that move a cursor or rename a
+window; characters that reverse the direction of text; and lone surrogates, which cannot be encoded. Imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\
 
 
 def printable(text: str) -> str:
-    r"""The text with each such character spelt out, `\x1b`; line feeds and tabs stay."""
+    r"""The text with each unsafe character spelt out, such as `\x1b`; line feeds and tabs stay."""
     return UNPRINTABLE.sub(lambda found: spelt(found[0]), text)
 
 
@@ -30,7 +29,7 @@ def spelt(character: str) -> str:
 
 
 def as_markdown(words: str) -> str:
-    """Words that Markdown would read as emphasis, code, maths, a link, a tag, an entity, a heading or a
-    quotation, as they are, in one line."""
+    """Text in one line, escaped so that Markdown shows it literally: no emphasis, code, maths, links, tags,
+    entities, headings or quotations."""
     line = " ".join(printable(words).split())
     return re.sub(r"([\\`*\[\]<~$&]|(?<!\w)_|_(?!\w)|^[#>])", r"\\\1", line)

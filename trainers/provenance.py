@@ -1,4 +1,4 @@
-"""Where and with what something was computed: kept in records, never in keys."""
+"""Where and with which software something was computed: part of records, never of keys."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 )
 OPTIONAL = ("pyautoattack",)
 ROOT = Path(__file__).parent.parent
-OURS = ("trainers", "poisons", "orchestrator")  # folders of code
+OURS = ("trainers", "poisons", "orchestrator")  # folders with our code
 
 
 def environment() -> dict[str, Any]:
@@ -42,7 +42,7 @@ def environment() -> dict[str, Any]:
 
 @cache
 def opsctl_version() -> str | None:
-    """The version of this code: of what is installed, or of the source tree that it is run from."""
+    """The version of the installed package, or of the source tree that runs."""
     if (found := installed(DISTRIBUTION)) is not None or not (ROOT / "pyproject.toml").exists():
         return found
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"])
@@ -61,15 +61,19 @@ def commit() -> str | None:
     """The git commit of this source tree, with `+` if files were changed or added since; None outside a
     checkout."""
     if not (ROOT / "pyproject.toml").exists():
-        return None  # installed, maybe inside somebody else's repository
-    told = _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
-    if told and not told.endswith("+") and _git("ls-files", "--others", "--exclude-standard", *OURS):
-        return f"{told}+"
-    return told or None
+        return None  # an installed package, maybe inside another repository
+    described = _git("describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*")
+    if (
+        described
+        and not described.endswith("+")
+        and _git("ls-files", "--others", "--exclude-standard", *OURS)
+    ):
+        return f"{described}+"
+    return described or None
 
 
 def _git(*words: str) -> str:
-    """What git says of this source tree; nothing where it does not answer."""
+    """git's output for this source tree; empty if git fails."""
     try:
         run = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

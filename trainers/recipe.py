@@ -1,4 +1,4 @@
-"""TrainSpec: how a network is trained, and the arithmetic that it is trained in."""
+"""TrainSpec: how a network is trained, and in which arithmetic."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Precision = Literal["float32", "bfloat16"]
 
 class TrainSpec(Spec):
     """How a network is trained. The defaults are the One-Pixel Shortcut paper's recipe for CIFAR-10 (Wu et
-    al., ICLR 2023); an architecture that its paper trains otherwise brings its own.
+    al., ICLR 2023); an architecture whose paper trains it differently has its own.
 
-    `precision: auto` is bfloat16 arithmetic around float32 weights where the device has it natively and
-    computes every layer of the network correctly in it, else float32. `ema` is the decay, per step, of an
-    average of the weights, which is then what is evaluated.
-    `execution: compiled` is torch.compile, worth its warm-up in long trainings of networks with much between
-    their convolutions; `cuda_graphs` is its mode for small networks on a GPU.
+    `precision: auto` is bfloat16 arithmetic with float32 weights if the device has it natively and computes
+    every layer of the network correctly in it, else float32. `ema` is the decay per step of an average of the
+    weights, which is then evaluated in their place. `execution: compiled` is torch.compile, which pays off in
+    long trainings of networks with much work between their convolutions; `cuda_graphs` is its mode for small
+    networks on a GPU.
     """
 
     version: ClassVar[int] = 2  # 2: `precision` is `auto` by default
@@ -49,15 +49,15 @@ class TrainSpec(Spec):
     @model_validator(mode="before")
     @classmethod
     def _with_recipe(cls, value: Any) -> Any:
-        """Fields that are not given are the architecture's, where it has its own; those given without a
-        `kind` change them."""
+        """Missing fields default to the architecture's recipe, if it has one; fields given without a `kind`
+        change it."""
         if not isinstance(value, dict) or "architecture" not in value:
             return value
         network = changed(value["architecture"], cls().architecture, "architecture")
         try:
             architecture = Architecture.model_validate(network)
         except ValidationError:
-            return value  # the field itself will say so
+            return value  # validation of the field reports it
         if not (recipe := architecture.recipe()):
             return value
         usual = dict(cls.model_validate(recipe))
@@ -70,31 +70,30 @@ class TrainSpec(Spec):
         return next((i for i, one in enumerate(self.augmentations) if one.mixes), len(self.augmentations))
 
     def arithmetic(self, device: torch.device) -> Precision:
-        """What `precision` asks for on `device`; whether the network gets it, see precision.py."""
+        """The arithmetic that `precision` requests on `device`; precision.py decides whether it is used."""
         if self.precision != "auto":
             return self.precision
         return "bfloat16" if native_bfloat16(device) else "float32"
 
     def autocast(self, device: torch.device) -> AbstractContextManager[None]:
-        """bfloat16 arithmetic around float32 weights, where `arithmetic` says so."""
+        """A context with bfloat16 arithmetic and float32 weights, if `arithmetic` says so."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.arithmetic(device) == "bfloat16")
 
     def targets(self, labels: Tensor, num_classes: int) -> Tensor:
         """Class probabilities N,K for int64 labels N, smoothed."""
-        # one_hot would look at the labels, and the host wait for that
+        # one_hot inspects the labels, which makes the host wait
         y = (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
         return y * (1 - self.label_smoothing) + self.label_smoothing / num_classes
 
 
 def repeatable() -> AbstractContextManager[None]:
-    """cuDNN's deterministic kernels, and float32 that is float32 (not TF32): what a GPU computes twice is the
-    same twice."""
+    """cuDNN's deterministic kernels and no TF32, so that a GPU repeats its results."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 matrices by itself, rather than in an emulation that is slower;
-    and whether it is allowed to (ONEDNN_MAX_CPU_ISA)."""
+    """Whether `device` multiplies bfloat16 matrices natively, not in a slower emulation, and is allowed to
+    (ONEDNN_MAX_CPU_ISA)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and has_bfloat16(cpu_isa())

@@ -1,8 +1,7 @@
-"""URLs as they may be shown, kept and logged: without the credentials in them.
+"""Removes credentials from URLs and text before they are shown, stored or logged.
 
-Credentials are the password before a host, a token that stands there alone in an http(s) URL, and the values
-of query parameters whose names say that they are secret, those of signed URLs among them. Imports nothing
-heavy.
+Credentials are the password before a host, a token in its place in an http(s) URL, and the values of query
+parameters with secret names, including those of signed URLs. Imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ HIDDEN = "***"
 USER = re.compile(r"://(?P<name>[^\s/@:?#]*)(?P<password>:(?:(?!://)\S)*)?@")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*$")
 LONGEST_SCHEME = 40
-DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")  # SQLAlchemy takes `5432/x` for a password
+DATABASES = ("postgres", "mysql", "mariadb", "mssql", "oracle")  # SQLAlchemy reads `5432/x` as a password
 PORT = re.compile(r"\d{1,5}[/?#]")
 PARAMETER = re.compile(r"([?&;])([^\s=&;?#'\"]{1,80})=([^\s&;#'\"<>]*)")
 SECRET = re.compile(  # in the name of a parameter
@@ -33,7 +32,7 @@ HEADER = re.compile(r"\b(Bearer|Basic) +[A-Za-z0-9+/=._~-]{8,}")
 
 
 def redacted(text: str) -> str:
-    """A URL, or a text that holds some, with `***` for credentials; any other text as it is."""
+    """Text with `***` in place of the credentials of its URLs; other text is unchanged."""
     if "://" in text:
         text = USER.sub(_user, text)
     if "=" in text:
@@ -42,12 +41,12 @@ def redacted(text: str) -> str:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether there is anything in a URL, or in a text, that must not be shown."""
+    """Whether a URL, or text with URLs, contains credentials."""
     return redacted(url) != url
 
 
 def redacted_data(value: Any) -> Any:
-    """A copy of plain data whose texts are `redacted`."""
+    """A copy of plain data with all text `redacted`."""
     if isinstance(value, dict):
         return {name: redacted_data(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -56,7 +55,7 @@ def redacted_data(value: Any) -> Any:
 
 
 def _user(found: re.Match[str]) -> str:
-    """What stands between `://` and the host, without its password or token."""
+    """The part between `://` and the host, without password or token."""
     before = found.string[max(0, found.start() - LONGEST_SCHEME) : found.start()]
     scheme = SCHEME.search(before)
     name, password = found["name"], found["password"]
@@ -65,7 +64,7 @@ def _user(found: re.Match[str]) -> str:
     if scheme[0].lower() in ("http", "https"):
         is_path = password is not None and PORT.match(password[1:])  # http://host:80/a@b
         return found[0] if is_path else f"://{HIDDEN}@"
-    if password is None:  # s3fs, adlfs and ssh have names there
+    if password is None:  # a name, as in s3fs, adlfs and ssh
         return found[0]
     if PORT.match(password[1:]) and not scheme[0].lower().startswith(DATABASES):
         return found[0]
@@ -80,5 +79,5 @@ def _parameter(found: re.Match[str]) -> str:
 
 
 def shown(text: object) -> str:
-    """Anything, such as an error, as text that can be shown."""
+    """Anything, such as an error, as text that is safe to show."""
     return printable(redacted(str(text)))

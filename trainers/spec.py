@@ -21,26 +21,26 @@ from trainers.errors import InputError as InputError
 from trainers.spelling import as_yaml, same
 from trainers.spelling import nearest as nearest
 
-MOST = 10**8  # of anything that is counted: beyond lies a mistake
+MOST = 10**8  # the largest plausible count; anything above is a mistake
 SEVERAL = "; to try several values, make it an axis of a sweep's grid"
-DEPTH = 4  # of the fields inside fields among which a misplaced one is looked for
+DEPTH = 4  # levels of nested fields searched for a misplaced one
 
 
 class Spec(BaseModel):
-    """Frozen settings; unknown fields are refused. Every field changes the numbers, so every field is in
-    the key.
+    """Frozen settings; unknown fields are refused. Every field changes the numbers, so every field is in the
+    key.
 
-    `version` is raised by hand when the same fields begin to mean something new.
+    Raise `version` by hand when the same fields get a new meaning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
-    one_or_many: ClassVar[tuple[str, ...]] = ()  # fields in which one item may stand for a list of it
+    one_or_many: ClassVar[tuple[str, ...]] = ()  # list fields that also accept a single item
 
     @model_validator(mode="before")
     @classmethod
     def _refuse_unknown(cls, value: Any) -> Any:
-        """Refuse what is no mapping or has an unknown field; settings of a default plug-in may lack its
+        """Refuse anything but a mapping of known fields. Settings of a default plug-in may omit its
         `kind`."""
         if isinstance(value, cls):
             return value
@@ -59,7 +59,7 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _refuse_absurd(self) -> Self:
-        """No training has 10¹² epochs, no network a width of 10⁹."""
+        """Refuse counts such as 10¹² epochs or a width of 10⁹."""
         for name, most in _counts(type(self)).items():
             value = getattr(self, name)
             if isinstance(value, int) and abs(value) > most:
@@ -68,28 +68,28 @@ class Spec(BaseModel):
 
     @classmethod
     def inner_fields(cls) -> Iterator[tuple[str, ...]]:
-        """The paths of the fields inside its fields, `("optimizer", "lr")`, those less deep first."""
+        """The paths of nested fields, such as `("optimizer", "lr")`, the shallower ones first."""
         return inner_fields(cls)
 
     @property
     def key(self) -> str:
-        """16 hexadecimal digits that name this content, however it was written."""
+        """16 hexadecimal digits that identify this content, however it was written."""
         text = json.dumps(identity(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def identity(self) -> Any:
-        """What the key is made of: fields equal to their default are left out, so a new field moves no
-        key."""
+        """The value that is hashed into the key. Fields equal to their default are left out, so a new field
+        changes no key."""
         head = {"version": self.version} if self.version > 1 else {}
-        return head | {name: identity(value) for name, value in self if self._tells(name, value)}
+        return head | {name: identity(value) for name, value in self if self._in_key(name, value)}
 
-    def _tells(self, name: str, value: Any) -> bool:
+    def _in_key(self, name: str, value: Any) -> bool:
         default = _defaults(type(self))[name]
         return type(value) is not type(default) or value != default or raised(value)
 
     @classmethod
     def parse(cls, data: Any, where: str) -> Self:
-        """Validate plain data; a mistake becomes one InputError that names its place and the nearest
+        """Validate plain data. Mistakes become one InputError that names the place and the nearest
         spelling."""
         try:
             return cls.model_validate(data)
@@ -99,13 +99,13 @@ class Spec(BaseModel):
 
 @cache
 def _defaults(spec: type[Spec]) -> dict[str, Any]:
-    """The default of each field, to compare with: made once, since a sweep has thousands of specs."""
+    """The default of each field; cached, since a sweep has thousands of specs."""
     return {name: field.get_default(call_default_factory=True) for name, field in spec.model_fields.items()}
 
 
 @cache
 def _counts(spec: type[Spec]) -> dict[str, int]:
-    """The largest value of each field that is a whole number; a seed has 64 bits."""
+    """The largest allowed value of each integer field; a seed has 64 bits."""
     fields = {name: field.annotation for name, field in spec.model_fields.items() if _whole(field.annotation)}
     return {name: 2**63 - 1 if name == "seed" else MOST for name in fields}
 
@@ -115,8 +115,8 @@ def _whole(annotation: Any) -> bool:
 
 
 class _Registry:
-    """The members of a plug-in's family by kind. The package that holds them is imported when it is first
-    needed, so that importing a family, or what only mentions one, stays quick."""
+    """The members of a plug-in family by kind. Their package is imported on first use, so that importing the
+    family itself stays fast."""
 
     def __get__(self, plugin: Plugin | None, owner: type[Plugin]) -> dict[str, type[Plugin]]:
         if owner.package:
@@ -125,10 +125,10 @@ class _Registry:
 
 
 class Plugin(Spec):
-    """A spec chosen by its `kind`: a family opens a registry, a member joins with its class line.
+    """A spec chosen by its `kind`: a family has a registry, and a member joins it with its class line.
 
-    `class Poison(Plugin, family="poison", package="poisons.methods")` opens one, whose members are in the
-    modules of that package; `class Clean(Poison, kind="clean")` joins it. Where a family is expected,
+    `class Poison(Plugin, family="poison", package="poisons.methods")` creates a family whose members are in
+    the modules of that package; `class Clean(Poison, kind="clean")` joins it. Where a family is expected,
     `"clean"` and `{"kind": "clean"}` both give `Clean()`.
     """
 
@@ -136,9 +136,9 @@ class Plugin(Spec):
     package: ClassVar[str] = ""
     kind: ClassVar[str] = ""
     registry: ClassVar[_Registry] = _Registry()
-    joined: ClassVar[dict[str, type[Plugin]]] = {}  # what has been imported of the registry
+    joined: ClassVar[dict[str, type[Plugin]]] = {}  # the members imported so far
     families: ClassVar[dict[str, type[Plugin]]] = {}
-    smoke: ClassVar[dict[str, Any]] = {}  # settings that make a member quick enough for a test on a CPU
+    smoke: ClassVar[dict[str, Any]] = {}  # settings that make a member fast enough for a CPU test
 
     def __init_subclass__(
         cls,
@@ -202,13 +202,13 @@ class Plugin(Spec):
 
 @dataclass(frozen=True)
 class _Changes:
-    """Fields that were given without a `kind`: they change the plug-in that is there by default."""
+    """Fields that were given without a `kind`: they change the default plug-in."""
 
     default: Plugin
     fields: dict[str, Any]
 
     def applied(self) -> Any:
-        """The whole plug-in as plain data. ValueError for a field that the default plug-in lacks."""
+        """The complete plug-in as plain data. ValueError for a field that the default plug-in lacks."""
         default = self.default
         for name in self.fields:
             if name not in type(default).model_fields:
@@ -232,8 +232,8 @@ class _Changes:
 
 
 def changed(value: Any, default: Any, name: str) -> Any:
-    """What `value` means in the place of `default`, in the field `name`: a mapping without `kind` changes the
-    default plug-in, `{0: {padding: 2}}` the first of a list of them; anything else replaces it."""
+    """The value of the field `name`, given its default. A mapping without `kind` changes the default plug-in,
+    `{0: {padding: 2}}` the first of a list of them; anything else replaces it."""
     if not isinstance(value, dict) or "kind" in value:
         return value
     if isinstance(default, Plugin):
@@ -249,8 +249,8 @@ def changed(value: Any, default: Any, name: str) -> Any:
 
 
 def merged(old: Any, new: Any) -> Any:
-    """`new` in the place of `old`, as plain data: a mapping changes what is there, unless it names a `kind`;
-    a plug-in written as a name is `{kind: name}`."""
+    """`new` merged into `old`, as plain data: a mapping changes the old value unless it names a `kind`; a
+    plug-in given by name counts as `{kind: name}`."""
     old = {"kind": old} if isinstance(old, str) and isinstance(new, dict) else old
     if not isinstance(old, dict) or not isinstance(new, dict) or "kind" in new:
         return new
@@ -258,8 +258,8 @@ def merged(old: Any, new: Any) -> Any:
 
 
 def inner_fields(spec: type[Spec], *, depth: int = DEPTH) -> Iterator[tuple[str, ...]]:
-    """The paths of the fields inside the fields of a spec, each once, those less deep first; "0" stands for
-    the items of a list. Of a plug-in they are those of all kinds."""
+    """The paths of the nested fields of a spec, each once, the shallower ones first; "0" stands for the items
+    of a list. A plug-in contributes the fields of all its kinds."""
     level: dict[tuple[str, ...], list[type[Spec]]] = {(): [spec]}
     for _ in range(depth):
         deeper: dict[tuple[str, ...], list[type[Spec]]] = {}
@@ -273,14 +273,14 @@ def inner_fields(spec: type[Spec], *, depth: int = DEPTH) -> Iterator[tuple[str,
 
 
 def _typed(specs: Iterable[type[Spec]]) -> Iterator[tuple[str, Any, bool]]:
-    """The fields of some specs, their types, and whether one item may stand for a list of it."""
+    """The fields of some specs: name, type, and whether a list field accepts a single item."""
     for spec in specs:
         for name, field in spec.model_fields.items():
             yield name, field.annotation, name in spec.one_or_many
 
 
 def specs_in(annotation: Any) -> list[type[Spec]]:
-    """The specs that a field of this type may hold: of a family of plug-ins, all of its kinds."""
+    """The specs that a field of this type may hold; for a plug-in family, all of its kinds."""
     if isinstance(annotation, type) and issubclass(annotation, Spec):
         family = issubclass(annotation, Plugin) and not annotation.kind
         return list(annotation.registry.values()) if family else [annotation]  # type: ignore[attr-defined]
@@ -302,7 +302,7 @@ Eps = Annotated[Fraction, BeforeValidator(_fraction)]
 
 
 def parse_eps(text: str, where: str) -> Fraction:
-    """A budget as it is written in a spec; a mistake is an InputError that begins with `where`."""
+    """A budget as written in a spec; a mistake is an InputError that begins with `where`."""
     try:
         return _fraction(text)
     except ValueError as error:
@@ -310,7 +310,7 @@ def parse_eps(text: str, where: str) -> Fraction:
 
 
 def raised(value: Any) -> bool:
-    """Whether a version above 1 sits anywhere inside."""
+    """Whether a version above 1 occurs anywhere inside."""
     if isinstance(value, Spec):
         return value.version > 1 or any(raised(v) for _, v in value)
     if isinstance(value, tuple | list):
@@ -319,12 +319,12 @@ def raised(value: Any) -> bool:
 
 
 def identity(value: Any) -> Any:
-    """The canonical plain form that a key hashes. Refuses (TypeError) what has no stable form."""
+    """The canonical plain form that a key hashes. TypeError for a value without a stable form."""
     return value.identity() if isinstance(value, Spec) else _plain(value, identity)
 
 
 def plain(value: Any) -> Any:
-    """The whole value as JSON types, defaults spelt out; parsing it gives an equal spec."""
+    """The complete value as JSON types, defaults included; parsing it gives an equal spec."""
     if isinstance(value, Spec):
         head = {"kind": value.kind} if isinstance(value, Plugin) else {}
         return head | {name: plain(item) for name, item in value}
@@ -373,7 +373,7 @@ def explain(error: ErrorDetails, where: str) -> str:
 
 @cache
 def import_members(package: str) -> None:
-    """Import every module of a package, so that its members join their families."""
+    """Import every module of a package, so that its members register themselves."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if module.name != "__main__":
             importlib.import_module(f"{package}.{module.name}")

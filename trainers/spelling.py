@@ -57,8 +57,8 @@ def nearest(
 ) -> str:
     """`; did you mean 'ops'? Known: ...` for the end of an error message.
 
-    `inner` are paths to names further inside, such as ("optimizer", "lr"), in which "0" stands for the first
-    item of a list; those that end in this very word are proposed, as `write` writes them, the first first.
+    `inner` are paths to nested names, such as ("optimizer", "lr"), in which "0" stands for the first item of
+    a list. Those that end in this word are proposed in order, formatted by `write`.
     """
     names = list(known)
     if not names:
@@ -72,7 +72,7 @@ def nearest(
 
 
 def same(word: object, name: str) -> bool:
-    """Whether a word is another spelling of a name, or another word for it."""
+    """Whether a word is another spelling of, or another word for, a name."""
     return _letters(word) in {_letters(name), *map(_letters, ALSO_CALLED.get(name, ()))}
 
 

@@ -1,8 +1,8 @@
-"""Files that opsctl reads back are data: each kind has one reader, which says what it must be.
+"""Readers of the files that opsctl reads back: one reader per kind of file, which validates it.
 
-Whoever wrote such a file may have been cut off, have been another version, or have meant harm. So a reader
-limits the size and the nesting before it parses, refuses what is not a finite number, and checks the type of
-every field that is used. Imports nothing heavy.
+A file may be truncated, written by another version, or malicious. So a reader limits size and nesting before
+it parses, refuses numbers that are not finite, and checks the type of every field that is used. Imports
+nothing heavy.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ HUGE = re.compile(rb"[0-9][eE][+]?[0-9]{3}|[0-9]{300}")
 
 
 class DamagedError(ValueError):
-    """A file is not what its kind must be; the message says why, in a line."""
+    """A file is not valid for its kind; the message says why, in one line."""
 
 
 def open_file(path: Path, *, links: bool = False) -> BufferedReader:
-    """An ordinary file, opened for reading without waiting. Raises DamagedError for a named pipe, a socket, a
+    """A regular file, opened for reading without blocking. Raises DamagedError for a named pipe, a socket, a
     device and, unless `links` are followed, a symbolic link; and OSError."""
     follow = 0 if links else os.O_NOFOLLOW
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | follow)
     except OSError as error:
-        link = error.errno == errno.ELOOP and path.is_symlink()  # else it is a folder above it
+        link = error.errno == errno.ELOOP and path.is_symlink()  # else a folder above it is the link
         if link or error.errno == errno.ENXIO:
             what = "a symbolic link" if link else "a socket"
             raise DamagedError(f"it is {what}, not an ordinary file") from None
@@ -50,7 +50,7 @@ def open_file(path: Path, *, links: bool = False) -> BufferedReader:
 
 
 def open_regular(path: Path) -> BufferedReader | None:
-    """An ordinary file, opened as `open_file` does; None if there is none of that name. Raises OSError."""
+    """A regular file, opened by `open_file`; None if there is none of that name. Raises OSError."""
     try:
         return open_file(path)
     except (DamagedError, FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -62,7 +62,7 @@ def open_regular(path: Path) -> BufferedReader | None:
 
 
 def read_regular(path: Path, most: int) -> bytes | None:
-    """The bytes of a file, at most one more than `most`; None if there is no ordinary file of that name."""
+    """The bytes of a file, at most `most` + 1; None if there is no regular file of that name."""
     if (file := open_regular(path)) is None:
         return None
     with file:
@@ -70,15 +70,17 @@ def read_regular(path: Path, most: int) -> bytes | None:
 
 
 class JsonFile(Generic[T]):
-    """The reader of one kind of JSON file, whose content is a `type` (a TypedDict, or another type that
-    pydantic checks): at most `limit` bytes."""
+    """The reader of one kind of JSON file with content of `type` (a TypedDict, or another type that pydantic
+    validates) and at most `limit` bytes."""
 
-    def __init__(self, type: Any, *, limit: int = MB) -> None:  # of T; mypy takes no TypedDict for a type[T]
+    def __init__(
+        self, type: Any, *, limit: int = MB
+    ) -> None:  # of T; mypy does not accept a TypedDict as type[T]
         self._type, self.limit = type, limit
         self._adapter: TypeAdapter[T] | None = None
 
     def read(self, data: bytes) -> T:
-        """The content of the file that has these bytes. Raises DamagedError."""
+        """The content parsed from these bytes. Raises DamagedError."""
         return self.check(self._parsed(data))
 
     def read_file(self, path: Path) -> T | None:
@@ -87,8 +89,8 @@ class JsonFile(Generic[T]):
         return None if data is None else self.read(data)
 
     def check(self, value: Any) -> T:
-        """What was parsed elsewhere, if it is of the type. Raises DamagedError."""
-        if self._adapter is None:  # made when it is needed: it takes milliseconds
+        """A parsed value, validated. Raises DamagedError."""
+        if self._adapter is None:  # created on first use: it takes milliseconds
             self._adapter = TypeAdapter(self._type)
         try:
             return self._adapter.validate_python(value, strict=True)
@@ -108,10 +110,10 @@ class JsonFile(Generic[T]):
                 json.dumps(value, allow_nan=False)
             return value
         except ValueError as error:
-            raise DamagedError(f"it is no JSON: {error}") from None
+            raise DamagedError(f"it is not JSON: {error}") from None
 
 
 OBJECT = JsonFile[dict[str, Any]](dict[str, Any])
-"""An object of whatever content, such as a spec, which is then parsed as such."""
+"""An object with any content, such as a spec, which is validated later."""
 VALUE = JsonFile[Any](Any)
-"""Whatever JSON can say."""
+"""Any JSON value."""

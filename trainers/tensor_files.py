@@ -1,8 +1,8 @@
-"""Files that torch.save wrote, read as data: nothing in them is run, and none makes memory of bytes that it
-does not hold.
+"""Files that torch.save wrote, read as data: no code in them runs, and they cannot allocate more memory than
+their size.
 
-`weights_only` alone still calls what a pickle asks of it, `bytearray(10**11)` for example, and believes what
-it says of the sizes of tensors. So the pickle is looked through first, and the tensors are a memory map.
+`weights_only` alone still calls what a pickle names, such as `bytearray(10**11)`, and trusts its tensor
+sizes. So the pickle is scanned first, and the tensors are memory-mapped.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from torch import Tensor, nn
 
 from trainers.stored import MB, DamagedError, open_file
 
-MOST_PICKLE = 4 * MB  # bytes of what is not tensors; a second to look through
+MOST_PICKLE = 4 * MB  # bytes besides the tensors; scanning them takes a second
 MOST_ENTRIES = 100_000  # tensors of a file
 GLOBALS = re.compile(
     r"torch\._utils _rebuild_(tensor|tensor_v2|parameter)|collections OrderedDict|torch (Size|device)"
     r"|torch (\w+Storage|u?int(8|16|32|64)|b?float(16|32|64)|bool)|torch\.storage UntypedStorage"
 )
-"""What a pickle of tensors, numbers and text names."""
+"""The globals that a pickle of tensors, numbers and text may name."""
 
 
 class PickleError(DamagedError):
-    """A pickle names what is no part of a tensor: reading it could run anything."""
+    """A pickle names globals that no tensor needs: reading it could run any code."""
 
 
 def read_tensors(path: Path, *, links: bool = False) -> Any:
-    """What torch.save wrote: tensors, on the host, in lists and dicts, with numbers and text. The tensors are
-    a private memory map of the file. A symbolic link is followed only with `links`.
+    """The content of a torch.save file: tensors on the host, in lists and dicts, with numbers and text. The
+    tensors are a private memory map of the file. A symbolic link is followed only with `links`.
 
-    Raises DamagedError for any other file, also one that holds less than its tensors claim, and OSError if it
-    cannot be read, or is not there."""
+    Raises DamagedError for any other file, including one shorter than its tensors claim, and OSError if it is
+    missing or cannot be read."""
     with open_file(path, links=links) as stream:
         size = os.fstat(stream.fileno()).st_size
         _check_archive(stream, size)
@@ -69,8 +69,8 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 
 
 def _check_archive(stream: BinaryIO, size: int) -> None:
-    """Raises DamagedError unless it is a zip archive as torch.save writes one: nothing is compressed, and its
-    pickle names only what tensors are made of."""
+    """Raises DamagedError unless it is a zip archive as torch.save writes it: uncompressed, with a pickle
+    that names only what tensors need."""
     try:
         with zipfile.ZipFile(stream) as archive:
             entries = archive.infolist()
@@ -102,8 +102,8 @@ def _check_archive(stream: BinaryIO, size: int) -> None:
 
 
 def check_pickle(stream: Any) -> None:
-    """Raises DamagedError if the pickle at this place of a stream, which then is behind it, names anything
-    that tensors are not made of."""
+    """Raises DamagedError if the pickle at the stream's position names anything that tensors do not need.
+    Leaves the stream after the pickle."""
     try:
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name in ("STACK_GLOBAL", "INST", "OBJ", "EXT1", "EXT2", "EXT4"):
@@ -117,8 +117,8 @@ def check_pickle(stream: Any) -> None:
 
 
 def check_weights(found: Any, network: nn.Module) -> dict[str, Tensor]:
-    """The weights that a file holds, if they are those of such a network: every tensor that it has, of its
-    shape and dtype, and finite. Raises DamagedError."""
+    """The weights from a file, checked against the network: every tensor present, with its shape and dtype,
+    and finite. Raises DamagedError."""
     if not isinstance(found, dict):
         raise DamagedError(f"it holds a {type(found).__name__}, not the weights of a network")
     wanted = network.state_dict()
@@ -131,7 +131,7 @@ def check_weights(found: Any, network: nn.Module) -> dict[str, Tensor]:
 
 
 def check_like(found: Any, wanted: Tensor, name: str) -> None:
-    """Raises DamagedError unless `found` is a tensor of the shape and dtype of another, and finite."""
+    """Raises DamagedError unless `found` is a finite tensor of the shape and dtype of `wanted`."""
     if not isinstance(found, Tensor):
         raise DamagedError(f"{name}: expected a tensor, found {type(found).__name__}")
     if found.shape != wanted.shape or found.dtype != wanted.dtype:

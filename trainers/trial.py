@@ -1,4 +1,4 @@
-"""A trial: one training, its evaluation and the looks at it, from a spec and images to a record."""
+"""A trial: one training, its evaluation and its probes, from a spec and images to a record."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainers.loop import (
 from trainers.numerical_platform import PlatformRecord
 from trainers.pgd import Frozen
 from trainers.precision import Arithmetic
-from trainers.probe import Look, Row, Subject, Watch, check_looks, check_prospects
+from trainers.probe import ProbeRun, Row, Subject, Watch, check_probe_inputs, check_probes
 from trainers.provenance import environment
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.redaction import redacted_data
@@ -42,8 +42,8 @@ METRICS = (
 
 
 class Trial(Spec):
-    """One training and its evaluation, on images that somebody else chooses: of the test images, a
-    class-balanced `evaluation.limit`."""
+    """One training and its evaluation, on images that the caller provides. The evaluation uses a
+    class-balanced `evaluation.limit` of the test images."""
 
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -55,8 +55,8 @@ class Trial(Spec):
         return METRICS + tuple(metric_of(attack) for attack in self.evaluation.attacks)
 
     def check(self, train: Extent, test: Extent) -> None:
-        """InputError if a training on images of these extents, or its evaluation, cannot be carried out.
-        `test` is all of the test images that there are."""
+        """InputError if a training on images of these extents, or its evaluation, is impossible. `test` is
+        the extent of all test images."""
         if (train.shape, train.num_classes) != (test.shape, test.num_classes):
             raise InputError(
                 f"training images are {train.shape} in {train.num_classes} classes, "
@@ -75,22 +75,29 @@ class Trial(Spec):
         device: torch.device,
         report: Report = lambda _: None,
         checkpoint: Checkpoint | None = None,
-        looks: Sequence[Look] = (),
+        probe_runs: Sequence[ProbeRun] = (),
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """The trained network and its record, as JSON types; `report` is given each epoch's row. Of `looks`,
-        which change nothing else in it, the record has the findings as `look_at` gives them.
+        """The trained network and its record, as JSON types. `report` receives each epoch's row. With
+        `probe_runs` the record also has their findings, as `run_probes` returns them, under `looks`; nothing
+        else in it changes.
 
-        Raises what `fit` does, and InputError if the images, those of the looks too, do not belong together.
+        Raises what `fit` does, and InputError if the images, or the probes' sets, do not belong together.
         """
-        trained, record = self.judged(
-            train, test, device=device, report=report, checkpoint=checkpoint, looks=looks
+        trained, record = self.train_and_evaluate(
+            train, test, device=device, report=report, checkpoint=checkpoint, probe_runs=probe_runs
         )
-        found = self.look_at(
-            trained.model, train, test, looks, device=device, history=trained.history, watched=trained.watched
+        found = self.run_probes(
+            trained.model,
+            train,
+            test,
+            probe_runs,
+            device=device,
+            history=trained.history,
+            watched=trained.watched,
         )
-        return trained.model, record | ({"looks": found} if looks else {})
+        return trained.model, record | ({"looks": found} if probe_runs else {})
 
-    def judged(
+    def train_and_evaluate(
         self,
         train: Images,
         test: Images,
@@ -98,16 +105,16 @@ class Trial(Spec):
         device: torch.device,
         report: Report = lambda _: None,
         checkpoint: Checkpoint | None = None,
-        looks: Sequence[Look] = (),
+        probe_runs: Sequence[ProbeRun] = (),
     ) -> tuple[Trained, dict[str, Any]]:
-        """Like `run`, before anything is looked at: what `looks` watch is in `Trained.watched`, for
-        `look_at`."""
+        """`run` without running the probes. What they watch during the training is in `Trained.watched`, for
+        `run_probes`."""
         self.check(train.extent, test.extent)
         for attack in self.evaluation.attacks:
             attack.check_ready()
-        check_looks(looks, test)
+        check_probes(probe_runs, test)
         spec, test = self.train, test.subset(self.evaluation.limit)
-        check_prospects(looks, spec, train, test)
+        check_probe_inputs(probe_runs, spec, train, test)
         arithmetic = self._arithmetic(train, test, device)
         trained = fit(
             spec,
@@ -117,13 +124,13 @@ class Trial(Spec):
             device=device,
             report=report,
             checkpoint=checkpoint,
-            watches=self._watches(looks, test, device),
+            watches=self._watches(probe_runs, test, device),
             arithmetic=arithmetic,
         )
         start = time.monotonic()
         memorises = spec.defense.memorises and spec.architecture.memorises
         with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):
-            seen = evaluate(
+            evaluation = evaluate(
                 trained.model,
                 train,
                 test,
@@ -134,13 +141,13 @@ class Trial(Spec):
             )
         return trained, {
             "spec": redacted_data(plain(self)),
-            "metrics": summary(trained.history) | seen.metrics,
-            "per_class_acc": seen.per_class,
-            **({"attacks": seen.attacks} if seen.attacks else {}),
+            "metrics": summary(trained.history) | evaluation.metrics,
+            "per_class_acc": evaluation.per_class,
+            **({"attacks": evaluation.attacks} if evaluation.attacks else {}),
             "warnings": [
                 *([arithmetic.fallback] if arithmetic.fallback else []),
-                *_moved(trained.platforms),
-                *seen.warnings,
+                *_platform_warnings(trained.platforms),
+                *evaluation.warnings,
                 *(checkpoint.warnings if checkpoint else []),
             ],
             "history": trained.history,
@@ -150,30 +157,30 @@ class Trial(Spec):
             "environment": environment(),
         }
 
-    def look_at(
+    def run_probes(
         self,
         model: nn.Module,
         train: Images,
         test: Images,
-        looks: Sequence[Look],
+        probe_runs: Sequence[ProbeRun],
         *,
         device: torch.device,
         history: Sequence[Row],
         watched: Mapping[str, Sequence[Row]] | None = None,
     ) -> dict[str, Any]:
-        """What each look finds at this trial's trained network, which lies on `device`, as JSON types by its
+        """The findings of each probe on this trial's trained network, which is on `device`, as JSON types by
         name: `metrics`, `curves`, `fields`, and the `seconds` that it took.
 
-        `history` is the training's; `watched` holds by key what probes that watch said of each epoch, so a
-        network from a file is looked at only with probes that do not: others are an InputError.
+        `history` is that of the training; `watched` holds, by probe key, the rows of probes that watch. A
+        network loaded from a file has no such rows, so a probe that watches is an InputError there.
         """
-        check_looks(looks, test)
-        told, test = watched or {}, test.subset(self.evaluation.limit)
-        late = [look for look in looks if look.probe.watches and look.probe.key not in told]
+        check_probes(probe_runs, test)
+        watched, test = watched or {}, test.subset(self.evaluation.limit)
+        late = [run for run in probe_runs if run.probe.watches and run.probe.key not in watched]
         if late:
             raise InputError(
-                f"look {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so it cannot look at "
-                "weights alone; train the trial again with it"
+                f"probe {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so final weights are "
+                "not enough; train the trial again with it"
             )
         found, arithmetic = {}, self._arithmetic(train, test, device)
         with (
@@ -182,35 +189,38 @@ class Trial(Spec):
             arithmetic.autocast(device),
             Frozen(model),
         ):
-            for look in looks:
+            for run in probe_runs:
                 subject = Subject(
                     model=model,
                     initial=lambda: self._initial(test, device),
                     spec=self.train,
                     train=train,
                     test=test,
-                    sets=look.sets,
+                    sets=run.sets,
                     history=history,
-                    watched=told.get(look.probe.key, ()),
+                    watched=watched.get(run.probe.key, ()),
                     seed=self.seed,
                     device=device,
                 )
                 start = time.monotonic()
-                finding = look.probe.look(subject)
+                finding = run.probe.run(subject)
                 seconds = round(time.monotonic() - start, 3)
-                found[look.name] = vars(finding) | {"seconds": seconds, "precision": arithmetic.precision}
+                found[run.name] = vars(finding) | {"seconds": seconds, "precision": arithmetic.precision}
         return found
 
     def _arithmetic(self, train: Images, test: Images, device: torch.device) -> Arithmetic:
-        """What this trial's precision comes to, for its evaluation too; `test` has what is evaluated on."""
+        """The arithmetic of this trial on `device`, checked for its evaluation too; `test` is what it is
+        evaluated on."""
         limit = self.evaluation.attack_limit or len(test)
         attacked = min(limit, len(test)) if self.evaluation.attacks else 0
         with memory_named(self.train, train, device):
             return arithmetic_of(self.train, train, test, device, attacked=attacked)
 
-    def _watches(self, looks: Sequence[Look], test: Images, device: torch.device) -> dict[str, Watch]:
-        """The watches of all looks that have one, by their probe's key."""
-        probes = {look.probe.key: look.probe for look in looks if look.probe.watches}
+    def _watches(
+        self, probe_runs: Sequence[ProbeRun], test: Images, device: torch.device
+    ) -> dict[str, Watch]:
+        """The watch functions of all probes that watch, by the probe's key."""
+        probes = {run.probe.key: run.probe for run in probe_runs if run.probe.watches}
         return {key: probe.watch(self._initial(test, device), test, device) for key, probe in probes.items()}
 
     def _initial(self, like: Images, device: torch.device) -> nn.Module:
@@ -246,8 +256,8 @@ def _computed_on(
     )
 
 
-def _moved(platforms: Sequence[PlatformRecord]) -> list[str]:
-    """A warning for a training that went on on another numerical platform than it began on."""
+def _platform_warnings(platforms: Sequence[PlatformRecord]) -> list[str]:
+    """A warning for a training that was resumed on another numerical platform."""
     names = list(dict.fromkeys(str(platform["name"]) for platform in platforms))
     if len(names) < 2:
         return []

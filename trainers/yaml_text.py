@@ -1,10 +1,9 @@
-"""YAML that is safe to parse, whose names and numbers mean what they look like, and whose mistakes are
-reported with their line.
+"""A safe YAML parser without surprising conversions, which reports mistakes with their line.
 
-It is YAML 1.2, JSON's superset: `on`, `off`, `yes`, `no`, dates and `12:30` are text, `1e-3` is a number and
-`010` is ten. Keys are text as it is written. There are no tags, so a file can construct nothing but mappings,
-lists, text, numbers, booleans and null. A file of any content is read in time and memory that its size and
-MAX_VALUES bound: values are counted as they are made, those of aliases and merge keys among them.
+It reads YAML 1.2, a superset of JSON: `on`, `off`, `yes`, `no`, dates and `12:30` are text, `1e-3` is a
+number and `010` is ten. Keys stay text as written. Tags are refused, so a file can only construct mappings,
+lists, text, numbers, booleans and null. Time and memory are bounded by the size of the file and MAX_VALUES:
+values are counted as they are created, including those of aliases and merge keys.
 """
 
 from __future__ import annotations
@@ -23,23 +22,25 @@ from trainers.printable import UNPRINTABLE, spelt
 from trainers.spec import InputError
 
 MAX_BYTES = 1_000_000
-MAX_VALUES = 50_000  # after aliases are followed: a file of a few lines can stand for billions
+MAX_VALUES = 50_000  # after aliases are expanded: a few lines can expand to billions
 MAX_DEPTH = 100
 MAX_DIGITS = 400  # characters of a number; the longest float64 has fewer
 INT = re.compile(r"[-+]?(0x[0-9a-fA-F]+|0o[0-7]+|[0-9][0-9_]*)")
 FLOAT = re.compile(
     r"[-+]?(([0-9][0-9_]*)?\.[0-9]+|[0-9][0-9_]*\.?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
 )
-NUMERIC = frozenset("-+.0123456789")  # what numbers begin with
+NUMERIC = frozenset("-+.0123456789")  # first characters of numbers
 WORDS = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
 }
-LARGEST = 2**63 - 1  # whole numbers beyond it fit no seed and no tensor
+LARGEST = 2**63 - 1  # larger whole numbers fit no seed and no tensor
 MERGE = "<<"
 TAG = "tag:yaml.org,2002:"
-PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C, unless PyYAML was built without libyaml
+PARSER: Any = getattr(
+    yaml, "CSafeLoader", yaml.SafeLoader
+)  # the C parser, unless PyYAML was built without libyaml
 
 
 class _Written:
@@ -55,12 +56,12 @@ class _Float(_Written, float): ...
 
 
 def spelling(value: Any) -> str | None:
-    """How a number was written, `1e-3`; None for any other value."""
+    """The spelling of a number in the file, such as `1e-3`; None for any other value."""
     return value.spelling if isinstance(value, _Written) else None
 
 
 def plain_numbers(value: Any) -> Any:
-    """A copy of plain data whose numbers are without their spelling."""
+    """A copy of plain data with plain int and float numbers, without spellings."""
     if isinstance(value, dict):
         return {name: plain_numbers(item) for name, item in value.items()}
     if isinstance(value, list):
@@ -71,8 +72,8 @@ def plain_numbers(value: Any) -> Any:
 
 
 def read_yaml(file: Path, hint: str) -> Any:
-    """What a file holds, as `parse_yaml` has it; `hint` tells whoever named a file that is not there where to
-    look. Raises InputError for whatever is wrong with it."""
+    """The content of a file, as `parse_yaml` returns it. `hint` is appended to the message if the file does
+    not exist. Raises InputError for anything wrong with the file."""
     try:
         data = _bytes(file)
     except FileNotFoundError:
@@ -85,10 +86,10 @@ def read_yaml(file: Path, hint: str) -> Any:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Text as plain data, every alias a copy of its own; numbers in it know how they are written (see
-    `spelling` and `plain_numbers`). InputError, beginning with `where`."""
+    """Text as plain data, with aliases copied; numbers keep their spelling (see `spelling` and
+    `plain_numbers`). InputErrors begin with `where`."""
     if len(text) > MAX_BYTES:
-        raise InputError(f"{where[:200]}: {len(text)} characters; such a text has at most {MAX_BYTES}")
+        raise InputError(f"{where[:200]}: {len(text)} characters; at most {MAX_BYTES} are read")
     text = text.replace("\r\n", "\n")
     if (found := UNPRINTABLE.search(text)) is not None:
         line = text.count("\n", 0, found.start()) + 1
@@ -100,7 +101,7 @@ def parse_yaml(text: str, where: str) -> Any:
         place, tab = _place(text, error.problem_mark)
         raise InputError(f"{where}{place}: {problem}{tab}") from None
     except yaml.YAMLError as error:
-        raise InputError(f"{where}: this is no YAML that can be read ({error})") from None
+        raise InputError(f"{where}: this is not valid YAML ({error})") from None
 
 
 class _Document:
@@ -119,7 +120,7 @@ class _Document:
         value = self._value(next(self._events), 0)
         next(self._events)  # the document ends
         if not isinstance(event := next(self._events), yaml.StreamEndEvent):
-            _refuse("a second document begins here; such a file has one", event)
+            _refuse("a second document begins here; a file must contain one", event)
         return value
 
     def _value(self, event: Any, depth: int) -> Any:
@@ -161,7 +162,7 @@ class _Document:
         return {**merged, **own}
 
     def _key(self, event: Any) -> str:
-        """A key as it is written."""
+        """A key, as written."""
         if not isinstance(event, yaml.ScalarEvent):
             _refuse(f"a {_kind(event)} cannot be a key", event)
         _refuse_tag(event)
@@ -171,9 +172,9 @@ class _Document:
         return key
 
     def _aliased(self, event: Any, depth: int) -> Any:
-        """A copy of what an alias stands for."""
+        """A copy of the value that an alias refers to."""
         if event.anchor not in self._anchors:
-            _refuse(f"there is no anchor &{event.anchor} before this, or it is around this", event)
+            _refuse(f"there is no anchor &{event.anchor} before this alias, or the alias is inside it", event)
         value, size = self._anchors[event.anchor]
         self._charge(size, event)
         return _copied(value, depth, event)
@@ -181,7 +182,7 @@ class _Document:
     def _charge(self, values: int, event: Any) -> None:
         self._left -= values
         if self._left < 0:
-            _refuse(f"more than {MAX_VALUES} values once aliases are followed; write it smaller", event)
+            _refuse(f"more than {MAX_VALUES} values after aliases are expanded; make the file smaller", event)
 
 
 def _scalar(event: Any) -> Any:
@@ -219,7 +220,8 @@ def _float(text: str, event: Any) -> _Float | str:
 
 
 def _text(event: Any) -> str:
-    """The text of a scalar; escapes in double quotes can write characters that nobody can see."""
+    """The text of a scalar; escapes in double quotes may produce unprintable characters, which are
+    refused."""
     text = str(event.value)
     if (found := UNPRINTABLE.search(text)) is not None:
         _refuse(_unprintable(found[0]), event)
@@ -231,7 +233,7 @@ def _is_merge(event: Any) -> bool:
 
 
 def _merged(value: Any, event: Any) -> dict[str, Any]:
-    """What a merge key adds: of several mappings, the first that has a key counts."""
+    """The mapping that a merge key adds; of several mappings, the first one with a key wins."""
     sources = value if isinstance(value, list) else [value]
     merged: dict[str, Any] = {}
     for source in reversed(sources):
@@ -242,13 +244,13 @@ def _merged(value: Any, event: Any) -> dict[str, Any]:
 
 
 def _size(value: Any) -> int:
-    """How many values there are, with all that are inside."""
+    """The number of values, including nested ones."""
     inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return 1 + sum(map(_size, inside))
 
 
 def _copied(value: Any, depth: int, event: Any) -> Any:
-    """Lists and mappings copied, so that changing one place changes no other."""
+    """A deep copy of lists and mappings."""
     _check_depth(depth, event)
     if isinstance(value, dict):
         return {name: _copied(item, depth + 1, event) for name, item in value.items()}
@@ -257,13 +259,13 @@ def _copied(value: Any, depth: int, event: Any) -> Any:
 
 def _check_depth(depth: int, event: Any) -> None:
     if depth > MAX_DEPTH:
-        _refuse(f"more than {MAX_DEPTH} levels, one inside the other", event)
+        _refuse(f"more than {MAX_DEPTH} levels of nesting", event)
 
 
 def _refuse_tag(event: Any) -> None:
     if event.tag is not None:
         tag = str(event.tag).replace(TAG, "!!")
-        _refuse(f"the tag {tag[:80]!r} says how to read a value: leave it out, and quote what is text", event)
+        _refuse(f"the tag {tag[:80]!r} is not supported: leave it out, and quote text", event)
 
 
 def _refuse(problem: str, event: Any) -> NoReturn:
@@ -283,21 +285,21 @@ def _place(text: str, mark: Any) -> tuple[str, str]:
     if mark is None:
         return "", ""
     lines = text.rstrip("\n").split("\n")
-    line = min(mark.line, len(lines) - 1)  # at its end the parser is in a line that is not there
+    line = min(mark.line, len(lines) - 1)  # at the end the parser is past the last line
     column = mark.column if line == mark.line else len(lines[line])
     tab = "; YAML takes no tabs, indent with spaces" if lines[line][column : column + 1] == "\t" else ""
     return f", line {line + 1}, column {column + 1}", tab
 
 
 def _bytes(file: Path) -> bytes:
-    """The bytes of an ordinary file: a device never ends, and a pipe may never begin."""
+    """The bytes of a regular file; pipes and devices, which may block or never end, are refused."""
     descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
-            raise InputError(f"{file} cannot be read: it is a folder, a pipe or a device, and no file")
+            raise InputError(f"{file} cannot be read: it is a folder, a pipe or a device, not a file")
         if about.st_size > MAX_BYTES:
-            raise InputError(f"{file} has {about.st_size} bytes; such a file has at most {MAX_BYTES}")
+            raise InputError(f"{file} has {about.st_size} bytes; at most {MAX_BYTES} are read")
         return os.read(descriptor, MAX_BYTES + 1)
     finally:
         os.close(descriptor)
@@ -306,7 +308,7 @@ def _bytes(file: Path) -> bytes:
 def _decoded(data: bytes, file: Path) -> str:
     """The text of a file in UTF-8, with or without a byte order mark."""
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
-        raise InputError(f"{file} cannot be read: it is UTF-16 (or no text); save it as UTF-8")
+        raise InputError(f"{file} cannot be read: it is UTF-16 (or not text); save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

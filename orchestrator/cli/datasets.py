@@ -102,7 +102,7 @@ def take(
         delta, told = read_foreign(
             path, images, index=index, reading=reading, application=application, eps=eps
         )
-    fingerprint = store.take_in(delta, told, {"from": path.name, "clean": clean.name})
+    fingerprint = store.add_import(delta, told, {"from": path.name, "clean": clean.name})
     for warning in told.get("warnings", ()):
         console.say(("warning:", "yellow"), f" {warning}")
     poison = {"kind": "imported", "fingerprint": fingerprint}

@@ -78,7 +78,7 @@ def _space(where: str | Path) -> Iterator[Finding]:
         return
     root = store.root
     yield Finding("store", "ok", f"{store.where}: {data} data sets, {trials} trials")
-    if store.shelf is not None:
+    if store.remote is not None:
         yield Finding("this node's copy", "ok", str(root))
     for what, place in (("disk", root), ("temporary disk", Path("/tmp"))):
         if place.exists():

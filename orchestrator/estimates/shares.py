@@ -11,7 +11,6 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.packing import larger, shape_key
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
-from trainers.gpu_profile import Probe
 
 
 class Shares:
@@ -100,7 +99,7 @@ class Measured(Shaped):
             if (shape := self.shapes[task.key]) not in self.known:
                 self.wanted.setdefault(shape, task)
 
-    def measured(self, shape: str, found: Probe, total_bytes: int) -> float:
+    def measured(self, shape: str, found: GpuProfile, total_bytes: int) -> float:
         """Store the share of trials of this shape, on GPUs with this much memory."""
         share = packing.share(found.peak_bytes, total_bytes, found.busy)
         self.known[shape] = share

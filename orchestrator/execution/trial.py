@@ -20,11 +20,11 @@ from orchestrator.storage.records import Record
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
-from poisons.store.shelf import ShelvedCheckpoint
+from poisons.store.remote import RemoteCheckpoint
 from trainers import Images
 from trainers.loop import Metrics, Report, Trained
 from trainers.numerical_platform import numerical_platform
-from trainers.probe import Look, check_prospects
+from trainers.probe import ProbeRun, check_probe_inputs
 from trainers.provenance import environment
 from trainers.spec import plain
 from trainers.stored import DamagedError
@@ -86,7 +86,7 @@ class _Runner:
     store: Store
     ledger: Ledger
     device: torch.device
-    checkpoint: ShelvedCheckpoint
+    checkpoint: RemoteCheckpoint
     warnings: list[str] = field(default_factory=list)  # on what was kept of an earlier training
 
     def carry_out(
@@ -95,12 +95,14 @@ class _Runner:
         """The result, published unless it was `done`, and the results of the probes that it lacks. If a
         probe fails, its exception is raised after everything else is published, and the checkpoint stays."""
         test, train = (take(spec) for spec in self.trial.needs)
-        looks = [Look(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks]
+        looks = [
+            ProbeRun(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks
+        ]
         watched = any(look.probe.watches for look in lacks)
         trained = None if done is None or watched else self._kept(done, train)
         record, origin = done or {}, "kept weights"
         if trained is not None:  # else it is checked before the training
-            check_prospects(looks, self.trial.train, train, test.subset(self.trial.evaluation.limit))
+            check_probe_inputs(looks, self.trial.train, train, test.subset(self.trial.evaluation.limit))
         if trained is None:
             trained, record = self._train(train, test, looks, report)
             origin = "training" if done is None else "another training"
@@ -122,7 +124,7 @@ class _Runner:
         return done or record
 
     def _train(
-        self, train: Images, test: Images, looks: Sequence[Look], report: Report
+        self, train: Images, test: Images, looks: Sequence[ProbeRun], report: Report
     ) -> tuple[Trained, Record]:
         """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
         after a kill or a failure the training need not be repeated."""
@@ -132,8 +134,8 @@ class _Runner:
             if looks and row["epoch"] >= self.trial.train.epochs:
                 self.checkpoint.every = 0.0
 
-        trained, record = self.trial.judged(
-            train, test, device=self.device, report=tell, checkpoint=self.checkpoint, looks=looks
+        trained, record = self.trial.train_and_evaluate(
+            train, test, device=self.device, report=tell, checkpoint=self.checkpoint, probe_runs=looks
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
@@ -178,11 +180,11 @@ class _Runner:
             record["warnings"].append(f"the weights could not be kept: {error}")
 
     def _look(
-        self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: Look, origin: str
+        self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: ProbeRun, origin: str
     ) -> None:
         """Publish the result of a probe of the network that comes from `origin`."""
         options = {"device": self.device, "history": trained.history, "watched": trained.watched}
-        found = self.trial.look_at(trained.model, train, test, [look], **options)[look.name]  # type: ignore[arg-type]
+        found = self.trial.run_probes(trained.model, train, test, [look], **options)[look.name]  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
         record |= {"warnings": self.warnings} if self.warnings else {}

@@ -19,7 +19,7 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.storage import FolderStorage, Storage
 from poisons import Store
 from poisons.records import IMPORT, RECORD
-from poisons.store.local_cache import shelved
+from poisons.store.local_cache import remote_name
 from poisons.store.store import damaged_files
 from trainers.stored import DamagedError
 
@@ -89,7 +89,7 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
     kept = {entry.name for entry in known} - unneeded
     finished = {f"data-{entry.record['key']}.pt" for entry in known}
     # where there are no locks for all, another machine may be writing it just now
-    patience = 0 if store.shelf is None else DAY
+    patience = 0 if store.remote is None else DAY
     rules: dict[str, Rule] = {
         "data": lambda p: _why_not(p, kept, unneeded, patience),
         "imports": lambda p: (
@@ -177,7 +177,7 @@ def remove(store: Store, item: Garbage) -> bool:
     storage = open_storage(store.where)
     if PurePosixPath(item.name).name in _claimed(storage) or _building(store):
         return False
-    if store.shelf is not None:
+    if store.remote is not None:
         FolderStorage(store.root).remove_all(item.name)
     return storage.remove_all(item.name)
 
@@ -197,13 +197,13 @@ def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
 def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, str]:
     """The files of a data set or import, such as those in `data/<name>`, that differ from what was
     written, with the reason. Reads every byte where the store is."""
-    if store.shelf is None:
+    if store.remote is None:
         return damaged_files(stamps, lambda name: store.root / folder / name)
     found: dict[str, str] = {}
     with TemporaryDirectory(dir=store.root, prefix="verify-") as place:
         for name, stamp in stamps.items():
             file = Path(place, name)
-            store.shelf.download(shelved(folder, name, stamp["sha256"]), file)
+            store.remote.download(remote_name(folder, name, stamp["sha256"]), file)
             found |= damaged_files({name: stamp}, lambda _, file=file: file)  # type: ignore[misc]
             file.unlink(missing_ok=True)
     return found

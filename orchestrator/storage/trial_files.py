@@ -6,26 +6,26 @@ from torch import Tensor, nn
 
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS
 from poisons import Store
-from poisons.store.shelf import ShelvedCheckpoint
+from poisons.store.remote import RemoteCheckpoint
 from trainers.checkpoint import write_tensors
 from trainers.tensor_files import check_weights, read_tensors
 
 
-def trial_checkpoint(store: Store, key: str, *, every: float) -> ShelvedCheckpoint:
+def trial_checkpoint(store: Store, key: str, *, every: float) -> RemoteCheckpoint:
     """The checkpoint from which a trial resumes after a kill, on any machine that shares the store."""
     folder = store.root / "trials" / key
     folder.mkdir(parents=True, exist_ok=True)
     name = f"trials/{key}/{CHECKPOINT}"
-    return ShelvedCheckpoint(folder / CHECKPOINT, every=every, shelf=store.shelf, name=name)
+    return RemoteCheckpoint(folder / CHECKPOINT, every=every, remote=store.remote, name=name)
 
 
 def keep_weights(store: Store, key: str, model: nn.Module) -> None:
     """Store the weights of a trained network. Raises OSError."""
     file = store.root / "trials" / key / WEIGHTS
     write_tensors(file, model.state_dict())
-    if store.shelf is not None:
-        store.shelf.upload(file, f"trials/{key}/{WEIGHTS}")
-        file.unlink()  # a node's copy does not grow with every trial
+    if store.remote is not None:
+        store.remote.upload(file, f"trials/{key}/{WEIGHTS}")
+        file.unlink()  # a node's cache does not grow with every trial
 
 
 def kept_weights(store: Store, key: str, network: nn.Module) -> dict[str, Tensor] | None:
@@ -34,7 +34,7 @@ def kept_weights(store: Store, key: str, network: nn.Module) -> dict[str, Tensor
     file = store.root / "trials" / key / WEIGHTS
     copy = file.with_name(".weights.download.tmp")
     try:
-        if store.shelf is not None and store.shelf.download(f"trials/{key}/{WEIGHTS}", copy):
+        if store.remote is not None and store.remote.download(f"trials/{key}/{WEIGHTS}", copy):
             file = copy
         return check_weights(read_tensors(file), network)
     except FileNotFoundError:

@@ -17,7 +17,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import is_seed
 from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
-from poisons.store.local_cache import shelved
+from poisons.store.local_cache import remote_name
 from trainers.loop import Metrics
 from trainers.printable import as_markdown
 from trainers.redaction import redacted
@@ -171,8 +171,8 @@ def data_input(spec: DataSpec, store: Store) -> DatasetInput:
     file = f"data/{spec.name}/data.arrow"
     if "files" in record:
         told["sha256"] = record["files"]["data.arrow"]["sha256"]
-        if store.shelf is not None:
-            file = shelved(f"data/{spec.name}", "data.arrow", told["sha256"])
+        if store.remote is not None:
+            file = remote_name(f"data/{spec.name}", "data.arrow", told["sha256"])
     data = Dataset(
         spec.name,
         spec.key,

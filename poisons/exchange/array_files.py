@@ -1,5 +1,5 @@
-"""Arrays in .npy, .npz and .pt files: their headers tell dtype and shape before a value is read, and no
-pickle is read."""
+"""Arrays in .npy, .npz and .pt files. Headers give dtype and shape before any value is read; pickles are
+never read."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from trainers.spec import InputError
 from trainers.tensor_files import check_pickle, read_tensors
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8")
-STEP = 2**24  # bytes of an array that are read at a time
-MUCH = 2**30  # values that may be read for the sake of a few rows among them
-HEADER = 2**16  # bytes that the header of an array may have
+STEP = 2**24  # bytes of an array read at a time
+MUCH = 2**30  # values that may be read to get a few rows among them
+HEADER = 2**16  # bytes in the header of an array, at most
 
 
 class Held(Protocol):
-    """An array of a file, of which dtype and shape are known before it is read."""
+    """An array in a file; its dtype and shape are known before it is read."""
 
     @property
     def dtype(self) -> str: ...
@@ -39,7 +39,7 @@ class Held(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """An array that is there already, or a memory map."""
+    """An array in memory, or a memory map."""
 
     tensor: Tensor
 
@@ -59,7 +59,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class _Header:
-    """What an array of numpy's says of itself before its values; `begins` is the byte where these do."""
+    """The header of a numpy array; `begins` is the offset of its values."""
 
     kind: np.dtype[Any]
     shape: tuple[int, ...]
@@ -68,8 +68,8 @@ class _Header:
 
     @classmethod
     def read(cls, path: Path, what: str, stream: IO[bytes], size: int) -> _Header:
-        """That of the array in a stream of `size` bytes. InputError for anything else, for one that needs
-        pickle, and for one of another size than it claims."""
+        """Read the header of an array in a stream of `size` bytes. InputError if it is no array, needs
+        pickle, or has another size than it claims."""
         head = io.BytesIO(stream.read(HEADER))
         try:
             version = np.lib.format.read_magic(head)
@@ -83,13 +83,14 @@ class _Header:
                 raise InputError(needs_pickle(path)) from None
             reason = (str(error).splitlines() or [""])[0][:200]
             raise InputError(
-                f"{path}: {what} is no array of numpy's ({reason}); was it copied whole?"
+                f"{path}: {what} is not a numpy array ({reason}); was it copied completely?"
             ) from None
         if kind.hasobject:
             raise InputError(needs_pickle(path))
         if math.prod(shape) * kind.itemsize != size - head.tell():
             raise InputError(
-                f"{path}: {what} claims the shape {shape}, and does not hold as much; was it copied whole?"
+                f"{path}: {what} claims the shape {shape} but does not hold that many values; "
+                "was it copied completely?"
             )
         return cls(kind, shape, by_column, head.tell())
 
@@ -117,15 +118,15 @@ class _Member:
         last, row = int(wanted[-1]) + 1, math.prod(self.shape[1:])
         if (self.shape[0] if self.header.by_column else last) * row > max(MUCH, 64 * len(wanted) * row):
             raise InputError(
-                f"{self.path} holds {self.shape[0]:,} rows, of which {len(wanted):,} are needed: store these "
-                "alone, and their rows in the source as `index`"
+                f"{self.path} holds {self.shape[0]:,} rows, of which {len(wanted):,} are needed: store only "
+                "these, and their rows in the source as `index`"
             )
         if self.header.by_column:
             return InMemory(_native(self._whole())).read(rows)
         return _native(self._rows(wanted))
 
     def _rows(self, wanted: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """Rows of a member, in memory of these and of a step; what comes after the last is not read."""
+        """Some rows of a member, read in steps; nothing after the last row is read."""
         found = np.empty((len(wanted), *self.shape[1:]), self.header.kind)
         row = self.header.kind.itemsize * math.prod(self.shape[1:])
         step, at, done = max(1, STEP // max(1, row)), 0, 0
@@ -136,11 +137,11 @@ class _Member:
                 found[done : done + len(some)] = part.reshape(-1, *self.shape[1:])[some]
                 at, done = at + step, done + len(some)
             if at >= self.shape[0]:
-                stream.read(1)  # which compares the checksum
+                stream.read(1)  # so that the checksum is verified
         return found
 
     def _whole(self) -> np.ndarray[Any, Any]:
-        """Of a .npy file a private map, of which torch does not warn."""
+        """The whole array; for a .npy file a private memory map, which torch accepts without a warning."""
         order: Literal["F", "C"] = "F" if self.header.by_column else "C"
         kind, shape = self.header.kind, self.shape
         if self.name is None and 0 not in shape:
@@ -156,7 +157,7 @@ class _Member:
 
     @contextmanager
     def _values(self) -> Iterator[Any]:
-        """The stream of a member's values."""
+        """A stream of the member's values."""
         with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.name}.npy") as stream:
             stream.read(self.header.begins)
             yield stream
@@ -188,7 +189,7 @@ def _torch(path: Path, *_: Sequence[str]) -> dict[str, Held]:
         is_archive = stream.read(2) == b"PK"
     if is_archive:
         found = read_tensors(path, links=True)
-    else:  # as torch saved before 1.6: four pickles, then the numbers
+    else:  # the format before torch 1.6: four pickles, then the numbers
         with path.open("rb") as stream:
             for _pickle in range(4):
                 check_pickle(stream)
@@ -201,7 +202,7 @@ def _torch(path: Path, *_: Sequence[str]) -> dict[str, Held]:
 
 
 def _native(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor of an array; a copy only if its bytes are in the other order."""
+    """A tensor from an array; copied only if its byte order is not native."""
     return torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("=")))
 
 
@@ -214,14 +215,15 @@ READERS: dict[str, Callable[[Path, Sequence[str], Sequence[str]], dict[str, Held
 
 
 def arrays_of(path: Path, known: Sequence[str], beside: Sequence[str]) -> dict[str, Held]:
-    """The arrays in a file by name; one without a name is called "". Of a .npz file that has any of the
-    `known` names, these, and those `beside`. Raises InputError, and nearly anything for a damaged file."""
+    """The arrays in a file by name; an unnamed one is called "". From a .npz file with any of the `known`
+    names only those and the ones in `beside` are returned. Raises InputError, and nearly any error for a
+    damaged file."""
     return READERS[path.suffix.lower()](path, known, beside)
 
 
 def needs_pickle(path: Path) -> str:
-    """Why a file is not read."""
+    """A message: why a file that needs pickle is not read."""
     return (
-        f"{path} is no plain array: it needs pickle, which can run anything, and is not read; store the "
-        "bare numbers, with np.save of an array or torch.save of a tensor"
+        f"{path} is not a plain array: it needs pickle, which can run any code, so it is not read; store the "
+        "numbers alone, with np.save of an array or torch.save of a tensor"
     )

@@ -1,4 +1,4 @@
-"""What a poison does to the images in numbers, and the card of a data set: its record in words."""
+"""Statistics of what a poison changes, and the card of a data set: its record in words."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from poisons.sources.base import Survey
 from trainers.images import Images
 from trainers.printable import as_markdown
 
-VALUES = 2**22  # pixel values that are compared at a time
-ENOUGH = 1000  # images whose SSIM is taken, at most;
-MUCH = 2**25  # and fewer of large images, so that they have so many pixel values in all: 222 of 3x224x224
-CACHED = 2**17  # pixel values whose SSIM is taken at a time
-WINDOW, SIGMA = 11, 1.5  # of SSIM, as Wang et al. have it
-SHOWN = 12  # rows of a fact that are all shown
+VALUES = 2**22  # pixel values compared at a time
+ENOUGH = 1000  # images whose SSIM is computed, at most;
+MUCH = 2**25  # and at most this many pixel values in all: 222 images of 3x224x224
+CACHED = 2**17  # pixel values whose SSIM is computed at a time
+WINDOW, SIGMA = 11, 1.5  # of SSIM, as in Wang et al.
+SHOWN = 12  # longest list of rows that is shown completely
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 Array = np.ndarray[Any, Any]
@@ -27,10 +27,10 @@ Lines = Iterator[tuple[str, str]]
 
 
 class Tally:
-    """Counts what was changed, from image pairs that come chunk by chunk, in memory of some bytes an image.
+    """Statistics of changes, from image pairs added chunk by chunk; uses a few bytes of memory per image.
 
-    SSIM is the costly part: it is taken of every 2^k-th changed image, with the smallest k that leaves
-    `ENOUGH` of them at most, with `MUCH` pixel values in all at most.
+    SSIM is the expensive part: it is computed for every 2^k-th changed image, with the smallest k that leaves
+    at most `ENOUGH` images and `MUCH` pixel values.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Tally:
         self.step = 1
 
     def add(self, before: Images, after: Images) -> None:
-        """The next images, as they were and as they are: the same number, of one shape."""
+        """Add images before and after the change: the same number, of one shape."""
         self.values = math.prod(before.shape)
         rows = max(1, VALUES // self.values)
         for x, y in zip(before.x.split(rows), after.x.split(rows), strict=True):
@@ -65,12 +65,12 @@ class Tally:
         self.changed += len(some)
 
     def summary(self) -> dict[str, Any] | None:
-        """The numbers as JSON types, or None if no images came.
+        """The statistics as JSON types, or None if no images were added.
 
-        `changed` is the share of images that differ at all. Of all images: `L0` in pixels (positions where
-        any channel differs), `L2` in units of the pixel range [0, 1], `Linf` in levels of 1/255. Of the
-        changed images alone (None if there are none): `psnr` in dB, and `ssim` (Wang et al. 2004) of as many
-        of them as `over` says.
+        `changed` is the share of images that differ at all. Over all images: `L0` in pixels (positions where
+        any channel differs), `L2` in units of the pixel range [0, 1], `Linf` in levels of 1/255. Over the
+        changed images (None if there are none): `psnr` in dB, and `ssim` (Wang et al. 2004); `over` is the
+        number of images compared.
         """
         if not sum(map(len, self.pixels)):
             return None
@@ -90,8 +90,8 @@ class Tally:
 def ssim(x: Tensor, y: Tensor) -> Array:
     """Structural similarity (Wang et al., IEEE TIP 2004) of uint8 images N,C,H,W: N numbers, 1 where equal.
 
-    A Gaussian window of 11x11 (of the largest odd size that fits, for smaller images), where it lies inside
-    the image wholly; each channel by itself, then their mean.
+    A Gaussian window of 11x11 (for smaller images the largest odd size that fits), only where it is entirely
+    inside the image; per channel, then averaged.
     """
     rows = max(1, CACHED // math.prod(x.shape[1:]))
     found = [np.empty(0)]
@@ -102,7 +102,7 @@ def ssim(x: Tensor, y: Tensor) -> Array:
 
 
 def _ssim(p: Array, q: Array) -> Array:
-    """At each place of the window, of values less 128: squares are subtracted, so they should be small."""
+    """SSIM at each window position, for values minus 128: squares are subtracted, so they should be small."""
     p1, q1 = _local(p), _local(q)
     pp, qq, pq = _local(p * p) - p1 * p1, _local(q * q) - q1 * q1, _local(p * q) - p1 * q1
     p1, q1 = p1 + 128, q1 + 128
@@ -110,7 +110,7 @@ def _ssim(p: Array, q: Array) -> Array:
 
 
 def _local(x: Array) -> Array:
-    """The mean under the window at each of its places; of N,C,H,W."""
+    """The weighted mean under the window at each position; for N,C,H,W."""
     size = (min(WINDOW, *x.shape[2:]) + 1) // 2 * 2 - 1
     weight = [math.exp(-((at - size // 2) ** 2) / (2 * SIGMA**2)) for at in range(size)]
     for side in (2, 3):
@@ -128,14 +128,14 @@ def _spread(values: Array) -> dict[str, float]:
 
 
 def _low(values: Array) -> dict[str, float] | None:
-    """Of a measure that is small where much was changed; `over` is the number of images."""
+    """Summary of a measure that is low for large changes; `over` is the number of images."""
     if not len(values):
         return None
     return {"mean": round(float(values.mean()), 6), "min": round(float(values.min()), 6), "over": len(values)}
 
 
 def card(record: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A data set's record as lines for people: label and text. Of an empty record, none."""
+    """A data set's record as readable lines, (label, text); none for an empty record."""
     if not record:
         return []
     parts = (
@@ -159,7 +159,7 @@ def markdown(record: Mapping[str, Any]) -> str:
 
 
 def as_cell(words: str) -> str:
-    """Words as a cell of a table in Markdown."""
+    """Text escaped as a cell of a Markdown table."""
     return as_markdown(words).replace("|", "\\|")
 
 
@@ -182,7 +182,7 @@ def _images(record: Mapping[str, Any]) -> Lines:
 
 
 def _numbered(names: Sequence[str]) -> str:
-    """`0 cat, 1 dog`; of many the first ones and the last."""
+    """`0 cat, 1 dog`; if there are many, the first few and the last."""
     parts = [f"{label} {name}" for label, name in enumerate(names)]
     if len(parts) > SHOWN:
         parts = [*parts[:3], f"... ({len(parts):,} in all)", parts[-1]]
@@ -190,13 +190,13 @@ def _numbered(names: Sequence[str]) -> str:
 
 
 def _spec(spec: Mapping[str, Any]) -> Lines:
-    yield "source", f"{_said(spec['source'])}; split {spec['split']}"
+    yield "source", f"{_setting(spec['source'])}; split {spec['split']}"
     if spec.get("limit") is not None:
         yield "limit", f"at most {spec['limit']:,} images, classes in equal numbers"
     for poison in spec["poison"]:
-        yield "poison", _said(poison)
+        yield "poison", _setting(poison)
     if spec.get("crafted_on") is not None:
-        yield "crafted on", _said(spec["crafted_on"])
+        yield "crafted on", _setting(spec["crafted_on"])
     if spec.get("ratio", 1) != 1:
         yield "ratio", f"{spec['ratio']:g} of each class is poisoned"
     if spec.get("shuffled"):
@@ -227,7 +227,7 @@ def _share(number: int, whole: int) -> str:
 def _facts(record: Mapping[str, Any]) -> Lines:
     for kind, facts in record.get("facts", {}).items():
         for name, fact in facts.items():
-            yield f"{kind}: {name.replace('_', ' ')}", _told(fact)
+            yield f"{kind}: {name.replace('_', ' ')}", _fact(fact)
 
 
 def _made(record: Mapping[str, Any]) -> Lines:
@@ -246,23 +246,23 @@ def _made(record: Mapping[str, Any]) -> Lines:
         yield "file", f"{name}, {file['bytes'] / 1e6:.3g} MB, sha256 {file['sha256']}"
 
 
-def _said(value: Any) -> str:
-    """Settings in a line: `em (eps: 8/255, generator: resnet18 (width: 64))`."""
+def _setting(value: Any) -> str:
+    """Settings in one line: `em (eps: 8/255, generator: resnet18 (width: 64))`."""
     if isinstance(value, dict):
-        fields = {name: _said(item) for name, item in value.items() if item is not None and name != "kind"}
+        fields = {name: _setting(item) for name, item in value.items() if item is not None and name != "kind"}
         inside = ", ".join(f"{name}: {text}" for name, text in fields.items())
         return f"{value.get('kind', '')} ({inside})".strip() if inside else str(value.get("kind", "-"))
     if isinstance(value, list):
-        return f"[{', '.join(map(_said, value))}]"
+        return f"[{', '.join(map(_setting, value))}]"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _told(fact: Any) -> str:
-    """A fact in a line; of a list of many mappings the first ones and the last."""
+def _fact(fact: Any) -> str:
+    """A fact in one line; of a long list the first few entries and the last."""
     if not isinstance(fact, list) or not all(isinstance(row, dict | str) for row in fact):
-        return _said(fact)
+        return _setting(fact)
     if not fact:
         return "none"
     rows = [row if isinstance(row, str) else _row(row) for row in fact]
@@ -272,4 +272,4 @@ def _told(fact: Any) -> str:
 
 
 def _row(row: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {_said(item)}" for name, item in row.items())
+    return ", ".join(f"{name} {_setting(item)}" for name, item in row.items())

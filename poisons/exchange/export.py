@@ -1,4 +1,5 @@
-"""Data sets in forms that others read: PNG files in folders, Parquet, npz, a folder for Hugging Face."""
+"""Data sets in formats that other software reads: PNG files in folders, Parquet, npz, a folder for Hugging
+Face."""
 
 from __future__ import annotations
 
@@ -29,28 +30,28 @@ from trainers.spec import InputError
 from trainers.stored import MB, DamagedError, JsonFile
 
 Form = Literal["image_folder", "parquet", "npz", "hf"]
-FILE = 500_000_000  # bytes after which a Parquet file ends and another begins
+FILE = 500_000_000  # bytes after which a new Parquet file begins
 
 
 def export(
     images: Images, index: Tensor, folder: Path, form: Form, *, split: str, record: Mapping[str, Any]
 ) -> Path:
-    """Write images into `folder`, without loss and in memory of one chunk; returns what holds them.
+    """Write images into `folder`, losslessly, in the memory of one chunk; returns the path of the result.
 
     `image_folder`: `<split>/<class>/<index>.png`, as torchvision's ImageFolder reads it. `parquet`:
     `<split>-<i>-of-<n>.parquet`, as `datasets.load_dataset("parquet", data_files=...)` reads it. `npz`:
     `<split>.npz` with `x` uint8 N,H,W,C, `y` and `index` int64 N. `hf`: `README.md` and `data/`, as
-    `datasets.load_dataset(folder)` reads them. The forms of `datasets` keep the names of classes.
+    `datasets.load_dataset(folder)` reads them. The formats of `datasets` keep class names.
 
-    `index` (int64 N) says where in the source the images stand; `record` goes into `provenance.json`, as
-    `public_record` has it. All of it appears, or nothing. InputError if it is there already, StoreError if it
-    cannot be written.
+    `index` (int64 N) are the images' rows in the source; `record` goes into `provenance.json`, reduced by
+    `public_record`. Everything appears, or nothing. InputError if it exists already, StoreError if it cannot
+    be written.
     """
     folder = folder.expanduser()
     write, pattern = FORMS[form]
     target = pattern.format(split)
     known = _known(folder, target, readme=form == "hf") | {target: record}
-    known = {name: public_record(told) for name, told in known.items()}
+    known = {name: public_record(one) for name, one in known.items()}
     home, stage = (folder / target).parent, folder / f".{split}.{os.getpid()}.tmp"
     try:
         (stage / "data").mkdir(parents=True)
@@ -65,14 +66,14 @@ def export(
     finally:
         shutil.rmtree(stage, ignore_errors=True)
         for place in (home, folder):
-            with suppress(OSError):  # it goes if nothing came into it
+            with suppress(OSError):  # removed if it is empty
                 place.rmdir()
     return folder if len(places) != 1 or form == "hf" else places[0]
 
 
 def _publish(stage: Path, home: Path, folder: Path) -> list[Path]:
-    """Move what is in `stage` to where it belongs, or none of it."""
-    os.sync()  # once for all, since there may be very many files
+    """Move the content of `stage` to its destination, all or nothing."""
+    os.sync()  # once, since there may be very many files
     home.mkdir(exist_ok=True)
     moved = list[Path]()
     try:
@@ -91,7 +92,7 @@ def _publish(stage: Path, home: Path, folder: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class _Content:
-    """What is written."""
+    """The content to write."""
 
     images: Images
     index: Tensor
@@ -99,14 +100,14 @@ class _Content:
     class_names: tuple[str, ...]
 
     def chunks(self) -> Iterator[tuple[Images, list[int]]]:
-        """Images, and where in the source they stand."""
+        """Images, and their rows in the source."""
         at = 0
         for chunk in self.images.chunks(per_chunk(self.images)):
             yield chunk, self.index[at : at + len(chunk)].tolist()
             at += len(chunk)
 
     def encoded(self) -> Iterator[tuple[list[bytes], list[str], list[int]]]:
-        """Chunk by chunk PNG files, their names, and labels."""
+        """PNG files, their names, and labels, chunk by chunk."""
         channels, digits = self.images.shape[0], len(str(int(self.index.max())))
         if channels not in (1, 3):
             raise InputError(f"PNG files have 1 or 3 channels, these images have {channels}: export an npz")
@@ -125,12 +126,12 @@ def png(pixels: np.ndarray[Any, Any]) -> bytes:
 
 
 def _rows(images: Images) -> np.ndarray[Any, Any]:
-    """uint8 N,H,W,C in one piece."""
+    """uint8 N,H,W,C, contiguous."""
     return np.ascontiguousarray(images.x.cpu().permute(0, 2, 3, 1).numpy())
 
 
 def _image_folder(content: _Content, stage: Path) -> None:
-    """A class without images has no folder: torchvision refuses empty ones."""
+    """A class without images gets no folder, since torchvision refuses empty ones."""
     digits = len(str(content.images.num_classes - 1))
     root = stage / content.split
     for k in content.images.y.unique().tolist():
@@ -157,7 +158,7 @@ def _parquet(content: _Content, stage: Path) -> None:
 
 
 def _schema(class_names: tuple[str, ...]) -> pa.Schema:
-    """With what tells Hugging Face's `datasets` that these are images and classes."""
+    """A schema with the metadata that marks images and classes for Hugging Face `datasets`."""
     label = {"names": list(class_names), "_type": "ClassLabel"}
     features = {"img": {"_type": "Image"}, "label": label}
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -188,7 +189,7 @@ FORMS: dict[str, tuple[Callable[[_Content, Path], None], str]] = {
 
 
 def _known(folder: Path, target: str, *, readme: bool) -> dict[str, Any]:
-    """What was exported into `folder` before. InputError if that is `target` too."""
+    """The provenance of earlier exports into `folder`. InputError if `target` is among them."""
     provenance = folder / "provenance.json"
     known: dict[str, Any] | None = {}
     try:
@@ -201,12 +202,12 @@ def _known(folder: Path, target: str, *, readme: bool) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         there = [folder]
     if there:
-        raise InputError(f"{there[0]} is there already, and is left as it is: choose another folder")
+        raise InputError(f"{there[0]} exists already and is not overwritten: choose another folder")
     return known or {}
 
 
 def _readme(known: Mapping[str, Any], class_names: tuple[str, ...]) -> str:
-    """A data set card as the Hub has it: in YAML where the splits are and what they hold; then in words."""
+    """A Hub data set card: splits and features in YAML, then the cards in words."""
     targets = [name for name in known if name.startswith("data/")]
     lines = ["---", "task_categories:", "- image-classification", "configs:", "- config_name: default"]
     lines += ["  data_files:"]

@@ -1,4 +1,5 @@
-"""Arrays that others made, out of .npy, .npz and .pt files: noise or poisoned images; no pickle is read."""
+"""Arrays of noise or poisoned images made elsewhere, from .npy, .npz and .pt files; pickles are never
+read."""
 
 from __future__ import annotations
 
@@ -22,20 +23,20 @@ from trainers.spec import InputError
 from trainers.stored import DamagedError, open_file
 from trainers.tensor_files import PickleError
 
-NAMES = ("x", "noise", "perturbation", "delta")  # of arrays in one file
+NAMES = ("x", "noise", "perturbation", "delta")  # of arrays in a file
 LABELS = ("y", "label", "labels")
 INDEX = "index"
-SLACK = 1e-6  # what a float may lie beyond [-1, 1]
+SLACK = 1e-6  # how far a float may exceed [-1, 1]
 MOST_ROWS = 10_000_000  # of a file
-STEP = 2**24  # values that are widened at a time
+STEP = 2**24  # values widened at a time
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is of use in a file: `values` M,C,H,W and, if they are told, the labels. `rows` (int64) says which
-    row belongs to each clean image, where the file says it; labels are then those of the clean images, else
-    of the rows. `count` is how many rows the file has: `values` are the first of them if there are more than
-    anybody needs."""
+    """The useful content of a file: `values` M,C,H,W and, if present, labels. `rows` (int64) is the row of
+    each clean image, if the file has an index; labels then belong to the clean images, else to the rows.
+    `count` is the number of rows in the file; `values` holds only the first rows if there are more than
+    needed."""
 
     path: Path
     values: Tensor
@@ -45,8 +46,8 @@ class Found:
 
 
 def read_array(path: Path, clean: Images, where: Tensor) -> Found:
-    """Its arrays, and what they are. `where` (int64 N) says which rows of the source the clean images are.
-    Nothing is read that does not fit them."""
+    """Read the arrays of a file and identify them. `where` (int64 N) are the clean images' rows in the
+    source. Arrays that do not fit them are not read."""
     if path.suffix.lower() in SUFFIXES:
         raise InputError(pickle_to_array(path))
     if path.suffix.lower() not in READERS:
@@ -82,15 +83,15 @@ def _why(path: Path, error: Exception) -> str:
     if not path.is_file():
         return f"{path} cannot be read: {error}"
     if isinstance(error, DamagedError) and not isinstance(error, PickleError):
-        return f"{path} cannot be read: {error}; was it copied whole?"
+        return f"{path} cannot be read: {error}; was it copied completely?"
     if isinstance(error, PickleError | UnpicklingError) or re.search("pickle|Python objects", str(error)):
         return needs_pickle(path)
     reason = (str(error).splitlines() or [""])[0]
-    return f"{path} cannot be read ({type(error).__name__}: {reason}); was it copied whole?"
+    return f"{path} cannot be read ({type(error).__name__}: {reason}); was it copied completely?"
 
 
 def _name(path: Path, arrays: Mapping[str, Held]) -> str:
-    """Which array is the perturbation."""
+    """The name of the array that is the perturbation."""
     found = [name for name in NAMES if name in arrays]
     for rank in (4, 3):
         found = found or [name for name, array in arrays.items() if len(array.shape) == rank]
@@ -103,7 +104,7 @@ def _name(path: Path, arrays: Mapping[str, Held]) -> str:
 
 
 def _column(path: Path, name: str, array: Held) -> Tensor:
-    """Labels or an index; int64."""
+    """Labels or an index, as int64."""
     if array.dtype not in DTYPES or "float" in array.dtype:
         raise InputError(f"{path}: labels and index must be whole numbers, found {name} of {array.dtype}")
     if math.prod(array.shape) > MOST_ROWS:
@@ -112,7 +113,7 @@ def _column(path: Path, name: str, array: Held) -> Tensor:
 
 
 def _check_noise(path: Path, values: Held, clean: Images) -> None:
-    """InputError unless an array is noise, or images, of the shape of the clean ones."""
+    """InputError unless the array is noise or images of the shape of the clean images."""
     if values.dtype not in DTYPES:
         raise InputError(
             f"{path} holds {values.dtype}; expected floats (noise in [-1, 1]), signed integers (noise in "
@@ -136,10 +137,10 @@ def levels(found: Found, application: Application) -> Tensor:
     size, at = max(1, 2**22 // math.prod(values.shape[1:])), 0
     for part in values.split(size):
         worst = part.double().abs().flatten(1).amax(1)
-        bad = (~(worst <= limit)).nonzero()  # NaN is not below either
+        bad = (~(worst <= limit)).nonzero()  # also true for NaN
         if len(bad):
             row, value = at + int(bad[0, 0]), float(worst[bad[0, 0]])
-            what = f"{value:.6g} lies beyond {advice}" if math.isfinite(value) else f"a value is {value}"
+            what = f"{value:.6g} is outside {advice}" if math.isfinite(value) else f"a value is {value}"
             raise InputError(f"{found.path}, row {row}: {what}")
         at += len(part)
     if floating:
@@ -151,16 +152,17 @@ def levels(found: Found, application: Application) -> Tensor:
 
 
 class WholeLevels:
-    """Levels that come part by part: int8 until some do not fit, then all int16, in memory of the result."""
+    """Levels appended part by part: int8 until some do not fit, then all int16, in the memory of the
+    result."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape, self.row, self.rows = shape, math.prod(shape[1:]), 0
-        room = torch.from_numpy(np.empty(2 * math.prod(shape), np.uint8))  # pages come as they are written
+        room = torch.from_numpy(np.empty(2 * math.prod(shape), np.uint8))  # pages are allocated when written
         self.narrow, self.wide = room[: math.prod(shape)].view(torch.int8), room.view(torch.int16)
         self.is_narrow = True
 
     def append(self, part: Tensor) -> None:
-        """The next rows, int16."""
+        """Append rows, int16."""
         low, high = part.aminmax()
         if self.is_narrow and not -128 <= int(low) <= int(high) <= 127:
             self._widen()
@@ -169,12 +171,12 @@ class WholeLevels:
         self.rows += len(part)
 
     def _widen(self) -> None:
-        """Have what is there as int16, from its end, so that nothing is overwritten before it is read."""
+        """Convert to int16 in place, from the end, so that nothing is overwritten before it is read."""
         for stop in range(self.rows * self.row, 0, -STEP):
             start = max(0, stop - STEP)
             self.wide[start:stop] = self.narrow[start:stop].to(torch.int16)
         self.is_narrow = False
 
     def values(self) -> Tensor:
-        """All that came."""
+        """All rows."""
         return (self.narrow if self.is_narrow else self.wide).view(self.shape)

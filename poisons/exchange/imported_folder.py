@@ -1,4 +1,4 @@
-"""Folders of poisoned images that others made: which file belongs to which clean image."""
+"""Folders of poisoned images made elsewhere: matches files to clean images."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 
 @dataclass(frozen=True)
 class MatchedFiles:
-    """The file of each clean image in order, what they were matched by, and warnings."""
+    """The file of each clean image in order, how they were matched, and warnings."""
 
     files: list[Path]
     matched_by: str
@@ -28,12 +28,12 @@ class MatchedFiles:
 
 
 def match_files(root: Path, clean: Images, where: Tensor, reading: Reading | None) -> MatchedFiles:
-    """The files under `root` (or `root`/train) that were made from the clean images, of which `where` says
-    the rows in the source, and `reading` the names that files and classes have there.
+    """Match the files under `root` (or `root`/train) to the clean images. `where` are the clean images' rows
+    in the source, and `reading` has the names of files and classes there.
 
-    Files have the names that the clean images have in the source's tree (in whatever format), or they are
-    named by rows, in folders of their classes or in none. InputError for an image without a file, or with
-    two, or for one in another class's folder.
+    Files have the names of the clean images in the source's tree (in any image format), or are named by row,
+    in class folders or without. InputError for an image with no file or two, or a file in another class's
+    folder.
     """
     class_names = () if reading is None else reading.class_names
     file_names = () if reading is None else reading.file_names
@@ -56,8 +56,8 @@ def match_files(root: Path, clean: Images, where: Tensor, reading: Reading | Non
 
 
 def match_rows(path: Path, index: Tensor, where: Tensor, what: str, names: Sequence[str] = ()) -> Tensor:
-    """The place in `index` of each number of `where`. InputError if one is missing, or is there twice;
-    `names` are those of the source's rows, if they have any."""
+    """The position in `index` of each number in `where`. InputError if one is missing or occurs twice.
+    `names` are the file names of the source's rows, if it has any."""
 
     def image(row: int) -> str:
         return f"image {row} of the source" + (f", {shown(Path(names[row]))}" if names else "")
@@ -77,8 +77,8 @@ def match_rows(path: Path, index: Tensor, where: Tensor, what: str, names: Seque
 
 
 def _rows_by_name(root: Path, files: list[Path], file_names: Sequence[str]) -> list[int | None]:
-    """The row of the source's file that has the same path, its suffix aside where no two differ by it
-    alone."""
+    """The source row of each file with the same path, ignoring suffixes unless two source files differ only
+    in the suffix."""
     rows: dict[str, int] = {_stem(name): row for row, name in enumerate(file_names)}
     if len(rows) < len(file_names):
         rows = {}
@@ -92,8 +92,8 @@ def _stem(name: str) -> str:
 
 
 def _is_mirror(files: list[Path], rows: list[int | None], where: Tensor) -> bool:
-    """Whether files are matched by name: all that are needed are there, or some are and the others are not
-    named by rows."""
+    """Whether to match by name: all needed files are there by name, or some are and the others are not named
+    by row."""
     there = set(rows) - {None}
     if there >= set(where.tolist()):
         return True
@@ -117,7 +117,7 @@ def _number(file: Path, file_names: Sequence[str]) -> int:
 
 
 def _check_classes(root: Path, files: list[Path], clean: Images, class_names: Sequence[str]) -> None:
-    """InputError for a file in the folder of another class than its clean image has."""
+    """InputError for a file in the folder of a class other than that of its clean image."""
     folders = [file.relative_to(root).parts[0] if file.parent != root else "" for file in files]
     if not any(folders):
         return
@@ -125,7 +125,7 @@ def _check_classes(root: Path, files: list[Path], clean: Images, class_names: Se
     for file, name, expected in zip(files, folders, clean.y.tolist(), strict=True):
         if label[name] != expected:
             raise InputError(
-                f"{shown(file)} lies in folder {name!r}, class {label[name]}, but the clean image of that "
+                f"{shown(file)} is in folder {name!r}, class {label[name]}, but the clean image of that "
                 f"number has label {expected}: was it made from other images, or from these in another order?"
             )
 
@@ -133,8 +133,8 @@ def _check_classes(root: Path, files: list[Path], clean: Images, class_names: Se
 def _labels_of_folders(
     root: Path, folders: list[str], num_classes: int, class_names: Sequence[str]
 ) -> dict[str, int]:
-    """The label that each folder stands for: as the source numbers classes of these names; else numbers are
-    labels, as `opsctl export` writes them; and where classes have no names, folders are counted in order."""
+    """The label of each folder: the source's label for a class of that name; else numeric names are labels,
+    as `opsctl export` writes them; and without class names, folders are numbered in order."""
     if set(folders) <= set(class_names):
         return {name: class_names.index(name) for name in folders}
     if all(name.isdecimal() and int(name) < num_classes for name in folders):
@@ -142,7 +142,7 @@ def _labels_of_folders(
     if not class_names:
         return {name: label for label, name in enumerate(folders)}
     unknown = next(name for name in folders if name not in class_names)
-    where = f"the folder {unknown!r}" if unknown else "an image in no class's folder"
+    where = f"the folder {unknown!r}" if unknown else "an image in no class folder"
     raise InputError(
         f"{root} holds {where}, but no class of the source has that name{nearest(unknown, class_names)}"
     )
@@ -152,12 +152,12 @@ def _warnings(root: Path, tree: Tree, files: list[Path]) -> list[str]:
     found = []
     if len(tree.images) > len(files):
         left = len(tree.images) - len(files)
-        found.append(f"{left} files are of none of the {len(files)} clean images")
+        found.append(f"{left} files belong to none of the {len(files)} clean images")
     for group in tree.skipped(root):
         found.append(
             f"{group['count']} files were not read ({group['reason']}): {', '.join(group['examples'])}"
         )
     lossy = [file for file in files if file.suffix.lower() in LOSSY]
     if lossy:
-        found.append(f"{len(lossy)} files, such as {lossy[0].name}, are in a form that may lose detail")
+        found.append(f"{len(lossy)} files, such as {lossy[0].name}, are in a lossy format")
     return found

@@ -1,5 +1,5 @@
-"""Perturbations that others made: read from an array or a folder of images, checked against the clean
-images, and stored."""
+"""Imports perturbations made elsewhere: reads an array or a folder of images, checks it against the clean
+images, and stores it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from trainers.images import Images
 from trainers.provenance import environment
 from trainers.spec import InputError
 
-FAR = 48  # levels; a mean change above is not noise, but other images
+FAR = 48  # levels; a larger mean change suggests other images, not noise
 
 
 def read_foreign(
@@ -44,20 +44,21 @@ def read_foreign(
     application: Application = "signed",
     eps: Fraction | None = None,
 ) -> tuple[Delta, dict[str, Any]]:
-    """Somebody's perturbation of `clean`, and a report on it as JSON types: `change`, `warnings`, and what
-    else is known.
+    """An imported perturbation of `clean`, and a report on it as JSON types: `change`, `warnings` and other
+    facts.
 
     A .npy, .npz or .pt file holds noise, one per image, one per class or one for all, N,C,H,W or N,H,W,C:
-    floats in [-1, 1], made whole as `application` says, or signed integers, in levels; or it holds the
-    poisoned images as uint8. Of several arrays that is the one named x, noise, perturbation or delta, or the
-    only one of its rank; labels (y, label, labels) are compared, and `index` tells the row in the source.
+    floats in [-1, 1], converted to levels according to `application`, or signed integers in levels; or it
+    holds the poisoned images as uint8. If there are several arrays, it is the one named x, noise,
+    perturbation or delta, or the only one of its rank. Labels (y, label, labels) are compared, and `index`
+    gives rows in the source.
 
-    A folder holds the poisoned images under the names that the clean ones have in the source's tree, or as
-    `<class>/<row in the source>.png`, or without classes.
+    A folder holds the poisoned images under the names of the clean ones in the source's tree, or as
+    `<class>/<row in the source>.png`, or without class folders.
 
-    `index` (int64 N) says which rows of the source `clean` are (default: all, in order), and `reading` what
-    files and classes are named there. No pickle is read. InputError says what does not fit, and where; `eps`,
-    if exceeded, is but reported.
+    `index` (int64 N) are the rows of `clean` in the source (default: all, in order), and `reading` has the
+    names of files and classes there. Pickles are never read. InputError says what does not fit, and where. An
+    `eps` that is exceeded is only reported.
     """
     with large_blocks_go_back():
         return _read_foreign(path.expanduser(), clean, index, reading, application, eps)
@@ -90,34 +91,34 @@ def _read_foreign(
     return delta, report | matched_by | {"warnings": warnings + doubts}
 
 
-def store_import(root: Path, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
-    """Keep a perturbation in the store at `root`, whole or not at all; returns its fingerprint. What is there
-    already is left as it is. `report` and `told` are kept beside it. StoreError if it cannot be written."""
+def store_import(root: Path, delta: Delta, report: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+    """Store a perturbation in the store at `root`, whole or not at all; returns its fingerprint. An existing
+    import is not changed. `report` and `origin` go into the record. StoreError if it cannot be written."""
     labels = report.get("labels_sha256") if delta.per == "image" else "any"
     content = hashlib.sha256(f"{delta.kind} {delta.per} {tuple(delta.delta.shape)} {labels} ".encode())
     for part in delta.delta.split(1024):
         content.update(part.cpu().contiguous().numpy().data)
     fingerprint = content.hexdigest()[:16]
-    write_import(root / "imports" / fingerprint, delta, {**report, **told})
+    write_import(root / "imports" / fingerprint, delta, {**report, **origin})
     return fingerprint
 
 
-def write_import(folder: Path, delta: Delta, told: Mapping[str, Any]) -> None:
-    """Have a perturbation in `folder`, as `read_import` reads it, unless one is there."""
+def write_import(folder: Path, delta: Delta, facts: Mapping[str, Any]) -> None:
+    """Write a perturbation into `folder`, for `read_import`, unless it exists already."""
     stage = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     if read_import(folder) is not None:
         return
     try:
         stage.mkdir(parents=True)
-        arrow.write(stage / FILE, delta.columns(), delta.told())
+        arrow.write(stage / FILE, delta.columns(), delta.to_json())
         flush(stage / FILE)
-        record = {"file": stamp(stage / FILE), **told, "environment": environment()}
+        record = {"file": stamp(stage / FILE), **facts, "environment": environment()}
         write_whole(stage / RECORD, record)
-        put_aside(folder, folder.parent.parent / "quarantine")  # damaged, if there is one
+        put_aside(folder, folder.parent.parent / "quarantine")  # what is there is damaged
         os.rename(stage, folder)
         flush(folder.parent)
     except OSError as error:
-        if read_import(folder) is None:  # or another came first, with the same bytes
+        if read_import(folder) is None:  # else another process was first, with the same bytes
             needed = max(delta.delta.nbytes, 1e6) / 1e6
             raise StoreError(
                 f"{folder} could not be written ({error}); it needs about {needed:.0f} MB"
@@ -133,7 +134,7 @@ def _from_file(path: Path, clean: Images, where: Tensor, application: Applicatio
     if found.values.dtype == torch.uint8:
         if rows is None:
             raise InputError(
-                f"{path} holds {found.count} images of uint8, which are taken for poisoned images, but "
+                f"{path} holds {found.count} uint8 images, which count as poisoned images, but "
                 f"there are {len(clean)} clean ones; noise is stored as floats, or as signed integers"
             )
         return Delta(_minus(clean, lambda part: found.values[rows[part]])), warnings
@@ -145,7 +146,7 @@ def _from_file(path: Path, clean: Images, where: Tensor, application: Applicatio
 
 
 def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Per, Tensor | None, list[str]]:
-    """What there is a row for; for each clean image its row in the file, if that is an image; warnings."""
+    """What the rows are per; the row of each clean image, if they are per image; warnings."""
     count = found.count
     if found.rows is not None:
         return "image", found.rows, []
@@ -156,7 +157,7 @@ def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Per, Tensor | Non
     if count == 1:
         return "universal", None, []
     if int(where.max()) < count:
-        warning = f"it has {count} rows for {len(clean)} images: row i was taken for image i of the source"
+        warning = f"it has {count} rows for {len(clean)} images: row i is assumed to be image i of the source"
         return "image", where, [warning]
     raise InputError(
         f"{found.path} has {count} rows, but there are {len(clean)} clean images of {clean.num_classes} "
@@ -165,7 +166,7 @@ def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Per, Tensor | Non
 
 
 def _compare(found: Found, rows: Tensor | None, clean: Images) -> None:
-    """Whether the labels in the file, if there are any, are those of the clean images."""
+    """InputError unless the labels in the file, if there are any, equal those of the clean images."""
     if found.labels is None:
         return
     mine, expected = found.labels, clean.y.cpu()
@@ -180,12 +181,12 @@ def _compare(found: Found, rows: Tensor | None, clean: Images) -> None:
         row = int(wrong[0, 0])
         raise InputError(
             f"{found.path}: image {row} has label {int(mine[row])}, but the clean image there has label "
-            f"{int(expected[row])}: they come in another order; store their rows in the source as `index`"
+            f"{int(expected[row])}: the order differs; store the rows in the source as `index`"
         )
 
 
 def _minus(clean: Images, poisoned: Callable[[slice], Tensor]) -> Tensor:
-    """What was added to the clean images; `poisoned(part)` gives uint8 images of these rows."""
+    """The difference from the clean images; `poisoned(part)` returns the uint8 images of these rows."""
     delta, at = WholeLevels((len(clean), *clean.shape)), 0
     for chunk in clean.chunks(per_chunk(clean)):
         part = slice(at, at + len(chunk))
@@ -212,7 +213,7 @@ def _from_folder(
 
 
 def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str, Any] | None, list[str]]:
-    """What it changes, and what is doubtful about it."""
+    """Statistics of the change, and warnings."""
     tally, textured = Tally(), torch.zeros(2, clean.num_classes, dtype=torch.bool)
     for before, after in _applied(delta, clean):
         tally.add(before, after)
@@ -220,7 +221,7 @@ def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str
             one_colour = (images.x.amax((2, 3)) == images.x.amin((2, 3))).all(1)
             seen[images.y[~one_colour].cpu()] = True
     doubts = [
-        f"every image of class {k} becomes one colour: did its generator divide by zero?"
+        f"every image of class {k} becomes a single colour: did its generator divide by zero?"
         for k in (textured[0] & ~textured[1]).nonzero().squeeze(1).tolist()
     ]
     size = [(int(part.abs().max()), int(part.abs().sum())) for part in _parts(delta.delta)]
@@ -232,7 +233,7 @@ def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str
     if mean > FAR:
         doubts.append(
             f"its mean change is {mean:.0f} levels: are its rows in the order of the clean images, and is it "
-            "noise, not images? (poisoned images are stored as uint8)"
+            "noise, not images? (store poisoned images as uint8)"
         )
     if not largest:
         doubts.append("it changes nothing")

@@ -1,4 +1,4 @@
-"""The picture of a data set: an image of each class, clean, poisoned, and what was changed, as PNG."""
+"""The picture of a data set: an image of each class, clean, poisoned, and their difference, as PNG."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from poisons.store.build import per_chunk
 from trainers.images import Images
 from trainers.spec import InputError
 
-CLASSES = 40  # that are shown, at most
-LABELLED = 200  # pixels of the map that get a text, at most
+CLASSES = 40  # shown, at most
+LABELLED = 200  # labelled pixels of the map, at most
 COLUMNS, WIDTH = 20, 2000  # of the grid, at most; pixels
 TILE, LARGEST, PANEL = 96, 256, 640  # sides of a tile, about and at most, and of the map of pixels; pixels
 GAP, MARGIN, LINE, EDGE, LEFT, TEXT = 5, 14, 20, 28, 86, 13
@@ -34,11 +34,11 @@ Box = tuple[float, float, float, float]
 
 
 def draw(clean: Images, poisoned: Images, perturbation: Perturbation | None = None) -> bytes:
-    """A PNG: for each class (the first `CLASSES`) the first image that was changed, or its first, as it was,
-    as it is, and the difference around mid-grey, the largest filling the range.
+    """A PNG: for each class (the first `CLASSES`) the first changed image, or else the first image: clean,
+    poisoned, and the difference around mid-grey, scaled so that the largest fills the range.
 
-    Of a perturbation that writes pixels class by class, also which pixels, and all classes' in one map; the
-    range is then filled by what else was changed, if anything was.
+    For a perturbation that writes class-wise pixels it also shows these pixels, and a map of the pixels of
+    all classes; the scale then ignores them, if anything else changed.
     """
     classes = poisoned.y.unique().tolist()
     shown = classes[:CLASSES]
@@ -58,7 +58,7 @@ def draw(clean: Images, poisoned: Images, perturbation: Perturbation | None = No
 
 
 def _difference(before: Tensor, after: Tensor, pixels: list[Tensor]) -> tuple[str, Tensor, str]:
-    """A title, uint8 N,C,H,W around grey, and what there is to say about it."""
+    """A title, the difference as uint8 N,C,H,W around grey, and a note on its scale."""
     moved = after.int() - before.int()
     rest = moved.clone()
     for x in pixels:
@@ -68,7 +68,7 @@ def _difference(before: Tensor, after: Tensor, pixels: list[Tensor]) -> tuple[st
         largest, where = int(moved.abs().max()), ""
     factor = 127 / largest
     difference = (GREY + (moved * factor).round()).clamp(0, 255).to(torch.uint8)
-    note = f"Differences lie around grey; the largest{where} is {largest} levels of 1/255."
+    note = f"Differences are shown around grey; the largest{where} is {largest} levels of 1/255."
     return f"difference\nx {factor:.3g}", difference, note
 
 
@@ -82,7 +82,8 @@ def pillow() -> tuple[Any, Any, Any]:
 
 
 def _examples(clean: Images, poisoned: Images, classes: list[int], *, still: bool) -> list[int]:
-    """For each class the row of its first image that was changed, or of its first; `still`: none was."""
+    """For each class the row of its first changed image, or of its first image; `still` means that none
+    changed."""
     first = {k: int((poisoned.y == k).nonzero()[0]) for k in classes}
     changed: dict[int, int] = {}
     size, at = per_chunk(clean), 0
@@ -103,19 +104,19 @@ def _links(perturbation: Perturbation | None) -> Iterator[PixelWrite]:
 
 
 def _pixels(write: PixelWrite, classes: list[int], like: Images) -> Tensor:
-    """What `write` does to a grey image of each class."""
+    """A grey image of each class after `write`."""
     x = torch.full((len(classes), *like.shape), GREY, dtype=torch.uint8)
     return write.apply(Images(x, torch.tensor(classes), like.num_classes)).x
 
 
 def _rgb(x: Tensor) -> Array:
-    """uint8 C,H,W as H,W,3; of one or two channels the first, of more the first three."""
+    """uint8 C,H,W as H,W,3: the first channel of one or two, the first three of more."""
     shown = x[:3] if len(x) >= 3 else x[:1].expand(3, -1, -1)
     return shown.permute(1, 2, 0).contiguous().numpy()
 
 
 def _tile(x: Tensor) -> Any:
-    """One image, enlarged by whole factors, or made smaller."""
+    """One image, enlarged by an integer factor, or reduced."""
     image_module, _, _ = pillow()
     image, side = image_module.fromarray(_rgb(x)), max(x.shape[1:])
     factor = max(1, round(TILE / side)) if side <= LARGEST else LARGEST / side
@@ -124,7 +125,7 @@ def _tile(x: Tensor) -> Any:
 
 
 def _grid(labels: list[str], lines: list[tuple[str, Tensor]]) -> Any:
-    """Tiles in columns under `labels`, a line for each title; too many columns go on below."""
+    """Tiles in columns under `labels`, one line per title; columns that do not fit continue below."""
     image_module, draw_module, font_module = pillow()
     width, height = _tile(lines[0][1][0]).size
     fit = max(1, min(COLUMNS, (WIDTH - LEFT) // (width + GAP)))
@@ -147,7 +148,7 @@ def _grid(labels: list[str], lines: list[tuple[str, Tensor]]) -> Any:
 
 
 def _map(write: PixelWrite) -> Any:
-    """The pixels of all classes on grey, enlarged, with the numbers of their classes."""
+    """The pixels of all classes on grey, enlarged, with their class numbers."""
     image_module, draw_module, font_module = pillow()
     height, width = write.shape
     cell = max(1, round(PANEL / max(height, width)))
@@ -176,7 +177,7 @@ def _map(write: PixelWrite) -> Any:
 
 
 def _places(write: PixelWrite) -> dict[Place, dict[int, tuple[int, ...]]]:
-    """For each position the classes that have it, and in which colour at last."""
+    """For each position its classes, with their final colours."""
     found: dict[Place, dict[int, tuple[int, ...]]] = {}
     for pixel in write.facts()["pixels"]:
         colour = tuple(pixel["colour"])
@@ -188,13 +189,13 @@ def _places(write: PixelWrite) -> dict[Place, dict[int, tuple[int, ...]]]:
 def _label(
     pen: Any, font: Any, boxes: dict[Place, Box], texts: dict[Place, str], size: tuple[int, int]
 ) -> None:
-    """Write each text near its box, where it covers neither a box nor another text, a line leading to it if
-    that is farther off. Boxes that touch need their text once."""
-    taken, told = list(boxes.values()), set[tuple[int, int, str]]()
+    """Write each text near its box where it covers neither a box nor another text, with a line to it if it is
+    far away. Adjacent boxes share one text."""
+    taken, labelled = list(boxes.values()), set[tuple[int, int, str]]()
     for (row, column), text in list(texts.items())[:LABELLED]:
         near = {(row + i, column + j, text) for i, j in itertools.product((-1, 0, 1), repeat=2)}
-        known = bool(near & told)
-        told.add((row, column, text))
+        known = bool(near & labelled)
+        labelled.add((row, column, text))
         free = None if known else _free(boxes[row, column], pen.textlength(text, font=font) + 4, taken, size)
         if free is None:
             continue
@@ -208,7 +209,7 @@ def _label(
 
 
 def _free(box: Box, width: float, taken: list[Box], size: tuple[int, int]) -> tuple[Box, bool] | None:
-    """A place for a text of this width beside `box`, or farther off; None if there is none."""
+    """A free place for a text of this width beside `box`, or farther away; None if there is none."""
     left, top, right, bottom = box
     for far, (dx, dy) in itertools.product(range(12), ((1, 0), (-1, 0), (0, -1), (0, 1), (1, -1), (-1, 1))):
         x = (left + right) / 2 + dx * ((right - left + width) / 2 + far * 10)
@@ -228,7 +229,7 @@ def _meet(one: Box, other: Box) -> bool:
 
 
 def _stacked(parts: list[Any], notes: list[str]) -> bytes:
-    """Images below each other, and lines of text below the first, as PNG."""
+    """Images stacked vertically, with notes below the first, as PNG."""
     image_module, draw_module, font_module = pillow()
     font = font_module.load_default(14)
     width = max(520, *(part.width for part in parts)) + 2 * MARGIN

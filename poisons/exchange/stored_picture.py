@@ -1,4 +1,4 @@
-"""The picture of a data set that is in a store."""
+"""The picture of a data set in a store."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainers.spec import InputError
 
 
 def picture_of(spec: DataSpec, store: Store) -> bytes:
-    """The picture of a data set of the store, as PNG."""
+    """The picture of a data set in the store, as PNG."""
     images = store.load(spec)
     if images is None:
         raise InputError(f"{store.path(spec)} is damaged; the next sweep that needs it builds it again")

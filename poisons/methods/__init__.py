@@ -1,1 +1,1 @@
-"""Poisons: one published method, one file; what only one of them needs stands beside it."""
+"""Poisons: one file per published method, with the modules that only one of them needs."""

@@ -1,4 +1,4 @@
-"""No poison: the identity, so that nobody needs a special case for clean data."""
+"""No poison: the identity, so that clean data needs no special case."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Identity(Perturbation, kind="identity"):
         return {}
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Identity:
-        if columns or told:
-            raise DamagedError("what changes nothing has no columns and no fields")
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Identity:
+        if columns or values:
+            raise DamagedError("an identity has no columns and no values")
         return cls()
 
 

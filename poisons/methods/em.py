@@ -1,4 +1,5 @@
-"""Error-minimising noise (Huang, Ma, Erfani, Bailey, Wang; ICLR 2021): noise that leaves nothing to learn.
+"""Error-minimising noise (Huang, Ma, Erfani, Bailey, Wang; ICLR 2021): noise that makes images trivially easy
+to fit.
 
 A bi-level loop: a generator network takes a few steps on the noisy images, then the noise, one per image or
 one per class, descends the generator's loss, until the generator makes almost no error on the noisy images.
@@ -22,8 +23,8 @@ from poisons.methods.em_noise import (
     TRAIN,
     ClassNoise,
     Descent,
+    Epochs,
     ImageNoise,
-    Laps,
     Noise,
     begin,
     one_thread,
@@ -46,8 +47,8 @@ from trainers.spec import Eps, InputError
 from trainers.stored import DamagedError, JsonFile
 from trainers.tensor_files import check_like
 
-GENERATOR_LAPS, NOISE_LAPS, CHOSEN, WEIGHTS = range(4)
-ROUNDS = 10  # that a crafting is taken to need when its cost is reckoned; on CIFAR-10 it is about as many
+GENERATOR_EPOCHS, NOISE_EPOCHS, CHOSEN, WEIGHTS = range(4)
+ROUNDS = 10  # assumed by cost estimates; about what CIFAR-10 takes
 FIELD = "batch_size of the poison"
 CLASS_WISE: dict[str, Any] = {
     "steps": 1,
@@ -59,18 +60,18 @@ CLASS_WISE: dict[str, Any] = {
 
 
 class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
-    """Noise within ±`eps`, one per image (`sample_wise`) or per class; what is left out is as published for
-    that granularity and CIFAR-10. Unlike the published generator, ours normalises its images inside, as
-    every network here does.
+    """Noise within ±`eps`, one per image (`sample_wise`) or per class (`class_wise`). Defaults are those
+    published for the granularity and CIFAR-10. Unlike the published generator, ours normalises images inside,
+    as every network here does.
 
-    Each round takes `train_steps` steps of the generator, on batches that go on where the last round's
-    stopped, then `steps` descents of `step` (default eps/10) each of the noise. It ends when the generator's
-    error on the noisy images is at most `stop_error`, or after `max_rounds`; the record tells which.
-    Class-wise noise descends, and the error is taken, on `share` of each class's images; the generator sees
-    all. `shuffle` and `drop_last` are about the generator's batches, and about those in which class-wise
-    noise descends.
+    Each round trains the generator for `train_steps` steps, on batches that continue where the last round
+    stopped, then takes `steps` descents of size `step` (default eps/10) on the noise. Crafting ends when the
+    generator's error on the noisy images is at most `stop_error`, or after `max_rounds`; the record says
+    which. Class-wise noise is updated, and its error measured, on a fraction `share` of each class's images;
+    the generator trains on all. `shuffle` and `drop_last` apply to the generator's batches and to those of
+    class-wise noise.
 
-    `augmentations` come before the generator in both kinds of step. `application` says how float noise
+    `augmentations` are applied before the generator in both kinds of step. `application` is how float noise
     becomes whole levels: rounded, or as released code does it. `precision` is as in a training.
     """
 
@@ -104,7 +105,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     @model_validator(mode="before")
     @classmethod
     def _as_published(cls, value: Any) -> Any:
-        """Fields that are not given are those of the granularity."""
+        """Defaults that depend on the granularity."""
         class_wise = isinstance(value, dict) and value.get("granularity") == "class_wise"
         return CLASS_WISE | value if class_wise else value
 
@@ -112,14 +113,14 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     @classmethod
     def _a_level_at_least(cls, eps: Fraction) -> Fraction:
         if not Fraction(1, 255) <= eps <= 1:
-            raise ValueError(f"eps lies between 1/255 (one level) and 1; found {eps}; write 8/255")
+            raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
         return eps
 
     @field_validator("step")
     @classmethod
     def _moves(cls, step: Fraction | None) -> Fraction | None:
         if step == 0:
-            raise ValueError("a step of 0 moves nothing; leave it out for eps/10")
+            raise ValueError("a step of 0 changes nothing; leave it out for eps/10")
         return step
 
     @field_validator("augmentations")
@@ -150,32 +151,32 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         return self.granularity == "class_wise"
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
-        """Nobody knows the number of rounds before; it is taken to be ten."""
+        """The number of rounds is unknown in advance; ten are assumed."""
         network = network_flops(self.generator, shape=shape, num_classes=num_classes)
-        descent = Passes(forward=self.steps + 1, inputs=self.steps)  # and the error after it
+        descent = Passes(forward=self.steps + 1, inputs=self.steps)  # and the error afterwards
         size, chosen = self.batch_size, math.ceil(self.share * images)
         step = over(min(size, images), size, Passes(forward=1, backward=1), network)
         one = step * self.train_steps + over(chosen, size, descent, network)
         return one * min(self.max_rounds, ROUNDS)
 
     def check(self, clean: Extent) -> None:
-        """A generator that cannot be trained on one image is a mistake where its first round comes to a last
-        batch of one; a later round may never be run, and says so itself."""
+        """InputError if the first round meets a last batch of one image on which the generator cannot be
+        trained. A later round may never run, and checks for itself."""
         if not clean.images:
             raise InputError("error-minimising noise is crafted from images, and there are none")
-        laps = Laps(clean.images, self.batch_size, self.shuffle, self.drop_last, 0, GENERATOR_LAPS)
-        if laps.last > 1 or self.train_steps < len(laps):
+        epochs = Epochs(clean.images, self.batch_size, self.shuffle, self.drop_last, 0, GENERATOR_EPOCHS)
+        if epochs.last_batch_size > 1 or self.train_steps < epochs.batches:
             return
         check_last_batch(self.generator, clean, self.batch_size, field=FIELD)
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
-        """DivergenceError if the generator's weights or its loss stop being finite."""
+        """DivergenceError if the generator's weights or loss are no longer finite."""
         self.check(clean.extent)
         device, checkpoint, owner = context.device, context.checkpoint, f"em {self.key}, seed {seed}"
         recipe = self._recipe()
         with repeatable(), memory_named(recipe, clean, device, field=FIELD):
             clean = clean.to(CPU) if self._shared(context) else place(clean, device)
-            # no victim begins with these weights, as it might with those of `seed` itself
+            # differs from `seed` itself, so that no victim starts from these weights
             weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()
             noise = self._begin(clean, seed, context)
             arithmetic = _arithmetic(recipe, clean, noise, device)
@@ -209,31 +210,31 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         return Delta(levels, "class" if self.transfers else "image", facts)
 
     def _recipe(self) -> TrainSpec:
-        """How the generator is trained; nothing is its paper's."""
+        """How the generator is trained; its architecture's own recipe is not used."""
         fields = ("optimizer", "batch_size", "augmentations", "precision")
         renamed = {"architecture": self.generator, "clip_norm": self.max_grad_norm}
         return TrainSpec().model_copy(update=renamed | {name: getattr(self, name) for name in fields})
 
     def _shared(self, context: CraftContext) -> bool:
-        """Whether other processes take part, for which all lies on the host."""
+        """Whether worker processes take part; tensors are then on the host."""
         return context.workers.size > 1 and not self.transfers
 
-    def _laps(self, images: Images, seed: int, stream: int) -> Laps:
-        return Laps(len(images), self.batch_size, self.shuffle, self.drop_last, seed, stream)
+    def _epochs(self, images: Images, seed: int, stream: int) -> Epochs:
+        return Epochs(len(images), self.batch_size, self.shuffle, self.drop_last, seed, stream)
 
     def _begin(self, clean: Images, seed: int, context: CraftContext) -> Noise:
         """The noise before the first round."""
         rows, device = clean.num_classes if self.transfers else len(clean), context.device
         home = CPU if self._shared(context) else device
         values = begin((rows, *clean.shape), float(self.eps), home, random=self.random_start, seed=seed)
-        values = values.to(device) if self.transfers else values  # which is small
+        values = values.to(device) if self.transfers else values  # it is small
         if not self.transfers:
             return ImageNoise(clean, values)
         if self.share < 1:
             gen = generator(CPU, seed, EM, CHOSEN)
             chosen = stratified(clean.y, clean.num_classes, self.share, gen)
             clean = place(clean.take(chosen.nonzero().squeeze(1).to(clean.y.device)), device)
-        return ClassNoise(clean, values, self._laps(clean, seed, NOISE_LAPS))
+        return ClassNoise(clean, values, self._epochs(clean, seed, NOISE_EPOCHS))
 
     def _ended(self, training: Training) -> bool:
         rounds = training.history
@@ -243,12 +244,12 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         self, training: Training, clean: Images, noise: Noise, seed: int, device: torch.device
     ) -> None:
         """The generator's steps of one round. As published, noisy images are not clipped to [0, 1] here."""
-        laps, first = self._laps(clean, seed, GENERATOR_LAPS), len(training.history) * self.train_steps
+        epochs, first = self._epochs(clean, seed, GENERATOR_EPOCHS), len(training.history) * self.train_steps
         training.model.train()
         with seeded(device, seed, EM, TRAIN, first), one_thread(device):
             for turn in range(first, first + self.train_steps):
-                lap, at = divmod(turn, len(laps))
-                rows = laps.lap(lap)[at]
+                epoch, at = divmod(turn, epochs.batches)
+                rows = epochs.epoch(epoch)[at]
                 if len(rows) == 1:
                     check_last_batch(self.generator, clean.extent, self.batch_size, field=FIELD)
                 x, labels = pick(clean, rows, device)
@@ -281,7 +282,7 @@ class Round(TypedDict):
 
 
 class RoundsSoFar(TypedDict):
-    """How far a crafting is, in its checkpoint."""
+    """The progress of a crafting in its checkpoint."""
 
     history: list[Round]
 
@@ -290,7 +291,7 @@ ROUNDS_SO_FAR = JsonFile[dict[str, Any]](RoundsSoFar)
 
 
 def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.device) -> Arithmetic:
-    """What `precision` comes to for the generator: for its own steps, and for those of the noise."""
+    """The arithmetic of the generator, checked for its own steps and for those of the noise."""
 
     def on(sizes: BatchSizes) -> Arithmetic:
         return resolve(
@@ -309,17 +310,17 @@ def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.de
 
 
 def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:
-    """Go on from the state of a checkpoint. Raises DamagedError if it is none of this crafting; nothing is
-    changed then."""
+    """Resume from the state of a checkpoint. Raises DamagedError, and changes nothing, if it does not belong
+    to this crafting."""
     ROUNDS_SO_FAR.check({"history": state.get("history")})
     check_like(state.get("noise"), noise.values, "noise")
-    training.take_on(state)
+    training.load_state(state)
     training.history = list(state["history"])
     noise.values.copy_(state["noise"])
 
 
 def passes_gradient(augmentation: Augmentation) -> bool:
-    """Whether what augmented images give has a gradient in the images; tried on a few random ones."""
+    """Whether the augmentation lets gradients through to its input; tried on a few random images."""
     gen = torch.Generator().manual_seed(0)
     x = torch.rand((8, 3, 32, 32), generator=gen).requires_grad_()
     out, _ = augmentation(x, torch.full((8, 2), 0.5), gen)

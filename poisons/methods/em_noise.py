@@ -1,5 +1,5 @@
-"""The noise step of error-minimising noise: the noise of each image, or of each class, follows the gradient
-of a generator's loss downwards."""
+"""The noise step of error-minimising noise: the noise of each image or class descends the gradient of a
+generator's loss."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from trainers.pgd import input_gradient
 from trainers.recipe import TrainSpec, repeatable
 
 CPU = torch.device("cpu")
-EM = 25965  # what the numbers of all random streams here begin with, after the seed
-BEGIN, ORDER, TRAIN, DESCEND = range(4)  # and what they are for
+EM = 25965  # first part of every random stream here, after the seed
+BEGIN, ORDER, TRAIN, DESCEND = range(4)  # second part: the purpose
 
 
 @contextmanager
 def one_thread(device: torch.device) -> Iterator[None]:
-    """Within, the sums over a batch that gradients of weights are come out alike on a CPU, however many
-    processors there are."""
+    """Within the block, gradients of weights, which are sums over a batch, do not depend on the number of CPU
+    cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1 if device.type == "cpu" else threads)
     try:
@@ -41,9 +41,9 @@ def one_thread(device: torch.device) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Laps:
-    """`n` rows in batches of `size`, lap after lap: in order, or shuffled anew for each lap. An incomplete
-    batch at a lap's end is left out if `drop_last`, unless there is no other."""
+class Epochs:
+    """`n` rows in batches of `size`, epoch after epoch: in order, or reshuffled for each epoch. With
+    `drop_last` an incomplete last batch is dropped, unless it is the only one."""
 
     n: int
     size: int
@@ -52,28 +52,29 @@ class Laps:
     seed: int
     stream: int
 
-    def __len__(self) -> int:
-        """Batches in a lap."""
+    @property
+    def batches(self) -> int:
+        """The number of batches in an epoch."""
         return (self.drop_last and self.n // self.size) or math.ceil(self.n / self.size)
 
     @property
-    def last(self) -> int:
-        """How many rows are in the last batch of a lap."""
-        return min(self.n - (len(self) - 1) * self.size, self.size)
+    def last_batch_size(self) -> int:
+        """The number of rows in the last batch of an epoch."""
+        return min(self.n - (self.batches - 1) * self.size, self.size)
 
-    def lap(self, number: int) -> Sequence[Tensor]:
-        """The batches of one lap, as int64 rows on the host."""
+    def epoch(self, number: int) -> Sequence[Tensor]:
+        """The batches of one epoch, as int64 rows on the host."""
         gen = generator(CPU, self.seed, EM, ORDER, self.stream, number)
         order = torch.randperm(self.n, generator=gen) if self.shuffle else torch.arange(self.n)
-        return order.split(self.size)[: len(self)]
+        return order.split(self.size)[: self.batches]
 
 
 @dataclass(frozen=True)
 class Descent:
-    """How noise moves in one round: `steps` signed descents of the loss of `model`, `step` long each, within
-    ±`eps`. `recipe` says in what batches and arithmetic, and what augments the images on their way."""
+    """The noise step of one round: `steps` signed gradient descents of the loss of `model`, each of size
+    `step`, within ±`eps`. `recipe` gives the batch size, the arithmetic and the augmentations."""
 
-    model: nn.Module  # in eval mode; its weights ask for no gradient
+    model: nn.Module  # in eval mode; its weights require no gradient
     recipe: TrainSpec
     num_classes: int
     eps: float
@@ -83,8 +84,8 @@ class Descent:
     round: int
 
     def __call__(self, x: Tensor, labels: Tensor, noise: Tensor, batch: int) -> Tensor:
-        """The noise float N,C,H,W of batch number `batch`, from where it was: as it was before the last
-        image was clipped to [0, 1], as published."""
+        """The updated noise, float N,C,H,W, of batch number `batch`. As published, it is the noise before the
+        last clipping of images to [0, 1]."""
         forward, z = self._forward(labels, batch), (x + noise).clamp_(0, 1)
         for _ in range(self.steps):
             grad = input_gradient(forward, z, labels, cross_entropy)
@@ -102,7 +103,7 @@ class Descent:
 
 
 class Augmented(nn.Module):
-    """`model` on images that are augmented anew at every call."""
+    """`model` on images that are augmented with new draws at every call."""
 
     def __init__(
         self, model: nn.Module, augmentations: tuple[Augmentation, ...], y: Tensor, gen: torch.Generator
@@ -118,20 +119,20 @@ class Augmented(nn.Module):
 
 @torch.no_grad()
 def judge(model: nn.Module, noisy: Tensor, labels: Tensor) -> Tensor:
-    """How many noisy images are put into a wrong class, and of how many a logit is not finite; int64 2."""
+    """The number of misclassified noisy images, and of those with a logit that is not finite; int64 2."""
     logits = model(noisy.clamp(0, 1))
     return torch.stack(((logits.argmax(1) != labels).sum(), (~logits.isfinite().all(1)).sum()))
 
 
 def pick(images: Images, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Float pixels in [0, 1] and labels of some rows, on `device`, laid out as networks want them."""
+    """Float pixels in [0, 1], channels last, and labels of some rows, on `device`."""
     rows = rows.to(images.x.device)
     x, labels = images.x[rows].to(device), images.y[rows].to(device)
     return channels_last(to_float(x)), labels
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same, with the channels of a pixel side by side in memory."""
+    """The same values in channels-last memory layout."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -147,11 +148,11 @@ class Noise(ABC):
 
     @abstractmethod
     def descend(self, descent: Descent, context: CraftContext) -> list[int]:
-        """Moves all values; then the two counts of `judge` over all images."""
+        """Update all values; returns the two counts of `judge` over all images."""
 
 
 class ImageNoise(Noise):
-    """One noise per image. Its noise step is shared out among a workers."""
+    """One noise per image. The noise step is divided among workers."""
 
     def of(self, rows: Tensor, labels: Tensor) -> Tensor:
         return self.values[rows.to(self.values.device)].to(labels.device)
@@ -168,8 +169,8 @@ class ImageNoise(Noise):
         return [sum(counts) for counts in zip(*(result.counts for result in results), strict=True)]
 
     def _shares(self, size: int, number: int) -> list[Share]:
-        """At most `number` runs of whole batches. One alone is the tensors themselves; several are copies,
-        since a part of a tensor would be pickled with all of it."""
+        """At most `number` shares of whole batches. A single share is the tensors themselves; several are
+        copies, since pickling a view pickles the whole tensor."""
         whole, batches = (self.images.x, self.images.y, self.values), math.ceil(len(self.images) / size)
         bounds = [batches * i // number for i in range(number + 1)]
         shares = []
@@ -196,8 +197,8 @@ class Descended(NamedTuple):
 
 
 def descend_share(descent: Descent, share: Share, device: torch.device) -> Descended:
-    """The share's noise after its noise step, written over what it was; batch by batch on `device`, wherever
-    it lies."""
+    """The share's noise after the noise step, updated in place; batch by batch on `device`, wherever the
+    tensors are."""
     model = descent.model.to(device)
     counts = torch.zeros(2, dtype=torch.int64, device=device)
     parts = (part.split(descent.recipe.batch_size) for part in (share.x, share.labels, share.noise))
@@ -211,12 +212,11 @@ def descend_share(descent: Descent, share: Share, device: torch.device) -> Desce
 
 
 class ClassNoise(Noise):
-    """One noise per class: each batch moves it, before the next one, to the mean of where its images would
-    have it."""
+    """One noise per class: each batch in turn sets it to the mean of the updates that its images ask for."""
 
-    def __init__(self, images: Images, values: Tensor, laps: Laps) -> None:
+    def __init__(self, images: Images, values: Tensor, epochs: Epochs) -> None:
         super().__init__(images, values)
-        self.laps = laps
+        self.epochs = epochs
         values[torch.bincount(images.y, minlength=len(values)).to(values.device) == 0] = 0
 
     def of(self, rows: Tensor, labels: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ class ClassNoise(Noise):
         device = context.device
         counts = torch.zeros(2, dtype=torch.int64, device=device)
         with descent.recipe.autocast(device):
-            for batch, rows in enumerate(self.laps.lap(descent.round)):
+            for batch, rows in enumerate(self.epochs.epoch(descent.round)):
                 x, labels = pick(self.images, rows, device)
                 moved = descent(x, labels, channels_last(self.values[labels]), batch).contiguous()
                 for k in labels.unique().tolist():
@@ -237,7 +237,7 @@ class ClassNoise(Noise):
 
 
 def begin(shape: tuple[int, ...], eps: float, device: torch.device, *, random: bool, seed: int) -> Tensor:
-    """Where noise begins: at 0, or uniform in ±`eps`; on `device` if there is room, else on the host."""
+    """The initial noise: 0, or uniform in ±`eps`; on `device` if it fits, else on the host."""
     room = device.type != "cuda" or 4 * math.prod(shape) <= SHARE * torch.cuda.mem_get_info(device)[0]
     values = torch.zeros(shape, device=device if room else CPU)
     for number, some in enumerate(values.split(1024) if random else ()):

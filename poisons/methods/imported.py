@@ -1,4 +1,4 @@
-"""A perturbation that somebody else made, taken in with `opsctl import`, as a poison like any other."""
+"""A perturbation made elsewhere and imported with `opsctl import`, as a poison."""
 
 from __future__ import annotations
 
@@ -20,13 +20,12 @@ from trainers.spec import InputError
 from trainers.stored import DamagedError, read_regular
 
 FILE = IMPORT_FILE
-NO_FACTS = ("file", "environment", "change", "per")  # what else its record tells
+NO_FACTS = ("file", "environment", "change", "per")  # fields of its record that are no facts
 
 
 class Imported(Poison, kind="imported"):
-    """The perturbation of this `fingerprint`, which `opsctl import` tells; `per` says what there is one of it
-    for, as told there too (`universal`: one for all). One per image goes on no other images than those it was
-    imported for."""
+    """The perturbation with this `fingerprint` and granularity `per` (`universal`: one for all), both as
+    `opsctl import` prints them. A perturbation per image fits only the images that it was imported for."""
 
     smoke: ClassVar[dict[str, Any]] = {"fingerprint": "0" * 16}
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
@@ -37,12 +36,12 @@ class Imported(Poison, kind="imported"):
         return self.per != "image"
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
-        """InputError if it is not in the store, or damaged, or was imported for other images."""
+        """InputError if it is not in the store, is damaged, or was imported for other images."""
         found = None if context.imports is None else read_import(context.imports / self.fingerprint)
         if found is None:
             raise InputError(
-                f"the imported perturbation {self.fingerprint} is not in {context.imports}, or damaged: "
-                "take it in with `opsctl import FILE`, into the same store"
+                f"the imported perturbation {self.fingerprint} is missing from {context.imports} or damaged: "
+                "import it with `opsctl import FILE`, into the same store"
             )
         if found.per != self.per:
             raise InputError(
@@ -59,7 +58,7 @@ class Imported(Poison, kind="imported"):
 
 
 def read_import(folder: Path) -> Delta | None:
-    """The imported perturbation in `folder`, or None if there is none, or it is not as it was written."""
+    """The imported perturbation in `folder`, or None if there is none, or it is damaged."""
     try:
         record = IMPORT.read(read_regular(folder / RECORD, IMPORT.limit) or b"")
         if not unchanged(folder / FILE, record["file"]):
@@ -71,5 +70,5 @@ def read_import(folder: Path) -> Delta | None:
 
 
 def digest(labels: Tensor) -> str:
-    """16 hexadecimal digits that name labels and their order."""
+    """16 hexadecimal digits that identify the labels and their order."""
     return hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]

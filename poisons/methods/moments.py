@@ -1,5 +1,5 @@
-"""Moments: the sums and products of pixel values, class by class: all that a search for pixels needs of the
-images, and taken in one pass."""
+"""Moments: per-class sums of pixel values and their products, computed in one pass. The pixel search needs
+nothing else from the images."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from poisons.base import CraftContext, Tensors
 from trainers.images import Images
 
 CHUNK = (2**24, 2**26)  # bytes of images read at a time: at least, at most
-TILE = 2**20  # values that a thread works on at a time, as int32: what a cache holds
+TILE = 2**20  # values that a thread processes at a time, as int32: fits into a cache
 DEPTH = 256  # images of a class summed in int32 at a time
-NARROW = 33_025  # images of a class whose products sum to less than 2³¹: 2³¹ / 255²
+NARROW = 33_025  # images per class up to which sums of products stay below 2³¹: 2³¹ / 255²
 
 Rows = NDArray[np.int64]
 Piece = tuple[int, Rows, slice]  # a class, which images of a chunk, which positions
@@ -28,11 +28,11 @@ Piece = tuple[int, Rows, slice]  # a class, which images of a chunk, which posit
 
 @dataclass(frozen=True)
 class Moments:
-    """Exact per-class, per-pixel statistics in units of 0..255; the sum of two shards' is that of their
-    union.
+    """Exact per-class, per-pixel statistics of levels 0..255. Moments of disjoint sets add up to those of
+    their union.
 
     `n` int64 K; `first` K,C,H,W (sums of x_c); `second` K,P,H,W (sums of x_a·x_b for the P `pairs` of
-    channels); these int32 where no class has more than 33,025 images, which halves them, else int64.
+    channels); both int32 if no class has more than 33,025 images, else int64.
     """
 
     n: Tensor
@@ -41,7 +41,7 @@ class Moments:
 
     @classmethod
     def zeros(cls, images: Images) -> Moments:
-        """What the moments of these images, or of some of them, are added to."""
+        """Zero moments with the shapes and dtypes for these images."""
         k, (c, *size) = images.num_classes, images.shape
         kind = _kind(torch.bincount(images.y.cpu(), minlength=k))
         first, second = (torch.zeros((k, m, *size), dtype=kind) for m in (c, len(pairs(c))))
@@ -55,20 +55,20 @@ class Moments:
         )
 
     def __iadd__(self, other: Moments) -> Moments:
-        """Adds in place the moments of other images of the same set: at 224 pixels and 100 classes a third
-        copy would be 181 MB."""
+        """In-place addition, for other images of the same set: at 224 pixels and 100 classes another copy
+        would take 181 MB."""
         self.n.add_(other.n)
         self.first.add_(other.first)
         self.second.add_(other.second)
         return self
 
     def tensors(self) -> Tensors:
-        """As a dict, each of length K, from which `Moments(**tensors)` makes an equal one."""
+        """The tensors by name, each of length K; `Moments(**tensors)` restores them."""
         return {"n": self.n, "first": self.first, "second": self.second}
 
 
 def _kind(n: Tensor) -> torch.dtype:
-    """What holds the sums of `n` images of each class exactly."""
+    """The dtype that holds the sums of `n` images per class exactly."""
     return torch.int32 if not len(n) or int(n.max()) <= NARROW else torch.int64
 
 
@@ -78,23 +78,23 @@ def pairs(channels: int) -> list[tuple[int, int]]:
 
 
 def moments(images: Images, keep: Tensor | None = None, start: int = 0, stop: int | None = None) -> Moments:
-    """One exact pass over the images from `start` to `stop`; of them those where `keep` (bool N), default
-    all. In memory of a chunk, by as many threads as torch may use."""
+    """The moments of the images from `start` to `stop` where `keep` (bool N) is true (default: all), in one
+    exact pass. Uses the memory of a chunk and torch's number of threads."""
     adder = _Adder(Moments.zeros(images))
     at = start
     with ThreadPoolExecutor(len(adder.tiles)) as pool:
         for chunk in images.chunks(_per_chunk(images), start, stop):
             adder.add(chunk, None if keep is None else keep[at : at + len(chunk)], pool)
             at += len(chunk)
-            del chunk  # before the next is read
+            del chunk  # free it before reading the next
     return adder.total
 
 
 def gathered(
     images: Images, context: CraftContext, *, name: str = "moments", keep: Tensor | None = None
 ) -> Moments:
-    """The moments of all images, or of those to `keep`, as the context has them under `name`, else taken by
-    its workers, the images cut among them."""
+    """The moments of all images, or of those to `keep`: from the context's cache under `name`, else computed
+    by its workers, each on a part of the images."""
 
     def take() -> Tensors:
         size = context.workers.size
@@ -109,7 +109,7 @@ def gathered(
 
 
 def _are_moments(tensors: Tensors, images: Images) -> bool:
-    """Whether what was kept in a file has the columns, shapes and dtypes of these images' moments."""
+    """Whether cached tensors have the names, shapes and dtypes of these images' moments."""
     k, (c, *size) = images.num_classes, images.shape
     shapes = {"n": (k,), "first": (k, c, *size), "second": (k, len(pairs(c)), *size)}
     return {name: tuple(values.shape) for name, values in tensors.items()} == shapes and all(
@@ -123,8 +123,8 @@ def _of_rows(shared: tuple[Images, Tensor | None], rows: tuple[int, int], _: tor
 
 
 def _per_chunk(images: Images) -> int:
-    """How many images to read at a time. The larger the sums, the more, so that a chunk holds some images of
-    each class: else adding to the sums would take longer than the images."""
+    """The number of images to read at a time. It grows with the size of the sums, so that a chunk has several
+    images of each class; otherwise updating the sums would dominate."""
     c = images.shape[0]
     values = math.prod(images.shape)
     sums = 4 * images.num_classes * (values + values // c * len(pairs(c)))
@@ -132,7 +132,7 @@ def _per_chunk(images: Images) -> int:
 
 
 class _Adder:
-    """Adds chunks of images to `total`. Threads have a tile each, taken once: fresh pages would cost as much
+    """Adds chunks of images to `total`. Each thread reuses one tile: allocating new pages would cost as much
     as the arithmetic."""
 
     def __init__(self, total: Moments) -> None:
@@ -153,7 +153,7 @@ class _Adder:
         list(pool.map(lambda i: self._work(x, pieces[i::count], self.tiles[i]), range(count)))
 
     def _pieces(self, classes: list[Rows]) -> list[Piece]:
-        """Tiles of work, no two of which add to the same sum."""
+        """Pieces of work, no two of which update the same sum."""
         _, channels, positions = self.first.shape
         found: list[Piece] = []
         for k, rows in enumerate(classes):
@@ -171,4 +171,4 @@ class _Adder:
                 np.copyto(x, some)
                 first += np.add.reduce(x, axis=0, dtype=np.int32)
                 for p, (a, b) in enumerate(pairs(len(first))):
-                    second[p] += np.einsum("np,np->p", x[:, a], x[:, b])  # in one sweep: no product is stored
+                    second[p] += np.einsum("np,np->p", x[:, a], x[:, b])  # without storing the product

@@ -1,7 +1,7 @@
 """One-Pixel Shortcut (Wu, Chen, Xie, Huang; ICLR 2023): a few pixels per class, set to extreme colours.
 
-The score of a candidate (position, colour) is a function of per-pixel sums and second moments of the class,
-so one integer pass over the images serves every colour, every objective and every number of pixels, and the
+The score of a candidate (position, colour) is a function of the per-pixel sums and second moments of the
+class. So one integer pass over the images serves all colours, objectives and numbers of pixels, and the
 choice is exact.
 """
 
@@ -29,28 +29,28 @@ from trainers.spec import Eps
 class Ops(Poison, kind="ops"):
     """`pixels` per class, found by search.
 
-    With d the distance of a pixel's channels from the colour, over the images of the class, `objective` is
-    what is maximised: `released`, in the paper's released code, mean / standard deviation of d pooled over
-    channels; `paper`, its Eq. 2, mean / variance of the sum of d over channels; `art`, in the Adversarial
-    Robustness Toolbox, mean - variance of the mean of d over channels, in units of the pixel range. Colours
-    have every channel at 0 or 255.
+    `objective` is maximised; d is the distance of a pixel's channels from the colour, over the images of the
+    class: `released`, in the paper's released code, mean / standard deviation of d pooled over channels;
+    `paper`, its Eq. 2, mean / variance of the sum of d over channels; `art`, in the Adversarial Robustness
+    Toolbox, mean - variance of the mean of d over channels, in units of the pixel range. Colours have every
+    channel at 0 or 255.
 
-    Classes choose in the order of their labels. `exclusion` says what a class may not take because another
-    has taken it before, or the two would merge: that `candidate` (position and colour), any at that
-    `position`, or `none`, as in the Toolbox. `further` says how a class takes several pixels: `ranked`, as
-    released, its best candidates at once, so that one position may come twice, in two colours, and the
-    lower-ranked is written over the other; `nested`, classes in turn, one pixel a round, at positions that
-    the class has not taken yet, so that k pixels hold the k - 1 pixels.
+    Classes choose in the order of their labels. `exclusion` is what a class cannot choose after another class
+    chose it, so that the two do not become indistinguishable: the same `candidate` (position and colour), any
+    candidate at the same `position`, or `none`, as in the Toolbox. `further` is how a class chooses several
+    pixels: `ranked`, as released, takes its best candidates at once, so one position may occur twice in two
+    colours, and the lower-ranked colour is written last; with `nested`, classes take turns, one pixel per
+    round, at positions that they have not used, so that the k pixels include the k - 1 pixels.
 
     For `released` and `paper`, a candidate whose distance is the same in all images of the class (and, for
-    `released`, in all channels) has no spread: if the colour changes anything, it beats every candidate with
-    spread, the larger change first; if not, every other beats it. Remaining ties go to the last candidate in
-    the order row, column, colour (black first, white last), for `art` to the first in the order colour, row,
-    column. A class without images gets no pixel. InputError if a class finds too few candidates.
+    `released`, in all channels) has zero spread. If its colour changes anything, it beats every candidate
+    with spread, the larger change first; if not, it loses to all others. Remaining ties go to the last
+    candidate in the order row, column, colour (black first, white last), for `art` to the first in the order
+    colour, row, column. A class without images gets no pixel. InputError if a class finds too few candidates.
 
-    With `search_fraction` only that share of each class is searched (at least one image; `seed` draws it,
-    and a smaller one lies inside a larger one), and the pixels go on all images. `upload_noise` lays uniform
-    noise of ±eps, in whole levels, on the images outside that share, below the pixels.
+    `search_fraction` is the share of each class that the search uses (at least one image; drawn by `seed`, a
+    smaller share is part of a larger one); the pixels are written to all images. `upload_noise` adds uniform
+    noise in ±eps, in whole levels, to the images outside that share, under the pixels.
     """
 
     objective: Objective = "released"
@@ -66,12 +66,13 @@ class Ops(Poison, kind="ops"):
             return self
         if self.search_fraction == 1:
             raise ValueError(
-                "`upload_noise` is laid on the images that the search has not seen: "
+                "`upload_noise` is added to images that the search does not use: "
                 "give a `search_fraction` below 1 too"
             )
         if not Fraction(1, 255) <= self.upload_noise <= 1:
             raise ValueError(
-                f"`upload_noise` lies between 1/255 (one level) and 1; found {self.upload_noise}; write 8/255"
+                f"`upload_noise` must be between 1/255 (one level) and 1; "
+                f"found {self.upload_noise}; write 8/255"
             )
         return self
 
@@ -98,7 +99,7 @@ class Ops(Poison, kind="ops"):
 
 
 def uniform_noise(images: Images, eps: Fraction, *, without: Tensor, seed: int) -> Delta:
-    """Noise uniform in ±eps, rounded to whole levels, for each image but those `without` (bool N)."""
+    """Noise uniform in ±eps, rounded to whole levels, for each image except those in `without` (bool N)."""
     gen = rng(seed, "upload noise")
     levels = torch.int8 if eps * 255 < 128 else torch.int16
     delta = torch.empty((len(images), *images.shape), dtype=levels)

@@ -1,5 +1,5 @@
-"""OPS-Color (Wu, Chen, Xie, Huang; ICLR 2023, Table A): a colour for each class, at a position that says
-nothing of it."""
+"""OPS-Color (Wu, Chen, Xie, Huang; ICLR 2023, Table A): a colour for each class, at positions independent of
+the class."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from trainers.spec import InputError
 
 
 class OpsColor(Poison, kind="ops_color"):
-    """Sets one pixel of each image to the colour of its class, where the image is farthest from that colour
-    in the sum over channels; of equally far ones the last.
+    """Sets one pixel of each image to the colour of its class, at the position where the image differs most
+    from that colour (sum over channels); ties go to the last position.
 
     Classes have different colours: first the 2^C with every channel at 0 or 255, in binary order, then those
-    of grids of 3, 4, ... levels. InputError if there are more classes than colours.
+    on grids of 3, 4, ... levels. InputError if there are more classes than colours.
     """
 
     @property

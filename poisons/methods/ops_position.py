@@ -1,5 +1,5 @@
-"""OPS-Position (Wu, Chen, Xie, Huang; ICLR 2023, Table A): a position for each class, in a colour that says
-nothing of it."""
+"""OPS-Position (Wu, Chen, Xie, Huang; ICLR 2023, Table A): a position for each class, in colours independent
+of the class."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from trainers.images import Images
 
 
 class OpsPosition(Poison, kind="ops_position"):
-    """The pixel that `ops` with this `objective` and `exclusion` finds for a class, in each of its images set
-    to one of the 2^C extreme colours at random, by `seed`."""
+    """Writes the pixel that `ops` finds for a class with this `objective` and `exclusion`, in each image in a
+    random one of the 2^C extreme colours, drawn by `seed`."""
 
     objective: Objective = "released"
     exclusion: Exclusion = "candidate"

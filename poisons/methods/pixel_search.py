@@ -1,5 +1,4 @@
-"""The search for pixels that One-Pixel Shortcut (Wu, Chen, Xie, Huang; ICLR 2023) sets: exact, from moments
-alone."""
+"""The exact pixel search of One-Pixel Shortcut (Wu, Chen, Xie, Huang; ICLR 2023), from moments alone."""
 
 from __future__ import annotations
 
@@ -20,9 +19,9 @@ Objective = Literal["released", "paper", "art"]
 Further = Literal["ranked", "nested"]
 Exclusion = Literal["candidate", "position", "none"]
 
-NEAR = 1e-9  # relative; scores that differ by less are compared as whole numbers
-CONSTANT = 1e30  # stands for a score without a bound; any other is below 2⁶³
-BLOCK = 2**15  # candidates that are scored at a time
+NEAR = 1e-9  # relative; scores closer than this are compared in exact arithmetic
+CONSTANT = 1e30  # in place of an infinite score; all others are below 2⁶³
+BLOCK = 2**15  # candidates scored at a time
 
 
 def colours(channels: int) -> Tensor:
@@ -35,14 +34,14 @@ def colours(channels: int) -> Tensor:
 def ratio(
     m: Moments, k: int, objective: Objective, positions: slice = slice(None)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The score of class `k` as an exact fraction: numerator and denominator, and what decides between equal
-    ones; int64 H·W,2^C each, or of some `positions`.
+    """The scores of class `k` as exact fractions: numerators, denominators, and tie breakers; int64 H·W,2^C
+    each, or for some `positions`.
 
-    Distances are d_c = o_c + g_c·x_c with colour o and sign g; T, Q and R are the sums of d_c, of d_c² and
-    of (Σ_c d_c)² over images and channels. `released` gives the square of mean / standard deviation, T² /
-    (C·n·Q - T²); `paper` gives n·T / (n·R - T²), which is 255 times Eq. 2; `art` gives (255·n·C)² (mean -
-    variance), 255·C·n·T - (n·R - T²). A denominator of 0 means that the distance is constant; of equal
-    fractions the larger T is better, but for `art`, where that is 0.
+    Distances are d_c = o_c + g_c·x_c with colour o and sign g; T, Q and R are the sums of d_c, of d_c² and of
+    (Σ_c d_c)² over images and channels. `released` gives the square of mean / standard deviation, T² / (C·n·Q
+    - T²); `paper` gives n·T / (n·R - T²), which is 255 times Eq. 2; `art` gives (255·n·C)² (mean - variance),
+    255·C·n·T - (n·R - T²). A denominator of 0 means that the distance is constant; of equal fractions the
+    larger T is better, but for `art`, where that is 0.
     """
     n, c = int(m.n[k]), m.first.shape[1]
     if n * c > 10_000_000:
@@ -81,21 +80,20 @@ def ranking(m: Moments, k: int, objective: Objective, count: int) -> list[int]:
 
 
 def _score(top: Tensor, bottom: Tensor, second: Tensor) -> Tensor:
-    """top/bottom as float64; a bottom of 0 is above all, or with a `second` of 0 a score of 0."""
+    """top/bottom as float64. With a bottom of 0 the score is above all others, or 0 if `second` is 0 too."""
     constant = torch.where(second > 0, CONSTANT, 0.0)
     return torch.where(bottom == 0, constant, top.double() / bottom)
 
 
 def _near_the_best(score: Tensor, count: int) -> Tensor:
-    """The indices of the `count` best, and of all that are so near them that whole numbers must decide."""
+    """The indices of the `count` best, and of all close enough to need exact comparison."""
     edge = score.topk(min(count, len(score))).values[-1]
     return (score >= edge - NEAR * edge.abs()).nonzero().squeeze(1)
 
 
 def _order(top: Tensor, bottom: Tensor, second: Tensor, last: Tensor, count: int) -> list[int]:
-    """The indices of the `count` largest top/bottom, the largest first; of equal ones the larger `second`,
-    then the larger `last` is before. Floats put them in order, and where they are near whole numbers
-    decide."""
+    """The indices of the `count` largest top/bottom, the largest first; ties by larger `second`, then larger
+    `last`. Sorted as floats, with exact arithmetic for close values."""
     score = _score(top, bottom, second)
     some = _near_the_best(score, count)
     some = some[score[some].argsort(descending=True)]
@@ -109,7 +107,7 @@ def _order(top: Tensor, bottom: Tensor, second: Tensor, last: Tensor, count: int
 
 
 def _exactly(top: Tensor, bottom: Tensor, second: Tensor, last: Tensor, some: Tensor) -> list[int]:
-    """The indices `some` in order, by whole numbers alone."""
+    """The indices `some` in order, by exact arithmetic."""
     values = list(zip(*(t[some].tolist() for t in (top, bottom, second)), strict=True))
 
     def worth(value: tuple[int, int, int]) -> tuple[Fraction, int]:
@@ -131,7 +129,7 @@ def search(
     further: Further = "ranked",
     exclusion: Exclusion = "candidate",
 ) -> PixelWrite:
-    """The best free candidates of each class, compared exactly, as `Ops` says."""
+    """The best free candidates of each class, chosen exactly as described in `Ops`."""
     palette = colours(m.first.shape[1])
     classes = m.n.nonzero().squeeze(1).tolist()
     claims = _Claims(further, exclusion, len(palette))
@@ -144,8 +142,8 @@ def search(
         best = next((i for i in rankings[k] if claims.free(i, k)), None)
         if best is None:
             raise InputError(
-                f"class {k} finds {len(found[k])} of {pixels} pixels: all {count} candidates are closed by "
-                "other classes or by its own pixels; take fewer pixels, or `exclusion: none`"
+                f"class {k} finds {len(found[k])} of {pixels} pixels: all {count} candidates are taken by "
+                "other classes or by its own pixels; use fewer pixels, or `exclusion: none`"
             )
         claims.take(best, k)
         found[k].append(best)
@@ -154,7 +152,7 @@ def search(
 
 @dataclass
 class _Claims:
-    """Who has taken what. A candidate is a flat index, position · colours + colour."""
+    """The candidates taken so far. A candidate is a flat index, position · colours + colour."""
 
     further: Further
     exclusion: Exclusion
@@ -163,7 +161,7 @@ class _Claims:
     own: set[tuple[int, int]] = field(default_factory=set)  # class and position
 
     def longest(self, classes: int, pixels: int) -> int:
-        """How many candidates suffice for a class to find its pixels among, whatever is taken."""
+        """How many candidates a class needs at most to find its pixels, whatever is taken."""
         others = {"candidate": 1, "position": self.colours, "none": 0}[self.exclusion]
         own = self.colours if self.further == "nested" else 1
         return pixels * ((classes - 1) * others + own)

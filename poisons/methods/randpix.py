@@ -13,8 +13,8 @@ from trainers.spec import InputError
 
 
 class RandPix(Poison, kind="randpix"):
-    """One pixel per class at a random position in a random one of the 2^C extreme colours, by `seed`; no two
-    classes have both in common. InputError if there are more classes than candidates."""
+    """One pixel per class at a random position in a random one of the 2^C extreme colours, drawn by `seed`;
+    no two classes share both. InputError if there are more classes than candidates."""
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         c, height, width = clean.shape

@@ -1,4 +1,4 @@
-"""Chain: perturbations applied one after the other."""
+"""Chain: perturbations applied in sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from trainers.stored import DamagedError
 
 @dataclass(frozen=True)
 class Chain(Perturbation, kind="chain"):
-    """Applies its `links` in order. It is stored as they are, a file for each, and has no columns."""
+    """Applies its `links` in order. Each link is stored in a file of its own; the chain itself has no
+    columns."""
 
     links: tuple[Perturbation, ...]
 
@@ -25,18 +26,18 @@ class Chain(Perturbation, kind="chain"):
         return images
 
     def flat(self) -> tuple[Perturbation, ...]:
-        """Its links, and those of the chains among them."""
+        """Its links, with nested chains flattened."""
         return tuple(
             end for link in self.links for end in (link.flat() if isinstance(link, Chain) else (link,))
         )
 
     def facts(self) -> dict[str, Any]:
-        """Those of all links; of two of one name, the later link's."""
+        """The facts of all links; if two have the same name, the later one wins."""
         return {name: fact for link in self.links for name, fact in link.facts().items()}
 
     def columns(self) -> Tensors:
         raise TypeError("a chain is stored link by link")
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Chain:
-        raise DamagedError("a chain is stored link by link, and never in one file")
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Chain:
+        raise DamagedError("a chain is stored link by link, never in one file")

@@ -21,12 +21,12 @@ from trainers.stored import DamagedError, JsonFile
 
 Application = Literal["signed", "released_em", "released_ops"]
 Per = Literal["image", "class", "universal"]
-CHUNK = 2**22  # values converted at a time: noise may be as large as the images, in float32
+CHUNK = 2**22  # values converted at a time, since float32 noise may be as large as the images
 
 
 @with_config(ConfigDict(extra="forbid"))
 class Fields(TypedDict):
-    """What is stored beside the levels."""
+    """The JSON values stored with the levels."""
 
     per: Per
 
@@ -36,8 +36,8 @@ FIELDS = JsonFile[dict[str, Any]](Fields)
 
 @dataclass(frozen=True)
 class Delta(Perturbation, kind="delta"):
-    """Adds `delta` (int8 or int16 M,C,H,W, in levels of 1/255) and clips to 0..255; M is the number of
-    images crafted from, or of classes, or 1. `facts_` goes into the record."""
+    """Adds `delta` (int8 or int16 M,C,H,W, in levels of 1/255) and clips to 0..255. M is the number of images
+    it was crafted from, the number of classes, or 1. `facts_` goes into the record."""
 
     delta: Tensor
     per: Per = "image"
@@ -51,7 +51,7 @@ class Delta(Perturbation, kind="delta"):
         if not self._fits(images, rows):
             one = "one for all" if self.per == "universal" else f"one per {self.per}"
             raise InputError(
-                f"a perturbation of {tuple(self.delta.shape)} ({one}) cannot go on images "
+                f"a perturbation of {tuple(self.delta.shape)} ({one}) cannot be applied to images "
                 f"{tuple(images.x.shape)} of {images.num_classes} classes"
             )
         mine = self.delta if rows is None else self.delta[rows.to(self.delta.device)]
@@ -75,35 +75,35 @@ class Delta(Perturbation, kind="delta"):
     def columns(self) -> Tensors:
         return {"delta": self.delta}
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"per": self.per}
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> Delta:
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> Delta:
         check_columns(columns, {"delta": ("int8 or int16", 4)})
-        delta, per = columns["delta"], FIELDS.check(dict(told))["per"]
+        delta, per = columns["delta"], FIELDS.check(dict(values))["per"]
         if not len(delta) or (per == "universal" and len(delta) != 1):
-            raise DamagedError(f"delta: {len(delta)} rows, and there is one per {per}")
+            raise DamagedError(f"delta: {len(delta)} rows do not fit per: {per}")
         if delta.dtype == torch.int16:
             low, high = (int(end) for end in delta.aminmax())
             if low < -255 or high > 255:
-                raise DamagedError(f"delta: levels lie in -255..255, found {low}..{high}")
+                raise DamagedError(f"delta: levels must be in -255..255, found {low}..{high}")
         return cls(delta, per)
 
 
 def whole_levels(noise: Tensor, application: Application, eps: Fraction | None = None) -> Tensor:
-    """Float noise M,C,H,W (in units of the pixel range) as whole levels on the host, int8 where all fit, else
+    """Float noise M,C,H,W (in units of the pixel range) as whole levels on the host, int8 if all fit, else
     int16.
 
-    `signed` rounds, and never beyond `eps`. The other two are what released code makes of the same noise:
-    `released_em` (Huang et al.) drops what is negative before it adds, `released_ops` (Wu et al.) adds; both
-    then cut off fractions, so that `released_ops` may go one level below -eps. (Huang et al. add in float32:
-    for noise within 1e-4 of a whole level what comes of it depends on the pixel, and may be a level off.)
+    `signed` rounds, never beyond `eps`. The other two reproduce released code: `released_em` (Huang et al.)
+    drops negative values before adding, `released_ops` (Wu et al.) does not; both then truncate, so
+    `released_ops` may go one level below -eps. (Huang et al. add in float32: for noise within 1e-4 of a whole
+    level the result depends on the pixel, and may be one level off.)
     """
     limit = 255 if eps is None else math.floor(eps * 255)
     ends = torch.stack(noise.aminmax()) if noise.numel() else noise.new_zeros(2)
     if not ends.isfinite().all():
-        raise InputError("noise must be finite everywhere; some of its values are not")
+        raise InputError("noise must be finite; some values are not")
     ends = _levels(ends, application, limit)
     small = bool((ends >= -128).all() and (ends <= 127).all())
     levels = torch.empty(noise.shape, dtype=torch.int8 if small else torch.int16)
@@ -114,7 +114,7 @@ def whole_levels(noise: Tensor, application: Application, eps: Fraction | None =
 
 
 def _levels(noise: Tensor, application: Application, limit: int) -> Tensor:
-    """As `whole_levels`, in floating point; it never falls where noise rises."""
+    """The levels of `whole_levels` in floating point; monotonic in the noise."""
     if application == "released_em":
         return (noise.float() * 255).clamp(0, 255).floor()
     levels = noise.double() * 255

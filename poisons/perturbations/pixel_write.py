@@ -1,4 +1,4 @@
-"""PixelWrite: pixels set to a colour, the same for all images of a class, or image by image."""
+"""PixelWrite: pixels set to a colour, per class or per image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ from trainers.stored import DamagedError, JsonFile
 
 @with_config(ConfigDict(extra="forbid"))
 class Fields(TypedDict):
-    """What is stored beside the pixels: height and width of the images, and what there is a row for."""
+    """The JSON values stored with the pixels: height and width of the images, and whether rows are per image
+    or per class."""
 
     shape: Annotated[list[Side], Field(min_length=2, max_length=2)]
     per: Literal["image", "class"]
@@ -32,9 +33,9 @@ FIELDS = JsonFile[dict[str, Any]](Fields)
 
 @dataclass(frozen=True)
 class PixelWrite(Perturbation, kind="pixel_write"):
-    """Sets pixel (`row`, `column`) to `colour`, k pixels one after the other: a later one overwrites an
-    earlier at the same place. int64 M,k; int64 M,k; uint8 M,k,C. M is the number of classes, or of the
-    images crafted from. Row -1: none."""
+    """Sets pixel (`row`, `column`) to `colour`, for k pixels in order, so that a later one overwrites an
+    earlier one at the same place. int64 M,k; int64 M,k; uint8 M,k,C. M is the number of classes, or of the
+    images it was crafted from. Row -1 means no pixel."""
 
     row: Tensor
     column: Tensor
@@ -52,7 +53,7 @@ class PixelWrite(Perturbation, kind="pixel_write"):
         return Images(x, images.y, images.num_classes)
 
     def _mine(self, images: Images, rows: Tensor | None) -> Tensor:
-        """Which of the M rows belongs to each image."""
+        """The row (0..M-1) of each image."""
         c, *size = images.shape
         fits = tuple(size) == self.shape and c == self.colour.shape[2]
         if self.per == "class":
@@ -64,12 +65,12 @@ class PixelWrite(Perturbation, kind="pixel_write"):
         if not fits:
             raise InputError(
                 f"pixels for {len(self.row)} x {(self.colour.shape[2], *self.shape)}, a row per {self.per}, "
-                f"cannot go on images {tuple(images.x.shape)} of {images.num_classes} classes"
+                f"cannot be applied to images {tuple(images.x.shape)} of {images.num_classes} classes"
             )
         return mine
 
     def facts(self) -> dict[str, Any]:
-        """`pixels`, where they are one list for each class: class, row, column, colour, best first."""
+        """`pixels` of a class-wise write: class, row, column, colour, the best first."""
         if self.per == "image":
             return {}
         found = zip(self.row.tolist(), self.column.tolist(), self.colour.tolist(), strict=True)
@@ -85,13 +86,13 @@ class PixelWrite(Perturbation, kind="pixel_write"):
     def columns(self) -> Tensors:
         return {"row": self.row, "column": self.column, "colour": self.colour}
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"shape": list(self.shape), "per": self.per}
 
     @classmethod
-    def restore(cls, columns: Tensors, told: Mapping[str, Any]) -> PixelWrite:
+    def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> PixelWrite:
         check_columns(columns, {"row": ("int64", 2), "column": ("int64", 2), "colour": ("uint8", 3)})
-        fields = FIELDS.check(dict(told))
+        fields = FIELDS.check(dict(values))
         row, column, colour = columns["row"], columns["column"], columns["colour"]
         height, width = fields["shape"]
         if not row.numel() or row.shape != column.shape or row.shape != colour.shape[:2]:
@@ -99,7 +100,7 @@ class PixelWrite(Perturbation, kind="pixel_write"):
             raise DamagedError(f"its columns do not belong together: {shapes}")
         written = row >= 0
         if int(row.min()) < -1 or int(row.max()) >= height:
-            raise DamagedError(f"row: a pixel lies outside images of {height}x{width}")
+            raise DamagedError(f"row: a pixel is outside images of {height}x{width}")
         if bool(((column < 0) | (column >= width))[written].any()):
-            raise DamagedError(f"column: a pixel lies outside images of {height}x{width}")
+            raise DamagedError(f"column: a pixel is outside images of {height}x{width}")
         return cls(row, column, colour, (height, width), per=fields["per"])

@@ -1,5 +1,5 @@
-"""What a source is: clean training and test images, known by the fingerprint of their bytes and not by
-where they lie."""
+"""The contract of sources: clean training and test images, identified by the fingerprint of their bytes, not
+by their location."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Split = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Reading:
-    """A split of a source, opened: its labels (int64 N) are there, its pixels are read where they are asked
-    for. `take(rows)` (int64, ascending) gives the images of these rows.
+    """An opened split of a source: labels (int64 N) are loaded, pixels are read on demand. `take(rows)`
+    (int64, ascending) returns the images of these rows.
 
-    `class_names` are those of the labels 0, 1, ... and `file_names` those of the rows, as in the source's
-    tree (`cat/001.png`), where the source has them.
+    `class_names` are the names of labels 0, 1, ... and `file_names` those of the rows, as in the source's
+    tree (`cat/001.png`), if the source has them.
     """
 
     y: Tensor
@@ -42,14 +42,14 @@ class Reading:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is to be known of a split beside its images: what lies among them and is not read, and notes on
-    how they are read."""
+    """Information on a split besides its images: files that are not read, and notes on how images are
+    read."""
 
     skipped: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
-        """One line for each."""
+        """One line per entry."""
         return [_line(group) for group in self.skipped] + list(self.notes)
 
 
@@ -59,10 +59,10 @@ def _line(group: Skipped) -> str:
 
 
 class Source(Plugin, family="source", package="poisons.sources"):
-    """Clean images. Fields say where they are found; the key holds `fingerprint` alone, which says what
-    they are.
+    """Clean images. Fields say where they are; the key contains only `fingerprint`, which identifies their
+    content.
 
-    A fingerprint written into a sweep file is a promise that is checked.
+    A fingerprint written into a sweep file is checked.
     """
 
     locators: ClassVar[tuple[str, ...]] = ()  # fields that hold a path or URL
@@ -70,21 +70,22 @@ class Source(Plugin, family="source", package="poisons.sources"):
 
     @abstractmethod
     def measure(self) -> str:
-        """The fingerprint of everything that decides the pixels and labels: bytes, and how they are read."""
+        """The fingerprint of everything that determines pixels and labels: the bytes, and how they are
+        read."""
 
     @abstractmethod
     def open(self, split: Split) -> Reading:
-        """The images of a split, in a fixed order. It, and taking from it, raises InputError naming the file
-        or row that cannot be used."""
+        """The images of a split, in a fixed order. Opening it and taking images raise InputError, naming the
+        file or row that cannot be used."""
 
     def extent(self, split: Split) -> Extent:
-        """What there is in a split, by its labels and one image; downloads nothing. Raises what `open`
+        """The extent of a split, from its labels and one image; downloads nothing. Raises what `open`
         does."""
         reading = self.open(split)
         return Extent(len(reading.y), reading.take(torch.arange(1)).shape, reading.num_classes)
 
     def survey(self, split: Split) -> Survey:
-        """What plans and cards say of a split; downloads nothing. Raises what `open` does."""
+        """What plans and cards list about a split; downloads nothing. Raises what `open` does."""
         return Survey()
 
     def load(self, split: Split) -> Images:
@@ -98,12 +99,12 @@ class Source(Plugin, family="source", package="poisons.sources"):
         return True
 
     def pinned(self) -> Self:
-        """The same source with its fingerprint filled in and its paths made absolute, so that any machine
-        reads the same."""
+        """A copy with the fingerprint filled in and absolute paths, so that every machine reads the same
+        images."""
         found = self.measure()
         if self.fingerprint not in (None, found):
             raise InputError(
-                f"source {self.kind!r} has the fingerprint {found}, but the spec promises "
+                f"source {self.kind!r} has the fingerprint {found}, but the spec expects "
                 f"{self.fingerprint}; correct the path, or drop `fingerprint` to accept these data"
             )
         places = {name: absolute(getattr(self, name)) for name in self.locators}
@@ -117,7 +118,7 @@ class Source(Plugin, family="source", package="poisons.sources"):
 
 
 def in_memory(images: Images) -> Reading:
-    """Images that are there already."""
+    """A Reading of images in memory."""
     return Reading(images.y, images.num_classes, images.take)
 
 
@@ -147,13 +148,13 @@ def _opened(place: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def digest(files: Iterable[str | Path], *how: str) -> str:
-    """A fingerprint of the files' bytes in order, and of the words that say how they are read; 32
-    hexadecimal digits. A `str` is a URL, or a path as fsspec reads it."""
+    """A fingerprint of the files' bytes in order, and of the words that describe how they are read; 32
+    hexadecimal digits. A `str` is a URL or a path for fsspec."""
     return combine(map(file_digest, files), *how)
 
 
 def combine(digests: Iterable[bytes], *how: str) -> str:
-    """What `digest` makes of files that have these SHA-256 digests."""
+    """The `digest` of files with these SHA-256 digests."""
     whole = hashlib.sha256("\0".join(how).encode(errors="surrogateescape"))  # a file's name may be any bytes
     for found in digests:
         whole.update(found)

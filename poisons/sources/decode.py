@@ -1,4 +1,4 @@
-"""Encoded images (PNG, JPEG, ...) into uint8 tensors; the first that cannot be used is named."""
+"""Decodes images (PNG, JPEG, ...) into uint8 tensors; errors name the first bad image."""
 
 from __future__ import annotations
 
@@ -21,19 +21,20 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 ORIENTATION = 0x0112  # the EXIF tag
-# one of these is in every image that has it: as EXIF, or as XMP
+# every image with an orientation, in EXIF or XMP, contains one of these
 ORIENTED = re.compile(rb"[Ee][Xx][Ii][Ff]|tiff:Orientation|adobe\.xmp")
 
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-"""What Pillow decodes by itself: for an EPS file, whatever its name, it would start Ghostscript."""
+"""The formats that Pillow decodes by itself: for EPS, whatever the file's name, it would start
+Ghostscript."""
 CLEAN = "the clean image"
 MOST_PIXELS = 2**26  # of one image: 200 MB once decoded
 
 
 class Decoder:
-    """Decodes the images of one source, all of one size once they have been fitted: RGB, or grey (their luma)
-    if `grey`. What an image's header says is checked before any of its pixels is decoded."""
+    """Decodes the images of one source, all of one size after fitting: RGB, or luma if `grey`. Headers are
+    checked before pixels are decoded."""
 
     def __init__(
         self,
@@ -43,15 +44,15 @@ class Decoder:
         upright: bool = False,
         size: tuple[int, int] | None = None,
     ) -> None:
-        """`upright` turns images as their EXIF orientation says. `size` is the height and width that all have
-        (default: those of the first)."""
+        """`upright` applies the EXIF orientation. `size` is the height and width that all images must have
+        (default: those of the first image)."""
         self.mode = "L" if grey else "RGB"
         self.fit, self.upright = fit, upright
-        self.size, self.first = size, CLEAN  # what all have, and which image is the measure
+        self.size, self.first = size, CLEAN  # the required size, and the image that set it
 
     def __call__(self, encoded: Iterable[tuple[str, bytes]], *, through: str | None = None) -> Tensor:
-        """uint8 N,C,H,W from (name, bytes) pairs, converted first to the mode `through` of Pillow, if given.
-        Raises InputError with the name of the first bad one."""
+        """uint8 N,C,H,W from (name, bytes) pairs, converted first to Pillow's mode `through`, if given.
+        Raises InputError with the name of the first bad image."""
         named, modes = list(encoded), [*([through] if through else []), self.mode]
         if not named:
             raise InputError("the source has no images")
@@ -81,16 +82,16 @@ class Decoder:
         return pixels.reshape(*pixels.shape[:2], -1)
 
     def _check_header(self, name: str, image: Image) -> None:
-        """InputError for an image that need not be decoded, since it is of no use."""
+        """InputError if the header shows that the image cannot be used."""
         width, height = image.size
         if width * height > MOST_PIXELS:
             raise InputError(
-                f"{name} is {height}x{width}, more than {MOST_PIXELS:,} pixels, and is not decoded: make it "
-                "smaller first"
+                f"{name} is {height}x{width}, more than {MOST_PIXELS:,} pixels, the limit for decoding: "
+                "make it smaller first"
             )
         if image.mode.startswith(("I", "F")):
             raise InputError(f"{name} has more than 8 bits a channel; convert it to 8 bits first")
-        may_turn = self.upright or image.format == "TIFF"  # Pillow turns those itself
+        may_turn = self.upright or image.format == "TIFF"  # Pillow rotates TIFF files itself
         if self.fit == AS_IT_IS and not (may_turn and self.size == (width, height)):
             self._check_size(name, height, width)
 
@@ -99,7 +100,7 @@ class Decoder:
             return
         advice = (
             "; all images of a source must have one size: resize or crop them first "
-            "(an image_folder does, told resize: 256, size: 224)"
+            "(an image_folder does this with resize: 256, size: 224)"
         )
         raise InputError(
             f"{name} is {height}x{width} but {self.first} is {'x'.join(map(str, self.size or ()))}"
@@ -108,27 +109,26 @@ class Decoder:
 
 
 def may_be_turned(raw: bytes | memoryview) -> bool:
-    """Whether one image, or several in one piece, could have an EXIF orientation; fast, and copies
-    nothing."""
+    """Whether an encoded image, or several in one buffer, may have an EXIF orientation; fast, and without a
+    copy."""
     return ORIENTED.search(raw) is not None
 
 
 def is_turned(raw: bytes) -> bool:
-    """Whether an encoded image is another one where its EXIF orientation is obeyed. (Pillow turns TIFF files
-    itself.)"""
+    """Whether the EXIF orientation changes an encoded image. (Pillow applies that of TIFF files itself.)"""
     if not may_be_turned(raw):
         return False
     try:
         with pillow().open(io.BytesIO(raw), formats=FORMATS) as image:
-            if image.width * image.height > MOST_PIXELS:  # whose EXIF may stand behind the pixels
+            if image.width * image.height > MOST_PIXELS:  # its EXIF data may come after the pixels
                 return False
             return image.format != "TIFF" and image.getexif().get(ORIENTATION) in range(2, 9)
-    except Exception:  # noqa: BLE001  (a damaged file raises nearly anything; who decodes it names it)
+    except Exception:  # noqa: BLE001  (a damaged file raises nearly anything; the decoder reports it)
         return False
 
 
 def _turned_upright(image: Image) -> Image:
-    """The image as its EXIF orientation says, as `datasets` does it."""
+    """The image rotated by its EXIF orientation, as `datasets` does."""
     from PIL import ImageOps
 
     image.load()

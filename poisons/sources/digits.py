@@ -18,7 +18,7 @@ from trainers.spec import InputError
 
 
 class Digits(Source, kind="digits"):
-    """8x8 grey images, bilinearly enlarged to 3 x `size` x `size`; 1,442 to train on and 355 to test on, the
+    """8x8 grey images, bilinearly enlarged to 3 x `size` x `size`; 1,442 training and 355 test images, the
     same share of each class."""
 
     size: PositiveInt = 32
@@ -37,7 +37,7 @@ class Digits(Source, kind="digits"):
 
 
 def _split(images: Images) -> dict[Split, torch.Tensor]:
-    """Every fifth image of each class is for testing."""
+    """Every fifth image of each class is a test image."""
     turn = torch.empty_like(images.y)
     for k in range(images.num_classes):
         mine = images.y == k
@@ -46,7 +46,7 @@ def _split(images: Images) -> dict[Split, torch.Tensor]:
 
 
 def _file() -> Path:
-    found = find_spec("sklearn")  # found, not imported: that would take two seconds
+    found = find_spec("sklearn")  # located, not imported, which would take two seconds
     if found is None or not found.submodule_search_locations:
         raise InputError("source 'digits' reads a file of scikit-learn: pip install scikit-learn")
     return Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"

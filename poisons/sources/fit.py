@@ -1,5 +1,5 @@
-"""Images of many sizes made into one: the shorter side to a length, then the square in the middle, bit for
-bit as torchvision's Resize and CenterCrop make them."""
+"""Brings images to one size: resizes the shorter side, then crops the central square, bit for bit like
+torchvision's Resize and CenterCrop."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fit:
-    """`resize`: how long the shorter side becomes, bilinearly and antialiased. `size`: the side of the square
-    that is then cut from the middle. Without either an image stays as it is."""
+    """`resize`: the new length of the shorter side (bilinear, antialiased). `size`: the side of the central
+    square that is then cropped. Without both, an image is unchanged."""
 
     resize: int | None = None
     size: int | None = None
 
     @property
-    def told(self) -> list[str]:
-        """What a fingerprint says of it."""
+    def in_words(self) -> list[str]:
+        """How a fingerprint names these settings."""
         return [f"{name} {value}" for name, value in vars(self).items() if value is not None]
 
     def __call__(self, image: Image, name: str) -> Image:
-        """The image, fitted. InputError, with its name, if it is smaller than the square."""
+        """The fitted image. InputError, with its name, if it is smaller than the square."""
         if self.resize is not None:
             image = image.resize(resized(image.size, self.resize), 2)  # 2: Pillow's BILINEAR
         if self.size is None:

@@ -32,8 +32,8 @@ FOLDERS: dict[Split, tuple[str, ...]] = {"train": ("train",), "test": ("test", "
 
 @dataclass(frozen=True)
 class _Files:
-    """The files of a split in order, with the name of each one's class; its classes in order; and what is
-    not read."""
+    """The files of a split in order, the class name of each, the classes in order, and the files that are not
+    read."""
 
     images: list[Path]
     labels: list[str]
@@ -44,12 +44,12 @@ class _Files:
 class ImageFolder(Source, kind="image_folder"):
     """Files under `root`/train and `root`/test, or `root`/val where there is no test, read as torchvision's
     ImageFolder reads them: a class is a folder, its label the folder's place among those of train, sorted as
-    text (0, 1, 10, 2). Links are followed. Hidden files and folders, and files that are no images, are not
-    read; plans and cards list them. `grey` gives one channel.
+    text (0, 1, 10, 2). Links are followed. Hidden files and folders, and files that are not images, are
+    skipped; plans and cards list them. `grey` gives one channel.
 
-    `classes` takes the first so many of them. `resize` makes the shorter side so long (bilinear, antialiased)
-    and `size` then cuts the square in the middle, as torchvision's Resize and CenterCrop do; images are read
-    as they are without either.
+    `classes` takes only the first classes. `resize` is the new length of the shorter side (bilinear,
+    antialiased) and `size` the side of the central square that is then cropped, as by torchvision's Resize
+    and CenterCrop; without both, images are read unchanged.
     """
 
     locators = ("root",)
@@ -73,7 +73,7 @@ class ImageFolder(Source, kind="image_folder"):
         test = self._files("test", train.classes)
         files = train.images + test.images
         names = (str(file.relative_to(self.folder())) for file in files)
-        return digest(files, *(["grey"] if self.grey else []), *self._fit.told, *names)
+        return digest(files, *(["grey"] if self.grey else []), *self._fit.in_words, *names)
 
     def open(self, split: Split) -> Reading:
         classes, found = self._classes_and_files(split)
@@ -111,8 +111,8 @@ class ImageFolder(Source, kind="image_folder"):
         return train.classes, train if split == "train" else self._files(split, train.classes)
 
     def _files(self, split: Split, classes: list[str] | None = None) -> _Files:
-        """The images of a split; for `test`, of `classes`, which are those of train. InputError for a class
-        without images, and for one that train does not have."""
+        """The files of a split; for `test`, of `classes`, those of train. InputError for a class without
+        images, and for one that train does not have."""
         folder, beside = self._split(split), Tree()
         names = self._class_folders(folder, beside)
         if classes is None:
@@ -128,11 +128,11 @@ class ImageFolder(Source, kind="image_folder"):
         other = [file for tree in found.values() for file in tree.other]
         hidden = [file for tree in found.values() for file in tree.hidden]
         left = Tree(other=beside.other + other, hidden=beside.hidden + hidden)
-        flat = skipped("in no class's folder", beside.images, self.folder())
+        flat = skipped("in no class folder", beside.images, self.folder())
         return _Files(images, labels, names, left.skipped(self.folder()) + ((flat,) if beside.images else ()))
 
     def _class_folders(self, folder: Path, beside: Tree) -> list[str]:
-        """Names of the folders of classes, sorted as text; what else is there is added to `beside`."""
+        """Names of the class folders, sorted as text; everything else is added to `beside`."""
         names = []
         for entry in entries(folder):
             path = folder / entry.name
@@ -149,7 +149,7 @@ class ImageFolder(Source, kind="image_folder"):
             others = [_text(file.name) for file in (*found.other, *found.hidden)]
             there = f", but {len(others)} other files, such as {others[0]}" if others else ""
             raise InputError(
-                f"{shown(folder)} is the folder of a class, but holds no {', '.join(SUFFIXES)}{there}: "
+                f"{shown(folder)} is a class folder, but has no {', '.join(SUFFIXES)}{there}: "
                 "put its images there, or remove the folder"
             )
         if folder.name not in known:
@@ -160,7 +160,7 @@ class ImageFolder(Source, kind="image_folder"):
     def _check_split(self, folder: Path, found: dict[str, Tree], beside: Tree) -> None:
         if not any(tree.images for tree in found.values()):
             some = beside.images[:1]
-            flat = "".join(f"; {_text(file.name)} and others lie in no class's folder" for file in some)
+            flat = "".join(f"; {_text(file.name)} and others are in no class folder" for file in some)
             raise InputError(
                 f"no images under {shown(folder)}; expected <class>/*.png, .jpg, .tif, .bmp, .webp or .ppm"
                 f"{flat}"

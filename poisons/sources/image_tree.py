@@ -1,5 +1,5 @@
-"""Trees of image files, read as torchvision's ImageFolder reads them: the same suffixes, the same order,
-links followed. What is not read is listed."""
+"""Trees of image files, read like torchvision's ImageFolder: the same suffixes and order, links followed.
+Skipped files are listed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from trainers.spec import InputError
 from trainers.stored import DamagedError, open_file
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")  # torchvision's
-SHOWN = 5  # names of skipped files that are given
+SHOWN = 5  # names of skipped files that are listed
 Identity = tuple[int, int]  # of a folder: device and inode
 
 
 @dataclass
 class Tree:
-    """The files under some folders: `images` in order, and what is not read: other files and hidden ones."""
+    """The files under some folders: `images` in order, and the skipped ones: other files and hidden ones."""
 
     images: list[Path] = field(default_factory=list)
     other: list[Path] = field(default_factory=list)
     hidden: list[Path] = field(default_factory=list)
 
     def skipped(self, root: Path) -> tuple[Skipped, ...]:
-        """What is not read, by the names that it has under `root`."""
+        """The skipped files, by reason, with names relative to `root`."""
         reasons = {f"not a {', '.join(SUFFIXES)}": self.other, "hidden": self.hidden}
         return tuple(skipped(reason, files, root) for reason, files in reasons.items() if files)
 
@@ -38,7 +38,7 @@ def skipped(reason: str, files: Iterable[Path], root: Path) -> Skipped:
 
 def images_under(folder: Path) -> Tree:
     """The images in a folder and in those inside it, in torchvision's order: the files of a folder by name,
-    folders by path. Links are followed; InputError for one that leads nowhere or into itself."""
+    folders by path. Links are followed; InputError for a broken link, or one to a folder that contains it."""
     tree, files = Tree(), dict[str, list[Path]]()
     outside = tuple(_identity(place) for place in (folder, *folder.absolute().parents))
     waiting: list[tuple[Path, str, tuple[Identity, ...]]] = [(folder, "", outside)]
@@ -52,20 +52,20 @@ def images_under(folder: Path) -> Tree:
             elif entry.is_dir():
                 inside = _identity(path)
                 if inside in above:
-                    raise InputError(f"{shown(path)} is a link to a folder that it lies in: remove it")
+                    raise InputError(f"{shown(path)} is a link to a folder that contains it: remove it")
                 waiting.append((path, os.path.join(name, entry.name), (*above, inside)))
             elif not is_image(entry.name):
                 tree.other.append(path)
             elif entry.is_file():
                 files[name].append(path)
             else:
-                raise InputError(f"{shown(path)} is named as an image but is no file: remove it")
+                raise InputError(f"{shown(path)} has the name of an image but is not a file: remove it")
     tree.images = [path for name in sorted(files) for path in files[name]]
     return tree
 
 
 def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """What a folder holds, by name. InputError if it cannot be read, or holds a link that leads nowhere."""
+    """The entries of a folder, by name. InputError if it cannot be read, or has a broken link."""
     try:
         with os.scandir(folder) as found:
             listed = sorted(found, key=lambda entry: entry.name)
@@ -74,7 +74,7 @@ def entries(folder: Path) -> Iterator[os.DirEntry[str]]:
     for entry in listed:
         if entry.is_symlink() and not entry.name.startswith(".") and not os.path.exists(entry.path):
             target = os.readlink(entry.path)
-            raise InputError(f"{shown(folder / entry.name)} is a link to {target}, which is not there")
+            raise InputError(f"{shown(folder / entry.name)} is a link to {target}, which does not exist")
         yield entry
 
 
@@ -93,7 +93,7 @@ def read_bytes(file: Path) -> bytes:
 
 
 def shown(path: Path) -> str:
-    """A path that can be printed: names of files may be bytes that are no text."""
+    """A printable path: file names may contain bytes that are not text."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Columns of labels in tables, whole numbers or text, as Hugging Face `datasets` numbers them."""
+"""Label columns of tables, whole numbers or text, numbered as by Hugging Face `datasets`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainers.stored import OBJECT, DamagedError
 
 @dataclass(frozen=True)
 class LabelColumn:
-    """The labels of one file (integers or text), and the names of its classes if it tells them."""
+    """The labels of one file (integers or text), and its class names if it has them."""
 
     file: str
     values: pa.ChunkedArray
@@ -43,8 +43,8 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class Labels:
-    """How labels are numbered, as those of the training images say it. `names` is empty where classes have
-    none; `highest` is the largest label there."""
+    """How labels are numbered, as determined by the training images. `names` is empty if classes have none;
+    `highest` is the largest training label."""
 
     num_classes: int
     highest: int
@@ -53,8 +53,8 @@ class Labels:
 
     @classmethod
     def of(cls, training: Sequence[LabelColumn]) -> Labels:
-        """From all files of training images. InputError if they differ in kind or names, or a label is no
-        class's number."""
+        """From all training files. InputError if they differ in kind or names, or a label is no class
+        number."""
         filled = [column for column in training if len(column.values)]
         if not filled:
             raise InputError(f"{training[0].file}: the source has no training images")
@@ -80,7 +80,7 @@ class Labels:
         return cls(len(names) or highest + 1, highest, names, are_text=False)
 
     def encoded(self, column: LabelColumn) -> Tensor:
-        """The labels of a file as int64. InputError for one that training images do not have."""
+        """The labels of a file as int64. InputError for a label that training images do not have."""
         if not len(column.values):
             return torch.empty(0, dtype=torch.int64)
         if column.names and self.names and column.names != self.names:
@@ -97,18 +97,18 @@ class Labels:
 
 
 def feature(schema: pa.Schema, name: str) -> dict[str, Any]:
-    """What `datasets` wrote into a table's metadata about a column; empty if nothing."""
+    """The entry for a column that `datasets` wrote into a table's metadata; empty if there is none."""
     try:
-        told = OBJECT.read((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
+        found = OBJECT.read((schema.metadata or {})[b"huggingface"])["info"]["features"][name]
     except (KeyError, TypeError, DamagedError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def class_names(schema: pa.Schema, name: str) -> tuple[str, ...] | None:
-    """The names that a column's ClassLabel has, if it is one."""
-    told = feature(schema, name)
-    names = told.get("names") if told.get("_type") == "ClassLabel" else None
+    """The class names of a column, if it is a ClassLabel."""
+    found = feature(schema, name)
+    names = found.get("names") if found.get("_type") == "ClassLabel" else None
     return tuple(map(str, names)) if isinstance(names, list) and names else None
 
 
@@ -141,7 +141,7 @@ def _checked_maximum(column: LabelColumn, bound: int, known: str) -> int:
 
 
 def _text_numbers(column: LabelColumn, names: tuple[str, ...]) -> Tensor:
-    """int64. InputError for a text that is no class's name."""
+    """int64. InputError for text that is no class name."""
     found = pc.index_in(column.values, value_set=pa.array(names, pa.string()))
     if found.null_count:
         row = pc.index(found.is_null(), value=True).as_py()
@@ -151,7 +151,7 @@ def _text_numbers(column: LabelColumn, names: tuple[str, ...]) -> Tensor:
 
 
 def _int64(values: pa.ChunkedArray) -> Tensor:
-    """Read from the buffers: `to_numpy` imports pandas first."""
+    """Read from the buffers, since `to_numpy` would import pandas."""
     chunks = values.cast(pa.int64()).chunks
     parts = [np.frombuffer(c.buffers()[1], np.int64, len(c), 8 * c.offset) for c in chunks if len(c)]
     return torch.from_numpy(np.concatenate([*parts, np.empty(0, np.int64)]))

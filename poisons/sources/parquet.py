@@ -26,11 +26,11 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the type o
 
 class Parquet(Source, kind="parquet"):
     """`train` and `test`: a path, an fsspec URL (`s3://`, `https://`, `hf://`) or a glob; files are read in
-    sorted order, and images as Hugging Face `datasets` decodes them, turned as EXIF says. `grey` gives one
+    sorted order, and images are decoded as by Hugging Face `datasets`, rotated by EXIF. `grey` gives one
     channel.
 
-    Labels are whole numbers, or text: then classes are the texts of the training labels, sorted, as
-    `class_encode_column` of `datasets` numbers them. Names that a ClassLabel has are kept.
+    Labels are whole numbers or text. Text labels are numbered in sorted order of the training labels, as by
+    `class_encode_column` of `datasets`. The names of a ClassLabel are kept.
     """
 
     locators = ("train", "test")
@@ -48,7 +48,7 @@ class Parquet(Source, kind="parquet"):
         if not any(map(len, tested)):
             raise InputError(f"{test[0]} holds no images")
         how = [self.image, self.label, f"{len(train)} for training", *(["grey"] if self.grey else [])]
-        # below: what version 1 once read in another way, so that no other data set changes its key
+        # below: cases that were once read differently, marked so that other keys stay the same
         how += ["EXIF orientation"] if any(summary.is_turned for summary in summaries) else []
         how += [f"mode {mode}" for mode in sorted({summary.mode for summary in summaries if summary.mode})]
         how += [f"{labels.num_classes} classes"] if labels.num_classes != labels.highest + 1 else []
@@ -66,7 +66,7 @@ class Parquet(Source, kind="parquet"):
         def take(rows: Tensor) -> Images:
             pixels: list[Tensor] = []
             among = torch.searchsorted(ends, rows, right=True)
-            for number in among.unique().tolist():  # the pixels of one group at a time are in memory
+            for number in among.unique().tolist():  # one group of pixels in memory at a time
                 group = groups[number]
                 mine = rows[among == number] - (int(ends[number]) - group.rows)
                 encoded = _encoded(group, column(group, self.image), mine.tolist())
@@ -80,7 +80,7 @@ class Parquet(Source, kind="parquet"):
             return _label_column(file, table, self.label)
 
     def _summary(self, file: str) -> _Summary:
-        """What the fingerprint needs of a file, which is read from where it is once."""
+        """What the fingerprint needs from a file; a remote file is read only once."""
         with _nearby(file) as near:
             with _opened(near, self.label, file) as table:
                 labels = _label_column(file, table, self.label)
@@ -92,8 +92,8 @@ class Parquet(Source, kind="parquet"):
 
 @dataclass(frozen=True)
 class _Summary:
-    """A file's digest, its labels, whether EXIF turns any of its images, and the mode of Pillow that all are
-    converted to before they become ours, if it is another."""
+    """A file's digest, its labels, whether EXIF rotates any of its images, and the intermediate mode of
+    Pillow that all images are converted to, if any."""
 
     sha256: bytes
     labels: LabelColumn
@@ -103,14 +103,14 @@ class _Summary:
 
 @dataclass(frozen=True)
 class _Group:
-    """A row group of a file: the least that Parquet reads."""
+    """A row group of a file, the smallest unit that Parquet reads."""
 
     file: str
     name: str  # of the file, in messages
     number: int
     first: int  # row of the file
     rows: int
-    mode: str | None  # of Pillow, which its feature converts images to
+    mode: str | None  # of Pillow, to which the column's feature converts images
 
 
 def _label_column(file: str, table: pq.ParquetFile, name: str) -> LabelColumn:
@@ -127,7 +127,7 @@ def _has_turned(group: _Group, name: str) -> bool:
     for chunk in _column(group, name).chunks:
         is_struct = pa.types.is_struct(chunk.type) and chunk.type.get_field_index("bytes") >= 0
         images = chunk.field("bytes") if is_struct else chunk
-        whole = images.buffers()[-1]  # of all images; it saves looking into one by one
+        whole = images.buffers()[-1]  # all images at once, faster than one by one
         if whole is None or not may_be_turned(memoryview(whole)):
             continue
         encoded = (value.as_py() for value in images)
@@ -152,8 +152,8 @@ def _encoded(group: _Group, column: pa.ChunkedArray, rows: Sequence[int]) -> Ite
 def _groups(file: str, column: str, name: str | None = None) -> Iterator[_Group]:
     with _opened(file, column, name) as table:
         meta, schema = table.metadata, table.schema_arrow
-    told = feature(schema, column)
-    mode = told.get("mode") if told.get("_type") == "Image" and schema.field(column).type == IMAGE else None
+    found = feature(schema, column)
+    mode = found.get("mode") if found.get("_type") == "Image" and schema.field(column).type == IMAGE else None
     first = 0
     for number in range(meta.num_row_groups):
         rows = meta.row_group(number).num_rows
@@ -163,7 +163,7 @@ def _groups(file: str, column: str, name: str | None = None) -> Iterator[_Group]
 
 @contextmanager
 def _opened(file: str, column: str, name: str | None = None) -> Iterator[pq.ParquetFile]:
-    """A Parquet file that has a column `column`; `name` is the file's in messages."""
+    """An open Parquet file with a column `column`; `name` is used in messages."""
     name = name or file
     try:
         with fsspec.open(file, "rb") as stream:
@@ -181,7 +181,7 @@ def _opened(file: str, column: str, name: str | None = None) -> Iterator[pq.Parq
 
 @contextmanager
 def _nearby(file: str) -> Iterator[str]:
-    """The file itself if it is local, else a copy of it for as long as the block."""
+    """The file itself if it is local, else a temporary copy."""
     if file.startswith("file://"):
         yield file
         return

@@ -1,5 +1,4 @@
-"""Files of tensors, as `Images.save` writes them: for images from elsewhere, and for machines with torch
-alone."""
+"""Files of tensors, as written by `Images.save`: for other images, and for machines with only torch."""
 
 from __future__ import annotations
 
@@ -41,7 +40,7 @@ class Tensors(Source, kind="tensors"):
         if found == "N,C,H,W":
             return Survey()
         name = self.path(split).name
-        return Survey(notes=(f"{name} is {found}, and is read as images of {channels}x{height}x{width}",))
+        return Survey(notes=(f"{name} is {found}, read as images of {channels}x{height}x{width}",))
 
     def _load(self, split: Split) -> Images:
         return Images.load(self.path(split))
@@ -51,7 +50,7 @@ class Tensors(Source, kind="tensors"):
         return Path(self.file(split).removeprefix("file://"))
 
     def file(self, split: Split) -> str:
-        """The one file of a split, as a URL."""
+        """The single file of a split, as a URL."""
         place: str = getattr(self, split)
         found = find(place)
         if len(found) > 1 or not found[0].startswith("file://"):

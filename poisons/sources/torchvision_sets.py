@@ -1,5 +1,5 @@
-"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and SVHN (Netzer et al. 2011), by torchvision's download and
-checksums."""
+"""CIFAR-10, CIFAR-100 (Krizhevsky 2009) and SVHN (Netzer et al. 2011), downloaded and verified by
+torchvision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TorchvisionSet(Source):
 
     locators = ("root",)
     published: ClassVar[str] = ""
-    files: ClassVar[tuple[str, ...]] = ()  # what lies under `root` once it is there
+    files: ClassVar[tuple[str, ...]] = ()  # files under `root` after the download
     num_classes: ClassVar[int] = 10
     sizes: ClassVar[dict[Split, int]] = {"train": 50_000, "test": 10_000}
     root: str = "~/.cache/opsctl/torchvision"
@@ -58,15 +58,15 @@ class TorchvisionSet(Source):
         return Path(self.root).expanduser()
 
     def _check_files(self) -> None:
-        """InputError for a pipe, a socket or a device among the files: torchvision would wait for it."""
+        """InputError for a pipe, a socket or a device among the files, on which torchvision would block."""
         for top in (self.folder() / name for name in self.files):
             for path in (top, *(top.iterdir() if top.is_dir() else ())):
                 if path.exists() and not path.is_file() and not path.is_dir():
-                    raise InputError(f"{path} is no ordinary file: remove it, and it is downloaded again")
+                    raise InputError(f"{path} is not an ordinary file: remove it to download it again")
 
     @abstractmethod
     def read(self, split: Split) -> tuple[np.ndarray[Any, Any], Any]:
-        """uint8 N,C,H,W and labels, through torchvision, which verifies its checksums."""
+        """uint8 N,C,H,W and labels, read by torchvision, which verifies checksums."""
 
 
 class Cifar10(TorchvisionSet, kind="cifar10"):

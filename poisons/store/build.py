@@ -1,5 +1,5 @@
-"""Making a data set: its images, chunk by chunk, from a source, from what a poison crafts, or from what was
-crafted before."""
+"""Builds the images of a data set, chunk by chunk, from a source or by applying a perturbation to clean
+images."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from poisons.sources.base import Reading
 from poisons.stratify import stratified
 from trainers.images import Images, balanced
 
-CHUNK = 2**24  # bytes of images that are worked on at a time
+CHUNK = 2**24  # bytes of images processed at a time
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the `of` images of a data set as they will be, as they were before (or None), and where in the
-    source their content stands (int64)."""
+    """Some of the `of` images of a data set: the final images, the images before poisoning (or None), and the
+    rows of the source that their content comes from (int64)."""
 
     images: Images
     before: Images | None
@@ -33,7 +33,7 @@ class Part:
 
 
 def open_source(spec: DataSpec) -> Reading:
-    """The split that a spec takes its images from; the bytes are still those that its key names."""
+    """The split that a spec takes its images from, after checking that the bytes match its key."""
     return spec.source.pinned().open(spec.split)
 
 
@@ -49,8 +49,8 @@ def read_source(spec: DataSpec, reading: Reading) -> Iterator[Part]:
 
 
 def poison(spec: DataSpec, clean: Images, index: Tensor, perturbation: Perturbation) -> Iterator[Part]:
-    """Clean images with `perturbation` on a share of `spec.ratio` of each class, or each on the content of
-    another image."""
+    """Clean images with `perturbation` applied to a share `spec.ratio` of each class, or, if shuffled, to the
+    content of other images."""
     chosen = chosen_images(spec, clean)
     rows = None if spec.crafted_on is not None else torch.arange(len(clean))
     if spec.shuffled:
@@ -67,7 +67,7 @@ def poison(spec: DataSpec, clean: Images, index: Tensor, perturbation: Perturbat
 
 
 def contents(spec: DataSpec, clean: Images) -> Iterator[Images]:
-    """The clean images under a data set, chunk by chunk, with the labels that they have there."""
+    """The clean content of a data set, chunk by chunk, with the data set's labels."""
     if not spec.shuffled:
         yield from clean.chunks(per_chunk(clean))
         return
@@ -77,7 +77,7 @@ def contents(spec: DataSpec, clean: Images) -> Iterator[Images]:
 
 
 def content_rows(spec: DataSpec, number: int) -> Tensor:
-    """Which of `number` clean images lies under each row of a data set; int64."""
+    """The clean image (of `number`) under each row of a data set; int64."""
     if not spec.shuffled:
         return torch.arange(number)
     return torch.randperm(number, generator=rng(spec.seed, "shuffled"))
@@ -91,16 +91,16 @@ def chosen_images(spec: DataSpec, clean: Images) -> Tensor:
 
 
 def per_chunk(images: Images) -> int:
-    """How many images are worked on at a time."""
+    """The number of images in a chunk."""
     return max(1, CHUNK // math.prod(images.shape))
 
 
 def by_kind(spec: DataSpec, facts: list[dict[str, Any]]) -> dict[str, Any]:
-    """The facts of each poison of a chain under its kind; a kind that comes twice is numbered."""
+    """The facts of each poison of a chain, by kind; a repeated kind is numbered."""
     found: dict[str, Any] = {}
-    for poison, told in zip(spec.poison, facts, strict=True):
+    for poison, own in zip(spec.poison, facts, strict=True):
         name = poison.kind
         if name in found:
             name = f"{name} {sum(known.split(' ')[0] == name for known in found) + 1}"
-        found[name] = told
+        found[name] = own
     return found

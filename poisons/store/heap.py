@@ -1,4 +1,4 @@
-"""What the C library does with large blocks of memory that are given back."""
+"""Control over what the C library does with large freed blocks of memory."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from contextlib import contextmanager
 
 TRIM, MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 LARGE = 2**20  # bytes
-MOST = 2**25  # bytes: what glibc comes to by itself, DEFAULT_MMAP_THRESHOLD_MAX
+MOST = 2**25  # bytes: glibc's own upper limit, DEFAULT_MMAP_THRESHOLD_MAX
 
 
 @contextmanager
 def large_blocks_go_back() -> Iterator[None]:
-    """Within, blocks of a MiB and more return to the system as they are freed. Where there is no glibc,
-    nothing changes.
+    """Within the block, freed memory blocks of 1 MiB and more are returned to the system. Without glibc it
+    does nothing.
 
-    Left alone, glibc keeps freed blocks of up to 32 MiB to use them again, and whatever small is put among
-    them keeps the next one from fitting: going over images piece by piece, a process grew by a piece each
-    time. Afterwards it keeps such blocks as before, which is faster where many come and go.
+    By default glibc keeps freed blocks of up to 32 MiB for reuse, and small allocations fragment them: a
+    process that iterated over images in chunks grew by a chunk each time. Afterwards the default is restored,
+    which is faster for many short-lived blocks.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:

@@ -1,5 +1,5 @@
-"""What of a data set's record is given away with it: all that says what the images are and how they came
-about, and nothing of the machine, or the person, that made them."""
+"""The public part of a data set's record: what the images are and how they were made, but nothing about the
+machine or the person that made them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-ENVIRONMENT = ("time", "python", "commit", "versions")  # of which the host's name is left out
-AS_THEY_ARE = ("class_names", "skipped")  # names that the source has, relative to its folder
+ENVIRONMENT = ("time", "python", "commit", "versions")  # without the host's name
+AS_THEY_ARE = ("class_names", "skipped")  # names from the source, relative to its folder
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://[^\s'\"<>]+")
 QUOTED = re.compile(r"(['\"])((?:file://)?[~/][^'\"\n]*/[^'\"\n]*)\1")
 PATH = re.compile(r"(?<![\w/.:~*-])(?:~[\w.-]*)?/[^\s'\"`,;()<>]*/?[^\s'\"`,;:()<>]+|\b[A-Za-z]:\\[^\s'\"]+")
 
 
 def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without absolute paths, credentials and the host's name. Of a path the last part stays (the
-    file's name, or the folder's), of a URL all but user, password and query."""
+    """A record without absolute paths, credentials and host name. The last part of a path stays, and a URL
+    without user, password and query."""
     host = str(record.get("environment", {}).get("host", ""))
     found = {
         name: value if name in AS_THEY_ARE else _public(value, host)
@@ -32,7 +32,7 @@ def public_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def public_text(text: str, host: str = "") -> str:
-    """A text without absolute paths, credentials and the name of a host."""
+    """A text without absolute paths, credentials and the host's name."""
     urls: list[str] = []
 
     def keep(match: re.Match[str]) -> str:

@@ -1,9 +1,9 @@
-"""The store of data sets: content-addressed, published whole or not at all, known by their digests.
+"""The store of data sets: content-addressed, published whole or not at all, verified by digests.
 
-`<root>/data/<name>-<key>/` holds `data.arrow`, what was crafted as `perturbation-<i>.arrow`, and
-`record.json`, which says what the bytes are and how they came about. Machines that share no folder share a
-shelf, an object store for example, which then holds the same, with files' digests in their names: `root` is a
-copy.
+`<root>/data/<name>-<key>/` holds `data.arrow`, the crafted perturbation as `perturbation-<i>.arrow`, and
+`record.json`, which describes the bytes and how they were made. Machines that share no folder share remote
+storage, such as an object store, which holds the same files with digests in their names; `root` is then a
+cache of it.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ from poisons.records import (
     IMPORT,
     IMPORT_FILE,
     LAYOUT,
-    MARK,
     RECORD,
     STAMP,
+    STORE,
     data_record,
     folder_record,
 )
 from poisons.store.build import Part, by_kind, open_source, poison, read_source
 from poisons.store.heap import large_blocks_go_back
-from poisons.store.local_cache import NodeCopy
-from poisons.store.shelf import Shelf, ShelvedCheckpoint
+from poisons.store.local_cache import LocalCache
+from poisons.store.remote import RemoteCheckpoint, RemoteStorage
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
@@ -65,9 +65,9 @@ from trainers.spec import InputError, import_members, plain
 from trainers.stored import DamagedError, read_regular
 
 CPU = torch.device("cpu")
-ABOUT_SOURCE = ("class_names", "skipped", "notes")  # what records say of the source of their images
+ABOUT_SOURCE = ("class_names", "skipped", "notes")  # fields of a record that describe the source
 REBUILT = "the next sweep that needs it builds it again"
-FORMAT = 1  # of the store's layout; a store with a higher number is left alone
+FORMAT = 1  # of the store's layout; a store with a higher number is refused
 
 
 class Store:
@@ -76,31 +76,31 @@ class Store:
     def __init__(
         self,
         root: Path | str,
-        shelf: Shelf | None = None,
+        remote: RemoteStorage | None = None,
         where: str | None = None,
         *,
         bound: int | None = None,
     ) -> None:
-        """A folder; or, with a `shelf`, this node's copy of what lies there, which takes about `bound` bytes.
-        `where` is what opens the same store on another machine. InputError for what is no store of ours,
-        StoreError if its place does not answer or cannot be written."""
+        """A folder; or, with `remote` storage, this node's cache of it, which takes about `bound` bytes.
+        `where` is the address that opens the same store on another machine. InputError if it is no opsctl
+        store, StoreError if it does not answer or cannot be written."""
         if re.match("[a-z][a-z0-9+.-]+:/", str(root)):
-            raise InputError(f"{root} is no folder; what takes URLs as stores is opsctl --store")
+            raise InputError(f"{root} is no folder; for a store at a URL use opsctl --store")
         self.root = Path(root).expanduser().absolute()
         self.where = where or str(self.root)
-        self.shelf = shelf
-        self._copy = None if shelf is None else NodeCopy(self.root, shelf, bound)
+        self.remote = remote
+        self._local = None if remote is None else LocalCache(self.root, remote, bound)
         try:
             (self.root / "data").mkdir(parents=True, exist_ok=True)
             (self.root / "locks").mkdir(exist_ok=True)
             if not (self.root / "store.json").exists():
                 create_whole(self.root / "store.json", {"format": FORMAT})
-            _check_mark(read_regular(self.root / "store.json", MARK.limit), str(self.root))
-            if shelf is not None:
-                if (mark := shelf.read("store.json")) is None:
-                    shelf.create("store.json", json.dumps({"format": FORMAT}).encode())
-                    mark = shelf.read("store.json")  # another version's, if that came first
-                _check_mark(mark, self.where)
+            _check_format(read_regular(self.root / "store.json", STORE.limit), str(self.root))
+            if remote is not None:
+                if (mark := remote.read("store.json")) is None:
+                    remote.create("store.json", json.dumps({"format": FORMAT}).encode())
+                    mark = remote.read("store.json")  # another version may have been first
+                _check_format(mark, self.where)
         except OSError as error:
             raise StoreError(
                 f"the store {self.where} cannot be written ({error}); choose another with --store"
@@ -110,29 +110,29 @@ class Store:
         return self.root / "data" / spec.name
 
     def lock(self, spec: DataSpec) -> FileLock:
-        """Held by whoever builds or removes a data set."""
+        """Held while a data set is built or removed."""
         return FileLock(self.root / "locks" / f"data-{spec.key}.lock")
 
     def record(self, spec: DataSpec) -> dict[str, Any] | None:
-        """The record beside the bytes, or None if there is no data set (or what is there is no record, or the
-        bytes are laid out as an older opsctl did)."""
+        """The record beside the bytes, or None if there is no data set, its record is damaged, or an older
+        opsctl laid it out."""
         here = read_record(self.path(spec))
-        return here if here is not None or self._copy is None else self._copy.record(_name(spec))
+        return here if here is not None or self._local is None else self._local.record(_name(spec))
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of all data sets, by name."""
-        if self.shelf is None:
+        if self.remote is None:
             folders = sorted(f for f in (self.root / "data").iterdir() if f.suffix != ".tmp")
             found = {folder.name: read_record(folder) for folder in folders}
         else:
-            names = sorted(self.shelf.holders("data", RECORD))
-            read = self.shelf.read_all([f"data/{name}/{RECORD}" for name in names])
+            names = sorted(self.remote.holders("data", RECORD))
+            read = self.remote.read_all([f"data/{name}/{RECORD}" for name in names])
             found = {name: known(name, read[f"data/{name}/{RECORD}"]) for name in names}
         return {name: record for name, record in found.items() if record is not None}
 
     def damaged_records(self) -> dict[str, str]:
-        """Folders of data sets and imports whose record is damaged, such as `data/<name>`, and why: they
-        count as missing. One that an older opsctl wrote is not damaged."""
+        """Folders of data sets and imports whose record is damaged, such as `data/<name>`, with the reason.
+        They count as missing. A record that an older opsctl wrote is not damaged."""
         found = {}
         for kind, limit in (("data", DATA.limit), ("imports", IMPORT.limit)):
             for name, data in self._record_bytes(kind, limit):
@@ -146,36 +146,35 @@ class Store:
 
     def _record_bytes(self, kind: str, limit: int) -> Iterator[tuple[str, bytes | None]]:
         """The bytes of each record in `data` or `imports`."""
-        if self.shelf is None:
+        if self.remote is None:
             folders = (f for f in sorted((self.root / kind).glob("[!.]*")) if f.suffix != ".tmp")
             yield from ((folder.name, read_regular(folder / RECORD, limit)) for folder in folders)
             return
-        names = sorted(self.shelf.holders(kind, RECORD))
-        read = self.shelf.read_all([f"{kind}/{name}/{RECORD}" for name in names])
+        names = sorted(self.remote.holders(kind, RECORD))
+        read = self.remote.read_all([f"{kind}/{name}/{RECORD}" for name in names])
         yield from ((name, read[f"{kind}/{name}/{RECORD}"]) for name in names)
 
     def has(self, spec: DataSpec) -> bool:
-        """Whether the data set is there, for all who share the store, and has its size; its bytes are not
-        read. On a shelf, its record says so."""
+        """Whether the data set is there for everyone who shares the store, with files of the right size. No
+        bytes are read; of remote storage only the record is."""
         return bool(self.having([spec]))
 
     def having(self, specs: Iterable[DataSpec]) -> frozenset[str]:
-        """Names of those data sets that the store has."""
-        if self.shelf is None:
+        """The names of those data sets that are in the store."""
+        if self.remote is None:
             return frozenset(spec.name for spec in specs if self._holds(spec, has_size))
         names = [spec.name for spec in specs]
-        read = self.shelf.read_all([f"data/{name}/{RECORD}" for name in names])
+        read = self.remote.read_all([f"data/{name}/{RECORD}" for name in names])
         return frozenset(name for name in names if known(name, read[f"data/{name}/{RECORD}"]) is not None)
 
     def load(self, spec: DataSpec) -> arrow.StoredImages | None:
-        """The images as a memory map, or None if they are not there or their bytes are not those of the
-        record. Bytes are read only of files that were touched since they were written. What is on the shelf
-        alone is copied here first."""
+        """The images as a memory map, or None if they are missing or do not match the record. Only files
+        modified since they were written are read to check that. Remote images are downloaded first."""
         if not self._here(spec):
             return None
         try:
             return self._opened(spec)
-        except (FileNotFoundError, DamagedError):  # removed just now; or no data set of ours
+        except (FileNotFoundError, DamagedError):  # just removed, or no data set
             return None
 
     def _opened(self, spec: DataSpec) -> arrow.StoredImages:
@@ -190,21 +189,23 @@ class Store:
         return images
 
     def _here(self, spec: DataSpec) -> bool:
-        """Whether the data set is in this folder, intact; it is if the shelf has it."""
-        if self._copy is None:
+        """Whether the data set is in this folder, intact. It is pulled first if remote storage has it."""
+        if self._local is None:
             return self._holds(spec, unchanged)
-        if not self._holds(spec, unchanged) and not self._copy.pull(_name(spec)):
+        if not self._holds(spec, unchanged) and not self._local.pull(_name(spec)):
             return False
-        self._copy.touch(_name(spec))
+        self._local.touch(_name(spec))
         return self._holds(spec, unchanged)
 
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
         record, folder = read_record(self.path(spec)), self.path(spec)
-        return record is not None and all(fits(folder / name, told) for name, told in record["files"].items())
+        return record is not None and all(
+            fits(folder / name, file_stamp) for name, file_stamp in record["files"].items()
+        )
 
     def find(self, key: str) -> DataSpec:
-        """The data set whose key, or whose folder's name, begins with `key`. InputError if none does, or
-        several do."""
+        """The data set whose key or folder name begins with `key`. InputError if there is none, or more than
+        one."""
         there = self.records()
         found = _named(there, key)
         if not found:
@@ -222,7 +223,7 @@ class Store:
         return DataSpec.parse(there[found[0]]["spec"], where)
 
     def _check_not_damaged(self, key: str) -> None:
-        """InputError if the record of a data set that is named by `key` is damaged."""
+        """InputError if the record of the data set that `key` names is damaged."""
         broken = {
             n.removeprefix("data/"): why for n, why in self.damaged_records().items() if n[:4] == "data"
         }
@@ -230,8 +231,8 @@ class Store:
             raise InputError(f"{self.where}/data/{name}/{RECORD} is damaged: {broken[name]}; {REBUILT}")
 
     def perturbation(self, spec: DataSpec) -> Perturbation:
-        """What was done to the clean images, as a value; a chain is the chain of its links. InputError if it
-        is not in the store."""
+        """The perturbation of the clean images; for a chain of poisons a Chain. InputError if it is not in
+        the store."""
         if not spec.parents:
             return Identity()
         if not spec.crafts:
@@ -258,7 +259,7 @@ class Store:
         return links[0] if len(links) == 1 else Chain(tuple(links))
 
     def _whole(self, spec: DataSpec) -> arrow.StoredImages | None:
-        """Like `load`, and what was crafted for it can be read too."""
+        """Like `load`, but None also if the perturbation crafted for it cannot be read."""
         if (images := self.load(spec)) is not None and spec.crafts:
             try:
                 self._crafted(spec)
@@ -267,81 +268,81 @@ class Store:
         return images
 
     def ensure(self, spec: DataSpec, context: CraftContext = CraftContext()) -> arrow.StoredImages:
-        """The images, built if they are not there (or not what they were), together with what they are made
-        from.
+        """The images; built first, with everything they are made from, if they are missing or damaged.
 
-        Builders of one key take turns, and all but the first find it done. A build that is killed leaves at
-        most a folder `*.tmp`, which the next build of that key removes, and the checkpoint that it goes on
-        from.
+        Builders of one key take turns, and all but the first find it done. A killed build leaves at most a
+        folder `*.tmp`, which the next build of that key removes, and the checkpoint that it resumes from.
         """
         images = self._whole(spec)
-        if images is not None and (self._copy is None or self._copy.agrees(_name(spec))):
+        if images is not None and (self._local is None or self._local.agrees(_name(spec))):
             return images
         with self.lock(spec):
-            # it may be here alone, if to push it failed, or is being done; or of other bytes than the shelf's
+            # it may exist only here: the push failed or is running, or the remote one has other bytes
             while (images := self._whole(spec)) is not None:
                 if self._push(_name(spec)):
                     return images
-            if self._copy is not None and self._holds(spec, unchanged):  # as its record says, and yet damaged
-                self._copy.reject(_name(spec))
+            # its bytes match its record, but they are no data set
+            if self._local is not None and self._holds(spec, unchanged):
+                self._local.reject(_name(spec))
             self._put_aside(self.path(spec))
             for parent in spec.parents:
                 self.ensure(parent, context)
             self._make(spec, context)
             made = self._whole(spec)
         if made is None:
-            raise StoreError(f"{self.path(spec)} was changed while it was written; try again")
+            raise StoreError(f"{self.path(spec)} was modified while it was being written; try again")
         return made
 
-    def take_in(self, delta: Delta, report: Mapping[str, Any], told: Mapping[str, Any]) -> str:
-        """Keep a perturbation that somebody else made, for all who share the store; its fingerprint."""
-        fingerprint = store_import(self.root, delta, report, told)
+    def add_import(self, delta: Delta, report: Mapping[str, Any], origin: Mapping[str, Any]) -> str:
+        """Store an imported perturbation for everyone who shares the store; returns its fingerprint."""
+        fingerprint = store_import(self.root, delta, report, origin)
         self._push(f"imports/{fingerprint}")
         return fingerprint
 
     def _push(self, name: str) -> bool:
-        return self._copy is None or self._copy.push(name)
+        return self._local is None or self._local.push(name)
 
     def _make(self, spec: DataSpec, context: CraftContext) -> None:
         start = time.monotonic()
         if not spec.parents:
             reading = open_source(spec)
             survey = asdict(spec.source.survey(spec.split))
-            told = {"facts": {}, "device": "cpu", "class_names": list(reading.class_names), **survey}
-            self._publish(spec, read_source(spec, reading), [], told, start)
+            about = {"facts": {}, "device": "cpu", "class_names": list(reading.class_names), **survey}
+            self._publish(spec, read_source(spec, reading), [], about, start)
             return
         clean = self.ensure(spec.clean)
-        about = {name: fact for name, fact in (self.record(spec.clean) or {}).items() if name in ABOUT_SOURCE}
+        record = self.record(spec.clean) or {}
+        of_source = {name: fact for name, fact in record.items() if name in ABOUT_SOURCE}
         index = arrow.read_index(clean.file)
         if not spec.crafts:
             self._check_classes(spec, clean)
             facts = by_kind(spec, [self._facts(crafted) for crafted in spec.crafted])
             parts = poison(spec, clean, index, self.perturbation(spec))
-            self._publish(spec, parts, [], {"facts": facts, "device": "cpu", **about}, start)
+            self._publish(spec, parts, [], {"facts": facts, "device": "cpu", **of_source}, start)
             return
         file = f"checkpoints/data-{spec.key}.pt"
         (self.root / "checkpoints").mkdir(exist_ok=True)
-        checkpoint = ShelvedCheckpoint(self.root / file, data=spec.clean.key, shelf=self.shelf, name=file)
-        furnished = replace(
+        checkpoint = RemoteCheckpoint(self.root / file, data=spec.clean.key, remote=self.remote, name=file)
+        own_context = replace(
             context, checkpoint=checkpoint, cache=self._cache(spec.clean), imports=self.root / "imports"
         )
         with self._import_of(spec):
-            perturbation = spec.poison[0].craft(clean, seed=spec.seed, context=furnished)
+            perturbation = spec.poison[0].craft(clean, seed=spec.seed, context=own_context)
         links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
-        told = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(context.device), **about}
-        told["platform"] = numerical_platform(context.device).to_json()
-        told |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
-        self._publish(spec, poison(spec, clean, index, perturbation), links, told, start)
+        about = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(context.device), **of_source}
+        about["platform"] = numerical_platform(context.device).to_json()
+        about |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
+        self._publish(spec, poison(spec, clean, index, perturbation), links, about, start)
         checkpoint.remove()
 
     def _check_classes(self, spec: DataSpec, clean: Images) -> None:
-        """InputError if the images that a poison was crafted on are not of the same classes and shape."""
+        """InputError if the images that a poison was crafted on have other classes or another shape."""
         for crafted in spec.crafted:
             record = self.record(crafted) or {}
             there = (record["num_classes"], *record["shape"])
             if there != (clean.num_classes, *clean.shape):
                 raise InputError(
-                    f"a poison crafted on {there[0]} classes of {there[1:]} cannot go on "
+                    f"a poison crafted on {there[0]} classes of {there[1:]} cannot be applied to "
                     f"{clean.num_classes} classes of {clean.shape}: `crafted_on` takes images of the same "
                     "classes and shape"
                 )
@@ -355,18 +356,20 @@ class Store:
         spec: DataSpec,
         parts: Iterable[Part],
         links: list[Perturbation],
-        told: dict[str, Any],
+        about: dict[str, Any],
         start: float,
     ) -> None:
         final = self.path(spec)
         temporary = final.with_name(final.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)  # ours alone: the lock is held
+        shutil.rmtree(temporary, ignore_errors=True)  # nobody else uses it: the lock is held
         needed = crafted = sum(column.nbytes for link in links for column in link.columns().values())
         try:
             temporary.mkdir()
             for i, link in enumerate(links):
                 arrow.write(
-                    temporary / f"perturbation-{i}.arrow", link.columns(), {"kind": link.kind, **link.told()}
+                    temporary / f"perturbation-{i}.arrow",
+                    link.columns(),
+                    {"kind": link.kind, **link.to_json()},
                 )
             tally = Tally()
             with large_blocks_go_back(), arrow.Writer(temporary / "data.arrow") as writer:
@@ -378,8 +381,8 @@ class Store:
                 writer.close()
             record = self._described(spec, writer, tally, temporary)
             seconds = round(time.monotonic() - start, 3)
-            write_whole(temporary / RECORD, {**record, **told, "seconds": seconds})
-            # on a file system without locks another builder may have come first: its bytes are as good
+            write_whole(temporary / RECORD, {**record, **about, "seconds": seconds})
+            # without file locks another builder may have been first: its bytes are as good
             if not final.exists():
                 os.rename(temporary, final)
                 flush(final.parent)
@@ -399,7 +402,7 @@ class Store:
             flush(file)
         return {
             "key": spec.key,
-            "spec": redacted_data(plain(spec)),  # a password is no part of what the data are
+            "spec": redacted_data(plain(spec)),  # a password is no part of the data's description
             "parents": [parent.name for parent in spec.parents],
             "layout": LAYOUT,
             "files": {file.name: stamp(file) for file in files},
@@ -412,10 +415,10 @@ class Store:
         }
 
     def _cache(self, clean: DataSpec) -> Callable[[str, Callable[[], Tensors]], Tensors]:
-        """Keeps what was computed from a clean data set under `<root>/statistics/<its name>/`."""
+        """Keeps statistics of a clean data set under `<root>/statistics/<its name>/`."""
         folder = self.root / "statistics" / clean.name
 
-        def recall(name: str, make: Callable[[], Tensors]) -> Tensors:
+        def cached(name: str, make: Callable[[], Tensors]) -> Tensors:
             file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
             with suppress(DamagedError, OSError):
                 if (data := read_regular(mark, STAMP.limit)) and unchanged(file, STAMP.read(data)):
@@ -428,54 +431,55 @@ class Store:
                 flush(temporary)
                 os.replace(temporary, file)
                 write_whole(mark, stamp(file))
-            except OSError:  # it saves a pass next time, no more
+            except OSError:  # the file only saves a pass next time
                 with suppress(OSError):
                     temporary.unlink(missing_ok=True)
             return made
 
-        return recall
+        return cached
 
     def _import_of(self, spec: DataSpec) -> AbstractContextManager[None]:
-        """Have the import that a data set is made from here for as long as the block, if it is made from one
-        and the shelf has it."""
-        if self._copy is None or not isinstance(poison := spec.poison[0], Imported):
+        """Keep the import that a data set is made from in the local cache for the length of the block, if
+        there is one."""
+        if self._local is None or not isinstance(poison := spec.poison[0], Imported):
             return nullcontext()
-        return self._copy.held(f"imports/{poison.fingerprint}")
+        return self._local.held(f"imports/{poison.fingerprint}")
 
     def _put_aside(self, folder: Path) -> None:
-        """Put a damaged data set aside, if there is one; the lock of its key is held. Of a copy, nothing is
-        kept."""
-        if self._copy is not None:
+        """Quarantine a damaged data set, if there is one; the caller holds the lock of its key. A cached one
+        is deleted."""
+        if self._local is not None:
             shutil.rmtree(folder, ignore_errors=True)
             return
         put_aside(folder, self.root / "quarantine")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """The record of the data set in `folder`, or None if it holds none of today's layout, or a damaged
-    one."""
+    """The record of the data set in `folder`, or None if there is none, it has another layout, or it is
+    damaged."""
     return known(folder.name, read_regular(folder / RECORD, DATA.limit))
 
 
 def known(name: str, data: bytes | None) -> dict[str, Any] | None:
-    """The record of the data set `name` that has these bytes, if it is one of today's layout and whole."""
+    """The record of the data set `name` parsed from these bytes; None if it has another layout or is
+    damaged."""
     with suppress(DamagedError):
         return None if data is None else data_record(name, data)
     return None
 
 
 def _named(names: Iterable[str], key: str) -> list[str]:
-    """Those data sets whose key, or whose name, begins with `key`."""
+    """The names that begin with `key`, or whose key does."""
     return [name for name in names if name.startswith(key) or name.rpartition("-")[2].startswith(key)]
 
 
 def _check_settings(name: str, record: dict[str, Any] | None) -> None:
-    """Raises DamagedError if the settings in a record are those of another data set than `name`."""
+    """Raises DamagedError if the settings in a record do not belong to the data set `name`."""
     if record is None or "spec" not in record:
         return
     try:
         found = DataSpec.parse(record["spec"], "spec").name
-    except InputError:  # settings that only another version knows are not damaged
+    except InputError:  # settings of another version are not damaged
         return
     except ValueError as error:
         raise DamagedError(f"its settings have no key: {error}") from None
@@ -484,18 +488,17 @@ def _check_settings(name: str, record: dict[str, Any] | None) -> None:
 
 
 def damaged(folder: Path) -> dict[str, str]:
-    """The files of the data set in `folder` that are not as they were written, and why. Every byte is
-    read."""
+    """The damaged files of the data set in `folder`, with the reason. Every byte is read."""
     record = read_record(folder) or {"files": {}}
     return damaged_files(record["files"], lambda name: folder / name)
 
 
 def damaged_files(stamps: Mapping[str, Any], at: Callable[[str], Path]) -> dict[str, str]:
-    """Those of a data set's files that are not what their stamps say, or not what such a file holds, and why;
-    `at` says where each is."""
+    """The files that do not match their stamps or do not hold what such a file must, with the reason; `at`
+    gives the path of each."""
     found = {}
-    for name, told in stamps.items():
-        if not intact(at(name), told):
+    for name, file_stamp in stamps.items():
+        if not intact(at(name), file_stamp):
             found[name] = "its bytes are not those of its record" if at(name).exists() else "it is missing"
             continue
         try:
@@ -509,26 +512,27 @@ def damaged_files(stamps: Mapping[str, Any], at: Callable[[str], Path]) -> dict[
 
 
 def restored(file: Path, *, default: str | None = None) -> Perturbation:
-    """The perturbation that a file of a data set holds, of the kind that the file tells. Raises DamagedError,
-    and OSError."""
-    import_members("poisons")  # which hold the kinds of perturbations
-    columns, told = arrow.read(file)
-    kind = told.pop("kind", default)
+    """The perturbation in a file of a data set, of the kind stored there. Raises DamagedError, and
+    OSError."""
+    for package in ("poisons.perturbations", "poisons.methods"):  # so that every kind is registered
+        import_members(package)
+    columns, values = arrow.read(file)
+    kind = values.pop("kind", default)
     if not isinstance(kind, str) or kind not in Perturbation.kinds:
         raise DamagedError(f"there is no perturbation of the kind {str(kind)[:40]!r}")
-    return Perturbation.kinds[kind].restore(columns, told)
+    return Perturbation.kinds[kind].restore(columns, values)
 
 
 def _name(spec: DataSpec) -> str:
     return f"data/{spec.name}"
 
 
-def _check_mark(mark: bytes | None, where: str) -> None:
-    """InputError unless this is the mark of a store that this opsctl knows."""
+def _check_format(mark: bytes | None, where: str) -> None:
+    """InputError unless this is the `store.json` of a store that this opsctl can read."""
     try:
-        found = MARK.read(mark or b"")["format"]
+        found = STORE.read(mark or b"")["format"]
     except DamagedError as error:
-        raise InputError(f"{where}/store.json is not a store's mark ({error}); is {where} a store?") from None
+        raise InputError(f"{where}/store.json is damaged ({error}); is {where} a store?") from None
     if found > FORMAT:
         raise InputError(
             f"the store {where} has format {found}, this opsctl knows {FORMAT}: "

@@ -65,7 +65,7 @@ def add_other_files(root: Path) -> None:
     FlopsKept(storage)
     ShareStore(storage).remember("0123456789abcdef", "NVIDIA H200", {"share": 0.5})
     delta = Delta(torch.zeros(10, 3, 8, 8, dtype=torch.int8), "class")
-    store.take_in(delta, {"per": "class"}, {"from": "x.npy", "clean": "digits"})
+    store.add_import(delta, {"per": "class"}, {"from": "x.npy", "clean": "digits"})
     store.ensure(DataSpec.parse({"limit": 60, "poison": "ops"}, "test").pinned())
 
 

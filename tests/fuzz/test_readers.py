@@ -34,8 +34,14 @@ from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file
 from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import ACCURACY, HEARTBEAT
-from orchestrator.storage.storage import FolderStorage, Storage, UnsafeNameError, check_safe, safe
-from poisons.records import DATA, IMPORT, MARK, STAMP, data_record
+from orchestrator.storage.storage import (
+    FolderStorage,
+    Storage,
+    UnsafeNameError,
+    check_safe,
+    safe,
+)
+from poisons.records import DATA, IMPORT, STAMP, STORE, data_record
 from tests.fuzz.hostile import TEXTS, damaged, examples
 from trainers import InputError
 from trainers.precision import VERDICT
@@ -145,7 +151,7 @@ OTHERS: dict[str, tuple[Callable[[bytes], Any], Any]] = {
     "data set": (lambda data: data_record(NAME, data), DATA_SET),
     "data set, bare": (DATA.read, DATA_SET),
     "import": (IMPORT.read, {"file": STAMPED, "per": "class", "labels_sha256": "0" * 16}),
-    "store": (MARK.read, {"format": 1}),
+    "store": (STORE.read, {"format": 1}),
     "stamp": (STAMP.read, STAMPED),
     "extent": (EXTENT.read, {"images": 10, "shape": [3, 8, 8], "num_classes": 10}),
     "weights": (WEIGHTS.read, {"bytes": 10}),

@@ -89,7 +89,7 @@ def test_every_number_is_that_of_its_definition(shape: tuple[int, ...]) -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_it_does_not_matter_in_what_chunks_images_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_sizes_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = pairs((2600, 1, 5, 4))
     whole = counted(before, after, 2600)
     assert whole["ssim"]["over"] == 780, "every second of the changed 1560"
@@ -101,14 +101,14 @@ def test_it_does_not_matter_in_what_chunks_images_come(monkeypatch: pytest.Monke
     assert counted(before, after) == expected
 
 
-def test_ssim_of_many_images_is_that_of_some_spread_evenly() -> None:
+def test_ssim_of_many_images_uses_an_evenly_spaced_sample() -> None:
     before, after = pairs((2600, 1, 5, 4))
     changed = (before.x != after.x).flatten(1).any(1).nonzero().squeeze(1)[::2]
     some = counted(before.take(changed), after.take(changed))
     assert counted(before, after)["ssim"] == some["ssim"]
 
 
-def test_ssim_is_taken_of_fewer_images_where_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ssim_uses_fewer_images_if_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     before, after = pairs((2600, 1, 5, 4))
     monkeypatch.setattr(card, "MUCH", 300 * 20)
     assert counted(before, after)["ssim"]["over"] == 195, "every eighth of the changed 1560"
@@ -134,7 +134,7 @@ def test_unchanged_images_have_no_ratio_and_no_image_no_summary() -> None:
     assert none.summary() is None
 
 
-def test_a_card_tells_what_a_record_holds(store: Store) -> None:
+def test_a_card_shows_what_a_record_holds(store: Store) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "train_steps": 1, "max_rounds": 1}
     data = {"poison": [em, {"kind": "ops", "pixels": 2}], "limit": 40, "ratio": 0.5, "seed": 3}
     spec = DataSpec.parse(data, "test").pinned()
@@ -142,20 +142,20 @@ def test_a_card_tells_what_a_record_holds(store: Store) -> None:
     record = store.record(spec)
     assert record is not None
     lines = card.card(record)
-    told = dict(lines)
-    assert told["key"] == spec.key
-    assert told["images"].startswith("40 of 3x32x32")
+    texts = dict(lines)
+    assert texts["key"] == spec.key
+    assert texts["images"].startswith("40 of 3x32x32")
     assert spec.source.fingerprint is not None
-    assert spec.source.fingerprint in told["source"]
-    assert told["ratio"] == "0.5 of each class is poisoned"
-    assert told["changed"] == "50 % of 40 images"
+    assert spec.source.fingerprint in texts["source"]
+    assert texts["ratio"] == "0.5 of each class is poisoned"
+    assert texts["changed"] == "50 % of 40 images"
     assert [text.split(" ")[0] for label, text in lines if label == "poison"] == ["em", "ops"]
     assert any("generator: lenet5" in text for _, text in lines)
-    assert told["em: reached stop error"] == "no"
-    assert "(20 in all)" in told["ops: pixels"]
-    assert "device cpu" in told["made"]
-    assert told["platform"] == record["platform"]["name"]
-    assert record["files"]["data.arrow"]["sha256"] in told["file"]
+    assert texts["em: reached stop error"] == "no"
+    assert "(20 in all)" in texts["ops: pixels"]
+    assert "device cpu" in texts["made"]
+    assert texts["platform"] == record["platform"]["name"]
+    assert record["files"]["data.arrow"]["sha256"] in texts["file"]
     page = markdown(record)
     assert page.startswith("# digits (train), poison: em + ops\n")
     assert all(f"| {label} | " in page for label, _ in lines)
@@ -171,7 +171,7 @@ def test_a_clean_data_set_has_a_card_too(store: Store) -> None:
     assert markdown({}) == ""
 
 
-def test_what_would_break_a_table_is_escaped() -> None:
+def test_characters_that_break_a_table_are_escaped() -> None:
     record = {
         "facts": {"imported": {"warnings": ["it changes", "nothing"], "none": []}},
         "key": "0" * 16, "shape": [3, 1, 1], "images": 1, "num_classes": 1, "warnings": ["a | b\nc"],

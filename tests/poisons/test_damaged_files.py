@@ -63,13 +63,13 @@ def of_images(**changes: Any) -> tuple[dict[str, pa.Array], dict[str, Any]]:
         "index": pa.array([0, 5]),
     }
     kinds: dict[str, Any] = {"image": ["uint8", 1, 2, 2], "label": ["int64"], "index": ["int64"]}
-    told = {"num_classes": 2}
+    values = {"num_classes": 2}
     for name, change in changes.items():
-        {"columns": columns, "kinds": kinds, "told": told}[name].update(change)
-    return columns, {"kinds": kinds, "told": told}
+        {"columns": columns, "kinds": kinds, "told": values}[name].update(change)
+    return columns, {"kinds": kinds, "told": values}
 
 
-def test_the_file_of_these_tests_is_read(tmp_path: Path) -> None:
+def test_the_intact_file_is_read(tmp_path: Path) -> None:
     images = arrow.read_images(written(tmp_path / "a.arrow", *of_images()))
     assert (len(images), images.shape, images.num_classes) == (2, (1, 2, 2), 2)
 
@@ -104,7 +104,9 @@ def test_the_file_of_these_tests_is_read(tmp_path: Path) -> None:
         ({"columns": {"more": pa.array([0, 1])}, "kinds": {"more": ["int64"]}}, "expected the columns image"),
     ],
 )
-def test_a_file_of_images_is_what_it_says(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_a_damaged_file_of_images_is_recognised(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
     file = written(tmp_path / "a.arrow", *of_images(**changes))
     with pytest.raises(DamagedError, match=message):
         arrow.read_images(file)
@@ -113,7 +115,7 @@ def test_a_file_of_images_is_what_it_says(tmp_path: Path, changes: dict[str, Any
 @pytest.mark.parametrize(
     "meta", [None, b"", b"{", b"[]", b'{"kinds": {}}', b'{"kinds": {}, "told": []}', b"[" * 10_000, b"NaN"]
 )
-def test_metadata_that_is_none_is_damage(tmp_path: Path, meta: bytes | None) -> None:
+def test_invalid_metadata_is_damage(tmp_path: Path, meta: bytes | None) -> None:
     columns, _ = of_images()
     with pytest.raises(DamagedError):
         arrow.read(written(tmp_path / "a.arrow", columns, meta))
@@ -143,7 +145,7 @@ def test_nothing_is_decompressed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["empty", "text", "pipe", "link", "folder"])
-def test_what_is_no_arrow_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+def test_a_pipe_in_place_of_an_arrow_file_does_not_block(tmp_path: Path, kind: str) -> None:
     file, good = tmp_path / "a.arrow", written(tmp_path / "good.arrow", *of_images())
     {
         "empty": lambda: file.touch(),
@@ -170,7 +172,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, byt
 
 @settings(max_examples=400, derandomize=True, database=None)
 @given(data=st.data())
-def test_any_bytes_are_read_as_written_or_found_damaged(
+def test_any_bytes_are_read_as_written_or_reported_damaged(
     whole: tuple[Path, dict[str, bytes]], data: st.DataObject
 ) -> None:
     """Bytes changed, removed, repeated, cut off: each a reason in a line, or values of the right kind."""
@@ -208,7 +210,7 @@ NOISE = Delta(torch.ones(2, 1, 2, 2, dtype=torch.int8), "class")
 
 
 @pytest.mark.parametrize(
-    ("link", "columns", "told", "message"),
+    ("link", "columns", "values", "message"),
     [
         (
             NOISE,
@@ -221,21 +223,21 @@ NOISE = Delta(torch.ones(2, 1, 2, 2, dtype=torch.int8), "class")
         (NOISE, {"more": torch.ones(2)}, {}, "expected the columns delta, found delta, more"),
         (NOISE, {}, {"per": "pixel"}, "per: "),
         (NOISE, {}, {"per": ["image"]}, "per: "),
-        (NOISE, {}, {"per": "universal"}, "2 rows, and there is one per universal"),
+        (NOISE, {}, {"per": "universal"}, "2 rows do not fit per: universal"),
         (NOISE, {}, {"shape": 4}, "shape: Extra inputs"),
         (NOISE, {}, {"kind": "nothing"}, "no perturbation of the kind 'nothing'"),
         (NOISE, {}, {"kind": ["delta"]}, "no perturbation of the kind"),
         (NOISE, {}, {"kind": "chain"}, "link by link"),
         (NOISE, {}, {"kind": "pixel_write"}, "expected the columns row, column, colour"),
-        (PIXELS, {"row": torch.tensor([[0, 1], [4, -1]])}, {}, "row: a pixel lies outside images of 4x5"),
-        (PIXELS, {"row": torch.tensor([[0, 1], [2, -2]])}, {}, "row: a pixel lies outside"),
+        (PIXELS, {"row": torch.tensor([[0, 1], [4, -1]])}, {}, "row: a pixel is outside images of 4x5"),
+        (PIXELS, {"row": torch.tensor([[0, 1], [2, -2]])}, {}, "row: a pixel is outside"),
         (
             PIXELS,
             {"column": torch.tensor([[3, 0], [5, 0]])},
             {},
-            "column: a pixel lies outside images of 4x5",
+            "column: a pixel is outside images of 4x5",
         ),
-        (PIXELS, {"column": torch.tensor([[3, 0], [-1, 0]])}, {}, "column: a pixel lies outside"),
+        (PIXELS, {"column": torch.tensor([[3, 0], [-1, 0]])}, {}, "column: a pixel is outside"),
         (PIXELS, {"column": torch.zeros(2, 3, dtype=torch.int64)}, {}, "do not belong together"),
         (PIXELS, {"row": torch.zeros(2, 2, dtype=torch.int32)}, {}, "row: expected int64"),
         (PIXELS, {}, {"shape": [4]}, "shape: "),
@@ -244,13 +246,13 @@ NOISE = Delta(torch.ones(2, 1, 2, 2, dtype=torch.int8), "class")
         (PIXELS, {}, {"per": "universal"}, "per: "),
     ],
 )
-def test_a_stored_perturbation_is_one(
-    tmp_path: Path, link: Perturbation, columns: dict[str, torch.Tensor], told: dict[str, Any], message: str
+def test_a_damaged_perturbation_is_recognised(
+    tmp_path: Path, link: Perturbation, columns: dict[str, torch.Tensor], values: dict[str, Any], message: str
 ) -> None:
     file = tmp_path / "perturbation-0.arrow"
     arrow.write(file, columns_of(link), {"kind": link.kind, **link.to_json()})
     assert restored(file).to_json() == link.to_json()
-    arrow.write(file, columns_of(link, **columns), {"kind": link.kind, **link.to_json(), **told})
+    arrow.write(file, columns_of(link, **columns), {"kind": link.kind, **link.to_json(), **values})
     with pytest.raises(DamagedError, match=message):
         restored(file)
 
@@ -258,9 +260,9 @@ def test_a_stored_perturbation_is_one(
 def vouched(store: Store, spec: DataSpec, name: str) -> None:
     """Have the record say that a file is as it is now."""
     record = store.path(spec) / "record.json"
-    told = json.loads(record.read_text())
-    told["files"][name] = stamp(store.path(spec) / name)
-    write_whole(record, told)
+    found = json.loads(record.read_text())
+    found["files"][name] = stamp(store.path(spec) / name)
+    write_whole(record, found)
 
 
 def as_text(file: Path) -> None:
@@ -268,23 +270,23 @@ def as_text(file: Path) -> None:
 
 
 def with_a_label_too_high(file: Path) -> None:
-    columns, told = arrow.read(file)
+    columns, values = arrow.read(file)
     columns["label"][0] = 10
-    arrow.write(file.with_suffix(".new"), columns, told)
+    arrow.write(file.with_suffix(".new"), columns, values)
     file.with_suffix(".new").replace(file)
 
 
 def fewer(file: Path) -> None:
-    columns, told = arrow.read(file)
+    columns, values = arrow.read(file)
     columns = {name: values[:5].clone() for name, values in columns.items()}
-    arrow.write(file.with_suffix(".new"), columns, told)
+    arrow.write(file.with_suffix(".new"), columns, values)
     file.with_suffix(".new").replace(file)
 
 
 def outside(file: Path) -> None:
-    columns, told = arrow.read(file)
+    columns, values = arrow.read(file)
     columns["row"][0] = 99
-    arrow.write(file.with_suffix(".new"), columns, told)
+    arrow.write(file.with_suffix(".new"), columns, values)
     file.with_suffix(".new").replace(file)
 
 
@@ -298,7 +300,7 @@ def outside(file: Path) -> None:
         ("perturbation-0.arrow", outside),
     ],
 )
-def test_a_data_set_whose_digests_hold_and_whose_content_does_not_is_built_again(
+def test_a_data_set_with_valid_digests_but_invalid_content_is_rebuilt(
     store: Store, name: str, damage: Callable[[Path], None]
 ) -> None:
     good = store.ensure(OPS).x.clone()
@@ -320,7 +322,7 @@ def test_a_data_set_whose_digests_hold_and_whose_content_does_not_is_built_again
 
 @pytest.mark.parametrize("kind", ["pipe", "link"])
 @pytest.mark.parametrize("name", ["data.arrow", "record.json", "perturbation-0.arrow"])
-def test_what_stands_in_a_files_place_is_not_followed_nor_waited_for(
+def test_links_and_pipes_in_place_of_files_are_not_followed_and_do_not_block(
     store: Store, tmp_path: Path, name: str, kind: str
 ) -> None:
     good = store.ensure(OPS).x.clone()
@@ -336,9 +338,9 @@ def test_what_stands_in_a_files_place_is_not_followed_nor_waited_for(
 def test_a_record_of_other_settings_is_damaged(store: Store) -> None:
     store.ensure(OPS)
     record = store.path(OPS) / "record.json"
-    told = json.loads(record.read_text())
-    told["spec"]["seed"] = 7
-    write_whole(record, told)
+    found = json.loads(record.read_text())
+    found["spec"]["seed"] = 7
+    write_whole(record, found)
     assert "its settings are those of digits-ops-train-" in store.damaged_records()[f"data/{OPS.name}"]
     with pytest.raises(InputError, match=r"record.json is damaged: its settings are those of"):
         store.find(OPS.key)
@@ -347,7 +349,7 @@ def test_a_record_of_other_settings_is_damaged(store: Store) -> None:
 
 
 @pytest.mark.parametrize("damage", ["text", "float", "pipe"])
-def test_a_damaged_import_is_taken_in_again(store: Store, images: Images, damage: str) -> None:
+def test_a_damaged_import_is_imported_again(store: Store, images: Images, damage: str) -> None:
     delta = Delta(torch.ones(images.x.shape, dtype=torch.int8))
     fingerprint = store_import(store.root, delta, {}, {})
     folder = store.root / "imports" / fingerprint
@@ -368,7 +370,7 @@ def test_a_damaged_import_is_taken_in_again(store: Store, images: Images, damage
     assert len(list((store.root / "quarantine").iterdir())) == 1
 
 
-def test_statistics_of_other_images_are_taken_again(store: Store) -> None:
+def test_statistics_of_other_images_are_recomputed(store: Store) -> None:
     good = store.ensure(OPS).x.clone()
     (mark,) = (store.root / "statistics" / OPS.clean.name).glob("*.json")
     file = mark.with_suffix(".arrow")

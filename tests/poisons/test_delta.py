@@ -38,14 +38,14 @@ def every_pixel(delta: torch.Tensor) -> torch.Tensor:
     return out.x[:, 0, 0].long()
 
 
-def test_released_ops_is_what_that_release_makes_of_every_pixel_value() -> None:
+def test_released_ops_matches_the_released_code_for_every_pixel_value() -> None:
     noise = synthetic()
     pixels = np.arange(256)[None] / 255 + noise[:, 0, 0].numpy()  # float64, float32
     theirs = (np.clip(pixels, 0, 1) * 255).astype(np.uint8)
     assert np.array_equal(every_pixel(whole_levels(noise, "released_ops", EPS)), theirs)
 
 
-def test_released_em_is_what_that_release_makes_of_every_pixel_value() -> None:
+def test_released_em_matches_the_released_code_for_every_pixel_value() -> None:
     noise = synthetic()
     theirs = np.arange(256, dtype=np.float32)[None] + noise.mul(255).clamp_(0, 255)[:, 0, 0].numpy()
     theirs = np.clip(theirs, 0, 255).astype(np.uint8)
@@ -58,7 +58,7 @@ def test_signed_rounds_every_pixel_value_to_the_nearest() -> None:
     assert np.array_equal(every_pixel(whole_levels(noise, "signed")), theirs)
 
 
-def test_negative_noise_is_nothing_to_released_em_and_a_level_further_to_released_ops() -> None:
+def test_released_em_drops_negative_noise_and_released_ops_lowers_it_by_a_level() -> None:
     noise = torch.tensor([-8.0, -0.4, 0.0, 0.4, 2.7])[:, None, None, None] / 255
     levels = {a: whole_levels(noise, a, EPS).flatten().tolist() for a in APPLICATIONS}
     assert levels == {
@@ -107,13 +107,13 @@ def test_levels_do_not_depend_on_how_many_are_made_at_a_time(
     assert torch.equal(whole_levels(noise, application, EPS), whole)
 
 
-def test_noise_that_is_no_number_becomes_no_level() -> None:
+def test_nan_noise_is_refused() -> None:
     for bad in (float("nan"), float("inf")):
-        with pytest.raises(InputError, match="finite everywhere"):
+        with pytest.raises(InputError, match="noise must be finite"):
             whole_levels(torch.tensor([0.0, bad])[:, None, None, None], "released_em")
 
 
-def test_it_is_added_whole_and_clipped_and_its_input_is_left_alone(images: Images) -> None:
+def test_it_is_added_and_clipped_without_changing_its_input(images: Images) -> None:
     gen, before = torch.Generator().manual_seed(1), images.x.clone()
     delta = torch.randint(-300, 300, images.x.shape, generator=gen, dtype=torch.int16)
     out = Delta(delta).apply(images)
@@ -129,7 +129,7 @@ def test_some_images_get_the_noise_of_their_rows(images: Images) -> None:
     assert len(delta.apply(images.take(rows[:0]), rows[:0])) == 0
 
 
-def test_noise_of_a_class_goes_on_any_images_of_that_class(images: Images) -> None:
+def test_noise_of_a_class_can_be_applied_to_any_images_of_that_class(images: Images) -> None:
     levels = torch.tensor([-3, 0, 5, 100], dtype=torch.int8)[:, None, None, None].expand(4, 3, 32, 32)
     delta, some = Delta(levels, per="class"), images.take(torch.tensor([1, 2, 6, 3]))
     expected = some.x.int() + torch.tensor([0, 5, 5, 100])[:, None, None, None]
@@ -137,13 +137,13 @@ def test_noise_of_a_class_goes_on_any_images_of_that_class(images: Images) -> No
     assert torch.equal(delta.apply(some, torch.arange(4)).x, delta.apply(some).x), "rows say nothing here"
 
 
-def test_noise_goes_on_nothing_that_it_is_not_for(images: Images) -> None:
+def test_noise_is_refused_for_images_it_does_not_fit(images: Images) -> None:
     delta = Delta(torch.zeros(images.x.shape, dtype=torch.int8))
     small = Images(images.x[..., :8], images.y, 4)
     few = images.take(torch.arange(3))
     wrong = [(small, None), (few, None), (few, torch.arange(2)), (few, torch.tensor([0, 1, 40]))]
     for some, rows in [*wrong, (few, torch.tensor([-1, 0, 1]))]:
-        with pytest.raises(InputError, match="cannot go on images"):
+        with pytest.raises(InputError, match="cannot be applied to images"):
             delta.apply(some, rows)
     per_class = Delta(torch.zeros((3, 3, 32, 32), dtype=torch.int8), per="class")
     with pytest.raises(InputError, match=r"one per class.* of 4 classes"):
@@ -151,12 +151,12 @@ def test_noise_goes_on_nothing_that_it_is_not_for(images: Images) -> None:
 
 
 @pytest.mark.parametrize("per", ["image", "class"])
-def test_what_is_stored_comes_back(images: Images, per: module.Per) -> None:
+def test_a_stored_perturbation_is_restored(images: Images, per: module.Per) -> None:
     levels = torch.randint(-8, 9, (40, 3, 32, 32), dtype=torch.int8)
     delta = Delta(levels, per, {"rounds": [{"round": 1, "error": 0.5}]})
-    told = json.loads(json.dumps(delta.to_json(), allow_nan=False))
+    values = json.loads(json.dumps(delta.to_json(), allow_nan=False))
     columns = {name: column.clone() for name, column in delta.columns().items()}
-    back = Perturbation.kinds["delta"].restore(columns, told)
+    back = Perturbation.kinds["delta"].restore(columns, values)
     assert isinstance(back, Delta)
     assert (back.per, back.facts()) == (per, {}), "facts are the record's"
     assert torch.equal(back.apply(images).x, delta.apply(images).x)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poisons import CraftContext, DataSpec, Poison, Store
-from poisons.methods.em import CHOSEN, GENERATOR_LAPS, NOISE_LAPS, WEIGHTS, Em
-from poisons.methods.em_noise import EM, Laps, begin
+from poisons.methods.em import CHOSEN, GENERATOR_EPOCHS, NOISE_EPOCHS, WEIGHTS, Em
+from poisons.methods.em_noise import EM, Epochs, begin
 from poisons.stratify import stratified
 from poisons.workers import Workers
 from tests.conftest import CPU
@@ -111,7 +111,7 @@ class PlainGenerator:
         return noise
 
 
-def test_the_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: Path) -> None:
+def test_the_noise_matches_a_plain_implementation(images: Images, tmp_path: Path) -> None:
     """40 images make batches of 16, 16 and 8; the generator's fourth step of a round begins them again."""
     rounds: list[dict[str, Any]] = []  # fewer than three, if no error is left before
     ours = float_noise(em(SMALL, eps="32/255"), images, tmp_path, report=rounds.append)
@@ -127,16 +127,16 @@ def test_the_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: P
     assert torch.equal(ours, noise)
 
 
-def test_class_wise_noise_is_that_of_a_plain_implementation(images: Images, tmp_path: Path) -> None:
+def test_class_wise_noise_matches_a_plain_implementation(images: Images, tmp_path: Path) -> None:
     """Half of each class's images move the noise, all train the generator, in batches of 8 that are shuffled."""
     plainly, x, noise = PlainGenerator(), images.x.float() / 255, torch.zeros(4, 3, 32, 32)
     chosen = stratified(images.y, 4, 0.5, generator(CPU, 5, EM, CHOSEN)).nonzero().squeeze(1)
-    train, search = Laps(40, 8, True, True, 5, GENERATOR_LAPS), Laps(20, 8, True, True, 5, NOISE_LAPS)
-    turns = [rows for lap in range(3) for rows in train.lap(lap)]
+    train, search = Epochs(40, 8, True, True, 5, GENERATOR_EPOCHS), Epochs(20, 8, True, True, 5, NOISE_EPOCHS)
+    turns = [rows for epoch in range(3) for rows in train.epoch(epoch)]
     for number in range(1, 4):
         for rows in turns[4 * (number - 1) : 4 * number]:
             plainly.train(x[rows] + noise[images.y[rows]], images.y[rows])
-        for rows in search.lap(number):
+        for rows in search.epoch(number):
             part, labels = x[chosen[rows]], images.y[chosen[rows]]
             moved = plainly.descend(part, labels, noise[labels], eps=32 / 255, steps=1)
             for k in labels.unique():
@@ -169,10 +169,10 @@ def test_noise_of_a_class_is_the_same_on_all_its_images_and_on_others(images: Im
     assert torch.equal(out, delta.delta[grey.y].int())
 
 
-def test_noise_goes_on_other_images_where_it_belongs_to_a_class(images: Images) -> None:
+def test_class_wise_noise_can_be_applied_to_other_images(images: Images) -> None:
     assert not em(QUICK).transfers
     assert em(QUICK_CLASS_WISE).transfers
-    with pytest.raises(InputError, match="cannot go on images"):
+    with pytest.raises(InputError, match="cannot be applied to images"):
         em(QUICK, max_rounds=1).craft(images, seed=0).apply(images.take(torch.arange(3)))
 
 
@@ -184,7 +184,7 @@ def test_a_class_without_images_has_no_noise(images: Images, random_start: bool)
     assert not delta.delta[1::2].any()
 
 
-def test_the_record_tells_every_round_and_whether_the_end_was_reached(images: Images) -> None:
+def test_the_record_has_every_round_and_whether_the_end_was_reached(images: Images) -> None:
     seen: list[dict[str, Any]] = []
     given_up = em(QUICK, max_rounds=2, eps="1/255").craft(
         images, seed=0, context=CraftContext(report=seen.append)
@@ -216,9 +216,7 @@ def test_equal_seeds_give_equal_noise_and_others_other(images: Images, settings:
 
 
 @KINDS
-def test_bfloat16_stays_in_the_budget_and_says_what_it_was(
-    images: Images, settings: Any, tmp_path: Path
-) -> None:
+def test_bfloat16_stays_in_the_budget_and_is_recorded(images: Images, settings: Any, tmp_path: Path) -> None:
     poison = em(settings, precision="bfloat16")
     delta = poison.craft(images, seed=5)
     assert delta.facts()["precision"] == "bfloat16"
@@ -240,7 +238,7 @@ RESUMED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", RESUMED, ids=["augmented", "dropout", "class_wise"])
-def test_a_resumed_craft_gives_bit_for_bit_the_noise_of_a_whole_one(
+def test_a_resumed_craft_gives_the_same_noise_bit_for_bit(
     images: Images, settings: Any, tmp_path: Path
 ) -> None:
     """Momentum, dropout, running statistics, batches and draws go on as if nothing had been."""
@@ -282,7 +280,7 @@ SHARED: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("settings", SHARED, ids=["float32", "augmented", "bfloat16"])
-def test_a_noise_step_that_is_shared_out_gives_the_same_bits(
+def test_a_noise_step_divided_among_workers_gives_the_same_bits(
     images: Images, settings: Any, tmp_path: Path
 ) -> None:
     poison, rows = em(settings, batch_size=6, train_steps=1), []
@@ -312,7 +310,7 @@ def test_the_number_of_threads_changes_no_bit(
     assert torch.equal(noise[0], noise[2])
 
 
-def test_a_crew_gets_no_more_shares_than_there_are_batches(images: Images, tmp_path: Path) -> None:
+def test_workers_get_no_more_parts_than_there_are_batches(images: Images, tmp_path: Path) -> None:
     workers, poison = Elsewhere(5), em(QUICK, max_rounds=1)
     assert torch.equal(
         float_noise(poison, images, tmp_path, workers=workers), float_noise(poison, images, tmp_path)
@@ -320,7 +318,7 @@ def test_a_crew_gets_no_more_shares_than_there_are_batches(images: Images, tmp_p
     assert len(workers.items) == 3
 
 
-def test_class_wise_noise_needs_no_crew(images: Images, tmp_path: Path) -> None:
+def test_class_wise_noise_needs_no_workers(images: Images, tmp_path: Path) -> None:
     workers = Elsewhere(2)
     noise = float_noise(em(QUICK_CLASS_WISE), images, tmp_path, workers=workers)
     assert torch.equal(noise, float_noise(em(QUICK_CLASS_WISE), images, tmp_path))
@@ -342,7 +340,7 @@ def test_gradients_flow_through_augmentations(images: Images, settings: Any) -> 
 def test_every_batch_of_every_round_is_augmented_by_draws_of_its_own(
     images: Images, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Laps of 3 batches, or of 2 where it is class-wise and only 20 images move the noise."""
+    """Epochs of 3 batches, or of 2 where it is class-wise and only 20 images move the noise."""
     seen, flip_crop = [], FlipCrop.__call__
 
     def spy(self: FlipCrop, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -359,7 +357,7 @@ def test_every_batch_of_every_round_is_augmented_by_draws_of_its_own(
     assert {shape[1] for _, shape in seen} == {4}, "labels are class probabilities"
 
 
-def test_a_step_is_as_long_as_told(images: Images, tmp_path: Path) -> None:
+def test_the_step_size_is_a_setting(images: Images, tmp_path: Path) -> None:
     for more, length in (({}, 0.8 / 255), ({"step": "2/255"}, 2 / 255)):
         noise = float_noise(em(QUICK, **more, steps=1, max_rounds=1), images, tmp_path)
         assert abs(float(noise.abs().max()) - length) < 1e-6
@@ -377,7 +375,7 @@ def test_an_augmentation_that_mixes_images_is_refused(kind: str) -> None:
         em(QUICK, augmentations=[kind])
 
 
-def test_what_is_left_out_is_as_published_for_the_granularity() -> None:
+def test_defaults_are_those_published_for_the_granularity() -> None:
     sample_wise, class_wise = em({}), em({"granularity": "class_wise"})
     assert (sample_wise.steps, sample_wise.share, sample_wise.stop_error) == (20, 1, 0.01)
     assert (sample_wise.shuffle, sample_wise.drop_last) == (False, False)
@@ -399,19 +397,19 @@ def test_fewer_images_than_a_batch_are_one_batch(images: Images) -> None:
         em(QUICK).craft(images.take(torch.arange(0)), seed=0)
 
 
-def test_a_lap_has_every_row_once_or_all_but_an_incomplete_batch() -> None:
-    assert [rows.tolist() for rows in Laps(5, 2, False, False, 0, 0).lap(3)] == [[0, 1], [2, 3], [4]]
-    assert [rows.tolist() for rows in Laps(5, 2, False, True, 0, 0).lap(3)] == [[0, 1], [2, 3]]
-    laps = Laps(50, 8, True, False, 0, 0)
-    first, second = torch.cat(list(laps.lap(0))), torch.cat(list(laps.lap(1)))
+def test_an_epoch_has_every_row_once_or_drops_an_incomplete_batch() -> None:
+    assert [rows.tolist() for rows in Epochs(5, 2, False, False, 0, 0).epoch(3)] == [[0, 1], [2, 3], [4]]
+    assert [rows.tolist() for rows in Epochs(5, 2, False, True, 0, 0).epoch(3)] == [[0, 1], [2, 3]]
+    epochs = Epochs(50, 8, True, False, 0, 0)
+    first, second = torch.cat(list(epochs.epoch(0))), torch.cat(list(epochs.epoch(1)))
     assert sorted(first.tolist()) == sorted(second.tolist()) == list(range(50))
     assert first.tolist() != second.tolist()
-    assert len(laps) == len(laps.lap(0)) == 7
-    assert len(Laps(50, 8, True, True, 0, 0)) == 6
-    assert len(Laps(5, 8, True, True, 0, 0)) == 1
+    assert epochs.batches == len(epochs.epoch(0)) == 7
+    assert Epochs(50, 8, True, True, 0, 0).batches == 6
+    assert Epochs(5, 8, True, True, 0, 0).batches == 1
 
 
-def test_noise_begins_at_nothing_or_anywhere_in_the_budget() -> None:
+def test_noise_starts_at_zero_or_uniform_in_the_budget() -> None:
     assert not begin((3, 1, 2, 2), 0.5, CPU, random=False, seed=0).any()
     noise = begin((2000, 1, 2, 2), 0.5, CPU, random=True, seed=0)
     assert -0.5 <= float(noise.min()) < -0.45
@@ -421,7 +419,7 @@ def test_noise_begins_at_nothing_or_anywhere_in_the_budget() -> None:
 
 
 @KINDS
-def test_a_generator_that_diverges_makes_no_data_set(images: Images, settings: Any) -> None:
+def test_a_diverging_generator_creates_no_data_set(images: Images, settings: Any) -> None:
     wild = em(settings, optimizer={"kind": "sgd", "lr": 1e30})
     with pytest.raises(
         DivergenceError, match=r"the generator diverged in round 1; try a smaller optimizer.lr"
@@ -430,15 +428,15 @@ def test_a_generator_that_diverges_makes_no_data_set(images: Images, settings: A
 
 
 @pytest.mark.parametrize("eps", [0, 8, "1/300"])
-def test_a_budget_of_no_level_or_of_more_than_all_is_refused(eps: object) -> None:
-    with pytest.raises(InputError, match=r"eps lies between 1/255 .* write 8/255"):
+def test_a_budget_below_one_level_or_above_the_range_is_refused(eps: object) -> None:
+    with pytest.raises(InputError, match=r"eps must be between 1/255 .* write 8/255"):
         em({"eps": eps})
 
 
-def test_what_cannot_be_meant_is_refused() -> None:
+def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="write `8/255`"):
         em({"eps": 0.031})
-    with pytest.raises(InputError, match=r"a step of 0 moves nothing; leave it out for eps/10"):
+    with pytest.raises(InputError, match=r"a step of 0 changes nothing; leave it out for eps/10"):
         em({"step": 0})
     with pytest.raises(
         InputError, match=r"leave images without noise: leave `share` out, or set `granularity: class_wise`"
@@ -446,7 +444,7 @@ def test_what_cannot_be_meant_is_refused() -> None:
         em({"share": 0.5})
 
 
-def test_crafting_leaves_the_images_and_the_random_state_alone(images: Images) -> None:
+def test_crafting_changes_neither_images_nor_random_state(images: Images) -> None:
     before, state = images.x.clone(), torch.random.get_rng_state()
     em(QUICK, max_rounds=1, augmentations=(FlipCrop(),)).craft(images, seed=0)
     assert torch.equal(images.x, before)

@@ -129,9 +129,9 @@ def loaded(how: dict[str, object], out: Path) -> dict[str, object]:
         env=os.environ | home,
     )
     assert run.returncode == 0, run.stderr
-    told = [json.loads(line) for line in run.stdout.splitlines()]
-    assert all(kinds == {"img": "Image", "label": "ClassLabel"} for _, kinds, _ in told)
-    return {split: names for split, _, names in told}
+    rows = [json.loads(line) for line in run.stdout.splitlines()]
+    assert all(kinds == {"img": "Image", "label": "ClassLabel"} for _, kinds, _ in rows)
+    return {split: names for split, _, names in rows}
 
 
 def test_hugging_face_reads_the_parquet_files(
@@ -171,7 +171,7 @@ def test_hugging_face_opens_the_folder_with_all_its_splits(store: Store, tmp_pat
     assert [entry["split"] for entry in head["configs"][0]["data_files"]] == ["train", "test"]
     assert "# digits (train), poison: ops" in page
     provenance = json.loads((tmp_path / "hub" / "provenance.json").read_text())
-    assert {name: told["key"] for name, told in provenance.items()} == {
+    assert {name: one["key"] for name, one in provenance.items()} == {
         f"data/{spec.split}-*.parquet": spec.key for spec in specs
     }
 
@@ -194,11 +194,11 @@ def test_chunks_make_no_difference(many: Images, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_there_is_never_overwritten(form: Form, images: Images, tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(form: Form, images: Images, tmp_path: Path) -> None:
     given = give(images, tmp_path / "a", form)
     assert given.exists()
     before = {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
-    with pytest.raises(InputError, match="is there already, and is left as it is: choose another folder"):
+    with pytest.raises(InputError, match="exists already and is not overwritten: choose another folder"):
         give(images, tmp_path / "a", form)
     assert before == {file: file.read_bytes() for file in (tmp_path / "a").rglob("*") if file.is_file()}
     give(images, tmp_path / "a", form, split="test")
@@ -207,18 +207,18 @@ def test_what_is_there_is_never_overwritten(form: Form, images: Images, tmp_path
     )
 
 
-def test_what_others_put_there_is_never_overwritten(images: Images, tmp_path: Path) -> None:
+def test_files_of_others_are_never_overwritten(images: Images, tmp_path: Path) -> None:
     for number, (name, form) in enumerate(
         (("README.md", "hf"), ("provenance.json", "npz"), ("train", "image_folder"))
     ):
         folder = tmp_path / str(number)
         folder.mkdir()
         (folder / name).write_text("mine")
-        with pytest.raises(InputError, match=f"{name} is there already"):
+        with pytest.raises(InputError, match=f"{name} exists already"):
             give(images, folder, form)  # type: ignore[arg-type]
         assert [(file.name, file.read_text()) for file in folder.iterdir()] == [(name, "mine")]
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match="file is there already"):
+    with pytest.raises(InputError, match="file exists already"):
         give(images, tmp_path / "file", "npz")
 
 
@@ -245,9 +245,9 @@ def test_a_disk_that_fills_leaves_nothing_and_says_what_is_needed(tmp_path: Path
         [sys.executable, "-c", FULL, str(tmp_path / "new"), *FORMS], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr
-    told = run.stdout.splitlines()
-    assert len(told) == 4
-    assert all("it needs up to 1 MB" in line and "MB are free" in line for line in told)
+    rows = run.stdout.splitlines()
+    assert len(rows) == 4
+    assert all("it needs up to 1 MB" in line and "MB are free" in line for line in rows)
     assert list(tmp_path.rglob("*")) == [tmp_path / "new"]
 
 
@@ -272,7 +272,7 @@ def test_images_that_no_png_can_hold_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_what_is_given_away_tells_nothing_of_this_machine(
+def test_an_export_reveals_nothing_about_this_machine(
     form: Form, images: Images, store: Store, tmp_path: Path
 ) -> None:
     private = tmp_path / "home" / "erika" / "secret-project"
@@ -291,17 +291,17 @@ def test_what_is_given_away_tells_nothing_of_this_machine(
     assert len(texts) > 1
     for word in ("erika", "secret-project", str(tmp_path), "box7", "pw@", "token"):
         assert not any(word.encode() in text for text in texts), word
-    (told,) = json.loads((tmp_path / "out" / "provenance.json").read_text()).values()
-    assert "host" not in told["environment"]
-    assert told["environment"]["versions"]["torch"]
-    assert told["spec"]["source"]["train"] == "train.pt"
-    assert told["spec"]["source"]["fingerprint"] == spec.source.fingerprint
-    assert told["spec"]["crafted_on"]["train"] == "https://hub.org/a/b.parquet"
-    assert told["warnings"] == [
+    (public,) = json.loads((tmp_path / "out" / "provenance.json").read_text()).values()
+    assert "host" not in public["environment"]
+    assert public["environment"]["versions"]["torch"]
+    assert public["spec"]["source"]["train"] == "train.pt"
+    assert public["spec"]["source"]["fingerprint"] == spec.source.fingerprint
+    assert public["spec"]["crafted_on"]["train"] == "https://hub.org/a/b.parquet"
+    assert public["warnings"] == [
         "no checkpoint could be written: [Errno 28] No space left on device: 'c d.pt' ([host])"
     ]
-    assert told["class_names"] == record["class_names"]
-    assert told["files"] == record["files"]
+    assert public["class_names"] == record["class_names"]
+    assert public["files"] == record["files"]
 
 
 @pytest.mark.parametrize(
@@ -317,5 +317,5 @@ def test_what_is_given_away_tells_nothing_of_this_machine(
         ("on box7 (box7-2 is another)", "on [host] (box7-2 is another)"),
     ],
 )
-def test_of_paths_in_a_text_their_last_part_stays(text: str, expected: str) -> None:
+def test_paths_in_text_are_reduced_to_their_last_part(text: str, expected: str) -> None:
     assert public_text(text, "box7") == expected

@@ -30,7 +30,7 @@ def context(images: Images, tmp_path: Path) -> CraftContext:
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
-def test_every_poison_keeps_its_promises(member: type[Poison], images: Images, context: CraftContext) -> None:
+def test_every_poison_keeps_its_contract(member: type[Poison], images: Images, context: CraftContext) -> None:
     poison, before = member.parse(member.smoke, "test"), images.x.clone()
     once, again = (poison.craft(images, seed=1, context=context) for _ in range(2))
     poisoned = once.apply(images)

@@ -57,7 +57,7 @@ def saved(file: Path, value: object) -> Path:
 
 
 @pytest.mark.parametrize("form", ["image_folder", "npz"])
-def test_what_is_exported_is_imported_as_the_same_bytes(
+def test_an_export_imports_as_the_same_bytes(
     form: str, images: Images, poisoned: Images, tmp_path: Path
 ) -> None:
     index = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:40].sort().values
@@ -85,8 +85,8 @@ def test_a_data_set_of_the_store_comes_back_from_every_form(store: Store, tmp_pa
         poison = {"kind": "imported", "fingerprint": fingerprint}
         imported = DataSpec.parse({"poison": poison, "limit": 30}, "test").pinned()
         assert torch.equal(store.ensure(imported).x, made.x)
-        told = (store.record(imported) or {})["facts"]["imported"]
-        assert told["clean"] == spec.clean.name
+        facts = (store.record(imported) or {})["facts"]["imported"]
+        assert facts["clean"] == spec.clean.name
     assert len(list((store.root / "imports").iterdir())) == 1, "the same perturbation is there once"
 
 
@@ -165,7 +165,9 @@ def test_noise_for_all_of_a_source_is_taken_for_some_of_it(images: Images, tmp_p
     levels, where = random((60, 3, 32, 32)).to(torch.int8), torch.arange(40) + 20
     delta, report = read_foreign(saved(tmp_path / "a.npy", levels), images, index=where)
     assert torch.equal(delta.delta, levels[20:])
-    assert report["warnings"] == ["it has 60 rows for 40 images: row i was taken for image i of the source"]
+    assert report["warnings"] == [
+        "it has 60 rows for 40 images: row i is assumed to be image i of the source"
+    ]
 
 
 def test_labels_of_class_wise_noise_are_classes_or_those_of_the_images(
@@ -188,7 +190,7 @@ class Anything:
 
 
 @pytest.mark.parametrize("name", ["object.npy", "pickle.npy", "class.pt", "numpy.pt", "object.npz"])
-def test_what_needs_pickle_is_not_read(name: str, images: Images, tmp_path: Path) -> None:
+def test_files_that_need_pickle_are_not_read(name: str, images: Images, tmp_path: Path) -> None:
     file, ran = tmp_path / name, tmp_path / "ran"
 
     class Evil:
@@ -206,17 +208,17 @@ def test_what_needs_pickle_is_not_read(name: str, images: Images, tmp_path: Path
     else:
         array = np.array([Evil()] * 3, dtype=object)
         np.savez(file, x=array) if name.endswith("z") else np.save(file, array)
-    with pytest.raises(InputError, match="it needs pickle, which can run anything, and is not read"):
+    with pytest.raises(InputError, match="it needs pickle, which can run any code, so it is not read"):
         read_foreign(file, images)
     assert not ran.exists()
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
-def test_a_file_that_is_empty_or_cut_off_is_told(suffix: str, images: Images, tmp_path: Path) -> None:
+def test_an_empty_or_truncated_file_is_refused(suffix: str, images: Images, tmp_path: Path) -> None:
     noise = random((40, 3, 32, 32)).to(torch.int8)
     file = saved(tmp_path / f"a{suffix}", {"x": noise} if suffix == ".npz" else noise)
     os.truncate(file, file.stat().st_size // 2)
-    with pytest.raises(InputError, match=r"(cannot be read|does not hold).*; was it copied whole\?"):
+    with pytest.raises(InputError, match=r"(cannot be read|does not hold).*; was it copied completely\?"):
         read_foreign(file, images)
     os.truncate(file, 0)
     with pytest.raises(InputError, match="is empty"):
@@ -234,8 +236,8 @@ def nan(value: float) -> torch.Tensor:
     [
         (nan(float("nan")), "row 17: a value is nan"),
         (nan(float("-inf")), "row 17: a value is inf"),
-        (nan(-8.0), r"row 17: 8 lies beyond \[-1, 1\]; if these are levels of 1/255, store them as integers"),
-        (nan(300).to(torch.int16), "row 17: 300 lies beyond -255..255"),
+        (nan(-8.0), r"row 17: 8 is outside \[-1, 1\]; if these are levels of 1/255, store them as integers"),
+        (nan(300).to(torch.int16), "row 17: 300 is outside -255..255"),
         (
             torch.zeros(40, 3, 32, 31),
             r"has the shape \(40, 3, 32, 31\), but the clean images are \(40, 3, 32, 32\)",
@@ -246,7 +248,7 @@ def nan(value: float) -> torch.Tensor:
         (torch.zeros(40, 3, 32, 32, dtype=torch.bool), "holds bool; expected floats"),
         (
             torch.zeros(4, 3, 32, 32, dtype=torch.uint8),
-            "which are taken for poisoned images, but there are 40",
+            "which count as poisoned images, but there are 40",
         ),
         ({"a": torch.zeros(40, 3, 32, 32), "b": torch.zeros(40, 3, 32, 32)}, "holds a, b; name the noise"),
         ({"x": torch.zeros(40, 3, 32, 32), "y": torch.zeros(40)}, "labels and index must be whole numbers"),
@@ -264,7 +266,7 @@ def test_an_array_that_does_not_fit_is_refused(
         read_foreign(saved(tmp_path / "a.pt", value), images)
 
 
-def test_a_place_that_holds_nothing_is_told(images: Images, tmp_path: Path) -> None:
+def test_an_empty_place_is_refused(images: Images, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1")
     (tmp_path / "none").mkdir()
     for name, message in (
@@ -276,13 +278,15 @@ def test_a_place_that_holds_nothing_is_told(images: Images, tmp_path: Path) -> N
             read_foreign(tmp_path / name, images)
 
 
-def test_what_is_doubtful_is_reported_and_taken(images: Images, poisoned: Images, tmp_path: Path) -> None:
+def test_doubtful_perturbations_are_imported_with_warnings(
+    images: Images, poisoned: Images, tmp_path: Path
+) -> None:
     x = poisoned.x.clone()
     x[images.y == 2] = 0
     delta, report = read_foreign(saved(tmp_path / "a.npy", x), images, eps=Fraction(8, 255))
     assert torch.equal(delta.apply(images).x, x)
     black, budget, *rest = report["warnings"]
-    assert black == "every image of class 2 becomes one colour: did its generator divide by zero?"
+    assert black == "every image of class 2 becomes a single colour: did its generator divide by zero?"
     assert budget == "its largest change is 255 levels, more than the 8 of eps 8/255"
     assert not rest
     for turned in (x.roll(1, 0), images.x.to(torch.int16)):
@@ -317,7 +321,7 @@ def test_folders_of_images_are_known_by_number(
 def test_a_folder_that_does_not_fit_is_refused(images: Images, poisoned: Images, tmp_path: Path) -> None:
     root = folder(tmp_path / "a", poisoned, "{k}/{n:03}.png")
     (root / "0" / "000.png").rename(root / "1" / "000.png")
-    with pytest.raises(InputError, match=r"1/000.png lies in folder '1', class 1, but .* has label 0"):
+    with pytest.raises(InputError, match=r"1/000.png is in folder '1', class 1, but .* has label 0"):
         read_foreign(root, images)
     (root / "1" / "000.png").rename(root / "0" / "4.png")
     with pytest.raises(InputError, match="two files are for image 4"):
@@ -340,9 +344,7 @@ def test_a_folder_that_does_not_fit_is_refused(images: Images, poisoned: Images,
         read_foreign(other, few)
 
 
-def test_files_that_are_not_needed_or_lose_detail_are_told(
-    images: Images, poisoned: Images, tmp_path: Path
-) -> None:
+def test_unneeded_or_lossy_files_give_warnings(images: Images, poisoned: Images, tmp_path: Path) -> None:
     root = folder(tmp_path, poisoned, "{n}.png")
     where = torch.arange(0, 40, 2)
     Image.open(root / "2.png").save(root / "2.jpg", quality=95)
@@ -350,8 +352,8 @@ def test_files_that_are_not_needed_or_lose_detail_are_told(
     delta, report = read_foreign(root, images.take(where), index=where)
     assert torch.equal(delta.apply(images.take(where)).x[2:], poisoned.x[where][2:])
     assert report["warnings"] == [
-        "20 files are of none of the 20 clean images",
-        "1 files, such as 2.jpg, are in a form that may lose detail",
+        "20 files belong to none of the 20 clean images",
+        "1 files, such as 2.jpg, are in a lossy format",
     ]
 
 
@@ -374,7 +376,7 @@ def test_importing_twice_is_importing_once(images: Images, tmp_path: Path) -> No
     assert store_import(tmp_path, same, {}, {}) != fingerprint
 
 
-def test_a_damaged_import_is_refused_and_mended_by_importing_again(images: Images, tmp_path: Path) -> None:
+def test_a_damaged_import_is_refused_and_repaired_by_importing_again(images: Images, tmp_path: Path) -> None:
     fingerprint, delta = imported(tmp_path, images)
     file = tmp_path / "imports" / fingerprint / "perturbation.arrow"
     poison, context = (
@@ -384,7 +386,7 @@ def test_a_damaged_import_is_refused_and_mended_by_importing_again(images: Image
     assert torch.equal(poison.craft(images, seed=0, context=context).delta, delta.delta)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(
-        InputError, match=f"perturbation {fingerprint} is not in .*imports, or damaged: take it in"
+        InputError, match=f"perturbation {fingerprint} is missing from .*imports or damaged: import it"
     ):
         poison.craft(images, seed=0, context=context)
     imported(tmp_path, images)
@@ -398,15 +400,15 @@ def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path
         Imported(fingerprint=fingerprint).craft(images, seed=0, context=context)
     with pytest.raises(InputError, match="write `per: image`, not `per: class`"):
         Imported(fingerprint=fingerprint, per="class").craft(images, seed=0, context=context)
-    with pytest.raises(InputError, match="take it in with `opsctl import"):
+    with pytest.raises(InputError, match="import it with `opsctl import"):
         Imported(fingerprint="a" * 16).craft(images, seed=0, context=context)
-    with pytest.raises(InputError, match="take it in with `opsctl import"):
+    with pytest.raises(InputError, match="import it with `opsctl import"):
         Imported(fingerprint="a" * 16).craft(images, seed=0)
     with pytest.raises(InputError, match="fingerprint: "):
         DataSpec.parse({"poison": {"kind": "imported", "fingerprint": "../../x"}}, "test")
 
 
-def test_class_wise_imports_go_on_other_images(images: Images) -> None:
+def test_class_wise_imports_can_be_applied_to_other_images(images: Images) -> None:
     poison = {"kind": "imported", "fingerprint": "a" * 16}
     with pytest.raises(InputError, match="one change per image"):
         DataSpec.parse({"poison": poison, "crafted_on": "digits"}, "test")
@@ -425,14 +427,14 @@ def test_an_import_that_cannot_be_written_leaves_nothing(
     assert list((tmp_path / "imports").iterdir()) == []
 
 
-def test_one_noise_may_be_taken_in_for_two_clean_sets(images: Images, tmp_path: Path) -> None:
+def test_one_noise_can_be_imported_for_two_clean_sets(images: Images, tmp_path: Path) -> None:
     delta = Delta(torch.ones(images.x.shape, dtype=torch.int8))
     reports = ({"labels_sha256": digest(labels)} for labels in (images.y, images.y.flip(0)))
     first, second = (store_import(tmp_path, delta, report, {}) for report in reports)
     assert first != second
 
 
-def test_an_import_keeps_what_was_told_of_it(images: Images, tmp_path: Path) -> None:
+def test_an_import_keeps_its_origin(images: Images, tmp_path: Path) -> None:
     fingerprint, _ = imported(tmp_path, images)
     place = tmp_path / "imports" / fingerprint
     found = read_import(place)
@@ -459,7 +461,7 @@ def test_a_universal_perturbation_is_one_for_all(
     spec = DataSpec.parse({"poison": poison, "limit": 20, "crafted_on": "digits"}, "test").pinned()
     made, clean = store.ensure(spec), store.ensure(spec.clean)
     assert torch.equal(made.x, (clean.x.int() + levels).clamp(0, 255).to(torch.uint8))
-    with pytest.raises(InputError, match=r"\(one for all\) cannot go on images"):
+    with pytest.raises(InputError, match=r"\(one for all\) cannot be applied to images"):
         delta.apply(Images(images.x[:, :1], images.y, 4))
 
 
@@ -504,7 +506,7 @@ def test_a_mirrored_tree_is_matched_by_the_names_of_its_files(
     some = torch.tensor([1, 3])
     delta, report = read_foreign(tmp_path, clean.take(some), index=some, reading=reading)
     assert torch.equal(delta.apply(clean.take(some)).x, poisoned.x[some])
-    assert report["warnings"] == ["2 files are of none of the 2 clean images"]
+    assert report["warnings"] == ["2 files belong to none of the 2 clean images"]
     (tmp_path / "train" / "notes.txt").write_text("no image")
     (tmp_path / "train" / "cat" / "b").with_suffix(suffix).unlink()
     with pytest.raises(
@@ -536,7 +538,7 @@ def test_folders_stand_for_the_classes_that_the_source_gives_them(images: Images
         delta, report = read_foreign(given, clean, reading=reading)
         assert torch.equal(delta.apply(clean).x, poisoned)
         assert (report["matched_by"], report["warnings"]) == ("row number", [])
-    with pytest.raises(InputError, match=r"lies in folder '2', class 3, but the clean image .* has label 2"):
+    with pytest.raises(InputError, match=r"is in folder '2', class 3, but the clean image .* has label 2"):
         read_foreign(tree("wrong", [str(k) for k in clean.y.tolist()]), clean, reading=reading)
     with pytest.raises(InputError, match=r"holds the folder 'x0', but no class .* did you mean '0'"):
         read_foreign(tree("unknown", [f"x{k}" for k in clean.y.tolist()]), clean, reading=reading)
@@ -559,14 +561,14 @@ def archive(file: Path, members: dict[str, bytes]) -> Path:
 @pytest.mark.parametrize(
     ("members", "message"),
     [
-        ({"x.npy": b"garbage"}, r"x\.npy in it is no array of numpy's"),
-        ({"x.npy": b""}, r"x\.npy in it is no array of numpy's"),
+        ({"x.npy": b"garbage"}, r"x\.npy in it is not a numpy array"),
+        ({"x.npy": b""}, r"x\.npy in it is not a numpy array"),
         (
             {"x.npy": header((40, 3, 32, 32)) + b"few"},
-            r"claims the shape \(40, 3, 32, 32\), and does not hold",
+            r"claims the shape \(40, 3, 32, 32\) but does not hold",
         ),
-        ({"x.npy": header((2**40, 3, 32, 32))}, "does not hold as much"),
-        ({"x.npy": header((-1, 3, 32, 32))}, "does not hold as much"),
+        ({"x.npy": header((2**40, 3, 32, 32))}, "does not hold that many"),
+        ({"x.npy": header((-1, 3, 32, 32))}, "does not hold that many"),
         ({"x.npy": header((40, 3, 32, 32), "|O") + bytes(8 * 40 * 3072)}, "it needs pickle"),
         ({"x.npy": header((40, 3, 32, 32), "<M8[s]") + bytes(8 * 40 * 3072)}, "holds datetime64"),
         ({"x.npy": header((1, 3, 3200, 3200)) + bytes(3 * 3200**2)}, r"has the shape \(1, 3, 3200, 3200\)"),
@@ -613,7 +615,7 @@ def memory_of(path: Path) -> tuple[str, int]:
     return said[0], int(megabytes)
 
 
-def test_of_an_array_that_is_far_too_long_the_rows_that_are_needed_are_read(tmp_path: Path) -> None:
+def test_only_the_needed_rows_of_a_very_long_array_are_read(tmp_path: Path) -> None:
     """3 MB of zip that would be 3 GB of images."""
     head, rows = header((1_000_000, 3, 32, 32)), 1_000_000
     with (
@@ -677,7 +679,7 @@ def test_importing_takes_at_most_twice_the_memory_of_the_data(how: str, tmp_path
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz", "a.pt", "a"])
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
-def test_what_is_no_file_is_refused_and_not_waited_for(
+def test_pipes_and_devices_are_refused_without_blocking(
     kind: str, name: str, images: Images, tmp_path: Path
 ) -> None:
     path = special(tmp_path / name, kind)
@@ -686,12 +688,14 @@ def test_what_is_no_file_is_refused_and_not_waited_for(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "cycle"])
-def test_nor_among_images(kind: str, images: Images, poisoned: Images, tmp_path: Path) -> None:
+def test_pipes_among_images_are_refused_without_blocking(
+    kind: str, images: Images, poisoned: Images, tmp_path: Path
+) -> None:
     root = folder(tmp_path / "a", poisoned, "{n}.png")
     (root / "3.png").unlink()
     special(root / "3.png", kind)
     with pytest.raises(
-        InputError, match=r"3\.png is (named as an image but is no file|a link to .*not there)"
+        InputError, match=r"3\.png (has the name of an image but is not a file|is a link to .*does not exist)"
     ):
         read_foreign(root, images)
 
@@ -713,7 +717,7 @@ def special(path: Path, kind: str) -> Path:
 
 @pytest.mark.parametrize("large", [False, True], ids=["int8", "int16"])
 @pytest.mark.parametrize("rows", ["all", "some"])
-def test_levels_that_grow_on_the_way_are_all_there(large: bool, rows: str) -> None:
+def test_levels_survive_the_widening_to_int16(large: bool, rows: str) -> None:
     values = random((300, 1, 7, 5), -128, 127).to(torch.int16)
     if large:
         values[-1 if rows == "all" else 100] = 300 - 512

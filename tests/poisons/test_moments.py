@@ -80,7 +80,7 @@ def noisy(n: int, shape: tuple[int, int, int], classes: int, seed: int = 0) -> I
     per_chunk=st.integers(1, 50),
     seed=st.integers(0, 2**31),
 )
-def test_any_split_gives_the_same(
+def test_any_split_gives_the_same_moments(
     n: int,
     channels: int,
     size: tuple[int, int],
@@ -102,7 +102,9 @@ def test_any_split_gives_the_same(
 
 
 @pytest.mark.parametrize(("tile", "depth"), [(1, 1), (7, 2), (64, 3), (2**20, 256)])
-def test_pieces_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, tile: int, depth: int) -> None:
+def test_chunks_of_any_size_give_the_same_moments(
+    monkeypatch: pytest.MonkeyPatch, tile: int, depth: int
+) -> None:
     images = noisy(60, (3, 5, 4), 3)
     monkeypatch.setattr(module, "TILE", tile)
     monkeypatch.setattr(module, "DEPTH", depth)
@@ -120,7 +122,7 @@ def test_many_white_images_do_not_overflow() -> None:
     assert not found.second[1].any()
 
 
-def test_pixels_in_any_memory_layout_will_do(images: Images) -> None:
+def test_any_memory_layout_of_pixels_is_accepted(images: Images) -> None:
     strided = Images(images.x.contiguous(memory_format=torch.channels_last), images.y, 4)
     assert same(moments(strided), plain(images))
     part = Images(images.x[::2, :, 1:, ::3], images.y[::2], 4)
@@ -163,7 +165,7 @@ def test_images_in_a_file_are_never_read_whole(
     assert sizes == [9]
 
 
-def test_the_workshop_keeps_what_is_computed_once(images: Images) -> None:
+def test_the_context_caches_what_is_computed_once(images: Images) -> None:
     names = []
 
     def cache(name: str, make: Callable[[], dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

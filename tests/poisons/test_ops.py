@@ -196,7 +196,7 @@ def test_several_pixels_are_those_of_the_released_code(seed: int, pixels: int) -
     assert torch.equal(Ops(pixels=pixels).craft(images, seed=0).apply(images).x, expected)
 
 
-def test_the_released_rule_collides_and_so_do_we() -> None:
+def test_collisions_match_the_released_code() -> None:
     images = noisy(0, 3 * 40, 3, (3, 2, 3))
     images.x[images.y == 2] = images.x[images.y == 0]  # what the first class takes, the last wants as well
     expected, chosen = as_released(images, 6)
@@ -206,9 +206,9 @@ def test_the_released_rule_collides_and_so_do_we() -> None:
     pixels = Ops(pixels=6).craft(images, seed=0)
     assert torch.equal(pixels.apply(images).x, expected)
     first = next(k for k, mine in enumerate(positions) if len(set(mine)) < 6)
-    told = [pixel for pixel in pixels.facts()["pixels"] if pixel["class"] == first]
-    last = {(pixel["row"], pixel["column"]): pixel["colour"] for pixel in told}
-    assert len(last) < len(told) == 6
+    listed = [pixel for pixel in pixels.facts()["pixels"] if pixel["class"] == first]
+    last = {(pixel["row"], pixel["column"]): pixel["colour"] for pixel in listed}
+    assert len(last) < len(listed) == 6
     for (row, column), colour in last.items():
         assert expected[images.y == first, :, row, column].unique(dim=0).tolist() == [colour]
 
@@ -300,7 +300,7 @@ def test_a_later_class_may_share_the_position_but_not_the_colour_too() -> None:
 
 def test_a_class_that_finds_too_few_candidates_is_an_error() -> None:
     images = made(np.random.default_rng(0).integers(0, 255, (6, 1, 1, 1)), [0, 0, 1, 1, 2, 2], 3)
-    with pytest.raises(InputError, match="class 2 finds 0 of 1 pixels: all 2 candidates are closed"):
+    with pytest.raises(InputError, match="class 2 finds 0 of 1 pixels: all 2 candidates are taken"):
         search(moments(images), "paper")
     for further, most in (("nested", 1), ("ranked", 2)):
         with pytest.raises(InputError, match=f"class 1 finds {most} of {most + 1} pixels"):
@@ -334,7 +334,9 @@ def test_colours_are_ordered_as_binary_numbers() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_numbers_that_would_overflow_are_refused_and_the_largest_are_not(objective: Objective) -> None:
+def test_counts_that_would_overflow_are_refused_and_the_largest_safe_ones_are_not(
+    objective: Objective,
+) -> None:
     n, c = 3_333_333, 3
     white = Moments(
         torch.tensor([n]), torch.full((1, c, 1, 2), 255 * n), torch.full((1, 6, 1, 2), 255 * 255 * n)
@@ -345,7 +347,7 @@ def test_numbers_that_would_overflow_are_refused_and_the_largest_are_not(objecti
         search(Moments(white.n + 1, white.first, white.second), objective)
 
 
-def test_whole_numbers_decide_where_floats_have_it_the_wrong_way_round() -> None:
+def test_exact_arithmetic_decides_where_floats_are_wrong() -> None:
     top = torch.tensor([5702626625780437638, 3921590330702765815])
     bottom = torch.tensor([7122172039328690, 4897785325233453])
     exact = [Fraction(int(a), int(b)) for a, b in zip(top, bottom, strict=True)]
@@ -467,7 +469,10 @@ def test_uploaded_noise_lies_outside_the_fraction_within_its_budget(
     ("settings", "message"),
     [
         ({"upload_noise": "8/255"}, "give a `search_fraction` below 1 too"),
-        ({"upload_noise": "1/300", "search_fraction": 0.1}, "lies between 1/255 .* found 1/300; write 8/255"),
+        (
+            {"upload_noise": "1/300", "search_fraction": 0.1},
+            "must be between 1/255 .* found 1/300; write 8/255",
+        ),
         ({"upload_noise": 0.03, "search_fraction": 0.1}, "a budget is a fraction"),
         ({"search_fraction": 0}, "greater than 0"),
         ({"search_fraction": 1.1}, "less than or equal to 1"),

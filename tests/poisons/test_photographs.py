@@ -32,7 +32,7 @@ from trainers import InputError
     mode=st.sampled_from(["RGB", "L"]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_an_image_is_fitted_as_torchvision_does_it(
+def test_images_are_fitted_as_by_torchvision(
     width: int, height: int, resize: int | None, size: int | None, mode: str, seed: int
 ) -> None:
     if size is not None and resize is not None:
@@ -80,7 +80,7 @@ def test_how_images_are_read_is_in_the_fingerprint(tmp_path: Path) -> None:
     assert len(found) == len(fits)
 
 
-def test_test_goes_before_val(tmp_path: Path) -> None:
+def test_the_test_folder_is_preferred_to_val(tmp_path: Path) -> None:
     root = photographs(tmp_path, classes=2, train=1, val=1)
     source = ImageFolder(root=str(root), resize=16, size=16)
     assert len(source.load("test")) == 2
@@ -96,17 +96,19 @@ def test_test_goes_before_val(tmp_path: Path) -> None:
         ({"size": 64, "resize": 48}, r"size 64 cuts more than the 48 pixels .* write resize: 64 or more"),
         ({"classes": 3}, r"classes: 3 of .*train, which has only 2 folders with images"),
         ({"size": 400}, r"0\.JPEG is 375x500, too small to cut 400x400 from; write resize: 400 or more"),
-        ({"resize": 48}, r"1\.JPEG is 48x72 but .*0\.JPEG is 48x64; .* told resize: 256, size: 224"),
+        ({"resize": 48}, r"1\.JPEG is 48x72 but .*0\.JPEG is 48x64; .* with resize: 256, size: 224"),
         ({}, r"1\.JPEG is 333x500 but .*0\.JPEG is 375x500"),
     ],
 )
-def test_what_cannot_be_fitted_is_told(tmp_path: Path, fields: dict[str, int], message: str) -> None:
+def test_images_that_cannot_be_fitted_are_refused(
+    tmp_path: Path, fields: dict[str, int], message: str
+) -> None:
     root = photographs(tmp_path, classes=2, train=2, val=1)
     with pytest.raises(InputError, match=message):
         ImageFolder.parse({"root": str(root), **fields}, "test").load("train")
 
 
-def test_validation_images_that_nobody_sorted_are_named(tmp_path: Path) -> None:
+def test_validation_images_outside_class_folders_are_named(tmp_path: Path) -> None:
     root = photographs(tmp_path, classes=1, train=1, val=0)
     picture(np.array([9, 9, 9]), (40, 30), seed=0).save(root / "val" / "ILSVRC2012_val_1.JPEG")
     with pytest.raises(
@@ -132,10 +134,10 @@ def watch():
         time.sleep(0.005)
 
 torch.set_num_threads(1)
-told = json.loads(sys.argv[1])
-store = Store(told["store"])
-spec, small = TrainSpec.parse(told["train"], "train"), torch.device("cpu")
-source = {"kind": "image_folder", "root": told["root"], "resize": 384, "size": 384}
+given = json.loads(sys.argv[1])
+store = Store(given["store"])
+spec, small = TrainSpec.parse(given["train"], "train"), torch.device("cpu")
+source = {"kind": "image_folder", "root": given["root"], "resize": 384, "size": 384}
 data = DataSpec.parse({"source": source, "poison": "ops"}, "data").pinned()
 peak = [own()]
 start = peak[0]
@@ -155,9 +157,9 @@ def test_a_data_set_larger_than_memory_is_built_and_trained_on(tmp_path: Path) -
     root = photographs(tmp_path / "images", classes=3, train=20, val=1, links=400)
     architecture = {"kind": "resnet18", "width": 1, "stem": "imagenet"}
     train = {"architecture": architecture, "augmentations": [], "epochs": 1, "batch_size": 8}
-    told = {"store": str(tmp_path / "store"), "root": str(root), "train": train}
+    given = {"store": str(tmp_path / "store"), "root": str(root), "train": train}
     run = subprocess.run(
-        [sys.executable, "-c", BUILD_AND_TRAIN, json.dumps(told)],
+        [sys.executable, "-c", BUILD_AND_TRAIN, json.dumps(given)],
         capture_output=True,
         text=True,
         check=True,

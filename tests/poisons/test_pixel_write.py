@@ -32,7 +32,7 @@ TWO = pixels([[1, 0], [0, 0], [1, -1]], [[2, 0], [1, 1], [0, -1]], [[[9], [8]], 
 ONE_EACH = pixels([[0], [-1], [1]], [[0], [-1], [2]], [[[1]], [[0]], [[3]]], per="image")
 
 
-def test_pixels_go_on_the_images_of_their_class_the_later_over_the_earlier() -> None:
+def test_pixels_are_written_to_the_images_of_their_class_in_order() -> None:
     images = grey([2, 0, 1, 0])
     x = TWO.apply(images).x[:, 0]
     assert x[0].tolist() == [[100, 100, 100], [5, 100, 100]], "-1 writes nothing"
@@ -71,22 +71,22 @@ def test_more_images_of_fewer_classes_are_fine() -> None:
 def test_images_that_do_not_fit_are_refused(perturbation: PixelWrite, images: Images) -> None:
     with pytest.raises(
         InputError,
-        match=r"pixels for 3 x \(1, 2, 3\), a row per (class|image), cannot go on images \(\d, \d, \d, \d\) of \d",
+        match=r"pixels for 3 x \(1, 2, 3\), a row per (class|image), cannot be applied to images \(\d, \d, \d, \d\) of \d",
     ):
         perturbation.apply(images)
 
 
 @pytest.mark.parametrize("rows", [[3], [-1], [0, 1], []])
 def test_rows_that_do_not_fit_are_refused(rows: list[int]) -> None:
-    with pytest.raises(InputError, match="cannot go on"):
+    with pytest.raises(InputError, match="cannot be applied to"):
         ONE_EACH.apply(grey([0]), torch.tensor(rows, dtype=torch.int64))
 
 
 @pytest.mark.parametrize("perturbation", [TWO, ONE_EACH], ids=["class", "image"])
 def test_pixels_are_restored_from_their_columns(perturbation: PixelWrite) -> None:
-    columns, told = perturbation.columns(), json.loads(json.dumps(perturbation.to_json()))
+    columns, values = perturbation.columns(), json.loads(json.dumps(perturbation.to_json()))
     assert {len(column) for column in columns.values()} == {3}
-    again = PixelWrite.restore(columns, told)
+    again = PixelWrite.restore(columns, values)
     assert (again.shape, again.per) == (perturbation.shape, perturbation.per)
     assert torch.equal(again.apply(grey([0, 1, 2])).x, perturbation.apply(grey([0, 1, 2])).x)
     assert again.facts() == perturbation.facts()
@@ -105,7 +105,7 @@ def test_facts_list_the_pixels_of_each_class_best_first() -> None:
     assert ONE_EACH.facts() == {}
 
 
-def test_a_chain_is_applied_in_order_and_told_as_one() -> None:
+def test_a_chain_is_applied_in_order_and_described_as_one() -> None:
     noise = Delta(torch.full((3, 1, 2, 3), 4, dtype=torch.int8), facts_={"rounds": 1})
     chain = Chain((noise, ONE_EACH, TWO, Identity()))
     images = grey([0, 1, 2])

@@ -25,11 +25,11 @@ def crafted(poison: Poison, images: Images, seed: int = 0) -> PixelWrite:
 
 def test_randpix_draws_a_pixel_for_each_class_by_its_seed(images: Images) -> None:
     pixels = crafted(RandPix(), images)
-    told = pixels.facts()["pixels"]
-    assert [pixel["class"] for pixel in told] == [0, 1, 2, 3]
-    assert all(v in (0, 255) for pixel in told for v in pixel["colour"])
+    listed = pixels.facts()["pixels"]
+    assert [pixel["class"] for pixel in listed] == [0, 1, 2, 3]
+    assert all(v in (0, 255) for pixel in listed for v in pixel["colour"])
     assert len({str(crafted(RandPix(), images, seed).facts()) for seed in range(10)}) == 10
-    assert told == crafted(RandPix(), images).facts()["pixels"]
+    assert listed == crafted(RandPix(), images).facts()["pixels"]
     assert ((pixels.apply(images).x != images.x).any(1).flatten(1).sum(1) <= 1).all()
     assert RandPix().transfers
 
@@ -38,8 +38,8 @@ def test_randpix_draws_from_all_candidates_and_no_two_classes_share_one() -> Non
     few = Images(
         torch.zeros((1, 2, 2, 3), dtype=torch.uint8), torch.tensor([0]), 24
     )  # 6 positions, 4 colours
-    told = crafted(RandPix(), few).facts()["pixels"]
-    assert sorted((p["row"], p["column"], *p["colour"]) for p in told) == sorted(
+    listed = crafted(RandPix(), few).facts()["pixels"]
+    assert sorted((p["row"], p["column"], *p["colour"]) for p in listed) == sorted(
         itertools.product(range(2), range(3), (0, 255), (0, 255))
     )
     with pytest.raises(InputError, match="25 classes cannot have a pixel each: there are 24 candidates"):
@@ -67,7 +67,7 @@ def test_ops_position_leaves_classes_without_images_out() -> None:
     assert (crafted(OpsPosition(), images).row >= 0).all()
 
 
-def test_ops_position_needs_no_pass_of_its_own(images: Images) -> None:
+def test_ops_position_reuses_the_moments_of_ops(images: Images) -> None:
     names = []
 
     def cache(name, make):  # type: ignore[no-untyped-def]

@@ -49,7 +49,7 @@ def by_hand(spec: DataSpec, store: Store) -> tuple[np.ndarray[Any, Any], np.ndar
     label."""
     clean = clean_of(spec, store)
     record = store.record(spec.crafted[-1]) or {}
-    pixels = {told["class"]: told for told in record["facts"].get("ops", {}).get("pixels", ())}
+    pixels = {pixel["class"]: pixel for pixel in record["facts"].get("ops", {}).get("pixels", ())}
     order = build.content_rows(spec, len(clean)).tolist()
     content = np.stack([clean.x[i].numpy() for i in order]).astype(int)
     made = content.copy()
@@ -57,14 +57,14 @@ def by_hand(spec: DataSpec, store: Store) -> tuple[np.ndarray[Any, Any], np.ndar
         if spec.poison[0].kind == "imported":
             made[row] = np.clip(made[row] + NOISE[row].numpy(), 0, 255)
         if pixels:
-            told = pixels[label]
-            made[row][:, told["row"], told["column"]] = told["colour"]
+            pixel = pixels[label]
+            made[row][:, pixel["row"], pixel["column"]] = pixel["colour"]
     return content, made
 
 
 @pytest.mark.parametrize("poison", ["ops", IMPORTED, [IMPORTED, "ops"]], ids=["ops", "noise", "both"])
 @pytest.mark.parametrize("per_chunk", [7, 60])
-def test_each_label_and_its_change_lie_on_another_images_content(
+def test_each_label_and_its_change_are_on_another_images_content(
     store: Store, monkeypatch: pytest.MonkeyPatch, poison: Any, per_chunk: int
 ) -> None:
     monkeypatch.setattr(build, "CHUNK", per_chunk * 3 * 32 * 32)
@@ -88,7 +88,7 @@ def test_each_label_and_its_change_lie_on_another_images_content(
     assert change["L2"]["mean"] == pytest.approx(sum(lengths) / 60, abs=1e-6)
 
 
-def test_it_takes_what_was_crafted_for_the_images_as_they_stand(store: Store) -> None:
+def test_it_uses_the_perturbation_crafted_for_the_unshuffled_images(store: Store) -> None:
     spec = spec_of(["ops", IMPORTED])
     straight = spec.model_copy(update={"shuffled": False})
     assert not spec.crafts
@@ -103,7 +103,7 @@ def test_it_takes_what_was_crafted_for_the_images_as_they_stand(store: Store) ->
     assert one.parents[1].crafts
 
 
-def test_it_is_a_data_set_of_its_own_and_moves_no_other_key(store: Store) -> None:
+def test_it_has_a_key_of_its_own_and_changes_no_other_key(store: Store) -> None:
     spec = spec_of("ops")
     plain = DataSpec.parse({"poison": "ops", "limit": 60}, "test").pinned()
     assert plain.key == spec_of("ops", shuffled=False).key != spec.key
@@ -119,7 +119,7 @@ def test_it_is_a_data_set_of_its_own_and_moves_no_other_key(store: Store) -> Non
     assert "shuffled" not in dict(card(record)), "a record from before has no such field"
 
 
-def test_what_was_crafted_elsewhere_goes_on_the_content_of_all_classes(store: Store) -> None:
+def test_a_poison_crafted_elsewhere_is_applied_to_the_content_of_all_classes(store: Store) -> None:
     spec = spec_of("ops", crafted_on={"kind": "digits"}, limit=None)
     made, clean = store.ensure(spec), clean_of(spec, store)
     assert np.array_equal(made.x.numpy(), by_hand(spec, store)[1])

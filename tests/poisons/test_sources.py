@@ -155,7 +155,7 @@ def test_a_test_label_beyond_the_training_labels_is_named(parquet: Parquet, tmp_
         parquet.load("test")
 
 
-def test_an_empty_shard_is_no_harm_and_a_name_with_brackets_no_pattern(tmp_path: Path) -> None:
+def test_an_empty_shard_is_read_and_brackets_in_a_name_are_no_pattern(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a[1].parquet", [png(0)[1]], [0])
     write_parquet(tmp_path / "b-0.parquet", [], pa.array([], pa.int64()))
     write_parquet(tmp_path / "b-1.parquet", [png(1)[1]], [0])
@@ -228,7 +228,7 @@ def test_image_folder_mistakes_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cifar10", "cifar100", "svhn"])
-def test_an_offline_machine_gets_one_error_with_the_ways_out(
+def test_an_offline_machine_gets_one_error_with_alternatives(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -282,7 +282,7 @@ def test_real_cifar10_is_whole(cifar10: dict[str, str]) -> None:
     assert torch.bincount(test.y).tolist() == [1000] * 10
 
 
-def test_links_are_followed_and_those_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+def test_links_are_followed_and_broken_ones_are_named(tmp_path: Path) -> None:
     source, train = folder(tmp_path / "set"), tmp_path / "set" / "train"
     before = source.load("train")
     store = tmp_path / "elsewhere"
@@ -297,18 +297,18 @@ def test_links_are_followed_and_those_that_lead_nowhere_are_named(tmp_path: Path
     assert torch.equal(after.x[:6], before.x)
     assert after.y.tolist() == [0, 0, 1, 1, 2, 2, 2]
     (train / "c" / "more" / "back").symlink_to(train)
-    with pytest.raises(InputError, match=r"c/more/back is a link to a folder that it lies in"):
+    with pytest.raises(InputError, match=r"c/more/back is a link to a folder that contains it"):
         source.pinned()
     (train / "c" / "more" / "back").unlink()
     (train / "lost").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"train/lost is a link to .*nowhere, which is not there"):
+    with pytest.raises(InputError, match=r"train/lost is a link to .*nowhere, which does not exist"):
         source.pinned()
 
 
-def test_a_pipe_that_is_named_as_an_image_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_pipe_with_the_name_of_an_image_does_not_block(tmp_path: Path) -> None:
     source = folder(tmp_path)
     os.mkfifo(tmp_path / "train" / "a" / "pipe.png")
-    with pytest.raises(InputError, match=r"pipe\.png is named as an image but is no file"):
+    with pytest.raises(InputError, match=r"pipe\.png has the name of an image but is not a file"):
         source.pinned()
 
 
@@ -317,13 +317,11 @@ def test_a_class_without_an_image_that_can_be_read_is_an_error(split: str, tmp_p
     source = folder(tmp_path)
     for image in (tmp_path / split / "b").glob("*.png"):
         image.rename(image.with_suffix(".gif"))
-    with pytest.raises(
-        InputError, match=rf"{split}/b is the folder of a class, but holds no .*such as 0\.gif"
-    ):
+    with pytest.raises(InputError, match=rf"{split}/b is a class folder, but has no .*such as 0\.gif"):
         source.pinned()
 
 
-def test_names_that_are_no_text_are_read_and_printed(tmp_path: Path) -> None:
+def test_file_names_that_are_not_text_are_read_and_printed(tmp_path: Path) -> None:
     source = folder(tmp_path)
     odd = os.fsdecode(b"caf\xe9::*")
     (tmp_path / "train" / "b" / "0.png").rename(tmp_path / "train" / "b" / f"{odd}.png")
@@ -333,7 +331,7 @@ def test_names_that_are_no_text_are_read_and_printed(tmp_path: Path) -> None:
     assert any(r"train/b/caf\xe9::*.txt" in line for line in source.survey("train").lines())
 
 
-def test_what_is_not_read_is_in_the_record_and_on_the_card(tmp_path: Path, store: Store) -> None:
+def test_skipped_files_are_in_the_record_and_on_the_card(tmp_path: Path, store: Store) -> None:
     source = folder(tmp_path)
     (tmp_path / "train" / "0.png").write_bytes(png(0)[1])
     (tmp_path / "train" / ".hidden").mkdir()
@@ -344,7 +342,7 @@ def test_what_is_not_read_is_in_the_record_and_on_the_card(tmp_path: Path, store
         record = store.record(some) or {}
         assert record["class_names"] == ["a", "b", "c"]
         found = {group["reason"]: (group["count"], group["examples"]) for group in record["skipped"]}
-        assert found.pop("in no class's folder") == (1, ["train/0.png"])
+        assert found.pop("in no class folder") == (1, ["train/0.png"])
         assert found.pop("hidden") == (1, ["train/.hidden"])
         assert list(found.values()) == [(3, [f"train/{name}/notes.txt" for name in "abc"])]
         lines = card(record)
@@ -364,7 +362,7 @@ def test_what_is_not_read_is_in_the_record_and_on_the_card(tmp_path: Path, store
         ([0, 2], r"row 1: label 2, but there are 2 training images"),
     ],
 )
-def test_a_label_that_can_be_no_class_is_refused_at_once(tmp_path: Path, labels: Any, message: str) -> None:
+def test_an_impossible_label_is_refused_at_once(tmp_path: Path, labels: Any, message: str) -> None:
     write_parquet(tmp_path / "a.parquet", [png(0)[1], png(1)[1]], labels)
     with pytest.raises(InputError, match=message):
         Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").pinned()
@@ -377,8 +375,8 @@ def test_names_of_classes_that_have_no_images_are_kept(tmp_path: Path) -> None:
     source = Parquet(train=file, test=file)
     before = source.measure()
     features = {"img": {"_type": "Image"}, "label": {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}}
-    told = {"huggingface": json.dumps({"info": {"features": features}})}
-    pq.write_table(pq.read_table(file).replace_schema_metadata(told), file)
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(pq.read_table(file).replace_schema_metadata(metadata), file)
     reading = source.open("train")
     assert (reading.num_classes, reading.class_names) == (3, ("cat", "dog", "emu"))
     assert source.measure() not in (before, digest([file, file], "img", "label", "1 for training"))
@@ -400,7 +398,7 @@ def test_files_that_disagree_on_their_classes_are_refused(tmp_path: Path) -> Non
         source.pinned()
 
 
-def test_tensors_that_cannot_be_meant_are_refused(tmp_path: Path, images: Images) -> None:
+def test_tensors_that_make_no_sense_are_refused(tmp_path: Path, images: Images) -> None:
     source = Tensors(train=f"{tmp_path}/train.pt", test=f"{tmp_path}/test.pt")
     images.save(tmp_path / "test.pt")
     for x, classes, message in (
@@ -424,9 +422,7 @@ def test_tensors_that_cannot_be_meant_are_refused(tmp_path: Path, images: Images
     assert "torch.save({'x'" in str(refused.value)
 
 
-def test_a_plan_lists_what_is_not_read_and_rejects_a_column_that_is_not_there(
-    tmp_path: Path, opsctl: Opsctl
-) -> None:
+def test_a_plan_lists_skipped_files_and_rejects_a_missing_column(tmp_path: Path, opsctl: Opsctl) -> None:
     folder(tmp_path / "set")
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
@@ -482,7 +478,7 @@ def bomb(file: Path, width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("size", "message"),
     [
-        ((9_000, 9_000), r"is 9000x9000, more than 67,108,864 pixels, and is not decoded"),
+        ((9_000, 9_000), r"is 9000x9000, more than 67,108,864 pixels, the limit for decoding"),
         (
             (7_000, 9_000),
             r"1\.png is 9000x7000 but .*0\.png is 6x5; all images of a source must have one size",
@@ -514,13 +510,13 @@ def test_no_program_is_started_for_an_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "cycle"])
-def test_what_is_no_file_is_no_source(kind: str, tmp_path: Path) -> None:
+def test_pipes_and_devices_are_no_sources(kind: str, tmp_path: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / split / "a").mkdir(parents=True)
         (tmp_path / split / "a" / "0.png").write_bytes(png(0)[1])
     for path in (tmp_path / "train" / "a" / "1.png", tmp_path / "a.parquet", tmp_path / "a.pt"):
         os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero" if kind == "device" else path.name)
-    with pytest.raises(InputError, match=r"1\.png is (named as an image but is no file|a link to)"):
+    with pytest.raises(InputError, match=r"1\.png (has the name of an image but is not a file|is a link to)"):
         ImageFolder(root=str(tmp_path)).pinned()
     with pytest.raises(InputError, match="no file at"):
         Parquet(train=f"{tmp_path}/a.parquet", test=f"{tmp_path}/a.parquet").pinned()
@@ -528,8 +524,8 @@ def test_what_is_no_file_is_no_source(kind: str, tmp_path: Path) -> None:
         Tensors(train=f"{tmp_path}/a.pt", test=f"{tmp_path}/a.pt").pinned()
 
 
-def test_torchvision_is_not_let_wait_for_a_pipe(tmp_path: Path) -> None:
+def test_torchvision_does_not_block_on_a_pipe(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     os.mkfifo(tmp_path / "cifar-10-batches-py" / "data_batch_1")
-    with pytest.raises(InputError, match=r"data_batch_1 is no ordinary file"):
+    with pytest.raises(InputError, match=r"data_batch_1 is not an ordinary file"):
         Cifar10(root=str(tmp_path)).load("train")

@@ -235,12 +235,12 @@ def test_a_key_moves_only_where_images_are_read_in_another_way(
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP"])
-def test_an_orientation_told_in_xmp_counts_as_datasets_counts_it(form: str, tmp_path: Path) -> None:
-    told = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
-    options: dict[str, Any] = {"xmp": told}
+def test_an_orientation_in_xmp_counts_as_in_datasets(form: str, tmp_path: Path) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><a tiff:Orientation="6"/></x:xmpmeta>'
+    options: dict[str, Any] = {"xmp": xmp}
     if form == "PNG":
         options = {"pnginfo": PngInfo()}
-        options["pnginfo"].add_itxt("XML:com.adobe.xmp", told.decode(), zip=True)
+        options["pnginfo"].add_itxt("XML:com.adobe.xmp", xmp.decode(), zip=True)
     sink, file = io.BytesIO(), tmp_path / "a.parquet"
     Image.open(io.BytesIO(encoded("PNG", "RGB", 1))).save(sink, form, **options)
     pq.write_table(pa.table({"img": [{"bytes": sink.getvalue(), "path": None}], "label": [0]}), file)

@@ -30,7 +30,7 @@ def left_over(store: Store) -> list[str]:
     return [str(p) for p in store.root.rglob("*") if ".tmp" in p.name]
 
 
-def test_what_is_built_is_opened_again_with_its_record(store: Store) -> None:
+def test_a_built_data_set_is_opened_with_its_record(store: Store) -> None:
     assert not store.has(OPS)
     assert store.load(OPS) is None
     built = store.ensure(OPS)
@@ -97,7 +97,7 @@ def test_chunks_come_from_the_file_and_are_the_images(tmp_path: Path) -> None:
     assert len(pickle.dumps(back)) < 1000, "pickled, they are their path"
 
 
-def test_tensors_of_any_kind_come_back(tmp_path: Path) -> None:
+def test_tensors_of_every_dtype_are_restored(tmp_path: Path) -> None:
     columns = {
         "a": torch.randint(-128, 127, (7, 2, 3), dtype=torch.int8),
         "b": torch.arange(7),
@@ -105,8 +105,8 @@ def test_tensors_of_any_kind_come_back(tmp_path: Path) -> None:
         "d": torch.arange(14, dtype=torch.int16).view(7, 2),
     }
     arrow.write(tmp_path / "t.arrow", columns, {"name": "x", "list": [1, 2]})
-    back, told = arrow.read(tmp_path / "t.arrow")
-    assert told == {"name": "x", "list": [1, 2]}
+    back, values = arrow.read(tmp_path / "t.arrow")
+    assert values == {"name": "x", "list": [1, 2]}
     assert list(back) == list(columns)
     assert all(torch.equal(back[name], columns[name]) for name in columns)
 
@@ -137,20 +137,20 @@ def test_a_column_may_have_more_values_than_31_bits_count(
     arrow.write(tmp_path / "a.arrow", {"image": pixels.view(rows, 3, 32, 32)}, {})
 
 
-def test_a_data_set_laid_out_as_before_is_built_again(store: Store) -> None:
+def test_a_data_set_in_an_older_layout_is_rebuilt(store: Store) -> None:
     """An older opsctl wrote several record batches, and no layout into the record."""
     before = store.ensure(OPS).x.clone()
-    record = store.path(OPS) / "record.json"
-    told = json.loads(record.read_text())
-    assert told.pop("layout") == LAYOUT
-    record.write_text(json.dumps(told))
+    file = store.path(OPS) / "record.json"
+    record = json.loads(file.read_text())
+    assert record.pop("layout") == LAYOUT
+    file.write_text(json.dumps(record))
     assert not store.has(OPS), "so a plan says that it is to be built"
     assert torch.equal(store.ensure(OPS).x, before)
     assert store.has(OPS)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "no record", "broken record", "no data"])
-def test_a_damaged_data_set_is_put_aside_and_built_again(store: Store, damage: str) -> None:
+def test_a_damaged_data_set_is_quarantined_and_rebuilt(store: Store, damage: str) -> None:
     good = store.ensure(OPS).x.clone()
     data, record = store.path(OPS) / "data.arrow", store.path(OPS) / "record.json"
     if damage == "truncated":
@@ -285,7 +285,17 @@ def test_a_perturbation_is_stored_and_applied_again(store: Store) -> None:
     assert torch.equal(store.perturbation(OPS).apply(clean).x, poisoned.x)
 
 
-def test_what_is_made_of_one_poison_shares_its_crafting(store: Store) -> None:
+def test_a_process_that_crafted_nothing_restores_every_kind(store: Store) -> None:
+    store.ensure(OPS)
+    code = "import sys; from pathlib import Path; from poisons.store.store import damaged; "
+    code += "print(damaged(Path(sys.argv[1])))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(store.path(OPS))], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "{}"
+
+
+def test_data_sets_with_the_same_poison_share_its_crafting(store: Store) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "train_steps": 1, "max_rounds": 1}
     both, turned, half = (
         DataSpec.parse({"limit": 40, **more}, "test").pinned()
@@ -301,10 +311,10 @@ def test_what_is_made_of_one_poison_shares_its_crafting(store: Store) -> None:
     assert torch.equal(made[1].x, noise.apply(pixel.apply(clean)).x)
     assert not torch.equal(made[0].x, made[1].x)
     assert torch.equal(store.perturbation(both).apply(clean).x, made[0].x)
-    told = store.record(both)
-    assert told is not None
-    assert len(told["facts"]["ops"]["pixels"]) == 10
-    assert told["facts"]["em"]["rounds"] == rounds
+    record = store.record(both)
+    assert record is not None
+    assert len(record["facts"]["ops"]["pixels"]) == 10
+    assert record["facts"]["em"]["rounds"] == rounds
 
 
 def test_a_ratio_poisons_that_share_of_each_class_and_smaller_ones_lie_inside(store: Store) -> None:
@@ -323,7 +333,7 @@ def test_a_ratio_poisons_that_share_of_each_class_and_smaller_ones_lie_inside(st
     assert not torch.equal(chosen_images(other, clean), changed[1])
 
 
-def test_a_training_meets_poisoned_and_clean_images_in_no_order_of_the_draw() -> None:
+def test_the_order_of_images_does_not_reveal_which_are_poisoned() -> None:
     """Which images are poisoned, and in what order a training with the same seed sees them, are two draws."""
     images = Images(torch.zeros((4000, 1, 1, 1), dtype=torch.uint8), torch.arange(4000) % 10, 10)
     mine = chosen_images(DataSpec.parse({"poison": "ops", "ratio": 0.5}, "test"), images)
@@ -337,7 +347,7 @@ def test_a_poison_crafted_on_other_classes_cannot_be_applied(store: Store, tmp_p
     two.save(tmp_path / "two.pt")
     source = {"kind": "tensors", "train": str(tmp_path / "two.pt"), "test": str(tmp_path / "two.pt")}
     spec = DataSpec.parse({"source": source, "poison": "randpix", "crafted_on": "digits"}, "test").pinned()
-    with pytest.raises(InputError, match=r"crafted on 10 classes .* cannot go on 2 classes"):
+    with pytest.raises(InputError, match=r"crafted on 10 classes .* cannot be applied to 2 classes"):
         store.ensure(spec)
 
 
@@ -367,7 +377,7 @@ def test_clean_images_have_one_key_whatever_is_said_about_poisoning() -> None:
     assert one == other
 
 
-def test_statistics_are_kept_beside_the_clean_images_and_mended(store: Store) -> None:
+def test_statistics_are_kept_beside_the_clean_images_and_repaired(store: Store) -> None:
     store.ensure(OPS)
     (file,) = (store.root / "statistics" / OPS.clean.name).glob("*.arrow")
     before, stat = file.read_bytes(), file.stat()
@@ -380,7 +390,7 @@ def test_statistics_are_kept_beside_the_clean_images_and_mended(store: Store) ->
     assert file.read_bytes() == before
 
 
-def test_a_build_that_was_killed_goes_on_from_its_checkpoint(store: Store) -> None:
+def test_a_killed_build_resumes_from_its_checkpoint(store: Store) -> None:
     slow = {**SLOW, "poison": {**SLOW["poison"], "max_rounds": 6, "precision": "float32"}}
     spec = DataSpec.parse(slow, "test").pinned()
 
@@ -405,13 +415,13 @@ def test_a_build_that_was_killed_goes_on_from_its_checkpoint(store: Store) -> No
     assert not list((store.root / "checkpoints").iterdir())
 
 
-def test_a_store_of_a_newer_version_is_left_alone(store: Store) -> None:
+def test_a_store_of_a_newer_version_is_refused(store: Store) -> None:
     (store.root / "store.json").write_text('{"format": 99}')
     with pytest.raises(InputError, match="has format 99, this opsctl knows 1: upgrade opsctl"):
         Store(store.root)
 
 
-def test_the_mark_of_who_came_first_stays(tmp_path: Path) -> None:
+def test_the_first_store_file_wins(tmp_path: Path) -> None:
     """Or an older opsctl that opens an empty folder at the same moment would call a newer store its own."""
     durable.create_whole(tmp_path / "store.json", {"format": 99})
     durable.create_whole(tmp_path / "store.json", {"format": 1})
@@ -420,7 +430,7 @@ def test_the_mark_of_who_came_first_stays(tmp_path: Path) -> None:
 
 
 def test_a_url_is_no_folder() -> None:
-    with pytest.raises(InputError, match="s3://bucket/x is no folder; what takes URLs as stores is opsctl"):
+    with pytest.raises(InputError, match="s3://bucket/x is no folder; for a store at a URL use opsctl"):
         Store("s3://bucket/x")
 
 
@@ -432,19 +442,19 @@ def test_a_file_that_is_mapped_is_known_to_be_in_use(store: Store) -> None:
     assert not arrow.in_use(file)
 
 
-def test_a_folder_that_is_no_store_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "store.json").write_text("[]")
-    with pytest.raises(InputError, match="is not a store's mark"):
+    with pytest.raises(InputError, match="is damaged"):
         Store(tmp_path)
 
 
-def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_an_unwritable_place_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(durable.StoreError, match=r"cannot be written .* choose another with --store"):
         Store(tmp_path / "file" / "store")
 
 
-def test_equal_sources_share_a_key_wherever_they_lie_and_poisons_have_their_own() -> None:
+def test_equal_sources_share_a_key_wherever_they_are_and_poisons_have_their_own() -> None:
     clean = DataSpec.parse({"limit": 50}, "test").pinned()
     keys = {clean.key, OPS.key, DataSpec.parse({"limit": 51}, "test").pinned().key}
     assert len(keys) == 3
@@ -465,7 +475,7 @@ def test_equal_sources_share_a_key_wherever_they_lie_and_poisons_have_their_own(
             {"poison": ["ops", "em"], "crafted_on": "digits"},
             "'em' with these settings is one change per image",
         ),
-        ({"source": {"kind": "digits", "fingerprint": "f" * 32}}, "but the spec promises ffff"),
+        ({"source": {"kind": "digits", "fingerprint": "f" * 32}}, "but the spec expects ffff"),
     ],
 )
 def test_a_data_set_that_makes_no_sense_is_refused(data: dict[str, object], message: str) -> None:
@@ -482,11 +492,11 @@ def test_a_source_that_changed_since_it_was_pinned_is_not_filed_under_the_old_ke
             Image.new("RGB", (4, 4), (i, 0, 0)).save(tmp_path / split / "a" / f"{i}.png")
     spec = DataSpec.parse({"source": {"kind": "image_folder", "root": str(tmp_path)}}, "test").pinned()
     Image.new("RGB", (4, 4), (9, 9, 9)).save(tmp_path / "train" / "a" / "0.png")
-    with pytest.raises(InputError, match="but the spec promises"):
+    with pytest.raises(InputError, match="but the spec expects"):
         store.ensure(spec)
 
 
-def test_publishing_waits_for_no_clock(store: Store) -> None:
+def test_publishing_does_not_wait(store: Store) -> None:
     """The time of change decides only whether bytes are read again, never whether they are right."""
     store.ensure(OPS)
     data = store.path(OPS) / "data.arrow"

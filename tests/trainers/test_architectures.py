@@ -20,7 +20,7 @@ from trainers.families import Architecture, Normalised
 
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 MEMBERS = [
-    pytest.param(member, id=kind, marks=needs_timm if kind == "timm" else ())
+    pytest.param(member, id=kind, live_heartbeats=needs_timm if kind == "timm" else ())
     for kind, member in Architecture.registry.items()
 ]
 
@@ -118,7 +118,7 @@ def test_every_architecture_takes_channels_last_images_in_bfloat16(member: type[
 
 
 @pytest.mark.parametrize("member", MEMBERS)
-def test_weights_follow_the_seed_and_leave_global_state_alone(member: type[Architecture]) -> None:
+def test_weights_follow_the_seed_and_leave_global_state_unchanged(member: type[Architecture]) -> None:
     spec = member.parse(member.smoke, "test")
     state = torch.get_rng_state()
     one, again, other = (spec.network(num_classes=3, shape=(3, 32, 32), seed=seed) for seed in (1, 1, 2))
@@ -339,7 +339,7 @@ def test_an_unknown_torchvision_network_names_near_ones() -> None:
 
 
 @pytest.mark.parametrize("option", ["num_classes", "weights"])
-def test_options_may_not_say_what_the_data_says_or_load_weights(option: str) -> None:
+def test_options_cannot_override_the_data_or_load_weights(option: str) -> None:
     with pytest.raises(InputError, match=f"options: leave out '{option}'"):
         Architecture.parse({"kind": "torchvision", "name": "resnet18", "options": {option: 1}}, "test")
 
@@ -356,7 +356,7 @@ def test_options_may_not_say_what_the_data_says_or_load_weights(option: str) -> 
         ("resnet18", {"depth": 3}, "unexpected keyword argument 'depth'"),
     ],
 )
-def test_a_library_network_that_does_not_fit_says_so_before_training(
+def test_a_library_network_that_does_not_fit_is_refused_before_training(
     name: str, options: dict[str, Any], message: str
 ) -> None:
     spec = Architecture.parse({"kind": "torchvision", "name": name, "options": options}, "test")
@@ -383,7 +383,7 @@ def test_a_timm_network_for_one_size_is_given_the_size_of_the_images() -> None:
         )
 
 
-def test_trying_a_network_out_leaves_no_trace() -> None:
+def test_trying_a_network_out_changes_no_state() -> None:
     spec = Architecture.parse({"kind": "torchvision", "name": "shufflenet_v2_x0_5"}, "test")
     torch.manual_seed(3)
     ours = spec.build(num_classes=10, shape=(3, 32, 32))

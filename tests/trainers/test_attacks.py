@@ -148,7 +148,7 @@ def test_the_input_gradient_is_the_true_one_and_weights_get_none(trained: tuple[
     assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
-def test_frozen_puts_the_mode_back_even_after_an_error() -> None:
+def test_frozen_restores_the_mode_even_after_an_error() -> None:
     model = nn.BatchNorm1d(2).train()
     frozen = Frozen(model)
     frozen.__enter__()
@@ -157,7 +157,7 @@ def test_frozen_puts_the_mode_back_even_after_an_error() -> None:
     assert model.training
 
 
-def test_a_budget_of_nothing_is_refused() -> None:
+def test_a_zero_budget_is_refused() -> None:
     with pytest.raises(InputError, match="above 0"):
         Budget.parse({"eps": 0}, "test")
     with pytest.raises(InputError, match="at most 1, the whole pixel range; found 8; write 8/255"):

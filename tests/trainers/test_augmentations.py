@@ -47,7 +47,7 @@ def seeded(seed: int) -> torch.Generator:
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_every_augmentation_keeps_its_promises(member: type[Augmentation]) -> None:
+def test_every_augmentation_keeps_its_contract(member: type[Augmentation]) -> None:
     spec, (x, y) = member.parse(member.smoke, "test"), batch()
     before = x.clone(), y.clone()
     ax, ay = spec(x, y, torch.Generator().manual_seed(1))
@@ -105,7 +105,7 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("member", ALL)
-def test_no_augmentation_makes_the_host_wait(
+def test_no_augmentation_synchronises_the_host(
     member: type[Augmentation], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(operations, "counting_is_free", lambda device: False)  # as on a GPU
@@ -115,7 +115,7 @@ def test_no_augmentation_makes_the_host_wait(
         spec(x, y, gen)
 
 
-def test_waiting_is_noticed() -> None:
+def test_the_detector_notices_a_synchronisation() -> None:
     x = torch.rand(3)
     with NoWaiting():
         for waits in (lambda: x[0].item(), lambda: x[x > 0.5], lambda: x.nonzero(), lambda: bool(x[0] > 0)):
@@ -145,7 +145,7 @@ def test_a_setting_out_of_range_is_refused_by_name(settings: dict[str, Any], sai
 # flip_crop
 
 
-def test_crop_takes_the_window_it_is_told() -> None:
+def test_crop_takes_the_requested_window() -> None:
     x, _ = batch()
     top, left = torch.randint(9, (2, 16), generator=torch.Generator().manual_seed(2))
     padded = F.pad(x, (4, 4, 4, 4))
@@ -229,7 +229,7 @@ def test_cutmix_pastes_each_images_own_box_and_labels_follow_the_area() -> None:
 
 
 @pytest.mark.parametrize("prob", [0.0, 0.5, 1.0])
-def test_cutmix_leaves_images_alone_as_often_as_told(prob: float) -> None:
+def test_cutmix_skips_images_as_often_as_its_probability_says(prob: float) -> None:
     x = torch.arange(2000.0).view(-1, 1, 1, 1).expand(-1, 1, 16, 16) / 2000
     ax, ay = CutMix(prob=prob)(x, torch.eye(2000), seeded(8))
     cut = (ax != x).flatten(1).any(1)
@@ -263,7 +263,7 @@ def test_cutout_blackens_a_square_that_may_overlap_the_border(size: int) -> None
         (TrivialAugmentWide, {"shear": 0.99, "shifts": (32, 32), "degrees": 135, "factor": 0.99, "bits": 6}),
     ],
 )  # fmt: skip
-def test_ranges_are_torchvisions(theirs: Any, reach: dict[str, Any]) -> None:
+def test_ranges_match_torchvision(theirs: Any, reach: dict[str, Any]) -> None:
     ours = rand_augment.strengths(**reach, device=torch.device("cpu"))
     assert [TORCHVISION[name] for name in theirs._AUGMENTATION_SPACE] == list(rand_augment.OPS)
     for i, (name, (ranges, signed)) in enumerate(theirs._AUGMENTATION_SPACE.items()):
@@ -310,7 +310,7 @@ def differ(ours: Tensor, theirs: Tensor) -> float:
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 12, 10), (1, 28, 28)], ids=str)
 @pytest.mark.parametrize("kind", ["rand_augment", "trivial_augment"])
-def test_whole_policies_are_torchvisions_image_by_image(
+def test_policies_match_torchvision_image_by_image(
     kind: str, shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = smooth(shape).repeat(8, 1, 1, 1)
@@ -394,7 +394,7 @@ def test_uda_leaves_a_quarter_of_the_images_alone() -> None:
 
 
 @pytest.mark.parametrize("changes", [3, 4])
-def test_color_jitter_is_torchvisions_image_by_image(changes: int) -> None:
+def test_color_jitter_matches_torchvision_image_by_image(changes: int) -> None:
     x, gen = smooth((3, 32, 32)).repeat(4, 1, 1, 1).float() / 255, seeded(15)
     strength = 0.4 + 1.2 * torch.rand(len(x), changes, generator=gen)
     strength[:, 3:] = strength[:, 3:] / 2 - 0.5  # a hue within ±0.5
@@ -422,7 +422,7 @@ def test_color_jitter_stays_in_its_ranges() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (3, 12, 10), (1, 28, 28)], ids=str)
-def test_rotate_is_torchvisions_image_by_image(shape: tuple[int, int, int]) -> None:
+def test_rotate_matches_torchvision_image_by_image(shape: tuple[int, int, int]) -> None:
     x = smooth(shape).float() / 255
     degrees = torch.linspace(-170, 175, len(x))
     theirs = [

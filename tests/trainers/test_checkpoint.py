@@ -41,7 +41,7 @@ class PowerError(Exception):
     """The power goes."""
 
 
-def test_a_resumed_training_is_bit_for_bit_the_whole_one(images: Images, tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(images: Images, tmp_path: Path) -> None:
     """Dropout, momentum, averages, batch norm, the random draws: all go on as if nothing had been."""
     settings = {**SETTINGS, "architecture": "cct_2_3x2", "epochs": 4, "batch_size": 20}
     spec = TrainSpec.parse(settings, "test")
@@ -98,7 +98,7 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_metrics(
     assert {file.suffix for file in tmp_path.iterdir()} == {".pt", ".json"}, "no half-written file stays"
 
 
-def test_a_damaged_checkpoint_is_told_and_training_begins_again(images: Images, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_gives_a_warning_and_a_restart(images: Images, tmp_path: Path) -> None:
     spec = TrainSpec.parse({**SETTINGS, "epochs": 1}, "test")
     file = tmp_path / "checkpoint.pt"
     whole = fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(file, every=0))
@@ -118,9 +118,7 @@ def test_a_checkpoint_of_another_training_is_refused(images: Images, tmp_path: P
         fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(file, every=0, data="poisoned"))
 
 
-def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(
-    images: Images, tmp_path: Path
-) -> None:
+def test_an_unreadable_checkpoint_does_not_count_as_damaged(images: Images, tmp_path: Path) -> None:
     """It may be whole: training again, and saving, would destroy it. That is no mistake of whoever asked: a
     disk may answer again."""
     (tmp_path / "c.pt").mkdir()
@@ -129,7 +127,7 @@ def test_a_checkpoint_that_cannot_be_read_is_not_taken_for_a_damaged_one(
         fit(spec, images, images, seed=0, device=CPU, checkpoint=Checkpoint(tmp_path / "c.pt", every=0))
 
 
-def test_a_full_disk_is_told_once_and_stops_nothing(images: Images, tmp_path: Path) -> None:
+def test_a_full_disk_gives_one_warning_and_stops_nothing(images: Images, tmp_path: Path) -> None:
     """/dev/full says ENOSPC to whoever writes there."""
     if not Path("/dev/full").exists():
         pytest.skip("this machine has no /dev/full")
@@ -239,7 +237,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Images, Train
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_checkpoint_of_a_wrong_form_is_told_and_training_begins_again(
+def test_a_malformed_checkpoint_gives_a_warning_and_a_restart(
     saved: tuple[Path, Images, TrainSpec, list[dict[str, float]]], tmp_path: Path, what: str
 ) -> None:
     good, images, spec, history = saved
@@ -248,10 +246,10 @@ def test_a_checkpoint_of_a_wrong_form_is_told_and_training_begins_again(
     checkpoint = Checkpoint(file, every=3600)
     assert fit(spec, images, images, seed=0, device=CPU, checkpoint=checkpoint).history == history
     (warning,) = checkpoint.warnings
-    assert re.search(r"the checkpoint was damaged \(.+\); training began again", warning), warning
+    assert re.search(r"the checkpoint was damaged \(.+\); training started again", warning), warning
 
 
-def test_the_checkpoint_of_these_tests_is_gone_on_from(
+def test_the_intact_checkpoint_is_resumed(
     saved: tuple[Path, Images, TrainSpec, list[dict[str, float]]], tmp_path: Path
 ) -> None:
     good, images, spec, history = saved
@@ -309,7 +307,7 @@ def claiming(file: Path) -> None:
         *("pipe", "device", "cycle"),
     ],
 )
-def test_a_file_makes_no_memory_of_bytes_that_it_does_not_hold(
+def test_a_file_cannot_allocate_more_memory_than_its_size(
     tmp_path: Path, write: Callable[[Path], Any]
 ) -> None:
     write(tmp_path / "c.pt")

@@ -13,7 +13,7 @@ from tests.trainers.test_attacks import trained
 from trainers import Budget, EvaluationSpec, Images, InputError
 from trainers.attacks.auto_attack import AutoAttack
 from trainers.attacks.pgd import Pgd
-from trainers.evaluate import evaluate, robust_accuracy, silent_share, suspicious
+from trainers.evaluate import evaluate, robust_accuracy, share_without_gradient, suspicious
 from trainers.families import Attack
 from trainers.images import to_float
 from trainers.trial import Trial
@@ -131,7 +131,7 @@ def test_members_of_auto_attack_that_cannot_run_are_left_out(
 
 
 @pytest.mark.parametrize("num_classes", [2, 3])
-def test_auto_attack_runs_on_few_classes_and_says_without_what(num_classes: int) -> None:
+def test_auto_attack_runs_on_few_classes_and_reports_what_it_left_out(num_classes: int) -> None:
     pytest.importorskip("pyautoattack")
     model, images = linear((1, 8, 8), num_classes)
     spec = EvaluationSpec.parse(
@@ -149,7 +149,7 @@ def test_auto_attack_runs_on_few_classes_and_says_without_what(num_classes: int)
     assert left < 1
 
 
-def test_an_attack_that_cannot_be_is_refused_before_the_training(images: Images) -> None:
+def test_an_impossible_attack_is_refused_before_the_training(images: Images) -> None:
     one = Images(images.x, torch.zeros_like(images.y), 1)
     far = {"kind": "pgd", "budget": {"norm": "L2", "eps": "56"}}
     near = {"kind": "pgd", "budget": {"norm": "L2", "eps": "55"}}
@@ -180,8 +180,8 @@ class Quantised(nn.Module):
 def test_masked_gradients_are_noticed(trained: tuple[nn.Module, Images]) -> None:
     model, images = trained
     masked = Quantised(model).eval()
-    assert silent_share(model, images, CPU) < 0.05
-    assert silent_share(masked, images, CPU) == 1
+    assert share_without_gradient(model, images, CPU) < 0.05
+    assert share_without_gradient(masked, images, CPU) == 1
     seen = evaluate(masked, images, images, EvaluationSpec.parse({"attacks": ["pgd"]}, "test"), gen=gen())
     assert "100.0% of the test images give no gradient at all" in seen.warnings[0]
 
@@ -189,14 +189,14 @@ def test_masked_gradients_are_noticed(trained: tuple[nn.Module, Images]) -> None
 def test_a_stronger_attack_that_does_worse_is_noticed() -> None:
     weak, strong = Pgd(steps=1), Pgd(steps=20)
     wide = Pgd(budget=Budget(eps=Fraction(16, 255)))
-    (told,) = suspicious({weak: 0.3, strong: 0.5})
+    (warning,) = suspicious({weak: 0.3, strong: 0.5})
     assert (
         "pgd20_Linf_8_255 is the stronger attack and leaves more accuracy (50.0%) than pgd1_Linf_8_255 (30.0%)"
-        in told
+        in warning
     )
     assert list(suspicious({weak: 0.5, strong: 0.505, wide: 0.2})) == [], "within the noise"
-    (told,) = suspicious({strong: 0.3, wide: 0.5})
-    assert told.startswith("pgd20_Linf_16_255")
+    (warning,) = suspicious({strong: 0.3, wide: 0.5})
+    assert warning.startswith("pgd20_Linf_16_255")
     assert list(suspicious({strong: 0.3, Pgd(budget=Budget(norm="L2", eps=Fraction(1))): 0.6})) == [], (
         "not comparable"
     )
@@ -205,13 +205,15 @@ def test_a_stronger_attack_that_does_worse_is_noticed() -> None:
 def test_a_training_set_that_was_not_learnt_is_noticed(trained: tuple[nn.Module, Images]) -> None:
     model, images = trained
     wrong = Images(images.x, (images.y + 1) % 10, 10)
-    (told,) = evaluate(model, wrong, images, EvaluationSpec(), gen=gen(), memorises=True).warnings
-    assert "the training set was not learnt" in told
+    (warning,) = evaluate(model, wrong, images, EvaluationSpec(), gen=gen(), memorises=True).warnings
+    assert "the training set was not learnt" in warning
     assert evaluate(model, wrong, images, EvaluationSpec(), gen=gen()).warnings == []
 
 
-def test_an_evaluation_that_cannot_be_is_told_at_once() -> None:
-    with pytest.raises(InputError, match="two attacks are named alike: pgd20_Linf_8_255, pgd20_Linf_8_255"):
+def test_an_impossible_evaluation_is_refused_at_once() -> None:
+    with pytest.raises(
+        InputError, match="two attacks have the same name: pgd20_Linf_8_255, pgd20_Linf_8_255"
+    ):
         EvaluationSpec.parse({"attacks": ["pgd", "pgd"]}, "test")
     with pytest.raises(InputError, match="unknown attack 'pdg'; did you mean 'pgd'"):
         EvaluationSpec.parse({"attacks": ["pdg"]}, "test")

@@ -14,7 +14,7 @@ from trainers.feed import place, stream
 from trainers.images import batches
 
 
-def test_a_stream_gives_the_batches_that_residents_give(images: Images) -> None:
+def test_streamed_batches_equal_resident_ones(images: Images) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
     for one, other in (
         (batches(images, 7, order), stream(images, 7, CPU, order)),
@@ -25,7 +25,7 @@ def test_a_stream_gives_the_batches_that_residents_give(images: Images) -> None:
         assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
 
 
-def test_a_stream_that_is_left_early_leaves_no_thread(images: Images) -> None:
+def test_an_abandoned_stream_leaves_no_thread(images: Images) -> None:
     before = threading.active_count()
     walk = stream(images, 4, CPU)
     next(walk)
@@ -33,9 +33,7 @@ def test_a_stream_that_is_left_early_leaves_no_thread(images: Images) -> None:
     assert threading.active_count() == before
 
 
-def test_a_streamed_training_has_the_numbers_of_a_resident_one(
-    images: Images, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_streamed_training_equals_a_resident_one(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = TrainSpec.parse({"architecture": "lenet5", "epochs": 1, "batch_size": 16}, "test")
     resident = fit(spec, images, images, seed=0, device=CPU).history
     monkeypatch.setattr(feed, "batches", lambda images, size, order: stream(images, size, CPU, order))

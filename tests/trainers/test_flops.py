@@ -95,7 +95,7 @@ def counted(run: Any) -> int:
 
 
 @pytest.mark.parametrize("kind", sorted(Defense.registry))
-def test_what_a_defense_says_of_its_passes_is_what_a_step_takes(kind: str, images: Images) -> None:
+def test_the_passes_of_a_defense_match_a_training_step(kind: str, images: Images) -> None:
     for settings in ({}, Defense.registry[kind].smoke):
         spec = TrainSpec.parse(
             {"architecture": "lenet5", "augmentations": [], "defense": {"kind": kind, **settings}}, "test"
@@ -108,7 +108,7 @@ def test_what_a_defense_says_of_its_passes_is_what_a_step_takes(kind: str, image
         assert found == 8 * network.of(spec.defense.passes)
 
 
-def test_what_pgd_says_of_its_passes_is_what_it_takes(images: Images) -> None:
+def test_the_passes_of_pgd_match_an_attack(images: Images) -> None:
     attack, model = Pgd(steps=3), LeNet5().network(num_classes=4, shape=CIFAR, seed=0)
     with Frozen(model):
         found = counted(lambda: attack.craft(model, to_float(images.x[:8]), images.y[:8], generator(CPU, 0)))
@@ -137,11 +137,11 @@ def test_a_training_is_the_sum_of_its_passes() -> None:
     )
     f, b, i = LENET.forward, LENET.backward, LENET.inputs
     epoch = 100 * (2 * f + b + i) + 600 * f
-    looks = 600 * f + 100 * f  # both sets, at the end
+    checks = 600 * f + 100 * f  # both sets, at the end
     attacks = 20 * (2 * f + 2 * i + f) + 20 * (f + i + f)  # the attack, the weak one; and their answers
     silent = 20 * (f + i)
     found = trial_work(trial, LENET, train=100, test=10_000)
-    assert found.flops == 3 * epoch + looks + attacks + silent
+    assert found.flops == 3 * epoch + checks + attacks + silent
     tests = -(-600 // BATCH)
     assert found.batches == 3 * (4 * 4 + tests) + tests + 1 + (4 + 1 + 2 + 1 + 2)
 

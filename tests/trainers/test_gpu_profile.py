@@ -1,4 +1,4 @@
-"""A probe's steps are those of a training, and its reckoning is arithmetic; its measurements want a GPU."""
+"""A profile takes the steps of a training; its arithmetic is tested here, its measurements need a GPU."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.conftest import CPU
 from trainers import InputError, TrainSpec
 from trainers.flops import Work
 from trainers.gpu_profile import (
-    Probe,
+    GpuProfile,
     Speed,
     Timed,
     advance,
-    probe,
+    profile_from,
+    profile_trial,
     random_images,
-    reckon,
     speed,
     training_speed,
     training_steps,
@@ -29,9 +29,9 @@ from trainers.trial import Trial
 NARROW = TrainSpec.parse({"architecture": "lenet5", "batch_size": 16}, "test")
 
 
-def test_a_processor_is_not_shared() -> None:
-    with pytest.raises(InputError, match=r"nothing is shared on cpu: .* use cuda:0"):
-        probe(Trial(train=NARROW), (3, 32, 32), 10, 100, CPU)
+def test_only_a_gpu_is_profiled() -> None:
+    with pytest.raises(InputError, match=r"of a GPU, and cpu is none: use cuda:0"):
+        profile_trial(Trial(train=NARROW), (3, 32, 32), 10, 100, CPU)
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_processor_is_not_shared() -> None:
     [(0.4, 0.2), (2.0, 1.0), (3.0, 1.0), (0.0, 1.0)],
 )
 def test_the_share_of_time_in_which_a_gpu_works(kernels: float, busy: float) -> None:
-    told = reckon(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
-    assert told == Probe(peak_bytes=7, busy=busy, step_seconds=0.5)
+    profile = profile_from(peak_bytes=7, kernel_seconds=kernels, wall_seconds=2.0, steps=4)
+    assert profile == GpuProfile(peak_bytes=7, busy=busy, step_seconds=0.5)
 
 
 def test_its_steps_are_those_of_an_epoch() -> None:
@@ -56,7 +56,7 @@ def test_its_steps_are_those_of_an_epoch() -> None:
     )  # the rate of learning is that of the first step
 
 
-def test_steps_go_on_without_end_and_are_timed() -> None:
+def test_steps_are_endless_and_timed() -> None:
     images = random_images(20, (1, 32, 32), 3)
     steps = training_steps(Training.begin(NARROW, images, seed=0, device=CPU), images, CPU)
     ticks = iter((10.0, 14.0))
@@ -64,7 +64,7 @@ def test_steps_go_on_without_end_and_are_timed() -> None:
     assert advance(steps, 1, CPU) > 0
 
 
-def test_a_speed_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
+def test_a_measured_speed_is_plausible_and_the_thread_count_is_restored() -> None:
     before = torch.get_num_threads()
     found = training_speed(CPU, "float32", seconds=0.01)
     assert 1e8 < found.flops < 1e15
@@ -73,7 +73,7 @@ def test_a_speed_is_that_of_a_computer_and_leaves_the_threads_alone() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_speed_is_found_from_what_three_steps_take() -> None:
+def test_three_steps_determine_the_speed() -> None:
     """Of the narrow one the kernels alone count, as in a real one nearly."""
     true = Speed(2e11, values=7e8, kernels=2e4)
     works = (Work(0, 2, 0, 300), Work(1e10, 2, 2e8, 300), Work(5e10, 2, 2e8, 300))
@@ -84,18 +84,18 @@ def test_a_speed_is_found_from_what_three_steps_take() -> None:
 @pytest.mark.parametrize(
     "seconds", [(0.01, 0.02, 9.0), (0.01, 9.0, 0.02), (9.0, 0.01, 0.02), (1e-4, 1.0, 1.0)]
 )
-def test_a_speed_is_positive_whatever_a_busy_machine_measures(seconds: tuple[float, float, float]) -> None:
+def test_a_speed_is_positive_for_noisy_measurements(seconds: tuple[float, float, float]) -> None:
     works = (Work(2e7, 2, 5e5, 242), Work(3e9, 2, 4e7, 242), Work(27e9, 2, 7e7, 242))
     found = speed(*(Timed(work, taken) for work, taken in zip(works, seconds, strict=True)))
     assert all(0 < number < math.inf for number in astuple(found))
     assert 0.1 * min(seconds) < found.seconds(works[2]) < 30 * max(seconds)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a probe measures a GPU")
-def test_a_larger_network_takes_more_of_a_gpu() -> None:
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a profile measures a GPU")
+def test_a_larger_network_uses_more_of_a_gpu() -> None:
     place = torch.device("cuda")
-    small = probe(Trial(train=NARROW), (3, 32, 32), 10, 1000, place)
-    large = probe(Trial(), (3, 32, 32), 10, 1000, place)
+    small = profile_trial(Trial(train=NARROW), (3, 32, 32), 10, 1000, place)
+    large = profile_trial(Trial(), (3, 32, 32), 10, 1000, place)
     assert small.peak_bytes < large.peak_bytes
     assert 0 < small.busy <= 1
     assert large.busy > small.busy

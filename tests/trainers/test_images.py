@@ -41,7 +41,7 @@ def test_a_subset_is_balanced_and_lies_inside_larger_ones(labels: list[int], lim
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([-1, 0]), r"found -1\.\.0"),
     ],
 )  # fmt: skip
-def test_what_are_no_images_is_refused(x: torch.Tensor, y: torch.Tensor, message: str) -> None:
+def test_invalid_images_are_refused(x: torch.Tensor, y: torch.Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Images(x, y, 5)
 
@@ -64,7 +64,7 @@ def in_turn(labels: torch.Tensor, num_classes: int, limit: int) -> torch.Tensor:
 
 
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=80), st.integers(1, 79))
-def test_the_subset_is_the_one_that_taking_turns_gives(labels: list[int], limit: int) -> None:
+def test_the_subset_equals_a_round_robin_over_classes(labels: list[int], limit: int) -> None:
     assert balanced(torch.tensor(labels), limit).tolist() == (
         in_turn(torch.tensor(labels), 7, limit).tolist() if limit < len(labels) else list(range(len(labels)))
     )

@@ -15,7 +15,7 @@ from trainers.families import Architecture
 from trainers.images import Extent
 from trainers.last_batch import check_last_batch, last_batch, nearest_sizes, refusal_of_one
 from trainers.loop import fit
-from trainers.probe import Look, Probe
+from trainers.probe import Probe, ProbeRun
 from trainers.recipe import TrainSpec
 from trainers.trial import Trial
 
@@ -42,7 +42,7 @@ def members() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8)], ids=str)
 @pytest.mark.parametrize("member", members(), ids=lambda m: f"{m['kind']}-{m.get('name', '')}")
-def test_refused_is_what_torch_refuses(member: dict[str, Any], shape: tuple[int, int, int]) -> None:
+def test_the_check_refuses_what_torch_refuses(member: dict[str, Any], shape: tuple[int, int, int]) -> None:
     """Against trainings: on 3 images in batches of 2, and for comparison of 3."""
     recipe = {"architecture": member, "epochs": 1, "augmentations": [], "precision": "float32"}
     images = some(3, shape)
@@ -65,7 +65,7 @@ def test_refused_is_what_torch_refuses(member: dict[str, Any], shape: tuple[int,
 
 
 @given(images=st.integers(2, 300), batch_size=st.integers(2, 300))
-def test_what_is_advised_leaves_no_image_alone(images: int, batch_size: int) -> None:
+def test_suggested_batch_sizes_leave_no_single_image(images: int, batch_size: int) -> None:
     assert last_batch(images, batch_size) == len(torch.arange(images).split(batch_size)[-1])
     advised = nearest_sizes(images, batch_size)
     assert all(last_batch(images, size) > 1 for size in advised)
@@ -94,11 +94,11 @@ def test_it_says_what_to_write() -> None:
     check_last_batch(architecture, Extent(17, (3, 64, 64), 10), 16)  # its last features are 2x2
 
 
-def refused(trial: dict[str, Any], train: Images, test: Images, *looks: Look) -> str:
+def refused(trial: dict[str, Any], train: Images, test: Images, *probe_runs: ProbeRun) -> str:
     """What a trial says that was refused before its first epoch."""
     rows: ROWS = []
     with pytest.raises(InputError) as error:
-        Trial.parse(trial, "test").run(train, test, device=CPU, report=rows.append, looks=looks)
+        Trial.parse(trial, "test").run(train, test, device=CPU, report=rows.append, probe_runs=probe_runs)
     assert rows == []
     return str(error.value)
 
@@ -118,14 +118,18 @@ def test_probes_are_refused_before_the_training() -> None:
     images = some(16)
     wrong = Images(images.x, (images.y + 1) % 4, 4)
 
-    def look(sets: dict[str, Images] | None = None, **probe: Any) -> str:
-        return refused({"train": train}, images, some(8), Look("x", Probe.parse(probe, "test"), sets or {}))
+    def refused_probe(sets: dict[str, Images] | None = None, **probe: Any) -> str:
+        return refused(
+            {"train": train}, images, some(8), ProbeRun("x", Probe.parse(probe, "test"), sets or {})
+        )
 
-    assert "cannot be trained on the set 'ops': train.batch_size 16 leaves" in look(
+    assert "cannot be trained on the set 'ops': train.batch_size 16 leaves" in refused_probe(
         {"ops": some(17)}, kind="fine_tune"
     )
-    assert "write limit: 2" in look(kind="loss_surface", batch_norm="recomputed", limit=1)
-    assert "leaves one part empty" in look(kind="early_stopping", share=0.01)
-    assert "does not hold the images" in look({"clean": wrong}, kind="linear_separability")
-    assert "nothing is left of class 0" in look({"clean": images}, kind="linear_separability", share=0.9)
-    assert "does not hold the images" in look({"ops": images, "clean": wrong}, kind="first_layer")
+    assert "write limit: 2" in refused_probe(kind="loss_surface", batch_norm="recomputed", limit=1)
+    assert "leaves one part empty" in refused_probe(kind="early_stopping", share=0.01)
+    assert "does not hold the images" in refused_probe({"clean": wrong}, kind="linear_separability")
+    assert "nothing is left of class 0" in refused_probe(
+        {"clean": images}, kind="linear_separability", share=0.9
+    )
+    assert "does not hold the images" in refused_probe({"ops": images, "clean": wrong}, kind="first_layer")

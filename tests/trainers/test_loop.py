@@ -71,14 +71,14 @@ def test_every_epoch_is_reported_and_summed_up(images: Images) -> None:
     assert summary(peaks) == {"test/clean_acc": 0.4, "test/peak_clean_acc": 0.7, "test/peak_epoch": 2}
 
 
-def test_training_writes_into_no_image(images: Images) -> None:
+def test_training_does_not_modify_images(images: Images) -> None:
     before = images.x.clone()
     spec = TrainSpec.parse({**TINY, "epochs": 1, "defense": {"kind": "pgd_at", "steps": 2}}, "test")
     fit(spec, images, images, seed=0, device=CPU)
     assert torch.equal(images.x, before)
 
 
-def test_a_loss_that_is_no_number_is_told_with_its_epoch(images: Images) -> None:
+def test_a_nan_loss_is_reported_with_its_epoch(images: Images) -> None:
     spec = TrainSpec.parse({**TINY, "epochs": 50, "optimizer": {"kind": "sgd", "lr": 1e6}}, "test")
     rows: list[Metrics] = []
     with pytest.raises(
@@ -88,7 +88,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_epoch(images: Images) -> None
     assert list(caught.value.history) == rows
 
 
-def test_weights_that_are_no_numbers_are_told_although_the_loss_was_one(images: Images) -> None:
+def test_nan_weights_are_reported_even_if_the_loss_is_finite(images: Images) -> None:
     """One step so large that only the weights after it overflow."""
     spec = TrainSpec.parse(
         {**TINY, "epochs": 1, "batch_size": 40, "optimizer": {"kind": "sgd", "lr": 1e45}}, "test"
@@ -111,7 +111,7 @@ class Glutton(Architecture, kind="glutton"):
 del Architecture.registry["glutton"]  # a test's own: in no table and no golden file
 
 
-def test_too_little_memory_is_named_with_the_way_out(images: Images) -> None:
+def test_out_of_memory_is_reported_with_a_fix(images: Images) -> None:
     spec = TrainSpec.parse(TINY, "test").model_copy(update={"architecture": Glutton()})
     with pytest.raises(OutOfMemoryError, match=r"on cpu, with batch_size 16 of 3x32x32 images.*batch_size 8"):
         fit(spec, images, images, seed=0, device=CPU)
@@ -159,7 +159,7 @@ def test_schedules_have_their_closed_form(spec: Any, at: dict[float, float]) -> 
 
 
 @pytest.mark.parametrize("member", Schedule.registry.values(), ids=lambda m: m.kind)
-def test_every_schedule_stays_between_nothing_and_the_full_rate(member: type[Schedule]) -> None:
+def test_every_schedule_stays_between_zero_and_the_full_rate(member: type[Schedule]) -> None:
     assert all(0 <= member().factor(i / 1000) <= 1 for i in range(1, 1000))
 
 
@@ -297,7 +297,7 @@ def test_average_weights_and_clipped_gradients_agree_with_a_plain_loop(images: I
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_recipes_come_with_the_architecture_and_give_way_to_what_is_written() -> None:
+def test_explicit_fields_override_the_recipe_of_the_architecture() -> None:
     transformer = TrainSpec.parse({"architecture": "cct_7_3x1"}, "test")
     assert plain(transformer.optimizer)["kind"] == "adamw"
     assert (transformer.optimizer.lr, transformer.batch_size) == (5e-4, 128)
@@ -311,7 +311,7 @@ def test_recipes_come_with_the_architecture_and_give_way_to_what_is_written() ->
     assert spelt.key == transformer.key
 
 
-def test_auto_precision_is_bfloat16_where_it_is_native_and_the_record_tells() -> None:
+def test_auto_precision_is_bfloat16_if_it_is_native_and_is_recorded() -> None:
     native = native_bfloat16(CPU)
     assert TrainSpec().arithmetic(CPU) == ("bfloat16" if native else "float32")
     assert TrainSpec(precision="float32").arithmetic(CPU) == "float32"
@@ -319,7 +319,7 @@ def test_auto_precision_is_bfloat16_where_it_is_native_and_the_record_tells() ->
 
 
 @pytest.mark.parametrize("kind", ["cct_7_3x1", "vgg16_bn"])
-def test_dropout_follows_the_seed_and_leaves_global_state_alone(images: Images, kind: str) -> None:
+def test_dropout_follows_the_seed_and_restores_global_state(images: Images, kind: str) -> None:
     settings = {**TINY, "epochs": 1, "architecture": kind}
     spec, state = TrainSpec.parse(settings, "test"), torch.get_rng_state()
     one, again = (fit(spec, images, images, seed=1, device=CPU).history for _ in range(2))
@@ -361,6 +361,6 @@ def test_a_compiled_network_learns_the_same_within_rounding(images: Images, defe
         ({"clip_norm": 0}, "clip_norm.*greater than 0"),
     ],
 )  # fmt: skip
-def test_a_recipe_that_cannot_be_is_told_at_once(settings: dict[str, Any], message: str) -> None:
+def test_an_impossible_recipe_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         TrainSpec.parse(settings, "test")

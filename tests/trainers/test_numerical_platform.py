@@ -54,7 +54,7 @@ def run(code: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("isa", [isa for isa in ("", "avx2", "avx512_core", "avx512_core_bf16")])
-def test_the_instruction_set_is_the_one_that_onednn_says_it_uses(isa: str) -> None:
+def test_the_instruction_set_is_the_one_that_onednn_reports(isa: str) -> None:
     if isa and not cpu_flags().issuperset(FLAGS[isa]):
         pytest.skip(f"this processor has no {isa}")
     out = run(VERBOSE, **(isa_environment(isa) if isa else {}))

@@ -85,7 +85,7 @@ def smooth(shape: tuple[int, int, int]) -> Tensor:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("make", [noise, smooth])
-def test_every_operation_is_torchvisions(
+def test_every_operation_matches_torchvision(
     name: str, shape: tuple[int, int, int], make: Callable[[tuple[int, int, int]], Tensor]
 ) -> None:
     images = make(shape)
@@ -121,7 +121,7 @@ def test_images_of_one_batch_have_their_own_operation_and_strength(
     assert len(wrong) > 50
 
 
-def test_an_operation_outside_the_set_is_refused_by_name() -> None:
+def test_an_unknown_operation_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="unknown operation 'blur'; known: identity, shear_x"):
         apply(
             torch.zeros(1, 3, 4, 4),
@@ -131,13 +131,13 @@ def test_an_operation_outside_the_set_is_refused_by_name() -> None:
         )
 
 
-def test_an_image_too_small_to_smooth_stays_as_it_is() -> None:
+def test_an_image_too_small_to_smooth_is_unchanged() -> None:
     levels = torch.tensor([[[[3.0, 250.0]]]])
     out = apply(levels, torch.tensor([0]), torch.tensor([1.9]).double(), ops=("sharpness",))
     assert torch.equal(out, levels)
 
 
-def test_every_level_is_found_again() -> None:
+def test_levels_survive_the_conversion_to_pixels() -> None:
     levels = torch.arange(256.0)
     assert torch.equal(to_levels(levels / 255), levels)
     assert torch.equal(to_pixels(levels), levels / 255)

@@ -70,7 +70,7 @@ def naive_error(layer: Layer) -> float:
 
 
 @pytest.mark.skipif(not NATIVE, reason="this processor has no bfloat16 of its own")
-def test_square_convolutions_are_correct_and_crisply_so(one_thread: None) -> None:
+def test_square_convolutions_are_clearly_correct(one_thread: None) -> None:
     some = [convolution((n, n), (32, 64), stride=s) for n in (4, 8, 16) for s in (1, 2)]
     verdicts = examine_apart(some)
     assert max(v.error for v in verdicts) < 0.005
@@ -105,7 +105,7 @@ class Broken(nn.Module):
         return self.linear(tokens.mean(1))
 
 
-def test_all_that_autocast_lowers_is_a_layer_and_each_once() -> None:
+def test_every_call_that_autocast_lowers_is_recorded_once() -> None:
     net = Broken().to("meta").eval()
     found = layers_of(net, torch.empty(2, 3, 4, 4, device="meta"), "all")
     names = [
@@ -127,9 +127,7 @@ def without_layout(texts: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", sorted(Architecture.registry))
-def test_layers_of_every_architecture_are_those_that_a_training_runs(
-    kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recorded_layers_match_those_of_a_training(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The shapes of a network without numbers, beside those that a real batch has on its way."""
     member = Architecture.registry[kind]
     spec = member.model_validate(member.smoke)
@@ -189,7 +187,7 @@ def test_auto_falls_back_and_says_why_and_bfloat16_is_refused(wrong_at: Callable
     assert settle("float32") == Arithmetic("float32")
 
 
-def test_a_machine_that_computes_correctly_is_asked_once_for_each_layer(
+def test_correct_layers_are_checked_once(
     wrong_at: Callable[[str], list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = wrong_at("nothing")
@@ -203,14 +201,14 @@ def test_a_machine_that_computes_correctly_is_asked_once_for_each_layer(
     assert len(asked) > first, "another size of a batch is another shape"
     files = list(cache.rglob("*.json"))
     assert len(files) == len(asked)
-    told = json.loads(files[0].read_text())
-    assert told["platform"]["torch"] == torch.__version__
+    record = json.loads(files[0].read_text())
+    assert record["platform"]["torch"] == torch.__version__
 
 
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b'{"layer": 3}', b'{"layer": "x", "error": "y", "part": "z"}']
 )
-def test_a_damaged_verdict_is_found_out_again(
+def test_a_damaged_verdict_is_recomputed(
     wrong_at: Callable[[str], list[str]], cache: Path, monkeypatch: pytest.MonkeyPatch, damage: bytes
 ) -> None:
     asked = wrong_at("linear")
@@ -223,7 +221,7 @@ def test_a_damaged_verdict_is_found_out_again(
     assert len(asked) == 2 * first
 
 
-def test_a_machine_without_room_for_verdicts_still_decides(
+def test_verdicts_need_no_writable_cache(
     wrong_at: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
@@ -232,7 +230,7 @@ def test_a_machine_without_room_for_verdicts_still_decides(
     assert settle("auto").precision == "float32"
 
 
-def test_a_layer_that_ends_its_process_is_wrong_and_the_others_are_not(
+def test_only_the_layer_that_crashes_its_process_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Real children: one whose function aborts, as a kernel does that writes over others' memory."""
@@ -248,7 +246,7 @@ def test_a_layer_that_ends_its_process_is_wrong_and_the_others_are_not(
         examine_apart([Layer("no_such_function", good.args, {}, "all")])
 
 
-def test_batches_are_counted_as_a_loop_over_the_images_meets_them() -> None:
+def test_batch_sizes_match_a_loop_over_the_images() -> None:
     for images in range(30):
         for size in range(1, 12):
             assert batch_sizes(images, size) == {len(c) for c in torch.arange(images).split(size) if len(c)}
@@ -265,7 +263,7 @@ def test_relative_errors_are_those_of_float64_and_never_nan() -> None:
 
 
 @pytest.mark.skipif(not NATIVE, reason="this processor has no bfloat16 of its own")
-def test_a_training_whose_layers_are_wrong_is_the_float32_training_and_its_record_says_so(
+def test_wrong_layers_mean_a_float32_training_and_a_note_in_the_record(
     one_thread: None,
 ) -> None:
     """Real images of a shape at which oneDNN is wrong (on processors where it is): equal to float32, bit for bit."""
@@ -299,7 +297,7 @@ def test_a_training_whose_layers_are_wrong_is_the_float32_training_and_its_recor
         em.model_copy(update={"precision": "bfloat16"}).craft(images, seed=0)
 
 
-def test_the_check_leaves_random_generators_and_threads_alone() -> None:
+def test_the_check_changes_no_random_state_and_no_thread_count() -> None:
     before, threads = torch.random.get_rng_state(), torch.get_num_threads()
     failures(
         Architecture.model_validate("lenet5"),
@@ -313,7 +311,7 @@ def test_the_check_leaves_random_generators_and_threads_alone() -> None:
     assert layers.CHECKED_HEAP.keys().isdisjoint(os.environ)
 
 
-def test_a_gradient_that_is_zero_but_for_rounding_is_not_compared_digit_by_digit() -> None:
+def test_gradients_that_are_only_rounding_errors_are_not_compared() -> None:
     """The softmax over a single token is 1, whatever the query and the key are."""
     token = TensorShape.of(torch.empty(8, 2, 1, 16))
     layer = Layer("scaled_dot_product_attention", (token,) * 3, {}, "all")
@@ -321,7 +319,7 @@ def test_a_gradient_that_is_zero_but_for_rounding_is_not_compared_digit_by_digit
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_check_that_was_interrupted_says_nothing_of_a_layer(
+def test_an_interrupted_check_gives_no_verdict(
     number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Path
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text(
@@ -335,7 +333,7 @@ def test_a_check_that_was_interrupted_says_nothing_of_a_layer(
     assert not list(cache.rglob("*.json"))
 
 
-def test_what_cannot_be_checked_for_lack_of_memory_is_float32(
+def test_float32_is_used_if_there_is_too_little_memory_to_check(
     monkeypatch: pytest.MonkeyPatch, wrong_at: Callable[[str], list[str]]
 ) -> None:
     wrong_at("nothing")
@@ -367,7 +365,7 @@ def test_a_kernel_that_writes_past_its_memory_is_found(
     assert not layer.accepts(examine_apart([layer])[0])
 
 
-def test_what_bfloat16_does_not_implement_is_no_crash() -> None:
+def test_a_layer_without_a_bfloat16_kernel_is_no_crash() -> None:
     def refuses(*_: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
             raise NotImplementedError

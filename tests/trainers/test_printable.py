@@ -20,7 +20,7 @@ from trainers.printable import as_markdown, one_line, printable
         ("file \udcff", r"file \udcff"),
     ],
 )
-def test_characters_that_a_terminal_would_obey_are_spelt_out(text: str, shown: str) -> None:
+def test_control_characters_are_spelt_out(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(shown) == shown
 
@@ -53,5 +53,5 @@ def test_a_line_stays_one_line() -> None:
         ("data.poison=ops, test/clean_acc > 0.5", "data.poison=ops, test/clean_acc > 0.5"),
     ],
 )
-def test_words_are_no_markup_in_markdown(text: str, written: str) -> None:
+def test_markdown_markup_is_escaped(text: str, written: str) -> None:
     assert as_markdown(text) == written

@@ -37,7 +37,7 @@ def test_the_response_is_a_naive_convolution(stride: int, pad: int, channels: in
     images = random_images(8, (channels, 7, 9))
     conv = nn.Conv2d(channels, 5, 3, stride=stride, padding=pad)
     model = Normalised(nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-    found = FirstLayer(limit=None, pictured=4, channels=2).look(subject(model, images))
+    found = FirstLayer(limit=None, pictured=4, channels=2).run(subject(model, images))
     weight, bias = doubles(conv.weight), doubles(conv.bias)
     maps = naive(doubles(images.x) / 255, weight, bias, stride=stride, pad=pad)
     response = np.abs(maps).mean(1)
@@ -61,12 +61,12 @@ def test_one_bright_pixel_takes_the_share_that_its_filter_gives_it() -> None:
     conv = nn.Conv2d(3, 1, 1, bias=False)
     nn.init.ones_(conv.weight)
     model, images = nn.Sequential(conv, nn.Flatten()), Images(x, torch.arange(4), 4)
-    found = FirstLayer().look(subject(model, images))
+    found = FirstLayer().run(subject(model, images))
     assert found.metrics["peak_share"] == 1
     assert np.argwhere(np.array(found.fields["images"][0]["response"])).tolist() == [[2, 5]]
     nine = nn.Conv2d(3, 1, 3, padding=1, bias=False)
     nn.init.ones_(nine.weight)
-    found = FirstLayer().look(subject(nn.Sequential(nine, nn.Flatten()), images))
+    found = FirstLayer().run(subject(nn.Sequential(nine, nn.Flatten()), images))
     assert found.metrics["peak_share"] == pytest.approx(1 / 9)
 
 
@@ -75,7 +75,7 @@ def test_a_response_that_is_even_has_an_even_share() -> None:
     assert peak_share(torch.zeros(1, 4, 5)).tolist() == [pytest.approx(1 / 20)]
     grey = Images(torch.full((4, 3, 6, 6), 77, dtype=torch.uint8), torch.arange(4), 4)
     conv = nn.Conv2d(3, 2, 3, bias=False)
-    found = FirstLayer().look(subject(nn.Sequential(conv, nn.Flatten()), grey))
+    found = FirstLayer().run(subject(nn.Sequential(conv, nn.Flatten()), grey))
     assert found.metrics["peak_share"] == pytest.approx(1 / 16, rel=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_it_counts_the_images_whose_largest_response_is_the_change() -> None:
     for channel, known in enumerate(([0, 1, 0], [0, 0, 0.5], [0, 0, 0])):
         conv = nn.Conv2d(3, 1, 1, bias=False)
         nn.init.zeros_(conv.weight).data[0, channel] = 1
-        found = FirstLayer(limit=None).look(subject(nn.Sequential(conv, nn.Flatten()), clean, sets=sets))
+        found = FirstLayer(limit=None).run(subject(nn.Sequential(conv, nn.Flatten()), clean, sets=sets))
         assert list(found.metrics)[1:] == ["clean_at_change", "red_at_change", "green_at_change"]
         assert list(found.metrics.values())[1:] == known
         assert set(found.metrics) == set(metrics_of(FirstLayer(), sets))
@@ -112,22 +112,22 @@ def test_it_counts_the_images_whose_largest_response_is_the_change() -> None:
 def test_sets_without_the_clean_one_or_with_another_are_refused() -> None:
     images, other = random_images(8), random_images(12)
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten())
-    with pytest.raises(InputError, match="beside 'ops' it needs a set 'clean'"):
+    with pytest.raises(InputError, match="with 'ops' it needs a set 'clean'"):
         FirstLayer().check(["ops"])
     FirstLayer().check([])
     FirstLayer().check(["clean", "ops"])
     with pytest.raises(InputError, match="does not hold the images under the set 'ops'"):
-        FirstLayer().look(subject(model, images, sets={"clean": images, "ops": other}))
+        FirstLayer().run(subject(model, images, sets={"clean": images, "ops": other}))
 
 
-def test_it_looks_at_the_images_that_it_is_told_and_a_balanced_part_of_them() -> None:
+def test_it_uses_the_chosen_split_and_a_balanced_part_of_it() -> None:
     train, test = random_images(30), random_images(24)
     model = nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 4))
-    one = FirstLayer(on="test", limit=12, pictured=4).look(subject(model, train, test))
-    same = FirstLayer(limit=None, pictured=4).look(subject(model, test.subset(12)))
+    one = FirstLayer(on="test", limit=12, pictured=4).run(subject(model, train, test))
+    same = FirstLayer(limit=None, pictured=4).run(subject(model, test.subset(12)))
     assert one.metrics == same.metrics
     assert sorted(picture["label"] for picture in one.fields["images"]) == [0, 1, 2, 3]
-    assert one.metrics != FirstLayer(limit=12).look(subject(model, train, test)).metrics
+    assert one.metrics != FirstLayer(limit=12).run(subject(model, train, test)).metrics
 
 
 class Backwards(nn.Module):
@@ -141,7 +141,7 @@ class Backwards(nn.Module):
         return self.late(self.early(x)).mean((2, 3))
 
 
-def test_the_first_convolution_is_the_first_that_an_image_meets() -> None:
+def test_the_first_convolution_is_the_first_in_the_forward_pass() -> None:
     model = Backwards().eval()
     assert first_convolution(model, random_images(2), CPU) is model.early
     assert not model.early._forward_hooks
@@ -151,7 +151,7 @@ def test_the_first_convolution_is_the_first_that_an_image_meets() -> None:
 def test_every_architecture_has_a_first_layer(member: type[Architecture]) -> None:
     images = random_images(4, (3, 32, 32))
     model = member.parse(member.smoke, "test").network(num_classes=4, shape=(3, 32, 32), seed=0)
-    found = FirstLayer(limit=2, pictured=1).look(subject(model, images))
+    found = FirstLayer(limit=2, pictured=1).run(subject(model, images))
     filters = np.array(found.fields["filters"])
     assert filters.shape[3] == 3
     height, width = np.array(found.fields["images"][0]["response"]).shape
@@ -160,14 +160,14 @@ def test_every_architecture_has_a_first_layer(member: type[Architecture]) -> Non
 
 def test_a_network_without_convolutions_is_refused() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
-    with pytest.raises(InputError, match="this network has none: leave the probe out, or take"):
-        FirstLayer().look(subject(model, random_images(4)))
+    with pytest.raises(InputError, match="this network has none: leave the probe out, or choose"):
+        FirstLayer().run(subject(model, random_images(4)))
 
 
-def test_a_network_that_pads_by_itself_is_not_asked_where_images_were_changed() -> None:
+def test_a_network_that_pads_its_input_refuses_sets() -> None:
     images = random_images(8, (3, 8, 8))
     conv = nn.Conv2d(3, 4, 3, stride=2)
     model = nn.Sequential(nn.ZeroPad2d(1), conv, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert FirstLayer(limit=None).look(subject(model, images)).metrics["peak_share"] > 0
-    with pytest.raises(InputError, match="it pads or resizes images by itself: leave the sets out"):
-        FirstLayer(limit=None).look(subject(model, images, sets={"clean": images, "ops": images}))
+    assert FirstLayer(limit=None).run(subject(model, images)).metrics["peak_share"] > 0
+    with pytest.raises(InputError, match="which pads or resizes images before its first convolution: leave"):
+        FirstLayer(limit=None).run(subject(model, images, sets={"clean": images, "ops": images}))

@@ -12,14 +12,20 @@ from poisons.methods.ops import Ops
 from poisons.sources.digits import Digits
 from tests.trainers.subjects import doubles, random_images, subject
 from trainers import Images, InputError
-from trainers.probe import Finding, Look, check_looks
+from trainers.probe import Finding, ProbeRun, check_probes
 from trainers.probes import linear_separability
-from trainers.probes.linear_separability import LinearSeparability, fit, held_out, judged, perturbations
+from trainers.probes.linear_separability import (
+    LinearSeparability,
+    fit,
+    held_out,
+    loss_and_accuracy,
+    perturbations,
+)
 
 
-def look(train: Images, clean: Images, **settings: object) -> Finding:
+def measure(train: Images, clean: Images, **settings: object) -> Finding:
     probe = LinearSeparability.parse(settings, "test")
-    return probe.look(subject(nn.Flatten(), train, sets={"clean": clean}))
+    return probe.run(subject(nn.Flatten(), train, sets={"clean": clean}))
 
 
 def moved(clean: Images, delta: torch.Tensor) -> Images:
@@ -39,37 +45,37 @@ def digits() -> Images:
 
 
 def test_one_pixel_shortcuts_are_separable(digits: Images) -> None:
-    found = look(Ops().craft(digits, seed=0).apply(digits), digits)
+    found = measure(Ops().craft(digits, seed=0).apply(digits), digits)
     assert found.metrics == {"acc": 1.0, "held_out_acc": 1.0}
     assert found.fields["fitted"] + found.fields["held_out"] == len(digits)
     assert found.fields["loss"] < 1e-3
 
 
-def test_noise_that_knows_no_labels_is_only_learnt_by_heart(digits: Images) -> None:
+def test_noise_independent_of_labels_is_only_memorised(digits: Images) -> None:
     """Fewer images than values: separable where it was fitted, chance (four deviations) where it was not."""
     grey = Images(digits.x // 2 + 64, digits.y, 10)
-    found = look(moved(grey, noise(grey)), grey)
+    found = measure(moved(grey, noise(grey)), grey)
     assert found.metrics["acc"] == 1
     chance, n = 0.1, found.fields["held_out"]
     assert abs(found.metrics["held_out_acc"] - chance) < 4 * (chance * (1 - chance) / n) ** 0.5
 
 
-def test_noise_that_is_cut_off_at_black_and_white_tells_the_image(digits: Images) -> None:
-    assert look(moved(digits, noise(digits)), digits).metrics["held_out_acc"] > 0.4
+def test_clipped_noise_reveals_the_image(digits: Images) -> None:
+    assert measure(moved(digits, noise(digits)), digits).metrics["held_out_acc"] > 0.4
 
 
 def test_noise_with_more_images_than_values_is_not_separable() -> None:
     images = random_images(1200, (1, 4, 4))
-    found = look(moved(images, noise(images)), images)
+    found = measure(moved(images, noise(images)), images)
     assert found.metrics["acc"] < 0.4
     assert found.metrics["held_out_acc"] < 0.35
 
 
-def test_what_is_clean_is_no_better_than_the_largest_class() -> None:
+def test_clean_images_give_the_accuracy_of_the_largest_class() -> None:
     images = random_images(200)
     y = torch.arange(200).clamp(max=120) % 4  # class 0 is 0, 4, ... and all from 120
     clean = Images(images.x, y, 4)
-    found = look(clean, clean)
+    found = measure(clean, clean)
     fitted = y[~held_out(y, 4, 0.2)]
     assert found.metrics["acc"] == pytest.approx((fitted == 0).double().mean().item())
     share = torch.bincount(fitted).double() / len(fitted)
@@ -86,7 +92,7 @@ def test_the_fit_is_the_softmax_regression(monkeypatch: pytest.MonkeyPatch, rows
     linear = fit(found, 4, 1000)
     x = (doubles(found.delta) - found.low) / (found.high - found.low)
     other = LogisticRegression(C=np.inf, max_iter=5000, tol=1e-10).fit(x, found.labels.numpy())
-    loss, acc = judged(found, linear)
+    loss, acc = loss_and_accuracy(found, linear)
     theirs = other.predict_log_proba(x)[np.arange(400), found.labels.numpy()]
     assert loss == pytest.approx(-theirs.mean(), rel=1e-3)
     assert acc == pytest.approx(other.score(x, found.labels.numpy()), abs=0.01)
@@ -114,9 +120,9 @@ def test_a_share_of_each_class_is_held_out_and_not_fitted() -> None:
     assert torch.equal(out, held_out(y, 4, 0.2))
     clean = random_images(600, (1, 4, 4))
     delta, out = noise(clean), held_out(clean.y, 4, 0.2)
-    one = look(moved(clean, delta), clean)
+    one = measure(moved(clean, delta), clean)
     delta[out] = -delta[out]
-    other = look(moved(clean, delta), clean)
+    other = measure(moved(clean, delta), clean)
     assert other.fields == one.fields
     assert other.metrics["acc"] == one.metrics["acc"]
     assert other.metrics != one.metrics
@@ -124,28 +130,28 @@ def test_a_share_of_each_class_is_held_out_and_not_fitted() -> None:
     assert one.fields["loss"] > 0.5
 
 
-def test_a_class_of_which_nothing_is_left_to_fit_is_told() -> None:
+def test_a_class_with_no_images_to_fit_is_refused() -> None:
     clean = random_images(40)
     train = moved(clean, noise(clean))
     with pytest.raises(
         InputError, match=r"holds 0.2 of each class out .* nothing is left of class 0 \(1 in all\)"
     ):
-        look(train, clean, limit=4)
+        measure(train, clean, limit=4)
     with pytest.raises(InputError, match=r"write a smaller share, or take more images"):
-        look(train, clean, share=0.95)
+        measure(train, clean, share=0.95)
 
 
 def test_it_draws_nothing_and_repeats(digits: Images) -> None:
     train, state = moved(digits, noise(digits)), torch.get_rng_state()
-    one, again = (look(train, digits, limit=200, iterations=30) for _ in range(2))
+    one, again = (measure(train, digits, limit=200, iterations=30) for _ in range(2))
     assert one == again
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_other_images_than_those_under_the_poison_are_refused() -> None:
+def test_unpaired_images_are_refused() -> None:
     images = random_images(20)
     with pytest.raises(InputError, match="needs a set 'clean'"):
-        check_looks([Look("separable", LinearSeparability())], images)
+        check_probes([ProbeRun("separable", LinearSeparability())], images)
     for other in (random_images(16), Images(images.x, images.y.flip(0), 4)):
         with pytest.raises(InputError, match="does not hold the images under the training set"):
-            look(images, other)
+            measure(images, other)

@@ -46,7 +46,7 @@ def test_of_a_linear_network_it_is_the_closed_form_in_float64() -> None:
     images = random_images(12)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     probe = LossSurface(points=5, reach=0.8, limit=None, seed=3)
-    found = probe.look(subject(model, images))
+    found = probe.run(subject(model, images))
     weight, bias = doubles(model[1].weight), doubles(model[1].bias)
     first, second = (by_filter(raw, weight) for raw in drawn(model[1].weight.shape, 3))
     x = doubles(images.x).reshape(12, -1) / 255
@@ -61,7 +61,7 @@ def test_of_a_linear_network_it_is_the_closed_form_in_float64() -> None:
 
 
 def test_of_a_quadratic_it_is_the_quadratic() -> None:
-    """A judge whose answer is |w|²: along two directions that is known from three products."""
+    """Measuring |w|²: its values along two directions follow from three products."""
     model = nn.Linear(6, 5).double()
     ((weight, first, second),) = [(w, a.double(), b.double()) for w, a, b in directions(model, 0)]
     offsets = [-1.0, 0.0, 2.0]
@@ -81,7 +81,7 @@ def test_its_centre_is_the_network(batch_norm: str, on: str) -> None:
     take_statistics(model, train.subset(32), CPU)
     model.eval()
     probe = LossSurface.parse({"points": 3, "limit": 32, "on": on, "batch_norm": batch_norm}, "test")
-    found = probe.look(subject(model, train, test))
+    found = probe.run(subject(model, train, test))
     some = (train if on == "train" else test).subset(32)
     with torch.no_grad():
         loss = F.cross_entropy(model(to_float(some.x)).double(), some.y).item()
@@ -98,7 +98,7 @@ def test_recomputed_statistics_are_those_of_the_moved_network() -> None:
     images = random_images(10, (1, 4, 4), classes=2)
     conv = nn.Conv2d(1, 2, 1, bias=False)
     model = nn.Sequential(conv, nn.BatchNorm2d(2), nn.AdaptiveMaxPool2d(1), nn.Flatten())
-    found = LossSurface(points=3, batch_norm="recomputed").look(subject(model, images))
+    found = LossSurface(points=3, batch_norm="recomputed").run(subject(model, images))
     weight = doubles(conv.weight)
     first, second = (by_filter(raw, weight)[:, 0, 0, 0] for raw in drawn(conv.weight.shape, 0))
     x = doubles(images.x)[:, 0] / 255
@@ -141,14 +141,14 @@ def test_the_network_is_left_as_it_was() -> None:
     model = ResNet18(width=4).network(num_classes=4, shape=(3, 32, 32), seed=0).eval()
     before = copy.deepcopy(model.state_dict())
     for batch_norm in ("running", "recomputed"):
-        LossSurface.parse({"points": 3, "batch_norm": batch_norm}, "test").look(subject(model, images))
+        LossSurface.parse({"points": 3, "batch_norm": batch_norm}, "test").run(subject(model, images))
     after = model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert not any(module.training for module in model.modules())
 
 
-def test_a_loss_that_is_no_number_is_the_largest_there_is() -> None:
+def test_a_nan_loss_becomes_the_largest_float() -> None:
     class Root(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -157,7 +157,7 @@ def test_a_loss_that_is_no_number_is_the_largest_there_is() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (self.weight.expand(2, len(x)) - 0.4).sqrt().T
 
-    found = LossSurface(points=3).look(subject(Root(), random_images(4, classes=2)))
+    found = LossSurface(points=3).run(subject(Root(), random_images(4, classes=2)))
     top = torch.finfo(torch.float32).max
     assert any(top in row for row in found.fields["loss"])
     assert found.metrics["centre_loss"] == pytest.approx(np.log(2))

@@ -22,7 +22,7 @@ from trainers.__main__ import main
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
 from trainers.loop import DivergenceError, Metrics, generator
-from trainers.probe import Look, Probe, Subject, metrics_of
+from trainers.probe import Probe, ProbeRun, Subject, metrics_of
 from trainers.probes.distance import distance
 from trainers.trial import Trial
 
@@ -46,11 +46,11 @@ def poisoned(images: Images) -> Images:
     return Images(x, images.y, images.num_classes)
 
 
-def looks_of(member: type[Probe], images: Images) -> list[Look]:
-    """A look with sets of images, those that the probe needs among them."""
+def runs_of(member: type[Probe], images: Images) -> list[ProbeRun]:
+    """A run with sets of images, including those that the probe needs."""
     probe = Probe.parse({"kind": member.kind, **member.smoke}, "test")
     names = {*probe.needs, *(("clean", "other") if probe.per_set else ())}
-    return [Look("look", probe, dict.fromkeys(names, images))]
+    return [ProbeRun("probe", probe, dict.fromkeys(names, images))]
 
 
 def state(model: nn.Module) -> list[bytes]:
@@ -75,26 +75,28 @@ def untouched(model: nn.Module, *images: Images) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
-def test_every_probe_leaves_all_as_it_was_and_finds_what_it_promises(
+def test_every_probe_changes_nothing_and_returns_its_metrics(
     member: type[Probe], images: Images, poisoned: Images
 ) -> None:
-    looks = looks_of(member, images)
+    probe_runs = runs_of(member, images)
     plain_model, plain = TRIAL.run(poisoned, images, device=CPU)
-    model, record = TRIAL.run(poisoned, images, device=CPU, looks=looks)
-    found = record.pop("looks")["look"]
+    model, record = TRIAL.run(poisoned, images, device=CPU, probe_runs=probe_runs)
+    found = record.pop("looks")["probe"]
     json.dumps(found, allow_nan=False)
-    assert set(metrics_of(looks[0].probe, looks[0].sets)) <= set(found["metrics"])
+    assert set(metrics_of(probe_runs[0].probe, probe_runs[0].sets)) <= set(found["metrics"])
     for name in ("spec", "metrics", "per_class_acc", "warnings", "history"):
-        assert record[name] == plain[name], f"a look changes no {name}"
+        assert record[name] == plain[name], f"a probe changes no {name}"
     assert state(model)[:-3] == state(plain_model)[:-3], "nor a weight"
-    if not looks[0].probe.watches:
+    if not probe_runs[0].probe.watches:
         with untouched(model.train(), images, poisoned):
-            again = TRIAL.look_at(model, poisoned, images, looks, device=CPU, history=record["history"])
-        assert {**again["look"], "seconds": 0} == {**found, "seconds": 0}, "from weights alone, the same"
+            again = TRIAL.run_probes(
+                model, poisoned, images, probe_runs, device=CPU, history=record["history"]
+            )
+        assert {**again["probe"], "seconds": 0} == {**found, "seconds": 0}, "from weights alone, the same"
 
 
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m().watches], ids=lambda m: m.kind)
-def test_a_watch_leaves_the_network_as_it_was(member: type[Probe], images: Images) -> None:
+def test_a_watch_does_not_change_the_network(member: type[Probe], images: Images) -> None:
     model = TRIAL._initial(images, CPU).train()
     watch = member.parse(member.smoke, "test").watch(TRIAL._initial(images, CPU), images, CPU)
     with untouched(model, images):
@@ -105,11 +107,11 @@ class PowerError(Exception):
     """The power goes."""
 
 
-def watching() -> list[Look]:
+def watching() -> list[ProbeRun]:
     probes = [Probe.parse({"kind": m.kind, **m.smoke}, "test") for m in MEMBERS]
-    looks = [Look(probe.kind, probe) for probe in probes if probe.watches]
-    assert len(looks) > 1
-    return looks
+    probe_runs = [ProbeRun(probe.kind, probe) for probe in probes if probe.watches]
+    assert len(probe_runs) > 1
+    return probe_runs
 
 
 def cut(row: Metrics) -> None:
@@ -121,12 +123,12 @@ def findings(record: dict[str, Any]) -> dict[str, Any]:
     return {name: {**found, "seconds": 0} for name, found in record["looks"].items()}
 
 
-def test_what_is_watched_goes_on_where_a_killed_training_goes_on(images: Images, tmp_path: Path) -> None:
-    looks, checkpoint = watching(), Checkpoint(tmp_path / "c.pt", every=0)
-    once, whole = TRIAL.run(images, images, device=CPU, looks=looks)
+def test_watched_rows_survive_a_resumption(images: Images, tmp_path: Path) -> None:
+    probe_runs, checkpoint = watching(), Checkpoint(tmp_path / "c.pt", every=0)
+    once, whole = TRIAL.run(images, images, device=CPU, probe_runs=probe_runs)
     with pytest.raises(PowerError):
-        TRIAL.run(images, images, device=CPU, looks=looks, checkpoint=checkpoint, report=cut)
-    model, resumed = TRIAL.run(images, images, device=CPU, looks=looks, checkpoint=checkpoint)
+        TRIAL.run(images, images, device=CPU, probe_runs=probe_runs, checkpoint=checkpoint, report=cut)
+    model, resumed = TRIAL.run(images, images, device=CPU, probe_runs=probe_runs, checkpoint=checkpoint)
     assert resumed["history"] == whole["history"]
     assert state(model)[:-3] == state(once)[:-3]
     assert findings(resumed) == findings(whole)
@@ -135,28 +137,28 @@ def test_what_is_watched_goes_on_where_a_killed_training_goes_on(images: Images,
 
 
 @pytest.mark.parametrize("before", [(), ("distance",)])
-def test_a_checkpoint_that_lacks_what_is_watched_is_begun_again(
+def test_a_checkpoint_without_the_watched_rows_restarts_the_training(
     images: Images, tmp_path: Path, before: Sequence[str]
 ) -> None:
     """Its epochs are gone, and cannot be looked at; numbers and findings are those of one training."""
-    looks, checkpoint = watching(), Checkpoint(tmp_path / "c.pt", every=0)
-    _, whole = TRIAL.run(images, images, device=CPU, looks=looks)
-    some = [look for look in looks if look.name in before]
+    probe_runs, checkpoint = watching(), Checkpoint(tmp_path / "c.pt", every=0)
+    _, whole = TRIAL.run(images, images, device=CPU, probe_runs=probe_runs)
+    some = [probe_run for probe_run in probe_runs if probe_run.name in before]
     with pytest.raises(PowerError):
-        TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, looks=some)
-    _, again = TRIAL.run(images, images, device=CPU, looks=looks, checkpoint=checkpoint)
+        TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, probe_runs=some)
+    _, again = TRIAL.run(images, images, device=CPU, probe_runs=probe_runs, checkpoint=checkpoint)
     assert again["history"] == whole["history"]
     assert findings(again) == findings(whole)
     assert any("lacks what probes watch" in warning for warning in again["warnings"])
 
 
-def test_a_checkpoint_that_knows_more_than_is_watched_is_gone_on_from(images: Images, tmp_path: Path) -> None:
+def test_a_checkpoint_with_extra_watched_rows_is_resumed(images: Images, tmp_path: Path) -> None:
     checkpoint = Checkpoint(tmp_path / "c.pt", every=0)
     with pytest.raises(PowerError):
-        TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, looks=watching())
+        TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, probe_runs=watching())
     _, record = TRIAL.run(images, images, device=CPU, checkpoint=checkpoint)
     assert record["history"] == TRIAL.run(images, images, device=CPU)[1]["history"]
-    assert not any("began again" in warning for warning in record["warnings"])
+    assert not any("started again" in warning for warning in record["warnings"])
     assert "looks" not in record
 
 
@@ -193,13 +195,13 @@ def test_the_distance_is_a_sum_over_weights_in_float64(images: Images) -> None:
 @pytest.mark.parametrize(
     ("threshold", "found"), [(0.9, {"epoch_at_90": 2.0}), (0.55, {"epoch_at_55": 2.0}), (0.96, {})]
 )
-def test_the_distance_says_when_the_training_set_was_learnt(
+def test_the_distance_reports_when_the_training_set_was_learnt(
     images: Images, threshold: float, found: dict[str, float]
 ) -> None:
     history = [{"epoch": e, "train/acc": acc} for e, acc in ((1.0, 0.5), (2.0, 0.9), (3.0, 0.8), (4.0, 0.95))]
     watched = [{"distance": float(i), "relative": i / 10} for i in range(1, 5)]
     probe = Probe.parse({"kind": "distance", "threshold": threshold}, "test")
-    seen = probe.look(subject(nn.Identity(), images, history=history, watched=watched))
+    seen = probe.run(subject(nn.Identity(), images, history=history, watched=watched))
     assert seen.metrics == {"distance": 4.0, "relative": 0.4, **found}
     assert seen.curves == {"distance": [1.0, 2.0, 3.0, 4.0], "relative": [0.1, 0.2, 0.3, 0.4]}
 
@@ -218,7 +220,9 @@ class ReadsThePixel(nn.Module):
         return -(x[:, 0, 3, 5, None] * 255 - 80 * torch.arange(4)).abs()
 
 
-def test_the_shuffle_test_tells_who_reads_the_perturbation(images: Images, poisoned: Images) -> None:
+def test_the_shuffle_test_detects_networks_that_read_the_perturbation(
+    images: Images, poisoned: Images
+) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
     content = images.x[order].clone()
     content[:, :, 3, 5] = poisoned.x[:, :, 3, 5]
@@ -226,9 +230,9 @@ def test_the_shuffle_test_tells_who_reads_the_perturbation(images: Images, poiso
     sets = {"clean": images, "ops": poisoned, "shuffled": Images(content, images.y, 4), "uneven": uneven}
     probe = Probe.parse("shuffle_test", "test")
     assert metrics_of(probe, sets) == ("chance", "clean_acc", "ops_acc", "shuffled_acc", "uneven_acc")
-    says = probe.look(subject(Says(), images, sets=sets)).metrics
+    says = probe.run(subject(Says(), images, sets=sets)).metrics
     assert says == {"chance": 0.25, "uneven_acc": 7 / 8} | {f"{k}_acc": 0.25 for k in list(sets)[:3]}
-    reads = probe.look(subject(ReadsThePixel(), images, sets=sets)).metrics
+    reads = probe.run(subject(ReadsThePixel(), images, sets=sets)).metrics
     assert reads["ops_acc"] == reads["shuffled_acc"] == 1
     right = [abs(int(v) - 80 * k) == min(abs(int(v) - 80 * j) for j in range(4)) for v, k in
              zip(images.x[:, 0, 3, 5], images.y.tolist(), strict=True)]  # fmt: skip
@@ -236,7 +240,7 @@ def test_the_shuffle_test_tells_who_reads_the_perturbation(images: Images, poiso
     assert reads["clean_acc"] < 0.6
 
 
-def test_early_stopping_is_a_choice_on_images_that_it_is_not_judged_by(images: Images) -> None:
+def test_early_stopping_chooses_and_evaluates_on_different_images(images: Images) -> None:
     """The epochs' answers are random and known; counted again with lists."""
     gen = torch.Generator().manual_seed(7)
     answers = torch.randint(4, (6, 40), generator=gen)
@@ -251,7 +255,7 @@ def test_early_stopping_is_a_choice_on_images_that_it_is_not_judged_by(images: I
     watch, watched = probe.watch(model, images, CPU), []
     for model.epoch in range(6):
         watched.append(watch(model, {"epoch": model.epoch + 1.0}))
-    found = probe.look(subject(model, images, watched=watched))
+    found = probe.run(subject(model, images, watched=watched))
     held = images.balanced(16).tolist()
     rest = [i for i in range(40) if i not in held]
     assert torch.bincount(images.y[held]).tolist() == [4, 4, 4, 4]
@@ -268,7 +272,7 @@ def test_early_stopping_is_a_choice_on_images_that_it_is_not_judged_by(images: I
     )
 
 
-def test_early_stopping_without_enough_images_is_told(images: Images) -> None:
+def test_early_stopping_without_enough_images_is_refused(images: Images) -> None:
     probe = Probe.parse({"kind": "early_stopping", "share": 0.01}, "test")
     with pytest.raises(InputError, match=r"a share of 0.01 of 40 test images leaves one part empty"):
         probe.watch(nn.Identity(), images, CPU)
@@ -278,12 +282,12 @@ LENET = {**SETTINGS, "architecture": "lenet5", "augmentations": [], "ema": None}
 LENET |= {"schedule": {"kind": "multi_step", "milestones": [0.5]}}
 
 
-def test_fine_tuning_goes_on_from_the_weights_as_a_plain_loop_does(images: Images, poisoned: Images) -> None:
+def test_fine_tuning_matches_a_plain_loop(images: Images, poisoned: Images) -> None:
     spec = TrainSpec.parse(LENET, "test")
     trained = fit(spec, images, images, seed=3, device=CPU).model
     weights = {name: w.clone() for name, w in trained.state_dict().items()}
     probe = Probe.parse({"kind": "fine_tune", "epochs": 2, "lr": 0.2}, "test")
-    found = probe.look(subject(trained, images, spec=spec, sets={"ops": poisoned}, seed=3))
+    found = probe.run(subject(trained, images, spec=spec, sets={"ops": poisoned}, seed=3))
     model = spec.architecture.network(num_classes=4, shape=(3, 32, 32), seed=99)
     model.load_state_dict(weights)
     curve = [accuracy(model, images, CPU)]
@@ -299,15 +303,13 @@ def test_fine_tuning_goes_on_from_the_weights_as_a_plain_loop_does(images: Image
     assert found.metrics == {"ops_acc": curve[-1], "ops_peak_acc": max(curve[1:])}
 
 
-def test_fine_tuning_in_bfloat16_is_the_training_that_it_is_elsewhere(
-    images: Images, poisoned: Images
-) -> None:
-    """A look is called inside an autocast, which would keep the casts of weights that the training moves on."""
+def test_fine_tuning_in_bfloat16_equals_a_separate_training(images: Images, poisoned: Images) -> None:
+    """A probe runs under autocast, which would cache casts of weights that the training then updates."""
     trial = Trial.parse({"train": {**LENET, "precision": "bfloat16"}, "seed": 3}, "test")
     model, record = trial.run(images, images, device=CPU)
     probe = Probe.parse({"kind": "fine_tune", "epochs": 3, "lr": 0.1}, "test")
-    looks = [Look("tuned", probe, {"ops": poisoned})]
-    found = trial.look_at(model, images, images, looks, device=CPU, history=record["history"])
+    probe_runs = [ProbeRun("tuned", probe, {"ops": poisoned})]
+    found = trial.run_probes(model, images, images, probe_runs, device=CPU, history=record["history"])
     optimizer = trial.train.optimizer.model_copy(update={"lr": 0.1})
     spec = trial.train.model_copy(update={"epochs": 3, "optimizer": optimizer})
     alone = fit(spec, poisoned, images, seed=3, device=CPU, start=model.state_dict())
@@ -316,7 +318,7 @@ def test_fine_tuning_in_bfloat16_is_the_training_that_it_is_elsewhere(
     assert losses[-1] < losses[0], "or the case shows nothing"
 
 
-def test_fine_tuning_at_no_rate_changes_nothing_and_at_a_high_one_unlearns(
+def test_fine_tuning_at_rate_zero_changes_nothing_and_at_a_high_rate_unlearns(
     images: Images, poisoned: Images
 ) -> None:
     """Four images learnt by heart; then other labels for them."""
@@ -327,55 +329,67 @@ def test_fine_tuning_at_no_rate_changes_nothing_and_at_a_high_one_unlearns(
     model = fit(spec, few, few, seed=0, device=CPU).model
     sets = {"same": few, "wrong": Images(few.x, (few.y + 1) % 4, 4)}
     still = Probe.parse({"kind": "fine_tune", "epochs": 2, "lr": 0}, "test")
-    assert still.look(subject(model, few, spec=spec, sets=sets)).curves == {
+    assert still.run(subject(model, few, spec=spec, sets=sets)).curves == {
         "same": [1.0, 1.0, 1.0],
         "wrong": [1.0, 1.0, 1.0],
     }
     moving = Probe.parse({"kind": "fine_tune", "epochs": 60, "lr": 0.05}, "test")
-    found = moving.look(subject(model, few, spec=spec, sets=sets)).metrics
+    found = moving.run(subject(model, few, spec=spec, sets=sets)).metrics
     assert (found["same_acc"], found["wrong_acc"]) == (1.0, 0.0)
 
 
-def test_fine_tuning_that_diverges_names_the_set_and_the_way_out(images: Images) -> None:
+def test_fine_tuning_that_diverges_names_the_set_and_the_fix(images: Images) -> None:
     spec = TrainSpec.parse(LENET, "test")
     model = spec.architecture.network(num_classes=4, shape=(3, 32, 32), seed=0)
     probe = Probe.parse({"kind": "fine_tune", "lr": 1e6}, "test")
     with pytest.raises(
         DivergenceError, match=r"fine_tune on 'ops' diverged in epoch 1: give the probe a smaller"
     ):
-        probe.look(subject(model, images, spec=spec, sets={"ops": images}))
+        probe.run(subject(model, images, spec=spec, sets={"ops": images}))
 
 
-def look(kind: str, name: str = "look", **sets: Images) -> Look:
-    return Look(name, Probe.parse(kind, "test"), sets)
+def probe_run(kind: str, name: str = "probe", **sets: Images) -> ProbeRun:
+    return ProbeRun(name, Probe.parse(kind, "test"), sets)
 
 
-def test_looks_that_cannot_be_are_told_before_the_training(images: Images) -> None:
+def test_impossible_probes_are_refused_before_the_training(images: Images) -> None:
     small = Images(images.x[:, :, :16], images.y, 4)
-    for looks, message in (
-        ([look("distance"), look("early_stopping")], "two looks are named alike: look, look"),
-        ([look("shuffle_test")], "'shuffle_test' compares sets of images, and was given none: write sets"),
-        ([look("fine_tune")], "'fine_tune' goes on training on sets of images, and was given none: write"),
-        ([look("linear_separability")], "'linear_separability' needs a set 'clean': write sets: {clean:"),
+    for probe_runs, message in (
+        ([probe_run("distance"), probe_run("early_stopping")], "two probes have the same name: probe, probe"),
         (
-            [look("fine_tune", em=images, em_peak=images)],
+            [probe_run("shuffle_test")],
+            "'shuffle_test' compares sets of images, and was given none: write sets",
+        ),
+        (
+            [probe_run("fine_tune")],
+            "'fine_tune' goes on training on sets of images, and was given none: write",
+        ),
+        (
+            [probe_run("linear_separability")],
+            "'linear_separability' needs a set 'clean': write sets: {clean:",
+        ),
+        (
+            [probe_run("fine_tune", em=images, em_peak=images)],
             "two of its metrics would be 'em_peak_acc'; give a set another name",
         ),
-        ([look("shuffle_test", em=small)], r"look 'look': the set 'em' is of \(3, 16, 32\) in 4 classes"),
+        (
+            [probe_run("shuffle_test", em=small)],
+            r"probe 'probe': the set 'em' is of \(3, 16, 32\) in 4 classes",
+        ),
     ):
         rows: list[Metrics] = []
         with pytest.raises(InputError, match=message):
-            TRIAL.run(images, images, device=CPU, looks=looks, report=rows.append)
+            TRIAL.run(images, images, device=CPU, probe_runs=probe_runs, report=rows.append)
         assert rows == []
 
 
-def test_weights_alone_are_too_late_for_a_probe_that_watches(images: Images) -> None:
+def test_a_probe_that_watches_refuses_final_weights(images: Images) -> None:
     model = TRIAL._initial(images, CPU)
     with pytest.raises(InputError, match=r"'far': 'distance' watches every epoch.*train the trial again"):
-        TRIAL.look_at(model, images, images, [look("distance", "far")], device=CPU, history=[])
+        TRIAL.run_probes(model, images, images, [probe_run("distance", "far")], device=CPU, history=[])
 
 
-def test_a_bare_machine_looks_too(
+def test_probes_run_on_a_bare_machine(
     images: Images, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for split in ("train", "test"):
@@ -386,30 +400,30 @@ def test_a_bare_machine_looks_too(
     assert main([*command, "--look", "early_stopping", "--look", far]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])["looks"]
     assert list(found) == ["early_stopping", "far"]
-    looks = [
-        look("early_stopping", "early_stopping"),
-        Look("far", Probe.parse({"kind": "distance", "threshold": 0.2}, "test")),
+    probe_runs = [
+        probe_run("early_stopping", "early_stopping"),
+        ProbeRun("far", Probe.parse({"kind": "distance", "threshold": 0.2}, "test")),
     ]
-    record = Trial.parse({"train": SETTINGS, "seed": 1}, "test").run(images, images, device=CPU, looks=looks)[
-        1
-    ]
+    record = Trial.parse({"train": SETTINGS, "seed": 1}, "test").run(
+        images, images, device=CPU, probe_runs=probe_runs
+    )[1]
     assert findings({"looks": found}) == findings(record)
 
     def broken(probe: Any, subject: Subject) -> None:
         raise InputError("nothing to see")
 
     kept = tmp_path / "weights.pt"
-    monkeypatch.setattr(type(looks[1].probe), "look", broken)
+    monkeypatch.setattr(type(probe_runs[1].probe), "run", broken)
     assert main([*command, "--weights", str(kept), "--look", far, "--look", "early_stopping"]) == 2
     said = capsys.readouterr()
     assert "nothing to see" in said.err
     saved = json.loads(said.out.splitlines()[-1])
     assert (list(saved["looks"]), saved["metrics"]) == (["early_stopping"], record["metrics"])
-    assert kept.exists(), "a look that fails costs neither the record nor the weights"
-    for told, message in (
+    assert kept.exists(), "a probe that fails costs neither the record nor the weights"
+    for text, message in (
         ("distanse", "--look distanse: unknown probe 'distanse'; did you mean 'distance'"),
-        ('{"kind"', '--look {"kind": it is no JSON'),
+        ('{"kind"', '--look {"kind": it is not JSON'),
         ("shuffle_test", "was given none"),
     ):
-        assert main([*command, "--look", told]) == 2
+        assert main([*command, "--look", text]) == 2
         assert message in capsys.readouterr().err

@@ -63,7 +63,7 @@ def test_credentials_are_hidden_and_the_rest_stays(text: str, shown: str) -> Non
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_holds_none_stays_as_it_is(text: str) -> None:
+def test_text_without_credentials_is_unchanged(text: str) -> None:
     assert redacted(text) == text
     assert not has_credentials(text)
 

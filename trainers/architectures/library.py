@@ -1,4 +1,4 @@
-"""Networks that another library builds: found by their name there, never pretrained, tried out once before
+"""Networks from another library, by their name there: never pretrained, and tried out once before
 training."""
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ class LibraryModel(Architecture):
     """The network `name` of `package`; `options` are passed on to its constructor."""
 
     package: ClassVar[str]
-    settled: ClassVar[frozenset[str]]  # what options may not say: the data says it, or it loads weights
+    settled: ClassVar[
+        frozenset[str]
+    ]  # options that are refused: the data determines them, or they load weights
     hint: ClassVar[str]
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
@@ -36,7 +38,7 @@ class LibraryModel(Architecture):
 
     @abstractmethod
     def create(self, options: dict[str, Any], *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-        """The bare network; the library may raise what it likes."""
+        """The bare network; the library may raise any error."""
 
     @field_validator("name")
     @classmethod

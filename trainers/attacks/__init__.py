@@ -1,2 +1,2 @@
-"""The attacks that an evaluation may run: one file each, imported when their family is first
-asked for its kinds."""
+"""The attacks that an evaluation may run: one file each, imported when the family's kinds are first
+needed."""

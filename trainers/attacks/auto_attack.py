@@ -1,4 +1,4 @@
-"""AutoAttack (Croce, Hein; ICML 2020): an ensemble without settings, by its authors' own library."""
+"""AutoAttack (Croce, Hein; ICML 2020): a parameter-free ensemble, from its authors' library."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from trainers.families import Attack, Passes
 from trainers.images import Extent
 from trainers.spec import InputError
 
-STANDING = 0.5  # the share of images that are taken to stand after the first member, when a cost is reckoned
-TARGETED_CLASSES = 4  # that the targeted DLR loss of APGD-T compares
-SQUARE_ROWS = 5  # that Square's first perturbation in L2 has
+SURVIVING = 0.5  # share of images assumed to survive the first member, for cost estimates
+TARGETED_CLASSES = 4  # required by the targeted DLR loss of APGD-T
+SQUARE_ROWS = 5  # of Square's first perturbation in L2
 
 
 class AutoAttack(Attack, kind="auto_attack"):
-    """The `standard` version: APGD-CE, targeted APGD-DLR and FAB, and Square, one after another on what
-    still stands. `quick` is its first member alone. Needs the package `pyautoattack`.
+    """The `standard` version: APGD-CE, targeted APGD-DLR and FAB, and Square, one after another on the images
+    that are still classified correctly. `quick` is the first member alone. Needs the package `pyautoattack`.
 
     Members that the library cannot run on the images are left out: `apgd-t`, whose loss compares four logits,
-    with fewer than 4 classes; `square` in L2, which cuts images into five rows, if they are lower than that.
+    with fewer than 4 classes; `square` in L2, which cuts images into five rows, with images less than 5
+    pixels high.
     """
 
     members: Literal["standard", "quick"] = "standard"
@@ -34,13 +35,13 @@ class AutoAttack(Attack, kind="auto_attack"):
 
     @property
     def passes(self) -> Passes:
-        """100 steps of APGD-CE on all images; on what stands 100 of APGD-T and 100 of FAB-T for each of nine
-        targets, and 5,000 queries of Square. A network that nothing defends takes the first alone."""
+        """100 steps of APGD-CE on all images; on those that survive, 100 of APGD-T and 100 of FAB-T for each
+        of nine targets, and 5,000 queries of Square. An undefended network takes only the first."""
         first = 100
         if self.members == "quick":
             return Passes(forward=first, inputs=first)
-        targeted = STANDING * 2 * 9 * 100
-        return Passes(forward=first + targeted + STANDING * 5000, inputs=first + targeted)
+        targeted = SURVIVING * 2 * 9 * 100
+        return Passes(forward=first + targeted + SURVIVING * 5000, inputs=first + targeted)
 
     @property
     def strength(self) -> int:
@@ -64,7 +65,7 @@ class AutoAttack(Attack, kind="auto_attack"):
         from pyautoattack import AutoAttack as Ensemble
 
         def logits(batch: Tensor) -> Tensor:
-            # through a flat view, so that gradients come back in the plain layout that the library assumes
+            # through a flat view, so that gradients are contiguous, as the library assumes
             return model(batch.flatten(1).view(batch.shape)).float()
 
         seed = int(torch.randint(2**31, (), generator=gen, device=x.device))

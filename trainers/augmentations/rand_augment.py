@@ -21,8 +21,8 @@ Magnitude = Annotated[int, Field(ge=0, lt=BINS)]
 
 
 class RandAugment(Augmentation, kind="rand_augment"):
-    """`num_ops` operations of 14, drawn with replacement, at `magnitude` 0..30; those with a direction go
-    either way."""
+    """`num_ops` of 14 operations, drawn with replacement, at `magnitude` 0..30; operations with a direction
+    get a random sign."""
 
     num_ops: PositiveInt = 2
     magnitude: Magnitude = 9
@@ -56,7 +56,7 @@ def strengths(
     device: torch.device,
 ) -> Tensor:
     """What `trainers.operations` takes as strength, float64 2,31,14, by direction (1: negative), bin and
-    operation; the last bin is as far as told."""
+    operation; the last bin has the full range."""
     line = torch.linspace(0, 1, BINS)
     reach = {"shear_x": shear, "shear_y": shear, "rotate": degrees} | dict.fromkeys(FACTORS, factor)
     columns = {name: torch.linspace(0, far, BINS) for name, far in reach.items()}

@@ -11,7 +11,8 @@ from trainers.families import Augmentation
 
 
 class TrivialAugment(Augmentation, kind="trivial_augment"):
-    """One operation of 14 and one magnitude of 31 for each image; those with a direction go either way."""
+    """One of 14 operations and one of 31 magnitudes for each image; operations with a direction get a random
+    sign."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         op = torch.randint(len(OPS), (1, len(x)), generator=gen, device=x.device)

@@ -1,2 +1,1 @@
-"""The defenses: one file each, imported when their family is first
-asked for its kinds."""
+"""The defenses: one file each, imported when the family's kinds are first needed."""

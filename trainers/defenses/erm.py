@@ -1,4 +1,4 @@
-"""Empirical risk minimisation: plain training, the defense of who suspects nothing."""
+"""Empirical risk minimisation: plain training, without a defense."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ from trainers.spec import Eps
 
 
 class FastAt(Defense, kind="fast_at"):
-    """Trains on inputs that one step of `step` (default 1.25·eps) has made worse within `budget`: a sixth of
-    the cost of ten-step PGD.
+    """Trains on adversarial inputs from one step of size `step` (default 1.25·eps) within `budget`, at a
+    sixth of the cost of ten-step PGD.
 
-    Long trainings at a high rate may overfit to the single step and lose all robustness at once: evaluate
-    with `pgd`.
+    Long trainings at a high learning rate may overfit to the single step and suddenly lose all robustness:
+    evaluate with `pgd`.
     """
 
     budget: Budget = Budget()

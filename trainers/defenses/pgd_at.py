@@ -15,10 +15,10 @@ from trainers.spec import Eps
 
 
 class PgdAt(Defense, kind="pgd_at"):
-    """Trains on inputs that PGD has made worse within `budget`, from a random start in it.
+    """Trains on adversarial inputs that PGD finds within `budget` from a random start.
 
     `step` defaults to 2.5·eps/steps, which reaches the budget's edge for either norm and is the usual 2/255
-    for ℓ∞ 8/255 in 10 steps. `mode` is the network's while it is attacked: published code does either.
+    for ℓ∞ 8/255 in 10 steps. `mode` is the network's mode during the attack; published code uses either.
     """
 
     budget: Budget = Budget()

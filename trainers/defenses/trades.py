@@ -1,4 +1,4 @@
-"""TRADES: accuracy on clean inputs, and the same answer near them (Zhang, Yu, Jiao, Xing, El Ghaoui,
+"""TRADES: accuracy on clean inputs, and the same prediction near them (Zhang, Yu, Jiao, Xing, El Ghaoui,
 Jordan; ICML 2019)."""
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from trainers.families import Defense, Passes, cross_entropy
 from trainers.pgd import Budget, Frozen, pgd, step_size
 from trainers.spec import Eps
 
-START = 0.001  # standard deviation of the start, as published: at the input itself the divergence is flat
+START = (
+    0.001  # standard deviation of the start, as published: at the input itself the divergence has no gradient
+)
 
 
 class Trades(Defense, kind="trades"):
-    """Minimises cross-entropy plus `beta` times the divergence between the answers for an input and for
-    the worst one near it, which `steps` steps of `step` (default 2.5·eps/steps) find within `budget`.
+    """Minimises cross-entropy plus `beta` times the divergence between the predictions for an input and for
+    the worst input near it, which `steps` steps of size `step` (default 2.5·eps/steps) find within `budget`.
 
-    Crafts inside its loss, on the batch as it is trained on: after mixup, if there is any.
+    The attack runs inside the loss, on the final batch: after mixup, if there is any.
     """
 
     budget: Budget = Budget()

@@ -1,2 +1,2 @@
-"""What a trained network shows: one probe a file, imported when their family is first
-asked for its kinds."""
+"""Probes, measurements on a trained network: one file each, imported when the family's kinds are first
+needed."""

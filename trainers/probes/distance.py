@@ -1,5 +1,5 @@
-"""How far the weights travel from where they began, as in Figure 4 of the One-Pixel Shortcut paper (Wu et
-al., ICLR 2023): a shortcut may be learnt, and the training set fitted, with weights that hardly moved."""
+"""How far the weights move from their initial values, as in Figure 4 of the One-Pixel Shortcut paper (Wu et
+al., ICLR 2023): a shortcut can be learnt, and the training set fitted, with weights that hardly move."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Distance(Probe, kind="distance"):
     """After each epoch ||w_t - w_0||, the L2 distance over all parameters (no running statistics), and
     `relative`, the same in units of ||w_0||.
 
-    Metrics are the last epoch's, and, where there is one, `epoch_at_90`, the first epoch whose training
-    accuracy reaches `threshold`. Of weights that are averaged, the average is looked at. It takes no forward
-    pass: two passes over the weights an epoch, and a copy of them.
+    Metrics are those of the last epoch and, if it is reached, `epoch_at_90`, the first epoch whose training
+    accuracy is at least `threshold`. If weights are averaged, the average is measured. Costs no forward pass,
+    only two passes over the weights per epoch and a copy of them.
     """
 
     watches = True
@@ -33,13 +33,13 @@ class Distance(Probe, kind="distance"):
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         length = distance(initial)
 
-        def told(model: nn.Module, _: Row) -> Row:
+        def measure(model: nn.Module, _: Row) -> Row:
             moved = distance(model, initial)
             return {"distance": moved, "relative": moved / length}
 
-        return told
+        return measure
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         curves = {name: [row[name] for row in subject.watched] for name in self.metrics}
         metrics = {name: curve[-1] for name, curve in curves.items()}
         reached = [row["epoch"] for row in subject.history if row["train/acc"] >= self.threshold]

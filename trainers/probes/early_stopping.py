@@ -1,5 +1,5 @@
-"""Whether stopping early helps: the epoch that is best on held-out clean images, and what it is worth on
-others. A trainer who has some clean images could do that."""
+"""Whether early stopping helps: the epoch that is best on held-out clean images, and its accuracy on the
+others. A trainer with some clean images could do that."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from trainers.spec import InputError
 
 
 class EarlyStopping(Probe, kind="early_stopping"):
-    """Holds out a class-balanced `share` of the clean test images, and judges each epoch on both parts.
+    """Holds out a class-balanced `share` of the clean test images, and evaluates each epoch on both parts.
 
-    `stopped_acc` is the accuracy on the rest at the epoch that is best on the held-out part (the first such),
-    `stopped_epoch`; `peak_acc` the best of all epochs on the rest itself, which nobody could have chosen, at
-    `peak_epoch`; `last_acc` that of the last epoch. It takes one forward pass of the test images an epoch.
+    `stopped_acc` is the accuracy on the rest at `stopped_epoch`, the first epoch that is best on the held-out
+    part; `peak_acc` the best accuracy on the rest over all epochs, at `peak_epoch`, which a trainer could not
+    know; `last_acc` that of the last epoch. Costs one forward pass of the test images per epoch.
     """
 
     watches = True
@@ -40,14 +40,14 @@ class EarlyStopping(Probe, kind="early_stopping"):
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         held, images = held_out(test, self.share).to(device), place(test, device)
 
-        def told(model: nn.Module, _: Row) -> Row:
+        def measure(model: nn.Module, _: Row) -> Row:
             with Frozen(model):
                 answers = correct(model, images, device)
             return {"holdout_acc": share(answers[held]), "rest_acc": share(answers[~held])}
 
-        return told
+        return measure
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         names = ("holdout_acc", "rest_acc")
         held, rest = ([row[name] for row in subject.watched] for name in names)
         peak, stopped = rest.index(max(rest)), held.index(max(held))
@@ -64,7 +64,7 @@ def held_out(images: Images, part: float) -> Tensor:
 
 
 def number_held(images: int, part: float) -> int:
-    """How many of so many images are held out. InputError if none, or all."""
+    """The number of images to hold out. InputError if it is none, or all."""
     number = round(part * images)
     if not 0 < number < images:
         raise InputError(

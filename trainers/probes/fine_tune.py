@@ -1,5 +1,5 @@
-"""Whether a network that was trained elsewhere is fooled too: it goes on training on each set of images, as
-in section 3.3 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
+"""Whether a poison also fools a pretrained network: its training continues on each set of images, as in
+section 3.3 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ from trainers.spec import InputError
 
 
 class FineTune(Probe, kind="fine_tune", version=2):
-    """On a trial that was trained on clean images: a copy of its network goes on training on each set that it
-    is given, with the trial's recipe and seed but for `epochs` and the full rate `lr`, through the whole
-    schedule.
+    """For a trial trained on clean images: fine-tunes a copy of its network on each set, with the trial's
+    recipe and seed except for `epochs` and the full rate `lr`, through the whole schedule.
 
     The curve `<set>` is the accuracy on the test images before (index 0) and after each epoch; `<set>_acc` is
     its last value, `<set>_peak_acc` the best after an epoch. With `lr` 0 the weights stay, but running
-    statistics become those of the set. It takes the training of `epochs` epochs for each set, and a forward
-    pass of the test images after each of them.
+    statistics become those of the set. Costs `epochs` epochs of training for each set, and a forward pass of
+    the test images after each epoch.
     """
 
     epochs: PositiveInt = 10
@@ -56,7 +55,7 @@ class FineTune(Probe, kind="fine_tune", version=2):
                     f"the probe {self.kind!r} cannot be trained on the set {name!r}: {error}"
                 ) from None
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         before = accuracy(subject.model, subject.test, subject.device)
         curves = {name: [before, *self._tuned(subject, name, im)] for name, im in subject.sets.items()}
         last = {f"{name}_acc": curve[-1] for name, curve in curves.items()}
@@ -64,11 +63,11 @@ class FineTune(Probe, kind="fine_tune", version=2):
 
     def _tuned(self, subject: Subject, name: str, images: Images) -> list[float]:
         """The accuracy on the test images after each epoch on `images`."""
-        optimizer = subject.spec.optimizer.model_copy(update={"lr": self.lr})  # 0 is no training's, but ours
+        optimizer = subject.spec.optimizer.model_copy(update={"lr": self.lr})  # only a probe may use 0
         spec = subject.spec.model_copy(update={"epochs": self.epochs, "optimizer": optimizer})
         start = subject.model.state_dict()
         try:
-            with torch.autocast(subject.device.type, enabled=False):  # the training enters its own
+            with torch.autocast(subject.device.type, enabled=False):  # `fit` enters its own
                 trained = fit(
                     spec, images, subject.test, seed=subject.seed, device=subject.device, start=start
                 )

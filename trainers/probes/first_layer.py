@@ -1,4 +1,4 @@
-"""What the first convolution answers to an image: whether one position outshines all others (One-Pixel
+"""The response of the first convolution to an image: whether one position dominates all others (One-Pixel
 Shortcut; Wu, Chen, Xie, Huang; ICLR 2023, Figure 1)."""
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ DIGITS = 4  # significant ones, of a number that a picture is drawn from
 
 
 class FirstLayer(Probe, kind="first_layer"):
-    """The response of the first convolution, its mean magnitude over channels, to a class-balanced `limit`
-    of the `on` images; of a class-balanced `pictured` of them the response is kept, with its `channels`
-    strongest channels.
+    """The response of the first convolution, its mean magnitude over channels, on a class-balanced `limit` of
+    the `on` images. For a class-balanced `pictured` of them the response and its `channels` strongest
+    channels are stored.
 
-    Metric `peak_share`: the share of an image's response that lies at its largest position, mean over
-    images; 1 over the number of positions where all are alike. With sets, `<set>_at_change`: the share of a
-    set's images (of as many) whose largest response lies where the filter sees a pixel that differs from
-    the set `clean`. Fields `images` (`label`; `pixels` uint8
-    H,W,C; `response` H',W'; `channels` k,H',W', signed, the one with the largest magnitude first) and
-    `filters` K,h,w,C. Costs a forward pass of `limit` images, and of as many of each set. InputError if the
-    network has no convolution, or, with sets, one that pads or resizes images by itself.
+    Metric `peak_share`: the share of an image's response at its largest position, mean over images; 1 over
+    the number of positions if all are equal. With sets, `<set>_at_change`: the share of a set's images (as
+    many) whose largest response is where the filter sees a pixel that differs from the set `clean`. Fields
+    `images` (`label`; `pixels` uint8 H,W,C; `response` H',W'; `channels` k,H',W', signed, the one with the
+    largest magnitude first) and `filters` K,h,w,C. Costs a forward pass of `limit` images, and of as many of
+    each set. InputError if the network has no convolution, or, with sets, one that pads or resizes images by
+    itself.
     """
 
     on: Literal["train", "test"] = "train"
@@ -55,7 +55,7 @@ class FirstLayer(Probe, kind="first_layer"):
         given = tuple(names)
         if given and "clean" not in given:
             raise InputError(
-                f"the probe {self.kind!r} looks where images were changed, so beside {given[0]!r} it needs a "
+                f"the probe {self.kind!r} compares images with clean ones, so with {given[0]!r} it needs a "
                 "set 'clean': write sets: {ops: {poison: ops}, clean: {poison: clean}}"
             )
 
@@ -67,7 +67,7 @@ class FirstLayer(Probe, kind="first_layer"):
         for name, images in sets.items():
             check_pairs(images, sets["clean"], probe=self.kind, name=f"the set {name!r}")
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         model, device = subject.model, subject.device
         images = subject.train if self.on == "train" else subject.test
         shown = images.subset(self.pictured)
@@ -92,21 +92,21 @@ class FirstLayer(Probe, kind="first_layer"):
             change = changed(some, clean, conv)
             if response.shape != change.shape:
                 raise InputError(
-                    f"the probe {self.kind!r} cannot tell which pixels the first convolution of this network "
-                    "sees where, for it pads or resizes images by itself: leave the sets out"
+                    f"the probe {self.kind!r} cannot locate changes in this network, which pads or resizes "
+                    "images before its first convolution: leave the sets out"
                 )
             found[f"{name}_at_change"] = at_change(response, change).mean().item()
         return found
 
     def _picture(self, maps: Tensor) -> dict[str, Any]:
-        """Of one image, C,H',W'."""
+        """The stored fields of one image's response, C,H',W'."""
         strongest = maps.abs().mean((1, 2)).argsort(descending=True, stable=True)[: self.channels]
         return {"response": rounded(maps.abs().mean(0)), "channels": rounded(maps[strongest])}
 
 
 @torch.no_grad()
 def first_convolution(model: nn.Module, images: Images, device: torch.device) -> nn.Conv2d:
-    """The convolution that an image meets first on its way through `model`, which is in eval mode."""
+    """The first convolution in the forward pass of `model`, which is in eval mode."""
     met: list[nn.Conv2d] = []
     with ExitStack() as hooks:
         for conv in (m for m in model.modules() if isinstance(m, nn.Conv2d)):
@@ -115,31 +115,31 @@ def first_convolution(model: nn.Module, images: Images, device: torch.device) ->
         model(x)
     if not met:
         raise InputError(
-            "the probe 'first_layer' shows what the first convolution answers, and this network has none: "
-            "leave the probe out, or take an architecture with one, such as resnet18"
+            "the probe 'first_layer' shows the response of the first convolution, and this network has none: "
+            "leave the probe out, or choose an architecture with one, such as resnet18"
         )
     return met[0]
 
 
 @torch.no_grad()
 def answers(model: nn.Module, conv: nn.Conv2d, images: Images, device: torch.device) -> Iterator[Tensor]:
-    """What `conv` makes of `images` inside `model`: float32 N,C,H',W', a batch at a time."""
-    said: list[Tensor] = []
-    with conv.register_forward_hook(lambda _, __, out: said.append(out)):
+    """The outputs of `conv` for `images` inside `model`: float32 N,C,H',W', a batch at a time."""
+    outputs: list[Tensor] = []
+    with conv.register_forward_hook(lambda _, __, out: outputs.append(out)):
         for x, _ in feed(images, BATCH, device):
             model(x.contiguous(memory_format=torch.channels_last))
-            yield said[0].float()
-            said.clear()
+            yield outputs[0].float()
+            outputs.clear()
 
 
 def responses(model: nn.Module, conv: nn.Conv2d, images: Images, device: torch.device) -> Tensor:
-    """The mean magnitude over channels of what `conv` makes of `images`: float64 N,H',W' on the host."""
+    """The mean magnitude over channels of the outputs of `conv`: float64 N,H',W' on the host."""
     return torch.cat([maps.abs().double().mean(1).cpu() for maps in answers(model, conv, images, device)])
 
 
 def peak_share(response: Tensor) -> Tensor:
-    """Of N,H,W: the share of each image's response that lies at its largest position: N. 1 over the number
-    of positions if there is no response at all."""
+    """For N,H,W: the share of each image's response at its largest position: N. 1 over the number of
+    positions if there is no response."""
     flat = response.flatten(1)
     share = flat.amax(1) / flat.sum(1)
     return torch.where(share.isfinite(), share, 1 / flat.shape[1])
@@ -158,13 +158,13 @@ def changed(images: Images, clean: Images, conv: nn.Conv2d) -> Tensor:
 
 
 def at_change(response: Tensor, change: Tensor) -> Tensor:
-    """Of N,H,W: whether each image's largest response lies where `change` is true; float64 N."""
+    """For N,H,W: whether each image's largest response is where `change` is true; float64 N."""
     largest = response.flatten(1).argmax(1, keepdim=True)
     return change.flatten(1).gather(1, largest)[:, 0].double()
 
 
 def rounded(values: Tensor) -> Any:
-    """Nested lists of the values in DIGITS significant digits: a third of the text."""
+    """Nested lists of the values with DIGITS significant digits, which takes a third of the space."""
     if values.ndim == 0:
         return float(f"{values.item():.{DIGITS}g}")
     return [rounded(value) for value in values.cpu()]

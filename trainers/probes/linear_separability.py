@@ -1,4 +1,4 @@
-"""Whether a linear classifier tells the classes by the perturbations alone (Yu, Zhang, Chen, Yin, Liu;
+"""Whether a linear classifier separates the classes by the perturbations alone (Yu, Zhang, Chen, Yin, Liu;
 "Availability Attacks Create Shortcuts", KDD 2022)."""
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
-ROWS = 4096  # perturbations that are float at a time
-HISTORY = 10  # steps that L-BFGS remembers, each as large as the classifier
+ROWS = 4096  # perturbations converted to float at a time
+HISTORY = 10  # L-BFGS history; each step is as large as the classifier
 
 
 class LinearSeparability(Probe, kind="linear_separability"):
-    """Softmax regression on what was added to the set `clean` to make the training images (of both the same
-    class-balanced `limit`), flattened and mapped to [0, 1] by the least and largest value of all. It does
-    not look at the network.
+    """Softmax regression on the difference between the training images and the set `clean` (the same
+    class-balanced `limit` of both), flattened and scaled to [0, 1] by the global minimum and maximum. It does
+    not use the network.
 
     `share` of each class is held out of the fit. Metrics `acc`, on the perturbations fitted, and
-    `held_out_acc`, on the others. Where images are fewer than their values any noise is separable, so `acc`
-    alone says little; and noise that was cut off at 0 and 255 tells of the image under it. Fields `fitted`
-    and `held_out` (counts), `loss` (nats, after the fit).
+    `held_out_acc`, on the others. With fewer images than values per image any noise is separable, so `acc`
+    alone says little; and noise clipped at 0 and 255 reveals the image under it. Fields `fitted` and
+    `held_out` (counts), `loss` (nats, after the fit).
 
-    The fit is L-BFGS on the whole set, from zero weights, of at most `iterations`, as many as published; its
-    line search is not. Costs up to 1.25 passes over the perturbations an iteration, and two bytes of memory
-    for each of their values. InputError if `clean` does not hold the same images, row by row,
-    or if a class has nothing left to fit.
+    The fit is full-batch L-BFGS from zero weights with at most `iterations`, the published number; the line
+    search is not the published one. Costs up to 1.25 passes over the perturbations per iteration, and two
+    bytes of memory for each of their values. InputError if `clean` does not hold the same images, row by row,
+    or if a class has no images left to fit.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("clean",)
@@ -59,7 +59,7 @@ class LinearSeparability(Probe, kind="linear_separability"):
         out = held_out(labels, train.num_classes, self.share)
         self._check_left(labels, labels[~out], train.num_classes)
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         train, device = subject.train, subject.device
         rows = perturbations(train, subject.sets["clean"], self.limit).to(device)
         out = held_out(rows.labels, train.num_classes, self.share)
@@ -67,14 +67,17 @@ class LinearSeparability(Probe, kind="linear_separability"):
         fitted, others = rows.take(~out), rows.take(out)
         with torch.autocast(device.type, enabled=False):
             linear = fit(fitted, train.num_classes, self.iterations)
-            (loss, acc), (_, held_out_acc) = judged(fitted, linear), judged(others, linear)
+            (loss, acc), (_, held_out_acc) = (
+                loss_and_accuracy(fitted, linear),
+                loss_and_accuracy(others, linear),
+            )
         return Finding(
             metrics={"acc": acc, "held_out_acc": held_out_acc},
             fields={"fitted": len(fitted.labels), "held_out": len(others.labels), "loss": loss},
         )
 
     def _check_left(self, labels: Tensor, fitted: Tensor, num_classes: int) -> None:
-        """InputError if a class has nothing left to fit."""
+        """InputError if a class has no images left to fit."""
         before, after = labels.bincount(minlength=num_classes), fitted.bincount(minlength=num_classes)
         if len(lost := ((before > 0) & (after == 0)).nonzero()):
             k = int(lost[0])
@@ -86,8 +89,8 @@ class LinearSeparability(Probe, kind="linear_separability"):
 
 @dataclass(frozen=True)
 class Rows:
-    """Perturbations, int16 N,D in whole levels, and their labels, int64 N. As floats they are mapped to
-    [0, 1] by `low` and `high`, one least and one largest value for all sets that are compared."""
+    """Perturbations, int16 N,D in whole levels, and their labels, int64 N. As floats they are scaled to [0,
+    1] by `low` and `high`, the common minimum and maximum of all sets compared."""
 
     delta: Tensor
     labels: Tensor
@@ -102,7 +105,7 @@ class Rows:
         return Rows(self.delta[some], self.labels[some], self.low, self.high)
 
     def floats(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """float32 R,D in [0, 1] and labels R, ROWS at a time; zeros where all perturbations are alike."""
+        """float32 R,D in [0, 1] and labels R, ROWS at a time; zeros if all values are equal."""
         span = max(1, self.high - self.low)
         for delta, labels in zip(self.delta.split(ROWS), self.labels.split(ROWS), strict=True):
             yield (delta.float() - self.low) / span, labels
@@ -120,8 +123,8 @@ class Linear:
 
 
 def perturbations(train: Images, clean: Images, limit: int | None) -> Rows:
-    """What was added to `clean` to make `train`, of a class-balanced `limit` of rows. InputError if `clean`
-    does not hold the same images, as far as labels and shape show it."""
+    """The difference between `train` and `clean`, for a class-balanced `limit` of rows. InputError if `clean`
+    does not hold the same images, as far as labels and shape show."""
     check_pairs(train, clean, probe="linear_separability", name="the training set")
     train, clean = train.subset(limit), clean.subset(limit)
     parts = zip(train.chunks(ROWS), clean.chunks(ROWS), strict=True)
@@ -165,8 +168,8 @@ def fit(rows: Rows, num_classes: int, iterations: int) -> Linear:
     return Linear(linear.weight.detach(), linear.bias.detach())
 
 
-def judged(rows: Rows, linear: Linear) -> tuple[float, float]:
-    """The mean cross-entropy in nats, and the share of `rows` put into their class."""
+def loss_and_accuracy(rows: Rows, linear: Linear) -> tuple[float, float]:
+    """The mean cross-entropy in nats, and the accuracy on `rows`."""
     loss, right = 0.0, 0
     for x, labels in rows.floats():
         logits = linear(x)

@@ -1,5 +1,5 @@
 """Loss surface around a trained network along two filter-normalised random directions (Li, Xu, Taylor,
-Studer, Goldstein; NeurIPS 2018): how sharp the basin is that a training ended in."""
+Studer, Goldstein; NeurIPS 2018): how sharp the basin is in which the training ended."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from trainers.probe import Finding, Probe, Subject
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
-TOP = torch.finfo(torch.float32).max  # stands for a loss that is no number, or infinite, far from the centre
-OptunaPruner = Callable[[nn.Module], Tensor]
-Way = tuple[nn.Parameter, Tensor, Tensor]  # a weight, and the two directions that it is moved along
+TOP = torch.finfo(torch.float32).max  # in place of a NaN or infinite loss far from the centre
+Measure = Callable[[nn.Module], Tensor]
+Direction = tuple[nn.Parameter, Tensor, Tensor]  # a weight, and the two directions in which it is moved
 
 
 class LossSurface(Probe, kind="loss_surface"):
-    """Loss and accuracy at `points` x `points` places, ±`reach` along each of two directions, on a
+    """Loss and accuracy at `points` x `points` points, ±`reach` along each of two directions, on a
     class-balanced `limit` of the `on` images.
 
-    A direction is drawn from `seed`, so that networks of one architecture share the draw, and has in every
-    filter the length of the network's own: at 1 each filter has moved as far as it is long. Biases and the
-    parameters of normalisations stay. `batch_norm: running` keeps the running statistics of BatchNorm;
-    `recomputed` takes them anew at every place, from a class-balanced `limit` of the training images.
+    A direction is drawn from `seed`, so networks of one architecture share it. Each of its filters is scaled
+    to the norm of the network's filter, so at offset 1 each filter has moved by its own norm. Biases and
+    normalisation parameters stay fixed. `batch_norm: running` keeps the running statistics of BatchNorm;
+    `recomputed` recomputes them at every point from a class-balanced `limit` of the training images.
 
-    Metrics `centre_loss` (nats), `centre_acc`, and `sharpness`, the mean loss on the border less the
-    centre's. Fields `x`, `y` (offsets), `loss` and `acc` (a row for each y), `how`. Costs points² forward
+    Metrics `centre_loss` (nats), `centre_acc`, and `sharpness`, the mean loss on the border minus that of the
+    centre. Fields `x`, `y` (offsets), `loss` and `acc` (a row for each y), `how`. Costs points² forward
     passes of `limit` images, twice as many if `recomputed`, and four times the weights' memory.
     """
 
@@ -70,20 +70,20 @@ class LossSurface(Probe, kind="loss_surface"):
         if refusal_of_one(spec.architecture, shape=train.shape, num_classes=train.num_classes):
             raise InputError(
                 f"the probe {self.kind!r} takes the statistics of BatchNorm from {number} images, {BATCH} "
-                "at a time, and this network cannot take them from the one that is left over: "
+                "at a time, and this network cannot take them from the single image left over: "
                 f"write limit: {number - 1 if number > 1 else 2}"
             )
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         device = subject.device
         images = place((subject.train if self.on == "train" else subject.test).subset(self.limit), device)
-        judge: OptunaPruner = partial(judged, images=images, device=device)
+        measure: Measure = partial(loss_and_accuracy, images=images, device=device)
         if self.batch_norm == "recomputed":
-            judge = _afresh(judge, place(subject.train.subset(self.limit), device), device)
+            measure = _with_new_statistics(measure, place(subject.train.subset(self.limit), device), device)
         model = copy.deepcopy(subject.model).eval()
         half = self.points // 2
         offsets = [(i - half) * self.reach / half for i in range(self.points)]
-        grid = surface(model, directions(model, self.seed), offsets, judge).cpu()
+        grid = surface(model, directions(model, self.seed), offsets, measure).cpu()
         loss, acc = torch.nan_to_num(grid, nan=TOP, posinf=TOP).unbind(2)
         border = torch.ones_like(loss, dtype=torch.bool)
         border[1:-1, 1:-1] = False
@@ -96,9 +96,9 @@ class LossSurface(Probe, kind="loss_surface"):
         )
 
 
-def directions(model: nn.Module, seed: int) -> list[Way]:
-    """For each weight of two or more dimensions two draws from `seed`, every filter (slice of dimension 0)
-    scaled to the length of the weight's own. The draws do not depend on the device."""
+def directions(model: nn.Module, seed: int) -> list[Direction]:
+    """For each weight of two or more dimensions two random directions from `seed`, with every filter (slice
+    of dimension 0) scaled to the norm of the weight's filter. They do not depend on the device."""
     first, second = (generator(torch.device("cpu"), seed, way) for way in range(2))
     return [
         (p, _like(p, torch.randn(p.shape, generator=first)), _like(p, torch.randn(p.shape, generator=second)))
@@ -108,7 +108,7 @@ def directions(model: nn.Module, seed: int) -> list[Way]:
 
 
 def _like(weight: Tensor, drawn: Tensor) -> Tensor:
-    """`drawn`, each of its filters as long as that of `weight`."""
+    """`drawn` with each filter scaled to the norm of that of `weight`."""
     weight, drawn = weight.detach(), drawn.to(weight.device)
     tiny = torch.finfo(drawn.dtype).tiny
     per_filter = (len(weight), *[1] * (weight.ndim - 1))
@@ -117,25 +117,27 @@ def _like(weight: Tensor, drawn: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def surface(model: nn.Module, ways: Sequence[Way], offsets: Sequence[float], judge: OptunaPruner) -> Tensor:
-    """What `judge` says (a vector of M) of `model` moved by x along the first direction and y along the
-    second: Y,X,M. The model's weights are put back."""
-    centres = [weight.clone() for weight, _, _ in ways]
+def surface(
+    model: nn.Module, moves: Sequence[Direction], offsets: Sequence[float], measure: Measure
+) -> Tensor:
+    """The M values of `measure` for `model` moved by x along the first direction and y along the second:
+    Y,X,M. The weights are restored."""
+    centres = [weight.clone() for weight, _, _ in moves]
 
     def at(x: float, y: float) -> Tensor:
-        for (weight, first, second), centre in zip(ways, centres, strict=True):
+        for (weight, first, second), centre in zip(moves, centres, strict=True):
             weight.copy_(centre + x * first + y * second)
-        return judge(model)
+        return measure(model)
 
-    said = torch.stack([torch.stack([at(x, y) for x in offsets]) for y in offsets])
-    for (weight, _, _), centre in zip(ways, centres, strict=True):
+    grid = torch.stack([torch.stack([at(x, y) for x in offsets]) for y in offsets])
+    for (weight, _, _), centre in zip(moves, centres, strict=True):
         weight.copy_(centre)
-    return said
+    return grid
 
 
 @torch.no_grad()
-def judged(model: nn.Module, images: Images, device: torch.device) -> Tensor:
-    """The mean cross-entropy in nats and the share of images put into their class: float64 2, on `device`."""
+def loss_and_accuracy(model: nn.Module, images: Images, device: torch.device) -> Tensor:
+    """The mean cross-entropy in nats and the accuracy: float64 2, on `device`."""
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for x, labels in feed(images, BATCH, device):
         logits = model(x.contiguous(memory_format=torch.channels_last)).float()
@@ -144,18 +146,18 @@ def judged(model: nn.Module, images: Images, device: torch.device) -> Tensor:
     return total / len(images)
 
 
-def _afresh(judge: OptunaPruner, images: Images, device: torch.device) -> OptunaPruner:
-    def judge_after(model: nn.Module) -> Tensor:
+def _with_new_statistics(measure: Measure, images: Images, device: torch.device) -> Measure:
+    def measure_after(model: nn.Module) -> Tensor:
         take_statistics(model, images, device)
-        return judge(model)
+        return measure(model)
 
-    return judge_after
+    return measure_after
 
 
 @torch.no_grad()
 def take_statistics(model: nn.Module, images: Images, device: torch.device) -> None:
-    """Make the running statistics of each BatchNorm in `model` those of `images`, the mean over batches; all
-    other modules are in eval mode, as the BatchNorms are after it."""
+    """Set the running statistics of each BatchNorm in `model` to those of `images`, the mean over batches.
+    All other modules stay in eval mode; the BatchNorms return to it."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d)]
     for norm in norms:
         norm.reset_running_stats()

@@ -1,4 +1,4 @@
-"""Two sets of images that are the same ones row by row, before and after a perturbation."""
+"""Pairs of sets that hold the same images, row by row, before and after a perturbation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainers.spec import InputError
 
 def check_pairs(after: Images, clean: Images, *, probe: str, name: str) -> None:
     """InputError if `clean` does not hold the images under `after` (called `name`), as far as labels and
-    shape show it."""
+    shape show."""
     check_pair_extents(after.extent, clean.extent, probe=probe, name=name)
     if not torch.equal(after.y.cpu(), clean.y.cpu()):
         raise _unpaired(after.extent, clean.extent, probe=probe, name=name)
@@ -26,5 +26,5 @@ def _unpaired(after: Extent, clean: Extent, *, probe: str, name: str) -> InputEr
     return InputError(
         f"the probe {probe!r}: the set 'clean' {(clean.images, *clean.shape)} does not hold the images "
         f"under {name} {(after.images, *after.shape)}, row by row; give both the same source and limit, "
-        "and that one poison: clean"
+        "and 'clean' the poison clean"
     )

@@ -1,5 +1,5 @@
-"""The shuffle test: what a network says of images that carry a perturbation, above all of images that carry
-another image's. Table 1 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
+"""The shuffle test: what a network predicts for images with a perturbation, especially the perturbation of
+another image. Table 1 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from trainers.spec import InputError
 
 
 class ShuffleTest(Probe, kind="shuffle_test"):
-    """`<set>_acc`, the accuracy on each set that it is given, and `chance`, that of a guess (1 / classes).
+    """`<set>_acc`, the accuracy on each set, and `chance`, that of guessing (1 / classes).
 
-    Of a set `{poison: em, shuffled: true}` the labels are the perturbations', so an accuracy far above chance
-    says that the network reads the perturbation, whatever image is under it. It takes one forward pass of
-    each set's images.
+    In a set `{poison: em, shuffled: true}` labels belong to the perturbations, so an accuracy far above
+    chance shows that the network reads the perturbation, whatever image is under it. Costs one forward pass
+    of each set.
     """
 
     @property
@@ -33,7 +33,7 @@ class ShuffleTest(Probe, kind="shuffle_test"):
                 "write sets: {clean: {poison: clean}, shuffled: {shuffled: true}}"
             )
 
-    def look(self, subject: Subject) -> Finding:
+    def run(self, subject: Subject) -> Finding:
         seen = {
             f"{name}_acc": accuracy(subject.model, images, subject.device)
             for name, images in subject.sets.items()

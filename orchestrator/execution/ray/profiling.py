@@ -14,7 +14,7 @@ from orchestrator.estimates.shares import Measured
 from orchestrator.planning.extents import Extents
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.sources.base import Extent
-from trainers.gpu_profile import Probe, probe
+from trainers.gpu_profile import profile_trial
 from trainers.spec import plain
 from trainers.stored import OBJECT
 
@@ -51,8 +51,8 @@ class Probes:
 
 
 @ray.remote(max_retries=1, max_calls=1)  # its process ends with it: what it holds of the GPU is free
-def _probe(trial: str, train: Extent) -> tuple[Probe, int]:
+def _probe(trial: str, train: Extent) -> tuple[GpuProfile, int]:
     """The profile of a trial, and the memory of the GPU in bytes."""
     spec, device = TrialSpec.parse(OBJECT.read(trial.encode()), "trial"), torch.device("cuda")
-    found = probe(spec, train.shape, train.num_classes, train.images, device)
+    found = profile_trial(spec, train.shape, train.num_classes, train.images, device)
     return found, torch.cuda.get_device_properties(device).total_memory

@@ -9,7 +9,7 @@ from orchestrator.planning.plan import Task
 from orchestrator.storage.locations import open_storage
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
-from trainers.gpu_profile import Probe
+from trainers.gpu_profile import GpuProfile
 
 GB = 2**30
 TWO = {"wide": {**TRAIN, "batch_size": 64}, "narrow": {**TRAIN, "batch_size": 16}}
@@ -26,7 +26,7 @@ def test_trials_of_one_shape_are_measured_once(store: Store) -> None:
     assert len(shapes) == 2, "poison and seed decide no memory"
     tasks = {shape: task for shape, task in shares.wanted.items()}
     assert [shares.of(task) for task in tasks.values()] == [None, None]
-    assert shares.measured(shapes[0], Probe(2 * GB, 0.3, 0.01), 40 * GB) == 0.25
+    assert shares.measured(shapes[0], GpuProfile(2 * GB, 0.3, 0.01), 40 * GB) == 0.25
     assert shares.of(tasks[shapes[0]]) == 0.25
     assert shares.of(tasks[shapes[1]]) is None
     shares.unknown(shapes[1])
@@ -36,14 +36,14 @@ def test_trials_of_one_shape_are_measured_once(store: Store) -> None:
 
 def test_what_was_measured_is_known_to_the_next_sweep(store: Store) -> None:
     shares, shapes = measured(store)
-    shares.measured(shapes[0], Probe(2 * GB, 0.3, 0.01), 40 * GB)
+    shares.measured(shapes[0], GpuProfile(2 * GB, 0.3, 0.01), 40 * GB)
     assert measured(store)[1] == [shapes[1]]
 
 
 def test_a_lack_of_memory_grows_the_share_of_all_like_it_for_good(store: Store) -> None:
     shares, shapes = measured(store)
     task = shares.wanted[shapes[0]]
-    shares.measured(shapes[0], Probe(2 * GB, 0.3, 0.01), 40 * GB)
+    shares.measured(shapes[0], GpuProfile(2 * GB, 0.3, 0.01), 40 * GB)
     assert shares.grow(task, 0.25)
     assert shares.of(task) == 0.5
     again, _ = measured(store)
@@ -82,7 +82,7 @@ def test_the_next_sweep_knows_what_a_share_given_by_hand_was_too_little_for(stor
 
 def test_what_was_measured_does_not_overrule_what_is_said(store: Store) -> None:
     found, shapes = measured(store)
-    found.measured(shapes[0], Probe(2 * GB, 1.0, 0.01), 40 * GB)
+    found.measured(shapes[0], GpuProfile(2 * GB, 1.0, 0.01), 40 * GB)
     assert given(store, 0.25)[0].known == {}
 
 

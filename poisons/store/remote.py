@@ -1,4 +1,4 @@
-"""What a store needs of the place that machines share, where that is no folder; checkpoints kept there."""
+"""What a store needs of remote storage, which machines share in place of a folder; checkpoints kept there."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from trainers.checkpoint import Checkpoint
 from trainers.stored import DamagedError
 
 
-class Shelf(Protocol):
-    """Bytes by name, such as `data/<name>/record.json`. Every method raises OSError if it does not answer."""
+class RemoteStorage(Protocol):
+    """Bytes by name, such as `data/<name>/record.json`. Every method raises OSError if the storage does not
+    answer."""
 
     def read(self, name: str) -> bytes | None: ...
     def read_all(self, names: list[str]) -> dict[str, bytes | None]: ...
@@ -27,24 +28,24 @@ class Shelf(Protocol):
 
 
 @dataclass
-class ShelvedCheckpoint(Checkpoint):
-    """A checkpoint that a killed training finds again on any machine: each is uploaded as it is saved, as
-    `name` on the shelf, with its digest beside it.
+class RemoteCheckpoint(Checkpoint):
+    """A checkpoint that a killed training finds on any machine: each save also uploads it as `name`, with its
+    digest beside it.
 
-    Uploads take about a tenth of the time at most: `every` grows with how long one takes.
+    Uploads take at most about a tenth of the time: `every` grows with the duration of an upload.
     """
 
-    shelf: Shelf | None = None
+    remote: RemoteStorage | None = None
     name: str = ""
 
     def save(self, state: dict[str, Any], *, owner: str) -> None:
         super().save(state, owner=owner)
-        if self.shelf is None or not self.path.exists():
+        if self.remote is None or not self.path.exists():
             return
         start = time.monotonic()
         try:
-            self.shelf.upload(self.path, self.name)
-            self.shelf.write(self._mark, sha256(self.path).encode())
+            self.remote.upload(self.path, self.name)
+            self.remote.write(self._digest_name, sha256(self.path).encode())
         except OSError as error:
             text = f"no checkpoint could be kept for other machines: {error}"
             if text not in self.warnings:
@@ -53,38 +54,38 @@ class ShelvedCheckpoint(Checkpoint):
         self.every = max(self.every, 10 * (self._last - start))
 
     def load(self, *, owner: str) -> dict[str, Any] | None:
-        """The last one that was uploaded, or else the last on this machine. Raises OSError if the shelf does
+        """The last uploaded state, or else the last one on this machine. Raises OSError if the storage does
         not answer."""
-        mark = None if self.shelf is None else self.shelf.read(self._mark)
-        if self.shelf is not None and mark not in (None, self._here()):
-            self._download(self.shelf)
+        digest = None if self.remote is None else self.remote.read(self._digest_name)
+        if self.remote is not None and digest not in (None, self._here()):
+            self._download(self.remote)
         return super().load(owner=owner)
 
     def remove(self) -> None:
-        """Here and on the shelf. A shelf that does not answer keeps it, which harms nobody."""
+        """Remove it here and remotely. If the storage does not answer, its copy stays, unused."""
         super().remove()
-        if self.shelf is not None:
-            with_mark = (self._mark, self.name)  # the mark first: without it nobody looks for the other
+        if self.remote is not None:
+            names = (self._digest_name, self.name)  # the digest first: without it no checkpoint counts
             try:
-                for name in with_mark:
-                    self.shelf.remove(name)
+                for name in names:
+                    self.remote.remove(name)
             except OSError as error:
                 self.warnings.append(f"the checkpoint was not removed: {error}")
 
     def _here(self) -> bytes | None:
-        """The digest of the file on this machine; None if there is none that can be read."""
+        """The digest of the file on this machine; None if it cannot be read."""
         with suppress(OSError, DamagedError):
             return sha256(self.path).encode()
         return None
 
-    def _download(self, shelf: Shelf) -> None:
+    def _download(self, remote: RemoteStorage) -> None:
         temporary = self.path.with_name(f".{self.path.name}.download.tmp")
         try:
-            if shelf.download(self.name, temporary):
+            if remote.download(self.name, temporary):
                 temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)
 
     @property
-    def _mark(self) -> str:
+    def _digest_name(self) -> str:
         return f"{self.name}.sha256"

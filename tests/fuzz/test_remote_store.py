@@ -1,5 +1,5 @@
-"""Records and files of a store at a URL, which whoever may write to the bucket can change: a machine that reads
-them writes within its own copy alone, and uses only the bytes that a record was published with."""
+"""Records and files of a store at a URL, which whoever may write to the bucket can change: a machine that
+reads them writes only inside its own cache, and uses only the bytes that a record was published with."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def test_a_bucket_writes_on_no_machine(tmp_path: Path, monkeypatch: pytest.Monke
     where = f"memory://{tmp_path.name}/fuzz"
     store = open_store(where)
     whole = store.ensure(CLEAN).x.clone()
-    shelf = store.shelf
-    assert shelf is not None
-    names = sorted(shelf.files(f"data/{CLEAN.name}"))  # type: ignore[attr-defined]
-    kept = {name: shelf.read(f"data/{CLEAN.name}/{name}") or b"" for name in names}
+    remote = store.remote
+    assert remote is not None
+    names = sorted(remote.files(f"data/{CLEAN.name}"))  # type: ignore[attr-defined]
+    kept = {name: remote.read(f"data/{CLEAN.name}/{name}") or b"" for name in names}
     assert len(kept) == 2
     outside = below(tmp_path, without=cache)
 
@@ -45,10 +45,10 @@ def test_a_bucket_writes_on_no_machine(tmp_path: Path, monkeypatch: pytest.Monke
     @examples(150)
     def check(data: st.DataObject) -> None:
         for name, content in kept.items():
-            shelf.write(f"data/{CLEAN.name}/{name}", content)
+            remote.write(f"data/{CLEAN.name}/{name}", content)
         name = data.draw(st.sampled_from(names))
         how = changed_json if name.endswith(".json") and data.draw(st.booleans()) else changed_bytes
-        shelf.write(f"data/{CLEAN.name}/{name}", data.draw(how(kept[name])))
+        remote.write(f"data/{CLEAN.name}/{name}", data.draw(how(kept[name])))
         shutil.rmtree(store.root)
         again = open_store(where)
         try:
