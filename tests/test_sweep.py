@@ -163,9 +163,7 @@ def test_a_data_set_that_cannot_be_built_fails_its_trials_and_no_other(tmp_path:
     assert "2 of 2 trials failed" in out, "with nothing left that can run, it ends too"
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, live_heartbeats=pytest.mark.chaos)]
-)
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
 def test_a_signal_ends_the_sweep_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     store = tmp_path / "store"
     sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3, 4, 5]})

@@ -11,6 +11,7 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.packing import larger, shape_key
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
+from trainers.gpu_profile import GpuProfile
 
 
 class Shares:

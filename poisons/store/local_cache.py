@@ -106,8 +106,8 @@ class LocalCache:
             held -= size if self._evict(folder) else 0
 
     def _by_age(self) -> list[Path]:
-        live_heartbeats = (mark for kind in KINDS for mark in (self.root / kind).glob(f"*/{RECORD}"))
-        return [mark.parent for mark in sorted(live_heartbeats, key=_age) if mark.parent.suffix != ".tmp"]
+        marks = (mark for kind in KINDS for mark in (self.root / kind).glob(f"*/{RECORD}"))
+        return [mark.parent for mark in sorted(marks, key=_age) if mark.parent.suffix != ".tmp"]
 
     def _evict(self, folder: Path) -> bool:
         name, key = f"{folder.parent.name}/{folder.name}", folder.name.rpartition("-")[2]

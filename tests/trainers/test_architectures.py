@@ -20,7 +20,7 @@ from trainers.families import Architecture, Normalised
 
 needs_timm = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 MEMBERS = [
-    pytest.param(member, id=kind, live_heartbeats=needs_timm if kind == "timm" else ())
+    pytest.param(member, id=kind, marks=needs_timm if kind == "timm" else ())
     for kind, member in Architecture.registry.items()
 ]
 

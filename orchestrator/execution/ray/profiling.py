@@ -14,7 +14,7 @@ from orchestrator.estimates.shares import Measured
 from orchestrator.planning.extents import Extents
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.sources.base import Extent
-from trainers.gpu_profile import profile_trial
+from trainers.gpu_profile import GpuProfile, profile_trial
 from trainers.spec import plain
 from trainers.stored import OBJECT
 

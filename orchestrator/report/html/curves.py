@@ -38,7 +38,7 @@ class Drawing:
     name: str
     limits: tuple[float, float] | None = None
     faint: Picker | None = None
-    live_heartbeats: Marks = lambda _: ()
+    marks: Marks = lambda _: ()
 
 
 def learning(sweep: Sweep) -> Group | None:
@@ -102,7 +102,7 @@ def _series(axes: Axes, trials: Sequence[Trial], drawing: Drawing, index: int) -
     axes.plot(found.x, found.mean, color=colour(index), linestyle=dash(index), zorder=3)
     if drawing.faint and (other := band(trials, drawing.faint)):
         axes.plot(other.x, other.mean, color=colour(index), linewidth=0.8, alpha=0.65, zorder=2)
-    for x, y, filled, what in (mark for trial in trials for mark in drawing.live_heartbeats(trial)):
+    for x, y, filled, what in (mark for trial in trials for mark in drawing.marks(trial)):
         dot(axes, x, y, what, face=colour(index) if filled else PAPER, edge=colour(index))
     return found.mean[-1]
 

@@ -130,7 +130,7 @@ def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
             _picker(name, curve, 100 if share else 1),
             f"{curve.replace('_', ' ')}{', %' if share else ''}",
             (-2, 102) if share else None,
-            live_heartbeats=MARKS.get(kind, _none)(name),
+            marks=MARKS.get(kind, _none)(name),
         )
         prefix = f"{curve}: " if len(drawn) > 1 else ""
         panels += [Panel(prefix + one.title, one.svg, one.note) for one in by_row(sweep, drawing)]
@@ -154,7 +154,7 @@ def _none(_: str) -> Marks:
 
 
 def _stops(name: str) -> Marks:
-    def live_heartbeats(trial: Trial) -> list[tuple[float, float, bool, str]]:
+    def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
         found = _found(trial, name).get("metrics", {})
         told = (("peak", False, "best of all"), ("stopped", True, "best on held-out images"))
         return [
@@ -163,7 +163,7 @@ def _stops(name: str) -> Marks:
             if found.get(f"{which}_epoch") is not None and found.get(f"{which}_acc") is not None
         ]
 
-    return live_heartbeats
+    return marks
 
 
 def _at(what: str, found: dict[str, float], which: str) -> str:
@@ -171,7 +171,7 @@ def _at(what: str, found: dict[str, float], which: str) -> str:
 
 
 def _fits(name: str) -> Marks:
-    def live_heartbeats(trial: Trial) -> list[tuple[float, float, bool, str]]:
+    def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
         found = _found(trial, name)
         epoch = found.get("metrics", {}).get("epoch_at_90")
         curve = _picker(name, "relative", 1)(trial)
@@ -180,7 +180,7 @@ def _fits(name: str) -> Marks:
         nearest = min(range(len(curve[0])), key=lambda i: abs(curve[0][i] - epoch))
         return [(epoch, curve[1][nearest], True, f"fits the training images from epoch {epoch:.0f}")]
 
-    return live_heartbeats
+    return marks
 
 
 def _surfaces(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
