@@ -1,7 +1,7 @@
-"""What a report cannot do because of what somebody wrote."""
+"""The error for invalid report options."""
 
 from __future__ import annotations
 
 
 class ReportError(ValueError):
-    """A reference, a table or a column that is not there; the message says what there is."""
+    """A reference, table or column does not exist; the message lists those that do."""
