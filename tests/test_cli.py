@@ -216,7 +216,7 @@ def test_ui_says_what_will_not_do(opsctl: Opsctl, tmp_path: Path, monkeypatch: p
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, _, err = opsctl("ui", "--tracking-uri", f"sqlite:///{tmp_path}/x.db", "--port", port)
-    assert (code, f"port {port} of 127.0.0.1 is taken" in err) == (2, True)
+    assert (code, f"port {port} of 127.0.0.1 is in use" in err) == (2, True)
 
 
 def test_what_a_user_writes_is_shown_as_it_is(opsctl: Opsctl, tmp_path: Path) -> None:

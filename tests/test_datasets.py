@@ -215,7 +215,7 @@ def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store)
     stored.ensure(spec())
     storage = open_storage(stored.where)
     with Driver(storage, "mine", threading.Event(), needs=[spec().name]):
-        assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
+        assert "nothing to remove" in opsctl("cache", "gc", "--yes")[1]
     with Driver(storage, "mine", threading.Event(), needs=[spec().clean.name]):
         assert [e.name for e in entries(stored) if not e.needed_by] == [spec().name]
         opsctl("cache", "gc", "--yes")

@@ -368,7 +368,7 @@ def test_a_sweep_stops_when_it_is_told_to_from_elsewhere(tmp_path: Path) -> None
     assert 1 <= len(finish_times(store)) < 8
     assert left_over(store) == []
     code, out = finish(start("stop", file, store=store))
-    assert (code, "does not run" in out) == (0, True), out
+    assert (code, "is not running" in out) == (0, True), out
 
 
 def test_a_wrong_token_gets_one_error_at_once(tmp_path: Path, cluster: dict[str, str]) -> None:

@@ -1,5 +1,5 @@
-"""The command line, `opsctl`. The only package that imports typer; what is heavy is imported by the command
-that needs it.
+"""The command line, `opsctl`. The only package that imports typer. Each command imports the heavy modules
+that it needs.
 """
 
 from orchestrator.cli import data, services, sweeps

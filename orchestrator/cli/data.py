@@ -1,4 +1,4 @@
-"""The commands on data sets."""
+"""The commands that work on data sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def poison(
     spec: Annotated[
         str,
         typer.Argument(
-            help="A poison by name (ops), YAML ({source: cifar10, poison: \\[em, ops]}), or a file of it.",
+            help="A poison by name (ops), YAML ({source: cifar10, poison: \\[em, ops]}), or a YAML file.",
             show_default=False,
         ),
     ],
@@ -39,17 +39,21 @@ def poison(
         list[str] | None,
         typer.Option(
             "--set",
-            help="Change the data set: source=cifar10, poison.pixels=2. Repeatable.",
+            help="Override a setting of the data set: source=cifar10, poison.pixels=2. Repeatable.",
             show_default=False,
         ),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Ray tasks that share the work; 1 is this process, without Ray.")
+        int,
+        typer.Option(
+            min=1, help="Number of Ray tasks that share the work; 1 runs in this process, without Ray."
+        ),
     ] = 1,
     address: AddressOption = None,
-    device: Annotated[str, typer.Option(help="auto (a GPU where there is one), cpu, cuda, cuda:1.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto (a GPU if there is one), cpu, cuda, cuda:1.")] = "auto",
 ) -> None:
-    """Make one data set outside any sweep, and show its card. What is in the store is not made again."""
+    """Build one data set outside any sweep and show its card. A data set that is already in the store is not
+    built again."""
     from orchestrator.cli import datasets
     from orchestrator.planning.sweep_file import load_data
     from orchestrator.storage.stores import open_store
@@ -59,7 +63,9 @@ def poison(
     build = None
     if workers > 1 or address:
         if device != "auto":
-            raise InputError("--device is for this process; Ray gives each of its workers what it asks for")
+            raise InputError(
+                "--device applies to this process only; with --workers or --address, Ray assigns devices"
+            )
         if not address:
             make_private_token(console_of())
         from functools import partial
@@ -76,10 +82,10 @@ def show(
     store: StoreOption = STORE,
     picture: Annotated[
         Path | None,
-        typer.Option(help="Where to draw it. [default: STORE/pictures/NAME.png]", show_default=False),
+        typer.Option(help="File of the picture.", show_default="STORE/pictures/NAME.png"),
     ] = None,
 ) -> None:
-    """Show a data set's card: what changed and by how much, how it was made. Draws its picture."""
+    """Show a data set's card (what changed, by how much, and how it was made) and draw its picture."""
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
 
@@ -90,16 +96,14 @@ def show(
 @app.command()
 def export(
     key: KeyArgument,
-    to: Annotated[
-        Path, typer.Option(help="The folder to write into; what is there is kept.", show_default=False)
-    ],
-    format: Annotated[ExportForm, typer.Option(help="What to write.")] = ExportForm.image_folder,
+    to: Annotated[Path, typer.Option(help="The output folder; existing files are kept.", show_default=False)],
+    format: Annotated[ExportForm, typer.Option(help="Output format.")] = ExportForm.image_folder,
     store: StoreOption = STORE,
 ) -> None:
-    """Write a data set for others, without loss: PNG files, Parquet, npz, or a Hugging Face folder.
+    """Export a data set without loss: PNG files, Parquet, npz, or a Hugging Face folder.
 
-    image_folder is read by torchvision's ImageFolder, parquet and hf by Hugging Face's datasets, npz by
-    numpy. A test split may be written into the same folder. What is there is never overwritten.
+    Torchvision's ImageFolder reads image_folder, Hugging Face's datasets reads parquet and hf, and numpy
+    reads npz. A test split may be written into the same folder. Existing files are never overwritten.
     """
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
@@ -114,30 +118,35 @@ def import_(
         Path,
         typer.Argument(
             help="An array of noise or of poisoned images (.npy, .npz, .pt), or a folder of poisoned images "
-            "named as the clean ones or by their rows.",
+            "named like the clean ones or by their row numbers.",
             show_default=False,
         ),
     ],
     clean: Annotated[
         str,
-        typer.Option(help="The clean images that it goes on: a source, or YAML such as {source: cifar10}."),
+        typer.Option(
+            help="The clean images that it belongs to: a source, or YAML such as {source: cifar10}."
+        ),
     ] = SOURCE,
     application: Annotated[
-        HowApplied, typer.Option(help="How float noise is rounded: as here, or as released code does it.")
+        HowApplied,
+        typer.Option(help="How float noise is rounded: as opsctl does, or as the released code does."),
     ] = HowApplied.signed,
     eps: Annotated[
         str | None,
         typer.Option(
-            help="The budget it should keep, such as 8/255; exceeding it is told.", show_default=False
+            help="The budget it should stay in, such as 8/255; exceeding it gives a warning.",
+            show_default=False,
         ),
     ] = None,
     store: StoreOption = STORE,
 ) -> None:
-    """Take in a poison that somebody else made, checked against the clean images.
+    """Import a poison made elsewhere, after checking it against the clean images.
 
-    It is stored, and from then on a poison like any other: the last line says how a sweep names it. Arrays
-    are noise (floats in -1..1, whole numbers in levels of 1/255), one per image, one per class or one for
-    all, or the poisoned images (uint8); nothing is read that needs pickle.
+    It is stored, and can then be used like any other poison: the last line of the output shows how to name
+    it in a sweep. An array holds either noise (floats in -1..1, or integers in levels of 1/255), one per
+    image, one per class or one for all images, or the poisoned images (uint8). Files that need pickle are
+    rejected.
     """
     from orchestrator.cli import datasets
     from orchestrator.planning.sweep_file import load_source
@@ -157,7 +166,7 @@ def import_(
 
 @cache.command(name="ls")
 def cache_list(store: StoreOption = STORE) -> None:
-    """List the data sets of the store, and who needs them."""
+    """List the data sets of the store, and what needs them."""
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
 
@@ -175,8 +184,8 @@ def cache_verify(
     key: Annotated[str | None, typer.Argument(help="Only this data set.", show_default=False)] = None,
     store: StoreOption = STORE,
 ) -> None:
-    """Read every byte of the data sets, every result and every heartbeat, and compare. Exit code 0: all as
-    written; 1: something is damaged."""
+    """Read every byte of the data sets, every result and every heartbeat, and check them. Exit code 0:
+    everything is intact; 1: something is damaged."""
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
 
@@ -194,15 +203,15 @@ def cache_gc(
         bool,
         typer.Option(
             "--weights",
-            help="Remove kept weights too: a probe that is added later then trains these trials again.",
+            help="Remove kept weights too. A probe that is added later must then train these trials again.",
         ),
     ] = False,
     store: StoreOption = STORE,
 ) -> None:
-    """Remove what nobody needs: it says what and why, and asks.
+    """Remove unused files, after listing them with the reason and asking for confirmation.
 
-    What a trial of the ledger or a running sweep names is never removed, nor what that was made from; nor
-    are kept weights, without --weights.
+    Data sets that a recorded trial or a running sweep needs, and those that they were made from, are never
+    removed. Kept weights are removed only with --weights.
     """
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
@@ -211,5 +220,5 @@ def cache_gc(
 
 
 def _agreed() -> bool:
-    """Whether the person at the terminal says yes; where there is none, no."""
+    """Ask for confirmation; False without a terminal."""
     return sys.stdin.isatty() and typer.confirm("remove all of this?")

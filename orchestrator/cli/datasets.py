@@ -1,4 +1,4 @@
-"""What the commands on data sets do: make one, show it, give it away, take one in, keep the store tidy."""
+"""The implementation of the commands on data sets: build, show, export, import, list, verify, collect."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ Build = Callable[[DataSpec, Store, Report], None]
 
 
 def make(spec: DataSpec, store: Store, console: Terminal, build: Build | None, device: str) -> None:
-    """Have a data set in the store, and show its card. `build` makes it elsewhere; by default it is made in
-    this process."""
+    """Build a data set unless the store has it, and show its card. By default it is built in this process;
+    `build` builds it elsewhere."""
     start, there = time.monotonic(), store.load(spec) is not None
 
     def report(row: dict[str, Any]) -> None:
@@ -55,7 +55,7 @@ def make(spec: DataSpec, store: Store, console: Terminal, build: Build | None, d
 
 
 def show(spec: DataSpec, store: Store, console: Terminal, *, picture: Path | None) -> None:
-    """Print a data set's card, and write its picture."""
+    """Print a data set's card and write its picture."""
     record = store.record(spec) or {}
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for label, text in card(record):
@@ -74,10 +74,10 @@ def show(spec: DataSpec, store: Store, console: Terminal, *, picture: Path | Non
 
 
 def give(spec: DataSpec, store: Store, console: Terminal, *, form: Form, to: Path) -> None:
-    """Write a data set in a form that others read."""
+    """Export a data set."""
     images = store.load(spec)
     if images is None:
-        raise InputError(f"{store.path(spec)} is damaged; make it again before you give it away")
+        raise InputError(f"{store.path(spec)} is damaged; build it again before you export it")
     with console.status(f"writing {len(images)} images to {to}"):
         index = read_index(images.file)
         place = export(images, index, to, form, split=spec.split, record=store.record(spec) or {})
@@ -93,17 +93,17 @@ def take(
     application: Application,
     eps: Fraction | None,
 ) -> None:
-    """Check somebody else's poison against the clean images, and make it one of ours."""
+    """Check a foreign poison against the clean images, and import it."""
     with console.status("reading the clean images"):
         images = store.ensure(clean)
     with console.status(f"reading {path}"):
         index = read_index(images.file)
         reading = clean.source.open(clean.split) if path.expanduser().is_dir() else None
-        delta, told = read_foreign(
+        delta, facts = read_foreign(
             path, images, index=index, reading=reading, application=application, eps=eps
         )
-    fingerprint = store.add_import(delta, told, {"from": path.name, "clean": clean.name})
-    for warning in told.get("warnings", ()):
+    fingerprint = store.add_import(delta, facts, {"from": path.name, "clean": clean.name})
+    for warning in facts.get("warnings", ()):
         console.say(("warning:", "yellow"), f" {warning}")
     poison = {"kind": "imported", "fingerprint": fingerprint}
     poison |= {"per": delta.per} if delta.per != "image" else {}
@@ -111,11 +111,11 @@ def take(
     store.ensure(spec)
     show(spec, store, console, picture=None)
     inline = yaml.safe_dump(poison, default_flow_style=True, sort_keys=False).strip()  # quotes what needs it
-    console.say(f"\nIn a sweep it is now:  data.poison: {inline}")
+    console.say(f"\nTo use it in a sweep:  data.poison: {inline}")
 
 
 def list_all(store: Store, console: Terminal) -> None:
-    """A table of all data sets, and who needs them."""
+    """Print a table of all data sets and what needs them."""
     known = garbage.entries(store)
     table = Table("key", "data set", "images", "MB", "made", "needed by", box=None, padding=(0, 2, 0, 0))
     for column in (2, 3):
@@ -136,8 +136,7 @@ def list_all(store: Store, console: Terminal) -> None:
 
 
 def verify(store: Store, console: Terminal, key: str | None) -> bool:
-    """Read every byte of the data sets and imports, or of one data set; False if any is not as it was
-    written."""
+    """Read every byte of the data sets and imports, or of one data set; False if any is damaged."""
     wanted = None if key is None else store.find(key).name
     known = [entry for entry in garbage.entries(store) if wanted in (None, entry.name)]
     imports = garbage.imports(store) if wanted is None else []
@@ -166,25 +165,25 @@ def verify_ledger(store: Store, console: Terminal) -> bool:
     bad = damaged_files(ledger)
     for name, why in bad.items():
         console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
-    told = "; they count as missing, and are made again when a sweep needs them" if bad else ""
-    console.say(f"{len(ledger.done())} results read, {len(bad)} files damaged{told}")
+    hint = "; they count as missing, and are made again when a sweep needs them" if bad else ""
+    console.say(f"{len(ledger.done())} results read, {len(bad)} files damaged{hint}")
     if aside := in_quarantine(ledger):
         console.say(f"{aside} files or data sets were damaged before and are in quarantine/")
     return not bad
 
 
 def collect(store: Store, console: Terminal, confirm: Callable[[], bool], *, weights: bool = False) -> None:
-    """Say what can go and why; remove it once that is confirmed. Kept weights go only if they are asked
-    for."""
+    """List what can be removed and why, and remove it after confirmation. Kept weights are included only with
+    `weights`."""
     items = garbage.find_garbage(store, weights=weights)
     trials, kept = (0, 0) if weights else garbage.kept_weights(store)
     if trials:
-        told = f"{trials} trial{'s' * (trials > 1)} keep weights, {kept / 1e6:.1f} MB in all"
-        console.say(f"{told}; opsctl cache gc --weights removes them")
+        summary = f"{trials} trial{'s' * (trials > 1)} keep weights, {kept / 1e6:.1f} MB in all"
+        console.say(f"{summary}; opsctl cache gc --weights removes them")
     for item in items:
         console.say(f"{item.bytes / 1e6:10.1f} MB  {item.name}  ({item.why})")
     if not items:
-        console.print("nothing can go: every data set is needed by a trial or a running sweep")
+        console.print("nothing to remove: every data set is needed by a trial or a running sweep")
         return
     console.print(f"{len(items)} places, {sum(item.bytes for item in items) / 1e6:.1f} MB")
     if not confirm():
@@ -193,4 +192,6 @@ def collect(store: Store, console: Terminal, confirm: Callable[[], bool], *, wei
     gone = [item for item in items if garbage.remove(store, item)]
     console.print(f"removed {len(gone)} of {len(items)}, {sum(item.bytes for item in gone) / 1e6:.1f} MB")
     if len(gone) < len(items):
-        console.print("the rest may be in use: a data set is being built, or a sweep began; try again later")
+        console.print(
+            "the rest may be in use: a data set is being built, or a sweep started; try again later"
+        )

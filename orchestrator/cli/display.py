@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live table and bars in a terminal, plain lines elsewhere."""
+"""The display of a running sweep: a live table and progress bars in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class Lines(Observer):
         self.say(f"data   {spec.name}: built")
 
     def data_retried(self, spec: DataSpec, why: str) -> None:
-        self.say(f"data   {spec.name}: is tried again, {why}")
+        self.say(f"data   {spec.name}: will be retried, {why}")
 
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.say(f"data   {spec.name}: FAILED, {error}")
 
     def trial_retried(self, task: Task, why: str) -> None:
-        self.say(f"trial  {task.key} ({task.point.name}): is tried again, {why}")
+        self.say(f"trial  {task.key} ({task.point.name}): will be retried, {why}")
 
     def trial_done(self, task: Task, record: Record) -> None:
         self.ended += 1
@@ -78,11 +78,11 @@ class Lines(Observer):
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): FAILED, {error}")
 
     def store_silent(self, error: str) -> None:
-        self.say(f"the store does not answer: {error}; it is asked again")
+        self.say(f"the store does not answer: {error}; retrying")
 
 
 class Screen(Observer):
-    """Bars for data sets and trials, a table of what runs now; failures stay on the screen above it."""
+    """Progress bars for data sets and trials, and a table of what is running; failures are printed above."""
 
     def __init__(self, console: Terminal) -> None:
         self.console = console
@@ -95,7 +95,7 @@ class Screen(Observer):
             TimeRemainingColumn(),
             console=console,
         )
-        self.building: dict[str, tuple[float, str]] = {}  # name -> since when, last word
+        self.building: dict[str, tuple[float, str]] = {}  # name -> start time, latest progress
         self.running: dict[str, tuple[Task, float, Metrics]] = {}
         self.waiting = console.status("starting Ray")
         self.waiting.start()
@@ -139,7 +139,7 @@ class Screen(Observer):
 
     def data_retried(self, spec: DataSpec, why: str) -> None:
         self.building.pop(spec.name, None)
-        self.console.say((f"data set {spec.name} is tried again:", "yellow"), f" {why}")
+        self.console.say((f"data set {spec.name} will be retried:", "yellow"), f" {why}")
 
     def data_failed(self, spec: DataSpec, error: str) -> None:
         self.building.pop(spec.name, None)
@@ -154,7 +154,7 @@ class Screen(Observer):
 
     def trial_retried(self, task: Task, why: str) -> None:
         self.running.pop(task.key, None)
-        self.console.say((f"trial {task.key} ({task.point.name}) is tried again:", "yellow"), f" {why}")
+        self.console.say((f"trial {task.key} ({task.point.name}) will be retried:", "yellow"), f" {why}")
 
     def trial_stopped(self, task: Task, record: Record) -> None:
         self._ended(task)
@@ -167,16 +167,16 @@ class Screen(Observer):
         self.console.say((f"trial {task.key} ({task.point.name}) failed:", "red"), f" {error}")
 
     def store_silent(self, error: str) -> None:
-        self.console.say(("the store does not answer:", "yellow"), f" {error}; it is asked again")
+        self.console.say(("the store does not answer:", "yellow"), f" {error}; retrying")
 
     def _ended(self, task: Task) -> None:
-        self.running.pop(task.key, None)  # another sweep may have run it
+        self.running.pop(task.key, None)  # absent if another sweep ran it
         self.bars.advance(self.trial_bar)
 
 
 def probes(task: Task) -> str:
     """`distance, loss_surface`: the probes that a finished trial lacked."""
-    return ", ".join(look.name for look in task.lacks)
+    return ", ".join(probe_run.name for probe_run in task.lacks)
 
 
 def words(row: dict[str, Any]) -> str:

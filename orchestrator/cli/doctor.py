@@ -1,4 +1,4 @@
-"""What this machine has and lacks for running sweeps."""
+"""Checks of what this machine has and lacks for running sweeps."""
 
 from __future__ import annotations
 
@@ -24,18 +24,19 @@ from trainers.recipe import native_bfloat16
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at. `missing`: some command will not work without it."""
+    """The result of one check. `missing`: some command will not work without it."""
 
     what: str
     state: Literal["ok", "note", "missing"]
-    says: str
+    text: str
 
 
 def findings(store: str | Path) -> Iterator[Finding]:
-    """Everything worth knowing before a long sweep; changes nothing but creating an empty store."""
+    """Check everything that matters before a long sweep. Changes nothing, except that it creates a missing
+    store."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     found = opsctl_version()
-    yield Finding("opsctl", "ok" if found else "note", found or "run from its source, and not installed")
+    yield Finding("opsctl", "ok" if found else "note", found or "run from its source, not installed")
     for name in PACKAGES:
         found = installed(name)
         yield Finding(name, "ok" if found else "missing", found or f"not installed: pip install {name}")
@@ -61,7 +62,7 @@ def findings(store: str | Path) -> Iterator[Finding]:
 def _gpus() -> Iterator[Finding]:
     if not torch.cuda.is_available():
         yield Finding(
-            "gpu", "note", "none: trainings run on the processors; keep networks narrow or data sets small"
+            "gpu", "note", "none: trainings run on the CPU; keep networks narrow or data sets small"
         )
     for i in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(i)
@@ -89,7 +90,7 @@ def _space(where: str | Path) -> Iterator[Finding]:
 def _sources() -> Iterator[Finding]:
     for kind, member in sorted(Source.registry.items()):
         if any(field.is_required() for field in member.model_fields.values()):
-            continue  # a source that must be told where its images lie
+            continue  # a source that needs the path of its images
         source = Source.model_validate(kind)
         try:
             there = source.present()
@@ -99,5 +100,5 @@ def _sources() -> Iterator[Finding]:
             yield Finding(
                 f"data {kind}",
                 "ok" if there else "note",
-                "here" if there else "will be downloaded when first used",
+                "here" if there else "will be downloaded on first use",
             )

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """The `opsctl` command. A user's mistake is one message and exit code 2, what the machine or the numbers
-    would not do is one message and exit code 1; never a traceback."""
+    """The `opsctl` command. A user error prints one message and exits with code 2; a failure of the machine
+    or of the numbers prints one message and exits with code 1. Neither prints a traceback."""
     sys.excepthook = _show_traceback
     try:
         app()
@@ -32,14 +32,14 @@ def main() -> None:
 
 
 def _show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """As Python does, without what must not be shown."""
+    """Print a traceback as Python does, but with credentials hidden."""
     from trainers.redaction import shown
 
     typer.echo(shown("".join(traceback.format_exception(kind, error, trace))), err=True, nl=False)
 
 
 def _exit_code(error: Exception) -> int | None:
-    """How to end for it; None for a mistake of ours, which is shown whole."""
+    """The exit code for an error; None for a bug of ours, which is shown with its traceback."""
     from poisons.durable import StoreError
     from trainers import InputError
     from trainers.loop import DivergenceError, OutOfMemoryError

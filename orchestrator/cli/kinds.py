@@ -1,4 +1,4 @@
-"""What can be named in a sweep file: every member of every family, with its fields and defaults."""
+"""Tables of all plug-ins and settings that a sweep file can name, with their fields and defaults."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tables(family: str | None = None) -> Iterator[Table]:
 
 
 def _sweep_file() -> Table:
-    """The parts of a sweep file that are no plug-ins."""
+    """The parts of a sweep file that are not plug-ins."""
     parts: dict[str, type[Spec]] = {
         "data": DataSpec,
         "train": TrainSpec,
@@ -59,7 +59,7 @@ def _fields(member: type[Spec]) -> Iterator[str]:
 
 
 def _yaml(value: object) -> str:
-    """As a sweep file would have it, on one line."""
+    """A value as YAML on one line."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{name}: {_yaml(item)}" for name, item in value.items()) + "}"
     return str(value)

@@ -1,4 +1,4 @@
-"""What commands begin with: the console, the plan of a sweep file, its snapshot, the ledger."""
+"""What most commands need first: the console, the plan of a sweep file, its snapshot, the ledger."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def plan_of(
         spec = load(file, tuple(settings or ()))
         stored = open_store(store)
         todo = make_plan(spec, stored, str(file), version=version, retry=retry)
-        with suppress(OSError):  # on a full disk: then status plans the sweep as well
+        with suppress(OSError):  # the disk may be full; status then plans the sweep itself
             todo.snapshot.keep(Ledger(stored.where).storage, version)
         return todo, stored
 
 
 def each_of(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made], list[str]]:
-    """What is made of each sweep file, and why nothing can be made of the others; of one that is alone, or if
-    it is all of them, InputError."""
+    """The results of `make` for each sweep file, and the error messages of those that failed. Raises
+    InputError if all of them fail."""
     made, wrong = [], []
     for file in files:
         try:
             made.append(make(file))
         except ValueError as error:
-            from trainers import InputError  # here, so that looking at sweeps is instant
+            from trainers import InputError  # local, so that status and report start instantly
 
             if len(files) == 1 or not isinstance(error, InputError):
                 raise
@@ -69,7 +69,7 @@ def each_of(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made]
 
 
 def refuse_left_out(wrong: list[str]) -> None:
-    """InputError if any of several sweeps is left out."""
+    """Raises InputError if any of several sweeps was left out."""
     if wrong:
         from trainers import InputError
 
@@ -77,7 +77,7 @@ def refuse_left_out(wrong: list[str]) -> None:
 
 
 def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Snapshot, Ledger, str]:
-    """A sweep as it was last planned, or as it is planned now; its ledger; the version of its text."""
+    """The snapshot of a sweep (of its last plan, else planned now), its ledger, and its text's version."""
     from orchestrator.planning.snapshot import kept_snapshot, version_of
 
     ledger, version = ledger_of(store), version_of(file, settings or ())
@@ -89,14 +89,14 @@ def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Sna
 
 
 def ledger_of(store: str) -> Ledger:
-    """The ledger of a store that is only looked at, without the time that it takes to open the store."""
+    """The ledger of a store, for reading only: saves the time that it takes to open the store."""
     from orchestrator.storage.ledger import Ledger
 
     return Ledger(store)
 
 
 def name_of(file: Path, store: str) -> str:
-    """The name of the sweep in a file; of one that was planned, without the time to read it."""
+    """The name of the sweep in a file. If it was planned before, the file is not parsed."""
     from orchestrator.planning.snapshot import kept_snapshot, version_of
 
     version = version_of(file)

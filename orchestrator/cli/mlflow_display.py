@@ -1,4 +1,4 @@
-"""What commands say of MLflow: whether it answers, and where a sweep's table is."""
+"""Messages about MLflow: whether it answers, and where a sweep's table is."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def open_tracker(uri: str | None, todo: Plan, stored: Store, console: Terminal) -> Tracker | None:
-    """The tracker, and a warning if its store does not answer, which must not cost the sweep anything: then
-    it is not attached yet. None if it never can be."""
+    """The tracker. If its store does not answer, it is returned unattached, with a warning, and the sweep
+    goes on. None, with a warning, if the store cannot be used at all, as without its driver."""
     from trainers import InputError
 
     with console.status("opening MLflow"):
@@ -37,7 +37,7 @@ def open_tracker(uri: str | None, todo: Plan, stored: Store, console: Terminal) 
 
 
 def show_link(tracker: Tracker, stored: Store, console: Terminal) -> None:
-    """Where the sweep's table is in the MLflow UI, and how to start that where no server runs for certain."""
+    """Print the link to the sweep's table in the MLflow UI, and how to start the UI if it may not run yet."""
     import shlex
 
     from orchestrator import tracking
@@ -54,7 +54,7 @@ def show_link(tracker: Tracker, stored: Store, console: Terminal) -> None:
 
 
 def show_links(uri: str, server: str, console: Terminal, *, open_browser: bool) -> None:
-    """The tables of all sweeps that an MLflow store knows, in the UI at `server`."""
+    """Print links to the tables of all sweeps in an MLflow store, in the UI at `server`."""
     with console.status("reading the list of sweeps"):
         from orchestrator import tracking
         from orchestrator.tracking.links import links
@@ -66,7 +66,7 @@ def show_links(uri: str, server: str, console: Terminal, *, open_browser: bool) 
         except tracking.TROUBLE as error:
             raise connection.silent(error) from None
     if not found:
-        console.say("no sweep is there yet")
+        console.say("it has no sweeps yet")
         return
     width = max(len(link.experiment) for link in found)
     for link in found:
@@ -75,4 +75,4 @@ def show_links(uri: str, server: str, console: Terminal, *, open_browser: bool) 
         import webbrowser
 
         if not webbrowser.open(found[0].url):
-            warn(console, "no browser can be opened from here; open the link in yours")
+            warn(console, "no browser can be opened here; open the link yourself")

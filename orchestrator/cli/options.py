@@ -29,7 +29,7 @@ StoreOption = Annotated[
     typer.Option(
         "--store",
         envvar="OPSCTL_STORE",
-        help="Where data sets and results are kept: a folder, or a URL such as s3://bucket/prefix.",
+        help="Where data sets and results are stored: a folder, or a URL such as s3://bucket/prefix.",
     ),
 ]
 
@@ -39,11 +39,8 @@ UriOption = Annotated[
     typer.Option(
         "--tracking-uri",
         envvar="OPSCTL_TRACKING_URI",
-        help=(
-            "MLflow's tracking store: sqlite:///file, http://server:5000, postgresql://... "
-            "[default: sqlite:///STORE/mlflow.db]"
-        ),
-        show_default=False,
+        help="MLflow's tracking store: sqlite:///file, http://server:5000, postgresql://...",
+        show_default="sqlite:///STORE/mlflow.db",
     ),
 ]
 
@@ -54,7 +51,7 @@ SetOption = Annotated[
         "--set",
         envvar="OPSCTL_SET",
         help=(
-            "Change the sweep: a path of the trial (train.epochs=2), an axis (seed=[0,1]), "
+            "Override a setting of the sweep: a field of the trial (train.epochs=2), an axis (seed=[0,1]), "
             "run.*, report.* or probes.*. Repeatable."
         ),
         show_default=False,
@@ -66,11 +63,8 @@ AddressOption = Annotated[
     str | None,
     typer.Option(
         envvar="OPSCTL_ADDRESS",
-        help=(
-            "An existing Ray cluster: auto or host:6379; its machines need opsctl and the store. "
-            "[default: start Ray on this machine]"
-        ),
-        show_default=False,
+        help="An existing Ray cluster: auto or host:6379. Its machines need opsctl and access to the store.",
+        show_default="start Ray on this machine",
     ),
 ]
 
@@ -80,20 +74,20 @@ TrackingWaitOption = Annotated[
     typer.Option(
         min=0,
         envvar="OPSCTL_TRACKING_WAIT",
-        help="Seconds to wait, when the sweep has ended, for an MLflow that does not answer.",
+        help="Seconds to wait for an unreachable MLflow after the sweep has ended.",
     ),
 ]
 
 
 DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", envvar="OPSCTL_DRY_RUN", help="Show the plan and stop.")
+    bool, typer.Option("--dry-run", envvar="OPSCTL_DRY_RUN", help="Show the plan and exit.")
 ]
 
 
 MaxConcurrentOption = Annotated[
     int | None,
     typer.Option(
-        min=1, envvar="OPSCTL_MAX_CONCURRENT", help="Trials at a time, at most.", show_default=False
+        min=1, envvar="OPSCTL_MAX_CONCURRENT", help="Maximum number of concurrent trials.", show_default=False
     ),
 ]
 
@@ -102,9 +96,8 @@ GpusOption = Annotated[
     str | None,
     typer.Option(
         envvar="OPSCTL_GPUS_PER_TRIAL",
-        help="Share of a GPU for each trial, such as 0.25, or auto: as much as it needs. "
-        "[default: 1 where there is one]",
-        show_default=False,
+        help="Share of a GPU for each trial, such as 0.25, or auto: as much as it needs.",
+        show_default="1 if there is a GPU",
     ),
 ]
 
@@ -114,8 +107,8 @@ CpusOption = Annotated[
     typer.Option(
         min=0.01,
         envvar="OPSCTL_CPUS_PER_TRIAL",
-        help="Processors for each trial. [default: 1]",
-        show_default=False,
+        help="CPUs for each trial.",
+        show_default="1",
     ),
 ]
 
@@ -123,7 +116,7 @@ CpusOption = Annotated[
 KeyArgument = Annotated[
     str,
     typer.Argument(
-        help="The beginning of a data set's key, or of its folder's name; opsctl cache ls lists them.",
+        help="The first characters of a data set's key or folder name; opsctl cache ls lists them.",
         show_default=False,
     ),
 ]
@@ -136,7 +129,7 @@ SOURCE = "digits"
 
 
 class ExportForm(StrEnum):
-    """How a data set is written for others."""
+    """The format of an exported data set."""
 
     image_folder = "image_folder"
     parquet = "parquet"
@@ -145,7 +138,7 @@ class ExportForm(StrEnum):
 
 
 class HowApplied(StrEnum):
-    """How float noise becomes whole levels."""
+    """How float noise is rounded to whole levels."""
 
     signed = "signed"
     released_em = "released_em"
@@ -153,7 +146,7 @@ class HowApplied(StrEnum):
 
 
 class Format(StrEnum):
-    """How a report is written."""
+    """The output format of a report."""
 
     table = "table"
     md = "md"
@@ -164,7 +157,7 @@ class Format(StrEnum):
     svg = "svg"
 
 
-FormatOption = Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="How to write it.")]
+FormatOption = Annotated[Format, typer.Option(envvar="OPSCTL_FORMAT", help="Output format.")]
 
 
 CompareOption = Annotated[
@@ -172,7 +165,7 @@ CompareOption = Annotated[
     typer.Option(
         metavar="A,B",
         envvar="OPSCTL_COMPARE",
-        help="Two columns to compare, seed by seed: em,ops tells ops minus em. Repeatable.",
+        help="Two columns to compare, paired by seed: em,ops reports ops minus em. Repeatable.",
         show_default=False,
     ),
 ]
@@ -182,7 +175,7 @@ HtmlOption = Annotated[
     Path | None,
     typer.Option(
         envvar="OPSCTL_HTML",
-        help="Write all of it to one page there, with curves and pictures, and print nothing else.",
+        help="Write the whole report, with curves and pictures, to this HTML file instead of printing it.",
         show_default=False,
     ),
 ]
@@ -190,7 +183,9 @@ HtmlOption = Annotated[
 
 UiHostOption = Annotated[
     str,
-    typer.Option(envvar="OPSCTL_UI_HOST", help="Address to listen on; loopback keeps it to this machine."),
+    typer.Option(
+        envvar="OPSCTL_UI_HOST", help="Address to listen on; loopback is reachable from this machine only."
+    ),
 ]
 
 
@@ -204,16 +199,16 @@ AllowedHostsOption = Annotated[
     typer.Option(
         "--allowed-hosts",
         envvar="OPSCTL_UI_ALLOWED_HOSTS",
-        help="Names by which other machines reach this one, such as box.example.org; a request by any "
-        "other name is refused. [default: --host, and this machine's own]",
-        show_default=False,
+        help="Host names that other machines use for this one, such as box.example.org; requests to any "
+        "other name are rejected.",
+        show_default="--host, and the names of loopback",
     ),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a sweep is run, as the options of `sweep`, `retry` and `submit` say."""
+    """The options of `sweep`, `retry` and `submit` that control how a sweep is run."""
 
     settings: list[str] | None
     max_concurrent: int | None
@@ -225,7 +220,7 @@ class RunOptions:
     dry_run: bool = False
 
     def changes(self) -> list[str]:
-        """What `--set` changes about the sweep, and the options that are fields of its `run`."""
+        """The changes to the sweep: those of `--set`, and the options that are fields of its `run`."""
         run = {
             "run.max_concurrent": self.max_concurrent,
             "run.gpus_per_trial": self.gpus_per_trial,

@@ -1,4 +1,4 @@
-"""`opsctl plan` in the terminal: what a sweep, or several, would do."""
+"""The terminal output of `opsctl plan`, for one sweep or several."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def show_plan(
     from orchestrator.planning.caveats import remarks, source_remarks, warnings
 
     console.say((todo.sweep.name, "bold"), f": {todo.sweep.question}")
-    with console.status("reckoning what it costs"):
+    with console.status("estimating the cost"):
         cost = estimate_on_this_machine(todo, stored, tflops=tflops, slots=slots) if todo.missing else None
     if todo.data:
         console.print(plan_table(todo, cost.data if cost else {}))
@@ -37,7 +37,7 @@ def show_plan(
         warn(console, warning)
     if todo.failed or todo.stopped:
         console.say(
-            f"{len(todo.failed)} trials failed before and are left as they are (see opsctl retry), "
+            f"{len(todo.failed)} trials failed before and will not be run again (see opsctl retry), "
             f"{len(todo.stopped)} were stopped early"
         )
     for line in lines(cost) if cost else ():
@@ -56,14 +56,14 @@ def show_batch(
     batch = Batch(tuple(plans))
     for todo in plans:
         console.say((todo.sweep.name, "bold"), f": {batch.of(todo)}")
-    with console.status("reckoning what it costs"):
+    with console.status("estimating the cost"):
         runs = sum(bool(todo.missing) for todo in plans)
         cost = estimate_on_this_machine(batch.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
     if batch.whole.data:
         console.print(plan_table(batch.whole, cost.data if cost else {}))
     weights = together([choose_kept_weights(todo, stored) for todo in plans])
-    said = (*source_remarks(plans), *batch.lines(), *lacking_probes(batch.whole), *weights)
-    for line in (*said, *(lines(cost) if cost else ())):
+    notes = (*source_remarks(plans), *batch.lines(), *lacking_probes(batch.whole), *weights)
+    for line in (*notes, *(lines(cost) if cost else ())):
         console.say(line)
     for todo in plans:
         for warning in warnings(todo):

@@ -12,8 +12,8 @@ from orchestrator.planning.plan import Plan
 
 
 def plan_table(plan: Plan, seconds: Mapping[str, float]) -> Table:
-    """The data sets that a plan needs, and whether they are there; how long those in `seconds` (by name) will
-    take."""
+    """The data sets that a plan needs, and whether the store has them. `seconds` (by name) are estimates of
+    how long they take to build."""
     rich = Table("data set", "key", "state", "takes about", box=None, padding=(0, 2, 0, 0))
     for spec in plan.data:
         name = spec.name.removesuffix(f"-{spec.key}")

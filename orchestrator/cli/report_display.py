@@ -1,4 +1,4 @@
-"""Reports as `opsctl report` prints them, in each of its formats."""
+"""The output of `opsctl report` in each of its formats."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def sheet_of(status: SweepStatus, file: Path) -> Sheet:
-    """A sweep's report; where no published figures are found, which is no reason to fail, it says so."""
+    """A sweep's report. Published figures that cannot be found become a note, not an error."""
     from orchestrator.report import make_sheet
 
     return make_sheet(status, file, strict=False)
 
 
 def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brief: bool = False) -> None:
-    """Print reports one after the other; JSON of several is a list. `brief`: of the terminal's only the
-    table."""
+    """Print reports one after the other; JSON of several is a list. `brief`: in the terminal format, print
+    only the table."""
     from orchestrator import report as reports
     from trainers.redaction import redacted
 
@@ -35,7 +35,7 @@ def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brie
         if len(sheets) > 1:
             from trainers.errors import InputError
 
-            raise InputError("an SVG is the picture of one table: name one sweep file, or use --html")
+            raise InputError("an SVG shows a single table: name one sweep file, or use --html")
         from orchestrator.cli.tables import picture
 
         typer.echo(redacted(picture(sheets[0])), nl=False)
@@ -55,13 +55,13 @@ def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
     from orchestrator.report.ranking import best_cells
 
     console.print(rich_table(sheet.table))
-    if told := legend(sheet.table):
-        console.print(told, soft_wrap=True)
+    if text := legend(sheet.table):
+        console.print(text, soft_wrap=True)
     for line in best_cells(sheet.status):
         console.say(line)
     if brief:
         return
     for table in sheet.probes:
         console.print(rich_table(table))
-    for told in below(sheet):
-        console.print(told, soft_wrap=True)
+    for text in below(sheet):
+        console.print(text, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""`opsctl sweep` and `opsctl retry`, once their plan is made."""
+"""`opsctl sweep` and `opsctl retry`, after planning."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def run_sweep(
     *,
     retry: Collection[str] = (),
 ) -> None:
-    """Run a plan and print its report; failures of the trials to `retry` are forgotten once it is certain
-    that it can run."""
+    """Run a plan and print its report. The failures of the trials to `retry` are removed only once it is
+    certain that the plan can run."""
     console = console_of()
     if options.dry_run:
         show_plan(todo, stored, console)
@@ -49,8 +49,8 @@ def run_sweep(
     if todo.failed:
         warn(
             console,
-            f"{len(todo.failed)} trials failed before and are left as they are; "
-            f"opsctl retry {file} --store {stored.where} runs them again",
+            f"{len(todo.failed)} trials failed before and were not run again; "
+            f"opsctl retry {file} --store {stored.where} runs them",
         )
     if tracker is not None:
         show_link(tracker, stored, console)
@@ -76,7 +76,7 @@ def _run(
     outcome = run_plan(todo, stored, Observers(*observers), address=address, retry=retry)
     if outcome.interrupted:
         console.say(
-            ("interrupted", "yellow"), f" after {outcome.done} trials; the same command again goes on"
+            ("interrupted", "yellow"), f" after {outcome.done} trials; run the same command again to continue"
         )
         return 130
     if outcome.failed:
@@ -87,17 +87,18 @@ def _run(
 
 
 def _check_this_machine(todo: Plan) -> None:
-    """InputError if this machine can never give what a trial asks for: before Ray is started on it."""
+    """Raises InputError if this machine lacks what a trial requests, before Ray is started on it."""
     from orchestrator.planning.resources import lacking_here
 
     if problem := lacking_here(todo.sweep.run):
         from trainers import InputError
 
-        raise InputError(f"{problem}, or name a cluster that has such machines with --address")
+        raise InputError(f"{problem}, or use --address to name a cluster with such machines")
 
 
 def make_private_token(console: Terminal) -> None:
-    """Before Ray is started on this machine, and makes one that others could read."""
+    """Create a private token, if necessary. Call it before starting Ray here, whose own token others could
+    read."""
     from orchestrator.cluster.token import make_private_token
 
     if warning := make_private_token():
@@ -124,4 +125,4 @@ def _synced(tracker: Tracker) -> bool:
 def _check_tracked(complete: bool, file: Path, stored: Store, console: Terminal) -> None:
     if not complete:
         again = f"opsctl track {file} --store {stored.where}"
-        warn(console, f"MLflow lacks some results; send them later with: {again}")
+        warn(console, f"some results were not sent to MLflow; send them later with: {again}")

@@ -1,4 +1,4 @@
-"""The commands on what is beside sweeps: MLflow, this machine, what a sweep can name."""
+"""The other commands: MLflow, checks of this machine, and the list of plug-ins."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def track(
     file: File, store: StoreOption = STORE, tracking_uri: UriOption = None, settings: SetOption = None
 ) -> None:
-    """Send to MLflow whatever results of a sweep are not there yet. Harmless to repeat."""
+    """Send the results of a sweep that MLflow lacks. Running it again is safe."""
     from orchestrator import tracking
     from trainers import InputError
 
@@ -56,14 +56,13 @@ def ui(
     port: UiPortOption = 5000,
     allowed_hosts: AllowedHostsOption = None,
     open_browser: Annotated[
-        bool, typer.Option("--open", help="Open the first link in the browser: the sweep that ran last.")
+        bool, typer.Option("--open", help="Open the first link, the sweep that ran last, in the browser.")
     ] = False,
 ) -> None:
     """Start the MLflow UI on the store's database, and print a link to each sweep's table of trials. Ctrl-C
-    ends it.
+    stops it.
 
-    If --tracking-uri is a server (http://...), its UI is there already: the links are printed, nothing is
-    started.
+    If --tracking-uri is a server (http://...), which has its own UI, it prints the links and starts nothing.
     """
     from orchestrator.storage.locations import local_folder
     from orchestrator.tracking.database import DATABASE, is_server
@@ -71,7 +70,7 @@ def ui(
 
     database = local_folder(store) / DATABASE
     if tracking_uri is None and not database.exists():
-        raise InputError(f"there is no {database} yet: run a sweep first, or name a --tracking-uri")
+        raise InputError(f"{database} does not exist yet: run a sweep first, or pass --tracking-uri")
     console = console_of()
     uri = tracking_uri or f"sqlite:///{database}"
     if is_server(uri):
@@ -93,7 +92,7 @@ def ui(
 def _serve_ui(
     uri: str, host: str, port: int, allowed: Sequence[str], console: Terminal, *, open_browser: bool
 ) -> int:
-    """Run MLflow's server until it is stopped; its exit code, 0 if it was we who stopped it."""
+    """Run MLflow's server until it is stopped. Returns its exit code, or 0 if we stopped it."""
     from orchestrator.cluster.host import stoppable
     from orchestrator.tracking import server as mlflow_server
     from orchestrator.tracking.artifacts import make_relative
@@ -113,12 +112,12 @@ def _serve_ui(
             if not mlflow_server.is_loopback(host):
                 warn(
                     console,
-                    f"everyone who reaches port {port} of this machine may read and write what is there",
+                    f"everyone who can reach port {port} of this machine can read and change the MLflow data",
                 )
             if there:
                 address = mlflow_server.address(host, port, allowed)
                 console.say(
-                    f"MLflow is at {address} (Ctrl-C ends it); each sweep is an experiment, each trial a run"
+                    f"MLflow is at {address} (Ctrl-C stops it); each sweep is an experiment, each trial a run"
                 )
                 show_links(uri, address, console, open_browser=open_browser)
             while server.poll() is None and not stop.wait(0.2):
@@ -132,7 +131,7 @@ def _serve_ui(
 def kinds(
     family: Annotated[str | None, typer.Argument(help="Only this family.", show_default=False)] = None,
 ) -> None:
-    """List all that a sweep can name (poisons, architectures, ...), with fields and defaults."""
+    """List everything that a sweep can name (poisons, architectures, ...), with fields and defaults."""
     from orchestrator.cli.kinds import tables
 
     console = console_of()
@@ -143,9 +142,9 @@ def kinds(
 
 @app.command()
 def doctor(store: StoreOption = STORE) -> None:
-    """Look at what this machine has and lacks: versions, devices, disk, store, data sets."""
+    """Check this machine: versions, devices, disk space, store, data sets."""
     from orchestrator.cli.doctor import findings
 
     console, colours = console_of(), {"ok": "green", "note": "yellow", "missing": "red"}
     for finding in findings(store):
-        console.say((f"{finding.state:<8}", colours[finding.state]), f" {finding.what:<16} {finding.says}")
+        console.say((f"{finding.state:<8}", colours[finding.state]), f" {finding.what:<16} {finding.text}")

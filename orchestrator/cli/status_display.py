@@ -1,7 +1,6 @@
-"""`opsctl status`, and with `--watch`, in the terminal: how far a sweep is, who runs it, what failed, what is
-in doubt.
+"""The terminal output of `opsctl status`, with and without `--watch`: progress, drivers, failures and doubts.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that `opsctl status` starts instantly.
 """
 
 from __future__ import annotations
@@ -24,13 +23,13 @@ from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.storage.records import Heartbeat
 from trainers.printable import one_line
 
-FAILURES = 5  # on the screen; status shows all
+FAILURES = 5  # at most so many with --watch; without it all are shown
 
 
-def tell(
+def show(
     status: SweepStatus, heartbeats: Sequence[Heartbeat], version: str, where: str, console: Terminal
 ) -> None:
-    """Print it: all but the table. `heartbeats` are those of all drivers of the store at `where`."""
+    """Print the status without the table. `heartbeats` are those of all drivers of the store at `where`."""
     name = status.snapshot.name
     mine = [heartbeat for heartbeat in heartbeats if heartbeat["sweep"] == name]
     others = sorted(
@@ -46,11 +45,11 @@ def tell(
     if building(mine) or running(mine):
         console.print(at_work(building(mine), running(mine)))
     if others:
-        console.say(f"this store's other sweeps that run: {', '.join(map(one_line, others))}")
+        console.say(f"other sweeps running in this store: {', '.join(map(one_line, others))}")
     for entry, failure in status.failed():
         attempts = failure.get("attempts", 1)
-        told = f" {entry.key} ({one_line(entry.name)}), {attempts} attempts: {failure['error']}"
-        console.say(("failed", "red"), told)
+        text = f" {entry.key} ({one_line(entry.name)}), {attempts} attempts: {failure['error']}"
+        console.say(("failed", "red"), text)
         console.say(f"       {where}/trials/{entry.key}/failure.json")
     for name, why in status.damaged.items():
         console.say(("damaged", "red"), f" {where}/{name} counts as missing: {why}")
@@ -62,23 +61,23 @@ def tell(
 
 @dataclass
 class Lines:
-    """A line per change, for logs and pipes."""
+    """Prints a line for each change, for logs and pipes."""
 
     console: Terminal
     start: float = field(default_factory=time.monotonic)
     last: str = ""
-    told: set[str] = field(default_factory=set)  # keys of failures
+    reported: set[str] = field(default_factory=set)  # keys of failed trials
 
     def show(self, status: SweepStatus, drivers: Sequence[Heartbeat]) -> None:
-        who = f"{len(running(drivers))} run" if drivers else "nobody runs it"
+        who = f"{len(running(drivers))} running" if drivers else "no driver is running"
         made = "".join(f", {data.name} is being built" for data in building(drivers))
         line = f"{status.counts}; {who}{made}"
         if line != self.last:
             self.last = line
             self._say(line)
         for entry, failure in status.failed():
-            if entry.key not in self.told:
-                self.told.add(entry.key)
+            if entry.key not in self.reported:
+                self.reported.add(entry.key)
                 self._say(f"failed {entry.key} ({entry.name}): {failure['error']}")
 
     def close(self) -> None: ...
@@ -89,7 +88,7 @@ class Lines:
 
 
 class Screen:
-    """A picture that renews itself: a bar, who runs the sweep, what runs, what failed, the table."""
+    """A live view: a progress bar, the drivers, what is running, failures, and the table."""
 
     def __init__(self, console: Terminal, version: str | None) -> None:
         self.version = version
@@ -104,7 +103,7 @@ class Screen:
 
 
 def picture(status: SweepStatus, drivers: Sequence[Heartbeat], version: str | None) -> Group:
-    """What the screen shows."""
+    """The content of the screen."""
     rate = pace(status, drivers)
     line = RichTable.grid(padding=(0, 2, 0, 0))
     line.add_row(
@@ -121,11 +120,11 @@ def picture(status: SweepStatus, drivers: Sequence[Heartbeat], version: str | No
     return Group(
         Text.assemble((status.snapshot.name, "bold"), f": {status.snapshot.question}"),
         line,
-        *(who or [Text("nobody runs it just now")]),
+        *(who or [Text("no driver is running")]),
         *([at_work(builds, runs)] if builds or runs else []),
         *(
-            Text.assemble(("failed", "red"), f" {entry.name}: {told['error']}")
-            for entry, told in failed[:FAILURES]
+            Text.assemble(("failed", "red"), f" {entry.name}: {record['error']}")
+            for entry, record in failed[:FAILURES]
         ),
         *more,
         rich_table(report.tabulate(status)),

@@ -1,4 +1,4 @@
-"""The commands on sweeps."""
+"""The commands that work on sweeps."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def plan(
         typer.Option(
             min=0.001,
             envvar="OPSCTL_TFLOPS",
-            help="10¹² operations per second of a slot. [default: as finished trials had, else measured]",
-            show_default=False,
+            help="10¹² operations per second of a slot.",
+            show_default="as in finished trials, else measured",
         ),
     ] = None,
     slots: Annotated[
@@ -63,17 +63,17 @@ def plan(
         typer.Option(
             min=1,
             envvar="OPSCTL_SLOTS",
-            help="Trials that run at a time. [default: as many as on this machine]",
-            show_default=False,
+            help="Number of concurrent trials.",
+            show_default="as many as on this machine",
         ),
     ] = None,
 ) -> None:
-    """Say what a sweep would do: data sets to build, trials to run, trials already done, and how many hours
-    that takes. Starts nothing.
+    """Show what a sweep would do: data sets to build, trials to run, trials already done, and the estimated
+    hours. Starts nothing.
 
-    Of several sweeps, `opsctl plan sweeps/paper/*.yaml`, it says that of all together: what they share counts
-    once. One that cannot be planned, because its images are not there, say, is left out: then the exit code
-    is 2.
+    For several sweeps (opsctl plan sweeps/paper/*.yaml) it shows the total, in which shared work counts once.
+    A sweep that cannot be planned, for example because its images are missing, is left out; the exit code is
+    then 2.
     """
     plans, wrong = each_of(files, lambda file: plan_of(file, store, settings))
     if len(files) == 1:
@@ -98,10 +98,10 @@ def sweep(
 ) -> None:
     """Run a sweep: build its data sets, train its trials, and print its report.
 
-    Results are in the store as soon as a trial ends; interrupt at will and run the same command again to go
-    on. Trials that failed by their own fault (they diverged, say) are left alone then; opsctl retry runs
-    them again. Exit code 0: every trial is done; 1: some failed; 130: interrupted; 2: the sweep or an option
-    is wrong.
+    Each result is stored as soon as its trial ends. You can interrupt the sweep at any time and run the same
+    command again to continue. It does not repeat trials that failed through their own fault, for example
+    because they diverged; opsctl retry does. Exit code 0: every trial is done; 1: some failed; 130:
+    interrupted; 2: the sweep or an option is invalid.
     """
     options = RunOptions(
         settings=settings,
@@ -124,7 +124,7 @@ def retry(
         list[str] | None,
         typer.Argument(
             metavar="[KEY]...",
-            help="Only failed trials whose key begins so; opsctl status tells keys.",
+            help="Only failed trials whose key starts with KEY; opsctl status lists the keys.",
             show_default=False,
         ),
     ] = None,
@@ -138,8 +138,8 @@ def retry(
     cpus_per_trial: CpusOption = None,
     tracking_wait: TrackingWaitOption = 15.0,
 ) -> None:
-    """Run failed trials of a sweep again, with all that is missing: as opsctl sweep does, which leaves alone
-    trials that failed by their own fault.
+    """Run the failed trials of a sweep again, and everything that is missing. opsctl sweep does not repeat
+    trials that failed through their own fault.
     """
     from orchestrator.monitoring.sweep_status import read_status
 
@@ -151,7 +151,7 @@ def retry(
     ]
     console = console_of()
     if not failed:
-        console.say(f"{snapshot.name}: no trial {'of these keys ' if keys else ''}has failed")
+        console.say(f"{snapshot.name}: no trial {'with these keys ' if keys else ''}has failed")
         return
     options = RunOptions(
         settings=settings,
@@ -165,22 +165,24 @@ def retry(
     )
     todo, stored = plan_of(file, store, options.changes(), retry=failed)
     word = "would be" if dry_run else "are"
-    console.say(f"{snapshot.name}: {len(failed)} trials that failed {word} run again")
+    console.say(f"{snapshot.name}: {len(failed)} failed trials {word} run again")
     run_sweep(todo, stored, file, options, retry=failed)
 
 
 @app.command()
 def stop(
     file: Annotated[
-        Path | None, typer.Argument(help="The sweep file of what is to stop.", show_default=False)
+        Path | None, typer.Argument(help="The file of the sweep to stop.", show_default=False)
     ] = None,
     store: StoreOption = STORE,
-    everything: Annotated[bool, typer.Option("--all", help="Stop every sweep of the store.")] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait until they have stopped.")] = 120,
+    everything: Annotated[bool, typer.Option("--all", help="Stop all running sweeps of the store.")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="How many seconds to wait for the sweeps to stop.")
+    ] = 120,
 ) -> None:
-    """Have a running sweep end, from any machine that reaches its store; what is finished is kept.
+    """Stop a running sweep, from any machine with access to its store. Finished work is kept.
 
-    Exit code 0: it has ended, or nothing ran; 1: somebody did not answer.
+    Exit code 0: it has stopped, or was not running; 1: a driver did not respond in time.
     """
     from orchestrator.monitoring.status import place
     from orchestrator.monitoring.stop import stop_drivers
@@ -189,22 +191,24 @@ def stop(
     if (file is None) is not everything:
         from trainers import InputError
 
-        raise InputError("opsctl stop takes one sweep file, or --all for every sweep of the store")
+        raise InputError(
+            "opsctl stop takes either a sweep file or --all, which stops every sweep of the store"
+        )
     name = None if file is None else name_of(file, store)
     storage, console = ledger_of(store).storage, console_of()
     found = [heartbeat for heartbeat in live_heartbeats(storage) if name in (None, heartbeat["sweep"])]
     if not found:
-        console.say(f"no sweep runs in {storage.where}" if name is None else f"{name} does not run")
+        console.say(f"no sweep is running in {storage.where}" if name is None else f"{name} is not running")
         return
-    with console.status(f"waiting for {len(found)} to end"):
+    with console.status(f"waiting for {len(found)} to stop"):
         left = {heartbeat["id"] for heartbeat in stop_drivers(storage, found, wait=wait)}
     for heartbeat in found:
-        how = f"has not answered within {wait:g} s" if heartbeat["id"] in left else "has ended"
+        how = f"has not responded within {wait:g} s" if heartbeat["id"] in left else "has stopped"
         console.say(f"{heartbeat['sweep']} {place(heartbeat)} {how}")
     raise typer.Exit(bool(left))
 
 
-UNKNOWN = 3  # how a sweep ended that was sent to a cluster
+UNKNOWN = 3  # exit code if it is unknown how a submitted sweep ended
 
 
 @app.command()
@@ -214,12 +218,12 @@ def submit(
         str,
         typer.Option(
             envvar="OPSCTL_STORE",
-            help="Where the cluster keeps data sets and results: a folder all its machines share, or a URL.",
+            help="Where the cluster stores data sets and results: a folder shared by all machines, or a URL.",
             show_default=False,
         ),
     ],
     address: Annotated[
-        str, typer.Option(envvar="OPSCTL_DASHBOARD", help="The dashboard of the cluster's head.")
+        str, typer.Option(envvar="OPSCTL_DASHBOARD", help="The dashboard address of the cluster's head.")
     ] = "http://127.0.0.1:8265",
     tracking_uri: UriOption = None,
     settings: SetOption = None,
@@ -227,15 +231,15 @@ def submit(
     gpus_per_trial: GpusOption = None,
     cpus_per_trial: CpusOption = None,
     tracking_wait: TrackingWaitOption = 15.0,
-    follow: Annotated[bool, typer.Option(help="Show what it says until it ends.")] = True,
+    follow: Annotated[bool, typer.Option(help="Print its output until it ends.")] = True,
 ) -> None:
-    """Run a sweep on a cluster, from here, as `opsctl sweep` on its head would; one that is killed there is
-    begun again.
+    """Submit a sweep to a cluster, where it runs as opsctl sweep on the head would. A sweep that is killed
+    there is restarted.
 
-    Only the sweep file travels. Ctrl-C leaves the sweep running, and so does a broken connection. Exit code:
-    the sweep's, if it was followed to the end; 0 if nobody wanted to; 2 if there is no cluster, or it refuses
-    us; 3 if nobody knows how it ended, or whether: the connection was lost for a minute, or the job was; 137
-    and the like if it was killed time and again.
+    Only the sweep file is sent. The sweep keeps running after Ctrl-C or a broken connection. Exit code: that
+    of the sweep if its output was followed to the end; 0 with --no-follow; 2 if no cluster answers or it
+    rejects the request; 3 if the outcome is unknown, because the connection was lost for a minute or the job
+    was lost; 137 or similar if the sweep was killed repeatedly.
     """
     from orchestrator.cluster import submit as sending
 
@@ -251,7 +255,7 @@ def submit(
     name, arguments = sending.prepare(
         file, store=store, settings=settings, tracking_uri=tracking_uri, tracking_wait=tracking_wait
     )
-    with console_of().status("asking the cluster"):
+    with console_of().status("contacting the cluster"):
         from orchestrator.cli.terminal import without_colours
         from orchestrator.execution.ray.jobs import Jobs
         from trainers.redaction import shown
@@ -264,7 +268,7 @@ def submit(
         try:
             code = jobs.follow(job, lambda text: typer.echo(without_colours(text), nl=False))
         except KeyboardInterrupt:
-            typer.echo(f"\n{job} goes on without us; see above")
+            typer.echo(f"\n{job} keeps running; see above")
         except OSError as error:
             typer.echo(shown(f"\n{error}; see above"), err=True)
             code = UNKNOWN
@@ -276,13 +280,13 @@ def status(
     file: File,
     store: StoreOption = STORE,
     settings: SetOption = None,
-    watch: Annotated[bool, typer.Option("--watch", help="Stay, and show how it goes on.")] = False,
-    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between two looks.")] = 2,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep running and update the display.")] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="With --watch: seconds between updates.")] = 2,
 ) -> None:
-    """Say how far a sweep is: what is done, what runs, what failed and why, what is missing.
+    """Show the progress of a sweep: what is done, what is running, what failed and why, what is missing.
 
-    It is the sweep as it was last planned, wherever it runs. --watch ends when the sweep does, or with
-    Ctrl-C, which ends nothing else.
+    It shows the sweep as it was last planned, wherever it runs. --watch ends with the sweep, or on Ctrl-C,
+    which does not stop the sweep.
     """
     from orchestrator.cli import status_display
     from orchestrator.monitoring.sweep_status import read_status
@@ -299,7 +303,7 @@ def status(
         with stoppable() as stop:
             status = watching.watch(snapshot, ledger, view, every=every, stop=stop)
     status = status or read_status(snapshot, ledger)
-    status_display.tell(status, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
+    status_display.show(status, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
     print_report([sheet_of(status, file)], Format.table, console, brief=True)
 
 
@@ -312,11 +316,11 @@ def report(
     compare: CompareOption = None,
     html: HtmlOption = None,
 ) -> None:
-    """Print the tables of sweeps from the results on disk: mean ± std over seeds, and below them warnings:
-    what failed, is missing, or is in doubt.
+    """Print the tables of sweeps from the results on disk: mean ± std over seeds, followed by warnings about
+    failed, missing or doubtful trials.
 
-    A sweep that names a reference has the published figures beside its own; one with claims says which
-    hold. It is the sweep as it was last planned, and nothing is started:
+    If the sweep names a reference, the published figures are shown too; if it has claims, their verdicts.
+    The report uses the sweep as it was last planned, and starts nothing:
 
         opsctl report sweeps/width.yaml --compare clean,ops
 
@@ -326,16 +330,15 @@ def report(
 
         opsctl report sweeps/width.yaml --format trials.csv > trials.csv
 
-    csv has a line per cell of a table, trials.csv a line per trial: its sweep, key, the labels of its axes,
-    all its metrics, seconds, state (done, failed, stopped, missing), platform, precision and warnings.
-    Numbers have full precision and the metric's own unit, so that accuracies are fractions.
-    pandas.read_csv(file, keep_default_na=False,
-    na_values="") reads them exactly (before pandas 3: float_precision="round_trip" for the last digit).
-    An axis that is named like another column is axis:NAME there. Text that a spreadsheet would run as a
-    formula begins with an apostrophe.
+    csv has a line per cell of a table; trials.csv has a line per trial, with its sweep, key, axis labels, all
+    metrics, seconds, state (done, failed, stopped, missing), platform, precision and warnings. Numbers have
+    full precision and the metric's own unit, so accuracies are fractions. pandas.read_csv(file,
+    keep_default_na=False, na_values="") reads them exactly (before pandas 3, add
+    float_precision="round_trip" for the last digit). An axis with the name of another column becomes
+    axis:NAME. Text that a spreadsheet would evaluate as a formula starts with an apostrophe.
 
-    Exit code 0, whatever is missing; 2: a file, a column or a published table is not there, or one of several
-    sweeps was left out because it cannot be planned.
+    Exit code 0, even if trials are missing; 2: a file, a column or a published table does not exist, or one
+    of several sweeps was left out because it cannot be planned.
     """
     from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.report import make_sheet

@@ -1,6 +1,6 @@
-"""Tables for a terminal, and as a picture: a sweep's report, and what runs just now.
+"""Tables for a terminal or an SVG: a sweep's report, and what is running.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that `opsctl status` starts instantly.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from orchestrator.report import lines
 from orchestrator.report.wording import number
 from trainers.redaction import shown
 
-COLOURS = {True: "green", False: "yellow", None: "dim"}  # of the published figure: near ours, or not
+COLOURS = {True: "green", False: "yellow", None: "dim"}  # of a published figure: within two std or not
 VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
-ROWS = 20  # of what runs: a screen holds no more, however many machines there are
+ROWS = 20  # most rows of running work, so that it fits a screen even on many machines
 
 
 def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTable:
-    """What is being built and what runs, `ROWS` of them, and how many more there are."""
+    """The data sets being built and the trials running: at most `ROWS`, then the number of the others."""
     table = RichTable("running", "for", "epoch", "train acc", "test acc", box=None, padding=(0, 2, 0, 0))
     for data in building[:ROWS]:
         since = "" if data.seconds is None else elapsed(data.seconds)
@@ -52,7 +52,7 @@ def rich_table(table: report.Table) -> RichTable:
 
 
 def _cell(table: report.Table, row: str, column: str) -> Text:
-    """Ours, and in a second line the published figure, in the colour of how near it is."""
+    """Our result, and on a second line the published figure, coloured by whether it agrees."""
     cell, shown = table.cells.get((row, column)), Text(report.text(table, row, column))
     if cell is not None and cell.published is not None:
         shown.append("\n" + report.published(cell), COLOURS[cell.within])
@@ -60,13 +60,13 @@ def _cell(table: report.Table, row: str, column: str) -> Text:
 
 
 def legend(table: report.Table) -> Text | None:
-    """What the second line of a cell is; None if no cell has one."""
-    told = report.source(table, "below each")
-    return None if told is None else Text(told, "dim")
+    """An explanation of the second line of cells; None if no cell has one."""
+    text = report.source(table, "below each")
+    return None if text is None else Text(text, "dim")
 
 
 def below(sheet: report.Sheet) -> Iterator[Text]:
-    """What is said below the table: how columns compare, what became of the claims, and warnings."""
+    """The text below the table: comparisons, claims and warnings."""
     for comparison in sheet.comparisons:
         yield from map(Text, map(shown, lines.comparison(comparison)))
     for verdict in sheet.claims:
@@ -84,8 +84,8 @@ def warnings(sheet: report.Sheet) -> Iterator[Text]:
 
 
 def picture(sheet: report.Sheet) -> str:
-    """The table and its warnings as an SVG image of a terminal, in a font of the reader's own: it fetches
-    nothing."""
+    """The table and its warnings as an SVG image of a terminal. It uses a local font, so that it is
+    self-contained."""
     table = sheet.table
     rich = rich_table(table)
     console = terminal.recorder(terminal.recorder(500).measure(rich).maximum)

@@ -1,7 +1,8 @@
-"""What prints on a terminal. Text of files, users and other machines is shown as it is: none of it is
-markup, no character of it is obeyed, and credentials in it are hidden.
+"""The terminal output. Text from files, users and other machines is printed literally: markup and control
+characters in it have no effect, and credentials are hidden.
 
-Styled text is made with `rich.text.Text`, whose parts have styles; nothing is parsed. Imports nothing heavy.
+Build styled text with `rich.text.Text`, whose parts have styles; nothing is parsed. Imports only light
+modules.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Terminal(Console):
-    """A console of rich without markup and emoji codes, on which unprintable characters are spelt out."""
+    """A rich console without markup and emoji codes, which spells out unprintable characters."""
 
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, **options)
@@ -40,17 +41,17 @@ class Terminal(Console):
         return super().status(Text(status) if isinstance(status, str) else status, **options)
 
     def say(self, *parts: str | tuple[str, str]) -> None:
-        """Print one line, however long, of texts and (text, style) pairs."""
+        """Print texts and (text, style) pairs as one line, without wrapping."""
         words = ((part, "") if isinstance(part, str) else part for part in parts)
         line = Text.assemble(*((shown(text), style) for text, style in words))
         self.print(line, highlight=False, soft_wrap=True)
 
 
 def without_colours(log: str) -> str:
-    """Lines of a log, as they can be shown: without the colours that Ray writes into it."""
+    """The text of a log, safe to print: without the colour codes that Ray writes into it."""
     return shown(COLOUR.sub("", log).replace("\r\n", "\n"))
 
 
 def recorder(width: int) -> Terminal:
-    """A terminal that keeps what is printed on it, for `export_svg`."""
+    """A terminal that records its output, for `export_svg`."""
     return Terminal(record=True, width=width, file=io.StringIO())

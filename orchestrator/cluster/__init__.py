@@ -1,3 +1,3 @@
-"""Machines that a sweep runs on, and how one gets on them: the token, autoscaling, submitting a sweep, the
-supervisor of a submitted one. What needs a Ray client is in execution/ray.
+"""Running sweeps on a cluster: the token, autoscaling, submitting a sweep, and the supervisor of a submitted
+one. Code that needs a Ray client is in execution/ray.
 """

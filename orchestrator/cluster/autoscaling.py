@@ -1,4 +1,4 @@
-"""The machines that a cluster's autoscaler may add: what Ray's launcher left on the head."""
+"""The machines that a cluster's autoscaler may add, from the file that Ray's launcher leaves on the head."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from trainers import InputError
 from trainers.stored import DamagedError, JsonFile
 from trainers.yaml_text import plain_numbers, read_yaml
 
-BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # as `ray start --autoscaling-config` names it
-MOST = 10_000  # machines: more are no promise
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # the name that `ray start --autoscaling-config` uses
+MOST = 10_000  # machines; larger numbers are capped
 Machines = Annotated[int, Field(ge=0)]
 
 
@@ -27,7 +27,7 @@ class NodeType(TypedDict):
 
 @with_config(ConfigDict(extra="allow"))
 class Autoscaling(TypedDict, total=False):
-    """What Ray's launcher leaves on the head."""
+    """The cluster configuration that Ray's launcher leaves on the head."""
 
     max_workers: Machines
     head_node_type: str
@@ -38,8 +38,8 @@ CONFIG = JsonFile[Autoscaling](Autoscaling)
 
 
 def promised(file: Path = BOOTSTRAP) -> list[dict[str, float]]:
-    """The resources of every machine that may come, one entry a machine; of several kinds each as if it came
-    alone. [] where nothing grows, and on any machine but the head."""
+    """The resources of every machine that the autoscaler may add, one entry per machine. The limit applies to
+    each kind by itself. Empty without an autoscaler, and on any machine but the head."""
     try:
         config = CONFIG.check(plain_numbers(read_yaml(file.expanduser(), "")))
     except (InputError, DamagedError):

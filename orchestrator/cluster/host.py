@@ -1,4 +1,4 @@
-"""What a driver asks of the machine it runs on: signals, a scratch folder, whether somebody listens."""
+"""Operating-system services for a driver: signals, a scratch folder, a check of whether a port is open."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from types import FrameType
 
 from orchestrator.storage.process import gone, this_process
 
-SCRATCH = "opsctl-"  # how a scratch folder's name begins
+SCRATCH = "opsctl-"  # prefix of a scratch folder's name
 OWNER = "process"  # the file in it that names its process
-REMOVE_SECONDS = 5.0  # in which a scratch folder can be removed
+REMOVE_SECONDS = 5.0  # how long removing a scratch folder may take
 
 
 def knock(address: str) -> bool:
-    """Whether somebody listens at `host:port`, an OSError if not; False for what is no such address."""
+    """True if something listens at `host:port`; raises OSError if not. False for any other `address`."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return False
@@ -33,9 +33,9 @@ def knock(address: str) -> bool:
 
 @contextmanager
 def scratch(where: Path | None = None) -> Iterator[Path]:
-    """A folder of this process, readable by its user alone, gone afterwards. It lies in `where`, by default
-    the system's folder for temporary files, under a name that nobody can guess and so nobody can occupy.
-    Folders left there by processes of the same user that were killed go too."""
+    """A temporary folder for this process, readable only by its user and removed at the end. It is created in
+    `where` (default: the system's temporary folder) under an unguessable name, so that nobody can create it
+    first. Folders left by killed processes of the same user are removed too."""
     base = where or Path(tempfile.gettempdir())
     _remove_left_over(base)
     folder = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=base))
@@ -51,7 +51,7 @@ def scratch(where: Path | None = None) -> Iterator[Path]:
 
 def _remove_left_over(base: Path) -> None:
     """Remove the scratch folders in `base` that belong to this user and whose process has ended. Anything
-    else by such a name, a symbolic link too, is left alone."""
+    else with such a name, including a symbolic link, is left alone."""
     for folder in base.glob(f"{SCRATCH}*"):
         with suppress(OSError, ValueError):
             found = folder.lstat()
@@ -63,7 +63,7 @@ def _remove_left_over(base: Path) -> None:
 
 @contextmanager
 def stoppable(stop: threading.Event | None = None) -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal does what it always did."""
+    """An event that SIGINT and SIGTERM set; a second signal has its usual effect."""
     stop = stop or threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield stop

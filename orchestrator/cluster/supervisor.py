@@ -1,7 +1,7 @@
-"""`opsctl sweep`, begun again when it is killed, as the head of a cluster runs it:
+"""Runs `opsctl sweep` on the head of a cluster, and restarts it if it is killed:
 `python -m orchestrator.cluster.supervisor NAME FILE --store STORE ...`.
 
-Imports nothing heavy, so that it is not what a machine without memory kills.
+Imports only light modules, so that a machine that runs out of memory kills the sweep and not the supervisor.
 """
 
 from __future__ import annotations
@@ -22,63 +22,64 @@ from orchestrator.storage.process import machine
 from orchestrator.storage.records import Heartbeat
 from orchestrator.storage.storage import Storage
 
-OWN = (0, 1, 2, 130)  # exit codes that a sweep gives itself
+OWN = (0, 1, 2, 130)  # exit codes of a sweep that ended by itself
 STOPPED = 130
-TRIES = 5  # in a row that brought nothing
-PAUSE_SECONDS = 10.0  # after the first of these; doubled after each
+TRIES = 5  # attempts in a row without progress
+PAUSE_SECONDS = 10.0  # the pause after the first of these; doubled after each
 LOOK_SECONDS = 0.5
 RESULTS = re.compile(r"/(result|failure|stopped|look-\w+)\.json$")
 
 
 class Standin:
-    """A heartbeat of this process while the sweep has none: `opsctl stop` finds it, and sets `asked`."""
+    """A heartbeat of this process while the sweep has none, so that `opsctl stop` finds it. A request to stop
+    sets `stop_requested`."""
 
     def __init__(self, storage: Storage, name: str) -> None:
         self.storage, self.name = storage, name
-        self.asked = threading.Event()
+        self.stop_requested = threading.Event()
         self._shown = ExitStack()
-        self._mark: str | None = None
+        self._id: str | None = None
 
     def appear(self, left: Heartbeat | None) -> None:
-        """Be there, in the place of a sweep that was killed and `left` this heartbeat; also heed what that
-        was asked."""
-        if self._mark is not None:
+        """Publish the heartbeat. `left` is that of a killed sweep, which it replaces; a request to stop that
+        sweep counts too."""
+        if self._id is not None:
             return
         needs, snapshot = (left.get("needs", ()), left.get("outline")) if left is not None else ((), "")
-        with suppress(OSError):  # a store that is away for a while: the sweep has a say in that
+        with suppress(OSError):  # the store may be unreachable for a while; the sweep handles that
             driver = self._shown.enter_context(
-                Driver(self.storage, self.name, self.asked, needs=needs, snapshot=snapshot)
+                Driver(self.storage, self.name, self.stop_requested, needs=needs, snapshot=snapshot)
             )
-            self._mark = driver.id
+            self._id = driver.id
             if left is not None:
-                self._heed(left["id"])
+                self._check_stop(left["id"])
             remove_dead(self.storage)
 
     def leave(self) -> None:
-        """Be gone, but for what was asked just now."""
-        if self._mark is not None:
+        """Remove the heartbeat, after a last check for a request to stop."""
+        if self._id is not None:
             with suppress(OSError):
-                self._heed(self._mark)
+                self._check_stop(self._id)
             self._shown.close()
-            self._mark = None
+            self._id = None
 
-    def _heed(self, heartbeat: str) -> None:
+    def _check_stop(self, heartbeat: str) -> None:
         if self.storage.read(f"drivers/{heartbeat}.stop") is not None:
-            self.asked.set()
+            self.stop_requested.set()
 
 
 class Supervisor:
-    """Runs `command`, the sweep called `name` with its results in `storage`, until it ends by itself."""
+    """Runs `command`, the sweep `name` with its results in `storage`, until it ends by itself."""
 
     def __init__(self, storage: Storage, name: str, command: Sequence[str]) -> None:
         self.storage, self.command = storage, command
-        self.signalled = threading.Event()  # whoever does it tells the sweep as well, as Ray does
+        self.signalled = threading.Event()  # Ray signals the sweep as well
         self._standin = Standin(storage, name)
         self._left: Heartbeat | None = None  # the last heartbeat that the sweep had
 
     def run(self) -> int:
-        """The exit code that the sweep gave itself; or, if it was killed TRIES times in a row without a
-        result or a data set more, 128 and the number of the signal."""
+        """The exit code of the sweep; or 128 plus the number of the signal, if it was killed TRIES times in a
+        row without a new result or data set."""
         with stoppable(self.signalled):
             try:
                 return self._run()
@@ -93,16 +94,17 @@ class Supervisor:
             now = self._progress()
             fruitless, before = (fruitless + 1 if now == before else 0), now
             if fruitless == TRIES:
-                _say(f"{_how(code)} {TRIES} times in a row, and nothing was done meanwhile: given up")
+                _say(f"{_how(code)} {TRIES} times in a row without progress: giving up")
                 break
             pause = PAUSE_SECONDS * 2**fruitless
-            _say(f"{_how(code)}; it begins again in {pause:g} s")
+            _say(f"{_how(code)}; it is restarted in {pause:g} s")
         return code
 
     def _try(self, pause: float) -> int:
-        """Run the sweep once, after a pause; how it ended. STOPPED if it was to stop before it began."""
+        """Run the sweep once, after a pause; returns its exit code, or STOPPED if a stop was requested before
+        it started."""
         self._standin.appear(self._left)
-        if self._told(pause):
+        if self._wait(pause):
             return STOPPED
         process = subprocess.Popen(self.command)
         if not self._begun(process):
@@ -115,29 +117,29 @@ class Supervisor:
         return code if code >= 0 else 128 - code
 
     def _begun(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait until the sweep has a heartbeat of its own, or has ended; False if it is to stop before
+        """Wait until the sweep has its own heartbeat, or has ended; False if a stop is requested before
         that."""
-        asked = self._standin.asked
+        requested = self._standin.stop_requested
         while process.poll() is None:
-            marked = self._marked(process.pid)
-            if asked.wait(LOOK_SECONDS):
+            found = self._has_heartbeat(process.pid)
+            if requested.wait(LOOK_SECONDS):
                 return False
-            if marked:  # for a moment both were there: who asks has seen the one or the other
+            if found:  # for a moment there are two heartbeats; a request to stop may name either
                 self._standin.leave()
-                return not asked.is_set()
+                return not requested.is_set()
         return True
 
-    def _told(self, seconds: float) -> bool:
-        """Let so much time pass; whether somebody said stop."""
+    def _wait(self, seconds: float) -> bool:
+        """Wait so many seconds; True, early, if a stop is requested."""
         end = time.monotonic() + seconds
-        while not (said := self._standin.asked.is_set() or self.signalled.is_set()):
+        while not (stop := self._standin.stop_requested.is_set() or self.signalled.is_set()):
             if (left := end - time.monotonic()) <= 0:
                 break
-            self._standin.asked.wait(min(LOOK_SECONDS, left))
-        return said
+            self._standin.stop_requested.wait(min(LOOK_SECONDS, left))
+        return stop
 
-    def _marked(self, pid: int) -> bool:
-        """Whether the sweep that this process runs has a heartbeat; it is remembered."""
+    def _has_heartbeat(self, pid: int) -> bool:
+        """Whether the sweep in the process `pid` has a heartbeat, which is kept in `_left`."""
         with suppress(OSError):
             for heartbeat in live_heartbeats(self.storage):
                 if heartbeat["pid"] == pid and heartbeat["machine"] == machine():
@@ -146,7 +148,7 @@ class Supervisor:
         return False
 
     def _progress(self) -> tuple[int, int] | None:
-        """What grows as a sweep goes on; None if the store does not answer."""
+        """Counts that grow as a sweep progresses; None if the store does not answer."""
         with suppress(OSError):
             found = sum(RESULTS.search(name) is not None for name in self.storage.files("trials"))
             return found, len(self.storage.holders("data", "record.json"))
@@ -154,7 +156,7 @@ class Supervisor:
 
 
 def main(name: str, *arguments: str) -> int:
-    """Run `opsctl sweep` with these arguments, `--store` among them; its exit code."""
+    """Run `opsctl sweep` with these arguments, which must include `--store`; returns its exit code."""
     store = arguments[arguments.index("--store") + 1]
     command = [sys.executable, "-m", "orchestrator", "sweep", *arguments]
     return Supervisor(open_storage(store), name, command).run()

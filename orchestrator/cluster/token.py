@@ -1,4 +1,4 @@
-"""The token that opens a Ray cluster: where it is found, and what is told when it is missing or another's."""
+"""The authentication token of a Ray cluster: where it is found, and the errors for a missing or wrong one."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from trainers import InputError
 
 ANSWER_SECONDS = 10
 LOCK_SECONDS = 30
-OTHERS = 0o077  # the bits of a file's mode that let others in
+OTHERS = 0o077  # the mode bits that give access to other users
 MODE = "RAY_AUTH_MODE"
 
 
 @dataclass(frozen=True)
 class Token:
-    """The token that Ray itself would use, and where it was looked for; None where there is none."""
+    """The token that Ray itself would use (None if there is none), and where it was searched."""
 
     value: str | None
     found: str
 
     @property
     def header(self) -> dict[str, str]:
-        """What a request carries to show the token."""
+        """The request headers with the token."""
         return {"authorization": f"Bearer {self.value}"} if self.value else {}
 
     def refused(self, where: str) -> InputError:
-        """What to tell when the cluster at `where` does not take it."""
+        """The error if the cluster at `where` rejects the token."""
         if self.value is None:
             return InputError(
                 f"the cluster at {where} wants a token: put the one that it was started with into "
-                f"{self.found} (readable by you alone) or into RAY_AUTH_TOKEN"
+                f"{self.found} (readable only by you) or into RAY_AUTH_TOKEN"
             )
         return InputError(
             f"the cluster at {where} refuses the token in {self.found}: it was started with another one"
@@ -43,8 +43,8 @@ class Token:
 
 
 def find_token() -> Token:
-    """RAY_AUTH_TOKEN, or the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token: Ray's own order. None if
-    RAY_AUTH_MODE says that tokens are not used."""
+    """The token from RAY_AUTH_TOKEN, the file RAY_AUTH_TOKEN_PATH, or ~/.ray/auth_token, in Ray's own order.
+    Its value is None if RAY_AUTH_MODE disables tokens."""
     if os.environ.get(MODE, "token") != "token":
         return Token(None, MODE)
     if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
@@ -57,32 +57,37 @@ def find_token() -> Token:
 
 
 def make_private_token() -> str | None:
-    """Have a token for a Ray on this machine that only this user can read: Ray itself would make one that
-    everyone on the machine can. What to tell the user, if one was replaced or ought to be; None otherwise.
+    """Ensure that there is a token for Ray on this machine that only this user can read; one that Ray itself
+    creates can be read by every user. Returns a warning if a token was or should be replaced, else None.
 
     Raises OSError if no file can be written.
     """
     if os.environ.get(MODE, "token") != "token" or os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return None
-    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):  # its owner decides what it says
-        return f"others can read {named}: chmod 600 {named}" if _is_readable_by_others(Path(named)) else None
+    if named := os.environ.get("RAY_AUTH_TOKEN_PATH"):  # the user's own file: never written
+        return (
+            f"other users can read {named}: run chmod 600 {named}"
+            if _is_readable_by_others(Path(named))
+            else None
+        )
     file = Path("~/.ray/auth_token").expanduser()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with FileLock(f"{file}.lock", timeout=LOCK_SECONDS):
-        with suppress(PermissionError):  # it is another user's
+        with suppress(PermissionError):  # it belongs to another user
             file.parent.chmod(0o700)
         exposed = _is_readable_by_others(file)
         if exposed or find_token().value is None:
             _write(file, secrets.token_hex(32))
     if exposed:
         return (
-            f"others could read {file}: it is another one now, and clusters that know the old one refuse it"
+            f"other users could read {file}: it now holds a new token, which clusters started with the old "
+            "one reject"
         )
     return None
 
 
 def _is_readable_by_others(file: Path) -> bool:
-    """Whether its mode lets others read a token, or write one."""
+    """Whether the file's mode gives other users access."""
     try:
         return bool(file.stat().st_mode & OTHERS)
     except FileNotFoundError:
@@ -90,7 +95,7 @@ def _is_readable_by_others(file: Path) -> bool:
 
 
 def _write(file: Path, token: str) -> None:
-    """Write a file that is never anybody else's to read, whole or not at all."""
+    """Write a file atomically, readable by this user only at all times."""
     new = file.with_name(f"{file.name}.{secrets.token_hex(8)}")
     try:
         with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
@@ -103,16 +108,16 @@ def _write(file: Path, token: str) -> None:
 
 
 def use_token() -> None:
-    """Have Ray show the token wherever there is one; a cluster without tokens does not mind. To be called
-    before `import ray`, which looks once."""
+    """Make Ray send the token if there is one; a cluster without tokens ignores it. Call this before
+    `import ray`, which reads the setting once."""
     if find_token().value is not None:
         os.environ.setdefault(MODE, "token")
 
 
 def check_token(address: str) -> None:
-    """InputError if the Ray cluster at `host:port` does not take our token. Whatever else is wrong there is
-    left to Ray, which would try for twenty seconds and then not say why."""
-    import grpc  # as ray needs it
+    """Raises InputError if the Ray cluster at `host:port` rejects our token; Ray itself would retry for
+    twenty seconds and then not give the reason. Other errors are left to Ray."""
+    import grpc  # installed with ray
 
     token = find_token()
     with grpc.insecure_channel(address) as channel:

@@ -1,3 +1,3 @@
-"""How far sweeps are, who runs them, and stopping them: from storage alone, so that it is instant, and works
-from any machine that reaches the store.
+"""The progress of sweeps, their drivers, and stopping them. Uses storage only, so that it starts instantly
+and works from any machine with access to the store.
 """

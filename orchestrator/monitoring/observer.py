@@ -1,4 +1,4 @@
-"""Who wants to know what happens in a sweep overrides these: the display, the tracker, a test."""
+"""Callbacks for the events of a running sweep, for the display, the tracker and tests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from trainers.loop import Metrics
 
 
 class Observer:
-    """Is told on the driver, in one thread, in the order of events. A method must not raise and must not
-    wait."""
+    """Override the methods of interest. They are called on the driver, from one thread, in the order of
+    events. A method must neither raise nor block."""
 
     def sweep_started(self, plan: Plan) -> None:
-        """Ray is there; what comes now is the sweep."""
+        """Ray has started, and the sweep begins."""
 
     def data_started(self, spec: DataSpec) -> None: ...
 
@@ -25,7 +25,7 @@ class Observer:
     def data_built(self, spec: DataSpec) -> None: ...
 
     def data_retried(self, spec: DataSpec, why: str) -> None:
-        """Building it has failed and will be tried again."""
+        """A build has failed and will be retried."""
 
     def data_failed(self, spec: DataSpec, error: str) -> None: ...
 
@@ -34,22 +34,21 @@ class Observer:
     def trial_progress(self, task: Task, rows: list[Metrics]) -> None: ...
 
     def trial_retried(self, task: Task, why: str) -> None:
-        """It has failed and will be tried again."""
+        """A trial has failed and will be retried."""
 
     def trial_done(self, task: Task, record: Record) -> None:
-        """It has its result; another sweep may have run it, so it need not have started here."""
+        """A trial has its result. If another sweep ran it, it never started here."""
 
     def trial_stopped(self, task: Task, record: Record) -> None:
-        """A scheduler ended it early."""
+        """A scheduler stopped the trial early."""
 
     def trial_failed(self, task: Task, error: str) -> None: ...
 
     def store_silent(self, error: str) -> None:
-        """The store is full, or does not answer: what it is needed for waits. Told once, until it has been
-        well for a while."""
+        """The store is full or does not answer, and work that needs it waits. Called once per outage."""
 
     def sweep_ended(self) -> None:
-        """The last event, however the sweep ended, and even if it never started."""
+        """The last event, regardless of how the sweep ended, even if it never started."""
 
 
 class Observers(Observer):

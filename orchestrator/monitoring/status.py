@@ -1,6 +1,6 @@
-"""What of a sweep is at work, from the heartbeats of its drivers and the results of its trials.
+"""What is running in a sweep, from the heartbeats of its drivers and the results of its trials.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that `opsctl status` starts instantly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from trainers.printable import one_line
 
 @dataclass(frozen=True)
 class Running:
-    """A trial that runs: for how long (seconds), and what its last epoch said, if it had one."""
+    """A running trial: for how long (seconds), and the metrics of its last epoch, if there is one."""
 
     name: str
     seconds: float
@@ -30,7 +30,7 @@ class Running:
 
 @dataclass(frozen=True)
 class Building:
-    """A data set that is being built, for how long if that is known, and the last word of its builder."""
+    """A data set that is being built: its latest progress, and for how long (seconds) if that is known."""
 
     name: str
     word: str
@@ -38,7 +38,7 @@ class Building:
 
 
 def doubts_by_text(status: SweepStatus) -> dict[str, list[Entry]]:
-    """Warnings of finished trials, each once, with the trials that have it."""
+    """Each warning of finished trials once, with the trials that have it."""
     found: dict[str, list[Entry]] = {}
     for entry, text in status.doubts():
         found.setdefault(text, []).append(entry)
@@ -46,29 +46,29 @@ def doubts_by_text(status: SweepStatus) -> dict[str, list[Entry]]:
 
 
 def driver_line(heartbeat: Heartbeat, version: str | None) -> str:
-    """Who runs the sweep and for how long, what it does, and in what its version of the sweep is another than
+    """Where a driver runs and for how long, what it does, and how its version of the sweep differs from
     `version`."""
     state = heartbeat["state"]
     parts = [f"{place(heartbeat)} for {elapsed(_between(heartbeat['started'], heartbeat['time']))}"]
     if state:
-        words = [f"{len(state['running'])} trials run", f"{state['waiting']} wait"]
-        words += [f"{len(state['building'])} data sets are being built"] if state["building"] else []
-        words += [f"{state['elsewhere']} run elsewhere"] if state["elsewhere"] else []
+        words = [f"{len(state['running'])} trials running", f"{state['waiting']} waiting"]
+        words += [f"{len(state['building'])} data sets being built"] if state["building"] else []
+        words += [f"{state['elsewhere']} running elsewhere"] if state["elsewhere"] else []
         parts.append(", ".join(words))
-        faults = [f"{n} of {kind}" for kind, n in state["faults"].items() if n]
-        parts += [f"faults until now: {', '.join(faults)}"] if faults else []
-        resting = state.get("resting", 0)
-        parts += [f"{resting} machines rest, where trials failed one after another"] if resting else []
+        faults = [f"{n} {kind}" for kind, n in state["faults"].items() if n]
+        parts += [f"faults so far: {', '.join(faults)}"] if faults else []
+        paused = state.get("resting", 0)
+        parts += [f"{paused} machines paused after repeated failures"] if paused else []
         parts += [f"the store does not answer: {state['silent']}"] if state.get("silent") else []
     silent = _between(heartbeat["time"], datetime.now(UTC).isoformat())
     if silent > STALE_SECONDS:
         parts.append(
-            f"NO SIGN OF IT for {elapsed(silent)}: it is dead or cut off, or clocks differ; "
-            "opsctl stop waits a minute and then takes it for dead"
+            f"NO HEARTBEAT for {elapsed(silent)}: it is dead or unreachable, or clocks differ; "
+            "opsctl stop waits a minute before it treats it as dead"
         )
     snapshot = heartbeat.get("outline")
     if version and snapshot and (how := differs(snapshot, version)):
-        parts.append(f"it began {how}")
+        parts.append(f"it started {how}")
     return "; ".join(parts)
 
 
@@ -78,7 +78,7 @@ def place(heartbeat: Heartbeat) -> str:
 
 
 def running(heartbeats: Sequence[Heartbeat]) -> list[Running]:
-    """The trials that run, those that began first first; all times are the driver's own."""
+    """The running trials, longest-running first; all times are by the driver's clock."""
     found = [
         Running(
             trial["name"],
@@ -96,13 +96,13 @@ def running(heartbeats: Sequence[Heartbeat]) -> list[Running]:
 
 def building(heartbeats: Sequence[Heartbeat]) -> list[Building]:
     """The data sets that are being built."""
-    told = (data for heartbeat in heartbeats for data in heartbeat["state"].get("building", ()))
-    return [Building(data["name"], data["word"]) for data in told]
+    found = (data for heartbeat in heartbeats for data in heartbeat["state"].get("building", ()))
+    return [Building(data["name"], data["word"]) for data in found]
 
 
 def pace(status: SweepStatus, heartbeats: Sequence[Heartbeat]) -> float | None:
-    """Trials a second, if those that are missing take as long as those that are done, and as many run at once
-    as just now; None if nobody can tell yet."""
+    """Trials per second, assuming that missing trials take as long as finished ones and that as many run at
+    once as now; None if it cannot be estimated yet."""
     times = [record["seconds"] for record in status.results.values() if "seconds" in record]
     at_once = len(running(heartbeats))
     return at_once * len(times) / sum(times) if at_once and sum(times) else None

@@ -1,6 +1,6 @@
-"""`opsctl stop`: the drivers of a store are asked to end their sweeps, from any machine that reaches it.
+"""`opsctl stop`: asks the drivers of a store to end their sweeps, from any machine with access to the store.
 
-Imports nothing heavy, so that it is instant.
+Imports only light modules, so that it starts instantly.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ LOOK_SECONDS = 0.5
 
 
 def stop_drivers(storage: Storage, drivers: Sequence[Heartbeat], *, wait: float) -> list[Heartbeat]:
-    """Ask these drivers to stop and wait until they have, at most so many seconds; those that have not.
+    """Ask these drivers to stop, and wait for them at most `wait` seconds. Returns those that still run.
 
-    One that is found dead has stopped, and its heartbeat goes. What asks it to stop stays until the next
-    sweep begins: it may only be cut off, and come back. Raises OSError."""
+    A dead driver counts as stopped, and its heartbeat is removed. The request to stop stays until the next
+    sweep starts, because the driver may only be disconnected and return. Raises OSError."""
     for heartbeat in drivers:
         ask_to_stop(storage, heartbeat["id"])
     watch, left, end = Watch(storage), list(drivers), time.monotonic() + wait
@@ -30,5 +30,5 @@ def stop_drivers(storage: Storage, drivers: Sequence[Heartbeat], *, wait: float)
     unanswered = {heartbeat["id"] for heartbeat in left}
     for heartbeat in drivers:
         if heartbeat["id"] not in unanswered:
-            storage.remove(f"drivers/{heartbeat['id']}.json")  # harmless if it did so itself
+            storage.remove(f"drivers/{heartbeat['id']}.json")  # the driver may have removed it already
     return left

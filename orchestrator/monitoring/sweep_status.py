@@ -1,6 +1,6 @@
-"""How far a sweep is: what its store says of every trial of its snapshot.
+"""The progress of a sweep: the state of every trial of its snapshot, read from the store.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that `opsctl status` starts instantly.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ NOTHING: dict[str, Any] = {"curves": {}, "fields": {}}
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """What has become of the trials of a sweep, by key; a trial in none of these is missing. Results may lack
-    their histories; among their metrics are those of looks, `<look>/<metric>`, as far as these have been.
+    """The state of a sweep's trials, by key; a trial in none of the mappings is missing. Results may lack
+    their histories; their metrics include those of finished probes, as `<probe>/<metric>`.
 
-    `findings` has what the looks at a trial found, whole, by the trial's key and the look's name. `lacking`
-    has the names of the probes that a finished trial lacks; one of those may be among the `failures`, which
-    is then that of a probe.
+    `findings` has the complete findings of a trial's probes, by the trial's key and the probe's name.
+    `lacking` has the names of the probes that a finished trial lacks. If such a trial is also among the
+    `failures`, the failure is that of a probe.
     """
 
     snapshot: Snapshot
@@ -35,27 +35,27 @@ class SweepStatus:
     stopped: frozenset[str]
     findings: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    most: int | None = None  # of a guided search: how many trials may yet run
+    most: int | None = None  # in a guided search: how many more trials may run
     damaged: Mapping[str, str] = field(default_factory=dict)  # files that count as missing, and why
 
     @property
     def total(self) -> int:
-        """How many trials the sweep comes to: all of them, or as many as a guided search runs at most."""
+        """How many trials the sweep has: all of them, or the most that a guided search runs."""
         return len(self.snapshot.entries) if self.most is None else self.settled + self.most
 
     @property
     def settled(self) -> int:
-        """How many trials have ended, one way or another."""
+        """How many trials have ended: done, failed or stopped."""
         return len(self.results) + len(self.failures.keys() - self.results.keys()) + len(self.stopped)
 
     @property
     def missing(self) -> int:
-        """How many trials have yet to be trained."""
+        """How many trials are not trained yet."""
         return self.total - self.settled
 
     @property
     def left(self) -> int:
-        """How many trials have yet to run: those that are missing, and those whose probes are."""
+        """How many trials still have to run: missing ones, and those that lack probes."""
         return self.missing + len(self.lacking.keys() - self.failures.keys())
 
     @property
@@ -77,26 +77,26 @@ class SweepStatus:
         return ", ".join([*parts, f"{self.missing} missing"])
 
     def failed(self) -> list[tuple[Entry, Record]]:
-        """Trials that have failed, in the order of the sweep, and their failures."""
+        """The failed trials with their failures, in the order of the sweep."""
         entries = self.snapshot.entries
         return [(entry, self.failures[entry.key]) for entry in entries if entry.key in self.failures]
 
     def doubts(self) -> list[tuple[Entry, str]]:
-        """Finished trials with what their evaluation, or their checkpoints, gave as a warning."""
+        """Finished trials with the warnings of their evaluation or checkpoints."""
         records = ((entry, self.results.get(entry.key, {})) for entry in self.snapshot.entries)
         return [(entry, text) for entry, record in records for text in record.get("warnings", ())]
 
 
 class Findings(Mapping[str, Record]):
-    """What looks at one trial found, by their names: of each what is short, and all of it once it is asked
-    for."""
+    """The findings of one trial's probes, by name. The short parts are held; a complete record is read when
+    it is accessed."""
 
     def __init__(self, ledger: Ledger, key: str, looks: LookKeys, short: Mapping[str, Record]) -> None:
         self.ledger, self.key, self.looks = ledger, key, looks
         self.short = dict(short)
 
     def __getitem__(self, name: str) -> Record:
-        if "curves" not in self.short[name]:  # it may be damaged, or gone, since it was looked into
+        if "curves" not in self.short[name]:  # it may have been damaged or removed since its head was read
             self.short[name] = self.ledger.look(self.key, self.looks[name]) or {**self.short[name], **NOTHING}
         return self.short[name]
 
@@ -108,21 +108,22 @@ class Findings(Mapping[str, Record]):
 
 
 def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
-    """What looks at one trial found, of each at least what is short: nothing more is read for it."""
+    """The findings of one trial's probes, at least their short parts; reads nothing."""
     return found.short if isinstance(found, Findings) else found
 
 
-def read_status(snapshot: Snapshot, ledger: Ledger, seen: SweepStatus | None = None) -> SweepStatus:
-    """How far the sweep is now. Results that were `seen` before are not read again, nor what probes had
-    found. Raises OSError."""
+def read_status(snapshot: Snapshot, ledger: Ledger, previous: SweepStatus | None = None) -> SweepStatus:
+    """The current status of a sweep. Results and findings of the `previous` status are not read again. Raises
+    OSError."""
     keys = {entry.key: entry.looks for entry in snapshot.entries}
     ledger.damaged.clear()
-    results, findings = (dict(seen.results), dict(seen.findings)) if seen is not None else ({}, {})
-    lacking = dict(seen.lacking) if seen is not None else {}
+    results = dict(previous.results) if previous is not None else {}
+    findings = dict(previous.findings) if previous is not None else {}
+    lacking = dict(previous.lacking) if previous is not None else {}
     fresh = summaries(ledger, keys.keys() - results.keys())
     results |= fresh
-    asked = {key: keys[key] for key in (*fresh, *lacking) if keys[key]}
-    for key, short in heads(ledger, asked).items():
+    probes = {key: keys[key] for key in (*fresh, *lacking) if keys[key]}
+    for key, short in heads(ledger, probes).items():
         results[key] = with_looks(results[key], short)
         findings |= {key: Findings(ledger, key, keys[key], short)} if short else {}
         lacking[key] = tuple(name for name in keys[key] if name not in short)

@@ -1,6 +1,6 @@
-"""`opsctl status --watch`: a sweep that runs, seen from any terminal or machine that reaches its store.
+"""`opsctl status --watch`: follows a running sweep, from any machine with access to its store.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that `opsctl status` starts instantly.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from orchestrator.storage.records import Heartbeat
 
 
 class View(Protocol):
-    """Shows how far a sweep is, as often as it is told."""
+    """Displays the status of a sweep each time `show` is called."""
 
     def show(self, status: SweepStatus, drivers: Sequence[Heartbeat]) -> None: ...
 
@@ -28,9 +28,9 @@ class View(Protocol):
 def watch(
     snapshot: Snapshot, ledger: Ledger, view: View, *, every: float, stop: threading.Event
 ) -> SweepStatus | None:
-    """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
-    set; how far it was then. A store that does not answer for a while is asked again."""
-    alive, seen, ran = Watch(ledger.storage), None, False
+    """Show a sweep every `every` seconds until nothing is left to run, its drivers have ended, or `stop` is
+    set. Returns the last status. While the store does not answer, it retries."""
+    alive, status, ran = Watch(ledger.storage), None, False
     try:
         while True:
             with suppress(OSError):
@@ -40,12 +40,12 @@ def watch(
                     if heartbeat["sweep"] == snapshot.name
                 ]
                 drivers = [heartbeat for heartbeat in drivers if alive.alive(heartbeat["id"])]
-                seen = read_status(snapshot, ledger, seen)
-                view.show(seen, drivers)
-                if not drivers and (ran or not seen.left):
-                    return seen
+                status = read_status(snapshot, ledger, status)
+                view.show(status, drivers)
+                if not drivers and (ran or not status.left):
+                    return status
                 ran = ran or bool(drivers)
             if stop.wait(every):
-                return seen
+                return status
     finally:
         view.close()

@@ -1,6 +1,6 @@
 """Reports of sweeps, from the ledger on disk: mean ± std over seeds, beside published figures.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that a report starts instantly.
 """
 
 from orchestrator.report.comma_separated import comma_separated

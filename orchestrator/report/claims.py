@@ -1,5 +1,6 @@
-"""Whether what a sweep is run to see is seen: at each point one side lower than the other, by how much, and
-how many seeds agree. Numbers are in the metric's own unit."""
+"""Verdicts on the claims of a sweep. A claim states that one side is lower than the other at each point; its
+verdict is whether that holds, with the numbers of both sides and how many seeds agree. Numbers are in the
+metric's own unit."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ Labels = Mapping[str, str]
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a claim at a point: a cell, or a number that somebody wrote."""
+    """One side of a claim at a point: a cell, or a number from the sweep file."""
 
     name: str
     mean: float | None
@@ -30,7 +31,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Point:
-    """A claim at one point of the axes that it walks. `agree` of `pairs` seeds have it as the claim does."""
+    """A claim at one point of the axes that it ranges over. The claim holds for `agree` of `pairs` seeds."""
 
     at: Labels
     lower: Side
@@ -42,29 +43,29 @@ class Point:
 
     @property
     def complete(self) -> bool:
-        """Whether no trial of it is missing."""
+        """Whether none of its trials is missing."""
         return all(side.seeds == side.trials for side in (self.lower, self.higher))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What has become of a claim. `why` says why nothing can be known of it, if the sweep lacks what it
-    names."""
+    """The verdict on a claim. `why` is the reason if it cannot be evaluated, because the sweep lacks what the
+    claim names."""
 
     says: str
     verdict: Holds
-    margin: float  # in the unit that is shown
+    margin: float  # in the displayed unit
     points: tuple[Point, ...] = field(default_factory=tuple)
     why: str | None = None
 
     @property
     def complete(self) -> bool:
-        """Whether no trial of it is missing."""
+        """Whether none of its trials is missing."""
         return bool(self.points) and all(point.complete for point in self.points)
 
 
 def verdicts(status: SweepStatus, table: Table) -> tuple[Verdict, ...]:
-    """What has become of the claims of a sweep, in their order."""
+    """The verdicts on the claims of a sweep, in their order."""
     claims = status.snapshot.report.get("claims") or ()
     return tuple(_verdict(claim, _Grid(status, table)) for claim in claims)
 
@@ -88,7 +89,7 @@ class _Grid:
     def cell(self, labels: Labels) -> Cell | None:
         return self.cells.get(self._place(labels))
 
-    def walked(self, named: set[str], where: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
+    def points(self, named: set[str], where: Mapping[str, Sequence[str]]) -> Iterator[dict[str, str]]:
         axes = [axis for axis in self.axes if axis not in named]
         for labels in product(*(where.get(axis) or self.labels[axis] for axis in axes)):
             yield dict(zip(axes, labels, strict=True))
@@ -100,7 +101,7 @@ def _verdict(claim: Mapping[str, Any], grid: _Grid) -> Verdict:
     if why is not None:
         return Verdict(says, "not known yet", margin, why=why)
     named = {axis for side in _sides(claim) for axis in side}
-    found = (_point(claim, at, grid, margin) for at in grid.walked(named, claim.get("where") or {}))
+    found = (_point(claim, at, grid, margin) for at in grid.points(named, claim.get("where") or {}))
     points = tuple(point for point in found if point is not None)
     held = {point.holds for point in points}
     if not points:
@@ -115,7 +116,7 @@ def _sides(claim: Mapping[str, Any]) -> list[Labels]:
 
 
 def _problem(claim: Mapping[str, Any], grid: _Grid) -> str | None:
-    """What the claim names that the sweep has not, or None."""
+    """What is wrong with the claim, such as an axis that the sweep lacks; None if nothing is."""
     sides, where = _sides(claim), claim.get("where") or {}
     named = [*((a, label) for side in sides for a, label in side.items())]
     named += [(axis, label) for axis, labels in where.items() for label in labels]
@@ -125,7 +126,7 @@ def _problem(claim: Mapping[str, Any], grid: _Grid) -> str | None:
         if label not in grid.labels[axis]:
             return f"no {axis}={label}; {known('label', label, grid.labels[axis])}"
     if len(sides) == 2 and (odd := set(sides[0]) ^ set(sides[1])):
-        return f"lower and higher have to name the same axes; only one of them names {', '.join(sorted(odd))}"
+        return f"lower and higher must name the same axes; only one of them names {', '.join(sorted(odd))}"
     if twice := {axis for axis, _ in named if axis in where and any(axis in side for side in sides)}:
         return f"where names {', '.join(sorted(twice))}, which lower or higher names too"
     return None if sides else "lower and higher are both numbers; let one name a cell"
@@ -162,7 +163,7 @@ def _side(side: Labels | float, cell: Cell | None, unit: int) -> Side:
 
 
 def _pairs(low: Cell | None, high: Cell | None, number: float, other: float) -> list[tuple[float, float]]:
-    """The values of both sides by seed; a number stands beside every seed."""
+    """The values of both sides, paired by seed; a number is paired with every seed."""
     if low is None or high is None:
         cell = low or high
         assert cell is not None

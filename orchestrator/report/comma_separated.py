@@ -22,8 +22,8 @@ COLUMNS = (
     "trials",
     "failed",
     "stopped",
-    "absent",  # why trials give no value, in words
-    "low",  # and high: the 95 % bootstrap interval of the mean
+    "absent",  # why some trials give no value, in words
+    "low",  # low and high: the 95 % bootstrap interval of the mean
     "high",
     "published",
     "published_std",
@@ -32,13 +32,13 @@ COLUMNS = (
     "within",
     "values",  # by seed, as JSON
     "warnings",  # of the cell and its trials
-    "sweep_warnings",  # of the sweep as a whole, the same in all its lines
+    "sweep_warnings",  # of the whole sweep, the same in all its lines
 )
 
 
 def comma_separated(*sheets: Sheet) -> str:
-    """One line per cell under the names of `COLUMNS`; what is not known is empty. Cells of a probe's table
-    have the row and the column that they have in the sweep's, where its own metric is already."""
+    """One line per cell, with `COLUMNS` as the header; an unknown value is empty. A cell of a probe's table
+    has the row and column of the sweep's table; the sweep's own metric is not repeated."""
     rows = ([line.get(name) for name in COLUMNS] for sheet in sheets for line in _lines(sheet))
     return csv_text(COLUMNS, rows)
 
@@ -51,8 +51,8 @@ def joined(warnings: Iterable[SheetWarning]) -> str:
 def _lines(sheet: Sheet) -> Iterator[dict[str, object]]:
     whole = joined(one for one in sheet.warnings if one.subject is None)
     for cell in _cells(sheet):
-        told = joined(one for one in sheet.warnings if one.concerns(cell))
-        yield {**_values(cell), "sweep": sheet.table.name, "warnings": told, "sweep_warnings": whole}
+        own = joined(one for one in sheet.warnings if one.concerns(cell))
+        yield {**_values(cell), "sweep": sheet.table.name, "warnings": own, "sweep_warnings": whole}
 
 
 def _cells(sheet: Sheet) -> Iterator[Cell]:

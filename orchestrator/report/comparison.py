@@ -1,4 +1,4 @@
-"""Two columns side by side: the difference that a row makes, seed by seed, and all rows together."""
+"""The difference of two columns: for each row, paired by seed, and over all rows."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from trainers.errors import InputError
 
 @dataclass(frozen=True)
 class Difference:
-    """Second minus first over pairs: mean, 95 % interval by Student's t, exact p of flipped signs. Trials of
-    one seed are a pair; of `row` None rows are, each by its mean. In the unit of `metric`."""
+    """Second minus first over pairs: mean, 95 % interval by Student's t, p by flipping signs. The pairs are
+    trials of one seed; if `row` is None, they are the means of each row. In the unit of `metric`."""
 
     row: str | None
     metric: str
     pairs: int
     mean: float | None = None
-    interval: tuple[float, float] | None = None  # None of fewer than two pairs
+    interval: tuple[float, float] | None = None  # None with fewer than two pairs
     p: float | None = None
 
     @property
     def smallest_p(self) -> float:
-        """The least p that so few pairs can have."""
+        """The smallest p that this number of pairs can give."""
         return smallest_p(self.pairs)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two columns, row by row, and over rows if there are several of one unit."""
+    """Two columns, row by row, and over all rows if there are several of the same unit."""
 
     first: str
     second: str
@@ -40,7 +40,7 @@ class Comparison:
 
 
 def compare(table: Table, first: str, second: str) -> Comparison:
-    """Compare two columns by their labels. Raises InputError if one is not there, or both are the same."""
+    """Compare two columns by their labels. Raises InputError if one is missing, or if both are the same."""
     for column in (first, second):
         if column not in table.columns:
             raise InputError(f"compare: no column {column!r}; {known('column', column, table.columns)}")
@@ -55,7 +55,7 @@ def compare(table: Table, first: str, second: str) -> Comparison:
 
 
 def pair(text: str, table: Table) -> tuple[str, str]:
-    """The two columns that `A,B` names; a label may hold commas itself. Raises InputError."""
+    """The two columns that `A,B` names; a label may itself contain commas. Raises InputError."""
     parts = text.split(",")
     for i in range(1, len(parts)):
         first, second = ",".join(parts[:i]).strip(), ",".join(parts[i:]).strip()
@@ -68,7 +68,7 @@ def pair(text: str, table: Table) -> tuple[str, str]:
 
 
 def difference(row: str | None, metric: str, differences: list[float]) -> Difference:
-    """What paired differences say."""
+    """The mean, interval and p of paired differences."""
     if not differences:
         return Difference(row, metric, 0)
     interval = t_interval(differences) if len(differences) > 1 else None
@@ -82,7 +82,7 @@ def _of_cells(row: str, first: Cell, second: Cell) -> Difference:
 
 
 def _over(rows: list[Difference]) -> Difference | None:
-    """All rows together, if they are of one metric; each counts once, however many seeds it has."""
+    """All rows together, if they have the same metric; each row counts once, however many seeds it has."""
     means = [row.mean for row in rows if row.mean is not None]
     if len(rows) < 2 or len({row.metric for row in rows}) > 1:
         return None

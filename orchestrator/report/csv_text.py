@@ -1,4 +1,4 @@
-"""Comma-separated values that pandas reads back exactly and that no spreadsheet runs as a formula."""
+"""Comma-separated values that pandas reads back exactly and no spreadsheet evaluates as a formula."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Iterable, Sequence
 from trainers.printable import printable
 from trainers.redaction import redacted
 
-# what spreadsheets take for the beginning of a formula: OWASP, "CSV Injection"; the wide forms too
+# what spreadsheets read as the start of a formula, full-width forms included: OWASP, "CSV Injection"
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A header and rows; None is an empty cell, and numbers are written in full precision."""
+    """A header and rows; None becomes an empty cell, and numbers keep their full precision."""
     return "".join(_line(cells) for cells in (columns, *rows))
 
 
 def neutralised(cell: object) -> object:
-    """The cell, with an apostrophe before text that a spreadsheet would run as a formula, and with control
-    characters spelt out and credentials hidden. Numbers, and text that is a plain number such as -0.5, stay
-    as they are."""
+    """The cell, made safe: an apostrophe before text that a spreadsheet would evaluate as a formula, control
+    characters spelt out, credentials hidden. Numbers, and text that is a plain number such as -0.5, are
+    unchanged."""
     if not isinstance(cell, str):
         return cell
     text = printable(redacted(cell))
@@ -32,7 +32,8 @@ def neutralised(cell: object) -> object:
 
 
 def _line(cells: Sequence[object]) -> str:
-    """Ends in a line feed alone; written with both characters, so that a cell with either is quoted."""
+    """One line, ending in a line feed only. The writer uses CRLF so that it quotes cells that contain either
+    character."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(map(neutralised, cells))
     return line.getvalue().removesuffix("\r\n") + "\n"

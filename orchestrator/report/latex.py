@@ -1,6 +1,6 @@
-"""A report as LaTeX: tables in the manner of booktabs, published figures in a line of their own below ours.
+"""A report as LaTeX: booktabs tables, with published figures on a line of their own below ours.
 
-It needs `\\usepackage{booktabs}` and an engine that reads UTF-8.
+The document needs `\\usepackage{booktabs}` and an engine that reads UTF-8.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ SPELT = {
     "²": r"\ensuremath{^2}",
     **{char: f"\\{char}" for char in "&%$#_"},
 }
-LIGATURES = frozenset(("--", "''", "``", ",,", "?`", "!`"))  # two characters that LaTeX prints as another
+LIGATURES = frozenset(("--", "''", "``", ",,", "?`", "!`"))  # character pairs that LaTeX merges into one
 
 
 def latex(sheet: Sheet) -> str:
-    """The tables, their comparisons, claims and warnings, to be input into a document."""
+    """The tables, their comparisons, claims and warnings, for `\\input` in a document."""
     parts = [*map(table_latex, sheet.tables), *(_compared(sheet.table, one) for one in sheet.comparisons)]
     if sheet.claims:
         parts.append(_list([line for one in sheet.claims for line in lines.claim(one)]))
@@ -59,21 +59,21 @@ def table_latex(table: Table) -> str:
         body.append([row, *(text(table, row, column) for column in table.columns)])
         if any(cell is not None and cell.published for cell in cells):
             body.append(["", *(_published(cell) for cell in cells)])
-    said = "; ".join([caption(table), *([source(table) or ""] if source(table) else [])])
+    details = "; ".join([caption(table), *([source(table) or ""] if source(table) else [])])
     label = ":".join(["tab", table.name, *([table.probe] if table.probe is not None else [])])
-    return _float(f"{table.question} {said}.", label, head, body)
+    return _float(f"{table.question} {details}.", label, head, body)
 
 
 def escaped(words: str) -> str:
-    """Words as LaTeX prints them, in one paragraph: a blank line ends an argument such as a caption. Control
-    characters, which it refuses, are spelt out."""
+    """Text escaped for LaTeX, in one paragraph: a blank line would end an argument such as a caption. Control
+    characters, which LaTeX rejects, are spelt out."""
     line = "".join(char for char in " ".join(printable(words).split()) if char.isprintable())
     apart = ("{}" if line[i : i + 2] in LIGATURES else "" for i in range(len(line)))
     return "".join(SPELT.get(char, char) + gap for char, gap in zip(line, apart, strict=True))
 
 
 def _float(title: str, label: str, head: list[str], body: list[list[str]]) -> str:
-    told = [
+    output = [
         r"\begin{table}",
         r"\centering",
         f"\\caption{{{escaped(title)}}}",
@@ -88,14 +88,14 @@ def _float(title: str, label: str, head: list[str], body: list[list[str]]) -> st
         r"\end{tabular}",
         r"\end{table}",
     ]
-    return "\n".join(told) + "\n"
+    return "\n".join(output) + "\n"
 
 
 def _row(cells: list[str]) -> str:
-    """A line of a table, with minuses for hyphens; braces keep a first `[` or `*` from being read as an
-    option of the line before."""
-    told = [escaped(re.sub(r"(?<!\w)-(?=\d)", "−", cell)) for cell in cells]
-    return " & ".join(f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in told) + r" \\"
+    """A line of a table, with minus signs for hyphens. Braces around a leading `[` or `*` keep LaTeX from
+    parsing it as an option of the line before."""
+    texts = [escaped(re.sub(r"(?<!\w)-(?=\d)", "−", cell)) for cell in cells]
+    return " & ".join(f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in texts) + r" \\"
 
 
 def _published(cell: Cell | None) -> str:
@@ -122,9 +122,9 @@ def _difference(one: Difference) -> list[str]:
     return [name, mean, " to ".join(ends) or "-", f"{one.p:.2g}", str(one.pairs)]
 
 
-def _list(told: list[str]) -> str:
-    """Lines as a list; those that are indented follow on the line that they belong to."""
+def _list(texts: list[str]) -> str:
+    """Lines as a list. An indented line continues the item before it."""
     items = [
-        f"\\item {{}}{escaped(line)}" if line[0] != " " else f"\\\\ {{}}{escaped(line)}" for line in told
+        f"\\item {{}}{escaped(line)}" if line[0] != " " else f"\\\\ {{}}{escaped(line)}" for line in texts
     ]
     return "\n".join([r"\begin{itemize}", *items, r"\end{itemize}"]) + "\n"

@@ -1,4 +1,4 @@
-"""What stands below a table, line by line: how columns compare, what became of claims."""
+"""The text below a table, line by line: comparisons of columns, and verdicts on claims."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from orchestrator.report.statistics import smallest_p
 from orchestrator.report.table import scale
 from orchestrator.report.wording import number, spread
 
-MOST = 8  # points of a claim that hold, that are told one by one
+MOST = 8  # points of a claim that hold and are listed one by one
 
 
 def comparison(found: Comparison) -> list[str]:
-    """A heading and a line per row, and one over all rows."""
+    """A heading, a line per row, and one over all rows."""
     differences = [*found.rows, *([found.overall] if found.overall else [])]
     few = max((one.pairs for one in found.rows), default=0)
     if not few:
@@ -23,7 +23,7 @@ def comparison(found: Comparison) -> list[str]:
     lines = [f"{found.second} minus {found.first}, each row by itself:"]
     lines += [f"  {one.row if one.row is not None else 'over rows'}: {change(one)}" for one in differences]
     if smallest_p(few) > 0.05:
-        lines.append(f"  of {few} pairs p is {smallest_p(few):g} at least, whatever they are")
+        lines.append(f"  with {few} pairs, p cannot be below {smallest_p(few):g}")
     return lines
 
 
@@ -32,25 +32,25 @@ def change(one: Difference) -> str:
     if one.mean is None:
         return "no seed has both"
     points = " points" if scale(one.metric) == 100 else ""
-    told = [number(one.mean, one.metric, signed=True) + points]
+    parts = [number(one.mean, one.metric, signed=True) + points]
     if one.interval is not None:
         low, high = (number(end, one.metric, signed=True) for end in one.interval)
-        told.append(f"95 % from {low} to {high}")
-    told.append(f"p = {one.p:.2g}")
+        parts.append(f"95 % from {low} to {high}")
+    parts.append(f"p = {one.p:.2g}")
     what = "row" if one.row is None else "pair"
-    return f"{', '.join(told)} ({one.pairs} {what}{'' if one.pairs == 1 else 's'})"
+    return f"{', '.join(parts)} ({one.pairs} {what}{'' if one.pairs == 1 else 's'})"
 
 
 def claim(found: Verdict) -> list[str]:
-    """`holds: one pixel beats noise (6 of 6 points, 18 of 18 seeds)`, then its points, those that do not hold
-    first."""
+    """`holds: one pixel beats noise (6 of 6 points, 18 of 18 seeds)`, then its points; those that do not
+    hold come first."""
     if found.why is not None:
         return [f"{found.verdict}: {found.says} ({found.why})"]
     held, seeds = [point for point in found.points if point.holds], sum(p.pairs for p in found.points)
     so_far = "" if found.complete or found.verdict == "not known yet" else " so far"
-    told = [f"{len(held)} of {len(found.points)} points"] if len(found.points) > 1 else []
-    told += [f"{sum(p.agree for p in found.points)} of {seeds} seeds"] if seeds else []
-    lines = [f"{found.verdict}{so_far}: {found.says}" + (f" ({', '.join(told)})" if told else "")]
+    tally = [f"{len(held)} of {len(found.points)} points"] if len(found.points) > 1 else []
+    tally += [f"{sum(p.agree for p in found.points)} of {seeds} seeds"] if seeds else []
+    lines = [f"{found.verdict}{so_far}: {found.says}" + (f" ({', '.join(tally)})" if tally else "")]
     lines += [f"  {at_point(p, found.margin)}" for p in found.points if not p.holds]
     lines += [f"  {at_point(p, found.margin)}" for p in held[:MOST]]
     return [*lines, *([f"  ... and {len(held) - MOST} more that hold"] if len(held) > MOST else [])]
@@ -75,8 +75,8 @@ def _side(side: Side, metric: str) -> str:
 
 
 class Counts(TypedDict):
-    """How many trials there are, and how many are done, failed, stopped and missing; of those that are done,
-    how many lack each probe."""
+    """How many trials there are, how many are done, failed, stopped and missing, and how many of the finished
+    ones lack each probe."""
 
     trials: int
     done: int
@@ -87,7 +87,7 @@ class Counts(TypedDict):
 
 
 def counts(status: SweepStatus) -> Counts:
-    """How far a sweep is, in numbers."""
+    """The progress of a sweep, in numbers."""
     return {
         "trials": status.total,
         "done": len(status.results),

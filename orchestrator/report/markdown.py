@@ -1,4 +1,4 @@
-"""A report as Markdown, as GitHub shows it."""
+"""A report as GitHub-flavoured Markdown."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from trainers.printable import as_markdown
 
 
 def markdown(table: Table) -> str:
-    """The table, and what its numbers are."""
+    """The table with its caption."""
     head = [" / ".join(table.row_axes) or "sweep", *table.columns]
-    told = [_row(head), _row(["---", *("---:" for _ in table.columns)])]
+    rows = [_row(head), _row(["---", *("---:" for _ in table.columns)])]
     for row in table.rows:
-        told.append(_row([row, *(_cell(table, row, column) for column in table.columns)]))
-    said = [caption(table), *([source(table) or ""] if source(table) else [])]
+        rows.append(_row([row, *(_cell(table, row, column) for column in table.columns)]))
+    details = [caption(table), *([source(table) or ""] if source(table) else [])]
     return (
         f"**{as_markdown(table.name)}**: {as_markdown(table.question)}\n\n"
-        + "\n".join(told)
-        + f"\n\n{as_markdown('; '.join(said))}\n"
+        + "\n".join(rows)
+        + f"\n\n{as_markdown('; '.join(details))}\n"
     )
 
 
@@ -38,9 +38,9 @@ def sheet_markdown(sheet: Sheet) -> str:
 
 def _compared(one: Comparison) -> str:
     head = ["", f"{one.second} minus {one.first}", "95 % (t)", "p (signs flipped)", "pairs"]
-    told = [_row(head), _row(["---", *("---:" for _ in head[1:])])]
-    told += [_difference(row) for row in (*one.rows, *([one.overall] if one.overall else []))]
-    return "\n".join(told) + "\n"
+    rows = [_row(head), _row(["---", *("---:" for _ in head[1:])])]
+    rows += [_difference(row) for row in (*one.rows, *([one.overall] if one.overall else []))]
+    return "\n".join(rows) + "\n"
 
 
 def _difference(one: Difference) -> str:
@@ -62,6 +62,6 @@ def _row(cells: list[str]) -> str:
     return "| " + " | ".join(as_markdown(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
-def _list(told: list[str]) -> str:
-    """Lines as a list; those that are indented are a list in it."""
-    return "".join(f"{'  ' * line.startswith('  ')}- {as_markdown(line.strip())}\n" for line in told)
+def _list(texts: list[str]) -> str:
+    """Lines as a list; indented lines become a nested list."""
+    return "".join(f"{'  ' * line.startswith('  ')}- {as_markdown(line.strip())}\n" for line in texts)

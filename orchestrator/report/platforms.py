@@ -1,4 +1,4 @@
-"""Warnings about results that were computed on several numerical platforms: they differ by more than their
+"""Warnings about results computed on several numerical platforms, which differ by more than their
 settings."""
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ UNKNOWN = "a platform that was not recorded"
 
 
 def platform_name(record: Record) -> str:
-    """`torch 2.15.0, avx512_core_bf16, 1 thread`: what a finished trial was computed on."""
+    """`torch 2.15.0, avx512_core_bf16, 1 thread`: the platform that a finished trial ran on."""
     platform = record.get("platform")
     name = platform.get("name") if isinstance(platform, dict) else None
     return name or UNKNOWN
 
 
 def _arithmetic(record: Record) -> str:
-    """`torch 2.15.0, avx512_core_bf16, 1 thread; bfloat16`: and in which arithmetic."""
+    """`torch 2.15.0, avx512_core_bf16, 1 thread; bfloat16`: the platform and the precision."""
     return f"{platform_name(record)}; {_precision(record)}"
 
 
@@ -31,8 +31,9 @@ def _precision(record: Record) -> str:
 
 
 def mixed_platforms(status: SweepStatus, table: Table) -> Iterator[SheetWarning]:
-    """For every cell whose trials, training sets or findings of a probe were computed on several platforms,
-    for the table if its cells were, and for every data set that is not of the same bytes in all trials."""
+    """A warning for each cell whose trials, training sets or probe findings were computed on several
+    platforms, one for the table if its cells were, and one for each data set whose bytes differ between
+    trials."""
     for cell in table.cells.values():
         records = [status.results[key] for key in cell.keys if key in status.results]
         for text in (
@@ -55,7 +56,7 @@ def mixed_platforms(status: SweepStatus, table: Table) -> Iterator[SheetWarning]
 
 
 def _of_trials(records: Sequence[Record]) -> Iterator[str]:
-    """Of a cell whose trials ran on several platforms, or in several precisions on one."""
+    """For a cell whose trials ran on several platforms, or in several precisions on one platform."""
     if len(set(map(platform_name, records))) > 1:
         yield from _several("its trials ran on", Counter(map(_arithmetic, records)))
     else:
@@ -63,8 +64,8 @@ def _of_trials(records: Sequence[Record]) -> Iterator[str]:
 
 
 def _of_findings(status: SweepStatus, keys: Iterable[str]) -> Iterator[str]:
-    """Of a probe whose findings at the trials of a cell are from several platforms. Findings that do not say
-    theirs are left out."""
+    """For each probe whose findings in a cell come from several platforms. Findings that do not record their
+    platform are left out."""
     found: dict[str, Counter[str]] = {}
     for key in keys:
         for probe, record in without_curves(status.findings.get(key, {})).items():
@@ -86,7 +87,7 @@ def _counted(names: Mapping[str, int], unit: str = "numerical platforms") -> str
 
 
 def _data_platforms(records: Iterable[Record]) -> Iterator[str]:
-    """On what the training set of each of these trials was made, as far as that is known."""
+    """The platform on which the training set of each of these trials was built, where it was recorded."""
     for record in records:
         sets = record.get("data_sets") or {}
         name = record["needs"][-1] if record.get("needs") else None
@@ -95,10 +96,10 @@ def _data_platforms(records: Iterable[Record]) -> Iterator[str]:
 
 
 def _versions(records: Iterable[Record]) -> dict[str, int]:
-    """How many different bytes each data set had, by its name, as far as they were recorded."""
+    """How many different versions of each data set were read, by name, where their hashes were recorded."""
     found: dict[str, set[str]] = {}
     for record in records:
-        for name, told in (record.get("data_sets") or {}).items():
-            if told["sha256"] is not None:
-                found.setdefault(name, set()).add(told["sha256"])
+        for name, read in (record.get("data_sets") or {}).items():
+            if read["sha256"] is not None:
+                found.setdefault(name, set()).add(read["sha256"])
     return {name: len(digests) for name, digests in found.items()}

@@ -1,5 +1,5 @@
-"""What each probe of a sweep found, in a table of its own: a line for each cell of the sweep's table, a
-column for each number, the sweep's own metric first."""
+"""The findings of each probe in a table of their own: a row for each cell of the sweep's table, a column for
+each number, the sweep's own metric first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from orchestrator.report.table import Cell, Table, place_of, summarised
 
 
 def probe_tables(status: SweepStatus) -> tuple[Table, ...]:
-    """A table for each probe, without the lines of cells that have no result yet; none if the report names
-    its metrics itself."""
+    """A table for each probe, without cells that have no result yet; no tables if the report names its
+    metrics itself."""
     snapshot = status.snapshot
     if snapshot.report.get("metrics"):
         return ()
@@ -45,7 +45,7 @@ def _table(
 
 
 def _metrics(status: SweepStatus, probe: str) -> list[str]:
-    """Those that the probe is certain to find, then those that it found in some trials."""
+    """The metrics that the probe always reports, then those that it reported for some trials."""
     begin = f"{probe}/"
     found = (name for record in status.results.values() for name in record.get("metrics", ()))
     names = (*status.snapshot.probes[probe], *(name for name in found if name.startswith(begin)))

@@ -1,6 +1,6 @@
-"""The best cells that a search has found, best first: of a table of which few cells are tried, what matters.
+"""The best cells that a search has found, best first. A search tries few cells, so its table is mostly empty.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports only light modules, so that a report starts instantly.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ TOP = 10
 
 
 def ranking(status: SweepStatus, top: int = TOP) -> list[Cell]:
-    """The best cells with a mean over their seeds, best first, each by its place in the table.
+    """The best cells with a mean over their seeds, best first, each labelled with its place in the table.
 
-    A cell with trials that a scheduler stopped, or that failed or are missing, comes after every cell that is
-    whole: the mean of the survivors is too good.
+    A cell with stopped, failed or missing trials is ranked after every complete cell: the mean over the
+    remaining trials is too optimistic.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
     snapshot = status.snapshot
@@ -30,7 +30,7 @@ def ranking(status: SweepStatus, top: int = TOP) -> list[Cell]:
 
 
 def best_cells(status: SweepStatus) -> list[str]:
-    """The ranking of a search in lines; none for a grid, whose table says it all."""
+    """The ranking of a search as lines of text; none for a grid, whose table is complete."""
     if status.snapshot.best is None or not (cells := ranking(status)):
         return []
     seeds = max(cell.trials for cell in cells)

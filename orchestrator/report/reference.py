@@ -1,11 +1,11 @@
-"""Published figures that a table is set beside: `reference/<name>.json` next to the sweep, or above it.
+"""Published figures to compare a table with: `reference/<name>.json` next to the sweep, or above it.
 
     {"source": "...", "units": "percent",
      "tables": {"table2": {"metric": "test/clean_acc",
                            "cells": [{"row": "LeNet-5", "column": "clean", "value": 70.27}]}}}
 
-A cell may have a `std`, null by default, and a number of `runs`, 1 by default. `metric`, which may be left
-out, is the only one that the table is set beside.
+A cell may have a `std` (default null) and a number of `runs` (default 1). If a table names a `metric`, it is
+compared with that metric only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from poisons.records import Count, NotNegative, Text, more
 from trainers.errors import InputError
 from trainers.stored import MB, DamagedError, JsonFile
 
-LEVELS = 3  # of folders above the sweep's own in which `reference/` is looked for
-UNITS = {"percent": 100.0, "share": 1.0, "number": 1.0}  # parts of the metric's own unit
+LEVELS = 3  # how many folders above the sweep's own are searched for `reference/`
+UNITS = {"percent": 100.0, "share": 1.0, "number": 1.0}  # what a figure is divided by
 Place = tuple[str, str]  # labels of row and column
 
 
 @dataclass(frozen=True)
 class Published:
-    """A published figure in the metric's own unit, a share for an accuracy, and how many runs it is the mean
-    of."""
+    """A published figure in the metric's own unit (a fraction for an accuracy), the mean of `runs` runs."""
 
     value: float
     std: float | None = None
@@ -40,7 +39,7 @@ class Published:
 
 @dataclass(frozen=True)
 class Reference:
-    """One published table. `metric` is what it is of, or None: whatever the rows and columns say."""
+    """One published table. `metric` is the metric that it reports; None: any metric."""
 
     name: str  # ops_paper/table2
     source: str
@@ -48,8 +47,8 @@ class Reference:
     cells: Mapping[Place, Published]
 
     def beside(self, row: str, column: str, metric: str, *, only_column: bool = False) -> Published | None:
-        """The figure that goes with a cell, or None. Where the sweep has an `only_column`, and the reference
-        has one too, columns need not have the same label."""
+        """The figure for a cell, or None. If the sweep has an `only_column`, and the reference has a single
+        column too, their labels may differ."""
         if self.metric not in (None, metric):
             return None
         columns = {label for _, label in self.cells}
@@ -90,8 +89,8 @@ FIGURES = JsonFile[FiguresRecord](FiguresRecord, limit=16 * MB)
 
 
 def find(name: str, sweep: Path) -> Reference:
-    """The table `name`, `ops_paper/table2`, of a file in a folder `reference` beside the sweep file, or up to
-    three levels above. Raises InputError if there is none."""
+    """The table `name` (such as `ops_paper/table2`) of a file in a folder `reference` beside the sweep file,
+    or up to three levels above. Raises InputError if there is none."""
     file_name, _, table = name.partition("/")
     folders = [folder / "reference" for folder in (sweep.resolve().parent, *sweep.resolve().parent.parents)]
     for folder in folders[: LEVELS + 1]:
@@ -108,20 +107,20 @@ def find(name: str, sweep: Path) -> Reference:
 def read(file: Path, table: str) -> Reference:
     """One table of a file of published figures. Raises InputError."""
     try:
-        told = FIGURES.read_file(file)
+        record = FIGURES.read_file(file)
         problem = "there is no such file"
     except (OSError, DamagedError) as error:
-        told, problem = None, str(error)
-    if told is None:
+        record, problem = None, str(error)
+    if record is None:
         raise InputError(
-            f"{file}: not a file of published figures ({problem}); it holds "
-            f"source, units (one of {', '.join(UNITS)}), and tables with cells of row, column and value"
+            f"{file}: not a file of published figures ({problem}); it must hold "
+            f"source, units (one of {', '.join(UNITS)}), and tables whose cells have row, column and value"
         )
-    tables, units = told["tables"], UNITS[told["units"]]
+    tables, units = record["tables"], UNITS[record["units"]]
     if table in tables:
         cells = {(c["row"], c["column"]): _published(c, units) for c in tables[table]["cells"]}
         name = f"{file.stem}/{table}"
-        return Reference(name, told["source"], tables[table].get("metric"), cells)
+        return Reference(name, record["source"], tables[table].get("metric"), cells)
     what = f"no table {table!r}" if table else f"{file.stem!r} names no table; write {file.stem}/TABLE"
     raise InputError(f"report.reference: {what}; {known('table', table, tables)} in {file}")
 

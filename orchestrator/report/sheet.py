@@ -1,5 +1,5 @@
-"""A sweep's report as one thing: its status, its table, and all that is said of the table. Whatever writes
-reports begins here."""
+"""A sweep's report as one object: its status, its tables, comparisons, claims and warnings. Every output
+format renders a `Sheet`."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from trainers.errors import InputError
 
 @dataclass(frozen=True)
 class Sheet:
-    """One sweep's report. `file` is the sweep's; `probes` are the tables of its probes; `notes` say what
-    could not be made of it, and why; `warnings` are all that a reader has to know, the notes among them, and
-    every format renders them."""
+    """One sweep's report. `file` is the sweep file; `probes` are the tables of its probes; `notes` say which
+    parts could not be made, and why; `warnings` are all warnings, the notes included, and every format
+    renders them."""
 
     file: str
     status: SweepStatus
@@ -38,7 +38,7 @@ class Sheet:
 
     @property
     def tables(self) -> tuple[Table, ...]:
-        """The table of the sweep, and those of its probes."""
+        """The table of the sweep, followed by those of its probes."""
         return (self.table, *self.probes)
 
     @property
@@ -46,8 +46,8 @@ class Sheet:
         return self.table.reference
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, as JSON holds it: numbers in the metric's own unit (`scale` times that is shown), None
-        where nothing is known."""
+        """The whole report as plain data for JSON. Numbers are in the metric's own unit (multiply by `scale`
+        for display); None where a value is unknown."""
         return {
             **table_as_json(self.table),
             "file": self.file,
@@ -60,16 +60,18 @@ class Sheet:
         }
 
 
-def make_sheet(status: SweepStatus, file: Path, asked: Sequence[str] = (), *, strict: bool = True) -> Sheet:
-    """The report of a sweep whose file is `file`, with comparisons that are `asked` for, `em,ops`, besides
-    the sweep's own.
+def make_sheet(
+    status: SweepStatus, file: Path, requested: Sequence[str] = (), *, strict: bool = True
+) -> Sheet:
+    """The report of the sweep file `file`, with the `requested` comparisons (such as `em,ops`) besides the
+    sweep's own.
 
-    InputError for columns that are not there, and for published figures that cannot be found; if not
-    `strict`, which a sweep's end is not, the latter is a note.
+    Raises InputError for unknown columns, and for published figures that cannot be found. Without `strict`,
+    as at the end of a sweep, missing figures become a note.
     """
     reference, notes = _reference(status, file, strict=strict)
     table = tabulate(status, reference)
-    wanted = [pair(text, table) for text in asked]
+    wanted = [pair(text, table) for text in requested]
     for first, second in status.snapshot.report.get("compare") or ():
         if absent := [column for column in (first, second) if column not in table.columns]:
             notes.append(f"compare: {first}, {second}: the sweep has no column {' and no '.join(absent)}")
@@ -82,9 +84,9 @@ def make_sheet(status: SweepStatus, file: Path, asked: Sequence[str] = (), *, st
 
 
 def as_json(sheets: Sequence[Sheet]) -> str:
-    """Reports as JSON: of one sweep an object, of several a list of them."""
-    told = [sheet.as_json() for sheet in sheets]
-    return json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False) + "\n"
+    """Reports as JSON: an object for one sweep, a list of objects for several."""
+    reports = [sheet.as_json() for sheet in sheets]
+    return json.dumps(reports[0] if len(reports) == 1 else reports, indent=1, allow_nan=False) + "\n"
 
 
 def _reference(status: SweepStatus, file: Path, *, strict: bool) -> tuple[Reference | None, list[str]]:
@@ -100,15 +102,15 @@ def _reference(status: SweepStatus, file: Path, *, strict: bool) -> tuple[Refere
 
 
 def table_as_json(table: Table) -> dict[str, Any]:
-    """A table as JSON holds it, with its cells in the order of the grid."""
+    """A table as plain data for JSON, with its cells in the order of the grid."""
     names = ("name", "question", "metric", "row_axes", "column_axis", "rows", "columns", "probe")
-    told: dict[str, Any] = {name: getattr(table, name) for name in names}
+    record: dict[str, Any] = {name: getattr(table, name) for name in names}
     reference = None
     if table.reference is not None:
         reference = {name: getattr(table.reference, name) for name in ("name", "source", "metric")}
-    told |= {"metrics": dict(table.metrics), "caption": caption(table), "source": source(table)}
+    record |= {"metrics": dict(table.metrics), "caption": caption(table), "source": source(table)}
     cells = [_cell(cell) | {"row": row, "column": col} for (row, col), cell in table.cells.items()]
-    return told | {"reference": reference, "cells": cells}
+    return record | {"reference": reference, "cells": cells}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -9,8 +9,8 @@ from orchestrator.report.table import Cell
 
 @dataclass(frozen=True)
 class SheetWarning:
-    """One warning, in one line of text. It is about a trial (`key` and `name`), about a cell of the table
-    (`row` and `column`), or about the sweep as a whole, when all of them are None."""
+    """One warning, in one line of text. It concerns a trial (`key` and `name`), a cell of the table (`row`
+    and `column`), or the whole sweep if all of these are None."""
 
     kind: str  # one word, the first of its line: failed, stopped, missing, doubt, platform, note
     text: str
@@ -21,14 +21,14 @@ class SheetWarning:
 
     @property
     def subject(self) -> str | None:
-        """What it is about, in words; None for the sweep as a whole."""
+        """The trial or cell that the warning concerns; None for the whole sweep."""
         if self.key is not None:
             return self.name or self.key
         place = [label for label in (self.row, self.column) if label]
         return " / ".join(place) or None
 
     def concerns(self, cell: Cell) -> bool:
-        """Whether it is about this cell, or about one of its trials."""
+        """Whether the warning concerns this cell or one of its trials."""
         if self.key is not None:
             return self.key in cell.keys
         return (self.row, self.column) == (cell.row, cell.column)

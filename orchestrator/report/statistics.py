@@ -1,5 +1,5 @@
-"""What a handful of seeds says of a mean, and of the difference of two: intervals and a test that assume
-little. Pure Python: a report is instant."""
+"""Statistics of a few seeds: intervals of a mean, and a test of the difference of two, with few assumptions.
+Pure Python, so that a report starts instantly."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import combinations_with_replacement
 
-EXACT = 7  # values up to which every resample is counted: 1,716 different ones
-DRAWS = 4_000  # of resamples, or of signs, where there are too many to count
-ALL_SIGNS = 30  # pairs up to which every choice of signs is counted, in two halves of 2**15
+EXACT = 7  # up to this many values every resample is enumerated: 1,716 different ones
+DRAWS = 4_000  # random resamples, or choices of signs, where there are too many to enumerate
+ALL_SIGNS = 30  # up to this many pairs every choice of signs is counted, in two halves of 2**15
 
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The percentile bootstrap interval of the mean (Efron, 1979): the smallest and the largest mean that
-    leave at least (1 - level) / 2 of all resamples beyond, or at, them.
+    """The percentile bootstrap interval of the mean (Efron, 1979): its ends are the smallest and the largest
+    mean with at least (1 - level) / 2 of all resamples at or beyond them.
 
-    Up to seven values every resample is counted; else 4,000 are drawn from a generator seeded with the
-    values, so that the same cell has the same interval. Of three values it is their range, which holds the
-    mean in three of four cases, not in 95 %: resampling cannot see more than is there.
+    Up to seven values, every resample is enumerated; beyond that, 4,000 are drawn from a generator seeded
+    with the values, so that equal cells get equal intervals. For three values the interval is their range,
+    which covers the true mean in three of four cases, not in 95 %: the sample is too small for more.
     """
     if len(values) <= EXACT:
         weighted = sorted((_mean(values, chosen), weight) for chosen, weight in _resamples(len(values)))
@@ -36,7 +36,7 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95) -> tuple[fl
 
 @cache
 def _resamples(n: int) -> tuple[tuple[tuple[int, ...], int], ...]:
-    """Every multiset of n of n indices, and how many ordered draws give it."""
+    """Every multiset of n indices out of n, with the number of ordered draws that give it."""
     found = []
     for chosen in combinations_with_replacement(range(n), n):
         ways = math.factorial(n)
@@ -51,7 +51,7 @@ def _mean(values: Sequence[float], chosen: tuple[int, ...]) -> float:
 
 
 def _at(weighted: Sequence[tuple[float, int]], tail: float) -> float:
-    """The first value at which the weights so far reach the tail."""
+    """The first value at which the cumulative weight reaches the tail."""
     so_far = 0
     for value, weight in weighted:
         so_far += weight
@@ -86,33 +86,35 @@ def t_quantile(level: float, freedom: int) -> float:
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
-    """The interval of the mean of two or more normal values, by Student's t."""
+    """Student's t interval of the mean of two or more normally distributed values."""
     mean, n = statistics.fmean(values), len(values)
     reach = t_quantile(level, n - 1) * statistics.stdev(values) / math.sqrt(n)
     return mean - reach, mean + reach
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
-    """Two-sided p of the mean of paired differences, when each might as well have the other sign.
+    """Two-sided p of a sign-flip permutation test of the mean of paired differences.
 
-    The share of all 2**n choices of signs whose sum is at least as far from zero as the one seen: exact up
-    to 30 pairs, else of 4,000 seeded draws and the one seen. It is never below `smallest_p`.
+    The fraction of all 2**n choices of signs whose sum is at least as far from zero as the observed one.
+    Exact up to 30 pairs; beyond that, 4,000 seeded draws and the observed one. Never below `smallest_p`.
     """
-    seen = abs(math.fsum(differences)) - 1e-9 * math.fsum(map(abs, differences))  # equal sums stay equal
-    if seen <= 0:
+    observed = abs(math.fsum(differences)) - 1e-9 * math.fsum(map(abs, differences))  # equal sums stay equal
+    if observed <= 0:
         return 1.0
     if len(differences) > ALL_SIGNS:
         draw = random.Random(json.dumps(list(differences)))
         sums = (math.fsum(d * draw.choice((-1, 1)) for d in differences) for _ in range(DRAWS))
-        return (1 + sum(abs(total) >= seen for total in sums)) / (1 + DRAWS)
+        return (1 + sum(abs(total) >= observed for total in sums)) / (1 + DRAWS)
     half = len(differences) // 2
     left, right = _signed_sums(differences[:half]), sorted(_signed_sums(differences[half:]))
-    beyond = sum(len(right) - bisect_left(right, seen - s) + bisect_right(right, -seen - s) for s in left)
+    beyond = sum(
+        len(right) - bisect_left(right, observed - s) + bisect_right(right, -observed - s) for s in left
+    )
     return beyond / 2 ** len(differences)
 
 
 def smallest_p(pairs: int) -> float:
-    """The least p that `sign_flip_p` can give: 0.25 of three pairs, 0.03 of six."""
+    """The smallest p that `sign_flip_p` can return: 0.25 for three pairs, 0.03 for six."""
     return float(2 ** (1 - pairs)) if pairs else 1.0
 
 

@@ -1,5 +1,5 @@
-"""The table of a sweep: what its finished trials say of each cell, what is missing and why, and the published
-figure beside it. Every number is in the metric's own unit, a share for an accuracy."""
+"""The table of a sweep: the finished trials of each cell, what is missing and why, and the published figure.
+Every number is in the metric's own unit: a fraction for an accuracy."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 
-VALUE = "value"  # the name of the one column where rows are metrics
+VALUE = "value"  # the name of the only column if rows are metrics
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A trial that gives its cell no value. `kind` is whose fault a failure was, `error` its first line;
-    `probe` is the name of the one that it lacks."""
+    """A trial without a value for its cell. `kind` is whose fault a failure was, `error` its first line;
+    `probe` is the name of the probe that it lacks."""
 
     seed: str
     key: str
@@ -32,9 +32,9 @@ class Absent:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: what its finished trials say, and how many there should be. `row` and `column` are its place
-    in the table of the sweep. `std` is the sample's, with n - 1. `values` are by the label of the seed,
-    `labels` those of the other axes."""
+    """One cell: the results of its finished trials, and how many there should be. `row` and `column` are its
+    place in the table of the sweep. `std` is the sample standard deviation, with n - 1. `values` are keyed by
+    the label of the seed; `labels` are those of the other axes."""
 
     row: str
     column: str
@@ -43,17 +43,17 @@ class Cell:
     seeds: int
     trials: int
     failed: int
-    stopped: int  # by a scheduler: in no mean
+    stopped: int  # by a scheduler; not in the mean
     metric: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     absent: tuple[Absent, ...] = ()
     published: Published | None = None
-    keys: tuple[str, ...] = ()  # of all its trials
+    keys: tuple[str, ...] = ()  # keys of all its trials
 
     @property
     def scale(self) -> int:
-        """What a number is multiplied by to be shown: an accuracy is shown in percent."""
+        """The factor for display: an accuracy is shown in percent."""
         return scale(self.metric)
 
     @property
@@ -64,8 +64,8 @@ class Cell:
 
     @property
     def within(self) -> bool | None:
-        """Whether ours and the published figure differ by no more than two standard deviations, of ours and,
-        where there is one, the published together; None with fewer than two seeds."""
+        """Whether ours and the published figure differ by at most two standard deviations (ours combined with
+        the published one, if there is one); None with fewer than two seeds."""
         if self.difference is None or self.std is None:
             return None
         spread = float(self.std**2 + ((self.published and self.published.std) or 0) ** 2) ** 0.5
@@ -79,8 +79,8 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Cells by row and column, in the order of the grid. `probe` is the name of the one whose metrics it
-    shows, if it does."""
+    """Cells by row and column, in the order of the grid. `probe` is the name of the probe whose metrics the
+    table shows, if any."""
 
     name: str
     question: str
@@ -90,13 +90,13 @@ class Table:
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: dict[tuple[str, str], Cell]
-    metrics: Mapping[str, str] = field(default_factory=dict)  # by label, of a report with several
+    metrics: Mapping[str, str] = field(default_factory=dict)  # by label, in a report with several
     reference: Reference | None = None
     probe: str | None = None
 
     @property
     def seeds(self) -> int | None:
-        """How many trials every cell has, if all have as many."""
+        """How many trials each cell has, if all cells have the same number."""
         counts = {cell.trials for cell in self.cells.values()}
         return counts.pop() if len(counts) == 1 else None
 
@@ -107,13 +107,13 @@ class Table:
 
 
 def scale(metric: str) -> int:
-    """100 for an accuracy, which is shown in percent, else 1."""
+    """100 for an accuracy, which is shown in percent; 1 for any other metric."""
     return 100 if metric.endswith("acc") else 1
 
 
 def axes_of(snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
-    """The axes down and the axis across. Several metrics are an axis too: where the sweep says, else across,
-    or down if something is across already."""
+    """The row axes and the column axis. Several metrics are an axis too: where the sweep puts it; by default
+    the columns, or the rows if the columns are taken."""
     rows, column = snapshot.row_axes, snapshot.column_axis
     if not snapshot.report.get("metrics") or METRIC in (*rows, column):
         return rows, column
@@ -121,7 +121,7 @@ def axes_of(snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
 
 
 def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
-    """The sweep's table as far as it is done, beside published figures if there are any."""
+    """The sweep's table of the trials finished so far, with published figures if there are any."""
     snapshot = status.snapshot
     row_axes, column_axis = axes_of(snapshot)
     metrics = snapshot.report.get("metrics") or {}
@@ -142,7 +142,7 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
 
 
 def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
-    """The row and the column of the sweep's table that a trial of these labels belongs to."""
+    """The row and the column of the sweep's table to which a trial with these labels belongs."""
     row_axes, column_axis = axes_of(snapshot)
     row = ", ".join(labels.get(axis, metric) for axis in row_axes) or snapshot.name
     return row, labels.get(column_axis, metric) if column_axis else VALUE if METRIC in row_axes else metric
@@ -156,7 +156,7 @@ def summarised(
     metric: str | None = None,
     published: Published | None = None,
 ) -> Cell:
-    """What has become of the trials of one cell; `metric` is the sweep's by default."""
+    """The cell of these trials; `metric` is the sweep's by default."""
     snapshot = status.snapshot
     metric = metric or snapshot.metric
     shown = {*snapshot.row_axes, snapshot.column_axis}
@@ -178,7 +178,7 @@ def summarised(
 
 
 def _seed(labels: Mapping[str, str]) -> str:
-    """`0`, or `seed=0, data.seed=1` where several axes repeat."""
+    """`0`, or `seed=0, data.seed=1` if several axes are repeats."""
     if len(labels) == 1:
         return next(iter(labels.values()))
     return ", ".join(f"{axis}={label}" for axis, label in labels.items())

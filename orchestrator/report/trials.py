@@ -15,14 +15,14 @@ FIXED = frozenset((*FIRST, *LAST))
 
 
 def trials_csv(*sheets: Sheet) -> str:
-    """One line per trial: its sweep and key, the label of its value on each axis, every metric that its
-    record or a probe has (`<probe>/<metric>`), seconds, state, the numerical platform
-    and the precision that it was computed in, the warnings about it and its cell, and, the same in all lines,
-    those about the sweep as a whole. Numbers are those of the ledger,
-    in full precision and in the metric's own unit: an accuracy is a fraction. What a trial lacks is empty.
+    """One line per trial: its sweep and key, its label on each axis, every metric of its record and its
+    probes (`<probe>/<metric>`), seconds, state, numerical platform and precision, the warnings about it and
+    its cell, and the warnings about the whole sweep, which are the same in all lines. Numbers are those of
+    the ledger, in full precision and in the metric's own unit: an accuracy is a fraction. Missing values are
+    empty.
 
-    An axis named like a metric or like one of the other columns is written `axis:<name>`, a metric named like
-    one of the other columns `metric:<name>`.
+    An axis with the name of a metric or of another column becomes `axis:<name>`; a metric with the name of
+    another column becomes `metric:<name>`.
     """
     axes = _each_once(axis for sheet in sheets for entry in _entries(sheet) for axis in entry.labels)
     metrics = _each_once(
@@ -58,7 +58,7 @@ def _rows(sheet: Sheet, axes: Sequence[str], metrics: Sequence[str]) -> Iterator
 
 
 def _by_trial(sheet: Sheet) -> dict[str, list[SheetWarning]]:
-    """The warnings about each trial, by its key, and those about a cell that it is in."""
+    """The warnings about each trial and about its cell, by the trial's key."""
     found: dict[str, list[SheetWarning]] = {}
     for one in sheet.warnings:
         if one.key is not None:
@@ -84,7 +84,7 @@ def _entries(sheet: Sheet) -> tuple[Entry, ...]:
 
 
 def _named(names: Sequence[str], prefix: str, taken: Set[str]) -> Iterator[str]:
-    """The names as columns; one that is `taken` begins with the prefix."""
+    """The names as columns; a name that is `taken` gets the prefix."""
     for name in names:
         while name in taken:
             name = f"{prefix}:{name}"

@@ -1,7 +1,6 @@
 """The warnings of a sweep's report: one list, which every format renders.
 
-A new kind of warning is a function here that yields `SheetWarning`s, called in `sheet_warnings`; nothing else
-is edited.
+To add a kind of warning, write a function here that yields `SheetWarning`s and call it in `sheet_warnings`.
 """
 
 from __future__ import annotations
@@ -14,11 +13,11 @@ from orchestrator.report.platforms import mixed_platforms
 from orchestrator.report.sheet_warning import SheetWarning as SheetWarning
 from orchestrator.report.table import Table
 
-MOST = 8  # warnings of a kind, and trials of a warning, that are listed one by one
+MOST = 8  # at most so many warnings of a kind, and trials of a warning, are listed
 
 
 def sheet_warnings(status: SweepStatus, table: Table, notes: Sequence[str]) -> tuple[SheetWarning, ...]:
-    """All warnings of a sweep, in the order in which they are shown."""
+    """All warnings of a sweep, in display order."""
     return (
         *_failed(status),
         *_stopped(status),
@@ -31,8 +30,8 @@ def sheet_warnings(status: SweepStatus, table: Table, notes: Sequence[str]) -> t
 
 
 def warning_lines(warnings: Iterable[SheetWarning]) -> list[str]:
-    """Warnings as lines of text. Equal ones share a line, which names their trials or cells; of each kind
-    `MOST` lines are shown, and how many more there are."""
+    """Warnings as lines of text. Equal warnings share a line, which names their trials or cells. At most
+    `MOST` lines of each kind are shown, followed by the number of the others."""
     subjects: dict[tuple[str, str], list[str]] = {}
     for one in warnings:
         named = subjects.setdefault((one.kind, one.text), [])
@@ -91,7 +90,7 @@ def _without_a_value(status: SweepStatus, table: Table) -> Iterator[SheetWarning
 
 
 def _doubts(status: SweepStatus) -> Iterator[SheetWarning]:
-    """What the evaluation of a finished trial, or its checkpoints, warned of."""
+    """The warnings that a finished trial's evaluation or checkpoints raised."""
     for entry, text in status.doubts():
         yield _of_trial("doubt", entry, text)
 

@@ -1,4 +1,4 @@
-"""Numbers of a report in words, the same wherever they are read."""
+"""How a report formats numbers and cells, the same in every output format."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from orchestrator.planning.snapshot import lack
 from orchestrator.report.table import Cell, Table, scale
 
 MOST = 7  # decimals
-DIGITS = 12  # of a number that are looked at: beyond them is what floating point makes of it
-EXACT = Context(prec=400, rounding=ROUND_HALF_UP)  # of the largest float to its last decimal
-SIGNS = {True: "=", False: "≠", None: "?"}  # of the published figure: within two std, outside, not known
+DIGITS = 12  # significant digits that count; the rest is floating-point error
+EXACT = Context(prec=400, rounding=ROUND_HALF_UP)  # enough digits for the largest float with all its decimals
+SIGNS = {True: "=", False: "≠", None: "?"}  # within two std of the published figure, outside, not known
 
 
 def text(table: Table, row: str, column: str) -> str:
-    """`97.84 ± 0.31`; a share is shown in percent; a cell that lacks seeds says `(2 of 3)`, and why if it
-    is not that they have not run: `(1 of 3, 1 failed, 1 stopped)`, `(1 of 3, 2 lack distance)`."""
+    """`97.84 ± 0.31`; an accuracy is shown in percent. A cell that lacks seeds is marked `(2 of 3)`, with the
+    reason unless they just have not run: `(1 of 3, 1 failed, 1 stopped)`, `(1 of 3, 2 lack distance)`."""
     cell = table.cells.get((row, column))
     return "" if cell is None else shown(cell, cell.metric, table.seeds)
 
 
 def shown(cell: Cell, metric: str, seeds: int | None) -> str:
-    """A cell in words; `seeds` is how many trials all cells have, which goes without saying."""
+    """A cell as text. `seeds` is the number of trials that all cells have, which is then not repeated."""
     if cell.mean is None:
         return absence(cell)
     value = spread(cell.mean, cell.std, metric)
@@ -36,8 +36,8 @@ def shown(cell: Cell, metric: str, seeds: int | None) -> str:
 
 
 def absence(cell: Cell) -> str:
-    """Why a cell lacks trials: `3 failed`, `1 failed, 2 lack distance`; `not run` or `lacks distance` where
-    that is so of all of them."""
+    """Why a cell lacks trials: `3 failed`, `1 failed, 2 lack distance`; just `not run` or `lacks distance`
+    if that is the reason for all of them."""
     why = _reasons(cell)
     for reason, number in why.items():
         if number == cell.trials and reason.startswith(("not run", "lacks ")):
@@ -46,7 +46,7 @@ def absence(cell: Cell) -> str:
 
 
 def counted(number: int, reason: str) -> str:
-    """`2 failed`; of `lacks distance` `1 lacks distance`, `2 lack distance`."""
+    """`2 failed`; for the reason `lacks distance`: `1 lacks distance`, `2 lack distance`."""
     verb, _, probe = reason.partition(" ")
     return lack(number, probe) if verb == "lacks" else f"{number} {reason}"
 
@@ -61,15 +61,15 @@ def spread(mean: float, std: float | None, metric: str) -> str:
 
 
 def number(value: float, metric: str, *, signed: bool = False, like: float | None = None) -> str:
-    """Two decimals of an accuracy, in percent; of any other metric as many as `decimals` says of it, or of
-    `like`, if that is given."""
+    """An accuracy in percent with two decimals; any other metric with as many as `decimals` gives for it, or
+    for `like` if that is given."""
     places = 2 if scale(metric) == 100 else decimals(value if like is None else like)
     return fixed(value * scale(metric), places, signed=signed)
 
 
 def fixed(value: float, places: int, *, signed: bool = False) -> str:
-    """`97.84`: the one rule by which reports round. Half is rounded away from zero, of the decimal number
-    that `value` stands for: so a share, its percentage and their means look alike wherever they are shown."""
+    """`97.84`: the rounding rule of all reports. Halves are rounded away from zero, on the decimal number
+    that `value` represents, so that a fraction, its percentage and their means agree wherever they appear."""
     if not math.isfinite(value):
         return str(value)
     rounded = EXACT.quantize(Decimal(f"{value:.{DIGITS}g}"), Decimal(1).scaleb(-places))
@@ -77,7 +77,7 @@ def fixed(value: float, places: int, *, signed: bool = False) -> str:
 
 
 def decimals(value: float) -> int:
-    """How many decimals show about three digits of a number, or two decimals: 5 of 0.0022, none of 1234."""
+    """How many decimals show about three significant digits, or two decimals: 5 for 0.0022, 0 for 1234."""
     size = abs(value)
     if size >= 1000:
         return 0
@@ -85,7 +85,7 @@ def decimals(value: float) -> int:
 
 
 def published(cell: Cell) -> str:
-    """`96.08 -0.42 ≠`: the published figure, ours minus it, and whether they agree; empty without one."""
+    """`96.08 -0.42 ≠`: the published figure, ours minus it, and whether they agree; empty if unpublished."""
     if cell.published is None:
         return ""
     figure = spread(cell.published.value, cell.published.std, cell.metric)
@@ -95,7 +95,7 @@ def published(cell: Cell) -> str:
 
 
 def caption(table: Table) -> str:
-    """What the numbers are."""
+    """The caption of a table: which metrics, in which unit, over how many seeds."""
     metrics = list(dict.fromkeys(table.measured))
     accuracies = [metric for metric in metrics if scale(metric) == 100]
     unit = " in %" if len(accuracies) == len(metrics) else ", accuracies in %" if accuracies else ""
@@ -105,7 +105,8 @@ def caption(table: Table) -> str:
 
 
 def source(table: Table, where: str = "in parentheses") -> str | None:
-    """What stands `where`, and where it is from; None if no cell has a published figure."""
+    """The legend for published figures, which are shown `where`, with their source; None if no cell has
+    one."""
     if table.reference is None or not any(cell.published for cell in table.cells.values()):
         return None
     return (

@@ -1,4 +1,4 @@
-"""Reports of sweeps as one HTML page, with figures, published numbers beside and the data sets' pictures."""
+"""Reports of sweeps as one HTML page, with figures, published numbers and pictures of the data sets."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["document_of", "load_document", "page_of", "save_document", "write_pa
 
 
 def write_page(sheets: Sequence[Sheet], out: Path, store: str | None) -> None:
-    """Write the page of these sheets; an `out` that ends in `.json` is its document instead, of which
-    `python -m orchestrator.report.html` makes the page. `store` has the histories and the data sets. Raises
+    """Write the page of these sheets. If `out` ends in `.json`, write its document instead, which
+    `python -m orchestrator.report.html` renders. Histories and data sets are read from `store`. Raises
     OSError, and InputError if the store cannot be opened."""
     document = document_of(sheets, store)
     if out.suffix == ".json":

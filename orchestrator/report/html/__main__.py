@@ -1,4 +1,4 @@
-"""A page from its document: `python -m orchestrator.report.html results/digits.json -o digits.html`."""
+"""Renders a document as a page: `python -m orchestrator.report.html results/digits.json -o digits.html`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from trainers.redaction import shown
 
 
 def main() -> int:
-    """Exit code 0 if the page is written; 2, and a message, if it cannot be."""
+    """Write the page. Exit code 0; 2 with a message if it cannot be written."""
     parser = argparse.ArgumentParser(prog="python -m orchestrator.report.html", description=__doc__)
     parser.add_argument("document", type=Path, help="a file that opsctl report --html OUT.json wrote")
-    parser.add_argument("-o", "--out", type=Path, help="the page [default: its name with .html]")
+    parser.add_argument(
+        "-o", "--out", type=Path, help="the page to write [default: the document's name with .html]"
+    )
     options = parser.parse_args()
     out = options.out or options.document.with_suffix(".html")
     try:

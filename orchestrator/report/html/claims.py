@@ -1,4 +1,4 @@
-"""What became of claims, and how columns compare, as the page writes them."""
+"""Verdicts on claims, and comparisons of columns, as the page shows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KINDS = {
 
 
 def claims_view(claims: Sequence[Claim]) -> list[View]:
-    """Each claim with its verdict and, point by point, the numbers that it rests on."""
+    """Each claim with its verdict and the numbers at each of its points."""
     return [_claim(claim) for claim in claims]
 
 
@@ -64,14 +64,14 @@ def _side(side: SideRecord, metric: str) -> str:
 
 
 def comparisons_view(comparisons: Sequence[Comparison]) -> list[View]:
-    """Each pair of columns as a table: a line per row, and one over all rows."""
+    """Each pair of columns as a table: a line per row, and one for all rows together."""
     made = []
     for one in comparisons:
         lines = [_difference(row) for row in one["rows"]]
         lines += [_difference(one["overall"])] if one["overall"] else []
         few = max((row["pairs"] for row in one["rows"]), default=0)
         least = 2 ** (1 - few) if few else 1
-        note = f"Of {few} pairs p is {least:g} at least, whatever they are." if few and least > 0.05 else ""
+        note = f"With {few} pairs, p cannot be below {least:g}." if few and least > 0.05 else ""
         points = any(scale(row["metric"]) == 100 for row in one["rows"])
         title = f"{one['second']} minus {one['first']}"
         made.append({"title": title, "lines": lines, "note": note, "points": points})

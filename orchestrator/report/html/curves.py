@@ -1,5 +1,5 @@
-"""Curves over epochs: of training, and of what probes watched. A panel for each row, a line for each column,
-and around it the range of its trials."""
+"""Curves over epochs, of training and of probes: a panel for each row, a line for each column with the range
+of its trials."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from orchestrator.report.html.grouping import (
 )
 from orchestrator.report.wording import decimals, fixed
 
-Marks = Callable[[Trial], Sequence[tuple[float, float, bool, str]]]  # x, y, whether filled, what it is
+Marks = Callable[[Trial], Sequence[tuple[float, float, bool, str]]]  # x, y, whether filled, tooltip
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How curves are drawn: what is picked of a trial, also faintly; what the y axis is, and how far it goes;
-    single points of a trial."""
+    """How curves are drawn: `pick` gets the curve of a trial, `faint` a second, thinner one; `name` and
+    `limits` are those of the y axis; `marks` are single points of a trial."""
 
     pick: Picker
     name: str
@@ -42,7 +42,7 @@ class Drawing:
 
 
 def learning(sweep: Sweep) -> Group | None:
-    """Accuracy on the test images and on the training batches after every epoch."""
+    """Learning curves: accuracy on test images and training batches after every epoch. None without any."""
 
     def picker(name: str) -> Picker:
         return lambda trial: _history(trial, name)
@@ -64,7 +64,7 @@ def by_row(sweep: Sweep, drawing: Drawing) -> list[Panel]:
 
 
 def _shared(sweep: Sweep, pick: Picker) -> tuple[float, float]:
-    """From zero, or what is lowest, to what is highest, and some room."""
+    """Common limits: from zero or the lowest value to the highest, with a margin."""
     values = [
         v for trial in sweep["trials"] if trial["state"] == "done" for v in (pick(trial) or ([], []))[1]
     ]
@@ -94,7 +94,7 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
 
 
 def _series(axes: Axes, trials: Sequence[Trial], drawing: Drawing, index: int) -> float | None:
-    """Draw one column's curves; the mean at the end, None if it has none."""
+    """Draw one column's curves. Returns the final mean; None if the column has no curve."""
     found = band(trials, drawing.pick)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""The data sets that sweeps were trained on, as a document holds them: their cards, and pictures of some."""
+"""The data sets of a page's sweeps as records of the document: their cards, and pictures of some."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from poisons.exchange.card import card
 from poisons.exchange.stored_picture import picture_of
 from trainers import InputError
 
-PICTURES = 16  # on a page, at most
-PLACES = ("made", "with", "file")  # lines of a card that say on which machine and disk it lies
+PICTURES = 16  # at most, on a page
+PLACES = ("made", "with", "file")  # lines of a card that name a machine or a path; left out
 
 Shown = dict[str, Any]
 
 
-def told_data(names: Iterable[str], store: Store) -> list[Shown]:
+def data_records(names: Iterable[str], store: Store) -> list[Shown]:
     """The data sets of these names that the store has: clean ones first, each poison in the order given.
-    Those that only another seed tells apart share one picture."""
+    Those that differ only in their seed share one picture."""
     records = store.records()
     known = {name: records[name] for name in dict.fromkeys(names) if name in records}
     drawn_once: set[str] = set()
-    return [_told(name, record, store, drawn_once) for name, record in known.items()]
+    return [_data_record(name, record, store, drawn_once) for name, record in known.items()]
 
 
-def _told(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[str]) -> Shown:
+def _data_record(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[str]) -> Shown:
     spec = record["spec"]
     poisons = [poison["kind"] for poison in spec["poison"]]
     alike = repr({field: value for field, value in spec.items() if field != "seed"})
@@ -53,7 +53,7 @@ def _told(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[st
 
 
 def _picture(spec: Mapping[str, Any], store: Store) -> tuple[str | None, str]:
-    """A picture as a data URL, and why there is none."""
+    """A picture as a data URL, or None and the reason."""
     try:
         return _small(picture_of(DataSpec.parse(spec, "data set"), store)), ""
     except (InputError, StoreError, OSError) as error:
@@ -61,7 +61,7 @@ def _picture(spec: Mapping[str, Any], store: Store) -> tuple[str | None, str]:
 
 
 def _small(png: bytes) -> str:
-    """The same pixels in fewer bytes."""
+    """The same picture as a smaller, lossless WebP."""
     sink = io.BytesIO()
     Image.open(io.BytesIO(png)).save(sink, "WEBP", lossless=True, method=4)
     return "data:image/webp;base64," + base64.b64encode(sink.getvalue()).decode()

@@ -1,5 +1,5 @@
-"""The document behind a page: all that the page shows, as JSON, so that it can be kept beside the code and
-the page made again without the store."""
+"""The document behind a page: everything that the page shows, as JSON. It can be kept beside the code, and
+the page rendered again without the store."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.report import Sheet
-from orchestrator.report.html.data_cards import told_data
+from orchestrator.report.html.data_cards import data_records
 from orchestrator.report.html.records import DocumentRecord
-from orchestrator.report.html.trials import recipe, told_trials
+from orchestrator.report.html.trials import recipe, trial_records
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
 from orchestrator.storage.stores import open_store
@@ -30,9 +30,9 @@ DOCUMENT = JsonFile[Document](DocumentRecord, limit=512 * MB)
 
 
 def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
-    """All that a page of these sheets shows. `store`, a path or URL, has the histories of their trials and
-    the data sets; without it there are no learning curves and no cards. InputError if it cannot be opened,
-    or if something cannot be shown."""
+    """The document of these sheets. Histories of trials and data sets are read from `store`, a path or URL;
+    without it the page has no learning curves and no data cards. Raises InputError if the store cannot be
+    opened, or if a value cannot be shown."""
     ledger = Ledger(store) if store else None
     keys = {key for sheet in sheets for key in sheet.status.results}
     records = ledger.results(keys) if ledger else {}
@@ -46,28 +46,28 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
         "format": FORMAT,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "sweeps": [_sweep(sheet, records) for sheet in sheets],
-        "data": told_data(names, open_store(store)) if store and names else [],
+        "data": data_records(names, open_store(store)) if store and names else [],
     }
     try:
         return DOCUMENT.read(_written(redacted_data(document)))
-    except ValueError as error:  # DamagedError, or a number that JSON cannot say
-        raise InputError(f"no page can show what these sweeps hold ({error})") from None
+    except ValueError as error:  # DamagedError, or a number that JSON cannot represent
+        raise InputError(f"the results of these sweeps cannot be shown on a page ({error})") from None
 
 
 def save_document(document: Document, file: Path) -> None:
-    """Write it, whole or not at all. Raises OSError."""
+    """Write the document atomically. Raises OSError."""
     write_output(file, _written(document))
 
 
 def load_document(file: Path) -> Document:
-    """A document as it was saved. InputError if the file is none."""
+    """Read a saved document. Raises InputError if the file is not one."""
     try:
         if (document := DOCUMENT.read_file(file)) is not None:
             return document
         problem = "there is no such file"
     except (OSError, DamagedError) as error:
         problem = str(error)
-    raise InputError(f"{file} is not the document of a page ({problem})")
+    raise InputError(f"{file} is not the document of a report page ({problem})")
 
 
 def _written(document: Document) -> bytes:
@@ -90,6 +90,6 @@ def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
         "column_axis": snapshot.column_axis,
         "axes": [{"name": axis, "labels": list(labels)} for axis, labels in axes.items()],
         "report": sheet.as_json() | {"file": Path(sheet.file).name},
-        "trials": told_trials(sheet.status, records),
+        "trials": trial_records(sheet.status, records),
         "recipe": recipe(record for record in known if record is not None),
     }

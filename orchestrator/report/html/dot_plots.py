@@ -1,5 +1,4 @@
-"""Results seed by seed: a dot for each finished trial, on one scale, the mean and the published figure with
-them."""
+"""Dot plots: a dot for each finished trial, on one scale, with the mean and the published figure."""
 
 from __future__ import annotations
 
@@ -29,17 +28,17 @@ from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.html.table import absent
 from orchestrator.report.table import scale
 
-LEVEL = 22  # between the dots of one cell and the next, pixels
-BOX = 0.56  # how thick a box is, levels
-BOXED = 5  # values from which quartiles say something
-LETTER, LONGEST = 7, 16  # of the names of cells: width in pixels, letters at most
+LEVEL = 22  # distance between the lines of two cells, pixels
+BOX = 0.56  # thickness of a box, as a fraction of a level
+BOXED = 5  # the number of values from which on quartiles are drawn
+LETTER, LONGEST = 7, 16  # of cell names: pixels per letter, most letters
 
 Cell = CellRecord
 
 
 @dataclass(frozen=True)
 class Level:
-    """One line of dots: its name, its cell, and the number of its colour."""
+    """One line of dots: its name, its cell, and the index of its colour."""
 
     name: str
     cell: Cell
@@ -47,8 +46,8 @@ class Level:
 
 
 def strips(report: TableRecord) -> Group | None:
-    """A panel for each row with a line of dots for each column; of one column, one panel with a line for each
-    row. None if nothing is finished."""
+    """A panel for each row, with a line of dots for each column. With a single column: one panel, with a line
+    for each row. None if no trial is finished."""
     cells = [cell for cell in report["cells"] if cell["values"]]
     if not cells:
         return None
@@ -70,9 +69,7 @@ def strips(report: TableRecord) -> Group | None:
     keys += [Key("published", 0, "diamond")] if published else []
     says = "Every finished trial is a dot."
     if any(len(cell["values"]) >= BOXED for cell in cells):
-        says += (
-            f" Of {BOXED} and more a box is the middle half, its line the median; whiskers reach the ends."
-        )
+        says += f" With {BOXED} or more, a box shows the middle half and the median; whiskers show the range."
         keys.insert(1, Key("quartiles", 0, "box"))
     return Group("Seed by seed", says, panels, keys)
 
@@ -87,7 +84,7 @@ def _levels(cells: Sequence[Cell], title: str, report: TableRecord, *, several: 
 
 
 def _limits(cells: Sequence[Cell], metric: str) -> tuple[float, float]:
-    """The ends of the scale: all of it for an accuracy, else what there is, and some room."""
+    """The limits of the axis: the full range for an accuracy, else that of the values with a margin."""
     if scale(metric) == 100:
         return -2, 102
     values = [v for cell in cells for v in cell["values"].values()]
@@ -120,20 +117,20 @@ def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
     factor, cell, name = scale(metric), level.cell, level.name
     if cell["published"]:
         value = cell["published"]["value"]
-        says = f"{name}, published: {shown(value, metric)}{unit(metric)}"
-        dot(axes, value * factor, at, says, face=PAPER, edge=FAINT, mark="D")
+        tooltip = f"{name}, published: {shown(value, metric)}{unit(metric)}"
+        dot(axes, value * factor, at, tooltip, face=PAPER, edge=FAINT, mark="D")
     if len(cell["values"]) >= BOXED:
         _box(axes, [value * factor for value in cell["values"].values()], at, colour(level.index))
     for seed, value in cell["values"].items():
-        says = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
-        dot(axes, value * factor, at, says, face=colour(level.index), mark=marker(level.index))
+        tooltip = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
+        dot(axes, value * factor, at, tooltip, face=colour(level.index), mark=marker(level.index))
     mean = cell["mean"] if cell["mean"] is not None else math.nan
-    says = tip(f"{name}, mean: {shown(mean, metric)}{unit(metric)}")
-    axes.plot([mean * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=says, zorder=5)
+    tooltip = tip(f"{name}, mean: {shown(mean, metric)}{unit(metric)}")
+    axes.plot([mean * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=tooltip, zorder=5)
 
 
 def _box(axes: Axes, values: Sequence[float], at: int, shade: str) -> None:
-    """A box plot (Tukey, 1977) with whiskers to the least and the largest value."""
+    """A box plot (Tukey, 1977) with whiskers to the smallest and the largest value."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
     top, bottom = at - BOX / 2, at + BOX / 2
     axes.fill(

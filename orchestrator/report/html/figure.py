@@ -1,5 +1,5 @@
-"""A matplotlib figure as SVG inside a page: its colours are variables of the page's style sheet, so that they
-follow dark mode and print, and its text is text."""
+"""A matplotlib figure as SVG inside a page. Colours are variables of the page's style sheet, so that they
+follow dark mode and print; text stays text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SERIES = 8  # colours of the style sheet, --c1 and so on
 INK, FAINT, RULE, PAPER = "#0000e1", "#0000e2", "#0000e3", "#0000e4"
 WIDTH, HEIGHT = 320, 190  # of a panel, CSS pixels
 LEFT, RIGHT, TOP, BOTTOM = 36, 12, 8, 32  # margins around its axes
-TIP = "tip:"  # what begins the id of something with a tooltip
+TIP = "tip:"  # prefix of the ids that become tooltips
 
 VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--paper"} | {
     f"#0000f{i}": f"--c{i}" for i in range(1, SERIES + 1)
@@ -30,7 +30,7 @@ VARIABLES = {INK: "--ink", FAINT: "--faint", RULE: "--rule", PAPER: "--paper"} |
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "v", "P", "X", "<", ">")  # a diamond is a published figure
 DEFAULTS = r" ?font-family: [^;]*;| ?stroke-dashoffset: 0(;|$)| ?stroke-line(join|cap): (miter|square)(;|$)"
-NO_XML = re.compile(r"[^\t\n\r -\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # characters that XML has not
+NO_XML = re.compile(r"[^\t\n\r -\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")  # characters not allowed in XML
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "opsctl",
@@ -57,17 +57,17 @@ STYLE: Any = {
 
 
 def colour(index: int) -> str:
-    """The colour of the series of this number; after the last the first comes again, dashed otherwise."""
+    """The colour of this series. Colours repeat after the last; dashes then differ."""
     return f"#0000f{index % SERIES + 1}"
 
 
 def dash(index: int) -> str | tuple[float, tuple[float, ...]]:
-    """How the line of this series is dashed, so that colour is not all that tells it apart."""
+    """The dash pattern of this series, so that lines differ in more than colour."""
     return DASHES[index % len(DASHES)]
 
 
 def marker(index: int) -> str:
-    """The mark of a point of this series."""
+    """The marker for points of this series."""
     return MARKERS[index % len(MARKERS)]
 
 
@@ -75,8 +75,8 @@ def marker(index: int) -> str:
 def panel(
     width: float = WIDTH, height: float = HEIGHT, *, left: float = LEFT, bottom: float = BOTTOM
 ) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of this size in CSS pixels, with these margins, and one pair of axes in the page's style; draw
-    and write it inside the `with`."""
+    """A figure of this size and with these margins, in CSS pixels, with one pair of axes in the page's style.
+    Draw and save it inside the `with` block."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         box = (
@@ -89,10 +89,10 @@ def panel(
 
 
 def dot(
-    axes: Axes, x: float, y: float, says: str, *, face: str, edge: str | None = None, mark: str = "o"
+    axes: Axes, x: float, y: float, tooltip: str, *, face: str, edge: str | None = None, mark: str = "o"
 ) -> None:
-    """A mark of one trial or one figure, with a tooltip; with an `edge` it is drawn above, and its edge
-    heavier."""
+    """A marker for one trial or one published figure, with a tooltip. With an `edge` it is drawn on top, with
+    a heavier outline."""
     axes.plot(
         [x],
         [y],
@@ -104,17 +104,17 @@ def dot(
         markeredgewidth=1.4 if edge else 0.6,
         alpha=1 if edge else 0.75,
         zorder=4 if edge else 3,
-        gid=tip(says),
+        gid=tip(tooltip),
     )
 
 
 def tip(text: str) -> str:
-    """The `gid` of an artist that says `text` when the mouse is on it."""
+    """The `gid` of an artist with the tooltip `text`."""
     return TIP + text
 
 
 def svg(figure: Figure, label: str) -> str:
-    """The figure as one `<svg>` element; `label` is what a reader who does not see it is told."""
+    """The figure as one `<svg>` element; `label` is its text for screen readers."""
     sink = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(sink, format="svg", transparent=True, metadata=nothing)
@@ -127,43 +127,43 @@ def svg(figure: Figure, label: str) -> str:
 
 
 def _xml(text: str) -> str:
-    """Text without what XML cannot hold: control characters are spelt out, the rest is left out."""
+    """Text without characters that XML does not allow: control characters are spelt out, others removed."""
     return NO_XML.sub("", printable(text))
 
 
 def _inlined(element: Element, own: str) -> list[Element]:
-    """What matplotlib wrote, for a page that holds many figures: without what it says of itself, with ids
-    that begin with `own`, no group for nothing, and numbers of a tenth of a pixel."""
+    """matplotlib's output, made fit for a page with many figures: no metadata, ids with the prefix `own`, no
+    empty groups, and numbers rounded to a tenth of a pixel."""
     tag = element.tag.rpartition("}")[2]
     if tag in ("metadata", "style"):
         return []
     parts = [part for child in element for part in _inlined(child, own)]
-    told = element.attrib.get("id", "")
+    own_id = element.attrib.get("id", "")
     kept = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
     if tag == "g":
         kept.pop("id", None)
-    if tag in ("g", "defs") and not kept and not told.startswith(TIP):
+    if tag in ("g", "defs") and not kept and not own_id.startswith(TIP):
         return parts if tag == "g" else _group("defs", {}, parts)
     if kept.get("style") == "fill: none":  # the frame of the figure, that of the axes
         return []
     made = Element(tag, {name: _rewritten(name, value, own) for name, value in kept.items()})
     made.attrib = {name: value for name, value in made.attrib.items() if value}
     made.text = element.text if tag == "text" else None
-    if told.startswith(TIP):
-        SubElement(made, "title").text = told.removeprefix(TIP)
+    if own_id.startswith(TIP):
+        SubElement(made, "title").text = own_id.removeprefix(TIP)
     made.extend(parts)
     return [made]
 
 
 def _group(tag: str, attributes: dict[str, str], parts: list[Element]) -> list[Element]:
-    """An element around the parts, if there are any."""
+    """An element around the parts; nothing if there are none."""
     made = Element(tag, attributes)
     made.extend(parts)
     return [made] if parts else []
 
 
 def _rewritten(name: str, value: str, own: str) -> str:
-    """An attribute as the page has it."""
+    """The value of an attribute, rewritten for the page."""
     if name == "id":
         return own + value
     if name == "href":

@@ -1,4 +1,4 @@
-"""The trials of a sweep by the cells that they belong to, and what a panel of a figure is."""
+"""The trials of a sweep grouped by cell, and the types of figure panels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Picker = Callable[[Trial], Curve | None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One small picture: its title, an `<svg>` element, what is said below it; or images (`label`, `picture`,
+    """One small figure: a title, an `<svg>` element and a note below it; or images (`label`, `picture`,
     `response`, as URLs) and filters (URLs) that the page lays out."""
 
     title: str
@@ -30,7 +30,8 @@ class Panel:
 
 @dataclass(frozen=True)
 class Key:
-    """One entry of a legend: the number of a series' colour from 0, how it is dashed, its mark."""
+    """One entry of a legend. `index` is the number of the series, from 0, which gives its colour, dashes and
+    marker; `form` is the shape of the swatch."""
 
     label: str
     index: int
@@ -39,19 +40,19 @@ class Key:
 
 @dataclass(frozen=True)
 class Group:
-    """Panels that belong together, on one scale, with one legend."""
+    """Panels that belong together, on one scale, with one legend. `says` is the text above them."""
 
     title: str
     says: str
     panels: Sequence[Panel]
     legend: Sequence[Key] = ()
-    rows: Sequence[Sequence[str]] = ()  # of a table below, its head first
-    labels: int = 1  # how many columns of the table are labels
+    rows: Sequence[Sequence[str]] = ()  # a table below the panels, its header first
+    labels: int = 1  # how many columns of the table hold labels
 
 
 @dataclass(frozen=True)
 class Band:
-    """A curve over the trials of a cell: the mean, the lowest and the highest at each x."""
+    """The curves of a cell's trials: mean, lowest and highest value at each x."""
 
     x: list[float]
     mean: list[float]
@@ -65,7 +66,7 @@ def rows(sweep: Sweep) -> list[str]:
 
 
 def columns(sweep: Sweep) -> list[str]:
-    """Labels of the columns; of a sweep without them, one that is empty."""
+    """Labels of the columns; a single empty label for a sweep without columns."""
     return list(dict.fromkeys(trial["column"] for trial in sweep["trials"]))
 
 
@@ -76,7 +77,7 @@ def done(sweep: Sweep, row: str, column: str) -> list[Trial]:
 
 
 def title_of(row: str, row_axes: Sequence[str]) -> str:
-    """A row's label above a figure: a number says of what, `width 4`."""
+    """A row's label as the title of a figure; a number gets the name of its axis: `width 4`."""
     if len(row_axes) != 1 or number(row) is None:
         return row
     return f"{row_axes[0].rpartition('.')[2]} {row}"
@@ -91,14 +92,14 @@ def cells(sweep: Sweep) -> Iterator[tuple[str, str, list[Trial]]]:
 
 
 def seed_of(trial: Trial, sweep: Sweep) -> str:
-    """`seed 0`: the labels that tell it from other trials of its cell."""
+    """`seed 0`: the labels that distinguish a trial from the others of its cell."""
     shown = {*sweep["row_axes"], sweep["column_axis"]}
     rest = {axis: label for axis, label in trial["labels"].items() if axis not in shown}
     return ", ".join(f"{axis} {label}" for axis, label in rest.items()) or "the only one"
 
 
 def band(trials: Sequence[Trial], pick: Picker) -> Band | None:
-    """What the curves of these trials have at the x that all of them share; None if they have no curve."""
+    """Mean and range of these trials' curves, at each x that all of them have; None without curves."""
     found = [dict(zip(*curve, strict=True)) for trial in trials if (curve := pick(trial))]
     x = sorted(set[float]().union(*found).intersection(*found)) if found else []
     if not x:
@@ -108,11 +109,11 @@ def band(trials: Sequence[Trial], pick: Picker) -> Band | None:
 
 
 def curve_of(x: Sequence[float | None], y: Sequence[float | None], scale: float = 1) -> Curve:
-    """A curve where both are known."""
+    """The points at which both x and y are known."""
     known = [(a, b * scale) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
     return [a for a, _ in known], [b for _, b in known]
 
 
 def legend(labels: Sequence[str], form: str = "line") -> list[Key]:
-    """An entry for each label, none for a series without one."""
+    """An entry for each label that is not empty."""
     return [Key(label, i, form) for i, label in enumerate(labels) if label]

@@ -1,4 +1,4 @@
-"""Results against a number: where an axis of the table is a width, a budget or a count, a line across it."""
+"""Line charts: results against an axis whose labels are numbers, such as a width, a budget or a count."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from orchestrator.report.html.numbers import number, shown, spread, unit
 from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.table import scale
 
-FEWEST = 3  # places that make a line
-WIDE = 16.0  # the largest over the smallest number from which the axis is logarithmic
+FEWEST = 3  # points that a line needs
+WIDE = 16.0  # from this ratio of the largest to the smallest number on, the axis is logarithmic
 SIZE = (360, 240)  # pixels
 
 Cell = CellRecord
@@ -23,8 +23,8 @@ Side = Literal["row", "column"]
 
 
 def lines(report: TableRecord) -> Group | None:
-    """A panel for each metric: rows across and a line for each column if rows are numbers, the other way
-    round if columns are; None if neither are."""
+    """A panel for each metric. If the rows are numbers, they are the x axis, with a line for each column; if
+    the columns are, the other way round; None if neither are."""
     sides: tuple[tuple[Side, Side], ...] = (("row", "column"), ("column", "row"))
     for across, other in sides:
         labels = _labels(report, across)
@@ -50,10 +50,10 @@ def _group(report: TableRecord, across: Side, other: Side, numbers: Mapping[str,
                 chosen = {numbers[c[across]]: c for c in same if c[other] == label}
                 _line(axes, [chosen[x] for x in sorted(chosen)], sorted(chosen), i, label)
             _frame(axes, sorted(numbers.values()), numbers, metric, axis)
-            told = "; ".join(
+            values = "; ".join(
                 f"{c[other]} at {c[across]}: {spread(list(c['values'].values()), metric)}" for c in same
             )
-            panels.append(Panel(metric, svg(figure, f"{metric}{unit(metric)} against {axis}. {told}")))
+            panels.append(Panel(metric, svg(figure, f"{metric}{unit(metric)} against {axis}. {values}")))
     published = any(cell["published"] for cell in cells)
     keys = [*legend(series), *([Key("published", 0, "diamond")] if published else [])]
     return Group(f"Against {axis}", "Lines join means; dots are trials.", panels, keys) if panels else None
@@ -68,12 +68,12 @@ def _line(axes: Axes, cells: Sequence[Cell], x: Sequence[float], index: int, lab
     axes.plot(x, means, color=colour(index), linestyle=dash(index), zorder=2)
     for place, cell in zip(x, cells, strict=True):
         for seed, value in cell["values"].items():
-            says = f"{label} at {place:g}, seed {seed}: {shown(value, metric)}{unit(metric)}"
-            dot(axes, place, value * factor, says, face=colour(index), mark=marker(index))
+            tooltip = f"{label} at {place:g}, seed {seed}: {shown(value, metric)}{unit(metric)}"
+            dot(axes, place, value * factor, tooltip, face=colour(index), mark=marker(index))
         if cell["published"]:
             value = cell["published"]["value"]
-            says = f"{label} at {place:g}, published: {shown(value, metric)}{unit(metric)}"
-            dot(axes, place, value * factor, says, face=PAPER, edge=colour(index), mark="D")
+            tooltip = f"{label} at {place:g}, published: {shown(value, metric)}{unit(metric)}"
+            dot(axes, place, value * factor, tooltip, face=PAPER, edge=colour(index), mark="D")
 
 
 def _frame(axes: Axes, x: Sequence[float], labels: Mapping[str, float], metric: str, axis: str) -> None:
@@ -91,7 +91,7 @@ def _frame(axes: Axes, x: Sequence[float], labels: Mapping[str, float], metric: 
 
 
 def _apart(places: Sequence[float]) -> list[int]:
-    """Which of these places get a label, so that none touches the next."""
+    """The indices of the places that get a label, so that no two labels overlap."""
     kept, room = [0], (places[-1] - places[0]) / 11
     for i, place in enumerate(places[1:], 1):
         if place - places[kept[-1]] >= room:

@@ -1,4 +1,4 @@
-"""Numbers as the page writes them: shares in percent, real minus signs, means with their deviations."""
+"""Numbers as the page shows them: accuracies in percent, true minus signs, means with standard deviations."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ NUMBER = re.compile(
 
 
 def unit(metric: str) -> str:
-    """` %`, or nothing."""
+    """` %` for an accuracy, else an empty string."""
     return " %" if scale(metric) == 100 else ""
 
 
 def shown(value: float, metric: str, like: float | None = None) -> str:
-    """`97.84` of an accuracy; of any other metric two decimals, more of a small number, none of a large; as
-    many as `like` has, if that is given."""
+    """`97.84` for an accuracy; any other metric with two decimals, more for a small number, none for a large
+    one; or with as many decimals as `like`, if that is given."""
     return wording.number(value, metric, like=like).replace("-", "−")
 
 
 def spread(values: Sequence[float], metric: str) -> str:
-    """`97.84 ± 0.31`, mean and sample deviation; of one value, that; of none, a dash."""
+    """`97.84 ± 0.31`, the mean and the sample standard deviation; a single value alone; a dash for none."""
     if not values:
         return "–"
     mean = statistics.fmean(values)
@@ -46,8 +46,8 @@ def signed(value: float, metric: str) -> str:
 
 
 def number(label: str) -> float | None:
-    """The number that a label is, `8/255`, `0.1` or `1 %`; None if it is none, or
-    none that a figure has room for."""
+    """The number that a label stands for: `8/255`, `0.1` or `1 %`. None if it is not a number, or too long
+    for a figure."""
     found = NUMBER.fullmatch(label.strip())
     if found is None:
         return None

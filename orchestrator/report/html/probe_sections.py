@@ -1,4 +1,4 @@
-"""What probes found: of every probe its numbers and its curves, of some of them pictures."""
+"""The sections of probes: a table and curves for every probe, pictures for some."""
 
 from __future__ import annotations
 
@@ -27,36 +27,34 @@ from orchestrator.report.html.surfaces import surfaces
 from orchestrator.report.html.trials import chosen
 
 SAYS = {
-    "distance": "How far the weights are from where they began, as a share of their length then, after every "
-    "epoch. A dot is the first epoch that fits the training images.",
-    "early_stopping": "Accuracy on clean images that nobody trained or chose by. A filled dot is the epoch "
-    "that is best on held-out clean images, a hollow one the best of all.",
+    "distance": "Distance of the weights from their initial values, relative to the initial norm, after each "
+    "epoch. A dot marks the first epoch that fits the training images.",
+    "early_stopping": "Accuracy on clean images used neither for training nor for selection. A filled dot is "
+    "the epoch that is best on held-out clean images, a hollow dot the best of all.",
     "loss_surface": "Loss around the trained weights, along two filter-normalised random directions. The "
     "cross is the network itself; colours are the loss in nats.",
-    "first_layer": "What the first convolution answers: an image, and the mean magnitude over channels, the "
-    "largest white.",
-    "shuffle_test": "Accuracy on sets of images that carry perturbations; of a shuffled set, on images that "
-    "carry another image's.",
-    "fine_tune": "Accuracy on clean test images as a network trained on clean images goes on training on "
-    "each set.",
-    "linear_separability": "How well a linear classifier tells the labels from the perturbation alone.",
+    "first_layer": "Responses of the first convolution: an image, and the mean magnitude over channels; the "
+    "largest is white.",
+    "shuffle_test": "Accuracy on sets of perturbed images; in a shuffled set, each image carries the "
+    "perturbation of another.",
+    "fine_tune": "Accuracy on clean test images while a network trained on clean images is trained further "
+    "on each set.",
+    "linear_separability": "How well a linear classifier predicts the labels from the perturbation alone.",
 }
-DRAWN = {"distance": ("relative",), "early_stopping": ("rest_acc",)}  # of others, all curves
-ABOUT_SETS = (
-    "fine_tune",
-)  # whose curves go by the names of sets, in accuracy, and begin before the first epoch
+DRAWN = {"distance": ("relative",), "early_stopping": ("rest_acc",)}  # for other probes, all curves
+ABOUT_SETS = ("fine_tune",)  # their curves are accuracies, named after sets, and begin before the first epoch
 
 
-def looks(sweep: Sweep) -> list[Group]:
-    """Of each look that a finished trial has, its figures, and its table unless the report has one."""
+def probe_groups(sweep: Sweep) -> list[Group]:
+    """For each probe with findings, its figures, and its table unless the report has one."""
     names = dict.fromkeys(name for trial in sweep["trials"] for name in trial.get("findings", {}))
     groups = (_group(sweep, name) for name in names)
     return [group for group in groups if group.panels or group.rows]
 
 
 def heading(sweep: Sweep, name: str, figures: Sequence[Group]) -> dict[str, str]:
-    """The title above a probe's table, and what the probe is, unless the page's `figures` say that. Of what
-    kind it is trials say that have it."""
+    """The title above a probe's table, and a description of the probe unless the page's `figures` have it.
+    The probe's kind is read from the trials with a finding."""
     findings = (trial["findings"][name] for trial in sweep["trials"] if name in trial.get("findings", {}))
     kind = next((finding["kind"] for finding in findings), name)
     title = _title(name, kind)
@@ -90,9 +88,9 @@ def _table(sweep: Sweep, name: str) -> list[list[str]]:
     head = [text for text, wanted in zip(_axes(sweep), labels, strict=True) if wanted]
     lines = [head + [f"{metric.replace('_', ' ')}{unit(metric)}" for metric in metrics]]
     for row, column, trials in known:
-        said = [_spread(trials, name, metric) for metric in metrics]
-        if any(text != "–" for text in said):
-            lines.append([text for text, wanted in zip((row, column), labels, strict=True) if wanted] + said)
+        means = [_spread(trials, name, metric) for metric in metrics]
+        if any(text != "–" for text in means):
+            lines.append([text for text, wanted in zip((row, column), labels, strict=True) if wanted] + means)
     return lines if metrics else []
 
 
@@ -102,13 +100,13 @@ def _axes(sweep: Sweep) -> tuple[str, str]:
 
 
 def _labels(sweep: Sweep) -> tuple[bool, bool]:
-    """Whether a table says rows, and columns: the only row is not said where columns are."""
+    """Whether a table labels rows, and columns. A single row gets no label if columns have one."""
     across = columns(sweep) != [""]
     return not across or rows(sweep) != [sweep["name"]], across
 
 
 def _row(trial: Trial, sweep: Sweep) -> str:
-    """Its row above a picture; nothing where the only row is the sweep itself."""
+    """The trial's row as a title; empty if the only row is the sweep itself."""
     return "" if trial["row"] == sweep["name"] else title_of(trial["row"], sweep["row_axes"])
 
 
@@ -118,7 +116,7 @@ def _spread(trials: Sequence[Trial], name: str, metric: str) -> str:
 
 
 def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
-    """A panel for each row, of one curve after the other."""
+    """A panel for each row, for one curve after the other."""
     finding = next(f for trial in sweep["trials"] if (f := _found(trial, name)))
     kind = finding["kind"]
     names = dict.fromkeys(c for trial in sweep["trials"] for c in _found(trial, name).get("curves", {}))
@@ -156,10 +154,10 @@ def _none(_: str) -> Marks:
 def _stops(name: str) -> Marks:
     def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
         found = _found(trial, name).get("metrics", {})
-        told = (("peak", False, "best of all"), ("stopped", True, "best on held-out images"))
+        points = (("peak", False, "best of all"), ("stopped", True, "best on held-out images"))
         return [
             (found[f"{which}_epoch"], 100 * found[f"{which}_acc"], filled, _at(what, found, which))
-            for which, filled, what in told
+            for which, filled, what in points
             if found.get(f"{which}_epoch") is not None and found.get(f"{which}_acc") is not None
         ]
 
@@ -193,12 +191,12 @@ def _responses(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
 
 
 def _strip(title: str, fields: dict[str, Any]) -> Panel:
-    """Images above what the first layer answers to them; `image` entries that the template lays out."""
+    """Images and the responses of the first layer to them, which the template lays out."""
     return Panel(title, images=fields["images"], filters=fields["filters"])
 
 
 def _pictured(sweep: Sweep, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Titles and findings of trials that kept what pictures are drawn from."""
+    """Titles and findings of the trials that keep the fields for pictures."""
     found = (
         (", ".join(filter(None, (_row(t, sweep), t["column"]))) or t["row"], _found(t, name))
         for _, _, trials in cells(sweep)

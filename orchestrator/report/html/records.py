@@ -1,5 +1,5 @@
-"""The types of what the document of a page holds, and that its parts go together: whatever passes can be
-drawn."""
+"""The types of a page's document, and checks that its parts are consistent. Every document that passes can be
+rendered."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from orchestrator.report.html.trials import POINTS
 from poisons.records import Count, Seconds, Text, Time, more
 from trainers.stored import JsonFile
 
-LARGEST = 1e100  # of any number on a page: axes of figures go no further
+LARGEST = 1e100  # largest magnitude of a number on a page: the limit of a figure's axes
 DATA_URI = r"^data:image/(png|webp);base64,[A-Za-z0-9+/=]*$"
-FIXED = ("seconds", "time", "device", "versions")  # of a finished trial, all of which the page writes
+FIXED = ("seconds", "time", "device", "versions")  # fields that every finished trial must have
 
 Number = Annotated[FiniteFloat, Field(ge=-LARGEST, le=LARGEST)]
 Picture = Annotated[str, StringConstraints(pattern=DATA_URI, max_length=64 * 10**6)]
@@ -28,7 +28,7 @@ State = Literal["done", "failed", "stopped", "missing"]
 
 
 class Absent(TypedDict):
-    """A trial that gives its cell no value."""
+    """A trial without a value for its cell."""
 
     why: Text
     probe: NotRequired[Text | None]
@@ -44,7 +44,7 @@ class Published(TypedDict):
 
 @more
 class Counts(TypedDict):
-    """How far a sweep is."""
+    """The progress of a sweep."""
 
     trials: Count
     done: Count
@@ -116,7 +116,7 @@ class Point(TypedDict):
 
 @more
 class Claim(TypedDict):
-    """What became of a claim."""
+    """A claim and its verdict."""
 
     says: Text
     verdict: Literal["holds", "does not hold", "not known yet"]
@@ -161,7 +161,7 @@ class Warned(TypedDict):
 
 @more
 class Reference(TypedDict):
-    """Where published figures are from."""
+    """The source of published figures."""
 
     source: Text
 
@@ -180,11 +180,11 @@ class TableRecord(TypedDict):
 
 
 def _table(table: Any) -> Any:
-    """Cells are in rows and columns that the table has, each in a place of its own."""
+    """Check that each cell is in a row and a column of the table, and that no two share a place."""
     rows, columns = set(table["rows"]), set(table["columns"])
     places = [(cell["row"], cell["column"]) for cell in table["cells"]]
     if len(rows) < len(table["rows"]) or len(columns) < len(table["columns"]) or not columns:
-        raise ValueError("rows and columns of a table have names of their own")
+        raise ValueError("the rows and columns of a table must have unique names, and there must be a column")
     if any(row not in rows or column not in columns for row, column in places):
         raise ValueError("a cell is in a row or column that its table does not have")
     if len(set(places)) < len(places):
@@ -201,7 +201,7 @@ class ProbeTable(TableRecord):
 
 @more
 class Report(TableRecord):
-    """The table of a sweep, and what is said of it."""
+    """The table of a sweep, with its claims, comparisons, notes and warnings."""
 
     counts: Counts
     claims: list[Claim]
@@ -221,7 +221,7 @@ class Surface(TypedDict):
 
 
 class Response(TypedDict):
-    """An image, what a first layer answers to it, and where most."""
+    """An image, the response of a first layer to it, and where that is largest."""
 
     label: Text
     picture: Picture
@@ -231,7 +231,7 @@ class Response(TypedDict):
 
 @more
 class Responses(TypedDict):
-    """What a first layer answers."""
+    """The responses of a first layer, and its filters."""
 
     images: list[Response]
     filters: list[Picture]
@@ -241,7 +241,7 @@ FIELDS: dict[str, JsonFile[Any]] = {"loss_surface": JsonFile(Surface), "first_la
 
 
 class FindingRecord(TypedDict):
-    """What a probe found at a trial. `length` is that of its curves before they were thinned."""
+    """The finding of a probe for a trial. `length` is the length of its curves before they were thinned."""
 
     kind: Text
     metrics: dict[Text, Number | None]
@@ -251,16 +251,16 @@ class FindingRecord(TypedDict):
 
 
 def _finding(finding: FindingRecord) -> FindingRecord:
-    """Raises ValueError (DamagedError is one) if a picture could not be drawn of it."""
+    """Raises ValueError (or its subclass DamagedError) if the finding cannot be drawn."""
     fields, points = finding["fields"], min(finding["length"], POINTS)
     if any(len(values) != points for values in finding["curves"].values()):
-        raise ValueError(f"curves of a probe have {points} points")
+        raise ValueError(f"the curves of a probe must have {points} points")
     if fields and finding["kind"] in FIELDS:
         FIELDS[finding["kind"]].check(fields)
     if fields and finding["kind"] == "loss_surface":
         shape = [len(row) for row in fields["loss"]]
         if shape != [len(fields["x"])] * len(fields["y"]):
-            raise ValueError("a loss surface has a loss for each x and y")
+            raise ValueError("a loss surface must have a loss for each x and y")
     return finding
 
 
@@ -269,7 +269,7 @@ Finding = Annotated[FindingRecord, AfterValidator(_finding)]
 
 @more
 class TrialRecord(TypedDict):
-    """A trial, and what became of it."""
+    """A trial and its outcome."""
 
     key: Text
     labels: dict[Text, Text]
@@ -297,10 +297,10 @@ class TrialRecord(TypedDict):
 
 def _trial(trial: TrialRecord) -> TrialRecord:
     if trial["state"] == "done" and not trial.keys() >= set(FIXED):
-        raise ValueError(f"a finished trial has {', '.join(FIXED)}")
+        raise ValueError(f"a finished trial must have {', '.join(FIXED)}")
     lengths = {len(values) for values in trial.get("curves", {}).values()}
     if lengths and (len(lengths) > 1 or "epoch" not in trial.get("curves", {})):
-        raise ValueError("curves have an epoch for each of their points")
+        raise ValueError("curves must have an epoch for each of their points")
     return trial
 
 
@@ -316,7 +316,7 @@ class Axis(TypedDict):
 
 @more
 class SweepRecord(TypedDict):
-    """A sweep: its table, its trials, and what they have in common."""
+    """A sweep: its table, its trials, and the settings that they share."""
 
     name: Text
     question: Text
@@ -348,7 +348,7 @@ class DataRecord(TypedDict):
 
 @more
 class DocumentRecord(TypedDict):
-    """What the file of a page holds."""
+    """The whole document of a page."""
 
     format: Literal[1]
     made: Time

@@ -1,4 +1,4 @@
-"""A document as one HTML file that fetches nothing."""
+"""A document as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from trainers.printable import printable
 
 
 def page_of(document: Document) -> str:
-    """The whole page: style, script, pictures and all. Text of others is escaped; what the template takes as
-    it is are our own files, and SVG whose text is escaped already. Unprintable characters are spelt out."""
+    """The whole page, with style, script and pictures. All text is escaped, except our own files, and SVG
+    whose text is already escaped. Unprintable characters are spelt out."""
     folder = files("orchestrator.report.html")
     kept = {name: (folder / name).read_text() for name in ("page.html.j2", "page.css", "page.js")}
     environment = Environment(
@@ -28,7 +28,7 @@ def page_of(document: Document) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """A copy of plain data without unprintable characters, in names and in texts."""
+    """A copy of plain data, with unprintable characters in keys and texts spelt out."""
     if isinstance(value, dict):
         return {printable(name): _printable(item) for name, item in value.items()}
     if isinstance(value, list):

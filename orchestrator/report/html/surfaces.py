@@ -1,4 +1,4 @@
-"""Loss surfaces side by side: contours on one scale, so that a sharp basin looks sharp."""
+"""Loss surfaces side by side, as contours on one scale, so that their sharpness can be compared."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from matplotlib.axes import Axes
 from orchestrator.report.html.figure import LEFT, PAPER, RIGHT, TOP, panel, svg
 from orchestrator.report.html.grouping import Key, Panel
 
-LEVELS = 10  # of a contour map
-SIDE, SHORT = 190, 20  # of a map, and of the margin below it, pixels
+LEVELS = 10  # contour levels
+SIDE, SHORT = 190, 20  # the side of a map, and the margin below it, pixels
 COLOURS = "viridis"
 
 Array = np.ndarray[Any, Any]
@@ -22,8 +22,8 @@ Fields = Mapping[str, Any]
 
 
 def surfaces(found: Sequence[tuple[str, Fields, Mapping[str, float]]]) -> tuple[list[Panel], list[Key]]:
-    """A panel for each (title, fields, metrics), and the legend of their one scale: loss in nats, equal steps
-    of its logarithm."""
+    """A panel for each (title, fields, metrics), and the legend of their common scale: loss in nats, in equal
+    logarithmic steps."""
     if not found:
         return [], []
     levels = scale_of([np.asarray(fields["loss"], float) for _, fields, _ in found])
@@ -35,9 +35,8 @@ def surfaces(found: Sequence[tuple[str, Fields, Mapping[str, float]]]) -> tuple[
 
 
 def scale_of(losses: Sequence[Array]) -> Array:
-    """Limits of the contours: from the smallest loss to the largest of most places (the 95th percentile of
-    the steepest surface), in equal steps of the logarithm. At a place that diverged the loss is as good as
-    infinite, and must not stretch the scale."""
+    """The contour levels, in equal logarithmic steps from the smallest loss to the 95th percentile of the
+    steepest surface. Points that diverged, with a practically infinite loss, must not stretch the scale."""
     low = max(min(float(loss.min()) for loss in losses), 1e-3)
     high = max(float(np.percentile(loss, 95)) for loss in losses)
     return np.geomspace(low, max(min(high, 1e4), low * 1.5), LEVELS)
@@ -63,7 +62,7 @@ def _panel(
 
 
 def _lines(axes: Axes, fields: Fields, loss: Array, levels: Array) -> None:
-    """Thin lines between shades, where the surface crosses a level at all."""
+    """Thin lines between shades, at the levels that the surface crosses."""
     inside = [level for level in levels[1:-1] if loss.min() < level < loss.max()]
     if inside:
         axes.contour(fields["x"], fields["y"], loss, levels=inside, colors=PAPER, linewidths=0.5, zorder=2)

@@ -1,5 +1,5 @@
-"""The table of a sweep as the page writes it: mean and deviation of each cell, the published figure and the
-difference below."""
+"""The table of a sweep as the page shows it: mean and standard deviation of each cell, with the published
+figure and the difference below."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ View = dict[str, Any]
 SURE = ("mean", "std", "95 % interval of the mean")
 VERDICTS = {
     True: ("within", "=", "within two standard deviations of it"),
-    False: ("outside", "≠", "farther than two standard deviations from it"),
-    None: ("unknown", "", "of one seed, so nobody knows how much it varies"),
+    False: ("outside", "≠", "more than two standard deviations from it"),
+    None: ("unknown", "", "from a single seed, so its variation is unknown"),
 }
 
 
 def table_view(report: TableRecord) -> View:
-    """Head, rows of cells, and what the numbers are."""
+    """Header, rows of cells, and caption."""
     places = {(cell["row"], cell["column"]): cell for cell in report["cells"]}
     counts = {cell["trials"] for cell in report["cells"]}
     usual = counts.pop() if len(counts) == 1 else None
@@ -43,7 +43,7 @@ def table_view(report: TableRecord) -> View:
 
 
 def _seeds(report: TableRecord) -> View:
-    """A table of what every seed gave, the deviation and the interval of the mean: a line for each cell."""
+    """A line for each cell: the value of every seed, the mean, its standard deviation and its interval."""
     cells = [cell for cell in report["cells"] if cell["values"]]
     seeds = list(dict.fromkeys(seed for cell in cells for seed in cell["values"]))
     several = len(report["columns"]) > 1
@@ -54,16 +54,16 @@ def _seeds(report: TableRecord) -> View:
         "seeds": lines,
         "seeds_head": [*labels, *(f"seed {seed}" if seed.isdigit() else seed for seed in seeds), *SURE],
         "seeds_labels": len(labels),
-        "seeds_caption": "std is the sample’s; the interval is the bootstrap’s, by percentiles",
+        "seeds_caption": "std is the sample standard deviation; the interval is a percentile bootstrap",
     }
 
 
 def _numbers(cell: Cell, seeds: Sequence[str]) -> list[str]:
     metric, values = cell["metric"], cell["values"]
-    told = [shown(values[seed], metric) if seed in values else "–" for seed in seeds]
+    by_seed = [shown(values[seed], metric) if seed in values else "–" for seed in seeds]
     spread = "–" if cell["std"] is None else shown(cell["std"], metric, like=cell["mean"])
     sure = _interval(cell["interval"], metric) if cell["interval"] else "–"
-    return [*told, "–" if cell["mean"] is None else shown(cell["mean"], metric), spread, sure]
+    return [*by_seed, "–" if cell["mean"] is None else shown(cell["mean"], metric), spread, sure]
 
 
 def _cell(cell: Cell, usual: int | None) -> View:

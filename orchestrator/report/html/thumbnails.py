@@ -1,4 +1,4 @@
-"""What a document keeps of the fields of a finding: numbers rounded, images as PNG."""
+"""The fields of a finding as a document keeps them: numbers rounded, images as PNG."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from PIL import Image
 
 from trainers import InputError
 
-IMAGES = 4  # of a finding, at most
-FILTERS = 32  # of a first layer, at most
+IMAGES = 4  # at most, of a finding
+FILTERS = 32  # at most, of a first layer
 
 Fields = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 
 def kept_fields(kind: str, fields: Mapping[str, Any]) -> Fields:
-    """Of a probe of this kind, what the page can draw; of one that it knows nothing about, nothing.
-    InputError if it cannot be drawn: only the probe knows the form of its fields, and a file may hold any."""
+    """The fields that the page draws for a probe of this kind; none for an unknown kind. Raises InputError if
+    they cannot be drawn: they were read from a file, and only the probe knows their structure."""
     keep = KEEPERS.get(kind)
     try:
         return keep(fields) if keep and fields else {}
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
-            f"the fields of a {kind} cannot be drawn ({type(error).__name__}: {error})"
+            f"the fields of probe {kind} cannot be drawn ({type(error).__name__}: {error})"
         ) from None
 
 
 def data_uri(pixels: Array) -> str:
-    """uint8 H,W or H,W,C as a PNG inside a URL; of fewer than three channels the first, of more the first
-    three."""
+    """uint8 H,W or H,W,C as a PNG data URL. Shows the first three channels, or only the first if there are
+    fewer than three."""
     if pixels.ndim == 3:
         pixels = pixels[:, :, :3] if pixels.shape[2] >= 3 else pixels[:, :, 0]
     sink = io.BytesIO()
@@ -60,13 +60,13 @@ def _responses(fields: Mapping[str, Any]) -> Fields:
 
 
 def _stretched(values: Array) -> Array:
-    """Numbers as grey levels, 0 black and the largest white."""
+    """Numbers as grey levels: 0 is black, the largest is white."""
     top = values.max()
     return (values * (255 / top if top > 0 else 0)).round().clip(0, 255).astype(np.uint8)
 
 
 def _centred(values: Any) -> Array:
-    """A filter h,w,C, signed, around mid-grey, its largest magnitude filling the range."""
+    """A signed filter h,w,C around mid-grey, scaled so that its largest magnitude fills the range."""
     weights = np.asarray(values, float)
     top = np.abs(weights).max()
     return (128 + weights * (127 / top if top > 0 else 0)).round().clip(0, 255).astype(np.uint8)

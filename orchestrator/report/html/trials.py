@@ -1,4 +1,4 @@
-"""The trials of a sweep as a document holds them: what became of each, thinned to what a picture shows."""
+"""The trials of a sweep as records of a document, with curves thinned to the resolution of a figure."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.html.thumbnails import kept_fields
 from orchestrator.storage.records import Record
 
-POINTS = 80  # of a curve, at most: a panel is 320 pixels wide
-CURVES = ("test/clean_acc", "train/acc")  # of a history
+POINTS = 80  # most points of a curve: a panel is 320 pixels wide
+CURVES = ("test/clean_acc", "train/acc")  # the metrics of a history that are drawn
 
 Trial = dict[str, Any]
 
 
-def told_trials(status: SweepStatus, records: Mapping[str, Record]) -> list[Trial]:
-    """Every trial of the sweep, in its order. `records` are whole results by key, where they are at hand;
-    without them a trial has no curves."""
-    seen: set[tuple[str, str]] = set()
-    told = []
+def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[Trial]:
+    """A record of every trial of the sweep, in its order. `records` are complete results by key, if they were
+    read; a trial without one has no curves."""
+    visited: set[tuple[str, str]] = set()
+    trials = []
     for entry in status.snapshot.entries:
         record = records.get(entry.key) or status.results.get(entry.key)
         place = cell_of(status.snapshot, entry.labels)
-        first = record is not None and place not in seen
+        first = record is not None and place not in visited
         if first:
-            seen.add(place)
+            visited.add(place)
         found = status.findings.get(entry.key, {}) if record is not None else {}
-        told.append(_told(entry, status, record) | _looked(found, first=first))
-    return told
+        trials.append(_trial_record(entry, status, record) | _findings(found, first=first))
+    return trials
 
 
 def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
-    """The labels of the row and of the column that a trial belongs to, whichever metric is shown."""
+    """The labels of the row and column that a trial belongs to, regardless of the metric shown."""
     axes = [axis for axis in snapshot.row_axes if axis != METRIC]
     column = snapshot.column_axis
     return (
@@ -44,7 +44,7 @@ def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
     )
 
 
-def _told(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
+def _trial_record(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
     row, column = cell_of(status.snapshot, entry.labels)
     trial: Trial = {"key": entry.key, "labels": entry.labels, "row": row, "column": column}
     if record is None:
@@ -66,12 +66,12 @@ def _told(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
 
 
 def _platform(platform: Mapping[str, Any] | None) -> Trial:
-    """On what it was computed; None for results of versions that did not record it."""
+    """The platform of a trial; None for results of older versions that did not record it."""
     return {"platform": (platform or {}).get("name"), "cpu": (platform or {}).get("cpu")}
 
 
 def _machine(host: str | None) -> str | None:
-    """What tells machines apart and does not name them: a page is for others, too."""
+    """An anonymous id of a machine: pages are published, so they do not name hosts."""
     return None if host is None else hashlib.sha256(host.encode()).hexdigest()[:6]
 
 
@@ -90,13 +90,13 @@ def _failure(key: str, status: SweepStatus) -> Trial:
     return {"error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}
 
 
-def _looked(findings: Mapping[str, Record], *, first: bool) -> Trial:
+def _findings(findings: Mapping[str, Record], *, first: bool) -> Trial:
     found = {name: _finding(record, first=first) for name, record in findings.items()}
     return {"findings": found} if found else {}
 
 
 def _finding(found: Record, *, first: bool) -> Trial:
-    """A look's record; the first trial of a cell alone keeps what pictures are drawn from."""
+    """A finding as the document keeps it. Only the `first` trial of a cell keeps the fields for pictures."""
     kind = found["probe"]["kind"]
     return {
         "kind": kind,
@@ -108,7 +108,7 @@ def _finding(found: Record, *, first: bool) -> Trial:
 
 
 def _history(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None]]:
-    """Epochs, and the numbers of each that are drawn, both thinned alike."""
+    """The epochs and the curves of a history, all thinned alike."""
     if not rows:
         return {}
     names = [name for name in CURVES if any(name in row for row in rows)]
@@ -116,37 +116,37 @@ def _history(rows: Sequence[Mapping[str, float]]) -> dict[str, list[float | None
 
 
 def thinned(values: Sequence[float]) -> list[float | None]:
-    """At most `POINTS` of the numbers, evenly, with the first and the last; None for what is no number. The
-    last, which is written beside a figure, is not rounded before that."""
+    """At most `POINTS` of the numbers, evenly spaced, with the first and the last; None for a number that is
+    not finite. The last is not rounded, because the page also shows it as text."""
     kept = chosen(len(values))
     return [*(rounded(values[i]) for i in kept[:-1]), *(finite(values[i]) for i in kept[-1:])]
 
 
 def chosen(length: int) -> list[int]:
-    """Which of so many points are kept."""
+    """The indices of the points to keep, out of `length`."""
     if length <= POINTS:
         return list(range(length))
     return [round(i * (length - 1) / (POINTS - 1)) for i in range(POINTS)]
 
 
 def finite(value: float) -> float | None:
-    """The number; None if it is not finite, which JSON cannot say."""
+    """The number; None if it is not finite, which JSON cannot represent."""
     return value if math.isfinite(value) else None
 
 
 def rounded(value: float) -> float | None:
-    """To five significant digits; None if it is not finite, which JSON cannot say."""
+    """The number to five significant digits; None if it is not finite, which JSON cannot represent."""
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
 def recipe(records: Iterable[Record]) -> list[tuple[str, str]]:
-    """What all trials have in common, as dotted paths and values, but for places on some machine's disk."""
+    """The settings that all trials share, as dotted paths and values, without local paths."""
     specs = [dict(_flat(record["spec"])) for record in records if "spec" in record]
     if not specs:
         return []
     first, *others = specs
     same = {path: v for path, v in first.items() if all(other.get(path, _flat) == v for other in others)}
-    return [(path, _said(value)) for path, value in same.items() if not _local(value)]
+    return [(path, _as_text(value)) for path, value in same.items() if not _local(value)]
 
 
 def _flat(value: Any, path: str = "") -> Iterable[tuple[str, Any]]:
@@ -161,10 +161,10 @@ def _local(value: Any) -> bool:
     return value is None or (isinstance(value, str) and value.startswith(("/", "~")))
 
 
-def _said(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, list):
-        return ", ".join(map(_said, value)) or "none"
+        return ", ".join(map(_as_text, value)) or "none"
     if isinstance(value, dict):
-        inside = ", ".join(f"{k}: {_said(v)}" for k, v in value.items() if k != "kind" and v is not None)
+        inside = ", ".join(f"{k}: {_as_text(v)}" for k, v in value.items() if k != "kind" and v is not None)
         return f"{value.get('kind', '')} ({inside})".strip() if inside else str(value.get("kind", "-"))
     return {True: "yes", False: "no"}.get(value, str(value)) if isinstance(value, bool) else str(value)

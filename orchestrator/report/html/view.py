@@ -1,4 +1,4 @@
-"""From a document to what the template writes: every number as text, every figure as SVG."""
+"""The template's input, made from a document: every number as text, every figure as SVG."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from orchestrator.report.html.dot_plots import strips
 from orchestrator.report.html.grouping import Group, Sweep, Trial
 from orchestrator.report.html.line_charts import lines
 from orchestrator.report.html.numbers import duration, shown, unit
-from orchestrator.report.html.probe_sections import heading, looks
+from orchestrator.report.html.probe_sections import heading, probe_groups
 from orchestrator.report.html.records import Axis, Counts, DataRecord, State
 from orchestrator.report.html.table import table_view
 
 View = dict[str, Any]
-SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings that stand elsewhere on the page
+SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings shown elsewhere on the page
 STATES: dict[State, str] = {
     "done": "done",
     "failed": "failed",
@@ -32,7 +32,7 @@ STATES: dict[State, str] = {
 
 
 def view_of(document: Document) -> View:
-    """What the template is given."""
+    """The variables of the template."""
     names = [sweep["name"] for sweep in document["sweeps"]]
     anchors = _anchors(names)
     sweeps = [_sweep(sweep, anchor) for sweep, anchor in zip(document["sweeps"], anchors, strict=True)]
@@ -61,7 +61,7 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "axes": [_axis(axis, sweep) for axis in sweep["axes"]],
         "recipe": sweep["recipe"],
         "notes": report["notes"],
-        "failures": _told((t, t["error"]) for t in sweep["trials"] if "error" in t),
+        "failures": _by_text((t, t["error"]) for t in sweep["trials"] if "error" in t),
         "warnings": _warnings(sweep),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
@@ -70,12 +70,12 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
 
 
 def _figures(sweep: Sweep) -> list[Group]:
-    found = (lines(sweep["report"]), strips(sweep["report"]), learning(sweep), *looks(sweep))
+    found = (lines(sweep["report"]), strips(sweep["report"]), learning(sweep), *probe_groups(sweep))
     return [group for group in found if group is not None]
 
 
 def _counts(counts: Counts) -> View:
-    """How far it is, in words and as shares of a bar."""
+    """The progress of a sweep, as text and as percentages of a bar."""
     total = counts["trials"] or 1
     parts = [(state, counts[state]) for state in STATES if counts[state]]
     words = [f"{number} {STATES[state]}" for state, number in parts]
@@ -91,8 +91,8 @@ def _axis(axis: Axis, sweep: Sweep) -> View:
     return {**axis, "role": "rows" if down else "columns" if across else "repeats"}
 
 
-def _told(texts: Iterable[tuple[Trial, str]]) -> list[tuple[str, str]]:
-    """What trials gave as failures or warnings: each text once, with the trials that gave it."""
+def _by_text(texts: Iterable[tuple[Trial, str]]) -> list[tuple[str, str]]:
+    """Each failure or warning once, with the names of its trials."""
     by_text: dict[str, list[str]] = {}
     for trial, text in texts:
         by_text.setdefault(text, []).append(_name(trial))
@@ -100,13 +100,13 @@ def _told(texts: Iterable[tuple[Trial, str]]) -> list[tuple[str, str]]:
 
 
 def _warnings(sweep: Sweep) -> list[tuple[str, str]]:
-    """The report's warnings that the page shows nowhere else, each text once, with what it is about. A
-    document from before there was a list of them has those of its trials."""
+    """The report's warnings that the page shows nowhere else, each text once, with its subjects. An old
+    document without a list of warnings has those of its trials."""
     if "warnings" not in sweep["report"]:
-        return _told((t, text) for t in sweep["trials"] for text in t.get("warnings", ()))
+        return _by_text((t, text) for t in sweep["trials"] for text in t.get("warnings", ()))
     subjects: dict[str, list[str]] = {}
-    for told in sweep["report"]["warnings"]:
-        one = SheetWarning(**told)  # its fields, as `Warned` has them
+    for record in sweep["report"]["warnings"]:
+        one = SheetWarning(**record)  # `Warned` has the same fields
         if one.kind not in SHOWN and (one.subject or one.kind != "missing"):
             subjects.setdefault(one.text, []).append(one.subject or "the whole sweep")
     return [(text, "; ".join(named)) for text, named in subjects.items()]
@@ -137,7 +137,7 @@ def _data(data: DataRecord) -> View:
 
 
 def _provenance(trials: Iterable[Trial]) -> list[tuple[str, str]]:
-    """With what, when and how long the finished trials ran; one that two sweeps share counts once."""
+    """When, how long and on what the finished trials ran; a trial that two sweeps share counts once."""
     known = list({trial["key"]: trial for trial in trials if trial["state"] == "done"}.values())
     if not known:
         return []
@@ -146,7 +146,7 @@ def _provenance(trials: Iterable[Trial]) -> list[tuple[str, str]]:
     lines = [("trials", f"{len(known)}")]
     if seconds:
         middle = duration(statistics.median(seconds))
-        lines.append(("machine time", f"{sum(seconds) / 3600:.2f} hours, {middle} for a trial in the middle"))
+        lines.append(("machine time", f"{sum(seconds) / 3600:.2f} hours, median {middle} per trial"))
         lines += _hours(known)
     if machines := {trial["machine"] for trial in known if trial.get("machine")}:
         lines.append(("machines", f"{len(machines)}"))
@@ -161,12 +161,12 @@ def _provenance(trials: Iterable[Trial]) -> list[tuple[str, str]]:
 
 
 def _hours(trials: Iterable[Trial]) -> list[tuple[str, str]]:
-    """`cpu 1.20 hours, NVIDIA H200 3.40 hours`, where there are several devices."""
+    """`cpu 1.20 hours, NVIDIA H200 3.40 hours`, if there are several devices."""
     spent: defaultdict[str, float] = defaultdict(float)
     for trial in trials:
         spent[trial["device"] or "unknown"] += trial["seconds"] or 0
-    told = ", ".join(f"{device} {seconds / 3600:.2f} hours" for device, seconds in spent.items())
-    return [("of it", told)] if len(spent) > 1 else []
+    text = ", ".join(f"{device} {seconds / 3600:.2f} hours" for device, seconds in spent.items())
+    return [("by device", text)] if len(spent) > 1 else []
 
 
 def _counted(name: str, values: Sequence[str]) -> list[tuple[str, str]]:
@@ -183,7 +183,7 @@ def _when(time: str) -> str:
 
 
 def _anchors(names: Sequence[str]) -> list[str]:
-    """An id for each sweep, all different."""
+    """A unique id for each sweep."""
     made: list[str] = []
     for name in names:
         plain = "sweep-" + re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower()

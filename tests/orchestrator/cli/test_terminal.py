@@ -1,4 +1,4 @@
-"""Whatever is printed, a terminal shows it and obeys none of it: neither rich's markup nor escape sequences."""
+"""The terminal prints text literally: neither rich markup nor escape sequences have an effect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def table(cell: str | Text) -> Table:
 @pytest.mark.parametrize(
     "thing", [HOSTILE, table(HOSTILE), Group(HOSTILE, Group(HOSTILE))], ids=["text", "table", "group"]
 )
-def test_text_is_printed_as_it_is_wherever_it_stands(thing: str | Table | Group) -> None:
+def test_text_is_printed_literally_everywhere(thing: str | Table | Group) -> None:
     console, sink = terminal()
     console.print(thing)
     assert SHOWN in sink.getvalue()
@@ -48,7 +48,7 @@ def test_characters_of_styled_text_are_spelt_out_too(thing: Text | Table | Group
     assert not set(sink.getvalue()) & set("\x1b\x9b\udcff")
 
 
-def test_a_line_has_the_styles_of_its_parts_alone() -> None:
+def test_a_line_has_only_the_styles_of_its_parts() -> None:
     console, sink = terminal(force_terminal=True, color_system="standard", no_color=False)
     console.say((HOSTILE, "red"), HOSTILE)
     assert sink.getvalue() == f"\x1b[31m{SHOWN}\x1b[0m{SHOWN}\n"
@@ -60,7 +60,7 @@ def test_a_long_line_is_one_line() -> None:
     assert sink.getvalue().count("\n") == 1
 
 
-def test_what_is_waited_for_may_have_any_name() -> None:
+def test_a_status_message_may_contain_any_text() -> None:
     console, sink = terminal(force_terminal=True)
     with console.status(f"reading {HOSTILE}"):
         pass
@@ -77,5 +77,5 @@ def test_a_picture_holds_no_control_characters() -> None:
     assert not set(drawn) & set("\x1b\x07\x9b\udcff")
 
 
-def test_colours_of_a_log_are_left_out_and_all_else_is_spelt_out() -> None:
+def test_colours_of_a_log_are_removed_and_other_control_characters_spelt_out() -> None:
     assert without_colours("\x1b[36m(pid=1)\x1b[0m \x1b[2Jx\n") == "(pid=1) \\x1b[2Jx\n"

@@ -1,4 +1,4 @@
-"""A scratch folder is its user's alone: nobody else can occupy, read or redirect it; and none is left."""
+"""A scratch folder is private: no other user can create, read or redirect it; and it is always removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HOLD = "import sys, time; from pathlib import Path; from orchestrator.cluster.ho
 HOLD += "with scratch(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(600)"
 
 
-def test_it_is_private_whatever_the_umask_and_gone_afterwards(tmp_path: Path) -> None:
+def test_it_is_private_with_any_umask_and_removed_afterwards(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         with scratch(tmp_path) as folder:
@@ -31,8 +31,8 @@ def test_it_is_private_whatever_the_umask_and_gone_afterwards(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_others_put_in_the_way_stops_nobody_and_is_not_followed(tmp_path: Path) -> None:
-    """A file, a link or a folder by the names that earlier versions used, or by a scratch folder's."""
+def test_files_and_links_of_others_do_no_harm_and_are_not_followed(tmp_path: Path) -> None:
+    """A file, a link or a folder with a name of earlier versions, or with that of a scratch folder."""
     evil = tmp_path / "evil"
     evil.mkdir()
     (evil / OWNER).write_text("0" * 8 + "-1")
@@ -61,7 +61,7 @@ def test_a_folder_of_another_user_is_left_alone(tmp_path: Path) -> None:
     assert theirs.exists()
 
 
-def test_what_a_killed_process_left_goes_with_the_next_and_what_lives_stays(tmp_path: Path) -> None:
+def test_folders_of_killed_processes_are_removed_and_those_of_live_ones_kept(tmp_path: Path) -> None:
     holders = [
         subprocess.Popen(
             [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -82,7 +82,7 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_lives_stays(tmp_
 
 
 def _ended() -> str:
-    """The name of a process of this machine that has ended."""
+    """The name of an ended process of this machine."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""A sweep whose process is killed begins again, as long as that brings something; one that ends has ended."""
+"""A killed sweep is restarted as long as it makes progress; a sweep that ends by itself is not."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sweep(storage: FolderStorage, *, wanted: int, results: int = 0, code: int = 
 
 
 def started(runs: Supervisor) -> tuple[list[int], threading.Thread]:
-    """It runs in a thread; what will hold its exit code."""
+    """Run it in a thread; the list receives its exit code."""
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(runs.run()), daemon=True)
     thread.start()
@@ -72,24 +72,24 @@ def tries(storage: FolderStorage) -> int:
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
-def test_a_sweep_that_ends_by_itself_has_ended(storage: FolderStorage, code: int) -> None:
+def test_a_sweep_that_ends_by_itself_is_not_restarted(storage: FolderStorage, code: int) -> None:
     assert Supervisor(storage, "tiny", sweep(storage, wanted=1, code=code)).run() == code
     assert tries(storage) == 1
     assert storage.names("drivers") == []
 
 
-def test_one_that_is_killed_goes_on(storage: FolderStorage, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_sweep_is_restarted(storage: FolderStorage, capfd: pytest.CaptureFixture[str]) -> None:
     assert Supervisor(storage, "tiny", sweep(storage, wanted=3)).run() == 0
     assert tries(storage) == 3
-    assert capfd.readouterr().out.count("the sweep was killed by SIGKILL; it begins again in") == 2
+    assert capfd.readouterr().out.count("the sweep was killed by SIGKILL; it is restarted in") == 2
 
 
-def test_as_often_as_it_gets_further(storage: FolderStorage) -> None:
+def test_it_is_restarted_as_often_as_it_makes_progress(storage: FolderStorage) -> None:
     assert Supervisor(storage, "tiny", sweep(storage, wanted=TRIES + 3, results=1)).run() == 0
     assert tries(storage) == TRIES + 3
 
 
-def test_looks_at_trials_that_are_done_get_it_further_too(storage: FolderStorage) -> None:
+def test_findings_of_probes_count_as_progress(storage: FolderStorage) -> None:
     assert supervisor.RESULTS.search("0a1b/look-0123456789abcdef.json")
     looks = [
         word.replace("result.json", "look-0123456789abcdef.json")
@@ -99,13 +99,13 @@ def test_looks_at_trials_that_are_done_get_it_further_too(storage: FolderStorage
     assert tries(storage) == TRIES + 3
 
 
-def test_but_not_for_ever(storage: FolderStorage, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_gives_up_without_progress(storage: FolderStorage, capfd: pytest.CaptureFixture[str]) -> None:
     assert Supervisor(storage, "tiny", sweep(storage, wanted=99)).run() == 128 + signal.SIGKILL
     assert tries(storage) == TRIES
-    assert f"killed by SIGKILL {TRIES} times in a row, and nothing was done" in capfd.readouterr().out
+    assert f"killed by SIGKILL {TRIES} times in a row without progress" in capfd.readouterr().out
 
 
-def test_stop_reaches_it_while_it_waits_to_begin_again(
+def test_it_can_be_stopped_while_it_waits_to_restart(
     storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 60)
@@ -117,7 +117,7 @@ def test_stop_reaches_it_while_it_waits_to_begin_again(
     assert tries(storage) == 1
 
 
-def test_stop_reaches_the_sweep_itself_once_it_has_begun(storage: FolderStorage) -> None:
+def test_stop_reaches_the_sweep_itself_once_it_runs(storage: FolderStorage) -> None:
     codes, thread = started(Supervisor(storage, "tiny", [sys.executable, "-c", DRIVER, storage.where]))
     until(lambda: [heartbeat["pid"] for heartbeat in live_heartbeats(storage)] not in ([], [os.getpid()]))
     until(lambda: len(live_heartbeats(storage)) == 1)
@@ -129,7 +129,7 @@ def test_stop_reaches_the_sweep_itself_once_it_has_begun(storage: FolderStorage)
     assert (storage.root / "cleanly").exists()
 
 
-def test_a_sweep_that_was_asked_to_stop_and_killed_does_not_begin_again(storage: FolderStorage) -> None:
+def test_a_sweep_killed_after_a_request_to_stop_is_not_restarted(storage: FolderStorage) -> None:
     codes, thread = started(Supervisor(storage, "tiny", [sys.executable, "-c", DRIVER, storage.where]))
     until(lambda: len(live_heartbeats(storage)) == 1 and live_heartbeats(storage)[0]["pid"] != os.getpid())
     (heartbeat,) = live_heartbeats(storage)
@@ -141,8 +141,8 @@ def test_a_sweep_that_was_asked_to_stop_and_killed_does_not_begin_again(storage:
     assert storage.names("drivers") == []
 
 
-def test_who_ends_the_job_ends_both(tmp_path: Path) -> None:
-    """Ray tells every process of a job, and so the supervisor only waits for the sweep."""
+def test_ending_the_job_ends_both(tmp_path: Path) -> None:
+    """Ray signals every process of a job, so the supervisor only waits for the sweep."""
     script = f"""
 import sys
 from pathlib import Path
@@ -159,10 +159,10 @@ sys.exit(Supervisor(FolderStorage(Path(sys.argv[1])), "tiny", [sys.executable, "
     assert (tmp_path / "cleanly").exists()
 
 
-def test_it_is_small() -> None:
-    """What a machine without memory kills is the sweep, not who begins it again."""
-    look = "import sys, orchestrator.cluster.supervisor; print(*{'ray', 'torch', 'mlflow', 'fsspec'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True, cwd=ROOT)
+def test_it_imports_nothing_heavy() -> None:
+    """A machine that runs out of memory should kill the sweep, not its supervisor."""
+    code = "import sys, orchestrator.cluster.supervisor; print(*{'ray', 'torch', 'mlflow', 'fsspec'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == ""
 
 

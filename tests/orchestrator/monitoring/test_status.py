@@ -1,4 +1,5 @@
-"""A sweep that runs is seen, watched and stopped from elsewhere; what failed by its own fault waits for retry."""
+"""A running sweep can be inspected, watched and stopped remotely; trials that failed through their own fault wait
+for retry."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def text_of(renderable: Any) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_status_lists_the_drivers_of_a_sweep_and_other_running_sweeps(opsctl: Opsctl, tmp_path: Path) -> None:
     file, where = write(tmp_path, tiny()), str(tmp_path / "store")
     runs = [run("data.poison=ops, seed=1", epoch=3.0, **{"train/acc": 0.5, "test/clean_acc": 0.25})]
     build = [{"name": "digits-em-train-1", "word": "round 3"}]
@@ -48,42 +49,42 @@ def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_pat
         code, out, _ = opsctl("status", file)
     assert code == 0
     assert "0 of 4 trials done, 0 failed, 4 missing" in out
-    assert "1 trials run, 3 wait, 1 data sets are being built; faults until now: 2 of machine" in out
+    assert "1 trials running, 3 waiting, 1 data sets being built; faults so far: 2 machine" in out
     assert "data.poison=ops, seed=1" in out
     assert "3/9    50.00 %    25.00 %" in out
     assert "digits-em-train-1 round 3" in out
-    assert "this store's other sweeps that run: other on " in out
-    assert "it began with" not in out
+    assert "other sweeps running in this store: other on " in out
+    assert "it started with" not in out
     assert "runs" not in opsctl("status", file)[1]
 
 
-def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_status_reports_that_the_file_was_edited(opsctl: Opsctl, tmp_path: Path) -> None:
     file, where = write(tmp_path, tiny()), str(tmp_path / "store")
     with driving(where, "tiny", snapshot=version_of(file) or ""):
         file.write_text(file.read_text() + "# more\n")
-        assert "it began with another text of the sweep file" in opsctl("status", file)[1]
+        assert "it started with another text of the sweep file" in opsctl("status", file)[1]
     with driving(where, "tiny", snapshot=version_of(file, ["seed=[0]"]) or ""):
-        assert "it began with other --set options" in opsctl("status", file)[1]
+        assert "it started with other --set options" in opsctl("status", file)[1]
 
 
-def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
+def test_status_reports_a_driver_without_a_recent_heartbeat(store: Store) -> None:
     with driving(store.where, "tiny"):
         (heartbeat,) = live_heartbeats(Ledger(store.where).storage)
     silent = heartbeat | {"state": heartbeat["state"] | {"silent": "it is full", "resting": 1}}
     assert "the store does not answer: it is full" in status.driver_line(silent, None)
-    assert "1 machines rest" in status.driver_line(silent, None)
-    assert "NO SIGN OF IT" not in status.driver_line(heartbeat, None)
-    assert "NO SIGN OF IT for" in status.driver_line(heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None)
+    assert "1 machines paused" in status.driver_line(silent, None)
+    assert "NO HEARTBEAT" not in status.driver_line(heartbeat, None)
+    assert "NO HEARTBEAT for" in status.driver_line(heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None)
 
 
-def test_status_of_what_was_planned_reads_the_snapshot_and_of_an_edited_file_plans_it(
+def test_status_reads_the_snapshot_of_a_planned_sweep_and_plans_an_edited_file(
     opsctl: Opsctl, tmp_path: Path
 ) -> None:
     file = write(tmp_path, tiny())
     assert opsctl("status", file)[0] == 0
     (kept,) = (tmp_path / "store" / "sweeps").glob("*.json")
-    told = {name: value for name, value in json.loads(kept.read_text()).items() if name not in SEALS}
-    kept.write_text(json.dumps(sealed(told | {"question": "Is this read?"}, last=())))
+    content = {name: value for name, value in json.loads(kept.read_text()).items() if name not in SEALS}
+    kept.write_text(json.dumps(sealed(content | {"question": "Is this read?"}, last=())))
     assert "Is this read?" in opsctl("status", file)[1]
     kept.write_text(kept.read_text().replace("Is this read?", "Was it changed?"))
     assert "Does it run?" in opsctl("status", file)[1], "it is planned again"
@@ -95,37 +96,37 @@ def test_status_of_what_was_planned_reads_the_snapshot_and_of_an_edited_file_pla
 
 
 @pytest.mark.parametrize("options", [["tiny.yaml", "--all"], []])
-def test_stop_takes_a_file_or_all(opsctl: Opsctl, options: list[str]) -> None:
+def test_stop_requires_either_a_file_or_all(opsctl: Opsctl, options: list[str]) -> None:
     code, _, err = opsctl("stop", *options)
-    assert (code, "one sweep file, or --all" in err) == (2, True)
+    assert (code, "either a sweep file or --all" in err) == (2, True)
 
 
-def test_stop_ends_the_sweep_it_names_and_waits_for_it(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_stop_ends_the_named_sweep_and_waits_for_it(opsctl: Opsctl, tmp_path: Path) -> None:
     file, where = write(tmp_path, tiny()), str(tmp_path / "store")
     code, out, _ = opsctl("stop", file)
-    assert (code, out) == (0, "tiny does not run\n")
+    assert (code, out) == (0, "tiny is not running\n")
     with driving(where, "tiny") as one, driving(where, "tiny") as two, driving(where, "other") as other:
         code, out, _ = opsctl("stop", file)
         assert code == 0
-        assert out.count("has ended") == 2
+        assert out.count("has stopped") == 2
         assert one.stop.is_set()
         assert two.stop.is_set()
         assert not other.stop.is_set()
         code, out, _ = opsctl("stop", "--all")
         assert (code, other.stop.is_set(), "other on" in out) == (0, True, True)
     code, out, _ = opsctl("stop", "--all")
-    assert (code, "no sweep runs in" in out) == (0, True)
+    assert (code, "no sweep is running in" in out) == (0, True)
 
 
-def test_stop_says_who_does_not_answer(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_stop_reports_drivers_that_do_not_respond(opsctl: Opsctl, tmp_path: Path) -> None:
     with driving(str(tmp_path / "store"), "other") as driver:
         driver.stop = threading.Event()  # as of a driver that hangs: it hears of it, and does nothing
         code, out, _ = opsctl("stop", "--all", "--wait", "0.2")
-    assert (code, "has not answered within 0.2 s" in out) == (1, True)
+    assert (code, "has not responded within 0.2 s" in out) == (1, True)
 
 
 def failed(tmp_path: Path, kinds: list[str]) -> tuple[Path, Ledger, list[str]]:
-    """A sweep of four trials: the first have failed so, the others are done."""
+    """A sweep of four trials: the first ones failed with these errors, the others are done."""
     store = Store(tmp_path / "store")
     tasks, ledger = plan_of(tiny(), store).tasks, Ledger(store.where)
     for task in tasks[len(kinds) :]:
@@ -136,23 +137,25 @@ def failed(tmp_path: Path, kinds: list[str]) -> tuple[Path, Ledger, list[str]]:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_a_sweep_leaves_alone_what_failed_by_its_own_fault(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_a_sweep_does_not_repeat_trials_that_failed_through_their_own_fault(
+    opsctl: Opsctl, tmp_path: Path
+) -> None:
     file, ledger, keys = failed(tmp_path, ["trial", "trial"])
     code, out, _ = opsctl("sweep", file)
     assert code == 1
-    assert "2 trials failed before and are left as they are; opsctl retry" in out
+    assert "2 trials failed before and were not run again; opsctl retry" in out
     assert ledger.failed() == set(keys[:2])
 
 
 def test_retry_makes_failed_trials_missing_again(opsctl: Opsctl, tmp_path: Path) -> None:
     file, ledger, keys = failed(tmp_path, ["trial", "trial"])
     code, out, _ = opsctl("retry", file, "no such key")
-    assert (code, "no trial of these keys has failed" in out) == (0, True)
+    assert (code, "no trial with these keys has failed" in out) == (0, True)
     code, out, _ = opsctl("retry", file, "--dry-run")
     assert (code, ledger.failed()) == (0, set(keys[:2])), "a dry run changes nothing"
     process = start("retry", file, keys[1][:10], store=tmp_path / "store")
     out, _ = process.communicate(timeout=300)
-    assert "tiny: 1 trials that failed are run again" in out
+    assert "tiny: 1 failed trials are run again" in out
     assert process.returncode == 1, "the other has failed still"
     assert ledger.failed() == {keys[0]}
     assert ledger.done() == set(keys[1:])
@@ -161,7 +164,7 @@ def test_retry_makes_failed_trials_missing_again(opsctl: Opsctl, tmp_path: Path)
     assert "no trial has failed" in opsctl("retry", file)[1]
 
 
-def test_retry_of_what_cannot_run_here_leaves_the_failure_in_place(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_retry_keeps_the_failure_of_a_trial_that_cannot_run_here(opsctl: Opsctl, tmp_path: Path) -> None:
     file, ledger, keys = failed(tmp_path, ["trial"])
     code, _, err = opsctl("retry", file, "--gpus-per-trial", 64)
     assert (code, "64 GPU asked for" in err) == (2, True)
@@ -172,7 +175,7 @@ def test_retry_of_what_cannot_run_here_leaves_the_failure_in_place(opsctl: Opsct
     assert (code, "1 trials to run" in out, ledger.failed()) == (0, True, {keys[0]})
 
 
-def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path: Path) -> None:
+def test_watch_in_a_pipe_prints_a_line_per_change_and_ends_with_the_sweep(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     console, stop = Terminal(file=io.StringIO(), width=200), threading.Event()
@@ -191,21 +194,21 @@ def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path
     watching.join(10)
     assert not watching.is_alive()
     lines = [line[12:].strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
-    assert "3 of 4 trials done, 1 failed, 0 missing; 1 run, em is being built" in lines
+    assert "3 of 4 trials done, 1 failed, 0 missing; 1 running, em is being built" in lines
     assert f"failed {plan.tasks[3].key} (data.poison=ops, seed=1): Boom: [no]" in lines
-    assert lines[-1] == "3 of 4 trials done, 1 failed, 0 missing; nobody runs it"
+    assert lines[-1] == "3 of 4 trials done, 1 failed, 0 missing; no driver is running"
     assert len(set(lines)) == len(lines)
 
 
-def test_watch_of_a_sweep_that_is_done_shows_it_and_ends(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_watch_of_a_finished_sweep_shows_it_and_ends(opsctl: Opsctl, tmp_path: Path) -> None:
     file, _, _ = failed(tmp_path, [])
     code, out, _ = opsctl("status", file, "--watch")
     assert code == 0
-    assert "4 of 4 trials done, 0 failed, 0 missing; nobody runs it" in out
+    assert "4 of 4 trials done, 0 failed, 0 missing; no driver is running" in out
     assert "Does it run?" in out.replace("\n", " "), "the report is there"
 
 
-def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
+def test_the_watch_screen_shows_everything(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     ledger.publish(plan.tasks[0].key, DONE)
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
@@ -224,7 +227,7 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
         assert word in found
 
 
-def test_hundreds_of_trials_fit_a_screen() -> None:
+def test_hundreds_of_running_trials_fit_a_screen() -> None:
     table = at_work([Building("em", "round 1")], [Running(f"seed={i}", 5, 9) for i in range(200)])
     assert table.row_count == ROWS + 1
     assert "... and 181 more" in text_of(table)
@@ -232,7 +235,7 @@ def test_hundreds_of_trials_fit_a_screen() -> None:
 
 
 @pytest.mark.parametrize("kind", [Lines, Screen])
-def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store, kind: Any) -> None:
+def test_a_display_accepts_trials_of_other_drivers_and_stopped_trials(store: Store, kind: Any) -> None:
     plan, console = plan_of(tiny(), store), Terminal(file=io.StringIO(), width=200, force_terminal=True)
     view = kind(console)
     view.sweep_started(plan)
@@ -247,17 +250,17 @@ def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store,
         assert not view.running
         assert "3/4" in text_of(view.picture())
     view.sweep_ended()
-    told = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "a machine failed" in told
-    assert "Boom" in told
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "a machine failed" in output
+    assert "Boom" in output
 
 
-def test_a_url_that_cannot_be_opened_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_a_url_that_cannot_be_opened_is_a_user_error(opsctl: Opsctl, tmp_path: Path) -> None:
     code, _, err = opsctl("status", write(tmp_path, tiny()), "--store", "s3:/half")
     assert (code, "neither a path nor a URL" in err) == (2, True)
 
 
-def test_a_warning_that_many_trials_share_is_one_line(opsctl: Opsctl, tmp_path: Path, store: Store) -> None:
+def test_a_warning_shared_by_many_trials_is_one_line(opsctl: Opsctl, tmp_path: Path, store: Store) -> None:
     file, why = write(tmp_path, tiny()), "float32 in place of bfloat16: conv2d is wrong here"
     plan = plan_of(tiny(), store)
     for task, warnings in zip(plan.tasks, ([why], [why], [why], ["another"]), strict=True):

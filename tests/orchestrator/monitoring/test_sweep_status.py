@@ -1,5 +1,5 @@
-"""How far a sweep is: what failed by its own fault is left alone, what a machine broke is run again, and a
-look at thousands of results reads a few kilobytes of each."""
+"""Sweep status: trials that failed through their own fault stay failed, those that a machine broke are run again, and a
+status of thousands of results reads a few kilobytes of each."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def test_a_summary_is_the_record_without_its_history(store: Store) -> None:
     assert summaries(ledger, [key, "cd"]) == {key: whole}
 
 
-def test_a_record_that_is_laid_out_otherwise_is_read_whole(store: Store) -> None:
+def test_a_record_with_another_layout_is_read_in_full(store: Store) -> None:
     ledger, key = published(store, per_class_acc=[0.1] * 5000)
     assert summaries(ledger, [key]) == {key: ledger.result(key)}
 
 
 @pytest.mark.parametrize("end", [0, 1, 100, 9000, -1, -2])
 @pytest.mark.parametrize("filler", [b"", b"\0" * 9000])
-def test_a_result_that_was_cut_off_is_missing(store: Store, end: int, filler: bytes) -> None:
+def test_a_truncated_result_counts_as_missing(store: Store, end: int, filler: bytes) -> None:
     ledger, key = published(store)
     name = f"trials/{key}/result.json"
     data = ledger.storage.read(name) or b""
@@ -51,7 +51,9 @@ def test_a_result_that_was_cut_off_is_missing(store: Store, end: int, filler: by
     ("kind", "left"),
     [("trial", True), ("machine", False), ("config", False), ("author", False), (None, False)],
 )
-def test_only_what_failed_by_its_own_fault_is_left_alone(store: Store, kind: str | None, left: bool) -> None:
+def test_only_trials_that_failed_through_their_own_fault_stay_failed(
+    store: Store, kind: str | None, left: bool
+) -> None:
     task = plan_of(tiny(), store).tasks[1]
     Ledger(store.where).fail(task.key, {"error": "Boom: no", "traceback": None, "kind": kind})
     plan = plan_of(tiny(), store)
@@ -61,7 +63,7 @@ def test_only_what_failed_by_its_own_fault_is_left_alone(store: Store, kind: str
     assert len(plan_of(tiny(), store).missing) == 4
 
 
-def test_what_a_scheduler_stopped_is_settled_for_a_sweep_with_a_scheduler(store: Store) -> None:
+def test_a_stopped_trial_counts_as_ended_only_for_a_sweep_with_a_scheduler(store: Store) -> None:
     sweep, ledger = tiny(run={"scheduler": "asha"}), Ledger(store.where)
     plan = plan_of(sweep, store)
     ledger.stop(plan.tasks[0].key, {"epoch": 1})
@@ -74,11 +76,13 @@ def test_what_a_scheduler_stopped_is_settled_for_a_sweep_with_a_scheduler(store:
     )
 
 
-def test_what_was_seen_is_not_read_again(store: Store) -> None:
+def test_known_results_are_not_read_again(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     ledger.publish(plan.tasks[0].key, {"metrics": {"test/clean_acc": 0.5}})
-    seen = read_status(plan.snapshot, ledger)
+    previous = read_status(plan.snapshot, ledger)
     ledger.storage.remove(f"trials/{plan.tasks[0].key}/result.json")
     ledger.publish(plan.tasks[1].key, {"metrics": {"test/clean_acc": 0.5}})
-    assert read_status(plan.snapshot, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
+    assert read_status(plan.snapshot, ledger, previous).results.keys() == {
+        task.key for task in plan.tasks[:2]
+    }
     assert read_status(plan.snapshot, ledger).results.keys() == {plan.tasks[1].key}

@@ -1,4 +1,4 @@
-"""A probe that is added to a finished sweep hides no result and, where weights were kept, trains nothing."""
+"""Adding a probe to a finished sweep hides no result and, where weights were kept, trains nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SURFACE = {"kind": "loss_surface", "points": 3, "limit": 20}
 
 
 def finished(store: Store, *, keep: bool = True, **changes: Any) -> dict[str, Any]:
-    """A sweep whose trials are done, as a sweep without probes."""
+    """Finish the trials of a sweep that has no probes yet."""
     sweep = tiny(**changes)
     for task in plan_of(sweep, store).tasks:
         run_trial(task.trial, store, device=CPU, run=RunSpec(keep="weights" if keep else "none"))
@@ -49,7 +49,7 @@ def choice(store: Store, **changes: Any) -> KeptWeights:
 # -- what is there is shown
 
 
-def test_a_probe_that_is_added_hides_no_result(store: Store) -> None:
+def test_adding_a_probe_hides_no_result(store: Store) -> None:
     sweep = finished(store)
     before = sheet_of(sweep, store)
     after = sheet_of(sweep | {"probes": ["distance", SURFACE]}, store)
@@ -63,8 +63,8 @@ def test_a_probe_that_is_added_hides_no_result(store: Store) -> None:
     assert distance.rows == ("clean", "ops")
     for row in distance.rows:
         main = report.text(before.table, row, before.table.columns[0])
-        told = [report.text(distance, row, column) for column in distance.columns]
-        assert told == [main, "lacks distance", "lacks distance"]
+        texts = [report.text(distance, row, column) for column in distance.columns]
+        assert texts == [main, "lacks distance", "lacks distance"]
     assert surface.columns == ("test/clean_acc", "centre_loss", "centre_acc", "sharpness")
 
 
@@ -82,7 +82,7 @@ def test_a_cell_says_how_many_of_its_trials_lack_a_probe(store: Store) -> None:
     assert [(one.why, one.probe, one.seed) for one in cell.absent] == [("lacks probe", "loss_surface", "0")]
 
 
-def test_every_form_of_a_report_shows_the_metrics_of_probes_beside_the_main_one(store: Store) -> None:
+def test_every_format_shows_the_metrics_of_probes_beside_the_main_one(store: Store) -> None:
     grid = {"data.poison": ["clean", "ops"], "train.batch_size": [16, 32], "seed": [0]}
     sweep = finished(store, grid=grid) | {"probes": [SURFACE]}
     for task in plan_of(sweep, store).tasks[:2]:
@@ -98,7 +98,7 @@ def test_every_form_of_a_report_shows_the_metrics_of_probes_beside_the_main_one(
     assert f"clean, 16 & {main} & {loss} & {acc} & {sharp} " in latex
     assert r"\label{tab:tiny:loss-surface}" in latex
     lines = list(csv.DictReader(io.StringIO(report.comma_separated(sheet))))
-    assert len(lines) == 4 + 4 * 3, "the main metric is told once"
+    assert len(lines) == 4 + 4 * 3, "the main metric appears once"
     (line,) = [
         x for x in lines if (x["row"], x["column"], x["metric"]) == ("clean", "16", "loss_surface/sharpness")
     ]
@@ -106,14 +106,14 @@ def test_every_form_of_a_report_shows_the_metrics_of_probes_beside_the_main_one(
     assert {x["absent"] for x in lines if x["row"] == "ops" and x["metric"] != "test/clean_acc"} == {
         "lacks loss_surface"
     }
-    told = json.loads(report.as_json([sheet]))
-    assert told["counts"]["lacking"] == {"loss_surface": 2}
-    (probe,) = told["probes"]
+    parsed = json.loads(report.as_json([sheet]))
+    assert parsed["counts"]["lacking"] == {"loss_surface": 2}
+    (probe,) = parsed["probes"]
     assert (probe["probe"], probe["columns"]) == ("loss_surface", list(table.columns))
     assert {(c["row"], c["column"]) for c in probe["cells"]} == set(table.cells)
 
 
-def test_a_report_that_names_its_metrics_stays_as_it_is(store: Store) -> None:
+def test_a_report_that_names_its_metrics_gets_no_probe_tables(store: Store) -> None:
     metrics = {"sharp": "loss_surface/sharpness", "accuracy": "test/clean_acc"}
     sweep = finished(store) | {"probes": [SURFACE], "report": {"metrics": metrics}}
     sheet = sheet_of(sweep, store)
@@ -123,7 +123,7 @@ def test_a_report_that_names_its_metrics_stays_as_it_is(store: Store) -> None:
     assert sheet.table.cells["clean", "accuracy"].seeds == 2
 
 
-def test_claims_and_comparisons_are_of_the_sweeps_own_metric(store: Store) -> None:
+def test_claims_and_comparisons_use_the_sweeps_own_metric(store: Store) -> None:
     words = {
         "rows": [],
         "columns": "data.poison",
@@ -140,7 +140,7 @@ def test_claims_and_comparisons_are_of_the_sweeps_own_metric(store: Store) -> No
     assert (table.rows, table.row_axes) == (("clean", "ops"), ("data.poison",))
 
 
-def test_a_probe_that_failed_is_no_failure_of_the_training(store: Store, tmp_path: Path) -> None:
+def test_a_failed_probe_is_not_a_failed_training(store: Store, tmp_path: Path) -> None:
     sweep = finished(store) | {"probes": [SURFACE]}
     key = plan_of(sweep, store).tasks[0].key
     Ledger(store.where).fail(key, {"error": "Boom: no", "traceback": None, "kind": "trial"})
@@ -152,12 +152,14 @@ def test_a_probe_that_failed_is_no_failure_of_the_training(store: Store, tmp_pat
     assert sheet.status.left == 3
     assert sheet.table.cells["clean", "test/clean_acc"].seeds == 2
     assert "failed: data.poison=clean, seed=0: in a probe: trial: Boom: no" in report.sheet_markdown(sheet)
-    (told,) = document_of([sheet])["sweeps"]
-    first = told["trials"][0]
+    (parsed,) = document_of([sheet])["sweeps"]
+    first = parsed["trials"][0]
     assert (first["state"], first["error"], first["lacks"]) == ("done", "Boom: no", ["loss_surface"])
 
 
-def test_status_and_the_page_count_what_lacks_probes(store: Store, opsctl: Opsctl, tmp_path: Path) -> None:
+def test_status_and_the_page_count_trials_that_lack_probes(
+    store: Store, opsctl: Opsctl, tmp_path: Path
+) -> None:
     file = write(tmp_path, finished(store) | {"probes": ["distance"]})
     assert "4 of 4 trials done, 4 lack distance, 0 failed, 0 missing" in opsctl("status", file)[1]
     code, out, _ = opsctl("report", file)
@@ -172,10 +174,10 @@ def test_status_and_the_page_count_what_lacks_probes(store: Store, opsctl: Opsct
     assert "not run" not in text
 
 
-# -- what it costs is said before
+# -- the plan shows the cost
 
 
-def test_a_plan_says_what_a_new_probe_trains_and_why(store: Store) -> None:
+def test_a_plan_lists_the_trainings_for_a_new_probe_and_why(store: Store) -> None:
     plan = plan_of(tiny(), store)
     for task, keep in zip(plan.tasks, ("weights", "weights", "none"), strict=False):
         run_trial(task.trial, store, device=CPU, run=RunSpec(keep=keep))
@@ -196,7 +198,7 @@ def test_a_plan_says_what_a_new_probe_trains_and_why(store: Store) -> None:
     assert lacking_probes(plan_of(tiny(), store)) == []
 
 
-def test_plan_of_the_command_line_says_what_is_kept_and_what_is_lost(
+def test_the_plan_command_lists_weights_that_are_kept_and_lost(
     opsctl: Opsctl, tmp_path: Path, store: Store
 ) -> None:
     file = write(tmp_path, tiny())
@@ -236,7 +238,7 @@ def test_the_size_of_weights_is_that_of_the_file(store: Store) -> None:
     assert WeightSizes(store).of(task.trial) == 5, "a network is counted once per store"
 
 
-def test_the_smallest_networks_keep_their_weights_as_far_as_the_limit_goes(store: Store) -> None:
+def test_the_smallest_networks_keep_their_weights_within_the_limit(store: Store) -> None:
     sizes = choice(store, grid=WIDTHS).sizes
     keys = [task.key for task in plan_of(tiny(grid=WIDTHS), store).tasks]
     large, lenet, narrow = (sizes[keys[i]] or 0 for i in (0, 2, 4))
@@ -258,8 +260,8 @@ def test_the_smallest_networks_keep_their_weights_as_far_as_the_limit_goes(store
 
 
 @pytest.mark.parametrize("done", [(), (2,), (3, 4), (2, 4, 5), (0, 1, 2, 3, 4)])
-def test_a_driver_that_begins_later_keeps_the_same_weights(store: Store, done: tuple[int, ...]) -> None:
-    """Some trials of the first have ended meanwhile: those that it chose have their weights in the store."""
+def test_a_driver_that_starts_later_keeps_the_same_weights(store: Store, done: tuple[int, ...]) -> None:
+    """The first driver has finished some trials by then, and stored the weights that it chose to keep."""
     plan = plan_of(tiny(grid=WIDTHS), store)
     sizes = choice(store, grid=WIDTHS).sizes
     keys = [task.key for task in plan.tasks]
@@ -274,7 +276,7 @@ def test_a_driver_that_begins_later_keeps_the_same_weights(store: Store, done: t
     assert second == first - {keys[i] for i in done}
 
 
-def test_a_network_that_cannot_be_built_keeps_nothing_unless_told_to(store: Store) -> None:
+def test_a_network_that_cannot_be_built_keeps_no_weights_by_default(store: Store) -> None:
     wrong = {"kind": "torchvision", "name": "resnet18", "options": {"colour": "red"}}
     grid = {"train.architecture": {"fine": "lenet5", "wrong": wrong}, "seed": [0]}
     base = {"data": {"limit": 60}, "train": TRAIN, "evaluation": {"limit": 50}}
@@ -285,7 +287,7 @@ def test_a_network_that_cannot_be_built_keeps_nothing_unless_told_to(store: Stor
     assert len(choice(store, grid=grid, base=base, run={"keep": "weights"}).kept) == 2
 
 
-def test_a_search_keeps_weights_of_what_it_runs(store: Store) -> None:
+def test_a_search_keeps_weights_of_the_trials_that_it_runs(store: Store) -> None:
     run = {"search": "optuna", "num_samples": 1}
     (line,) = choice(store, run=run).lines()
     assert line == (
@@ -294,15 +296,15 @@ def test_a_search_keeps_weights_of_what_it_runs(store: Store) -> None:
 
 
 @pytest.mark.parametrize("keep", ["weights", "none"])
-def test_a_limit_beside_all_or_none_is_refused(store: Store, keep: str) -> None:
+def test_a_limit_together_with_all_or_none_is_rejected(store: Store, keep: str) -> None:
     with pytest.raises(
         InputError, match=f"test: run: keep: {keep} keeps .* weights, so keep_gb: 1 says nothing"
     ):
         plan_of(tiny(run={"keep": keep, "keep_gb": 1}), store)
 
 
-def test_weights_are_of_the_training_that_gave_the_result(store: Store) -> None:
-    """A worker that was killed between weights and result leaves weights of a training that nobody knows."""
+def test_weights_belong_to_the_training_that_gave_the_result(store: Store) -> None:
+    """A worker killed between writing weights and result leaves weights without a result."""
     for task, keep in zip(plan_of(tiny(), store).tasks, ("weights", "none"), strict=False):
         file = store.root / "trials" / task.key / "weights.pt"
         file.parent.mkdir(parents=True)
@@ -325,7 +327,7 @@ def test_damaged_weights_are_replaced_when_the_trial_is_trained_again(store: Sto
 # -- what can go
 
 
-def test_gc_keeps_weights_until_it_is_told_otherwise(opsctl: Opsctl, store: Store) -> None:
+def test_gc_keeps_weights_without_the_option(opsctl: Opsctl, store: Store) -> None:
     finished(store, grid={"seed": [0, 1]})
     files = [*(store.root / "trials").glob("*/weights.pt")]
     assert len(files) == 2
@@ -339,7 +341,7 @@ def test_gc_keeps_weights_until_it_is_told_otherwise(opsctl: Opsctl, store: Stor
     assert plan_of(tiny(grid={"seed": [0, 1]}), store).done == 2, "results stay"
 
 
-def test_gc_removes_weights_of_trainings_that_never_ended(opsctl: Opsctl, store: Store) -> None:
+def test_gc_removes_weights_of_unfinished_trainings(opsctl: Opsctl, store: Store) -> None:
     import os
     import time
 
@@ -348,7 +350,7 @@ def test_gc_removes_weights_of_trainings_that_never_ended(opsctl: Opsctl, store:
     file = store.root / "trials" / ("a" * 16) / "weights.pt"
     file.parent.mkdir(parents=True)
     write_tensors(file, {"w": torch.zeros(3)})
-    assert "nothing can go" in opsctl("cache", "gc", "--yes")[1], "it may be about to publish"
+    assert "nothing to remove" in opsctl("cache", "gc", "--yes")[1], "it may be about to publish"
     old = time.time() - 2 * 86400
     os.utime(file, (old, old))
     assert "weights of a training that was killed" in opsctl("cache", "gc", "--yes")[1]

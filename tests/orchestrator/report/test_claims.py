@@ -1,4 +1,4 @@
-"""A claim holds where one side is lower at every point it walks; columns are compared seed by seed."""
+"""A claim holds if one side is lower at every point; columns are compared seed by seed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def verdict(store: Store, accs: list[float | None], *, words: Any = None, **clai
     return one
 
 
-def test_a_claim_walks_the_axes_that_it_does_not_name(store: Store) -> None:
+def test_a_claim_ranges_over_the_axes_that_it_does_not_name(store: Store) -> None:
     found = verdict(store, ACCS, lower=OPS, higher=CLEAN)
     assert found.verdict == "holds"
     assert [dict(point.at) for point in found.points] == [{"train.epochs": "1"}, {"train.epochs": "2"}]
@@ -44,7 +44,7 @@ def test_a_claim_walks_the_axes_that_it_does_not_name(store: Store) -> None:
 
 
 def test_a_claim_agrees_with_a_naive_reading_of_the_values(store: Store) -> None:
-    """Every margin and both directions, counted from the list itself."""
+    """Every margin and both directions, counted from the plain list of values."""
     cells = {
         (p, e): ACCS[6 * i + 3 * j : 6 * i + 3 * j + 3]
         for i, p in enumerate(("clean", "ops"))
@@ -59,7 +59,7 @@ def test_a_claim_agrees_with_a_naive_reading_of_the_values(store: Store) -> None
         assert (found.verdict == "holds") == all(point.holds for point in found.points)
 
 
-def test_one_point_that_does_not_hold_is_enough_and_comes_first(store: Store) -> None:
+def test_one_failing_point_refutes_a_claim_and_is_listed_first(store: Store) -> None:
     found = verdict(store, ACCS, lower=OPS, higher=CLEAN, margin=10)
     assert found.verdict == "does not hold"
     assert lines.claim(found)[0] == "does not hold: so it is (1 of 2 points, 4 of 6 seeds)"
@@ -68,7 +68,7 @@ def test_one_point_that_does_not_hold_is_enough_and_comes_first(store: Store) ->
     )
 
 
-def test_a_number_is_in_the_unit_that_is_shown(store: Store) -> None:
+def test_a_number_in_a_claim_is_in_the_displayed_unit(store: Store) -> None:
     assert verdict(store, ACCS, lower=OPS, higher=31.5).verdict == "holds"
     assert verdict(store, ACCS, lower=OPS, higher=30.5).verdict == "does not hold"
     found = verdict(store, ACCS, lower=33, higher=CLEAN)
@@ -78,13 +78,13 @@ def test_a_number_is_in_the_unit_that_is_shown(store: Store) -> None:
     assert loss.verdict == "holds", "a loss is no percentage"
 
 
-def test_where_names_the_points(store: Store) -> None:
+def test_where_restricts_the_points(store: Store) -> None:
     found = verdict(store, ACCS, lower=OPS, higher=CLEAN, margin=10, where={"train.epochs": ["2"]})
     assert found.verdict == "holds"
     assert len(found.points) == 1
 
 
-def test_what_has_not_run_is_not_known_yet_and_what_lacks_seeds_holds_so_far(store: Store) -> None:
+def test_a_claim_is_not_known_without_trials_and_holds_so_far_without_all_seeds(store: Store) -> None:
     found = verdict(store, ACCS[:7], lower=OPS, higher=CLEAN)
     assert found.verdict == "not known yet"
     assert [point.holds for point in found.points] == [True, None]
@@ -97,7 +97,7 @@ def test_what_has_not_run_is_not_known_yet_and_what_lacks_seeds_holds_so_far(sto
     assert found.verdict == "does not hold", "and never will"
 
 
-def test_several_metrics_are_an_axis_of_claims_too(store: Store) -> None:
+def test_claims_can_name_metrics_as_an_axis(store: Store) -> None:
     words = {"metrics": METRICS}
     loss = {"data.poison": "ops", "metric": "loss"}
     found = verdict(store, ACCS, words=words, lower=0.6, higher=loss)
@@ -115,7 +115,7 @@ def test_several_metrics_are_an_axis_of_claims_too(store: Store) -> None:
         ({"lower": OPS, "higher": 3, "where": {"data.poison": ["ops"]}}, "where names data.poison"),
     ],
 )
-def test_a_claim_about_what_the_sweep_has_not_is_not_known_and_says_why(
+def test_a_claim_about_unknown_labels_is_not_known_with_a_reason(
     store: Store, claim: dict[str, Any], why: str
 ) -> None:
     found = verdict(store, ACCS, **claim)
@@ -124,7 +124,7 @@ def test_a_claim_about_what_the_sweep_has_not_is_not_known_and_says_why(
     assert lines.claim(found) == [f"not known yet: so it is ({found.why})"]
 
 
-def test_a_claim_about_no_axis_is_a_mistake_of_the_sweep(store: Store) -> None:
+def test_a_claim_about_an_unknown_axis_is_an_error(store: Store) -> None:
     claims = [{"says": "x", "lower": {"data.poisn": "ops"}, "higher": 3}]
     with pytest.raises(InputError, match=r"report: 'data.poisn' is not an axis of the grid; did you mean"):
         plan_of(tiny(report={"claims": claims}), store)
@@ -133,7 +133,7 @@ def test_a_claim_about_no_axis_is_a_mistake_of_the_sweep(store: Store) -> None:
     SweepSpec.parse(tiny(report={"rows": "metric", "metrics": METRICS}), "test")
 
 
-def test_cells_that_a_sweep_leaves_out_are_no_points(store: Store) -> None:
+def test_skipped_cells_are_not_points_of_a_claim(store: Store) -> None:
     skip = [{"data.poison": "ops", "train.epochs": 2}]
     claims = [{"says": "so", "lower": OPS, "higher": CLEAN}]
     found = status(store, ACCS[:9], skip=skip, report={"claims": claims})
@@ -154,7 +154,7 @@ def test_columns_are_compared_seed_by_seed(store: Store) -> None:
     means = [statistics.fmean(first), statistics.fmean(second)]
     assert found.overall is not None
     assert (found.overall.mean, found.overall.pairs) == (pytest.approx(statistics.fmean(means)), 2)
-    assert lines.comparison(found)[-1] == "  of 3 pairs p is 0.25 at least, whatever they are"
+    assert lines.comparison(found)[-1] == "  with 3 pairs, p cannot be below 0.25"
     assert "-0.00" not in lines.comparison(compare(table(store, [0.5] * 12), "1", "2"))[1]
 
 
@@ -170,11 +170,11 @@ def test_rows_of_several_metrics_are_not_averaged(store: Store) -> None:
     assert (len(found.rows), found.overall) == (4, None)
 
 
-def test_columns_of_no_pair_say_so(store: Store) -> None:
+def test_columns_without_pairs_say_so(store: Store) -> None:
     assert lines.comparison(compare(table(store, [0.1]), "1", "2")) == ["2 minus 1: no seed has both yet"]
 
 
-def test_pairs_are_read_with_commas_in_labels(store: Store) -> None:
+def test_labels_of_compared_columns_may_contain_commas(store: Store) -> None:
     grid = {**GRID, "data.poison": {"a": "clean", "a,b": "ops", "c d": {"kind": "ops", "pixels": 2}}}
     found = report.tabulate(status(store, [], report={"columns": "data.poison"}, name="x"))
     assert pair(" clean , ops", found) == ("clean", "ops")
@@ -192,7 +192,7 @@ def test_pairs_are_read_with_commas_in_labels(store: Store) -> None:
         compare(found, "ops", "ops")
 
 
-def test_a_sweeps_own_comparison_of_a_column_that_is_set_away_is_a_note(store: Store) -> None:
+def test_a_sweeps_comparison_with_a_missing_column_becomes_a_note(store: Store) -> None:
     found = status(
         store, ACCS, report={"columns": "data.poison", "compare": [["clean", "em"], ["clean", "ops"]]}
     )

@@ -1,4 +1,4 @@
-"""`opsctl report` prints one sweep or many, beside published figures, and is instant."""
+"""`opsctl report` prints one sweep or many, with published figures, and is fast."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ CLAIM = {"says": "Ops hurts", "lower": {"data.poison": "ops"}, "higher": {"data.
 
 
 def sweep(folder: Path, store: Store, name: str = "tiny", **words: Any) -> Path:
-    """The file of a sweep all of whose trials are done: clean 0.5 and 0.52, ops 0.1 and 0.12."""
-    told = tiny(name=name, grid=GRID, report={"columns": "data.poison", **words})
-    file = write(folder, told)
-    plan, ledger = plan_of(told, store), Ledger(store.where)
+    """The file of a finished sweep: clean 0.5 and 0.52, ops 0.1 and 0.12."""
+    content = tiny(name=name, grid=GRID, report={"columns": "data.poison", **words})
+    file = write(folder, content)
+    plan, ledger = plan_of(content, store), Ledger(store.where)
     for task, acc in zip(plan.tasks, (0.5, 0.52, 0.1, 0.12), strict=True):
         ledger.publish(task.key, {"metrics": {"test/clean_acc": acc}})
     (folder / "reference").mkdir(exist_ok=True)
@@ -42,7 +42,7 @@ def place(tmp_path: Path) -> tuple[Path, Store]:
     return tmp_path, Store(tmp_path / "store")
 
 
-def test_a_report_tells_published_figures_comparisons_and_claims(
+def test_a_report_has_published_figures_comparisons_and_claims(
     opsctl: Opsctl, place: tuple[Path, Store]
 ) -> None:
     file = sweep(*place, reference="paper/t", claims=[CLAIM])
@@ -62,12 +62,12 @@ def test_a_report_tells_published_figures_comparisons_and_claims(
     assert "holds" not in out, "a status is about what runs"
 
 
-def test_several_sweeps_follow_one_another(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
+def test_several_sweeps_are_printed_in_order(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
     one, other = sweep(*place), sweep(*place, name="other")
     _, out, _ = opsctl("report", one, other)
     assert out.index("tiny: ") < out.index("other: ")
     _, out, _ = opsctl("report", one, other, "--format", "json")
-    assert [told["name"] for told in json.loads(out)] == ["tiny", "other"]
+    assert [content["name"] for content in json.loads(out)] == ["tiny", "other"]
     assert json.loads(out)[0]["file"] == str(one)
     _, out, _ = opsctl("report", one, other, "--format", "csv")
     assert [row["sweep"] for row in csv.DictReader(io.StringIO(out))] == ["tiny"] * 2 + ["other"] * 2
@@ -90,7 +90,7 @@ def test_several_sweeps_follow_one_another(opsctl: Opsctl, place: tuple[Path, St
         ({}, ["--compare", "clean"], "write two, as in --compare em,ops"),
     ],
 )
-def test_a_mistake_is_one_message_and_exit_code_2(
+def test_a_user_error_is_one_message_and_exit_code_2(
     opsctl: Opsctl, place: tuple[Path, Store], words: dict[str, Any], options: list[str], message: str
 ) -> None:
     code, out, err = opsctl("report", sweep(*place, **words), *options)
@@ -99,10 +99,8 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert "Traceback" not in err
 
 
-def test_a_missing_reference_costs_a_status_nothing_but_a_note(
-    opsctl: Opsctl, place: tuple[Path, Store]
-) -> None:
-    """On a cluster there may be the sweep file alone."""
+def test_a_missing_reference_is_only_a_note_in_a_status(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
+    """A cluster may have the sweep file without its reference."""
     file = sweep(*place, reference="papr/t")
     assert opsctl("status", file)[0] == 0
     status = read_status(plan_of(tiny(), place[1]).snapshot, Ledger(place[1].where))
@@ -111,7 +109,7 @@ def test_a_missing_reference_costs_a_status_nothing_but_a_note(
     assert "no file papr.json" in sheet.notes[0]
 
 
-def test_the_page_is_written_where_it_is_asked_for(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
+def test_the_page_is_written_to_the_requested_file(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
     file, page = sweep(*place, reference="paper/t", claims=[CLAIM]), place[0] / "page.html"
     code, out, _ = opsctl("report", file, "--html", page)
     assert (code, out) == (0, f"the report is in {page}\n")
@@ -126,8 +124,8 @@ def test_the_help_teaches_by_example(opsctl: Opsctl) -> None:
         assert words in out
 
 
-def test_thousands_of_trials_are_reported_at_once(tmp_path: Path) -> None:
-    """What is done with 5,000 results once they are read: tables, intervals, comparisons, claims."""
+def test_thousands_of_trials_are_reported_quickly(tmp_path: Path) -> None:
+    """5,000 results that are already read: tables, intervals, comparisons and claims."""
     points = [(str(a), str(b), str(seed)) for a in range(500) for b in range(2) for seed in range(5)]
     entries = [
         Entry(f"{n:016x}", dict(zip(("a", "b", "seed"), point, strict=True)))
@@ -147,6 +145,6 @@ def test_thousands_of_trials_are_reported_at_once(tmp_path: Path) -> None:
     )
     results = {entry.key: {"metrics": {"test/clean_acc": n % 97 / 97}} for n, entry in enumerate(entries)}
     start = time.process_time()
-    told = make_sheet(SweepStatus(snapshot, results, {}, frozenset()), tmp_path / "big.yaml").as_json()
+    content = make_sheet(SweepStatus(snapshot, results, {}, frozenset()), tmp_path / "big.yaml").as_json()
     assert time.process_time() - start < 5, "half a second on an idle machine"
-    assert (len(told["cells"]), len(told["claims"][0]["points"])) == (1000, 500)
+    assert (len(content["cells"]), len(content["claims"][0]["points"])) == (1000, 500)

@@ -1,4 +1,4 @@
-"""Every written form of a report holds the same numbers, and is what it says it is."""
+"""Every output format of a report has the same numbers and is valid."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WORDS: dict[str, Any] = {"compare": [["1", "2"]], "claims": [CLAIM]}
 
 @pytest.fixture
 def full(store: Store) -> report.Sheet:
-    """A sheet that has a bit of everything."""
+    """A sheet with every kind of content."""
     return sheet(store, ACCS, **WORDS)
 
 
-def test_markdown_is_a_table_with_what_is_below_it(full: report.Sheet) -> None:
+def test_markdown_is_a_table_followed_by_claims_and_warnings(full: report.Sheet) -> None:
     lines = report.sheet_markdown(full).splitlines()
     assert lines[2] == "| data.poison | 1 | 2 |"
     assert lines[3] == "| --- | ---: | ---: |"
@@ -44,7 +44,7 @@ def test_markdown_is_a_table_with_what_is_below_it(full: report.Sheet) -> None:
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {4, 6}, "no cell breaks its row"
 
 
-def test_markdown_shows_what_a_user_wrote_as_it_is(store: Store) -> None:
+def test_markdown_shows_user_text_literally(store: Store) -> None:
     found = status(store, [], question="Is [a|b] <b>*this*</b> _so_?")
     text = report.sheet_markdown(report.make_sheet(found, Path("tiny.yaml")))
     assert r"Is \[a|b\] \<b>\*this\*\</b> \_so\_?" in text
@@ -81,7 +81,7 @@ def test_a_label_cannot_end_a_latex_row_or_caption(store: Store) -> None:
     assert "\x1b" not in text
 
 
-def test_comma_separated_values_come_back_in_full_precision(full: report.Sheet) -> None:
+def test_comma_separated_values_keep_full_precision(full: report.Sheet) -> None:
     pandas = pytest.importorskip("pandas")
     text = report.comma_separated(full, full)
     frame = pandas.read_csv(io.StringIO(text), dtype={"row": str, "column": str})
@@ -97,10 +97,10 @@ def test_comma_separated_values_come_back_in_full_precision(full: report.Sheet) 
     assert frame["absent"].iloc[2:4].tolist() == ["1 failed", "2 not run"]
 
 
-def test_json_holds_everything_of_the_sheet(full: report.Sheet) -> None:
-    told = json.loads(report.as_json([full]))
-    assert [cell["mean"] for cell in told["cells"]] == [cell.mean for cell in full.table.cells.values()]
-    first, third = told["cells"][0], told["cells"][2]
+def test_json_contains_the_whole_sheet(full: report.Sheet) -> None:
+    parsed = json.loads(report.as_json([full]))
+    assert [cell["mean"] for cell in parsed["cells"]] == [cell.mean for cell in full.table.cells.values()]
+    first, third = parsed["cells"][0], parsed["cells"][2]
     assert first["values"] == {"0": 0.1, "1": 0.2, "2": 0.6}
     assert first["labels"] == {"data.poison": "clean", "train.epochs": "1"}
     assert (first["scale"], first["within"]) == (100, True)
@@ -108,14 +108,14 @@ def test_json_holds_everything_of_the_sheet(full: report.Sheet) -> None:
     assert third["published"] == {"value": 0.9, "std": 0.02, "runs": 5}
     assert third["absent"][0]["error"] == "Boom: no [x]"
     counts = {"trials": 12, "done": 9, "failed": 1, "stopped": 0, "missing": 2}
-    assert told["counts"] == {**counts, "lacking": {}}
-    assert told["comparisons"][0]["rows"][0]["mean"] == pytest.approx(0.1)
-    assert told["claims"][0]["points"][0]["at"] == {"train.epochs": "1"}
-    assert told["reference"]["name"] == "paper/t"
+    assert parsed["counts"] == {**counts, "lacking": {}}
+    assert parsed["comparisons"][0]["rows"][0]["mean"] == pytest.approx(0.1)
+    assert parsed["claims"][0]["points"][0]["at"] == {"train.epochs": "1"}
+    assert parsed["reference"]["name"] == "paper/t"
     assert [one["name"] for one in json.loads(report.as_json([full, full]))] == ["tiny", "tiny"]
 
 
-def test_latex_is_balanced_and_escapes_what_latex_reads(full: report.Sheet) -> None:
+def test_latex_is_balanced_and_escaped(full: report.Sheet) -> None:
     text = report.latex(full)
     open_ = []
     for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
@@ -151,8 +151,8 @@ def test_latex_is_balanced_and_escapes_what_latex_reads(full: report.Sheet) -> N
         "''",
     ],
 )
-def test_what_is_escaped_is_read_back(word: str) -> None:
-    """Undone by a second, naive reading of the commands and of the characters that LaTeX joins."""
+def test_escaping_can_be_undone(word: str) -> None:
+    """A second, naive parser reverses the commands and the separated ligatures."""
     spelt = {
         r"\textbackslash{}": "\\",
         r"\textasciitilde{}": "~",

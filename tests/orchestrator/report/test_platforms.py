@@ -1,4 +1,4 @@
-"""A report says when it mixes results of several numerical platforms."""
+"""A report warns if it mixes results of several numerical platforms."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def plan(store: Store) -> Plan:
 
 
 def result(platform: str | None, precision: str = "bfloat16", **more: Any) -> dict[str, Any]:
-    told = {} if platform is None else {"platform": {"name": platform, "cpu": "a Xeon", "gpu": None}}
-    return {"metrics": {"test/clean_acc": 0.5}, "precision": precision, **told, **more}
+    fields = {} if platform is None else {"platform": {"name": platform, "cpu": "a Xeon", "gpu": None}}
+    return {"metrics": {"test/clean_acc": 0.5}, "precision": precision, **fields, **more}
 
 
 def warned(plan: Plan, store: Store, *results: dict[str, Any]) -> list[tuple[str, str | None, str]]:
@@ -41,16 +41,16 @@ def warned(plan: Plan, store: Store, *results: dict[str, Any]) -> list[tuple[str
     return [(one.kind, one.column, one.text) for one in sheet.warnings]
 
 
-def test_one_platform_is_no_warning_and_neither_is_an_axis_of_precision(plan: Plan, store: Store) -> None:
+def test_one_platform_or_an_axis_of_precision_gives_no_warning(plan: Plan, store: Store) -> None:
     clean, ops = result(AMX), result(AMX, "float32")
     assert warned(plan, store, clean, clean, ops, ops) == []
 
 
-def test_results_of_earlier_versions_alone_are_no_warning(plan: Plan, store: Store) -> None:
+def test_results_of_earlier_versions_alone_give_no_warning(plan: Plan, store: Store) -> None:
     assert warned(plan, store, *[result(None)] * 4) == []
 
 
-def test_a_cell_and_a_table_that_mix_platforms_say_which(plan: Plan, store: Store) -> None:
+def test_a_cell_and_a_table_that_mix_platforms_name_them(plan: Plan, store: Store) -> None:
     found = warned(plan, store, result(AMX), result(BF16), result(AMX), result(AMX))
     assert [(kind, column) for kind, column, _ in found] == [("platform", "clean"), ("platform", None)]
     assert f"its trials ran on 2 numerical platforms: {AMX}; bfloat16 (1 trial), {BF16}" in found[0][2]
@@ -58,13 +58,13 @@ def test_a_cell_and_a_table_that_mix_platforms_say_which(plan: Plan, store: Stor
     assert "run.cpu_isa" in found[1][2]
 
 
-def test_a_table_whose_cells_are_from_different_platforms_says_so(plan: Plan, store: Store) -> None:
+def test_a_table_whose_cells_come_from_different_platforms_gets_a_warning(plan: Plan, store: Store) -> None:
     found = warned(plan, store, result(AMX), result(AMX), result(None), result(None))
     assert [column for _, column, _ in found] == [None]
     assert "a platform that was not recorded (2 trials)" in found[0][2]
 
 
-def test_a_cell_that_mixes_arithmetic_on_one_platform_says_so(plan: Plan, store: Store) -> None:
+def test_a_cell_that_mixes_precisions_on_one_platform_gets_a_warning(plan: Plan, store: Store) -> None:
     found = warned(plan, store, result(AMX), result(AMX, "float32"), result(AMX), result(AMX))
     assert found == [
         (
@@ -75,7 +75,7 @@ def test_a_cell_that_mixes_arithmetic_on_one_platform_says_so(plan: Plan, store:
     ]
 
 
-def test_a_data_set_whose_bytes_were_not_recorded_is_no_other_version(plan: Plan, store: Store) -> None:
+def test_a_data_set_without_a_recorded_hash_is_not_another_version(plan: Plan, store: Store) -> None:
     def read(digest: str | None) -> dict[str, Any]:
         return result(
             AMX, data_sets={"digits-em-train-1111111111111111": {"sha256": digest, "platform": None}}
@@ -84,7 +84,7 @@ def test_a_data_set_whose_bytes_were_not_recorded_is_no_other_version(plan: Plan
     assert warned(plan, store, read("aa"), read(None), read("aa"), read("aa")) == []
 
 
-def test_findings_of_a_probe_on_several_platforms_are_told_of(store: Store) -> None:
+def test_probe_findings_from_several_platforms_give_a_warning(store: Store) -> None:
     plan, ledger = (
         plan_of(
             tiny(
@@ -109,7 +109,7 @@ def test_findings_of_a_probe_on_several_platforms_are_told_of(store: Store) -> N
     )
 
 
-def test_one_key_with_two_data_sets_is_told(plan: Plan, store: Store) -> None:
+def test_two_versions_of_a_data_set_give_a_warning(plan: Plan, store: Store) -> None:
     def read(digest: str, platform: str = AMX) -> dict[str, Any]:
         sets = {"digits-em-train-1111111111111111": {"sha256": digest, "platform": platform}}
         return result(

@@ -1,4 +1,4 @@
-"""Of a search the best cells are told, and survivors do not pass for winners."""
+"""The best cells of a search are listed, and incomplete cells do not rank above complete ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRID = {"train.epochs": list(range(1, 14)), "seed": [0, 1]}
 
 
 def status(store: Store, values: dict[str, list[float | None]], **run: Any) -> SweepStatus:
-    """A sweep whose trials have these values, by number of epochs and seed; None was stopped."""
+    """A sweep whose trials have these values, by number of epochs and seed; None: stopped."""
     sweep = tiny(grid=GRID, run=run)
     plan, ledger = plan_of(sweep, store), Ledger(store.where)
     for task in plan.tasks:
@@ -34,7 +34,7 @@ OPTUNA = {"search": "optuna", "num_samples": 5, "scheduler": "asha"}
 VALUES: dict[str, list[float | None]] = {"3": [0.5, 0.6], "7": [0.9, 0.8], "4": [0.95, None], "9": [0.7], "5": [None, None]}  # fmt: skip
 
 
-def test_the_best_come_first_and_cells_that_are_not_whole_last(store: Store) -> None:
+def test_the_best_cells_come_first_and_incomplete_cells_last(store: Store) -> None:
     assert best_cells(status(store, VALUES, **OPTUNA)) == [
         "best cells by test/clean_acc:",
         "    85.00 ± 7.07  train.epochs=7",
@@ -44,12 +44,12 @@ def test_the_best_come_first_and_cells_that_are_not_whole_last(store: Store) -> 
     ]
 
 
-def test_where_less_is_better_the_least_come_first(store: Store) -> None:
+def test_lower_values_come_first_if_lower_is_better(store: Store) -> None:
     rows = [cell.row for cell in ranking(status(store, VALUES, **OPTUNA, mode="min"))]
     assert rows == ["train.epochs=3", "train.epochs=7", "train.epochs=9", "train.epochs=4"]
 
 
-def test_a_report_with_several_metrics_is_ranked_by_the_one_that_is_searched_for(store: Store) -> None:
+def test_several_metrics_are_ranked_by_the_one_that_is_optimised(store: Store) -> None:
     metrics = {"loss": "train/loss", "accuracy": "test/clean_acc"}
     sweep = tiny(grid=GRID, run=OPTUNA, report={"metrics": metrics, "rows": ["train.epochs", "metric"]})
     plan, ledger = plan_of(sweep, store), Ledger(store.where)
@@ -61,13 +61,13 @@ def test_a_report_with_several_metrics_is_ranked_by_the_one_that_is_searched_for
     ]
 
 
-def test_ten_are_told_and_a_grid_has_none(store: Store) -> None:
+def test_ten_cells_are_listed_for_a_search_and_none_for_a_grid(store: Store) -> None:
     values: dict[str, list[float | None]] = {str(n): [n / 20, n / 20] for n in range(1, 14)}
     assert len(best_cells(status(store, values, **OPTUNA))) == 11
     assert best_cells(status(store, values)) == []
 
 
-def test_a_table_never_averages_stopped_trials_and_says_how_many_there_are(store: Store) -> None:
+def test_a_table_counts_stopped_trials_but_never_averages_them(store: Store) -> None:
     table = report.tabulate(status(store, VALUES, scheduler="asha"))
     column = "test/clean_acc"
     assert report.text(table, "4", column) == "95.00 (1 of 2, 1 stopped)"

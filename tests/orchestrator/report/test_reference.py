@@ -1,4 +1,4 @@
-"""Published figures are found beside a sweep, are whole, and a name that is wrong is answered with those there are."""
+"""Published figures are found beside a sweep and are complete; an error for a wrong name lists the known ones."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ CELLS = {
 }
 
 
-def test_the_papers_tables_are_whole() -> None:
-    told = json.loads((FOLDER / "ops_paper.json").read_text())
-    assert told["units"] == "percent"
-    assert set(told["tables"]) == set(CELLS)
+def test_the_papers_tables_are_complete() -> None:
+    content = json.loads((FOLDER / "ops_paper.json").read_text())
+    assert content["units"] == "percent"
+    assert set(content["tables"]) == set(CELLS)
     for name, (rows, columns) in CELLS.items():
-        cells = told["tables"][name]["cells"]
+        cells = content["tables"][name]["cells"]
         places = [(cell["row"], cell["column"]) for cell in cells]
         assert len(set(places)) == len(places) == rows * columns
         assert [len({place[i] for place in places}) for i in (0, 1)] == [rows, columns]
         assert all(5 < cell["value"] < 100 for cell in cells)
         assert all((cell["std"] is None) == (cell["runs"] == 1) for cell in cells)
-    assert sum(map(len, (table["cells"] for table in told["tables"].values()))) == 119
+    assert sum(map(len, (table["cells"] for table in content["tables"].values()))) == 119
 
 
-def test_cells_that_tables_share_are_equal() -> None:
-    """ResNet-18 without a strategy stands in six tables."""
+def test_cells_shared_by_several_tables_are_equal() -> None:
+    """ResNet-18 without a strategy appears in six tables."""
     paper = {name: read(FOLDER / "ops_paper.json", name).cells for name in CELLS}
     column = "test/clean_acc"
     clean = [
@@ -68,7 +68,7 @@ def test_cells_that_tables_share_are_equal() -> None:
     assert paper["table1"]["shuffled_ops", "ops"].value == pytest.approx(0.7243)
 
 
-def test_the_leaderboard_is_whole() -> None:
+def test_the_leaderboard_is_complete() -> None:
     cells = read(FOLDER / "apbench.json", "cifar10").cells
     assert len(cells) == 9 * 11
     assert {row for row, _ in cells} == {"dc", "em", "rem", "hypo", "ntga", "tap", "lsp", "ar", "ops"}
@@ -77,20 +77,20 @@ def test_the_leaderboard_is_whole() -> None:
 
 
 @pytest.mark.parametrize(("folder", "found"), [("a", True), ("a/b/c", True), ("a/b/c/d", False)])
-def test_a_reference_is_looked_for_up_to_three_levels_above(tmp_path: Path, folder: str, found: bool) -> None:
+def test_a_reference_is_searched_up_to_three_levels_above(tmp_path: Path, folder: str, found: bool) -> None:
     (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "reference").mkdir()
-    told = {
+    content = {
         "source": "p",
         "units": "number",
         "tables": {"t": {"cells": [{"row": "r", "column": "c", "value": 3}]}},
     }
-    (tmp_path / "reference" / "x.json").write_text(json.dumps(told))
+    (tmp_path / "reference" / "x.json").write_text(json.dumps(content))
     sweep = tmp_path / folder / "sweep.yaml"
     if found:
         assert find("x/t", sweep).cells["r", "c"].value == 3
         (sweep.parent / "reference").mkdir()
-        (sweep.parent / "reference" / "x.json").write_text(json.dumps({**told, "source": "nearer"}))
+        (sweep.parent / "reference" / "x.json").write_text(json.dumps({**content, "source": "nearer"}))
         assert find("x/t", sweep).source == "nearer"
     else:
         with pytest.raises(
@@ -107,7 +107,7 @@ def test_a_reference_is_looked_for_up_to_three_levels_above(tmp_path: Path, fold
         ("ops_paper", "'ops_paper' names no table; write ops_paper/TABLE"),
     ],
 )
-def test_a_wrong_name_is_answered_with_those_there_are(name: str, message: str) -> None:
+def test_the_error_for_a_wrong_name_lists_the_known_names(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         find(name, ROOT / "sweeps" / "paper" / "table2.yaml")
 
@@ -121,7 +121,7 @@ def test_a_wrong_name_is_answered_with_those_there_are(name: str, message: str) 
         '{"source": "p", "units": "percent", "tables": {"t": {"cells": [{"row": "a"}]}}}',
     ],
 )
-def test_a_file_that_is_none_says_what_it_should_hold(tmp_path: Path, text: str) -> None:
+def test_the_error_for_an_invalid_file_says_what_it_must_hold(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(InputError, match=r"not a file of published figures .* it holds source, units"):
+    with pytest.raises(InputError, match=r"not a file of published figures .* it must hold source, units"):
         read(tmp_path / "x.json", "t")

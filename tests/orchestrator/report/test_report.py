@@ -1,4 +1,4 @@
-"""A report is the mean and the sample's deviation over seeds, of what is done, and never of different settings."""
+"""A report has means and sample standard deviations over seeds of finished trials, never over different settings."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PUBLISHED = {"source": "a paper", "units": "percent", "tables": {"t": {"cells": 
 
 
 def status(store: Store, accs: list[float | None], **changes: Any) -> SweepStatus:
-    """The sweep's trials in order; None has failed, and those beyond the list are not there."""
+    """Finish the sweep's trials in order; None: failed; trials beyond the list are missing."""
     plan, ledger = plan_of(tiny(**{"grid": GRID, **changes}), store), Ledger(store.where)
     for task, acc in zip(plan.tasks, accs, strict=False):
         if acc is None:
@@ -45,7 +45,7 @@ def table(store: Store, accs: list[float | None], **changes: Any) -> report.Tabl
 
 
 def sheet(store: Store, accs: list[float | None], published: Any = PUBLISHED, **changes: Any) -> report.Sheet:
-    """The same beside published figures."""
+    """The same with published figures."""
     folder = store.root.parent / "sweeps"
     (folder / "reference").mkdir(parents=True, exist_ok=True)
     (folder / "reference" / "paper.json").write_text(json.dumps(published))
@@ -53,7 +53,7 @@ def sheet(store: Store, accs: list[float | None], published: Any = PUBLISHED, **
     return report.make_sheet(status(store, accs, report=words), folder / "tiny.yaml")
 
 
-def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
+def test_cells_are_means_and_standard_deviations_over_seeds(store: Store) -> None:
     accs = [0.1, 0.2, 0.6, 0.4, 0.4, 0.4, 0.9]
     found = table(store, accs)
     assert found.rows == ("clean", "ops")
@@ -70,7 +70,7 @@ def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
     ]
 
 
-def test_failures_show_and_say_why(store: Store) -> None:
+def test_failures_are_shown_with_their_reason(store: Store) -> None:
     found = table(store, [None, None, None, 0.5, None, 0.7])
     assert report.text(found, "clean", "1") == "3 failed"
     cell = found.cells["clean", "2"]
@@ -82,7 +82,7 @@ def test_failures_show_and_say_why(store: Store) -> None:
     assert {one.why for one in found.cells["ops", "1"].absent} == {"not run"}
 
 
-def test_rows_and_columns_are_as_the_sweep_says(store: Store) -> None:
+def test_rows_and_columns_follow_the_sweep_file(store: Store) -> None:
     words = {"rows": "train.epochs", "columns": "data.poison", "metric": "train/loss"}
     found = table(store, [0.1] * 12, report=words)
     assert (found.rows, found.columns) == (("1", "2"), ("clean", "ops"))
@@ -101,7 +101,7 @@ METRICS = {"accuracy": "test/clean_acc", "loss": "train/loss"}
         ({"rows": ["data.poison", "train.epochs"], "columns": "metric"}, 4, 2, ("clean, 2", "loss")),
     ],
 )
-def test_several_metrics_are_an_axis_more(
+def test_several_metrics_are_an_additional_axis(
     store: Store, words: dict[str, Any], rows: int, columns: int, place: tuple[str, str]
 ) -> None:
     found = table(store, [0.1] * 3 + [0.25] * 3, report={"metrics": METRICS, **words})
@@ -112,7 +112,7 @@ def test_several_metrics_are_an_axis_more(
     assert "accuracies in %" in report.caption(found)
 
 
-def test_metrics_down_and_nothing_across_are_one_column(store: Store) -> None:
+def test_metrics_as_rows_without_a_column_axis_give_one_column(store: Store) -> None:
     grid = {"seed": [0, 1, 2]}
     found = table(store, [0.1] * 3, grid=grid, report={"metrics": METRICS, "rows": "metric"})
     assert (found.rows, found.columns) == (tuple(METRICS), ("value",))
@@ -129,13 +129,11 @@ def test_metrics_down_and_nothing_across_are_one_column(store: Store) -> None:
         (-1e-12, None, "train/loss", "0.0000000"),
     ],
 )
-def test_a_small_number_has_as_many_decimals_as_show_it(
-    mean: float, std: float | None, metric: str, words: str
-) -> None:
+def test_a_small_number_has_enough_decimals(mean: float, std: float | None, metric: str, words: str) -> None:
     assert spread(mean, std, metric) == words
 
 
-def test_a_result_without_the_metric_is_no_value_and_no_error(store: Store) -> None:
+def test_a_result_without_the_metric_is_absent_without_an_error(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     for task in plan.tasks:
         ledger.publish(task.key, {"metrics": {"train/loss": 0.5}})
@@ -186,7 +184,7 @@ def test_a_terminal_has_colours_besides_signs(store: Store) -> None:
     assert "below each: as published (a paper)" in found
 
 
-def test_published_figures_of_another_metric_are_not_set_beside_ours(store: Store) -> None:
+def test_published_figures_of_another_metric_are_not_compared(store: Store) -> None:
     of = {"t": {**PUBLISHED["tables"]["t"], "metric": "test/clean_acc"}}
     published = {**PUBLISHED, "tables": of}
     assert sheet(store, [0.5] * 12, published).table.cells["clean", "1"].published is not None
@@ -195,7 +193,7 @@ def test_published_figures_of_another_metric_are_not_set_beside_ours(store: Stor
     assert legend(other.table) is None
 
 
-def test_one_column_is_joined_by_rows_alone(store: Store) -> None:
+def test_a_single_column_is_matched_by_rows_alone(store: Store) -> None:
     published = {"source": "p", "units": "share", "tables": {"t": {"cells": [
         {"row": "clean", "column": "accuracy", "value": 0.5}]}}}  # fmt: skip
     cells = sheet(store, [], published, rows=["data.poison", "train.epochs"], columns=None).table.cells
@@ -207,7 +205,7 @@ def test_one_column_is_joined_by_rows_alone(store: Store) -> None:
     assert found.cells["clean", "test/clean_acc"].published.value == 0.5  # type: ignore[union-attr]
 
 
-def test_what_is_missing_is_told_below_the_table(store: Store) -> None:
+def test_missing_trials_are_listed_below_the_table(store: Store) -> None:
     found = [line.plain for line in below(sheet(store, [0.1, None, 0.2]))]
     assert found == [
         "failed: data.poison=clean, train.epochs=1, seed=1: trial: Boom: no [x]",
@@ -216,7 +214,7 @@ def test_what_is_missing_is_told_below_the_table(store: Store) -> None:
     assert list(below(sheet(store, [0.1] * 12))) == []
 
 
-def test_one_axis_makes_one_column(store: Store) -> None:
+def test_one_axis_gives_one_column(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     found = report.tabulate(read_status(plan.snapshot, ledger))
     assert found.rows == ("clean", "ops")

@@ -1,4 +1,4 @@
-"""One rule of rounding: a trial's accuracy, and a mean of some, look alike wherever they are shown."""
+"""One rounding rule: an accuracy, or a mean of several, is shown alike in every format."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ counts = st.integers(1, 60_000).flatmap(lambda n: st.tuples(st.integers(0, n), s
 
 
 def exact(right: list[tuple[int, int]]) -> str:
-    """The mean of shares of right answers in percent, to two decimals, half away from zero: by fractions."""
+    """The mean of fractions of correct answers in percent, to two decimals, halves away from zero, computed exactly."""
     percent = sum(Fraction(100 * k, n) for k, n in right) / len(right)
     hundredths = math.floor(100 * percent + Fraction(1, 2))
     return f"{hundredths // 100}.{hundredths % 100:02}"
@@ -74,15 +74,15 @@ def test_a_mean_is_rounded_as_its_fraction_is(right: list[tuple[int, int]]) -> N
 @example(right=(1, 160))
 @example(right=(3, 160))
 @example(right=(10_000, 10_000))
-def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
+def test_every_format_shows_a_trial_alike(right: tuple[int, int]) -> None:
     acc, expected = right[0] / right[1], exact([right])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         plan = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}, run=SEARCH), Store(folder))
         sheet = status(folder, plan, [acc])
         document = document_of([sheet], made)
-        said = io.StringIO()
-        Lines(Terminal(file=said, width=200)).trial_done(
+        stream = io.StringIO()
+        Lines(Terminal(file=stream, width=200)).trial_done(
             plan.tasks[0], {"metrics": {"test/clean_acc": acc}, "seconds": 1.25}
         )
         forms = {
@@ -91,7 +91,7 @@ def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
             "latex": latex(sheet),
             "svg": picture(sheet),
             "ranking": "\n".join(best_cells(sheet.status)),
-            "lines": said.getvalue(),
+            "lines": stream.getvalue(),
             "running": printed(at_work([], [Running("seed=0", 5, 9, 3, acc, acc)])),
             "page": page_of(document),
         }
@@ -103,7 +103,7 @@ def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
 
 
 def trial_numbers(page: str) -> set[str]:
-    """What a page writes of its one trial: in cells of tables, and beside figures."""
+    """The value of a page's only trial as the page shows it, in tables and beside figures."""
     text = html.unescape(
         re.sub(r"<(style|script).*?</\1>|\sd=\"[^\"]*\"|\stransform=\"[^\"]*\"", "", page, flags=re.S)
     )
@@ -118,7 +118,7 @@ def trial_numbers(page: str) -> set[str]:
 @given(right=st.lists(counts, min_size=2, max_size=3))
 @example(right=[(1801, 2000), (1802, 2000)])
 @example(right=[(9915, 10000), (9916, 10000)])
-def test_every_form_shows_a_mean_alike(right: list[tuple[int, int]]) -> None:
+def test_every_format_shows_a_mean_alike(right: list[tuple[int, int]]) -> None:
     grid = {"data.poison": ["ops"], "seed": list(range(len(right)))}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

@@ -1,4 +1,4 @@
-"""Intervals and p values agree with scipy, with numpy, and with the plainest way to count them."""
+"""Intervals and p values agree with scipy, numpy and brute-force enumeration."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def values(n: int, seed: int = 0) -> list[float]:
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
-def test_few_values_are_resampled_in_every_way(n: int) -> None:
+def test_all_resamples_of_few_values_are_enumerated(n: int) -> None:
     found = values(n)
     means = sorted(sum(chosen) / n for chosen in itertools.product(found, repeat=n))
     tail = math.ceil(0.025 * len(means))  # so many resamples lie at an end or beyond it
@@ -41,7 +41,7 @@ def test_many_values_are_resampled_as_numpy_does() -> None:
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-def test_an_interval_of_three_holds_the_mean_in_three_of_four_cases_and_one_of_many_in_most() -> None:
+def test_an_interval_covers_the_mean_in_three_of_four_cases_for_three_values_and_in_most_for_many() -> None:
     few = [bootstrap_interval(values(3, seed)) for seed in range(2000)]
     assert sum(low <= 0.8 <= high for low, high in few) / 2000 == pytest.approx(0.75, abs=0.04)
     many = [bootstrap_interval(values(20, seed)) for seed in range(60)]
@@ -49,7 +49,7 @@ def test_an_interval_of_three_holds_the_mean_in_three_of_four_cases_and_one_of_m
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 9, 30, 1001])
-def test_students_t_is_scipys(freedom: int) -> None:
+def test_students_t_agrees_with_scipy(freedom: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     for t in (0.0, 0.1, 1.0, 2.5, 12.0, 300.0):
         assert t_share(t, freedom) == pytest.approx(1 - 2 * stats.t.sf(t, freedom), abs=1e-13)
@@ -57,14 +57,14 @@ def test_students_t_is_scipys(freedom: int) -> None:
         assert t_quantile(level, freedom) == pytest.approx(stats.t.ppf((1 + level) / 2, freedom), rel=1e-9)
 
 
-def test_an_interval_by_t_is_scipys() -> None:
+def test_a_t_interval_agrees_with_scipy() -> None:
     stats, found = pytest.importorskip("scipy.stats"), values(5)
     theirs = stats.t.interval(0.95, 4, np.mean(found), stats.sem(found))
     assert t_interval(found) == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 9, 12])
-def test_signs_are_flipped_in_every_way(n: int) -> None:
+def test_all_sign_flips_of_few_pairs_are_counted(n: int) -> None:
     found = [value - 0.78 for value in values(n, n)]
     sums = [
         abs(sum(s * v for s, v in zip(signs, found, strict=True)))
@@ -74,7 +74,7 @@ def test_signs_are_flipped_in_every_way(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [5, 10])
-def test_signs_are_flipped_as_scipy_does(n: int) -> None:
+def test_sign_flips_agree_with_scipy(n: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     found = [value - 0.78 for value in values(n, 3)]
     theirs = stats.permutation_test(
@@ -83,7 +83,7 @@ def test_signs_are_flipped_as_scipy_does(n: int) -> None:
     assert sign_flip_p(found) == pytest.approx(theirs.pvalue)
 
 
-def test_no_p_is_below_what_so_few_pairs_can_say() -> None:
+def test_p_is_never_below_the_smallest_p_of_the_number_of_pairs() -> None:
     assert [sign_flip_p([0.1 + i for i in range(n)]) for n in (1, 2, 3, 6, 30)] == [
         smallest_p(n) for n in (1, 2, 3, 6, 30)
     ]
@@ -93,7 +93,7 @@ def test_no_p_is_below_what_so_few_pairs_can_say() -> None:
     assert sign_flip_p([0.3, 0.1, 0.2]) == 0.25
 
 
-def test_many_pairs_are_drawn_and_come_out_alike_each_time() -> None:
+def test_random_sign_flips_of_many_pairs_are_reproducible() -> None:
     found = [value - 0.79 for value in values(40)]
     assert sign_flip_p(found) == sign_flip_p(found)
     draw = np.random.default_rng(0)
@@ -101,7 +101,7 @@ def test_many_pairs_are_drawn_and_come_out_alike_each_time() -> None:
     assert sign_flip_p(found) == pytest.approx((sums >= abs(sum(found))).mean(), abs=0.03)
 
 
-def test_p_is_uniform_where_there_is_no_difference() -> None:
+def test_p_is_uniform_without_a_difference() -> None:
     draw = random.Random(0)
     found = [sign_flip_p([draw.gauss(0, 1) for _ in range(8)]) for _ in range(1000)]
     for level in (0.05, 0.2, 0.5):

@@ -1,4 +1,4 @@
-"""Comma-separated values hold what the ledger holds, to the last bit, and are safe to open in a spreadsheet."""
+"""Comma-separated values equal those of the ledger to the last bit and are safe to open in a spreadsheet."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ SWEEP = tiny(
 )
 
 
-def a_sheet(told: dict[str, Any], store: Store) -> report.Sheet:
-    """All but the last three of its trials done: the others failed, were stopped, and are missing."""
-    plan, ledger = plan_of(told, store), Ledger(store.where)
+def a_sheet(content: dict[str, Any], store: Store) -> report.Sheet:
+    """A sweep whose trials are done, except the last three: one failed, one was stopped, one is missing."""
+    plan, ledger = plan_of(content, store), Ledger(store.where)
     for i, task in enumerate(plan.tasks[:-3]):
         metrics = {"test/clean_acc": 1 / (3 + i), "train/loss": math.exp(-20 * i), "test/peak_epoch": 2.0}
         warnings = ["a, b", 'the "training set" was not learnt'] if i == 1 else []
@@ -49,7 +49,7 @@ def frame(text: str, **options: Any) -> Any:
     return pandas.read_csv(io.StringIO(text), **READ, **options)
 
 
-def test_each_trial_comes_back_as_the_ledger_has_it(store: Store) -> None:
+def test_each_trial_equals_its_ledger_record(store: Store) -> None:
     sheet = a_sheet(SWEEP | {"run": {"scheduler": "asha"}}, store)
     found = frame(trials_csv(sheet))
     entries = sheet.status.snapshot.entries
@@ -74,12 +74,12 @@ def test_each_trial_comes_back_as_the_ledger_has_it(store: Store) -> None:
     assert pandas.isna(found["warnings"][0])
 
 
-def test_a_trial_has_the_warnings_about_its_cell_and_about_the_sweep(store: Store) -> None:
-    told = tiny(
+def test_a_trial_has_the_warnings_of_its_cell_and_of_the_sweep(store: Store) -> None:
+    content = tiny(
         grid={"data.poison": ["clean", "ops"], "seed": [0, 1]},
         report={"columns": "data.poison", "compare": [["clean", "em"]]},
     )
-    plan, ledger = plan_of(told, store), Ledger(store.where)
+    plan, ledger = plan_of(content, store), Ledger(store.where)
     for task, precision in zip(plan.tasks, ("float32", "bfloat16", "float32", "float32"), strict=True):
         record = {"metrics": {"test/clean_acc": 0.5}, "precision": precision, "platform": {"name": "torch 9"}}
         ledger.publish(task.key, record)
@@ -119,7 +119,7 @@ def by_hand(labels: dict[str, str], metrics: dict[str, float], **record: Any) ->
     return report.make_sheet(SweepStatus(snapshot, results, {}, frozenset()), Path("x.yaml"))
 
 
-def test_an_axis_that_is_named_like_another_column_is_told_apart() -> None:
+def test_an_axis_named_like_another_column_gets_a_prefix() -> None:
     labels = {"key": "a", "train/loss": "b", "seconds": "c", "seed": "0"}
     found = frame(trials_csv(by_hand(labels, {"train/loss": 0.5, "state": 0.25}, seconds=7.0)))
     assert len(set(found.columns)) == len(found.columns)
@@ -150,7 +150,7 @@ def test_an_axis_that_is_named_like_another_column_is_told_apart() -> None:
         "'",
     ],
 )
-def test_a_label_comes_back_as_it_was(label: str) -> None:
+def test_a_label_is_read_back_unchanged(label: str) -> None:
     text = trials_csv(by_hand({"axis": label}, {"test/clean_acc": 0.5}))
     assert frame(text)["axis"].tolist() == [label]
     (row,) = csv.DictReader(io.StringIO(text, newline=""))
@@ -181,24 +181,24 @@ def test_numbers_stay_numbers(number: str) -> None:
     assert found["axis"][0] == found["train/loss"][0] == float(number)
 
 
-def test_a_value_that_is_no_finite_number_is_one_that_pandas_reads() -> None:
+def test_pandas_reads_values_that_are_not_finite() -> None:
     text = csv_text(["a"], [[-math.inf], [math.inf], [math.nan], [None], [-1.5]])
     found = pandas.read_csv(io.StringIO(text))["a"].tolist()
     assert found[:2] == [-math.inf, math.inf]
     assert [math.isnan(value) for value in found] == [False, False, True, True, False]
 
 
-def test_the_command_writes_it_and_says_what_it_is(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_the_command_writes_the_csv_and_its_help_describes_it(opsctl: Opsctl, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    told = tiny(grid={"data.poison": ["clean", "ops"], "seed": [0, 1]})
-    sheet, file = a_sheet(told, store), write(tmp_path, told)
+    content = tiny(grid={"data.poison": ["clean", "ops"], "seed": [0, 1]})
+    sheet, file = a_sheet(content, store), write(tmp_path, content)
     code, out, err = opsctl("report", file, "--format", "trials.csv")
     assert (code, err) == (0, "")
     assert out == trials_csv(sheet)
     _, out, _ = opsctl("report", "--help")
     words = " ".join(out.replace("│", " ").split())
     for promise in (
-        "trials.csv a line per trial",
+        "trials.csv has a line per trial",
         "accuracies are fractions",
         'keep_default_na=False, na_values=""',
     ):

@@ -1,4 +1,4 @@
-"""A report's warnings are one list, and no format leaves any of them out."""
+"""A report's warnings are one list, and no format omits any of them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ TOLD = (DOUBT, "no space left", "ended early by the sweep", "1 of 6 trials have 
 
 @pytest.fixture
 def sheet(store: Store) -> report.Sheet:
-    """Six trials: two done, one of them in doubt, one without the metric, one failed, one stopped, one missing."""
-    told = tiny(
+    """Six trials: two done (one of them with a doubt), one without the metric, one failed, one stopped, one missing."""
+    content = tiny(
         grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2]},
         report={"columns": "data.poison", "compare": [["clean", "em"]]},
         run={"scheduler": "asha"},
     )
-    plan, ledger = plan_of(told, store), Ledger(store.where)
+    plan, ledger = plan_of(content, store), Ledger(store.where)
     keys = [task.key for task in plan.tasks]
     ledger.publish(keys[0], {"metrics": {"test/clean_acc": 0.5}})
     ledger.publish(keys[1], {"metrics": {"test/clean_acc": 0.25}, "warnings": [DOUBT]})
@@ -42,7 +42,7 @@ def sheet(store: Store) -> report.Sheet:
     return report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
 
 
-def test_each_warning_is_about_a_trial_or_about_the_sweep(sheet: report.Sheet) -> None:
+def test_each_warning_concerns_a_trial_or_the_sweep(sheet: report.Sheet) -> None:
     found = [(one.kind, one.name) for one in sheet.warnings]
     assert found == [
         ("failed", "data.poison=ops, seed=0"),
@@ -75,7 +75,7 @@ def test_every_format_has_every_warning(sheet: report.Sheet) -> None:
         assert words in page_of(document_of([sheet])), words
 
 
-def test_a_cell_has_the_warnings_of_its_trials_and_the_sweep_its_own(sheet: report.Sheet) -> None:
+def test_a_cell_has_the_warnings_of_its_trials_but_not_the_sweeps(sheet: report.Sheet) -> None:
     clean, ops = csv.DictReader(io.StringIO(report.comma_separated(sheet)))
     assert clean["warnings"] == f"missing: it finished without test/clean_acc; doubt: {DOUBT}"
     assert ops["warnings"].startswith("failed: trial: no space left; stopped: ended early")
@@ -83,8 +83,8 @@ def test_a_cell_has_the_warnings_of_its_trials_and_the_sweep_its_own(sheet: repo
     assert ops["sweep_warnings"].startswith("missing: 1 of 6 trials have not run yet; note: ")
 
 
-def test_a_kind_of_warning_that_nobody_knew_is_rendered_like_the_others(sheet: report.Sheet) -> None:
-    """It may be about a cell, which has no key."""
+def test_a_new_kind_of_warning_is_rendered_like_the_others(sheet: report.Sheet) -> None:
+    """It may concern a cell, which has no key."""
     mixed = SheetWarning("platform", "its trials ran on two", row="tiny", column="ops")
     more = report.Sheet(**{**vars(sheet), "warnings": (*sheet.warnings, mixed)})
     assert "platform: tiny / ops: its trials ran on two" in [line.plain for line in below(more)]
@@ -93,8 +93,8 @@ def test_a_kind_of_warning_that_nobody_knew_is_rendered_like_the_others(sheet: r
     clean, ops = csv.DictReader(io.StringIO(report.comma_separated(more)))
     assert "platform" not in clean["warnings"]
     assert ops["warnings"].endswith("platform: its trials ran on two")
-    told = json.loads(report.as_json([more]))["warnings"][-1]
-    assert told == {
+    content = json.loads(report.as_json([more]))["warnings"][-1]
+    assert content == {
         "kind": "platform",
         "text": mixed.text,
         "key": None,
@@ -117,7 +117,7 @@ def test_equal_warnings_share_a_line_and_many_are_counted() -> None:
     assert len(warning_lines(other)) == MOST + 1
 
 
-def test_a_document_from_before_warnings_shows_those_of_its_trials(sheet: report.Sheet) -> None:
+def test_an_old_document_without_warnings_shows_those_of_its_trials(sheet: report.Sheet) -> None:
     document = document_of([sheet])
     del document["sweeps"][0]["report"]["warnings"]
     assert DOUBT in page_of(document)

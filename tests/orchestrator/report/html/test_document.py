@@ -1,4 +1,4 @@
-"""A document of a page is data: one that is damaged, or meant to harm, is one message and exit code 2, or a page."""
+"""A damaged or malicious document gives a page, or one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESULTS = sorted((ROOT / "results").glob("*.json"))
 INSTEAD: list[Any] = [None, True, -1, 0, 2**70, 1e308, "", "x", "1e999999999", "javascript:x", [], [None], [[]], {}, {"a": None}]  # fmt: skip
 
 
-def test_the_documents_that_ship_are_documents() -> None:
+def test_the_shipped_documents_are_valid() -> None:
     assert len(RESULTS) >= 2
     for file in RESULTS:
         assert load_document(file)["sweeps"]
@@ -32,7 +32,7 @@ def test_the_documents_that_ship_are_documents() -> None:
 
 @pytest.fixture(scope="module")
 def small() -> dict[str, Any]:
-    """The sweeps of a document that ships which have probes with pictures, with few trials."""
+    """A few trials of those sweeps of a shipped document that have probes with pictures."""
     document: dict[str, Any] = load_document(ROOT / "results" / "digits.json")
     kinds: set[str] = set()
     kept = []
@@ -53,7 +53,7 @@ def small() -> dict[str, Any]:
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The paths of all values, of lists the first two items alone."""
+    """The paths of all values; only the first two items of a list."""
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else list(enumerate(value))[:2]
         for name, item in items:
@@ -62,7 +62,7 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def changed(document: dict[str, Any], path: tuple[Any, ...], rng: random.Random) -> dict[str, Any]:
-    """The document with the value at a path replaced, left out or repeated."""
+    """The document with the value at a path replaced, removed or repeated."""
     document = copy.deepcopy(document)
     node: Any = document
     for part in path[:-1]:
@@ -78,7 +78,7 @@ def changed(document: dict[str, Any], path: tuple[Any, ...], rng: random.Random)
 
 
 @pytest.mark.slow
-def test_a_damaged_document_is_one_message_or_a_page(
+def test_a_damaged_document_gives_one_message_or_a_page(
     small: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rng, codes = random.Random(0), []
@@ -99,9 +99,9 @@ def test_a_damaged_document_is_one_message_or_a_page(
     [
         (("sweeps", 0, "report", "cells", 0, "mean"), None, "a cell has a mean if it has values"),
         (("sweeps", 0, "report", "cells", 0, "row"), "nowhere", "a row or column that its table does not have"),
-        (("sweeps", 0, "report", "columns"), [], "rows and columns of a table have names of their own"),
+        (("sweeps", 0, "report", "columns"), [], "rows and columns of a table must have unique names"),
         (("sweeps", 0, "report", "cells", 0, "mean"), 1e200, "mean: Input should be less than or equal to 10000"),
-        (("sweeps", 0, "trials", 0, "curves"), {"epoch": [1.0, 2.0], "train/acc": [0.5]}, "curves have an epoch"),
+        (("sweeps", 0, "trials", 0, "curves"), {"epoch": [1.0, 2.0], "train/acc": [0.5]}, "curves must have an epoch"),
         (("sweeps", 0, "trials", 0, "seconds"), 1e300, "seconds"),
         (("sweeps", 0, "trials", 0, "state"), "<b>", "state"),
         (("data", 0, "picture"), "https://example.org/x.png", "picture: String should match"),
@@ -109,7 +109,7 @@ def test_a_damaged_document_is_one_message_or_a_page(
         (("made",), "x" * 10, "made"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_drawn_is_told(
+def test_a_document_that_cannot_be_drawn_gives_an_error(
     small: dict[str, Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -128,21 +128,21 @@ def test_what_cannot_be_drawn_is_told(
     monkeypatch.setattr(sys, "argv", ["page", str(file)])
     assert main() == 2
     err = capsys.readouterr().err
-    assert err.startswith(f"error: {file} is not the document of a page (")
+    assert err.startswith(f"error: {file} is not the document of a report page (")
     assert re.search(message, err), err
 
 
 @pytest.mark.parametrize("label", ["1e999999999", "9" * 500, "1/0", "1e-999", "0x10", "1" * 21])
-def test_a_label_that_is_no_number_of_a_figure_is_a_label(label: str) -> None:
+def test_a_label_that_is_not_a_usable_number_stays_a_label(label: str) -> None:
     assert number(label) is None
 
 
-def test_a_page_of_what_ships_is_made(small: dict[str, Any]) -> None:
+def test_a_shipped_document_is_rendered(small: dict[str, Any]) -> None:
     assert page_of(small).lstrip().startswith("<!doctype html>")
 
 
 @pytest.mark.parametrize("fields", [{"loss": 1}, {"x": [0], "y": [0], "loss": [[1], [1, 2]], "acc": []}, {"images": 3}, {"images": [{"label": 0, "pixels": [[300]], "response": [[0]]}], "filters": []}, {"images": [{"label": 0, "pixels": [], "response": []}], "filters": []}])  # fmt: skip
 @pytest.mark.parametrize("kind", ["loss_surface", "first_layer"])
-def test_fields_of_a_probe_that_cannot_be_drawn_are_told(kind: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=f"the fields of a {kind} cannot be drawn"):
+def test_fields_of_a_probe_that_cannot_be_drawn_give_an_error(kind: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"the fields of probe {kind} cannot be drawn"):
         kept_fields(kind, fields)

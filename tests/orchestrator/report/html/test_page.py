@@ -1,5 +1,5 @@
-"""The page of a report in a real browser: it fetches nothing, says nothing on the console, fits a phone, is readable in
-the dark, and prints; and it can be made again from its document."""
+"""The page of a report in a real browser: it makes no requests, logs nothing to the console, fits a phone, is readable
+in dark mode and in print, and can be rendered again from its document."""
 
 from __future__ import annotations
 
@@ -86,8 +86,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 @pytest.fixture(scope="module")
 def sheets(store: Store) -> list[Sheet]:
-    """A sweep with a bit of everything: done, failed and missing trials, four looks, published figures; and one that
-    has nothing yet."""
+    """A sweep with done, failed and missing trials, four probes and published figures; and one without results."""
     folder = store.root.parent
     (folder / "reference").mkdir()
     (folder / "reference" / "paper.json").write_text(json.dumps(PUBLISHED))
@@ -173,7 +172,7 @@ def test_it_is_quiet_self_contained_and_readable(page: Path, tmp_path: Path, wid
 
 
 @needs_browser
-def test_it_prints_with_all_that_is_folded(page: Path, tmp_path: Path) -> None:
+def test_print_expands_folded_sections(page: Path, tmp_path: Path) -> None:
     seen = visit(page, tmp_path, printed=True)
     assert seen.printed.startswith(b"%PDF")
     assert len(re.findall(rb"/Type\s*/Page\b", seen.printed)) >= 2
@@ -181,7 +180,7 @@ def test_it_prints_with_all_that_is_folded(page: Path, tmp_path: Path) -> None:
 
 
 def fetched(seen: Seen) -> list[str]:
-    """What was asked of anybody; what a page holds in itself goes by data: and is none."""
+    """The requests to other hosts; data: URLs, which are part of the page, do not count."""
     return [url for url in seen.requests if not url.startswith("data:")]
 
 
@@ -189,7 +188,7 @@ def fetched(seen: Seen) -> list[str]:
 
 
 class Page(HTMLParser):
-    """Checks that tags are closed in order, and keeps words, and what would be fetched."""
+    """Checks that tags are closed in order, and collects the text and the URLs that would be fetched."""
 
     EMPTY = frozenset(["meta", "link", "img", "br", "hr", "input", "path", "circle", "use"])
 
@@ -221,7 +220,7 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def test_it_is_whole_and_escapes_what_others_wrote(page: Path) -> None:
+def test_it_is_well_formed_and_escapes_user_text(page: Path) -> None:
     text = page.read_text()
     assert "<script>alert" not in text
     assert "<b>&" not in text
@@ -233,7 +232,7 @@ def test_it_is_whole_and_escapes_what_others_wrote(page: Path) -> None:
         ElementTree.fromstring(drawn)
 
 
-def test_a_figure_spells_out_control_characters_and_leaves_out_what_xml_cannot_hold() -> None:
+def test_a_figure_spells_out_control_characters_and_drops_those_not_allowed_in_xml() -> None:
     with panel() as (figure, axes):
         dot(axes, 0, 0, "a\x1b[0m<b>&", face="red")
         found = ElementTree.fromstring(svg(figure, "label \x00\ufffe<c>"))
@@ -241,7 +240,7 @@ def test_a_figure_spells_out_control_characters_and_leaves_out_what_xml_cannot_h
     assert [title.text for title in found.iter("title")] == [r"a\x1b[0m<b>&"]
 
 
-def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) -> None:
+def test_it_contains_everything_that_a_reviewer_needs(page: Path, sheets: list[Sheet]) -> None:
     text = Page(page.read_text()).text
     cell = sheets[0].table.cells["1", "clean"]
     assert cell.mean is not None
@@ -265,7 +264,7 @@ def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) 
         "First layer",
         "Shuffle test",
         "Data sets",
-        "What all trials have in common",
+        "Settings that all trials share",
         "machine time",
         "machines",
         "torch",
@@ -283,7 +282,7 @@ def cell_key(sheet: Sheet) -> str:
 # -- from its document
 
 
-def test_a_page_is_made_again_from_its_document_without_the_store(
+def test_a_page_is_rendered_from_its_document_without_the_store(
     sheets: list[Sheet], store: Store, page: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "results" / "digits.json"
@@ -305,7 +304,7 @@ def undated(text: str) -> str:
     return re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", "", text)
 
 
-def test_a_document_comes_back_as_it_was(sheets: list[Sheet], store: Store, tmp_path: Path) -> None:
+def test_a_document_is_read_back_unchanged(sheets: list[Sheet], store: Store, tmp_path: Path) -> None:
     document = document_of(sheets, str(store.root))
     save_document(document, tmp_path / "a.json")
     assert load_document(tmp_path / "a.json") == document
@@ -317,15 +316,15 @@ def test_a_document_comes_back_as_it_was(sheets: list[Sheet], store: Store, tmp_
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]", '{"format": 1}', '{"format": 99, "sweeps": []}'])
-def test_what_is_no_document_is_refused(text: str | None, tmp_path: Path) -> None:
+def test_an_invalid_document_is_rejected(text: str | None, tmp_path: Path) -> None:
     file = tmp_path / "page.json"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(InputError, match="is not the document of a page"):
+    with pytest.raises(InputError, match="is not the document of a report page"):
         load_document(file)
 
 
-def test_a_document_that_lacks_something_is_one_message(
+def test_an_incomplete_document_gives_one_message(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "page.json"
@@ -336,7 +335,7 @@ def test_a_document_that_lacks_something_is_one_message(
     ):
         file.write_text(text)
         assert page_main() == 2
-        assert "page.json is not the document of a page" in capsys.readouterr().err
+        assert "page.json is not the document of a report page" in capsys.readouterr().err
 
 
 # -- of any size
@@ -350,7 +349,7 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def test_a_document_is_small_whatever_the_histories_are(sheets: list[Sheet], store: Store) -> None:
+def test_a_document_is_small_even_with_long_histories(sheets: list[Sheet], store: Store) -> None:
     document = document_of(sheets, str(store.root))
     assert len(json.dumps(document)) < 600_000
     assert len(page_of(document)) < 2_000_000
