@@ -82,10 +82,10 @@ def written(trials: int, folder: Path) -> Path:
 
 
 def planned(file: Path, store: Store) -> Plan:
-    """The plan, and its outline kept, as every command that plans does."""
+    """The plan, and its snapshot kept, as every command that plans does."""
     version = version_of(file) or ""
     plan = make_plan(load(file), store, str(file), version=version)
-    plan.outline.keep(Ledger(store.where).depot, version)
+    plan.snapshot.keep(Ledger(store.where).storage, version)
     return plan
 
 
@@ -107,7 +107,7 @@ def finish(plan: Plan, ledger: Ledger) -> int:
             ledger.publish(task.key, told)
     finally:
         os.fsync = flush
-    return len(ledger.depot.read(f"trials/{plan.tasks[-1].key}/result.json") or b"")
+    return len(ledger.storage.read(f"trials/{plan.tasks[-1].key}/result.json") or b"")
 
 
 def opsctl(command: str, file: Path, store: Store) -> None:

@@ -14,7 +14,7 @@ import torch
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.ledger import HISTORY, Ledger
 from orchestrator.storage.records import SEALS, sealed
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store
 from poisons.store.local_cache import remote_name
@@ -63,11 +63,11 @@ def finished(store: Store) -> tuple[Ledger, list[str]]:
 def rewritten(ledger: Ledger, trial: str, *, digests: str, changes: dict[str, Any]) -> None:
     """Change a result's file: its digests are left as they `were`, are `none`, or are made `anew`."""
     name = f"trials/{trial}/result.json"
-    record = json.loads(ledger.depot.read(name) or b"") | changes
+    record = json.loads(ledger.storage.read(name) or b"") | changes
     if digests != "were":
         record = {field: value for field, value in record.items() if field not in SEALS}
     record = sealed(record, last=HISTORY) if digests == "anew" else record
-    ledger.depot.write(name, json.dumps(record).encode())
+    ledger.storage.write(name, json.dumps(record).encode())
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,9 @@ def test_a_result_of_a_version_without_digests_is_accepted(store: Store) -> None
 
 def test_another_trials_result_is_none_of_this(store: Store) -> None:
     ledger, (key, other) = finished(store)
-    ledger.depot.write(f"trials/{key}/result.json", ledger.depot.read(f"trials/{other}/result.json") or b"")
+    ledger.storage.write(
+        f"trials/{key}/result.json", ledger.storage.read(f"trials/{other}/result.json") or b""
+    )
     assert ledger.result(key) is None
 
 
@@ -145,15 +147,15 @@ def test_what_is_damaged_goes_to_quarantine_when_it_is_made_again(
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
     ledger = Ledger(tmp_path if where == "folder" else f"memory://{tmp_path.name}/q")
     ledger.publish("a", {"metrics": {"test/clean_acc": 0.5}})
-    ledger.depot.write("trials/a/result.json", b"{torn")
+    ledger.storage.write("trials/a/result.json", b"{torn")
     ledger.publish("a", {"metrics": {"test/clean_acc": 0.25}})
     assert (ledger.result("a") or {})["metrics"] == {"test/clean_acc": 0.25}
-    (aside,) = ledger.depot.names("quarantine")
-    assert ledger.depot.read(f"quarantine/{aside}") == b"{torn"
+    (aside,) = ledger.storage.names("quarantine")
+    assert ledger.storage.read(f"quarantine/{aside}") == b"{torn"
 
 
 @pytest.mark.parametrize(
-    "mark",
+    "heartbeat",
     [
         b"",
         b"{}",
@@ -165,10 +167,10 @@ def test_what_is_damaged_goes_to_quarantine_when_it_is_made_again(
     ],
 )
 def test_a_malformed_heartbeat_breaks_no_command(
-    mark: bytes, opsctl: Opsctl, store: Store, tmp_path: Path
+    heartbeat: bytes, opsctl: Opsctl, store: Store, tmp_path: Path
 ) -> None:
-    depot = open_depot(store.where)
-    depot.write("drivers/tiny-1-2.json", mark)
+    storage = open_storage(store.where)
+    storage.write("drivers/tiny-1-2.json", heartbeat)
     file = write(tmp_path, ONE)
     for command in (
         ("plan", file),

@@ -18,10 +18,10 @@ import pytest
 import torch
 from PIL import Image
 
-from orchestrator.storage.garbage import entries, remove, rubbish
+from orchestrator.storage.garbage import entries, find_garbage, remove
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.exchange.importing import store_import
@@ -175,7 +175,7 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
     left = {folder.name for folder in (stored.root / "data").iterdir()}
     assert left == {kept.name, *(parent.name for parent in kept.parents)}
     assert not any((stored.root / "quarantine").iterdir())
-    assert rubbish(stored) == []
+    assert find_garbage(stored) == []
 
 
 def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
@@ -187,9 +187,9 @@ def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
     now = time.time()
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: now + 1e6)  # this machine's clock jumps
-        assert rubbish(stored) == []
+        assert find_garbage(stored) == []
     os.utime(being_written, (now - 7200, now - 7200))
-    assert [item.name for item in rubbish(stored)] == ["imports/.0123456789abcdef.7.tmp"]
+    assert [item.name for item in find_garbage(stored)] == ["imports/.0123456789abcdef.7.tmp"]
 
 
 def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None:
@@ -199,24 +199,24 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
     for key in ("done", "fresh", "held", "failed-look"):
         ledger.publish(key, {"metrics": {}, "needs": []})
     ledger.fail("failed-look", {"error": "no", "kind": "trial"})
-    ledger.depot.write("leases/held.0", b"driver")
+    ledger.storage.write("leases/held.0", b"driver")
     for key in ("done", "fresh", "held", "failed-look", "missing"):
-        ledger.depot.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
+        ledger.storage.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
         if key != "fresh":
             os.utime(stored.root / "trials" / key / "checkpoint.pt", (0, 0))
-    (item,) = rubbish(stored)
+    (item,) = find_garbage(stored)
     assert (item.name, item.bytes) == ("trials/done/checkpoint.pt", 100)
     assert remove(stored, item)
-    assert rubbish(stored) == []
+    assert find_garbage(stored) == []
     assert ledger.result("done") is not None
 
 
 def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:
     stored.ensure(spec())
-    depot = open_depot(stored.where)
-    with Driver(depot, "mine", {"needs": [spec().name]}, threading.Event()):
+    storage = open_storage(stored.where)
+    with Driver(storage, "mine", threading.Event(), needs=[spec().name]):
         assert "nothing can go" in opsctl("cache", "gc", "--yes")[1]
-    with Driver(depot, "mine", {"needs": [spec().clean.name]}, threading.Event()):
+    with Driver(storage, "mine", threading.Event(), needs=[spec().clean.name]):
         assert [e.name for e in entries(stored) if not e.needed_by] == [spec().name]
         opsctl("cache", "gc", "--yes")
     assert not stored.has(spec())
@@ -259,7 +259,7 @@ def test_gc_removes_nothing_while_a_data_set_is_built_that_may_be_made_from_it(
 def test_a_trial_that_failed_keeps_its_data_sets_from_gc(stored: Store) -> None:
     stored.ensure(spec())
     Ledger(stored.where).fail("b" * 16, {"error": "Boom", "traceback": None, "needs": [spec().name]})
-    assert rubbish(stored) == []
+    assert find_garbage(stored) == []
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from orchestrator.planning.snapshot import version_of
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import DepotError, local_folder, open_depot
+from orchestrator.storage.storage import local_folder, open_storage
 from orchestrator.tracking.payloads import params
 from poisons import Store
 from tests.conftest import CPU, ROOT, Opsctl
@@ -54,7 +54,7 @@ def hostile(tmp_path: Path) -> tuple[Path, Store]:
     file, store = write(tmp_path, tiny()), Store(tmp_path / "store")
     ledger = Ledger(store.where)
     plan = make_plan(SweepSpec.parse(spec, "test"), store, "test")
-    plan.outline.keep(ledger.depot, version_of(file) or "")
+    plan.snapshot.keep(ledger.storage, version_of(file) or "")
     for i, task in enumerate(plan.tasks[:3]):
         if i == 1:
             ledger.fail(task.key, {"error": HOSTILE, "traceback": None, "kind": HOSTILE})
@@ -95,9 +95,9 @@ def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Pat
 def test_status_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store]) -> None:
     file, store = hostile
     claims = {"needs": [], "outline": ""}
-    with Driver(Ledger(store.where).depot, "tiny", claims, threading.Event()) as driver:
-        mark = store.root / "drivers" / f"{driver.id}.json"
-        mark.write_text(json.dumps(json.loads(mark.read_text()) | {"host": f"box\n[red]{ESCAPES}"}))
+    with Driver(Ledger(store.where).storage, "tiny", threading.Event(), **claims) as driver:
+        heartbeat = store.root / "drivers" / f"{driver.id}.json"
+        heartbeat.write_text(json.dumps(json.loads(heartbeat.read_text()) | {"host": f"box\n[red]{ESCAPES}"}))
         code, out, err = opsctl("status", file)
     assert (code, err) == (0, "")
     assert clean(out)
@@ -207,19 +207,17 @@ def test_a_cache_folder_is_not_named_after_a_password(
     assert len({local_folder(f"s3://{name}") for name in ("b/a", "b/b", "k:p@b/a")}) == 3
 
 
-def test_an_error_of_a_depot_tells_no_password() -> None:
-    depot = open_depot(f"memory://user:{PASSWORD}@x")
-    assert PASSWORD not in depot.shown
+def test_an_error_of_storage_tells_no_password() -> None:
+    storage = open_storage(f"memory://user:{PASSWORD}@x")
+    assert PASSWORD not in storage.shown
     with pytest.raises(
-        DepotError, match=r"^s3:/user:\*\*\*@x is neither a path nor a URL; write s3://user:\*\*\*@x$"
+        InputError, match=r"^s3:/user:\*\*\*@x is neither a path nor a URL; write s3://user:\*\*\*@x$"
     ):
-        open_depot(f"s3:/user:{PASSWORD}@x")
+        open_storage(f"s3:/user:{PASSWORD}@x")
 
 
 def test_a_mistake_of_ours_is_shown_without_passwords() -> None:
-    code = (
-        f"from orchestrator import cli\ndef app(): raise RuntimeError({HOSTILE!r})\ncli.app = app\ncli.main()"
-    )
+    code = f"from orchestrator.cli import entry\ndef app(): raise RuntimeError({HOSTILE!r})\nentry.app = app\nentry.main()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1
     assert "RuntimeError: =HYPERLINK" in run.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
 from poisons.store.local_cache import LocalCache
@@ -17,7 +17,7 @@ from poisons.store.local_cache import LocalCache
 CLEAN = DataSpec.parse({"limit": 50}, "test").pinned()
 
 
-class Meanwhile(Folder):
+class Meanwhile(FolderStorage):
     """Remote storage on which something else happens between a node's last file and its record."""
 
     then: Callable[[], object] | None = None
@@ -69,7 +69,7 @@ def test_when_two_nodes_push_different_bytes_the_first_record_wins(tmp_path: Pat
 
 
 def test_a_record_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
-    remote = Folder(tmp_path / "remote")
+    remote = FolderStorage(tmp_path / "remote")
     build(tmp_path / "a", "imports/x", b"a")
     remote.write("imports/x/record.json", b"{")
     assert LocalCache(tmp_path / "a", remote).push("imports/x")
@@ -78,7 +78,7 @@ def test_a_record_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
 
 
 def test_a_node_whose_bytes_differ_from_the_remote_ones_takes_the_remote_ones(tmp_path: Path) -> None:
-    remote = Folder(tmp_path / "remote")
+    remote = FolderStorage(tmp_path / "remote")
     for name in "ab":
         Store(tmp_path / name).ensure(CLEAN)  # both on their own, while the network was down
     change_pixel(Store(tmp_path / "b"))
@@ -91,7 +91,7 @@ def test_a_node_whose_bytes_differ_from_the_remote_ones_takes_the_remote_ones(tm
 
 
 def test_imports_count_against_the_bound_and_the_least_recently_used_are_evicted(tmp_path: Path) -> None:
-    remote = Folder(tmp_path / "remote")
+    remote = FolderStorage(tmp_path / "remote")
     names = [f"imports/{i}" for i in range(3)]
     for name in names:
         build(tmp_path / "a", name, bytes(1000))

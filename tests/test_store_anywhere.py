@@ -21,10 +21,10 @@ from s3fs import S3FileSystem
 
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.spec import RunSpec
-from orchestrator.storage.garbage import rubbish
+from orchestrator.storage.garbage import find_garbage
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_store
 from poisons import CraftContext, DataSpec, Store
 from poisons.durable import StoreError
@@ -125,7 +125,7 @@ def test_a_store_in_memory_is_one_too(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path))
     store = open_store(f"memory://{tmp_path.name}")
     store.ensure(OPS)
-    assert open_depot(store.where).names("data") == sorted([OPS.name, OPS.clean.name])
+    assert open_storage(store.where).names("data") == sorted([OPS.name, OPS.clean.name])
 
 
 def test_a_build_killed_before_its_record_left_nothing_and_is_done_again(node: Nodes, line: s3.Line) -> None:
@@ -139,7 +139,7 @@ def test_a_build_killed_before_its_record_left_nothing_and_is_done_again(node: N
     victim.wait()
     line.mend()
     b = node("b")
-    sent = " ".join(open_depot(node.where).names(f"data/{OPS.name}"))
+    sent = " ".join(open_storage(node.where).names(f"data/{OPS.name}"))
     assert re.search(r"\bdata-[0-9a-f]{16}\.arrow", sent), "it died between data and record"
     assert not b.has(OPS)
     assert b.load(OPS) is None
@@ -167,19 +167,19 @@ def test_a_line_that_broke_costs_no_work(node: Nodes, line: s3.Line) -> None:
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "no record"])
 def test_damage_on_the_server_is_noticed_and_built_again(node: Nodes, damage: str) -> None:
     good = node("a").ensure(OPS).x.clone()
-    depot, name = open_depot(node.where), on_the_shelf(node("a"), OPS)
-    data = depot.read(name)
+    storage, name = open_storage(node.where), on_the_shelf(node("a"), OPS)
+    data = storage.read(name)
     assert data is not None
     if damage == "no record":
-        depot.write(f"data/{OPS.name}/record.json", b"{")
+        storage.write(f"data/{OPS.name}/record.json", b"{")
     elif damage == "missing":
-        depot.remove(name)
+        storage.remove(name)
     else:
-        depot.write(name, data[:-100] if damage == "truncated" else data[:-100] + b"\1" * 100)
+        storage.write(name, data[:-100] if damage == "truncated" else data[:-100] + b"\1" * 100)
     b = node("b")
     assert b.load(OPS) is None
     assert torch.equal(b.ensure(OPS).x, good)
-    assert depot.read(name) == data
+    assert storage.read(name) == data
     pulled = node("c").load(OPS)
     assert pulled is not None
     assert torch.equal(pulled.x, good)
@@ -188,12 +188,12 @@ def test_damage_on_the_server_is_noticed_and_built_again(node: Nodes, damage: st
 def test_bytes_on_the_server_that_are_no_data_set_are_built_again(node: Nodes) -> None:
     """Their digest is that of the record, and yet they hold no images."""
     good = node("a").ensure(OPS).x.clone()
-    depot, record = open_depot(node.where), f"data/{OPS.name}/record.json"
-    told, data = json.loads(depot.read(record) or b""), b"no Arrow file"
+    storage, record = open_storage(node.where), f"data/{OPS.name}/record.json"
+    told, data = json.loads(storage.read(record) or b""), b"no Arrow file"
     digest = hashlib.sha256(data).hexdigest()
     told["files"]["data.arrow"] |= {"sha256": digest, "bytes": len(data)}
-    depot.write(remote_name(f"data/{OPS.name}", "data.arrow", digest), data)
-    depot.write(record, json.dumps(told).encode())
+    storage.write(remote_name(f"data/{OPS.name}", "data.arrow", digest), data)
+    storage.write(record, json.dumps(told).encode())
     b = node("b")
     assert b.load(OPS) is None
     assert torch.equal(b.ensure(OPS).x, good)
@@ -273,7 +273,7 @@ def test_crafting_goes_on_where_another_node_was_killed(node: Nodes) -> None:
     rows = rows_of(node("b"), NOISE)
     assert rows[:3] == before[:3], "the rounds before are told again, not done again: the seconds are theirs"
     assert len(rows) == 6
-    assert open_depot(node.where).names("checkpoints") == []
+    assert open_storage(node.where).names("checkpoints") == []
 
 
 def test_a_trial_goes_on_where_another_node_was_killed(node: Nodes, tmp_path: Path) -> None:
@@ -289,8 +289,8 @@ def test_a_trial_goes_on_where_another_node_was_killed(node: Nodes, tmp_path: Pa
 
     with pytest.raises(KeyboardInterrupt):
         run_trial(trial, node("a"), device=CPU, report=cut, run=run)
-    depot = open_depot(node.where)
-    assert depot.names(f"trials/{trial.key}") == ["checkpoint.pt", "checkpoint.pt.sha256"]
+    storage = open_storage(node.where)
+    assert storage.names(f"trials/{trial.key}") == ["checkpoint.pt", "checkpoint.pt.sha256"]
     b = node("b")
     (b.root / "trials" / trial.key).mkdir(parents=True)
     (b.root / "trials" / trial.key / "checkpoint.pt").write_bytes(b"of an earlier try here")
@@ -298,7 +298,7 @@ def test_a_trial_goes_on_where_another_node_was_killed(node: Nodes, tmp_path: Pa
     assert record["history"] == whole["history"]
     assert record["metrics"] == whole["metrics"]
     assert not record["warnings"], "a damaged checkpoint would have begun again"
-    assert depot.names(f"trials/{trial.key}") == ["result.json", "weights.pt"]
+    assert storage.names(f"trials/{trial.key}") == ["result.json", "weights.pt"]
     assert list((b.root / "trials" / trial.key).iterdir()) == []
     assert Ledger(node.where).done() == {trial.key}
 
@@ -313,8 +313,8 @@ def test_a_perturbation_taken_in_here_is_used_there(node: Nodes, tmp_path: Path,
     spec = DataSpec.parse(
         {"poison": {"kind": "imported", "fingerprint": fingerprint}, "limit": 60, "ratio": 0.5}, "test"
     ).pinned()
-    depot = open_depot(node.where)
-    depot.remove_all(f"data/{spec.crafted[0].name}")  # so that it is crafted there
+    storage = open_storage(node.where)
+    storage.remove_all(f"data/{spec.crafted[0].name}")  # so that it is crafted there
     b = node("b")
     poisoned, clean = b.ensure(spec), b.ensure(spec.clean)
     assert 29 <= (poisoned.x != clean.x).flatten(1).any(1).sum() <= 30
@@ -334,16 +334,16 @@ def test_nodes_that_build_one_data_set_at_once_end_with_one(node: Nodes) -> None
 
 
 def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
-    open_depot(node.where).write("store.json", b'{"format": 99}')
+    open_storage(node.where).write("store.json", b'{"format": 99}')
     with pytest.raises(
         InputError, match=rf"the store {node.where} has format 99, this opsctl knows 1: upgrade"
     ):
         node("a")
-    assert open_depot(node.where).read("store.json") == b'{"format": 99}'
+    assert open_storage(node.where).read("store.json") == b'{"format": 99}'
 
 
 def test_a_place_that_is_no_store_is_told(node: Nodes) -> None:
-    open_depot(node.where).write("store.json", b"[]")
+    open_storage(node.where).write("store.json", b"[]")
     with pytest.raises(InputError, match=r"is damaged \(.*\); is s3://.* a store\?"):
         node("a")
 
@@ -406,19 +406,19 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     assert "50 images" in run("export", OPS.key, "--to", tmp_path / "out", "--format", "npz")
     assert OPS.key in run("cache", "ls")
     assert "2 data sets read, 0 files damaged" in run("cache", "verify")
-    depot = open_depot(node.where)
-    with Driver(depot, "mine", {"needs": [OPS.name]}, threading.Event()):
+    storage = open_storage(node.where)
+    with Driver(storage, "mine", threading.Event(), needs=[OPS.name]):
         assert "nothing can go" in run("cache", "gc", "--yes")
-    depot.write(on_the_shelf(node("b"), OPS), b"short")
+    storage.write(on_the_shelf(node("b"), OPS), b"short")
     code, out, _ = opsctl("cache", "verify", OPS.key, "--store", node.where)
     assert (code, f"damaged {node.where}/data/{OPS.name}/data.arrow" in out) == (1, True)
     Ledger(node.where).publish("a" * 16, {"metrics": {}, "needs": [OPS.clean.name]})
-    depot.write("data/digits-clean-train-0123456789abcdef/data.arrow", b"being sent just now")
+    storage.write("data/digits-clean-train-0123456789abcdef/data.arrow", b"being sent just now")
     assert "removed 1 of 1" in run("cache", "gc", "--yes")
-    assert depot.names(f"data/{OPS.name}") == []
+    assert storage.names(f"data/{OPS.name}") == []
     assert not open_store(node.where).path(OPS).exists()
     assert open_store(node.where).has(OPS.clean)
-    assert rubbish(open_store(node.where)) == []
+    assert find_garbage(open_store(node.where)) == []
 
 
 def test_planning_and_looking_need_the_server_alone(node: Nodes, opsctl: Opsctl, tmp_path: Path) -> None:

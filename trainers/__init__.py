@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING
 from trainers.lazy import load_from
 
 if TYPE_CHECKING:
+    from trainers.errors import InputError
     from trainers.evaluate import EvaluationSpec
     from trainers.images import Images
     from trainers.loop import fit
     from trainers.pgd import Budget
     from trainers.recipe import TrainSpec
-    from trainers.spec import InputError, Plugin, Spec
+    from trainers.spec import Plugin, Spec
 
 MODULES = {
     "Budget": "pgd",
     "EvaluationSpec": "evaluate",
     "Images": "images",
-    "InputError": "spec",
+    "InputError": "errors",
     "Plugin": "spec",
     "Spec": "spec",
     "TrainSpec": "recipe",

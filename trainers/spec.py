@@ -17,21 +17,13 @@ from typing import Annotated, Any, ClassVar, Self, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from trainers.redaction import redacted
+from trainers.errors import InputError as InputError
 from trainers.spelling import as_yaml, same
 from trainers.spelling import nearest as nearest
 
 MOST = 10**8  # the largest plausible count; anything above is a mistake
 SEVERAL = "; to try several values, make it an axis of a sweep's grid"
 DEPTH = 4  # levels of nested fields searched for a misplaced one
-
-
-class InputError(ValueError):
-    """A user's mistake: the message says what is wrong, where, and what to write instead. Credentials are
-    redacted."""
-
-    def __init__(self, message: object = "") -> None:
-        super().__init__(redacted(str(message)))
 
 
 class Spec(BaseModel):

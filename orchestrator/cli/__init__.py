@@ -3,6 +3,6 @@ that needs it.
 """
 
 from orchestrator.cli import data, services, sweeps
-from orchestrator.cli.main import main
+from orchestrator.cli.entry import main
 
 __all__ = ["data", "main", "services", "sweeps"]

@@ -161,7 +161,7 @@ def cache_list(store: StoreOption = STORE) -> None:
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
 
-    datasets.listed(open_store(store), console_of())
+    datasets.list_all(open_store(store), console_of())
 
 
 @cache.command(name="show")
@@ -181,9 +181,9 @@ def cache_verify(
     from orchestrator.storage.stores import open_store
 
     opened, console = open_store(store), console_of()
-    whole = datasets.verified(opened, console, key)
+    whole = datasets.verify(opened, console, key)
     if key is None:
-        whole &= datasets.verified_ledger(opened, console)
+        whole &= datasets.verify_ledger(opened, console)
     raise typer.Exit(0 if whole else 1)
 
 
@@ -207,7 +207,7 @@ def cache_gc(
     from orchestrator.cli import datasets
     from orchestrator.storage.stores import open_store
 
-    datasets.tidied(open_store(store), console_of(), lambda: yes or _agreed(), weights=weights)
+    datasets.collect(open_store(store), console_of(), lambda: yes or _agreed(), weights=weights)
 
 
 def _agreed() -> bool:

@@ -114,7 +114,7 @@ def take(
     console.say(f"\nIn a sweep it is now:  data.poison: {inline}")
 
 
-def listed(store: Store, console: Terminal) -> None:
+def list_all(store: Store, console: Terminal) -> None:
     """A table of all data sets, and who needs them."""
     known = garbage.entries(store)
     table = Table("key", "data set", "images", "MB", "made", "needed by", box=None, padding=(0, 2, 0, 0))
@@ -135,7 +135,7 @@ def listed(store: Store, console: Terminal) -> None:
         console.say(f"and the weights of {trials} trials, {kept / 1e6:.1f} MB")
 
 
-def verified(store: Store, console: Terminal, key: str | None) -> bool:
+def verify(store: Store, console: Terminal, key: str | None) -> bool:
     """Read every byte of the data sets and imports, or of one data set; False if any is not as it was
     written."""
     wanted = None if key is None else store.find(key).name
@@ -160,7 +160,7 @@ def verified(store: Store, console: Terminal, key: str | None) -> bool:
     return not damaged
 
 
-def verified_ledger(store: Store, console: Terminal) -> bool:
+def verify_ledger(store: Store, console: Terminal) -> bool:
     """Read every file of the ledger and every heartbeat; False if any is damaged."""
     ledger = Ledger(store.where)
     bad = damaged_files(ledger)
@@ -173,10 +173,10 @@ def verified_ledger(store: Store, console: Terminal) -> bool:
     return not bad
 
 
-def tidied(store: Store, console: Terminal, confirm: Callable[[], bool], *, weights: bool = False) -> None:
+def collect(store: Store, console: Terminal, confirm: Callable[[], bool], *, weights: bool = False) -> None:
     """Say what can go and why; remove it once that is confirmed. Kept weights go only if they are asked
     for."""
-    items = garbage.rubbish(store, weights=weights)
+    items = garbage.find_garbage(store, weights=weights)
     trials, kept = (0, 0) if weights else garbage.kept_weights(store)
     if trials:
         told = f"{trials} trial{'s' * (trials > 1)} keep weights, {kept / 1e6:.1f} MB in all"

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 import poisons  # noqa: F401  (its members join their families)
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_store
 from poisons.sources.base import Source
 from trainers import InputError
@@ -71,8 +71,8 @@ def _gpus() -> Iterator[Finding]:
 def _space(where: str | Path) -> Iterator[Finding]:
     try:
         store = open_store(where)
-        depot = open_depot(store.where)
-        data, trials = (len(depot.names(name)) for name in ("data", "trials"))
+        storage = open_storage(store.where)
+        data, trials = (len(storage.names(name)) for name in ("data", "trials"))
     except (InputError, OSError) as error:
         yield Finding("store", "missing", str(error))
         return

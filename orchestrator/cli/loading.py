@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from orchestrator.cli.terminal import Terminal
-    from orchestrator.monitoring.sweep_status import Standing
+    from orchestrator.monitoring.sweep_status import SweepStatus
     from orchestrator.planning.plan import Plan
-    from orchestrator.planning.snapshot import Outline
+    from orchestrator.planning.snapshot import Snapshot
     from orchestrator.storage.ledger import Ledger
     from poisons import Store
 
@@ -46,7 +46,7 @@ def plan_of(
         stored = open_store(store)
         todo = make_plan(spec, stored, str(file), version=version, retry=retry)
         with suppress(OSError):  # on a full disk: then status plans the sweep as well
-            todo.outline.keep(Ledger(stored.where).depot, version)
+            todo.snapshot.keep(Ledger(stored.where).storage, version)
         return todo, stored
 
 
@@ -58,7 +58,7 @@ def each_of(files: list[Path], make: Callable[[Path], Made]) -> tuple[list[Made]
         try:
             made.append(make(file))
         except ValueError as error:
-            from trainers import InputError  # here: a look at sweeps that are well is instant
+            from trainers import InputError  # here, so that looking at sweeps is instant
 
             if len(files) == 1 or not isinstance(error, InputError):
                 raise
@@ -76,46 +76,40 @@ def refuse_left_out(wrong: list[str]) -> None:
         raise InputError("left out: " + "; ".join(wrong))
 
 
-def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Outline, Ledger, str]:
+def snapshot_of(file: Path, store: str, settings: list[str] | None) -> tuple[Snapshot, Ledger, str]:
     """A sweep as it was last planned, or as it is planned now; its ledger; the version of its text."""
-    from orchestrator.planning.snapshot import kept_outline, version_of
+    from orchestrator.planning.snapshot import kept_snapshot, version_of
 
     ledger, version = ledger_of(store), version_of(file, settings or ())
-    outline = kept_outline(ledger.depot, version) if version else None
-    if outline is None:
+    snapshot = kept_snapshot(ledger.storage, version) if version else None
+    if snapshot is None:
         todo, _ = plan_of(file, store, settings)
-        outline, version = todo.outline, todo.version
-    return outline, ledger, version or ""
+        snapshot, version = todo.snapshot, todo.version
+    return snapshot, ledger, version or ""
 
 
 def ledger_of(store: str) -> Ledger:
     """The ledger of a store that is only looked at, without the time that it takes to open the store."""
     from orchestrator.storage.ledger import Ledger
-    from orchestrator.storage.storage import DepotError
 
-    try:
-        return Ledger(store)
-    except DepotError as error:
-        from trainers import InputError
-
-        raise InputError(str(error)) from None
+    return Ledger(store)
 
 
 def name_of(file: Path, store: str) -> str:
     """The name of the sweep in a file; of one that was planned, without the time to read it."""
-    from orchestrator.planning.snapshot import kept_outline, version_of
+    from orchestrator.planning.snapshot import kept_snapshot, version_of
 
     version = version_of(file)
-    outline = kept_outline(ledger_of(store).depot, version) if version else None
-    if outline is not None:
-        return outline.name
+    snapshot = kept_snapshot(ledger_of(store).storage, version) if version else None
+    if snapshot is not None:
+        return snapshot.name
     from orchestrator.planning.sweep_file import load
 
     return load(file).name
 
 
-def status_of(todo: Plan, stored: Store) -> Standing:
-    from orchestrator.monitoring.sweep_status import look
+def status_of(todo: Plan, stored: Store) -> SweepStatus:
+    from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.storage.ledger import Ledger
 
-    return look(todo.outline, Ledger(stored.where))
+    return read_status(todo.snapshot, Ledger(stored.where))

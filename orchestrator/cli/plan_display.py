@@ -50,19 +50,19 @@ def show_batch(
     from orchestrator.cli.plan_table import plan_table
     from orchestrator.estimates.estimate import estimate_on_this_machine, lines
     from orchestrator.estimates.kept_weights import choose_kept_weights, together
-    from orchestrator.planning.batch import Union
+    from orchestrator.planning.batch import Batch
     from orchestrator.planning.caveats import lacking_probes, source_remarks, warnings
 
-    union = Union(tuple(plans))
+    batch = Batch(tuple(plans))
     for todo in plans:
-        console.say((todo.sweep.name, "bold"), f": {union.of(todo)}")
+        console.say((todo.sweep.name, "bold"), f": {batch.of(todo)}")
     with console.status("reckoning what it costs"):
         runs = sum(bool(todo.missing) for todo in plans)
-        cost = estimate_on_this_machine(union.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
-    if union.whole.data:
-        console.print(plan_table(union.whole, cost.data if cost else {}))
+        cost = estimate_on_this_machine(batch.whole, stored, tflops=tflops, slots=slots, sweeps=runs)
+    if batch.whole.data:
+        console.print(plan_table(batch.whole, cost.data if cost else {}))
     weights = together([choose_kept_weights(todo, stored) for todo in plans])
-    said = (*source_remarks(plans), *union.lines(), *lacking_probes(union.whole), *weights)
+    said = (*source_remarks(plans), *batch.lines(), *lacking_probes(batch.whole), *weights)
     for line in (*said, *(lines(cost) if cost else ())):
         console.say(line)
     for todo in plans:

@@ -11,15 +11,15 @@ from orchestrator.cli.options import Format
 
 if TYPE_CHECKING:
     from orchestrator.cli.terminal import Terminal
-    from orchestrator.monitoring.sweep_status import Standing
+    from orchestrator.monitoring.sweep_status import SweepStatus
     from orchestrator.report import Sheet
 
 
-def sheet_of(standing: Standing, file: Path) -> Sheet:
+def sheet_of(status: SweepStatus, file: Path) -> Sheet:
     """A sweep's report; where no published figures are found, which is no reason to fail, it says so."""
     from orchestrator.report import make_sheet
 
-    return make_sheet(standing, file, strict=False)
+    return make_sheet(status, file, strict=False)
 
 
 def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brief: bool = False) -> None:
@@ -33,9 +33,9 @@ def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brie
             _show_sheet(sheet, console, brief=brief)
     elif format is Format.svg:
         if len(sheets) > 1:
-            raise reports.ReportError(
-                "an SVG is the picture of one table: name one sweep file, or use --html"
-            )
+            from trainers.errors import InputError
+
+            raise InputError("an SVG is the picture of one table: name one sweep file, or use --html")
         from orchestrator.cli.tables import picture
 
         typer.echo(redacted(picture(sheets[0])), nl=False)
@@ -57,7 +57,7 @@ def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
     console.print(rich_table(sheet.table))
     if told := legend(sheet.table):
         console.print(told, soft_wrap=True)
-    for line in best_cells(sheet.standing):
+    for line in best_cells(sheet.status):
         console.say(line)
     if brief:
         return

@@ -67,13 +67,13 @@ def _run(
     retry: Collection[str],
 ) -> int:
     from orchestrator.cli import display
-    from orchestrator.monitoring.observer import Audience
+    from orchestrator.monitoring.observer import Observers
 
     view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
     observers = [view] if live is None else [view, live]
     from orchestrator.execution.ray.run import run_plan
 
-    outcome = run_plan(todo, stored, Audience(*observers), address=address, retry=retry)
+    outcome = run_plan(todo, stored, Observers(*observers), address=address, retry=retry)
     if outcome.interrupted:
         console.say(
             ("interrupted", "yellow"), f" after {outcome.done} trials; the same command again goes on"

@@ -1,7 +1,7 @@
 """`opsctl status`, and with `--watch`, in the terminal: how far a sweep is, who runs it, what failed, what is
 in doubt.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -20,33 +20,41 @@ from orchestrator import report
 from orchestrator.cli.tables import at_work, rich_table
 from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.status import building, doubts_by_text, driver_line, elapsed, pace, running
-from orchestrator.monitoring.sweep_status import Standing
-from orchestrator.storage.heartbeats import Mark
+from orchestrator.monitoring.sweep_status import SweepStatus
+from orchestrator.storage.records import Heartbeat
 from trainers.printable import one_line
 
 FAILURES = 5  # on the screen; status shows all
 
 
-def tell(standing: Standing, marks: Sequence[Mark], version: str, where: str, console: Terminal) -> None:
-    """Print it: all but the table. `marks` are those of all drivers of the store at `where`."""
-    name = standing.outline.name
-    mine = [mark for mark in marks if mark["sweep"] == name]
-    others = sorted({f"{mark['sweep']} on {mark['host']}" for mark in marks if mark["sweep"] != name})
-    console.say((name, "bold"), f": {standing.counts}")
-    for mark in mine:
-        console.say(("runs", "green"), f"   {driver_line(mark, version)}")
+def tell(
+    status: SweepStatus, heartbeats: Sequence[Heartbeat], version: str, where: str, console: Terminal
+) -> None:
+    """Print it: all but the table. `heartbeats` are those of all drivers of the store at `where`."""
+    name = status.snapshot.name
+    mine = [heartbeat for heartbeat in heartbeats if heartbeat["sweep"] == name]
+    others = sorted(
+        {
+            f"{heartbeat['sweep']} on {heartbeat['host']}"
+            for heartbeat in heartbeats
+            if heartbeat["sweep"] != name
+        }
+    )
+    console.say((name, "bold"), f": {status.counts}")
+    for heartbeat in mine:
+        console.say(("runs", "green"), f"   {driver_line(heartbeat, version)}")
     if building(mine) or running(mine):
         console.print(at_work(building(mine), running(mine)))
     if others:
         console.say(f"this store's other sweeps that run: {', '.join(map(one_line, others))}")
-    for entry, failure in standing.failed():
+    for entry, failure in status.failed():
         attempts = failure.get("attempts", 1)
         told = f" {entry.key} ({one_line(entry.name)}), {attempts} attempts: {failure['error']}"
         console.say(("failed", "red"), told)
         console.say(f"       {where}/trials/{entry.key}/failure.json")
-    for name, why in standing.damaged.items():
+    for name, why in status.damaged.items():
         console.say(("damaged", "red"), f" {where}/{name} counts as missing: {why}")
-    for text, entries in doubts_by_text(standing).items():
+    for text, entries in doubts_by_text(status).items():
         more = f" and {len(entries) - 1} more" if len(entries) > 1 else ""
         first = f"{entries[0].key} ({one_line(entries[0].name)})"
         console.say(("doubt", "yellow"), f"  {first}{more}: {text}")
@@ -61,14 +69,14 @@ class Lines:
     last: str = ""
     told: set[str] = field(default_factory=set)  # keys of failures
 
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None:
+    def show(self, status: SweepStatus, drivers: Sequence[Heartbeat]) -> None:
         who = f"{len(running(drivers))} run" if drivers else "nobody runs it"
         made = "".join(f", {data.name} is being built" for data in building(drivers))
-        line = f"{standing.counts}; {who}{made}"
+        line = f"{status.counts}; {who}{made}"
         if line != self.last:
             self.last = line
             self._say(line)
-        for entry, failure in standing.failed():
+        for entry, failure in status.failed():
             if entry.key not in self.told:
                 self.told.add(entry.key)
                 self._say(f"failed {entry.key} ({entry.name}): {failure['error']}")
@@ -88,27 +96,30 @@ class Screen:
         self.live = Live(console=console, auto_refresh=False, transient=True)
         self.live.start()
 
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None:
-        self.live.update(picture(standing, drivers, self.version), refresh=True)
+    def show(self, status: SweepStatus, drivers: Sequence[Heartbeat]) -> None:
+        self.live.update(picture(status, drivers, self.version), refresh=True)
 
     def close(self) -> None:
         self.live.stop()
 
 
-def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) -> Group:
+def picture(status: SweepStatus, drivers: Sequence[Heartbeat], version: str | None) -> Group:
     """What the screen shows."""
-    rate = pace(standing, drivers)
+    rate = pace(status, drivers)
     line = RichTable.grid(padding=(0, 2, 0, 0))
     line.add_row(
-        ProgressBar(total=standing.total, completed=standing.total - standing.left, width=40),
-        standing.counts,
-        f"{3600 * rate:.0f} an hour, {elapsed(standing.left / rate)} left" if rate else "",
+        ProgressBar(total=status.total, completed=status.total - status.left, width=40),
+        status.counts,
+        f"{3600 * rate:.0f} an hour, {elapsed(status.left / rate)} left" if rate else "",
     )
-    who = [Text(f"runs {driver_line(mark, version)}", overflow="ellipsis", no_wrap=True) for mark in drivers]
-    builds, runs, failed = building(drivers), running(drivers), standing.failed()
+    who = [
+        Text(f"runs {driver_line(heartbeat, version)}", overflow="ellipsis", no_wrap=True)
+        for heartbeat in drivers
+    ]
+    builds, runs, failed = building(drivers), running(drivers), status.failed()
     more = [Text(f"... and {len(failed) - FAILURES} more failures")] if len(failed) > FAILURES else []
     return Group(
-        Text.assemble((standing.outline.name, "bold"), f": {standing.outline.question}"),
+        Text.assemble((status.snapshot.name, "bold"), f": {status.snapshot.question}"),
         line,
         *(who or [Text("nobody runs it just now")]),
         *([at_work(builds, runs)] if builds or runs else []),
@@ -117,5 +128,5 @@ def picture(standing: Standing, drivers: Sequence[Mark], version: str | None) ->
             for entry, told in failed[:FAILURES]
         ),
         *more,
-        rich_table(report.tabulate(standing)),
+        rich_table(report.tabulate(status)),
     )

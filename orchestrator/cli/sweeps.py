@@ -141,17 +141,17 @@ def retry(
     """Run failed trials of a sweep again, with all that is missing: as opsctl sweep does, which leaves alone
     trials that failed by their own fault.
     """
-    from orchestrator.monitoring.sweep_status import look
+    from orchestrator.monitoring.sweep_status import read_status
 
-    outline, ledger, _ = snapshot_of(file, store, settings)
+    snapshot, ledger, _ = snapshot_of(file, store, settings)
     failed = [
         entry.key
-        for entry, _ in look(outline, ledger).failed()
+        for entry, _ in read_status(snapshot, ledger).failed()
         if not keys or entry.key.startswith(tuple(keys))
     ]
     console = console_of()
     if not failed:
-        console.say(f"{outline.name}: no trial {'of these keys ' if keys else ''}has failed")
+        console.say(f"{snapshot.name}: no trial {'of these keys ' if keys else ''}has failed")
         return
     options = RunOptions(
         settings=settings,
@@ -165,7 +165,7 @@ def retry(
     )
     todo, stored = plan_of(file, store, options.changes(), retry=failed)
     word = "would be" if dry_run else "are"
-    console.say(f"{outline.name}: {len(failed)} trials that failed {word} run again")
+    console.say(f"{snapshot.name}: {len(failed)} trials that failed {word} run again")
     run_sweep(todo, stored, file, options, retry=failed)
 
 
@@ -184,23 +184,23 @@ def stop(
     """
     from orchestrator.monitoring.status import place
     from orchestrator.monitoring.stop import stop_drivers
-    from orchestrator.storage.heartbeats import marks
+    from orchestrator.storage.heartbeats import live_heartbeats
 
     if (file is None) is not everything:
         from trainers import InputError
 
         raise InputError("opsctl stop takes one sweep file, or --all for every sweep of the store")
     name = None if file is None else name_of(file, store)
-    depot, console = ledger_of(store).depot, console_of()
-    found = [mark for mark in marks(depot) if name in (None, mark["sweep"])]
+    storage, console = ledger_of(store).storage, console_of()
+    found = [heartbeat for heartbeat in live_heartbeats(storage) if name in (None, heartbeat["sweep"])]
     if not found:
-        console.say(f"no sweep runs in {depot.where}" if name is None else f"{name} does not run")
+        console.say(f"no sweep runs in {storage.where}" if name is None else f"{name} does not run")
         return
     with console.status(f"waiting for {len(found)} to end"):
-        left = {mark["id"] for mark in stop_drivers(depot, found, wait=wait)}
-    for mark in found:
-        how = f"has not answered within {wait:g} s" if mark["id"] in left else "has ended"
-        console.say(f"{mark['sweep']} {place(mark)} {how}")
+        left = {heartbeat["id"] for heartbeat in stop_drivers(storage, found, wait=wait)}
+    for heartbeat in found:
+        how = f"has not answered within {wait:g} s" if heartbeat["id"] in left else "has ended"
+        console.say(f"{heartbeat['sweep']} {place(heartbeat)} {how}")
     raise typer.Exit(bool(left))
 
 
@@ -285,11 +285,11 @@ def status(
     Ctrl-C, which ends nothing else.
     """
     from orchestrator.cli import status_display
-    from orchestrator.monitoring.sweep_status import look
-    from orchestrator.storage.heartbeats import marks
+    from orchestrator.monitoring.sweep_status import read_status
+    from orchestrator.storage.heartbeats import live_heartbeats
 
-    outline, ledger, version = snapshot_of(file, store, settings)
-    console, standing = console_of(), None
+    snapshot, ledger, version = snapshot_of(file, store, settings)
+    console, status = console_of(), None
     if watch:
         from orchestrator.cluster.host import stoppable
         from orchestrator.monitoring import watch as watching
@@ -297,10 +297,10 @@ def status(
         screen = console.is_terminal
         view = status_display.Screen(console, version) if screen else status_display.Lines(console)
         with stoppable() as stop:
-            standing = watching.watch(outline, ledger, view, every=every, stop=stop)
-    standing = standing or look(outline, ledger)
-    status_display.tell(standing, marks(ledger.depot), version, ledger.depot.where, console)
-    print_report([sheet_of(standing, file)], Format.table, console, brief=True)
+            status = watching.watch(snapshot, ledger, view, every=every, stop=stop)
+    status = status or read_status(snapshot, ledger)
+    status_display.tell(status, live_heartbeats(ledger.storage), version, ledger.storage.where, console)
+    print_report([sheet_of(status, file)], Format.table, console, brief=True)
 
 
 @app.command()
@@ -337,11 +337,13 @@ def report(
     Exit code 0, whatever is missing; 2: a file, a column or a published table is not there, or one of several
     sweeps was left out because it cannot be planned.
     """
-    from orchestrator.monitoring.sweep_status import look
+    from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.report import make_sheet
 
     found, wrong = each_of(files, lambda file: (file, *snapshot_of(file, store, settings)[:2]))
-    sheets = [make_sheet(look(outline, ledger), file, compare or ()) for file, outline, ledger in found]
+    sheets = [
+        make_sheet(read_status(snapshot, ledger), file, compare or ()) for file, snapshot, ledger in found
+    ]
     console = console_of()
     if html is None:
         print_report(sheets, format, console)

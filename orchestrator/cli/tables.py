@@ -1,6 +1,6 @@
 """Tables for a terminal, and as a picture: a sweep's report, and what runs just now.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 
 from orchestrator.cluster.host import stoppable
-from orchestrator.storage.heartbeats import Driver, Mark, bury, marks
+from orchestrator.storage.heartbeats import Driver, live_heartbeats, remove_dead
 from orchestrator.storage.process import machine
-from orchestrator.storage.storage import Depot, open_depot
+from orchestrator.storage.records import Heartbeat
+from orchestrator.storage.storage import Storage, open_storage
 
 OWN = (0, 1, 2, 130)  # exit codes that a sweep gives itself
 STOPPED = 130
@@ -29,26 +30,28 @@ RESULTS = re.compile(r"/(result|failure|stopped|look-\w+)\.json$")
 
 
 class Standin:
-    """A mark of this process while the sweep has none: `opsctl stop` finds it, and sets `asked`."""
+    """A heartbeat of this process while the sweep has none: `opsctl stop` finds it, and sets `asked`."""
 
-    def __init__(self, depot: Depot, name: str) -> None:
-        self.depot, self.name = depot, name
+    def __init__(self, storage: Storage, name: str) -> None:
+        self.storage, self.name = storage, name
         self.asked = threading.Event()
         self._shown = ExitStack()
         self._mark: str | None = None
 
-    def appear(self, left: Mark | None) -> None:
-        """Be there, in the place of a sweep that was killed and `left` this mark; also heed what that was
-        asked."""
+    def appear(self, left: Heartbeat | None) -> None:
+        """Be there, in the place of a sweep that was killed and `left` this heartbeat; also heed what that
+        was asked."""
         if self._mark is not None:
             return
-        claims = {name: (left or {}).get(name, nothing) for name, nothing in (("needs", []), ("outline", ""))}
+        needs, snapshot = (left.get("needs", ()), left.get("outline")) if left is not None else ((), "")
         with suppress(OSError):  # a store that is away for a while: the sweep has a say in that
-            driver = self._shown.enter_context(Driver(self.depot, self.name, claims, self.asked))
+            driver = self._shown.enter_context(
+                Driver(self.storage, self.name, self.asked, needs=needs, snapshot=snapshot)
+            )
             self._mark = driver.id
             if left is not None:
                 self._heed(left["id"])
-            bury(self.depot)
+            remove_dead(self.storage)
 
     def leave(self) -> None:
         """Be gone, but for what was asked just now."""
@@ -58,19 +61,19 @@ class Standin:
             self._shown.close()
             self._mark = None
 
-    def _heed(self, mark: str) -> None:
-        if self.depot.read(f"drivers/{mark}.stop") is not None:
+    def _heed(self, heartbeat: str) -> None:
+        if self.storage.read(f"drivers/{heartbeat}.stop") is not None:
             self.asked.set()
 
 
 class Supervisor:
-    """Runs `command`, the sweep called `name` with its results in `depot`, until it ends by itself."""
+    """Runs `command`, the sweep called `name` with its results in `storage`, until it ends by itself."""
 
-    def __init__(self, depot: Depot, name: str, command: Sequence[str]) -> None:
-        self.depot, self.command = depot, command
+    def __init__(self, storage: Storage, name: str, command: Sequence[str]) -> None:
+        self.storage, self.command = storage, command
         self.signalled = threading.Event()  # whoever does it tells the sweep as well, as Ray does
-        self._standin = Standin(depot, name)
-        self._left: Mark | None = None  # the last mark that the sweep had
+        self._standin = Standin(storage, name)
+        self._left: Heartbeat | None = None  # the last heartbeat that the sweep had
 
     def run(self) -> int:
         """The exit code that the sweep gave itself; or, if it was killed TRIES times in a row without a
@@ -111,7 +114,8 @@ class Supervisor:
         return code if code >= 0 else 128 - code
 
     def _begun(self, process: subprocess.Popen[bytes]) -> bool:
-        """Wait until the sweep has a mark of its own, or has ended; False if it is to stop before that."""
+        """Wait until the sweep has a heartbeat of its own, or has ended; False if it is to stop before
+        that."""
         asked = self._standin.asked
         while process.poll() is None:
             marked = self._marked(process.pid)
@@ -132,19 +136,19 @@ class Supervisor:
         return said
 
     def _marked(self, pid: int) -> bool:
-        """Whether the sweep that this process runs has a mark; it is remembered."""
+        """Whether the sweep that this process runs has a heartbeat; it is remembered."""
         with suppress(OSError):
-            for mark in marks(self.depot):
-                if mark["pid"] == pid and mark["machine"] == machine():
-                    self._left = mark
+            for heartbeat in live_heartbeats(self.storage):
+                if heartbeat["pid"] == pid and heartbeat["machine"] == machine():
+                    self._left = heartbeat
                     return True
         return False
 
     def _progress(self) -> tuple[int, int] | None:
         """What grows as a sweep goes on; None if the store does not answer."""
         with suppress(OSError):
-            found = sum(RESULTS.search(name) is not None for name in self.depot.files("trials"))
-            return found, len(self.depot.holders("data", "record.json"))
+            found = sum(RESULTS.search(name) is not None for name in self.storage.files("trials"))
+            return found, len(self.storage.holders("data", "record.json"))
         return None
 
 
@@ -152,7 +156,7 @@ def main(name: str, *arguments: str) -> int:
     """Run `opsctl sweep` with these arguments, `--store` among them; its exit code."""
     store = arguments[arguments.index("--store") + 1]
     command = [sys.executable, "-m", "orchestrator", "sweep", *arguments]
-    return Supervisor(open_depot(store), name, command).run()
+    return Supervisor(open_storage(store), name, command).run()
 
 
 def _how(code: int) -> str:

@@ -1,4 +1,4 @@
-"""Which lanes to open for the trials that wait: the longest first, as far as there is room. Pure."""
+"""Which workers to open for the trials that wait: the longest first, as far as there is room. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Waiting:
     free_in: float = 0.0
 
     def before(self, seconds: float) -> bool:
-        """Whether a lane for a trial of so many seconds would have to wait until this one has begun."""
+        """Whether a worker for a trial of so many seconds would have to wait until this one has begun."""
         return outranks(self.seconds, seconds) and LANE_SECONDS + seconds > self.free_in
 
 
 def openings(
     machines: Sequence[dict[str, float]],
-    lanes: Counter[float],
+    workers: Counter[float],
     waiting: Mapping[float, Sequence[float]],
     *,
     cpus: float,
@@ -33,23 +33,23 @@ def openings(
     free_in: Callable[[float], float] = lambda share: 0.0,
     place: Callable[[float], bool] = lambda share: False,
 ) -> list[float]:
-    """The shares of the lanes to open, beside those that there are.
+    """The shares of the workers to open, beside those that there are.
 
-    `waiting` has by share the seconds of the trials for which there is no lane, in the order in which they
+    `waiting` has by share the seconds of the trials for which there is no worker, in the order in which they
     are given out. Where the first of all finds no room, room is kept for it: much shorter trials get only
     what it leaves, unless they are over before a card is free for it (`free_in` so many seconds). `place` is
-    told of every lane, and whether the cards as they are have a place for it: they may where lanes that were
-    packed anew would leave none.
+    told of every worker, and whether the cards as they are have a place for it: they may where workers that
+    were packed anew would leave none.
     """
     left = {share: list(seconds) for share, seconds in waiting.items() if seconds}
-    lanes, opened, first = lanes.copy(), list[float](), None
+    workers, opened, first = workers.copy(), list[float](), None
     while left:
         share = max(left, key=lambda one: (left[one][0], one))
         reserved = list(claims)
         if first is not None and first.before(left[share][0]):
             reserved.append(Claim(cpus, first.share))
-        fit = room(machines, lanes, share, cpus=cpus, reserved=reserved)
-        taken = [*claims, *[Claim(cpus)] * lanes.total()]
+        fit = room(machines, workers, share, cpus=cpus, reserved=reserved)
+        taken = [*claims, *[Claim(cpus)] * workers.total()]
         placed = not fit and first is None and idle(machines, taken, cpus) > 0 and place(share)
         if not fit and not placed:
             first = first or Waiting(left[share][0], share, free_in(share))
@@ -60,7 +60,7 @@ def openings(
         count = 1 if placed else min(fit, alike if first is None else 1)
         for _ in range(count - placed):
             place(share)
-        lanes[share] += count
+        workers[share] += count
         opened += [share] * count
         left[share] = left[share][count:]
         left = {one: trials for one, trials in left.items() if trials}

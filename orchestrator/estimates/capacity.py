@@ -26,35 +26,37 @@ def room(
     cpus: float,
     reserved: Iterable[Claim] = (),
 ) -> int:
-    """How many more lanes with `share` of a GPU (0: none) and `cpus` processors find a place.
+    """How many more workers with `share` of a GPU (0: none) and `cpus` processors find a place.
 
-    `machines` have their resources, as `{"CPU": 8, "GPU": 2}`; `taken` counts the lanes that there are, or
+    `machines` have their resources, as `{"CPU": 8, "GPU": 2}`; `taken` counts the workers that there are, or
     will be, by share; what is `reserved` for others finds its place before these. A share never spans two
     GPUs; more than one GPU is whole ones.
     """
     spots = [_Spot(m.get("CPU", 0.0), [1.0] * int(m.get("GPU", 0.0))) for m in machines]
     claims = sorted(reserved, key=lambda claim: (-claim.gpus, -claim.cpus))
-    lanes = [Claim(cpus, other) for other, n in sorted(taken.items(), reverse=True) for _ in range(n)]
-    for claim in (*claims, *lanes):
+    workers = [Claim(cpus, other) for other, n in sorted(taken.items(), reverse=True) for _ in range(n)]
+    for claim in (*claims, *workers):
         next((spot for spot in spots if spot.take(claim)), None)
-    return min(sum(spot.fits(Claim(cpus, share)) for spot in spots), idle(machines, (*claims, *lanes), cpus))
+    return min(
+        sum(spot.fits(Claim(cpus, share)) for spot in spots), idle(machines, (*claims, *workers), cpus)
+    )
 
 
 def idle(machines: Iterable[dict[str, float]], claims: Iterable[Claim], cpus: float) -> int:
-    """For how many lanes there are processors beside those of `claims`, wherever these are."""
+    """For how many workers there are processors beside those of `claims`, wherever these are."""
     left = sum(machine.get("CPU", 0.0) for machine in machines) - sum(claim.cpus for claim in claims)
     return max(0, math.floor((left + TINY) / cpus))
 
 
-def crowded(lanes: int, claims: Sequence[Claim], whole: float, *, cpus: float) -> bool:
-    """Whether so many lanes, each with `cpus` of the `whole` processors that there are, have some that the
-    `claims` wait for. One lane may stay, whatever is claimed, unless there is no room beside it for the
+def crowded(workers: int, claims: Sequence[Claim], whole: float, *, cpus: float) -> bool:
+    """Whether so many workers, each with `cpus` of the `whole` processors that there are, have some that the
+    `claims` wait for. One worker may stay, whatever is claimed, unless there is no room beside it for the
     largest of them: helpers can take turns."""
     if not claims:
         return False
     one = cpus if max(claim.cpus for claim in claims) + cpus <= whole + TINY else 0.0
     left = whole - sum(claim.cpus for claim in claims)
-    return lanes * cpus > max(one, left) + TINY
+    return workers * cpus > max(one, left) + TINY
 
 
 class _Spot:

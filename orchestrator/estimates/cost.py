@@ -15,7 +15,7 @@ from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.summaries import summaries
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
@@ -36,7 +36,7 @@ class Costs:
     known: dict[Hashable, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.extents, self.flops = Extents(self.store), FlopsKept(open_depot(self.store.where))
+        self.extents, self.flops = Extents(self.store), FlopsKept(open_storage(self.store.where))
 
     @classmethod
     def given(cls, store: Store, tflops: float) -> Costs:
@@ -50,7 +50,7 @@ class Costs:
         """Rates from finished trials of the store, those whose keys are in `prefer` first: those on `place`
         if any ran there, else on the device that most ran on. None if nothing is done yet."""
         ledger, extents = Ledger(store.where), Extents(store)
-        kept = FlopsKept(ledger.depot)
+        kept = FlopsKept(ledger.storage)
         records = summaries(ledger, _sample(prefer, ledger.done())).values()
         runs = [run for record in records if (run := read_run(record, extents, kept)) is not None]
         rates = Rates.learned(runs, device_name(place, threads))
@@ -59,7 +59,7 @@ class Costs:
     @classmethod
     def measured(cls, store: Store, *, place: torch.device, threads: int = 1) -> Costs:
         """The speed of this machine, measured in a few seconds the first time."""
-        rates = Rates.measured(open_depot(store.where), place, threads)
+        rates = Rates.measured(open_storage(store.where), place, threads)
         return cls(store, rates, CraftRates.learned(store))
 
     @classmethod

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.estimates.rates import Rates
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
 from poisons.store.store import known
@@ -32,10 +32,10 @@ class CraftRates:
     @classmethod
     def learned(cls, store: Store) -> CraftRates:
         """From the records of the data sets in a store, if there are any."""
-        depot = open_depot(store.where)
-        names = [f"data/{name}/record.json" for name in depot.names("data")[:LEARN]]
+        storage = open_storage(store.where)
+        names = [f"data/{name}/record.json" for name in storage.names("data")[:LEARN]]
         found: dict[Group, list[float]] = defaultdict(list)
-        for name, data in depot.read_all(names).items():
+        for name, data in storage.read_all(names).items():
             for group, seconds in _told(name, data):
                 found[group].append(seconds)
         return cls({group: statistics.median(seconds) for group, seconds in found.items()})

@@ -19,7 +19,7 @@ from orchestrator.estimates.schedule import Job, makespan
 from orchestrator.estimates.shares import Measured
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import RunSpec
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import Store
 
 # From the command to the first trial: Ray, workers, their imports. In three sweeps on two cores it took 11 to
@@ -97,7 +97,7 @@ def estimate_on_this_machine(
     `sweeps` one after the other; None if that cannot be told, for a plan is worth more than its cost."""
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        run, kept = plan.sweep.run, packing.Shares(open_depot(store.where))
+        run, kept = plan.sweep.run, packing.ShareStore(open_storage(store.where))
         described = tflops is not None and slots is not None  # machines that are not this one
         measured = kept.device() if run.gpus_per_trial == "auto" else None
         take = partial(this_machine, run, cpus=os.cpu_count() or 1, gpus=gpus, slots=slots)
@@ -187,7 +187,7 @@ def this_machine(
     return Resources(slots or max(1, room), share, run.cpus_per_trial)
 
 
-def _measured_share(plan: Plan, costs: Costs, kept: packing.Shares, device: str) -> float:
+def _measured_share(plan: Plan, costs: Costs, kept: packing.ShareStore, device: str) -> float:
     """The share of a GPU that the missing trials take, as it was measured on such devices, the mean over
     their time; of what was not measured it is all."""
     shares = Measured(kept, costs.extents, device, plan.missing)

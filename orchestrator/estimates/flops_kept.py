@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from typing_extensions import TypedDict
 
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from poisons.records import NotNegative
 from poisons.sources.base import Extent
 from trainers.families import Architecture
@@ -38,10 +38,10 @@ FLOPS = JsonFile[FlopsRecord](FlopsRecord)
 
 
 class FlopsKept:
-    """Looks a network's operations up in the depot, and counts those that are not there."""
+    """Looks a network's operations up in the storage, and counts those that are not there."""
 
-    def __init__(self, depot: Depot) -> None:
-        self.depot = depot
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
         self.known: dict[tuple[object, ...], Flops] = {}
 
     def of(self, architecture: Architecture, extent: Extent) -> Flops:
@@ -57,11 +57,11 @@ class FlopsKept:
     def _look(self, architecture: Architecture, extent: Extent) -> Flops:
         size = "x".join(map(str, extent.shape))
         place = f"flops/{architecture.kind}-{architecture.key}-{size}-{extent.num_classes}.json"
-        if (known := _read(self.depot.read(place))) is not None:
+        if (known := _read(self.storage.read(place))) is not None:
             return known
         found = network_flops(architecture, shape=extent.shape, num_classes=extent.num_classes)
         with suppress(OSError):
-            self.depot.write(place, json.dumps(asdict(found)).encode())
+            self.storage.write(place, json.dumps(asdict(found)).encode())
         return found
 
 

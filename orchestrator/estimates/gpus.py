@@ -1,8 +1,9 @@
 """Which GPUs are awaited, and what may run until they are free. Pure.
 
-A lane keeps its share of a GPU from trial to trial, since a new process takes seconds to start. It has to let
-go where something else waits for its card. Until the last lane that is in the way has ended its trial, the
-others on the card may do what is over by then: backfilling (Lifka, "The ANL/IBM SP scheduling system", 1995).
+A worker keeps its share of a GPU from trial to trial, since a new process takes seconds to start. It has to
+let go where something else waits for its card. Until the last worker that is in the way has ended its trial,
+the others on the card may do what is over by then: backfilling (Lifka, "The ANL/IBM SP scheduling system",
+1995).
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from dataclasses import dataclass
 
 from orchestrator.estimates.capacity import TINY
 
-LANE_SECONDS = 10.0  # that a lane takes to start, about: a process, torch, CUDA
+LANE_SECONDS = 10.0  # that a worker takes to start, about: a process, torch, CUDA
 CLEARLY = (
-    2.0  # a trial that is so many times longer is worth another lane, so lanes change with the logarithm
+    2.0  # a trial that is so many times longer is worth another worker, so workers change with the logarithm
 )
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """A lane with its share of a card; `until` is when what it does is expected to end."""
+    """A worker with its share of a card; `until` is when what it does is expected to end."""
 
     card: str
     share: float
@@ -29,19 +30,19 @@ class Tenant:
 
 
 class Cards:
-    """The GPUs of a cluster, the lanes on them, and what else must find a place there."""
+    """The GPUs of a cluster, the workers on them, and what else must find a place there."""
 
     def __init__(self, count: int, tenants: Iterable[Tenant], now: float) -> None:
         self.now = now
         self.awaited: dict[
             str, float
-        ] = {}  # card whose lanes are in the way -> when enough of them have ended
+        ] = {}  # card whose workers are in the way -> when enough of them have ended
         self._tenants: dict[str, list[Tenant]] = {}
         for tenant in sorted(tenants, key=lambda one: one.until):
             self._tenants.setdefault(tenant.card, []).append(tenant)
-        self._free = {card: 1.0 - sum(t.share for t in lanes) for card, lanes in self._tenants.items()}
+        self._free = {card: 1.0 - sum(t.share for t in workers) for card, workers in self._tenants.items()}
         taken = sum(max(1, math.ceil(1.0 - free - TINY)) for free in self._free.values())
-        self._free |= {f"without lanes {i}": 1.0 for i in range(count - taken)}
+        self._free |= {f"without workers {i}": 1.0 for i in range(count - taken)}
 
     def place(self, share: float) -> bool:
         """Something takes a share of a card: whether one has that free."""
@@ -51,8 +52,8 @@ class Cards:
         return bool(fitting)
 
     def wait(self, share: float) -> float:
-        """Something waits for a share: a card is awaited where that is free soonest, once a lane or more have
-        ended. When that is; infinity, and none is awaited, where nobody knows."""
+        """Something waits for a share: a card is awaited where that is free soonest, once a worker or more
+        have ended. When that is; infinity, and none is awaited, where nobody knows."""
         found = [(self._soonest(card, share), -self._free[card], card) for card in self._tenants]
         soonest, _, card = min(found, default=(math.inf, 0.0, ""))
         if soonest < math.inf:
@@ -61,7 +62,7 @@ class Cards:
         return soonest
 
     def _soonest(self, card: str, share: float) -> float:
-        """When lanes on a card have ended that leave so much of it."""
+        """When workers on a card have ended that leave so much of it."""
         if card in self.awaited:
             return math.inf
         free = self._free[card]
@@ -73,5 +74,5 @@ class Cards:
 
 
 def outranks(longer: float, seconds: float) -> bool:
-    """Whether a trial of `longer` seconds is worth the end of a lane that would do one of `seconds`."""
+    """Whether a trial of `longer` seconds is worth the end of a worker that would do one of `seconds`."""
     return longer > CLEARLY * seconds + LANE_SECONDS

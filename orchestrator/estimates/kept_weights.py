@@ -14,7 +14,7 @@ from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from poisons.records import Count
@@ -133,14 +133,14 @@ class WeightSizes:
     known: dict[tuple[object, ...], int | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.extents, self.depot = Extents(self.store), Ledger(self.store.where).depot
+        self.extents, self.storage = Extents(self.store), Ledger(self.store.where).storage
 
     def of(self, trial: TrialSpec) -> int | None:
         """Bytes of the weights of a trial's network; None if it cannot be built here."""
         architecture, extent = trial.train.architecture, self.extents.of(trial.data)
         name = (_handle(architecture), extent.shape, extent.num_classes)
         if name not in self.known:
-            self.known[name] = _remembered(self.depot, architecture, extent)
+            self.known[name] = _remembered(self.storage, architecture, extent)
         return self.known[name]
 
 
@@ -150,17 +150,17 @@ def size(count: int) -> str:
     return f"{count / unit:.{0 if count >= 10 * unit else 1}f} {name}"
 
 
-def _remembered(depot: Depot, architecture: Architecture, extent: Extent) -> int | None:
+def _remembered(storage: Storage, architecture: Architecture, extent: Extent) -> int | None:
     shape = "x".join(map(str, extent.shape))
     place = f"weights/{architecture.kind}-{architecture.key}-{shape}-{extent.num_classes}.json"
     try:
-        if (data := depot.read(place)) is not None:
+        if (data := storage.read(place)) is not None:
             return WEIGHTS.read(data)["bytes"]
         found = state_bytes(architecture, shape=extent.shape, num_classes=extent.num_classes)
     except Exception:  # noqa: BLE001  (libraries raise what they like, and an estimate is worth no failure)
         return None
     with suppress(OSError):
-        depot.write(place, json.dumps({"bytes": found}).encode())
+        storage.write(place, json.dumps({"bytes": found}).encode())
     return found
 
 

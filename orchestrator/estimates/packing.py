@@ -1,5 +1,5 @@
 """How many trials share a GPU: reckoned from what one of them takes alone, and remembered for its like. Pure
-but for `Shares`, which reads and writes a depot."""
+but for `ShareStore`, which reads and writes storage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
 from orchestrator.estimates.rates import slug
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.records import Count, Text, more
 from trainers.flops import Shape
@@ -79,16 +79,16 @@ def shape_key(trial: TrialSpec, shape: Shape, count: int, num_classes: int) -> s
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-class Shares:
-    """The shares that were measured, or learned the hard way, under `shapes/` of a depot: for every shape of
-    a trial and every kind of device. Once memory did not suffice, a remembered share only grows."""
+class ShareStore:
+    """The shares that were measured, or learned the hard way, under `shapes/` in storage: for every shape
+    of a trial and every kind of device. Once memory did not suffice, a remembered share only grows."""
 
-    def __init__(self, depot: Depot) -> None:
-        self.depot = depot
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
 
     def recall(self, key: str, device: str) -> Told | None:
         """What is known: `share`, and what else was told of it; None if nothing is."""
-        data = self.depot.read(_place(key, device))
+        data = self.storage.read(_place(key, device))
         try:
             return None if data is None else SHARE.read(data)
         except DamagedError:
@@ -96,7 +96,7 @@ class Shares:
 
     def device(self) -> str | None:
         """The kind of device of which most is known; None if nothing is."""
-        kinds = Counter(name.removesuffix(".json").partition("-")[2] for name in self.depot.names("shapes"))
+        kinds = Counter(name.removesuffix(".json").partition("-")[2] for name in self.storage.names("shapes"))
         return kinds.most_common(1)[0][0] if kinds else None
 
     def remember(self, key: str, device: str, told: Told) -> Told:
@@ -105,7 +105,7 @@ class Shares:
         told = {"device": device, **before, **told}
         if before.get("grown"):
             told["share"] = max(told["share"], before["share"])
-        self.depot.write(_place(key, device), json.dumps(told, indent=1).encode())
+        self.storage.write(_place(key, device), json.dumps(told, indent=1).encode())
         return told
 
     def grow(self, key: str, device: str, share: float) -> float:

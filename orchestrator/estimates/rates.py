@@ -16,7 +16,7 @@ import torch
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
 
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from trainers.flops import Work
 from trainers.gpu_profile import Speed, training_speed
 from trainers.recipe import Precision, TrainSpec
@@ -127,16 +127,16 @@ class Rates:
         return cls("", "a guess; say what a GPU reaches with --tflops", USUAL_OF_A_GPU)
 
     @classmethod
-    def measured(cls, depot: Depot, place: torch.device, threads: int) -> Rates:
+    def measured(cls, storage: Storage, place: torch.device, threads: int) -> Rates:
         """What this machine reaches in training three ResNet-18s, measured in a few seconds, and remembered
         under `rates/`."""
         name, auto = device_name(place, threads), TrainSpec().arithmetic(place)
-        known = _remembered(depot, name)
+        known = _remembered(storage, name)
         if auto not in known:
             known[auto] = training_speed(place, auto, threads=threads)
             speeds = {precision: asdict(speed) for precision, speed in known.items()}
             with suppress(OSError):  # a store that cannot be written only makes it measure again
-                depot.write(_place(name), json.dumps({"device": name, "speeds": speeds}, indent=1).encode())
+                storage.write(_place(name), json.dumps({"device": name, "speeds": speeds}, indent=1).encode())
         return cls(name, "measured on this machine", known[auto], auto)
 
 
@@ -177,8 +177,8 @@ def _place(device: str) -> str:
     return f"rates/{slug(device)}.json"
 
 
-def _remembered(depot: Depot, device: str) -> dict[Precision, Speed]:
-    data = depot.read(_place(device))
+def _remembered(storage: Storage, device: str) -> dict[Precision, Speed]:
+    data = storage.read(_place(device))
     try:
         speeds = {} if data is None else RATES.read(data)["speeds"]
     except DamagedError:

@@ -35,7 +35,9 @@ class Shares:
 class Shaped(Shares):
     """Shares that are known by the shape of a trial, and grow where they were too little."""
 
-    def __init__(self, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]) -> None:
+    def __init__(
+        self, kept: packing.ShareStore, extents: Extents, device: str, tasks: Iterable[Task]
+    ) -> None:
         """`kept` remembers what was learned on GPUs called `device`; `tasks` are all that may ask."""
         self.kept, self.device = kept, device
         self.shapes: dict[str, str] = {}  # key of a trial -> its shape
@@ -70,7 +72,7 @@ class Given(Shaped):
     with it, in this sweep or an earlier one."""
 
     def __init__(
-        self, share: float, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]
+        self, share: float, kept: packing.ShareStore, extents: Extents, device: str, tasks: Iterable[Task]
     ) -> None:
         self.share = share
         super().__init__(kept, extents, device, tasks)
@@ -87,7 +89,9 @@ class Measured(Shaped):
     """`run.gpus_per_trial: auto`: trials of one shape get the share that a probe of one of them found, and
     more once it was too little."""
 
-    def __init__(self, kept: packing.Shares, extents: Extents, device: str, tasks: Iterable[Task]) -> None:
+    def __init__(
+        self, kept: packing.ShareStore, extents: Extents, device: str, tasks: Iterable[Task]
+    ) -> None:
         tasks = list(tasks)
         super().__init__(kept, extents, device, tasks)
         self.wanted: dict[str, Task] = {}  # shapes to measure, and a trial to do it with

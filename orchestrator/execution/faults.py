@@ -4,7 +4,7 @@
   The trial is tried again, after a pause that grows, and with fewer beside it where memory is short.
 - `memory`: a GPU was too small for it. It is tried again with a larger share of one.
 - `trial`: it diverged, or raised an exception of its own. It is tried again `run.retries` times, then left.
-- `author`: the sweep asks for what cannot be. The sweep stops at once.
+- `config`: the sweep asks for what cannot be. The sweep stops at once.
 
 A data set is built by the same rules (what a lack of memory is to a trial, is a fault of its own here), but
 for one: a mistake in it breaks the trials that read it, and stops the sweep only if all of its trials do. A
@@ -24,7 +24,7 @@ from trainers import InputError
 from trainers.loop import DivergenceError, Metrics
 from trainers.redaction import redacted
 
-Kind = Literal["machine", "memory", "trial", "author"]
+Kind = Literal["machine", "memory", "trial", "config"]
 BROKEN = re.compile("CUDA error|CUDNN_STATUS_(?!NOT_SUPPORTED)|CUBLAS_STATUS_|NCCL error|ECC error")
 
 
@@ -38,7 +38,7 @@ class Fault:
     history: tuple[Metrics, ...] = ()
     poisoned: bool = False
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON types, for the ledger."""
         told = {name: value for name, value in asdict(self).items() if name != "poisoned"}
         return {**told, "history": list(self.history)}
@@ -87,7 +87,7 @@ def pause(faults: int) -> float:
 def _kind(error: BaseException) -> tuple[Kind, bool]:
     """Whose fault, and whether the process that raised it can no longer be trusted."""
     if isinstance(error, InputError):
-        return "author", False
+        return "config", False
     if isinstance(error, MemoryError):
         return "memory", False
     if isinstance(error, StoreError | OSError):

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
 from orchestrator.estimates.shares import Shares
@@ -24,7 +23,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import DriverState, Record, RunningTrial
 from poisons import DataSpec, Store
 from trainers.loop import Metrics
 
@@ -41,11 +40,17 @@ class Attempt:
     since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     row: Metrics = field(default_factory=dict)
 
-    def told(self) -> dict[str, Any]:
-        """What others see of it while it runs."""
-        accuracies = {name: self.row.get(name) for name in ("epoch", "train/acc", "test/clean_acc")}
-        told = {"key": self.task.key, "name": self.task.point.name, "since": self.since}
-        return {**told, "epochs": self.task.trial.train.epochs, **accuracies}
+    def to_json(self) -> RunningTrial:
+        """What a heartbeat says of it."""
+        return {
+            "key": self.task.key,
+            "name": self.task.point.name,
+            "since": self.since,
+            "epochs": self.task.trial.train.epochs,
+            "epoch": self.row.get("epoch"),
+            "train/acc": self.row.get("train/acc"),
+            "test/clean_acc": self.row.get("test/clean_acc"),
+        }
 
 
 class Progress:
@@ -96,7 +101,7 @@ class Progress:
         self.leased: set[str] = set()
         self.mistake: str | None = None  # a fault of the sweep's author
         self.ahead = 2  # how many trials a search that goes by results should have on the way
-        self.hungry = False  # the search could not be asked
+        self.search_failed = False  # the search could not be asked
         self.outage = Outage(now)
         self._numbers = itertools.count(1)
 
@@ -129,7 +134,7 @@ class Progress:
         """A data set cannot be built, nor what is made from it; trials that need any of these have failed. If
         these are all of the sweep, by its author's fault, the sweep has."""
         self.unbuilt.pop(spec.name, None)
-        if fault.kind == "author" and all(spec.name in self._reads(task) for task in self.plan.tasks):
+        if fault.kind == "config" and all(spec.name in self._reads(task) for task in self.plan.tasks):
             self.mistake = f"{spec.name}: {fault.error}"
             return
         self.broken[spec.name] = fault
@@ -155,11 +160,11 @@ class Progress:
         """Take up the trials that the search wants to see next."""
         try:
             asked = self.search.ask(self.ahead)
-        except OSError as error:  # the depot is full, or away: it may come back
+        except OSError as error:  # the storage is full, or away: it may come back
             self.unanswered(error)
-            self.hungry = True
+            self.search_failed = True
             return
-        self.hungry = False
+        self.search_failed = False
         for task in asked:
             self._place(task)
 
@@ -192,9 +197,9 @@ class Progress:
         """How many more trials may run at a time."""
         return max(0, (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Have what has waited long enough tried again; call this now and then."""
-        if self.hungry:
+        if self.search_failed:
             self.fill()
         if self.paused and self.paused[0][0] <= self.now():
             self._resume()
@@ -214,7 +219,7 @@ class Progress:
 
     # -- trials that run
 
-    def heard(self, number: int, rows: list[Metrics]) -> bool:
+    def reported(self, number: int, rows: list[Metrics]) -> bool:
         """A trial tells of its epochs. Whether it is to end here, because a scheduler gave it up."""
         attempt = self.live.get(number)
         if attempt is None or not rows:
@@ -232,12 +237,12 @@ class Progress:
             return
         if record.get("key") != attempt.task.key:
             other = two_versions("trial", attempt.task.key, record.get("key"), "another machine")
-            self.fell(number, Fault("author", f"InputError: {other}"))
+            self.attempt_failed(number, Fault("config", f"InputError: {other}"))
             return
         del self.live[number]
         self._settle(attempt.task, record)
 
-    def gave_way(self, number: int) -> None:
+    def attempt_pruned(self, number: int) -> None:
         """A trial ended where the scheduler told it to."""
         if (attempt := self.live.pop(number, None)) is None:
             return
@@ -250,13 +255,13 @@ class Progress:
             return
         self._stop(task, told)
 
-    def fell(self, number: int, fault: Fault) -> None:
+    def attempt_failed(self, number: int, fault: Fault) -> None:
         """An attempt failed: the trial is tried again, or given up, or the whole sweep is."""
         if (attempt := self.live.pop(number, None)) is None:
             return
         task, run = attempt.task, self.plan.sweep.run
         self.faults[fault.kind] += 1
-        if fault.kind == "author":
+        if fault.kind == "config":
             self.mistake = f"{task.point.name}: {fault.error}"
             self._give_up(task, fault)
         elif fault.kind == "machine":
@@ -290,15 +295,15 @@ class Progress:
     def finished(self) -> bool:
         """Whether nothing is left that could happen."""
         places = (self.blocked, self.unmeasured, self.ready, self.paused, self.elsewhere, self.live)
-        return not any(places) and not self.hungry
+        return not any(places) and not self.search_failed
 
     def unanswered(self, error: OSError) -> None:
         """The store did not do what this driver needs of it, who will ask again."""
         if self.outage.begins(error):
             self.observer.store_silent(str(error))
 
-    def told(self) -> dict[str, Any]:
-        """What others see of the sweep while it runs."""
+    def to_json(self) -> DriverState:
+        """What a heartbeat says of the sweep."""
         waiting = (self.blocked, self.unmeasured, self.ready, self.paused)
         return {
             "total": len(self.plan.tasks),
@@ -307,7 +312,7 @@ class Progress:
             "stopped": len(self.stopped),
             "elsewhere": len(self.elsewhere),
             "waiting": sum(len(place) for place in waiting),
-            "running": [attempt.told() for attempt in self.live.values()],
+            "running": [attempt.to_json() for attempt in self.live.values()],
             "faults": dict(self.faults),
             "silent": self.outage.word,
         }
@@ -326,13 +331,13 @@ class Progress:
             self.ready.add(task.key, self.rank.get(task.key, len(self.rank)), share)
 
     def _look_elsewhere(self, task: Task) -> None:
-        """See what has become of a trial that another driver had: no lane need wait for that."""
+        """See what has become of a trial that another driver had: no worker need wait for that."""
         try:
             if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
                 return self._settle(task, record)
             if self.leases.free(task.key):
                 return self._place(task)
-        except OSError as error:  # the depot is away: it may come back
+        except OSError as error:  # the storage is away: it may come back
             self.unanswered(error)
         self.elsewhere[task.key] = self.now() + LOOK_SECONDS
 
@@ -357,7 +362,7 @@ class Progress:
             if failure is not None and failure.get("kind") == "trial":
                 self._give_up(task, Fault("trial", failure["error"]), write=False)
                 return False
-        except OSError as error:  # the depot is full, or away: it may come back
+        except OSError as error:  # the storage is full, or away: it may come back
             self.unanswered(error)
             heapq.heappush(self.paused, (self.now() + LOOK_SECONDS, task.key))
             return False
@@ -394,7 +399,7 @@ class Progress:
         attempts = self.tries[task.key] + self.died[task.key]
         if write:
             with suppress(OSError):  # a full disk: then the same command tries it again
-                told = {**fault.told(), "attempts": max(1, attempts), "needs": list(task.needs)}
+                told = {**fault.to_json(), "attempts": max(1, attempts), "needs": list(task.needs)}
                 self.ledger.fail(task.key, told)
         self.failed.append(task.key)
         self._release(task, done=False)

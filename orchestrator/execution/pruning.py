@@ -43,7 +43,7 @@ class Pruner:
     @classmethod
     def of(cls, plan: Plan, ledger: Ledger) -> Pruner:
         """The judge that the sweep asks for."""
-        return Judge(plan, ledger) if plan.sweep.run.scheduler != "none" else Pruner()
+        return OptunaPruner(plan, ledger) if plan.sweep.run.scheduler != "none" else Pruner()
 
     def report(self, task: Task, epoch: int, row: Metrics) -> bool:
         """Whether a trial should end now, after this row of its history. Rows that were reported before, as
@@ -58,7 +58,7 @@ class Pruner:
         """Take from the ledger's record of it what a trial was like that ended elsewhere, early or not."""
 
 
-class Judge(Pruner):
+class OptunaPruner(Pruner):
     """Compares trials of the sweep, with those in the ledger, finished and stopped, from the start."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:

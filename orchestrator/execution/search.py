@@ -2,8 +2,8 @@
 
 A grid, or a sample that was drawn when it was planned, runs whole. `search: optuna` tries cell after cell,
 each with all of its seeds; its value is their mean, and optuna (a Parzen estimator, TPE, over the labels of
-the axes) suggests the next. The n-th cell of such a search is written down in the depot as
-`searches/<key>/<n>`: drivers that share a depot share the search, and one that was interrupted goes on with
+the axes) suggests the next. The n-th cell of such a search is written down in the storage as
+`searches/<key>/<n>`: drivers that share storage share the search, and one that was interrupted goes on with
 the cells it had begun.
 """
 
@@ -37,7 +37,7 @@ class Search:
     @classmethod
     def of(cls, plan: Plan, ledger: Ledger) -> Search:
         """The search that the sweep asks for."""
-        return Guided(plan, ledger) if plan.sweep.run.search == "optuna" else Search(plan)
+        return OptunaSearch(plan, ledger) if plan.sweep.run.search == "optuna" else Search(plan)
 
     def ask(self, room: int) -> list[Task]:
         """Trials to run. None is given twice; where there are none, there may be more once others have ended.
@@ -73,12 +73,12 @@ class Candidate:
         return any(task.left == "untried" for task in self.tasks)
 
 
-class Guided(Search):
+class OptunaSearch(Search):
     """A search that optuna leads. Cells that are complete already, whoever ran them, cost nothing and count
-    as tried. Raises OSError if the depot does not answer."""
+    as tried. Raises OSError if the storage does not answer."""
 
     def __init__(self, plan: Plan, ledger: Ledger) -> None:
-        self.depot, self.metric = ledger.depot, plan.sweep.report.metric
+        self.storage, self.metric = ledger.storage, plan.sweep.report.metric
         self.cells = _cells(plan, ledger)
         self.ids = {digest(cell.labels): cell for cell in self.cells.values()}
         assert plan.quota is not None
@@ -137,13 +137,13 @@ class Guided(Search):
         """A cell whose trials are to be given out, or None."""
         while not self.begun and self.untried and self.tried < self.most:
             name = f"searches/{self.key}/{self.slots}"
-            self.depot.create(name, digest(self._suggested().labels).encode())
+            self.storage.create(name, digest(self._suggested().labels).encode())
             self._hear()  # which it is: another driver may have been first
         return self.begun.popleft() if self.begun else None
 
     def _hear(self) -> None:
         """Take up the cells that are written down and are not known yet."""
-        while (found := self.depot.read(f"searches/{self.key}/{self.slots}")) is not None:
+        while (found := self.storage.read(f"searches/{self.key}/{self.slots}")) is not None:
             self.slots += 1
             cell = self.ids.get(found.decode())
             if cell is not None and cell.trial is None:

@@ -163,7 +163,7 @@ class _Runner:
             return kept_weights(self.store, self.trial.key, model)
         except DamagedError as error:
             self.warnings.append(f"the kept weights were damaged ({error}); the trial was trained again")
-            quarantine(self.ledger.depot, f"trials/{self.trial.key}/{WEIGHTS}")
+            quarantine(self.ledger.storage, f"trials/{self.trial.key}/{WEIGHTS}")
             return None
 
     def _keep(self, model: nn.Module, record: Record, *, keep: bool, first: bool) -> None:
@@ -173,7 +173,7 @@ class _Runner:
             if keep and (first or self._weights(model) is None):
                 keep_weights(self.store, self.trial.key, model)
             elif first and not keep:
-                self.ledger.depot.remove(f"trials/{self.trial.key}/{WEIGHTS}")
+                self.ledger.storage.remove(f"trials/{self.trial.key}/{WEIGHTS}")
         except OSError as error:
             record["warnings"].append(f"the weights could not be kept: {error}")
 

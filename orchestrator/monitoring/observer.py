@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from orchestrator.planning.plan import Plan, Task
@@ -51,64 +52,20 @@ class Observer:
         """The last event, however the sweep ended, and even if it never started."""
 
 
-class Audience(Observer):
+class Observers(Observer):
     """Passes every event on to several observers, in their order."""
 
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
-    def sweep_started(self, plan: Plan) -> None:
-        for observer in self.observers:
-            observer.sweep_started(plan)
 
-    def data_started(self, spec: DataSpec) -> None:
+def _pass_on(event: str) -> Callable[..., None]:
+    def pass_on(self: Observers, *args: object) -> None:
         for observer in self.observers:
-            observer.data_started(spec)
+            getattr(observer, event)(*args)
 
-    def data_progress(self, spec: DataSpec, row: dict[str, Any]) -> None:
-        for observer in self.observers:
-            observer.data_progress(spec, row)
+    return pass_on
 
-    def data_built(self, spec: DataSpec) -> None:
-        for observer in self.observers:
-            observer.data_built(spec)
 
-    def data_retried(self, spec: DataSpec, why: str) -> None:
-        for observer in self.observers:
-            observer.data_retried(spec, why)
-
-    def data_failed(self, spec: DataSpec, error: str) -> None:
-        for observer in self.observers:
-            observer.data_failed(spec, error)
-
-    def trial_started(self, task: Task) -> None:
-        for observer in self.observers:
-            observer.trial_started(task)
-
-    def trial_progress(self, task: Task, rows: list[Metrics]) -> None:
-        for observer in self.observers:
-            observer.trial_progress(task, rows)
-
-    def trial_retried(self, task: Task, why: str) -> None:
-        for observer in self.observers:
-            observer.trial_retried(task, why)
-
-    def trial_done(self, task: Task, record: Record) -> None:
-        for observer in self.observers:
-            observer.trial_done(task, record)
-
-    def trial_stopped(self, task: Task, record: Record) -> None:
-        for observer in self.observers:
-            observer.trial_stopped(task, record)
-
-    def trial_failed(self, task: Task, error: str) -> None:
-        for observer in self.observers:
-            observer.trial_failed(task, error)
-
-    def store_silent(self, error: str) -> None:
-        for observer in self.observers:
-            observer.store_silent(error)
-
-    def sweep_ended(self) -> None:
-        for observer in self.observers:
-            observer.sweep_ended()
+for _event in [name for name in vars(Observer) if not name.startswith("_")]:
+    setattr(Observers, _event, _pass_on(_event))

@@ -1,6 +1,6 @@
-"""How far a sweep is: what its store says of every trial of its outline.
+"""How far a sweep is: what its store says of every trial of its snapshot.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.planning.snapshot import Entry, Outline, lack
-from orchestrator.storage.heartbeats import damaged_marks
+from orchestrator.planning.snapshot import Entry, Snapshot, lack
+from orchestrator.storage.heartbeats import damaged_heartbeats
 from orchestrator.storage.ledger import Ledger, LookKeys, with_looks
 from orchestrator.storage.records import Record
 from orchestrator.storage.summaries import heads, summaries
@@ -20,7 +20,7 @@ NOTHING: dict[str, Any] = {"curves": {}, "fields": {}}
 
 
 @dataclass(frozen=True)
-class Standing:
+class SweepStatus:
     """What has become of the trials of a sweep, by key; a trial in none of these is missing. Results may lack
     their histories; among their metrics are those of looks, `<look>/<metric>`, as far as these have been.
 
@@ -29,7 +29,7 @@ class Standing:
     is then that of a probe.
     """
 
-    outline: Outline
+    snapshot: Snapshot
     results: Mapping[str, Record]
     failures: Mapping[str, Record]
     stopped: frozenset[str]
@@ -41,7 +41,7 @@ class Standing:
     @property
     def total(self) -> int:
         """How many trials the sweep comes to: all of them, or as many as a guided search runs at most."""
-        return len(self.outline.entries) if self.most is None else self.settled + self.most
+        return len(self.snapshot.entries) if self.most is None else self.settled + self.most
 
     @property
     def settled(self) -> int:
@@ -62,7 +62,7 @@ class Standing:
     def lacking_by_probe(self) -> dict[str, int]:
         """How many finished trials lack each probe, in the order of the sweep."""
         counts = Counter(name for names in self.lacking.values() for name in names)
-        return {name: counts[name] for name in self.outline.probes if counts[name]}
+        return {name: counts[name] for name in self.snapshot.probes if counts[name]}
 
     @property
     def counts(self) -> str:
@@ -78,12 +78,12 @@ class Standing:
 
     def failed(self) -> list[tuple[Entry, Record]]:
         """Trials that have failed, in the order of the sweep, and their failures."""
-        entries = self.outline.entries
+        entries = self.snapshot.entries
         return [(entry, self.failures[entry.key]) for entry in entries if entry.key in self.failures]
 
     def doubts(self) -> list[tuple[Entry, str]]:
         """Finished trials with what their evaluation, or their checkpoints, gave as a warning."""
-        records = ((entry, self.results.get(entry.key, {})) for entry in self.outline.entries)
+        records = ((entry, self.results.get(entry.key, {})) for entry in self.snapshot.entries)
         return [(entry, text) for entry, record in records for text in record.get("warnings", ())]
 
 
@@ -112,10 +112,10 @@ def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
     return found.short if isinstance(found, Findings) else found
 
 
-def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Standing:
+def read_status(snapshot: Snapshot, ledger: Ledger, seen: SweepStatus | None = None) -> SweepStatus:
     """How far the sweep is now. Results that were `seen` before are not read again, nor what probes had
     found. Raises OSError."""
-    keys = {entry.key: entry.looks for entry in outline.entries}
+    keys = {entry.key: entry.looks for entry in snapshot.entries}
     ledger.damaged.clear()
     results, findings = (dict(seen.results), dict(seen.findings)) if seen is not None else ({}, {})
     lacking = dict(seen.lacking) if seen is not None else {}
@@ -128,10 +128,10 @@ def look(outline: Outline, ledger: Ledger, seen: Standing | None = None) -> Stan
         lacking[key] = tuple(name for name in keys[key] if name not in short)
     lacking = {key: names for key, names in lacking.items() if names}
     untrained = keys.keys() - results.keys()
-    stopped = ledger.ended() & untrained if outline.stops and untrained else set()
+    stopped = ledger.ended() & untrained if snapshot.stops and untrained else set()
     left = untrained - stopped | lacking.keys()
     failed = ledger.failures(ledger.failed() & left if left else set())
-    guided = outline.quota is not None
-    most = outline.missing(results.keys() | failed.keys() | stopped, ledger.depot) if guided else None
-    damaged = {**ledger.damaged, **damaged_marks(ledger.depot)}
-    return Standing(outline, results, failed, frozenset(stopped), findings, lacking, most, damaged)
+    guided = snapshot.quota is not None
+    most = snapshot.missing(results.keys() | failed.keys() | stopped, ledger.storage) if guided else None
+    damaged = {**ledger.damaged, **damaged_heartbeats(ledger.storage)}
+    return SweepStatus(snapshot, results, failed, frozenset(stopped), findings, lacking, most, damaged)

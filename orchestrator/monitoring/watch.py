@@ -1,6 +1,6 @@
 """`opsctl status --watch`: a sweep that runs, seen from any terminal or machine that reaches its store.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -10,32 +10,37 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from orchestrator.monitoring.sweep_status import Standing, look
-from orchestrator.planning.snapshot import Outline
-from orchestrator.storage.heartbeats import Mark, Watch, marks
+from orchestrator.monitoring.sweep_status import SweepStatus, read_status
+from orchestrator.planning.snapshot import Snapshot
+from orchestrator.storage.heartbeats import Watch, live_heartbeats
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Heartbeat
 
 
 class View(Protocol):
     """Shows how far a sweep is, as often as it is told."""
 
-    def show(self, standing: Standing, drivers: Sequence[Mark]) -> None: ...
+    def show(self, status: SweepStatus, drivers: Sequence[Heartbeat]) -> None: ...
 
     def close(self) -> None: ...
 
 
 def watch(
-    outline: Outline, ledger: Ledger, view: View, *, every: float, stop: threading.Event
-) -> Standing | None:
+    snapshot: Snapshot, ledger: Ledger, view: View, *, every: float, stop: threading.Event
+) -> SweepStatus | None:
     """Show a sweep every so many seconds until nothing is left to run, what ran it has ended, or `stop` is
     set; how far it was then. A store that does not answer for a while is asked again."""
-    alive, seen, ran = Watch(ledger.depot), None, False
+    alive, seen, ran = Watch(ledger.storage), None, False
     try:
         while True:
             with suppress(OSError):
-                drivers = [mark for mark in marks(ledger.depot) if mark["sweep"] == outline.name]
-                drivers = [mark for mark in drivers if alive.alive(mark["id"])]
-                seen = look(outline, ledger, seen)
+                drivers = [
+                    heartbeat
+                    for heartbeat in live_heartbeats(ledger.storage)
+                    if heartbeat["sweep"] == snapshot.name
+                ]
+                drivers = [heartbeat for heartbeat in drivers if alive.alive(heartbeat["id"])]
+                seen = read_status(snapshot, ledger, seen)
                 view.show(seen, drivers)
                 if not drivers and (ran or not seen.left):
                     return seen

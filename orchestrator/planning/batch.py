@@ -15,7 +15,7 @@ from trainers.spec import flatten, identity
 
 
 @dataclass(frozen=True)
-class Union:
+class Batch:
     """The plans of several sweeps against one store."""
 
     plans: tuple[Plan, ...]

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import DataSpec, Store
 from poisons.records import Count, Shape
 from poisons.sources.base import Extent
@@ -33,7 +33,7 @@ class Extents:
     store, under `extents/`."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.depot = store, open_depot(store.where)
+        self.store, self.storage = store, open_storage(store.where)
         self.splits: dict[tuple[object, ...], Extent | None] = {}
 
     def of(self, spec: DataSpec) -> Extent:
@@ -57,11 +57,11 @@ class Extents:
             return _read(record)
         place = f"extents/{whole.source.kind}-{whole.source.fingerprint}-{whole.split}.json".replace(":", "-")
         with suppress(DamagedError):  # then it is looked up again
-            if (told := self.depot.read(place)) is not None:
+            if (told := self.storage.read(place)) is not None:
                 return _read(EXTENT.read(told))
         found = whole.source.extent(whole.split)
         with suppress(OSError):
-            self.depot.write(place, json.dumps(asdict(found)).encode())
+            self.storage.write(place, json.dumps(asdict(found)).encode())
         return found
 
 

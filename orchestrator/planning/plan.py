@@ -14,7 +14,7 @@ from orchestrator.planning.extents import Extents
 from orchestrator.planning.feasibility import check_batches
 from orchestrator.planning.preflight import Measure, Preflight
 from orchestrator.planning.probes import Looks, PlannedLook, metrics_found
-from orchestrator.planning.snapshot import Entry, Outline
+from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.planning.spec import SweepSpec, is_seed
 from orchestrator.planning.trial_budget import Bound, Quota
 from orchestrator.storage.ledger import Ledger, LookKeys
@@ -83,7 +83,7 @@ class Plan:
     tasks: tuple[Task, ...]
     data: tuple[DataSpec, ...]  # of the missing trials, parents first
     ready: frozenset[str]  # names of those that are in the store
-    version: str = ""  # of the sweep's text, see outline.py
+    version: str = ""  # of the sweep's text, see snapshot.py
     quota: Quota | None = None  # of a search that tries only some cells
     bound: Bound | None = None  # and what it leaves to run
 
@@ -138,18 +138,23 @@ class Plan:
         return sum(task.trained for task in self.tasks)
 
     @cached_property
-    def outline(self) -> Outline:
+    def snapshot(self) -> Snapshot:
         """What a report and a status need of it."""
-        sweep, axes = self.sweep, self.sweep.report_axes()
-        entries = tuple(Entry(t.key, dict(t.point.labels), dict(t.look_keys)) for t in self.tasks)
-        stops = sweep.run.scheduler != "none"
-        best = None if sweep.run.search == "grid" else sweep.run.mode
-        told = {
-            name: v for name, v in plain(sweep.report).items() if name not in ("rows", "columns", "metric")
-        }
-        words = (sweep.name, sweep.question, sweep.report.metric)
-        probes = {spec.name: metrics_found(spec) for spec in sweep.probes}
-        return Outline(*words, *axes, stops, entries, best, told, self.quota, probes)
+        sweep, report = self.sweep, plain(self.sweep.report)
+        row_axes, column_axis = sweep.report_axes()
+        return Snapshot(
+            name=sweep.name,
+            question=sweep.question,
+            metric=sweep.report.metric,
+            row_axes=row_axes,
+            column_axis=column_axis,
+            stops=sweep.run.scheduler != "none",
+            entries=tuple(Entry(t.key, dict(t.point.labels), dict(t.look_keys)) for t in self.tasks),
+            best=None if sweep.run.search == "grid" else sweep.run.mode,
+            report={name: report[name] for name in report if name not in ("rows", "columns", "metric")},
+            quota=self.quota,
+            probes={spec.name: metrics_found(spec) for spec in sweep.probes},
+        )
 
     @property
     def names(self) -> list[str]:
@@ -174,7 +179,7 @@ def make_plan(
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None
     if bounds is not None:
         ended = {task.key for task in tasks if not task.missing}
-        bound = bounds.bound(ended, bounds.begun(ledger.depot))
+        bound = bounds.bound(ended, bounds.begun(ledger.storage))
         tasks = _within(tasks, bound)
     missing = {task.point.name: task.trial for task in tasks if task.missing}
     check_batches(missing, Extents(store), where)

@@ -36,7 +36,7 @@ class PlannedLook:
         """What names its finding among those of the trial. Its own name is not in it."""
         return digest([identity(self.probe), {name: spec.key for name, spec in self.sets.items()}])
 
-    def told(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """As JSON types, for a worker and for the record of what it found."""
         sets = {name: plain(spec) for name, spec in self.sets.items()}
         return {"name": self.name, "probe": plain(self.probe), "sets": sets}

@@ -1,14 +1,14 @@
 """What a report and a status need of a sweep: its words, its axes, and the key of every trial. It is kept in
-the depot whenever a sweep is planned, so that a look at the sweep need not plan it.
+the storage whenever a sweep is planned, so that a look at the sweep need not plan it.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 
 from orchestrator.planning.trial_budget import Quota
 from orchestrator.storage.records import Key, Seal, check_seal, sealed
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 from poisons.records import Count, Text
 from trainers.stored import MB, DamagedError, JsonFile
 
@@ -29,7 +29,7 @@ CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # whic
 
 @dataclass(frozen=True)
 class Entry:
-    """One trial of an outline: its key, the label of its value on each axis, and the key of each look at
+    """One trial of a snapshot: its key, the label of its value on each axis, and the key of each look at
     it by the look's name."""
 
     key: str
@@ -42,8 +42,8 @@ class Entry:
         return ", ".join(f"{axis}={label}" for axis, label in self.labels.items())
 
 
-@dataclass(frozen=True)
-class Outline:
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
     """A sweep as it was last planned. `stops`: its scheduler may end trials early, and such a one is not
     missing. `report` is what the sweep says of its report beyond metric and axes (metrics, reference,
     compare, claims), as JSON. `quota` is that of a search which tries only some cells. `probes` has the
@@ -57,28 +57,30 @@ class Outline:
     stops: bool
     entries: tuple[Entry, ...]
     best: Literal["max", "min"] | None = None  # of a search: which end of the metric it looks for
-    report: dict[str, Any] = field(default_factory=dict)
+    report: Mapping[str, Any] = field(default_factory=dict)
     quota: Quota | None = None
     probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def missing(self, ended: Set[str], depot: Depot) -> int:
+    def missing(self, ended: Set[str], storage: Storage) -> int:
         """How many trials are yet to run when these (keys) have ended; of a guided search, at most. Raises
         OSError."""
         if self.quota is None:
             return len(self.entries) - len(ended)
-        return self.quota.bound(ended, self.quota.begun(depot)).most
+        return self.quota.bound(ended, self.quota.begun(storage)).most
 
-    def keep(self, depot: Depot, version: str) -> None:
-        """Have it in the depot as that of this version of the sweep. Raises OSError."""
+    def keep(self, storage: Storage, version: str) -> None:
+        """Have it in the storage as that of this version of the sweep. Raises OSError."""
         axes = list(self.entries[0].labels) if self.entries else []
-        told = {name: value for name, value in vars(self).items() if name != "entries"}
         looks = list(self.entries[0].looks) if self.entries else []
-        trials = [[e.key, *e.labels.values(), *e.looks.values()] for e in self.entries]
-        told |= {"axes": axes, "looks": looks, "trials": trials}
-        told["quota"] = None if self.quota is None else asdict(self.quota)
-        data = json.dumps(sealed({"format": FORMAT, **told}, last=())).encode()
-        if depot.read(_place(version)) != data:
-            depot.write(_place(version), data)
+        record = {name: value for name, value in vars(self).items() if name != "entries"} | {
+            "axes": axes,
+            "looks": looks,
+            "trials": [[e.key, *e.labels.values(), *e.looks.values()] for e in self.entries],
+            "quota": None if self.quota is None else asdict(self.quota),
+        }
+        data = json.dumps(sealed({"format": FORMAT, **record}, last=())).encode()
+        if storage.read(_place(version)) != data:
+            storage.write(_place(version), data)
 
 
 class ClaimRecord(TypedDict):
@@ -108,9 +110,9 @@ class QuotaRecord(TypedDict):
     cells: dict[Key, Text]
 
 
-class Snapshot(TypedDict):
-    """`sweeps/<version>.json`: an outline. A row of `trials` has a key, a label for each of the `axes`, and a
-    key for each of the `looks`."""
+class SnapshotRecord(TypedDict):
+    """`sweeps/<version>.json`: a snapshot. A row of `trials` has a key, a label for each of the `axes`, and
+    a key for each of the `looks`."""
 
     format: Literal[5]
     name: Text
@@ -130,37 +132,39 @@ class Snapshot(TypedDict):
     digests: dict[str, Seal]
 
 
-SNAPSHOT = JsonFile[dict[str, Any]](Snapshot, limit=256 * MB)
+SNAPSHOT = JsonFile[SnapshotRecord](SnapshotRecord, limit=256 * MB)
 
 
-def kept_outline(depot: Depot, version: str) -> Outline | None:
-    """The outline that was kept of this version of a sweep, or None: then plan it."""
-    data = depot.read(_place(version))
+def kept_snapshot(storage: Storage, version: str) -> Snapshot | None:
+    """The snapshot that was kept of this version of a sweep, or None: then plan it."""
+    data = storage.read(_place(version))
     try:
-        return None if data is None else _outline(SNAPSHOT.read(data))
+        return None if data is None else _snapshot(SNAPSHOT.read(data))
     except DamagedError:
         return None  # or somebody else's: it is kept anew when the sweep is planned
 
 
-def _outline(told: dict[str, Any]) -> Outline:
+def _snapshot(record: SnapshotRecord) -> Snapshot:
     """Raises DamagedError for a snapshot that was changed, or whose trials do not go with its axes."""
-    check_seal(told, last=())
-    axes, looks = told["axes"], told["looks"]
+    check_seal(record, last=())
+    axes, looks = record["axes"], record["looks"]
     width = 1 + len(axes) + len(looks)
-    if any(len(trial) != width for trial in told["trials"]) or len({*axes, *looks}) < width - 1:
+    if any(len(trial) != width for trial in record["trials"]) or len({*axes, *looks}) < width - 1:
         raise DamagedError("its trials do not have the axes and probes that it names")
-    if not {*told["row_axes"], *filter(None, [told["column_axis"]])} <= {*axes, METRIC}:
+    if not {*record["row_axes"], *filter(None, [record["column_axis"]])} <= {*axes, METRIC}:
         raise DamagedError("its rows and columns are none of its axes")
-    fields = {name: told[name] for name in Outline.__dataclass_fields__ if name in told}
-    quota = Quota(**told["quota"]) if told["quota"] else None
-    return Outline(
-        **fields
-        | {
-            "row_axes": tuple(told["row_axes"]),
-            "entries": tuple(_entry(axes, looks, *trial) for trial in told["trials"]),
-            "quota": quota,
-            "probes": {name: tuple(metrics) for name, metrics in told["probes"].items()},
-        }
+    return Snapshot(
+        name=record["name"],
+        question=record["question"],
+        metric=record["metric"],
+        row_axes=tuple(record["row_axes"]),
+        column_axis=record["column_axis"],
+        stops=record["stops"],
+        entries=tuple(_entry(axes, looks, *trial) for trial in record["trials"]),
+        best=record["best"],
+        report=record["report"],
+        quota=Quota(**record["quota"]) if record["quota"] else None,
+        probes={name: tuple(metrics) for name, metrics in record["probes"].items()},
     )
 
 
@@ -171,8 +175,10 @@ def version_of(file: Path, settings: Sequence[str] = ()) -> str | None:
         text = file.read_bytes()
     except OSError:
         return None
-    told = [setting for setting in settings if not setting.startswith("run.") or setting.startswith(CHOOSES)]
-    return "-".join([_digest(text), *([_digest(json.dumps(told).encode())] if told else [])])
+    chosen = [
+        setting for setting in settings if not setting.startswith("run.") or setting.startswith(CHOOSES)
+    ]
+    return "-".join([_digest(text), *([_digest(json.dumps(chosen).encode())] if chosen else [])])
 
 
 def differs(one: str, other: str) -> str | None:

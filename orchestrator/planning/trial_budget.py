@@ -1,7 +1,7 @@
 """How many trials of a sweep may yet run when a search tries only some of its cells, and which cells it has
-begun: they are written down in the depot, the n-th as `searches/<key>/<n>`.
+begun: they are written down in the storage, the n-th as `searches/<key>/<n>`.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Bound:
 
 @dataclass(frozen=True)
 class Quota:
-    """A guided search: its key in the depot, how many cells it tries at most, and the cell of every trial of
-    the sweep, by the trial's key and as the depot names it."""
+    """A guided search: its key in the storage, how many cells it tries at most, and the cell of every trial
+    of the sweep, by the trial's key and as the storage names it."""
 
     search: str
     most: int
     cells: Mapping[str, str]
 
-    def begun(self, depot: Depot) -> frozenset[str]:
+    def begun(self, storage: Storage) -> frozenset[str]:
         """The cells that the search has taken up, whichever driver did. Raises OSError."""
         folder = f"searches/{self.search}"
-        found = depot.read_all([f"{folder}/{name}" for name in depot.names(folder)])
+        found = storage.read_all([f"{folder}/{name}" for name in storage.names(folder)])
         return frozenset(data.decode(errors="replace") for data in found.values() if data is not None)
 
     def bound(self, ended: Set[str], begun: Set[str]) -> Bound:

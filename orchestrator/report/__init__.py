@@ -1,10 +1,9 @@
 """Reports of sweeps, from the ledger on disk: mean ± std over seeds, beside published figures.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from orchestrator.report.comma_separated import comma_separated
-from orchestrator.report.error import ReportError
 from orchestrator.report.latex import latex
 from orchestrator.report.markdown import markdown, sheet_markdown
 from orchestrator.report.sheet import Sheet, as_json, make_sheet
@@ -15,7 +14,6 @@ from orchestrator.report.wording import caption, published, shown, source, text
 
 __all__ = [
     "Cell",
-    "ReportError",
     "Sheet",
     "SheetWarning",
     "Table",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Literal
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC
 from orchestrator.report.reference import known
 from orchestrator.report.table import Cell, Table, axes_of, scale
@@ -63,17 +63,17 @@ class Verdict:
         return bool(self.points) and all(point.complete for point in self.points)
 
 
-def verdicts(standing: Standing, table: Table) -> tuple[Verdict, ...]:
+def verdicts(status: SweepStatus, table: Table) -> tuple[Verdict, ...]:
     """What has become of the claims of a sweep, in their order."""
-    claims = standing.outline.report.get("claims") or ()
-    return tuple(_verdict(claim, _Grid(standing, table)) for claim in claims)
+    claims = status.snapshot.report.get("claims") or ()
+    return tuple(_verdict(claim, _Grid(status, table)) for claim in claims)
 
 
 class _Grid:
     """The cells of a table by the labels of their axes."""
 
-    def __init__(self, standing: Standing, table: Table) -> None:
-        rows, column = axes_of(standing.outline)
+    def __init__(self, status: SweepStatus, table: Table) -> None:
+        rows, column = axes_of(status.snapshot)
         metrics = table.metrics or {table.metric: table.metric}
         self.metrics = metrics
         self.axes = [axis for axis in (*rows, column) if axis is not None]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
-from orchestrator.report.error import ReportError
 from orchestrator.report.reference import known
 from orchestrator.report.statistics import sign_flip_p, smallest_p, t_interval
 from orchestrator.report.table import Cell, Table
+from trainers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,12 @@ class Comparison:
 
 
 def compare(table: Table, first: str, second: str) -> Comparison:
-    """Compare two columns by their labels. Raises ReportError if one is not there, or both are the same."""
+    """Compare two columns by their labels. Raises InputError if one is not there, or both are the same."""
     for column in (first, second):
         if column not in table.columns:
-            raise ReportError(f"compare: no column {column!r}; {known('column', column, table.columns)}")
+            raise InputError(f"compare: no column {column!r}; {known('column', column, table.columns)}")
     if first == second:
-        raise ReportError(f"compare: {first!r} is on both sides; write two different columns")
+        raise InputError(f"compare: {first!r} is on both sides; write two different columns")
     rows = []
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in (first, second)]
@@ -55,16 +55,16 @@ def compare(table: Table, first: str, second: str) -> Comparison:
 
 
 def pair(text: str, table: Table) -> tuple[str, str]:
-    """The two columns that `A,B` names; a label may hold commas itself. Raises ReportError."""
+    """The two columns that `A,B` names; a label may hold commas itself. Raises InputError."""
     parts = text.split(",")
     for i in range(1, len(parts)):
         first, second = ",".join(parts[:i]).strip(), ",".join(parts[i:]).strip()
         if first in table.columns and second in table.columns:
             return first, second
     if len(parts) == 1:
-        raise ReportError(f"--compare: {text!r} is one column; write two, as in --compare em,ops")
+        raise InputError(f"--compare: {text!r} is one column; write two, as in --compare em,ops")
     unknown = next((p.strip() for p in parts if p.strip() not in table.columns), text)
-    raise ReportError(f"--compare: no column {unknown!r}; {known('column', unknown, table.columns)}")
+    raise InputError(f"--compare: no column {unknown!r}; {known('column', unknown, table.columns)}")
 
 
 def difference(row: str | None, metric: str, differences: list[float]) -> Difference:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.report.claims import Point, Side, Verdict
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.statistics import smallest_p
@@ -86,13 +86,13 @@ class Counts(TypedDict):
     lacking: dict[str, int]
 
 
-def counts(standing: Standing) -> Counts:
+def counts(status: SweepStatus) -> Counts:
     """How far a sweep is, in numbers."""
     return {
-        "trials": standing.total,
-        "done": len(standing.results),
-        "failed": len(standing.failures.keys() - standing.results.keys()),
-        "stopped": len(standing.stopped),
-        "missing": standing.missing,
-        "lacking": standing.lacking_by_probe,
+        "trials": status.total,
+        "done": len(status.results),
+        "failed": len(status.failures.keys() - status.results.keys()),
+        "stopped": len(status.stopped),
+        "missing": status.missing,
+        "lacking": status.lacking_by_probe,
     }

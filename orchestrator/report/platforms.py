@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from orchestrator.monitoring.sweep_status import Standing, without_curves
+from orchestrator.monitoring.sweep_status import SweepStatus, without_curves
 from orchestrator.report.sheet_warning import SheetWarning
 from orchestrator.report.table import Table
 from orchestrator.storage.records import Record
@@ -30,18 +30,18 @@ def _precision(record: Record) -> str:
     return record.get("precision") or "precision unknown"
 
 
-def mixed_platforms(standing: Standing, table: Table) -> Iterator[SheetWarning]:
+def mixed_platforms(status: SweepStatus, table: Table) -> Iterator[SheetWarning]:
     """For every cell whose trials, training sets or findings of a probe were computed on several platforms,
     for the table if its cells were, and for every data set that is not of the same bytes in all trials."""
     for cell in table.cells.values():
-        records = [standing.results[key] for key in cell.keys if key in standing.results]
+        records = [status.results[key] for key in cell.keys if key in status.results]
         for text in (
             *_of_trials(records),
             *_several("its training sets were made on", Counter(_data_platforms(records))),
-            *_of_findings(standing, cell.keys),
+            *_of_findings(status, cell.keys),
         ):
             yield SheetWarning("platform", text, row=cell.row, column=cell.column)
-    everything = [standing.results[e.key] for e in standing.outline.entries if e.key in standing.results]
+    everything = [status.results[e.key] for e in status.snapshot.entries if e.key in status.results]
     everywhere = Counter(map(platform_name, everything))
     if len(everywhere) > 1:
         yield SheetWarning(
@@ -62,12 +62,12 @@ def _of_trials(records: Sequence[Record]) -> Iterator[str]:
         yield from _several("its trials were computed in", Counter(map(_precision, records)), "precisions")
 
 
-def _of_findings(standing: Standing, keys: Iterable[str]) -> Iterator[str]:
+def _of_findings(status: SweepStatus, keys: Iterable[str]) -> Iterator[str]:
     """Of a probe whose findings at the trials of a cell are from several platforms. Findings that do not say
     theirs are left out."""
     found: dict[str, Counter[str]] = {}
     for key in keys:
-        for probe, record in without_curves(standing.findings.get(key, {})).items():
+        for probe, record in without_curves(status.findings.get(key, {})).items():
             if record.get("platform"):
                 found.setdefault(probe, Counter())[platform_name(record)] += 1
     for probe, names in found.items():

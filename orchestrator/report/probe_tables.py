@@ -5,48 +5,48 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry
 from orchestrator.report.table import Cell, Table, place_of, summarised
 
 
-def probe_tables(standing: Standing) -> tuple[Table, ...]:
+def probe_tables(status: SweepStatus) -> tuple[Table, ...]:
     """A table for each probe, without the lines of cells that have no result yet; none if the report names
     its metrics itself."""
-    outline = standing.outline
-    if outline.report.get("metrics"):
+    snapshot = status.snapshot
+    if snapshot.report.get("metrics"):
         return ()
-    axes = [axis for axis in (*outline.row_axes, outline.column_axis) if axis not in (None, METRIC)]
+    axes = [axis for axis in (*snapshot.row_axes, snapshot.column_axis) if axis not in (None, METRIC)]
     lines: dict[str, list[Entry]] = {}
-    for entry in outline.entries:
-        name = ", ".join(entry.labels[axis] for axis in axes if axis is not None) or outline.name
+    for entry in snapshot.entries:
+        name = ", ".join(entry.labels[axis] for axis in axes if axis is not None) or snapshot.name
         lines.setdefault(name, []).append(entry)
-    begun = {n: entries for n, entries in lines.items() if any(e.key in standing.results for e in entries)}
+    begun = {n: entries for n, entries in lines.items() if any(e.key in status.results for e in entries)}
     shown = tuple(axis for axis in axes if axis is not None)
-    return tuple(_table(standing, probe, shown, begun) for probe in outline.probes if begun)
+    return tuple(_table(status, probe, shown, begun) for probe in snapshot.probes if begun)
 
 
 def _table(
-    standing: Standing, probe: str, axes: tuple[str, ...], lines: Mapping[str, Sequence[Entry]]
+    status: SweepStatus, probe: str, axes: tuple[str, ...], lines: Mapping[str, Sequence[Entry]]
 ) -> Table:
-    outline = standing.outline
-    found = [metric for metric in _metrics(standing, probe) if metric != outline.metric]
-    metrics = {outline.metric: outline.metric} | {
+    snapshot = status.snapshot
+    found = [metric for metric in _metrics(status, probe) if metric != snapshot.metric]
+    metrics = {snapshot.metric: snapshot.metric} | {
         metric.removeprefix(f"{probe}/"): metric for metric in found
     }
     cells: dict[tuple[str, str], Cell] = {}
     for line, entries in lines.items():
         for label, metric in metrics.items():
-            place = place_of(outline, entries[0].labels, metric)
-            cells[line, label] = summarised(*place, list(entries), standing, metric)
-    question = f"What the probe {probe} found, beside {outline.metric}."
-    words = (outline.name, question, outline.metric, axes, METRIC)
+            place = place_of(snapshot, entries[0].labels, metric)
+            cells[line, label] = summarised(*place, list(entries), status, metric)
+    question = f"What the probe {probe} found, beside {snapshot.metric}."
+    words = (snapshot.name, question, snapshot.metric, axes, METRIC)
     return Table(*words, tuple(lines), tuple(metrics), cells, metrics, probe=probe)
 
 
-def _metrics(standing: Standing, probe: str) -> list[str]:
+def _metrics(status: SweepStatus, probe: str) -> list[str]:
     """Those that the probe is certain to find, then those that it found in some trials."""
     begin = f"{probe}/"
-    found = (name for record in standing.results.values() for name in record.get("metrics", ()))
-    names = (*standing.outline.probes[probe], *(name for name in found if name.startswith(begin)))
+    found = (name for record in status.results.values() for name in record.get("metrics", ()))
+    names = (*status.snapshot.probes[probe], *(name for name in found if name.startswith(begin)))
     return list(dict.fromkeys(names))

@@ -1,38 +1,38 @@
 """The best cells that a search has found, best first: of a table of which few cells are tried, what matters.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import Entry
 from orchestrator.report import Cell, shown, summarised
 
 TOP = 10
 
 
-def ranking(standing: Standing, top: int = TOP) -> list[Cell]:
+def ranking(status: SweepStatus, top: int = TOP) -> list[Cell]:
     """The best cells with a mean over their seeds, best first, each by its place in the table.
 
     A cell with trials that a scheduler stopped, or that failed or are missing, comes after every cell that is
     whole: the mean of the survivors is too good.
     """
     groups: dict[tuple[str, str], list[Entry]] = {}
-    outline = standing.outline
-    for entry in outline.entries:
-        axes = [axis for axis in (*outline.row_axes, outline.column_axis) if axis in entry.labels]
+    snapshot = status.snapshot
+    for entry in snapshot.entries:
+        axes = [axis for axis in (*snapshot.row_axes, snapshot.column_axis) if axis in entry.labels]
         groups.setdefault((", ".join(f"{axis}={entry.labels[axis]}" for axis in axes), ""), []).append(entry)
-    cells = [summarised(*place, entries, standing) for place, entries in groups.items()]
-    sign = 1 if outline.best == "min" else -1
+    cells = [summarised(*place, entries, status) for place, entries in groups.items()]
+    sign = 1 if snapshot.best == "min" else -1
     found = [(cell.seeds < cell.trials, sign * cell.mean, cell) for cell in cells if cell.mean is not None]
     return [cell for *_, cell in sorted(found, key=lambda one: one[:2])[:top]]
 
 
-def best_cells(standing: Standing) -> list[str]:
+def best_cells(status: SweepStatus) -> list[str]:
     """The ranking of a search in lines; none for a grid, whose table says it all."""
-    if standing.outline.best is None or not (cells := ranking(standing)):
+    if status.snapshot.best is None or not (cells := ranking(status)):
         return []
     seeds = max(cell.trials for cell in cells)
-    lines = [f"{shown(cell, standing.outline.metric, seeds):>16}  {cell.row}" for cell in cells]
-    return [f"best cells by {standing.outline.metric}:", *lines]
+    lines = [f"{shown(cell, status.snapshot.metric, seeds):>16}  {cell.row}" for cell in cells]
+    return [f"best cells by {status.snapshot.metric}:", *lines]

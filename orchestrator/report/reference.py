@@ -19,8 +19,8 @@ from typing import Literal, NotRequired
 from pydantic import FiniteFloat
 from typing_extensions import TypedDict
 
-from orchestrator.report.error import ReportError
 from poisons.records import Count, NotNegative, Text, more
+from trainers.errors import InputError
 from trainers.stored import MB, DamagedError, JsonFile
 
 LEVELS = 3  # of folders above the sweep's own in which `reference/` is looked for
@@ -91,7 +91,7 @@ FIGURES = JsonFile[FiguresRecord](FiguresRecord, limit=16 * MB)
 
 def find(name: str, sweep: Path) -> Reference:
     """The table `name`, `ops_paper/table2`, of a file in a folder `reference` beside the sweep file, or up to
-    three levels above. Raises ReportError if there is none."""
+    three levels above. Raises InputError if there is none."""
     file_name, _, table = name.partition("/")
     folders = [folder / "reference" for folder in (sweep.resolve().parent, *sweep.resolve().parent.parents)]
     for folder in folders[: LEVELS + 1]:
@@ -99,21 +99,21 @@ def find(name: str, sweep: Path) -> Reference:
         if file.is_file():
             return read(file, table)
     there = [file.stem for folder in folders[: LEVELS + 1] for file in sorted(folder.glob("*.json"))]
-    raise ReportError(
+    raise InputError(
         f"report.reference: {name!r}: no file {file_name}.json in {folders[0]} or in a reference/ up to "
         f"{LEVELS} levels above; {known('reference', file_name, there)}"
     )
 
 
 def read(file: Path, table: str) -> Reference:
-    """One table of a file of published figures. Raises ReportError."""
+    """One table of a file of published figures. Raises InputError."""
     try:
         told = FIGURES.read_file(file)
         problem = "there is no such file"
     except (OSError, DamagedError) as error:
         told, problem = None, str(error)
     if told is None:
-        raise ReportError(
+        raise InputError(
             f"{file}: not a file of published figures ({problem}); it holds "
             f"source, units (one of {', '.join(UNITS)}), and tables with cells of row, column and value"
         )
@@ -123,7 +123,7 @@ def read(file: Path, table: str) -> Reference:
         name = f"{file.stem}/{table}"
         return Reference(name, told["source"], tables[table].get("metric"), cells)
     what = f"no table {table!r}" if table else f"{file.stem!r} names no table; write {file.stem}/TABLE"
-    raise ReportError(f"report.reference: {what}; {known('table', table, tables)} in {file}")
+    raise InputError(f"report.reference: {what}; {known('table', table, tables)} in {file}")
 
 
 def known(what: str, word: str, there: Iterable[str]) -> str:

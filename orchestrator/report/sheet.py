@@ -1,4 +1,4 @@
-"""A sweep's report as one thing: its standing, its table, and all that is said of the table. Whatever writes
+"""A sweep's report as one thing: its status, its table, and all that is said of the table. Whatever writes
 reports begins here."""
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.report.claims import Verdict, verdicts
 from orchestrator.report.comparison import Comparison, Difference, compare, pair
-from orchestrator.report.error import ReportError
 from orchestrator.report.lines import counts
 from orchestrator.report.probe_tables import probe_tables
 from orchestrator.report.reference import Reference, find
 from orchestrator.report.table import Cell, Table, scale, tabulate
 from orchestrator.report.warning import SheetWarning, sheet_warnings
 from orchestrator.report.wording import caption, source
+from trainers.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Sheet:
     every format renders them."""
 
     file: str
-    standing: Standing
+    status: SweepStatus
     table: Table
     comparisons: tuple[Comparison, ...] = ()
     claims: tuple[Verdict, ...] = ()
@@ -51,7 +51,7 @@ class Sheet:
         return {
             **table_as_json(self.table),
             "file": self.file,
-            "counts": dict(counts(self.standing)),
+            "counts": dict(counts(self.status)),
             "comparisons": [_comparison(one) for one in self.comparisons],
             "claims": [_verdict(one) for one in self.claims],
             "notes": list(self.notes),
@@ -60,25 +60,25 @@ class Sheet:
         }
 
 
-def make_sheet(standing: Standing, file: Path, asked: Sequence[str] = (), *, strict: bool = True) -> Sheet:
+def make_sheet(status: SweepStatus, file: Path, asked: Sequence[str] = (), *, strict: bool = True) -> Sheet:
     """The report of a sweep whose file is `file`, with comparisons that are `asked` for, `em,ops`, besides
     the sweep's own.
 
-    ReportError for columns that are not there, and for published figures that cannot be found; if not
+    InputError for columns that are not there, and for published figures that cannot be found; if not
     `strict`, which a sweep's end is not, the latter is a note.
     """
-    reference, notes = _reference(standing, file, strict=strict)
-    table = tabulate(standing, reference)
+    reference, notes = _reference(status, file, strict=strict)
+    table = tabulate(status, reference)
     wanted = [pair(text, table) for text in asked]
-    for first, second in standing.outline.report.get("compare") or ():
+    for first, second in status.snapshot.report.get("compare") or ():
         if absent := [column for column in (first, second) if column not in table.columns]:
             notes.append(f"compare: {first}, {second}: the sweep has no column {' and no '.join(absent)}")
         else:
             wanted.append((first, second))
     comparisons = tuple(compare(table, *columns) for columns in dict.fromkeys(wanted))
-    claims, probes = verdicts(standing, table), probe_tables(standing)
-    warnings = sheet_warnings(standing, table, notes)
-    return Sheet(str(file), standing, table, comparisons, claims, tuple(notes), warnings, probes)
+    claims, probes = verdicts(status, table), probe_tables(status)
+    warnings = sheet_warnings(status, table, notes)
+    return Sheet(str(file), status, table, comparisons, claims, tuple(notes), warnings, probes)
 
 
 def as_json(sheets: Sequence[Sheet]) -> str:
@@ -87,13 +87,13 @@ def as_json(sheets: Sequence[Sheet]) -> str:
     return json.dumps(told[0] if len(told) == 1 else told, indent=1, allow_nan=False) + "\n"
 
 
-def _reference(standing: Standing, file: Path, *, strict: bool) -> tuple[Reference | None, list[str]]:
-    name = standing.outline.report.get("reference")
+def _reference(status: SweepStatus, file: Path, *, strict: bool) -> tuple[Reference | None, list[str]]:
+    name = status.snapshot.report.get("reference")
     if not name:
         return None, []
     try:
         return find(name, file), []
-    except ReportError as error:
+    except InputError as error:
         if strict:
             raise
         return None, [str(error)]

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
-from orchestrator.monitoring.sweep_status import Standing
-from orchestrator.planning.snapshot import METRIC, Entry, Outline
+from orchestrator.monitoring.sweep_status import SweepStatus
+from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 
@@ -111,40 +111,40 @@ def scale(metric: str) -> int:
     return 100 if metric.endswith("acc") else 1
 
 
-def axes_of(outline: Outline) -> tuple[tuple[str, ...], str | None]:
+def axes_of(snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
     """The axes down and the axis across. Several metrics are an axis too: where the sweep says, else across,
     or down if something is across already."""
-    rows, column = outline.row_axes, outline.column_axis
-    if not outline.report.get("metrics") or METRIC in (*rows, column):
+    rows, column = snapshot.row_axes, snapshot.column_axis
+    if not snapshot.report.get("metrics") or METRIC in (*rows, column):
         return rows, column
     return (rows, METRIC) if column is None else ((*rows, METRIC), column)
 
 
-def tabulate(standing: Standing, reference: Reference | None = None) -> Table:
+def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
     """The sweep's table as far as it is done, beside published figures if there are any."""
-    outline = standing.outline
-    row_axes, column_axis = axes_of(outline)
-    metrics = outline.report.get("metrics") or {}
+    snapshot = status.snapshot
+    row_axes, column_axis = axes_of(snapshot)
+    metrics = snapshot.report.get("metrics") or {}
     groups: dict[tuple[str, str], tuple[str, list[Entry]]] = {}
-    for entry in outline.entries:
-        for label, metric in metrics.items() or [(outline.metric, outline.metric)]:
-            place = place_of(outline, {**entry.labels, METRIC: label}, metric)
+    for entry in snapshot.entries:
+        for label, metric in metrics.items() or [(snapshot.metric, snapshot.metric)]:
+            place = place_of(snapshot, {**entry.labels, METRIC: label}, metric)
             groups.setdefault(place, (metric, []))[1].append(entry)
     rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
     cells = {}
     for (row, column), (metric, entries) in groups.items():
         only = len(columns) == 1
         found = reference.beside(row, column, metric, only_column=only) if reference else None
-        cells[row, column] = summarised(row, column, entries, standing, metric, found)
+        cells[row, column] = summarised(row, column, entries, status, metric, found)
     axes = (row_axes, column_axis)
-    words = (outline.name, outline.question, outline.metric)
+    words = (snapshot.name, snapshot.question, snapshot.metric)
     return Table(*words, *axes, rows, columns, cells, metrics, reference)
 
 
-def place_of(outline: Outline, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
+def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
     """The row and the column of the sweep's table that a trial of these labels belongs to."""
-    row_axes, column_axis = axes_of(outline)
-    row = ", ".join(labels.get(axis, metric) for axis in row_axes) or outline.name
+    row_axes, column_axis = axes_of(snapshot)
+    row = ", ".join(labels.get(axis, metric) for axis in row_axes) or snapshot.name
     return row, labels.get(column_axis, metric) if column_axis else VALUE if METRIC in row_axes else metric
 
 
@@ -152,20 +152,20 @@ def summarised(
     row: str,
     column: str,
     entries: list[Entry],
-    standing: Standing,
+    status: SweepStatus,
     metric: str | None = None,
     published: Published | None = None,
 ) -> Cell:
     """What has become of the trials of one cell; `metric` is the sweep's by default."""
-    outline = standing.outline
-    metric = metric or outline.metric
-    shown = {*outline.row_axes, outline.column_axis}
+    snapshot = status.snapshot
+    metric = metric or snapshot.metric
+    shown = {*snapshot.row_axes, snapshot.column_axis}
     values, absent = {}, []
     for entry in entries:
         seed = _seed({axis: label for axis, label in entry.labels.items() if axis not in shown})
-        value = standing.results.get(entry.key, {}).get("metrics", {}).get(metric)
+        value = status.results.get(entry.key, {}).get("metrics", {}).get(metric)
         if value is None:
-            absent.append(_absent(seed, entry, metric, standing))
+            absent.append(_absent(seed, entry, metric, status))
         else:
             values[seed] = value
     failed, stopped = (sum(one.why == why for one in absent) for why in ("failed", "stopped"))
@@ -184,15 +184,15 @@ def _seed(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in labels.items())
 
 
-def _absent(seed: str, entry: Entry, metric: str, standing: Standing) -> Absent:
+def _absent(seed: str, entry: Entry, metric: str, status: SweepStatus) -> Absent:
     key, probe = entry.key, metric.partition("/")[0]
-    if key in standing.results:
-        lacks = probe in standing.lacking.get(key, ())
+    if key in status.results:
+        lacks = probe in status.lacking.get(key, ())
         return Absent(seed, key, "lacks probe", probe=probe) if lacks else Absent(seed, key, "no value")
-    if key in standing.failures:
-        record = standing.failures[key]
+    if key in status.failures:
+        record = status.failures[key]
         error = str(record.get("error", "")).strip().partition("\n")[0]
         return Absent(seed, key, "failed", record.get("kind"), error)
-    if key in standing.stopped:
+    if key in status.stopped:
         return Absent(seed, key, "stopped")
     return Absent(seed, key, "not run")

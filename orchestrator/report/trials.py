@@ -26,7 +26,7 @@ def trials_csv(*sheets: Sheet) -> str:
     """
     axes = _each_once(axis for sheet in sheets for entry in _entries(sheet) for axis in entry.labels)
     metrics = _each_once(
-        name for sheet in sheets for record in sheet.standing.results.values() for name in record["metrics"]
+        name for sheet in sheets for record in sheet.status.results.values() for name in record["metrics"]
     )
     columns = (
         *FIRST,
@@ -41,7 +41,7 @@ def _rows(sheet: Sheet, axes: Sequence[str], metrics: Sequence[str]) -> Iterator
     warnings = _by_trial(sheet)
     whole = joined(one for one in sheet.warnings if one.subject is None)
     for entry in _entries(sheet):
-        record = sheet.standing.results.get(entry.key, {})
+        record = sheet.status.results.get(entry.key, {})
         found = record.get("metrics", {})
         yield [
             sheet.table.name,
@@ -71,16 +71,16 @@ def _by_trial(sheet: Sheet) -> dict[str, list[SheetWarning]]:
 
 
 def _state(sheet: Sheet, key: str) -> str:
-    standing = sheet.standing
-    if key in standing.results:
+    status = sheet.status
+    if key in status.results:
         return "done"
-    if key in standing.failures:
+    if key in status.failures:
         return "failed"
-    return "stopped" if key in standing.stopped else "missing"
+    return "stopped" if key in status.stopped else "missing"
 
 
 def _entries(sheet: Sheet) -> tuple[Entry, ...]:
-    return sheet.standing.outline.entries
+    return sheet.status.snapshot.entries
 
 
 def _named(names: Sequence[str], prefix: str, taken: Set[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from orchestrator.monitoring.sweep_status import Standing
+from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import Entry, lack
 from orchestrator.report.platforms import mixed_platforms
 from orchestrator.report.sheet_warning import SheetWarning as SheetWarning
@@ -17,15 +17,15 @@ from orchestrator.report.table import Table
 MOST = 8  # warnings of a kind, and trials of a warning, that are listed one by one
 
 
-def sheet_warnings(standing: Standing, table: Table, notes: Sequence[str]) -> tuple[SheetWarning, ...]:
+def sheet_warnings(status: SweepStatus, table: Table, notes: Sequence[str]) -> tuple[SheetWarning, ...]:
     """All warnings of a sweep, in the order in which they are shown."""
     return (
-        *_failed(standing),
-        *_stopped(standing),
-        *_missing(standing),
-        *_without_a_value(standing, table),
-        *_doubts(standing),
-        *mixed_platforms(standing, table),
+        *_failed(status),
+        *_stopped(status),
+        *_missing(status),
+        *_without_a_value(status, table),
+        *_doubts(status),
+        *mixed_platforms(status, table),
         *(SheetWarning("note", _one_line(note)) for note in notes),
     )
 
@@ -56,43 +56,43 @@ def _line(kind: str, text: str, subjects: Sequence[str]) -> str:
     return f"{kind}: {text} ({len(subjects)} times: {named})"
 
 
-def _failed(standing: Standing) -> Iterator[SheetWarning]:
-    for entry, record in standing.failed():
+def _failed(status: SweepStatus) -> Iterator[SheetWarning]:
+    for entry, record in status.failed():
         first = str(record.get("error", "")).strip().partition("\n")[0]
         fault = f"{record['kind']}: " if record.get("kind") else ""
-        where = "in a probe: " if entry.key in standing.results else ""
+        where = "in a probe: " if entry.key in status.results else ""
         yield _of_trial("failed", entry, f"{where}{fault}{first}")
 
 
-def _stopped(standing: Standing) -> Iterator[SheetWarning]:
-    for entry in standing.outline.entries:
-        if entry.key in standing.stopped:
+def _stopped(status: SweepStatus) -> Iterator[SheetWarning]:
+    for entry in status.snapshot.entries:
+        if entry.key in status.stopped:
             yield _of_trial("stopped", entry, "ended early by the sweep's scheduler, and in no mean")
 
 
-def _missing(standing: Standing) -> Iterator[SheetWarning]:
-    if standing.missing:
-        yield SheetWarning("missing", f"{standing.missing} of {standing.total} trials have not run yet")
-    if standing.lacking:
-        probes = ", ".join(lack(count, name) for name, count in standing.lacking_by_probe.items())
-        yield SheetWarning("missing", f"{len(standing.results)} of {standing.total} trials done, {probes}")
-    for entry in standing.outline.entries:
-        if entry.key in standing.lacking:
-            yield _of_trial("missing", entry, f"done, but lacks {' and '.join(standing.lacking[entry.key])}")
+def _missing(status: SweepStatus) -> Iterator[SheetWarning]:
+    if status.missing:
+        yield SheetWarning("missing", f"{status.missing} of {status.total} trials have not run yet")
+    if status.lacking:
+        probes = ", ".join(lack(count, name) for name, count in status.lacking_by_probe.items())
+        yield SheetWarning("missing", f"{len(status.results)} of {status.total} trials done, {probes}")
+    for entry in status.snapshot.entries:
+        if entry.key in status.lacking:
+            yield _of_trial("missing", entry, f"done, but lacks {' and '.join(status.lacking[entry.key])}")
 
 
-def _without_a_value(standing: Standing, table: Table) -> Iterator[SheetWarning]:
+def _without_a_value(status: SweepStatus, table: Table) -> Iterator[SheetWarning]:
     """Finished trials that lack a metric of the table."""
-    entries = {entry.key: entry for entry in standing.outline.entries}
+    entries = {entry.key: entry for entry in status.snapshot.entries}
     for cell in table.cells.values():
         for absent in cell.absent:
             if absent.why == "no value":
                 yield _of_trial("missing", entries[absent.key], f"it finished without {cell.metric}")
 
 
-def _doubts(standing: Standing) -> Iterator[SheetWarning]:
+def _doubts(status: SweepStatus) -> Iterator[SheetWarning]:
     """What the evaluation of a finished trial, or its checkpoints, warned of."""
-    for entry, text in standing.doubts():
+    for entry, text in status.doubts():
         yield _of_trial("doubt", entry, text)
 
 

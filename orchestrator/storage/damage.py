@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from orchestrator.storage.heartbeats import damaged_marks
+from orchestrator.storage.heartbeats import damaged_heartbeats
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.quarantine import FOLDER
 
@@ -17,12 +17,12 @@ LEDGER = re.compile(r"[^/]+/(result|failure|stopped|look-[^/]+)\.json")
 def damaged_files(ledger: Ledger) -> dict[str, str]:
     """All of them by name, with the reason. Every file is read. Raises OSError."""
     ledger.damaged.clear()
-    names = sorted(f"trials/{name}" for name in ledger.depot.files("trials") if LEDGER.fullmatch(name))
-    for name, data in ledger.depot.read_all(names).items():
+    names = sorted(f"trials/{name}" for name in ledger.storage.files("trials") if LEDGER.fullmatch(name))
+    for name, data in ledger.storage.read_all(names).items():
         ledger.parsed(name, data)
-    return {**ledger.damaged, **damaged_marks(ledger.depot)}
+    return {**ledger.damaged, **damaged_heartbeats(ledger.storage)}
 
 
 def in_quarantine(ledger: Ledger) -> int:
     """How many damaged files and data sets were put aside."""
-    return len(ledger.depot.names(FOLDER))
+    return len(ledger.storage.names(FOLDER))

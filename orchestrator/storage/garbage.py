@@ -13,9 +13,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
-from orchestrator.storage.storage import Depot, Folder, open_depot
+from orchestrator.storage.storage import FolderStorage, Storage, open_storage
 from poisons import Store
 from poisons.records import IMPORT, RECORD
 from poisons.store.local_cache import remote_name
@@ -54,7 +54,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Rubbish:
+class Garbage:
     """Something that can go, and why."""
 
     name: str
@@ -65,9 +65,9 @@ class Rubbish:
 def entries(store: Store) -> list[Entry]:
     """Every data set, by name. What trials of the ledger and running sweeps name is needed, and so is what
     that was made from."""
-    records, depot = store.records(), open_depot(store.where)
-    reasons = _used(depot)
-    for name, sweeps in _claimed(depot).items():
+    records, storage = store.records(), open_storage(store.where)
+    reasons = _used(storage)
+    for name, sweeps in _claimed(storage).items():
         reasons.setdefault(name, []).extend(sweeps)
     look = [name for name in reasons if name in records]
     while look:
@@ -79,7 +79,7 @@ def entries(store: Store) -> list[Entry]:
     return [Entry(name, record, tuple(reasons.get(name, ()))) for name, record in records.items()]
 
 
-def rubbish(store: Store, *, weights: bool = False) -> list[Rubbish]:
+def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
     """All that can go: data sets that nobody needs, what was put aside as damaged, what was killed and left,
     and what belonged to these; and, if they are to go, the kept `weights` of trials."""
     known = entries(store)
@@ -102,53 +102,53 @@ def rubbish(store: Store, *, weights: bool = False) -> list[Rubbish]:
             None if Path(p.last).stem in kept else "of a data set that goes, or is gone; drawn again"
         ),
     }
-    depot = open_depot(store.where)
-    now = depot.now()
+    storage = open_storage(store.where)
+    now = storage.now()
     found = [
-        Rubbish(place.name, why, place.bytes)
+        Garbage(place.name, why, place.bytes)
         for folder, rule in rules.items()
-        for place in _places(depot, folder, now)
+        for place in _places(storage, folder, now)
         if (why := rule(place)) is not None
     ]
-    return [*found, *_checkpoints(depot, now), *_weights(depot, now, every=weights)]
+    return [*found, *_checkpoints(storage, now), *_weights(storage, now, every=weights)]
 
 
 def kept_weights(store: Store) -> tuple[int, int]:
     """Of how many trials the store keeps the weights, and their bytes."""
-    there = open_depot(store.where).files("trials")
+    there = open_storage(store.where).files("trials")
     sizes = [kept.bytes for name, kept in there.items() if name.partition("/")[2] == WEIGHTS]
     return len(sizes), sum(sizes)
 
 
-def _weights(depot: Depot, now: float, *, every: bool) -> Iterator[Rubbish]:
+def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Garbage]:
     """Kept weights, but for those of trials that are at work: of trials that have no result, whose worker was
     killed before it could publish one, and, if asked for, of `every` trial."""
-    there = depot.files("trials")
-    at_work = {lease.rpartition(".")[0] for lease in depot.names("leases")}
+    there = storage.files("trials")
+    at_work = {lease.rpartition(".")[0] for lease in storage.names("leases")}
     for name, kept in there.items():
         key, _, last = name.partition("/")
         if last.lstrip(".") not in (WEIGHTS, f"{WEIGHTS}.tmp") or key in at_work:
             continue
         orphan = f"{key}/result.json" not in there or last != WEIGHTS
         if orphan and kept.changed is not None and now - kept.changed > DAY:
-            yield Rubbish(f"trials/{name}", "weights of a training that was killed", kept.bytes)
+            yield Garbage(f"trials/{name}", "weights of a training that was killed", kept.bytes)
         elif every and not orphan:
             why = "kept weights; without them a probe added later must train this trial again"
-            yield Rubbish(f"trials/{name}", why, kept.bytes)
+            yield Garbage(f"trials/{name}", why, kept.bytes)
 
 
-def _checkpoints(depot: Depot, now: float) -> Iterator[Rubbish]:
+def _checkpoints(storage: Storage, now: float) -> Iterator[Garbage]:
     """What workers left that were killed just after they had published. A failed look goes on from its
     trial's, and a trial that is done may be trained again for its looks."""
-    there = depot.files("trials")
-    at_work = {lease.rpartition(".")[0] for lease in depot.names("leases")}
+    there = storage.files("trials")
+    at_work = {lease.rpartition(".")[0] for lease in storage.names("leases")}
     for name, kept in there.items():
         key, _, last = name.partition("/")
         if not last.lstrip(".").startswith(CHECKPOINT) or key in at_work:
             continue
         done = f"{key}/result.json" in there and f"{key}/failure.json" not in there
         if done and kept.changed is not None and now - kept.changed > DAY:
-            yield Rubbish(f"trials/{name}", "a checkpoint of a trial that is done", kept.bytes)
+            yield Garbage(f"trials/{name}", "a checkpoint of a trial that is done", kept.bytes)
 
 
 def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) -> str | None:
@@ -158,33 +158,33 @@ def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) 
     return "half-written, damaged, or of an older opsctl" if left else None
 
 
-def _places(depot: Depot, folder: str, now: float) -> Iterator[Place]:
-    """What lies directly in a folder of the store; `now` is by the depot's clock."""
+def _places(storage: Storage, folder: str, now: float) -> Iterator[Place]:
+    """What lies directly in a folder of the store; `now` is by the storage's clock."""
     found: dict[str, list[tuple[int, float]]] = defaultdict(list)
-    for name, kept in depot.files(folder).items():
+    for name, kept in storage.files(folder).items():
         age = 0.0 if kept.changed is None else now - kept.changed
         found[name.split("/")[0]].append((kept.bytes, age))
-    for name in sorted({*depot.names(folder), *found}):
+    for name in sorted({*storage.names(folder), *found}):
         sizes, ages = zip(*found.get(name, [(0, DAY)]), strict=True)
         yield Place(f"{folder}/{name}", sum(sizes), min(ages))
 
 
-def remove(store: Store, item: Rubbish) -> bool:
+def remove(store: Store, item: Garbage) -> bool:
     """Remove it, unless somebody on this machine builds a data set just now, which may be made from it, or a
     sweep that began since counts on it."""
-    depot = open_depot(store.where)
-    if PurePosixPath(item.name).name in _claimed(depot) or _building(store):
+    storage = open_storage(store.where)
+    if PurePosixPath(item.name).name in _claimed(storage) or _building(store):
         return False
     if store.remote is not None:
-        Folder(store.root).remove_all(item.name)
-    return depot.remove_all(item.name)
+        FolderStorage(store.root).remove_all(item.name)
+    return storage.remove_all(item.name)
 
 
 def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
     """Every imported perturbation whose record is not damaged, by fingerprint."""
-    depot = open_depot(store.where)
-    names = sorted(depot.holders("imports", RECORD))
-    read = depot.read_all([f"imports/{name}/{RECORD}" for name in names])
+    storage = open_storage(store.where)
+    names = sorted(storage.holders("imports", RECORD))
+    read = storage.read_all([f"imports/{name}/{RECORD}" for name in names])
     found = []
     for name in names:
         with suppress(DamagedError):
@@ -218,23 +218,23 @@ def _building(store: Store) -> bool:
     return False
 
 
-def _used(depot: Depot) -> dict[str, list[str]]:
+def _used(storage: Storage) -> dict[str, list[str]]:
     """Names of data sets that trials of the ledger, done or failed, and the looks at them read, and how many
     trials."""
     needs: dict[str, set[str]] = defaultdict(set)
-    told = [name for name in depot.files("trials") if TOLD.fullmatch(name)]
-    ledger = Ledger(depot.where)
-    for name, data in depot.read_all(f"trials/{name}" for name in told).items():
+    told = [name for name in storage.files("trials") if TOLD.fullmatch(name)]
+    ledger = Ledger(storage.where)
+    for name, data in storage.read_all(f"trials/{name}" for name in told).items():
         record = ledger.parsed(name, data) or {}
         needs[name.split("/")[1]].update(record.get("needs", ()), record.get("sets", {}).values())
     trials = Counter(name for names in needs.values() for name in names)
     return {name: [f"{n} trial{'s' * (n > 1)}"] for name, n in trials.items()}
 
 
-def _claimed(depot: Depot) -> dict[str, list[str]]:
+def _claimed(storage: Storage) -> dict[str, list[str]]:
     """Names of data sets that sweeps count on that run now, and which sweeps."""
     claims: dict[str, list[str]] = defaultdict(list)
-    for mark in marks(depot):
-        for name in mark.get("needs", ()):
-            claims[name].append(f"a running sweep, {mark['sweep']} on {mark['host']}")
+    for heartbeat in live_heartbeats(storage):
+        for name in heartbeat.get("needs", ()):
+            claims[name].append(f"a running sweep, {heartbeat['sweep']} on {heartbeat['host']}")
     return dict(claims)

@@ -1,8 +1,8 @@
-"""Who runs a sweep just now: a driver leaves a mark in the depot, renews it, and reads there whether it is to
-stop.
+"""Heartbeats: a driver writes one to storage, renews it every few seconds, and finds there whether it is
+asked to stop.
 
-A mark counts its beats, and whoever watches it uses a clock of his own: clocks that differ, or jump, harm
-nobody. Imports nothing heavy, so that a look at a sweep is instant.
+A heartbeat has a counter, and whoever watches it uses its own clock, so clocks that differ or jump do no
+harm. Imports nothing heavy, so that `opsctl status` is instant.
 """
 
 from __future__ import annotations
@@ -14,35 +14,46 @@ import re
 import secrets
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from orchestrator.storage.process import alive, machine
 from orchestrator.storage.quarantine import quarantine
-from orchestrator.storage.records import HEARTBEAT
-from orchestrator.storage.storage import Depot
+from orchestrator.storage.records import HEARTBEAT, DriverState, Heartbeat
+from orchestrator.storage.storage import Storage
 from trainers.stored import DamagedError
 
 BEAT_SECONDS = 3.0
 STALE_SECONDS = 60.0  # without a beat: its driver is dead, or cut off
-BURY_SECONDS = 600.0  # without a beat: whatever it was, its mark says nothing any more
-ROUND_BEATS = 20  # between two looks at the others' marks
+REMOVE_SECONDS = 600.0  # without a beat: whatever it was, its heartbeat says nothing any more
+ROUND_BEATS = 20  # between two looks at the others' heartbeats
 ID = re.compile("[A-Za-z0-9_.-]{1,200}")
-Mark = dict[str, Any]
 
 
 class Driver:
-    """The mark of this process, from `with` to its end. `state` is what it tells beside who it is; another
-    thread reads it, so replace it and never change it."""
+    """This process as a driver of a sweep, with a heartbeat from `with` to its end. Another thread reads
+    `state`: replace it, never change it."""
 
-    def __init__(self, depot: Depot, sweep: str, told: Mark, stop: threading.Event) -> None:
-        """`told` stays as it is; `stop` is set when somebody asks this driver to stop."""
+    def __init__(
+        self,
+        storage: Storage,
+        sweep: str,
+        stop: threading.Event,
+        *,
+        needs: Sequence[str] = (),
+        snapshot: str | None = None,
+    ) -> None:
+        """`stop` is set when somebody asks this driver to stop. `needs` names the data sets that the sweep
+        uses, `snapshot` the version of its plan."""
         self.id = f"{sweep}-{os.getpid()}-{secrets.token_hex(4)}"
-        self.depot, self.stop = depot, stop
-        self.state: Mark = {}
-        self._told = told | {
+        self.storage, self.stop = storage, stop
+        self.state: DriverState = {}
+        self._identity = {
+            "needs": [*needs],
+            "outline": snapshot,
             "id": self.id,
             "sweep": sweep,
             "host": platform.node(),
@@ -65,130 +76,138 @@ class Driver:
         self._ended.set()
         self._thread.join()
         with suppress(OSError):
-            self.depot.remove(f"drivers/{self.id}.json")
-            self.depot.remove(f"drivers/{self.id}.stop")
+            self.storage.remove(f"drivers/{self.id}.json")
+            self.storage.remove(f"drivers/{self.id}.stop")
 
     def beat(self) -> None:
-        """Renew the mark. Raises OSError."""
+        """Renew the heartbeat. Raises OSError."""
         self._beat += 1
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        mark = self._told | {"beat": self._beat, "time": now, "state": self.state}
-        self.depot.write(f"drivers/{self.id}.json", json.dumps(mark).encode())
+        heartbeat = self._identity | {"beat": self._beat, "time": now, "state": self.state}
+        self.storage.write(f"drivers/{self.id}.json", json.dumps(heartbeat).encode())
 
     def _renew(self) -> None:
-        others = Watch(self.depot)
+        others = Watch(self.storage)
         while not self._ended.wait(BEAT_SECONDS):
-            with suppress(OSError):  # a depot that is full, or away for a while, must not end a sweep
+            with suppress(OSError):  # storage that is full, or away for a while, must not end a sweep
                 self.beat()
             with suppress(OSError):  # and one that is full can still be asked
-                if self.depot.read(f"drivers/{self.id}.stop") is not None:
+                if self.storage.read(f"drivers/{self.id}.stop") is not None:
                     self.stop.set()
             with suppress(OSError):
                 if self._beat % ROUND_BEATS == 0:
-                    bury_silent(self.depot, others)
+                    remove_silent(self.storage, others)
 
 
 class Watch:
     """Which drivers live, as far as one can tell from here."""
 
-    def __init__(self, depot: Depot) -> None:
-        self.depot = depot
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
         self._seen: dict[str, tuple[int, float]] = {}  # id -> its last beat, and when it was first seen here
 
     def alive(self, driver: str) -> bool:
-        """False once its mark is gone, its process on this machine is, or no beat came for STALE_SECONDS."""
-        mark = read_mark(self.depot, driver)
-        return mark is not None and not process_gone(mark) and self.silent(driver, mark) < STALE_SECONDS
+        """False once its heartbeat is gone, its process on this machine is, or no beat came for
+        STALE_SECONDS."""
+        heartbeat = read_heartbeat(self.storage, driver)
+        return (
+            heartbeat is not None
+            and not process_gone(heartbeat)
+            and self.silent(driver, heartbeat) < STALE_SECONDS
+        )
 
-    def silent(self, driver: str, mark: Mark) -> float:
-        """For how many seconds a driver gave no beat but its mark's, as far as this one has watched."""
+    def silent(self, driver: str, heartbeat: Heartbeat) -> float:
+        """For how many seconds a driver gave no beat but its heartbeat's, as far as this one has watched."""
         beat, since = self._seen.get(driver, (-1, 0.0))
-        if mark["beat"] != beat:
+        if heartbeat["beat"] != beat:
             since = time.monotonic()
-            self._seen[driver] = (mark["beat"], since)
+            self._seen[driver] = (heartbeat["beat"], since)
         return time.monotonic() - since
 
 
-def marks(depot: Depot) -> list[Mark]:
-    """The marks of all drivers but those that are known to be dead."""
-    names = [name.removesuffix(".json") for name in depot.names("drivers") if name.endswith(".json")]
-    found = (read_mark(depot, name) for name in names)
-    return [mark for mark in found if mark is not None and not process_gone(mark)]
+def live_heartbeats(storage: Storage) -> list[Heartbeat]:
+    """The heartbeats of all drivers but those that are known to be dead."""
+    names = [name.removesuffix(".json") for name in storage.names("drivers") if name.endswith(".json")]
+    found = (read_heartbeat(storage, name) for name in names)
+    return [heartbeat for heartbeat in found if heartbeat is not None and not process_gone(heartbeat)]
 
 
-def read_mark(depot: Depot, driver: str) -> Mark | None:
-    """A driver's mark, or None if it has none, or one that is damaged."""
+def read_heartbeat(storage: Storage, driver: str) -> Heartbeat | None:
+    """A driver's heartbeat, or None if it has none, or one that is damaged."""
     with suppress(DamagedError):
-        return _checked_mark(depot, driver)
+        return _checked_heartbeat(storage, driver)
     return None
 
 
-def damaged_marks(depot: Depot) -> dict[str, str]:
-    """The files of marks that are damaged, and why."""
+def damaged_heartbeats(storage: Storage) -> dict[str, str]:
+    """The files of heartbeats that are damaged, and why."""
     found = {}
-    for name in depot.names("drivers"):
+    for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
         try:
-            _ = kind == "json" and _checked_mark(depot, driver)
+            _ = kind == "json" and _checked_heartbeat(storage, driver)
         except DamagedError as error:
             found[f"drivers/{name}"] = str(error)
     return found
 
 
-def _checked_mark(depot: Depot, driver: str) -> Mark | None:
-    if not ID.fullmatch(driver) or (data := depot.read(f"drivers/{driver}.json")) is None:
+def _checked_heartbeat(storage: Storage, driver: str) -> Heartbeat | None:
+    if not ID.fullmatch(driver) or (data := storage.read(f"drivers/{driver}.json")) is None:
         return None
-    mark = HEARTBEAT.read(data)
-    if mark["id"] != driver:
-        raise DamagedError(f"it is of the driver {mark['id']}")
-    return mark
+    heartbeat = HEARTBEAT.read(data)
+    if heartbeat["id"] != driver:
+        raise DamagedError(f"it is of the driver {heartbeat['id']}")
+    return heartbeat
 
 
-def shows(depot: Depot, driver: str, *, patience: float = STALE_SECONDS) -> bool:
-    """Whether a driver that lives has its mark in this depot. What a shared folder does not show yet is
-    waited for: a machine may go by a listing that is a minute old. Raises OSError."""
+def shows(storage: Storage, driver: str, *, patience: float = STALE_SECONDS) -> bool:
+    """Whether a driver that lives has its heartbeat in this storage. What a shared folder does not show yet
+    is waited for: a machine may go by a listing that is a minute old. Raises OSError."""
     end = time.monotonic() + patience
-    while read_mark(depot, driver) is None:
+    while read_heartbeat(storage, driver) is None:
         if time.monotonic() >= end:
             return False
         time.sleep(min(BEAT_SECONDS, patience))
     return True
 
 
-def ask_to_stop(depot: Depot, driver: str) -> None:
+def ask_to_stop(storage: Storage, driver: str) -> None:
     """Have a driver end its sweep cleanly; it hears of it with its next beat."""
-    depot.write(f"drivers/{driver}.stop", b"{}")
+    storage.write(f"drivers/{driver}.stop", b"{}")
 
 
-def bury(depot: Depot) -> None:
-    """Remove what drivers of this machine have left that are no more: marks, and what they had begun to
-    write. Damaged marks go to `quarantine/`."""
-    depot.tidy()
-    for name in damaged_marks(depot):
-        quarantine(depot, name)
-    for name in depot.names("drivers"):
+def remove_dead(storage: Storage) -> None:
+    """Remove what drivers of this machine have left that are no more: heartbeats, and what they had begun to
+    write. Damaged heartbeats go to `quarantine/`."""
+    storage.tidy()
+    for name in damaged_heartbeats(storage):
+        quarantine(storage, name)
+    for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
-        mark = read_mark(depot, driver)
-        if (kind == "json" and mark is not None and process_gone(mark)) or (kind == "stop" and mark is None):
-            depot.remove(f"drivers/{name}")
+        heartbeat = read_heartbeat(storage, driver)
+        if (kind == "json" and heartbeat is not None and process_gone(heartbeat)) or (
+            kind == "stop" and heartbeat is None
+        ):
+            storage.remove(f"drivers/{name}")
 
 
-def bury_silent(depot: Depot, watch: Watch) -> None:
-    """Remove the marks of drivers, on whatever machine, that gave no beat for BURY_SECONDS while they were
-    watched. One that was only cut off leaves its mark again with its next beat."""
-    for name in depot.names("drivers"):
+def remove_silent(storage: Storage, watch: Watch) -> None:
+    """Remove the heartbeats of drivers, on whatever machine, that gave no beat for REMOVE_SECONDS while they
+    were watched. One that was only cut off leaves its heartbeat again with its next beat."""
+    for name in storage.names("drivers"):
         driver, _, kind = name.rpartition(".")
-        mark = read_mark(depot, driver) if kind == "json" else None
-        if mark is not None and watch.silent(driver, mark) > BURY_SECONDS:
-            depot.remove(f"drivers/{driver}.json")
-            depot.remove(f"drivers/{driver}.stop")
+        heartbeat = read_heartbeat(storage, driver) if kind == "json" else None
+        if heartbeat is not None and watch.silent(driver, heartbeat) > REMOVE_SECONDS:
+            storage.remove(f"drivers/{driver}.json")
+            storage.remove(f"drivers/{driver}.stop")
 
 
-def is_ours(mark: Mark) -> bool:
-    """Whether a mark is this process's."""
-    return bool(mark["machine"] == machine() and mark["pid"] == os.getpid())
+def is_ours(heartbeat: Heartbeat) -> bool:
+    """Whether a heartbeat is this process's."""
+    return bool(heartbeat["machine"] == machine() and heartbeat["pid"] == os.getpid())
 
 
-def process_gone(mark: Mark) -> bool:
-    """Whether the process of a mark is known to have ended; on another machine nobody can tell, so no."""
-    return mark["machine"] == machine() and not alive(mark["pid"])
+def process_gone(heartbeat: Heartbeat) -> bool:
+    """Whether the process of a heartbeat is known to have ended; on another machine nobody can tell, so
+    no."""
+    return heartbeat["machine"] == machine() and not alive(heartbeat["pid"])

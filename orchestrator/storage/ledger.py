@@ -1,9 +1,9 @@
-"""The ledger: one folder per trial in a depot. `result.json`, published whole, says that a trial is done, and
-`look-<key>.json` what a look at it found.
+"""The ledger: one folder per trial in storage. `result.json`, published whole, says that a trial is done,
+and `look-<key>.json` what a look at it found.
 
 A damaged file counts as missing. What is published in its place moves it to `quarantine/`.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.storage.records import (
     check_seal,
     sealed,
 )
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from trainers.redaction import redacted_data
 from trainers.stored import DamagedError, JsonFile
 
@@ -36,10 +36,10 @@ FILES = ("result", "failure", "stopped")
 
 
 class Ledger:
-    """Results and failures of trials under `trials/<key>/` of the depot at `where`."""
+    """Results and failures of trials under `trials/<key>/` of the storage at `where`."""
 
     def __init__(self, where: Path | str) -> None:
-        self.depot = open_depot(where)
+        self.storage = open_storage(where)
         self.damaged: dict[str, str] = {}  # files that were read and are damaged, and why
 
     def result(self, key: str) -> Record | None:
@@ -52,7 +52,7 @@ class Ledger:
 
     def look(self, key: str, look: str) -> Record | None:
         """What the look of that key found at a trial, or None."""
-        return self.parsed(look_file(key, look), self.depot.read(look_file(key, look)))
+        return self.parsed(look_file(key, look), self.storage.read(look_file(key, look)))
 
     def looked(self, key: str, looks: LookKeys) -> Record | None:
         """The record of a trial that is done, with what these looks found: their metrics among its own, as
@@ -64,7 +64,7 @@ class Ledger:
 
     def findings(self, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
         """What looks at trials found, as far as they did: by the trial's key, then by the look's name."""
-        read = self.depot.read_all(
+        read = self.storage.read_all(
             {look_file(key, k) for key, looks in wanted.items() for k in looks.values()}
         )
         records = {file: self.parsed(file, data) for file, data in read.items()}
@@ -92,19 +92,19 @@ class Ledger:
 
     def done(self) -> set[str]:
         """The keys of all finished trials."""
-        return self.depot.holders("trials", "result.json")
+        return self.storage.holders("trials", "result.json")
 
     def failed(self) -> set[str]:
         """The keys of all trials that have a failure."""
-        return self.depot.holders("trials", "failure.json")
+        return self.storage.holders("trials", "failure.json")
 
     def ended(self) -> set[str]:
         """The keys of all trials that a scheduler ended early."""
-        return self.depot.holders("trials", "stopped.json")
+        return self.storage.holders("trials", "stopped.json")
 
     def kept(self) -> set[str]:
         """The keys of all trials whose weights are kept."""
-        return self.depot.holders("trials", WEIGHTS)
+        return self.storage.holders("trials", WEIGHTS)
 
     def publish(self, key: str, record: Record) -> Record:
         """Say that a trial is done. From here on it is, whatever dies. The history, being long, is last.
@@ -135,12 +135,12 @@ class Ledger:
     def forget(self, key: str) -> None:
         """Have no failure of a trial, nor that it was stopped: it is missing, or done."""
         for name in ("failure", "stopped"):
-            self.depot.remove(f"trials/{key}/{name}.json")
+            self.storage.remove(f"trials/{key}/{name}.json")
 
     def tidy(self, key: str) -> None:
         """Have no checkpoint of a trial that is done."""
         for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first nobody looks for the other
-            self.depot.remove(f"trials/{key}/{name}")
+            self.storage.remove(f"trials/{key}/{name}")
 
     def parsed(self, name: str, data: bytes | None, *, short: bool = False) -> Record | None:
         """The record in a file of the ledger that has these bytes, or is cut `short` before its long fields;
@@ -156,26 +156,26 @@ class Ledger:
     def _publish(self, name: str, data: bytes) -> Record | None:
         """Have `name` hold `data`, unless it holds what can be read: then that."""
         for _ in range(3):  # another may replace a damaged file at the same time
-            if self.depot.publish(name, data):
+            if self.storage.publish(name, data):
                 return None
-            if (found := self.parsed(name, self.depot.read(name))) is not None:
+            if (found := self.parsed(name, self.storage.read(name))) is not None:
                 return found
-            quarantine(self.depot, name)
-        self.depot.write(name, data)
+            quarantine(self.storage, name)
+        self.storage.write(name, data)
         return None
 
     def _write(self, key: str, name: str, record: Record) -> None:
-        self.depot.write(f"trials/{key}/{name}.json", _json(record))
+        self.storage.write(f"trials/{key}/{name}.json", _json(record))
 
     def _read_all(self, keys: Iterable[str], name: str) -> dict[str, Record]:
         names = {f"trials/{key}/{name}.json": key for key in keys}
-        read = self.depot.read_all(names)
+        read = self.storage.read_all(names)
         found = {names[file]: self.parsed(file, data) for file, data in read.items()}
         return {key: record for key, record in found.items() if record is not None}
 
     def _read(self, key: str, name: str) -> Record | None:
         file = f"trials/{key}/{name}.json"
-        return self.parsed(file, self.depot.read(file))
+        return self.parsed(file, self.storage.read(file))
 
 
 def read_file(name: str, data: bytes, *, short: bool = False) -> Record:

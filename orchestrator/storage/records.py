@@ -2,7 +2,7 @@
 
 A file that fails its reader is damaged: it counts as missing, and nothing of it is used.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -107,9 +107,19 @@ class Stopped(TypedDict):
     history: NotRequired[list[dict[str, FiniteFloat]]]
 
 
+LastEpoch = TypedDict(
+    "LastEpoch",
+    {
+        "epoch": NotRequired[FiniteFloat | None],
+        "train/acc": NotRequired[FiniteFloat | None],
+        "test/clean_acc": NotRequired[FiniteFloat | None],
+    },
+)
+
+
 @more
-class RunningTrial(TypedDict):
-    """A trial that a driver runs."""
+class RunningTrial(LastEpoch):
+    """A trial that a driver runs, with what its last epoch measured."""
 
     key: Key
     name: Text
@@ -126,12 +136,17 @@ class DataSetAtWork(TypedDict):
 
 
 @more
-class State(TypedDict, total=False):
+class DriverState(TypedDict, total=False):
     """How far a driver is; empty before it has begun."""
 
+    total: Count
+    done: Count
+    failed: Count
+    stopped: Count
     waiting: Count
     elsewhere: Count
     resting: Count
+    slots: Count
     running: list[RunningTrial]
     building: list[DataSetAtWork]
     faults: dict[str, Count]
@@ -150,7 +165,7 @@ class Heartbeat(TypedDict):
     started: Time
     time: Time
     beat: Count
-    state: State
+    state: DriverState
     needs: NotRequired[list[DataSetName]]
     outline: NotRequired[Text | None]
 
@@ -159,7 +174,7 @@ RESULT = JsonFile[Record](Result, limit=64 * MB)
 PROBED = JsonFile[Record](Probed, limit=128 * MB)
 FAILURE = JsonFile[Record](Failure, limit=64 * MB)
 STOPPED = JsonFile[Record](Stopped, limit=64 * MB)
-HEARTBEAT = JsonFile[Record](Heartbeat, limit=16 * MB)
+HEARTBEAT = JsonFile[Heartbeat](Heartbeat, limit=16 * MB)
 
 
 def sealed(record: Mapping[str, Any], *, last: Collection[str]) -> Record:

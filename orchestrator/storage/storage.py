@@ -1,6 +1,6 @@
 """Named bytes that every machine of a sweep can reach: a folder that they share, or an fsspec URL.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from io import BufferedReader
 from pathlib import Path
 
 from orchestrator.storage.process import gone, here, this_process
+from trainers.errors import InputError
 from trainers.redaction import redacted
 from trainers.stored import open_regular
 
@@ -30,16 +31,8 @@ LARGEST = 256 * 10**6  # bytes that `read` returns; what is larger is no file th
 PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
 
 
-class DepotError(OSError):
-    """The place that was named cannot be a depot; the message says what to name, or to install, instead.
-    Credentials in it are hidden."""
-
-    def __init__(self, message: object = "") -> None:
-        super().__init__(redacted(str(message)))
-
-
 class UnsafeNameError(ValueError):
-    """A name that could lie outside the depot: nothing is read, written or removed there."""
+    """A name that could lie outside the storage: nothing is read, written or removed there."""
 
 
 def safe(name: str) -> bool:
@@ -59,21 +52,21 @@ def check_safe(name: str) -> str:
 
 @dataclass(frozen=True)
 class Kept:
-    """A file of a depot: its size, and when it was written (seconds since 1970, by the depot's own clock), or
-    None if nobody knows."""
+    """A file in storage: its size, and when it was written (seconds since 1970, by the storage's own
+    clock), or None if nobody knows."""
 
     bytes: int
     changed: float | None
 
 
-class Depot(ABC):
+class Storage(ABC):
     """Bytes by name, such as `trials/<key>/result.json`. All methods may be called from any thread.
 
-    Every method raises OSError if the depot does not answer, or is full, and UnsafeNameError for a name that
-    could lie outside it. What is listed has only safe names: others are nobody's.
+    Every method raises OSError if the storage does not answer, or is full, and UnsafeNameError for a name
+    that could lie outside it. What is listed has only safe names: others are nobody's.
     """
 
-    where: str  # what `open_depot` takes to open it again, on any machine that can reach it
+    where: str  # what `open_storage` takes to open it again, on any machine that can reach it
 
     @property
     def shown(self) -> str:
@@ -152,7 +145,7 @@ class Depot(ABC):
         return {name: self.read(name) for name in names}
 
 
-class Folder(Depot):
+class FolderStorage(Storage):
     """A folder, on this machine's disk or on one that machines share."""
 
     def __init__(self, root: Path) -> None:
@@ -286,14 +279,14 @@ class Folder(Depot):
         return self.root / "tmp" / f"{this_process()}.{secrets.token_hex(8)}.tmp"
 
 
-def open_depot(where: str | Path) -> Depot:
-    """The depot at a path, or at any fsspec URL: `s3://bucket/prefix`, `gs://...`, `file:///...`. DepotError
-    if there can be none."""
+def open_storage(where: str | Path) -> Storage:
+    """The storage at a path, or at any fsspec URL: `s3://bucket/prefix`, `gs://...`, `file:///...`.
+    InputError if there can be none."""
     if (url := as_url(where)) is None:
-        return Folder(local_folder(where))
-    from orchestrator.storage.url_storage import Url  # or whoever has a folder would wait for fsspec
+        return FolderStorage(local_folder(where))
+    from orchestrator.storage.url_storage import UrlStorage  # or whoever has a folder would wait for fsspec
 
-    return Url(url)
+    return UrlStorage(url)
 
 
 def local_folder(where: str | Path) -> Path:
@@ -308,13 +301,13 @@ def local_folder(where: str | Path) -> Path:
 
 
 def as_url(where: str | Path) -> str | None:
-    """The URL, without a slash at its end, or None for what is a path. DepotError for half a URL."""
+    """The URL, without a slash at its end, or None for what is a path. InputError for half a URL."""
     scheme, mark, rest = str(where).partition(":/")
     if not mark or not re.fullmatch("[a-z][a-z0-9+.-]+", scheme) or scheme == "file":
         return None
     if not rest.startswith("/"):
         url = redacted(f"{scheme}://{rest}")
-        raise DepotError(f"{url.replace('//', '/', 1)} is neither a path nor a URL; write {url}")
+        raise InputError(f"{url.replace('//', '/', 1)} is neither a path nor a URL; write {url}")
     return f"{scheme}://{rest.strip('/')}"
 
 

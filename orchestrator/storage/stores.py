@@ -12,7 +12,7 @@ import platform
 from pathlib import Path
 
 from orchestrator.storage.heartbeats import STALE_SECONDS, shows
-from orchestrator.storage.storage import DepotError, as_url, local_folder, open_depot
+from orchestrator.storage.storage import as_url, local_folder, open_storage
 from poisons import Store
 from poisons.durable import StoreError
 from trainers import InputError
@@ -23,31 +23,25 @@ BOUND = "OPSCTL_CACHE_GB"
 def open_store(where: str | Path) -> Store:
     """The store at a path or an fsspec URL, made if it is not there. `open_store(store.where)` opens the same
     one on another machine. InputError if there can be none, StoreError if it does not answer."""
-    try:
-        if as_url(where) is None:
-            return Store(local_folder(where))
-        depot = open_depot(where)
-    except DepotError as error:
-        raise InputError(str(error)) from None
-    return Store(local_folder(where), depot, depot.where, bound=_bound())
+    if as_url(where) is None:
+        return Store(local_folder(where))
+    storage = open_storage(where)
+    return Store(local_folder(where), storage, storage.where, bound=_bound())
 
 
 def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> Store:
     """The store of a driver, opened by one of its workers, perhaps on another machine. InputError if what
     lies at `where` here is another store: the driver would see nothing of what is kept there. StoreError if
     it does not answer."""
+    storage = open_storage(where)
     try:
-        depot = open_depot(where)
-    except DepotError as error:
-        raise InputError(str(error)) from None
-    try:
-        same = shows(depot, driver, patience=patience)
+        same = shows(storage, driver, patience=patience)
     except OSError as error:
         raise StoreError(f"the store {where} does not answer on {platform.node()}: {error}") from error
     if not same:  # and nothing is made there
         raise InputError(
-            f"{where} on {platform.node()} is not the store of the driver: its mark ({driver}) is not there; "
-            "name a store that all machines share, --store s3://bucket/prefix or a folder on a shared disk"
+            f"{where} on {platform.node()} is not the store of the driver: it lacks the heartbeat of {driver}"
+            "; name a store that all machines share, --store s3://bucket/prefix or a folder on a shared disk"
         )
     return open_store(where)
 

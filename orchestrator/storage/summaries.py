@@ -1,7 +1,7 @@
 """What the records of finished trials say but for their histories, and those of looks but for their curves,
 read quickly: of thousands of files, a few kilobytes each.
 
-Imports nothing heavy, so that a look at a sweep is instant.
+Imports nothing heavy, so that looking at a sweep is instant.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from io import BufferedReader
 
 from orchestrator.storage.ledger import Ledger, LookKeys, look_file
 from orchestrator.storage.records import Record
-from orchestrator.storage.storage import LARGEST, Folder
+from orchestrator.storage.storage import LARGEST, FolderStorage
 
 HEAD = 8192  # bytes: more than a record has before its history, or all of it is read
 HISTORY = b',\n "history": ['  # as the ledger writes it, last; in a nested mapping the line is indented more
@@ -28,7 +28,7 @@ def finished(ledger: Ledger, keys: Collection[str]) -> set[str]:
 
 def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
     """The records of those of these trials that are finished, by key; of a folder without their histories."""
-    if not isinstance(ledger.depot, Folder):
+    if not isinstance(ledger.storage, FolderStorage):
         return ledger.results(ledger.done().intersection(keys))
     found = {key: _head(ledger, f"trials/{key}/result.json", HISTORY, END) for key in keys}
     return {key: record for key, record in found.items() if record is not None}
@@ -42,8 +42,8 @@ def looked(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, set[str]
 def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
     """What looks at these trials found, by the trial's key and the look's name; of a folder without curves
     and fields."""
-    if not isinstance(ledger.depot, Folder):
-        there = ledger.depot.files("trials") if any(wanted.values()) else {}
+    if not isinstance(ledger.storage, FolderStorage):
+        there = ledger.storage.files("trials") if any(wanted.values()) else {}
         return ledger.findings(
             {
                 key: {n: k for n, k in looks.items() if look_file(key, k).removeprefix("trials/") in there}
@@ -59,8 +59,8 @@ def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str,
 
 def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:
     """A record of the ledger without what is long; None if there is none, or it is damaged."""
-    assert isinstance(ledger.depot, Folder)
-    with ledger.depot.open(name) as file:
+    assert isinstance(ledger.storage, FolderStorage)
+    with ledger.storage.open(name) as file:
         if file is None:
             return None
         data, short = _short(file, last, end)

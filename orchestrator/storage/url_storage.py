@@ -1,4 +1,4 @@
-"""A depot at an fsspec URL, for example in an object store.
+"""Storage at an fsspec URL, for example in an object store.
 
 There is no rename: one object appears whole, and of several the one that is written last says that all are
 there. Where a server is found, and who is allowed, is fsspec's and the server library's to know: for S3 the
@@ -18,7 +18,8 @@ from typing import Any
 
 import fsspec
 
-from orchestrator.storage.storage import Depot, DepotError, Kept, check_safe, safe
+from orchestrator.storage.storage import Kept, Storage, check_safe, safe
+from trainers.errors import InputError
 from trainers.redaction import redacted
 
 THREADS = 32  # of reads at a time
@@ -30,7 +31,7 @@ CHANGED = ("LastModified", "mtime", "updated", "last_modified", "created")  # as
 _memory = threading.Lock()
 
 
-class Url(Depot):
+class UrlStorage(Storage):
     """What lies below `where`, such as `s3://bucket/prefix`.
 
     `create` is one step on S3, Google and Azure, which can be asked to write only what is not there, and in
@@ -39,7 +40,7 @@ class Url(Depot):
     """
 
     def __init__(self, where: str) -> None:
-        """DepotError for a scheme that nobody knows, or whose library is not installed."""
+        """InputError for a scheme that nobody knows, or whose library is not installed."""
         self.where = where
         self.scheme = where.partition("://")[0]
         try:
@@ -47,9 +48,9 @@ class Url(Depot):
         except ImportError as error:
             library = LIBRARIES.get(self.scheme)
             hint = f"pip install {library}" if library else "install the one that is named there"
-            raise DepotError(f"{where} needs a library that is not installed ({error}): {hint}") from None
+            raise InputError(f"{where} needs a library that is not installed ({error}): {hint}") from None
         except ValueError as error:
-            raise DepotError(f"{where} cannot be opened: {error}") from None
+            raise InputError(f"{where} cannot be opened: {error}") from None
         self.root = root.rstrip("/")
 
     def read(self, name: str) -> bytes | None:
@@ -178,7 +179,7 @@ class Url(Depot):
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Whatever goes wrong is an OSError that names the depot."""
+        """Whatever goes wrong is an OSError that names the storage."""
         try:
             yield
         except Exception as error:

@@ -31,7 +31,7 @@ class Entry:
     sent: float = 0.0  # and that was sent
     end: End | None = None
     why: str = ""
-    spoilt: bool = False  # its run may hold what the record does not: they are compared when it is done
+    spoilt: bool = False  # its run may not be what the record is: they are compared when it is done
     refusals: int = 0
     due: float = 0.0  # not to be sent earlier, by the monotonic clock
 
@@ -87,6 +87,8 @@ class Outbox:
             when = _now()
             fresh = [(when, row) for row in rows if row["epoch"] > entry.seen]
             if fresh:
+                # what a worker reports can be lost with a machine or a cable; the record has all of it
+                entry.spoilt = entry.spoilt or fresh[0][1]["epoch"] > entry.seen + 1
                 entry.rows += fresh
                 entry.seen = fresh[-1][1]["epoch"]
                 self._rows += len(fresh)

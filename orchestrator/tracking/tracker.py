@@ -11,7 +11,7 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from orchestrator.planning.plan import Plan, Task
-from orchestrator.storage.heartbeats import is_ours, marks
+from orchestrator.storage.heartbeats import is_ours, live_heartbeats
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
@@ -182,7 +182,7 @@ class Tracker:
         """The runs that nobody else writes to: of two who send one point, each sends it with a time of its
         own. While other drivers live, one that is RUNNING may be theirs."""
         running = any(copy.status == "RUNNING" for copy in group)
-        if not running or all(map(is_ours, marks(self.ledger.depot))):
+        if not running or all(map(is_ours, live_heartbeats(self.ledger.storage))):
             return group
         return [copy for copy in group if copy.status != "RUNNING"]
 
@@ -213,7 +213,7 @@ class Tracker:
         tasks = {task.key: task for task in self.plan.tasks if task.key not in done}
         known = self.copies() if tasks else {}
         there = {key for key, group in known.items() if any(copy.status != "RUNNING" for copy in group)}
-        leases = Leases(self.ledger.depot, driver="")
+        leases = Leases(self.ledger.storage, driver="")
         running = tasks.keys() & known.keys() - there
         orphans = {key for key in running if leases.free(key)}
         open_keys = (tasks.keys() - known.keys()) | orphans
@@ -249,10 +249,10 @@ class Tracker:
     def _close(self, done: set[str]) -> None:
         """Tell the run of the sweep how it stands now that nobody runs it, or nobody here. What its scheduler
         stopped, or its search left out, is not missing."""
-        outline, left = self.plan.outline, {task.key for task in self.plan.tasks} - done
-        stopped = self.ledger.ended() & left if outline.stops else set()
+        snapshot, left = self.plan.snapshot, {task.key for task in self.plan.tasks} - done
+        stopped = self.ledger.ended() & left if snapshot.stops else set()
         failed = self.ledger.failed() & left - stopped
-        missing = outline.missing(done | stopped | failed, self.ledger.depot)
+        missing = snapshot.missing(done | stopped | failed, self.ledger.storage)
         status = "KILLED" if missing else "FAILED" if failed else "FINISHED"
         self.parent.tell(len(done), len(failed), status)
 

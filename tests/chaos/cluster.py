@@ -39,7 +39,7 @@ class Machine(Protocol):
 
 
 class Cluster(Protocol):
-    """Machines under Ray: a head without processors of its own, where drivers and switchboards are, and some
+    """Machines under Ray: a head without processors of its own, where drivers and mailboxs are, and some
     workers. From `with` to its end."""
 
     head: Machine

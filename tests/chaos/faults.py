@@ -80,14 +80,14 @@ Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to br
 
 
 def kill_worker(scene: Scene, chance: random.Random) -> bool:
-    """A lane, a builder, or the switchboard."""
+    """A lane, a builder, or the mailbox."""
     found = at_work(scene.cluster)
     return kill_all([chance.choice(found)]) if found else False
 
 
-def kill_switchboard(scene: Scene, chance: random.Random) -> bool:
+def kill_mailbox(scene: Scene, chance: random.Random) -> bool:
     """Where driver and lanes leave their messages."""
-    return kill_all([process for process in at_work(scene.cluster) if "ray::Switchboard" in told(process)])
+    return kill_all([process for process in at_work(scene.cluster) if "ray::Mailbox" in told(process)])
 
 
 def kill_raylet(scene: Scene, chance: random.Random) -> bool:
@@ -209,7 +209,7 @@ def fill_store(scene: Scene, chance: random.Random) -> bool:
 
 FAULTS: tuple[Fault, ...] = (
     kill_worker,
-    kill_switchboard,
+    kill_mailbox,
     kill_raylet,
     kill_node,
     kill_driver,

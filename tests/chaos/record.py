@@ -63,13 +63,13 @@ class _Lane:
                 os.close(self.lock)
 
     def hears(self, report: Report) -> Callable[[Metrics], None]:
-        def heard(row: Metrics) -> None:
+        def reported(row: Metrics) -> None:
             if self.lock is None:
                 self.lock = os.open(self.of.file.with_name(f"{self.key}.lock"), os.O_CREAT | os.O_RDWR)
                 self.says("trains", alone=_taken(self.lock))
             report(row)
 
-        return heard
+        return reported
 
     def says(self, what: str, **told: Any) -> None:
         line = {"what": what, "key": self.key, "who": self.of.who, "lane": self.name, **told}

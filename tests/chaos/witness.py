@@ -84,7 +84,7 @@ def points(record: Record) -> Points:
 
 
 def nothing_left(store: Path) -> None:
-    """No file that was being written, no checkpoint, no lease, no mark of a driver."""
+    """No file that was being written, no checkpoint, no lease, no heartbeat of a driver."""
     assert left_over(store) == []
     assert list(store.glob("trials/*/*checkpoint*")) == []
     assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []

@@ -25,7 +25,7 @@ class Yard:
     """From `with` to its end. Give `env` to all that is started: it is inherited by what that starts."""
 
     def __init__(self, place: str = "/tmp") -> None:
-        self.mark = secrets.token_hex(8)
+        self.heartbeat = secrets.token_hex(8)
         self.folder = Path(tempfile.mkdtemp(prefix="oc-", dir=place))  # short: Ray has sockets in it
         self.temporary, self.ray = self.folder / "t", self.folder / "r"
         for folder in (self.temporary, self.ray):
@@ -34,7 +34,7 @@ class Yard:
         self.jump(0.0)
         paths = [str(CLOCK), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.env = {
-            MARK: self.mark,
+            MARK: self.heartbeat,
             "TMPDIR": str(self.temporary),
             "RAY_TMPDIR": str(self.ray),
             "OPSCTL_TEST_CLOCK": str(self.clock),
@@ -73,7 +73,7 @@ class Yard:
         with suppress(psutil.Error, OSError):
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            if process.environ().get(MARK) == self.mark:
+            if process.environ().get(MARK) == self.heartbeat:
                 return True
             return any(Path(file.path).is_relative_to(self.ray) for file in process.open_files())
         return False

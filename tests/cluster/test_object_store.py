@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_store
 from orchestrator.tracking import Tracker, payloads
 from tests.chaos.witness import as_if_alone
@@ -100,18 +100,18 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
     assert code == 0, out
     assert "2 trials to run" in out
     plan = as_if_alone(sweep, where, tmp_path / "alone")
-    depot = open_depot(where)
-    assert (depot.names("leases"), depot.names("drivers"), depot.names("tmp")) == ([], [], [])
-    before = depot.files("trials")
+    storage = open_storage(where)
+    assert (storage.names("leases"), storage.names("drivers"), storage.names("tmp")) == ([], [], [])
+    before = storage.files("trials")
 
     tracked = runs(Tracker(head.uri, plan, open_store(where)))
     assert {run.info.run_name: run.info.status for run in tracked} == {
         payloads.name(task): "FINISHED" for task in plan.tasks
     }
-    assert any(name.endswith(".png") for name in depot.files("mlartifacts")), "pictures lie in the bucket"
+    assert any(name.endswith(".png") for name in storage.files("mlartifacts")), "pictures lie in the bucket"
 
     code, again = finish(start("sweep", file, *options, store=where), seconds=600)
     assert code == 0, again
     assert RESULT.findall(again) == []
-    assert depot.files("trials") == before
+    assert storage.files("trials") == before
     assert Ledger(where).done() == {task.key for task in plan_of(sweep, open_store(where)).tasks}

@@ -19,7 +19,7 @@ import pytest
 
 from orchestrator import cli
 from orchestrator.cluster import submit
-from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import Ledger
 from tests.cluster.cable import Cable
 from tests.cluster.heads import TOKEN, Head, free_ports, ray_head
@@ -185,13 +185,13 @@ def test_a_driver_that_is_killed_at_night_is_begun_again(tmp_path: Path, head: H
     while not results(store):
         assert time.monotonic() < end
         time.sleep(0.2)
-    (mark,) = marks(Ledger(store).depot)
-    os.kill(mark["pid"], signal.SIGKILL)
+    (heartbeat,) = live_heartbeats(Ledger(store).storage)
+    os.kill(heartbeat["pid"], signal.SIGKILL)
     code, out = finish(sent)
     assert code == 0, out
     assert "the sweep was killed by SIGKILL; it begins again in 10 s" in out
     assert len(results(store)) == 3
-    assert marks(Ledger(store).depot) == []
+    assert live_heartbeats(Ledger(store).storage) == []
 
 
 def test_a_log_that_is_told_from_its_beginning_again_is_written_once() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.estimates.flops_kept import FlopsKept
-from orchestrator.estimates.packing import Shares
+from orchestrator.estimates.packing import ShareStore
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.heartbeats import Driver
@@ -37,17 +37,17 @@ def add_other_files(root: Path) -> None:
     """What a store in use has besides: a trial that failed and one that was stopped, heartbeats, leases, ..."""
     store = Store(root)
     plan, ledger = plan_of(SWEEP, store), Ledger(store.where)
-    depot, keys = ledger.depot, [task.key for task in plan.tasks]
+    storage, keys = ledger.storage, [task.key for task in plan.tasks]
     gone, left = keys[0], keys[1]
     record = ledger.result(gone)
     assert record is not None
-    depot.remove(f"trials/{gone}/result.json")
+    storage.remove(f"trials/{gone}/result.json")
     ledger.fail(gone, {"kind": "trial", "error": "RuntimeError: no", "traceback": "", "history": []})
-    depot.remove(f"trials/{left}/result.json")
+    storage.remove(f"trials/{left}/result.json")
     ledger.stop(
         left, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "scheduler": "asha", "history": []}
     )
-    driver = Driver(depot, "tiny", {"needs": plan.names, "outline": "x"}, threading.Event())
+    driver = Driver(storage, "tiny", threading.Event(), needs=plan.names, snapshot="x")
     driver.state = {
         "waiting": 1,
         "elsewhere": 0,
@@ -58,12 +58,12 @@ def add_other_files(root: Path) -> None:
         "silent": "",
     }
     driver.beat()
-    depot.write(f"drivers/{driver.id}.stop", b"{}")
-    depot.write(f"leases/{left}.0", driver.id.encode())
-    depot.write("searches/0123456789abcdef/0", b"data.poison=ops")
-    depot.write("rates/cpu-1-thread.json", json.dumps(_rates()).encode())
-    FlopsKept(depot)
-    Shares(depot).remember("0123456789abcdef", "NVIDIA H200", {"share": 0.5})
+    storage.write(f"drivers/{driver.id}.stop", b"{}")
+    storage.write(f"leases/{left}.0", driver.id.encode())
+    storage.write("searches/0123456789abcdef/0", b"data.poison=ops")
+    storage.write("rates/cpu-1-thread.json", json.dumps(_rates()).encode())
+    FlopsKept(storage)
+    ShareStore(storage).remember("0123456789abcdef", "NVIDIA H200", {"share": 0.5})
     delta = Delta(torch.zeros(10, 3, 8, 8, dtype=torch.int8), "class")
     store.add_import(delta, {"per": "class"}, {"from": "x.npy", "clean": "digits"})
     store.ensure(DataSpec.parse({"limit": 60, "poison": "ops"}, "test").pinned())

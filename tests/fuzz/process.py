@@ -4,6 +4,7 @@ how it ended, what it printed, how long it took and how much memory."""
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -38,6 +39,7 @@ class Ended:
     code: int | None  # None: it took too long, and was killed
     printed: str
     seconds: float
+    cpu_seconds: float  # of it and of what it started and waited for
     megabytes: float  # of it, or of a process that it started and waited for: whichever took most
 
 
@@ -66,10 +68,10 @@ class Command:
 
     def wait(self, seconds: float) -> Ended:
         """Its end, which is brought about if it takes more than so many seconds from now."""
-        code, kilobytes = wait(self.pid, seconds)
-        printed = self.said()
+        code, usage = wait(self.pid, seconds)
+        took, printed = time.monotonic() - self.begun, self.said()
         self.output.unlink()
-        return Ended(self.words, code, printed, time.monotonic() - self.begun, kilobytes / 1024)
+        return Ended(self.words, code, printed, took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
     def end(self, seconds: float) -> Ended:
         """Press Ctrl-C, as a user does."""
@@ -112,17 +114,17 @@ def fork(act: Callable[[], int], output: Path) -> int:
         os._exit(code)
 
 
-def wait(pid: int, seconds: float) -> tuple[int | None, int]:
-    """The exit code of a process, None if it had to be killed, and the most kB of memory that it took."""
+def wait(pid: int, seconds: float) -> tuple[int | None, resource.struct_rusage]:
+    """The exit code of a process, None if it had to be killed, and what it took."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         ended, status, usage = os.wait4(pid, os.WNOHANG)
         if ended:
-            return os.waitstatus_to_exitcode(status), usage.ru_maxrss
+            return os.waitstatus_to_exitcode(status), usage
         time.sleep(POLL_SECONDS)
     os.killpg(pid, signal.SIGKILL)
     _, _, usage = os.wait4(pid, 0)
-    return None, usage.ru_maxrss
+    return None, usage
 
 
 def _main(words: tuple[str, ...], environment: Mapping[str, str]) -> int:

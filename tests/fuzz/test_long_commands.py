@@ -70,7 +70,7 @@ def seen(bench: Bench) -> str:
     command, end = bench.command(["ui", "--port", str(free_port())]), time.monotonic() + MLFLOW_SECONDS
     while not re.search("MLflow is at|error:", command.said()) and time.monotonic() < end:
         time.sleep(0.05)
-    return bench.check(command.end(MLFLOW_SECONDS)).printed
+    return bench.check(command.end(MLFLOW_SECONDS), seconds=MLFLOW_SECONDS).printed
 
 
 def test_ui_starts_on_a_database_that_was_damaged(bench: Bench) -> None:

@@ -19,14 +19,28 @@ from orchestrator.estimates.kept_weights import WEIGHTS
 from orchestrator.estimates.packing import SHARE
 from orchestrator.estimates.rates import RATES
 from orchestrator.planning.extents import EXTENT
-from orchestrator.planning.snapshot import Entry, Outline, kept_outline
+from orchestrator.planning.snapshot import Entry, Snapshot, kept_snapshot
 from orchestrator.planning.trial_budget import Quota
 from orchestrator.report.html.document import load_document, save_document
-from orchestrator.storage.heartbeats import Driver, Watch, bury, damaged_marks, marks, read_mark
+from orchestrator.storage.heartbeats import (
+    Driver,
+    Watch,
+    damaged_heartbeats,
+    live_heartbeats,
+    read_heartbeat,
+    remove_dead,
+)
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file
 from orchestrator.storage.records import ACCURACY, HEARTBEAT
-from orchestrator.storage.storage import Depot, Folder, UnsafeNameError, check_safe, open_depot, safe
+from orchestrator.storage.storage import (
+    FolderStorage,
+    Storage,
+    UnsafeNameError,
+    check_safe,
+    open_storage,
+    safe,
+)
 from poisons.records import DATA, IMPORT, STAMP, STORE, data_record
 from tests.fuzz.hostile import TEXTS, damaged, examples
 from trainers import InputError
@@ -102,7 +116,7 @@ def ledger_file(folder: Path, name: str) -> bytes:
         ledger.stop(KEY, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "history": ROWS})
     else:
         ledger.publish_look(KEY, name.removeprefix("look-"), PROBED)
-    return ledger.depot.read(f"trials/{KEY}/{name}.json") or b""
+    return ledger.storage.read(f"trials/{KEY}/{name}.json") or b""
 
 
 def in_range(metrics: dict[str, Any]) -> bool:
@@ -170,8 +184,8 @@ def test_other_files(kind: str) -> None:
     check()
 
 
-def driver(depot: Depot) -> Driver:
-    found = Driver(depot, "tiny", {"needs": [NAME], "outline": "a-b"}, stop=threading.Event())
+def driver(storage: Storage) -> Driver:
+    found = Driver(storage, "tiny", threading.Event(), needs=[NAME], snapshot="a-b")
     found.state = {
         "waiting": 1,
         "elsewhere": 0,
@@ -186,74 +200,74 @@ def driver(depot: Depot) -> Driver:
 
 
 def test_heartbeats(tmp_path: Path) -> None:
-    depot = open_depot(tmp_path)
-    one = driver(depot)
-    data = depot.read(f"drivers/{one.id}.json") or b""
+    storage = open_storage(tmp_path)
+    one = driver(storage)
+    data = storage.read(f"drivers/{one.id}.json") or b""
     assert HEARTBEAT.read(data)
 
     @given(damaged(data))
     @examples(400)
     def check(changed: bytes) -> None:
-        depot.write(f"drivers/{one.id}.json", changed)
-        mark = read_mark(depot, one.id)
-        assert (mark is None) == bool(damaged_marks(depot))
-        if mark is not None:
-            assert mark["id"] == one.id
-            assert Watch(depot).silent(one.id, mark) >= 0
-        marks(depot)
-        bury(depot)
-        for name in depot.names("quarantine"):
-            depot.remove(f"quarantine/{name}")
+        storage.write(f"drivers/{one.id}.json", changed)
+        heartbeat = read_heartbeat(storage, one.id)
+        assert (heartbeat is None) == bool(damaged_heartbeats(storage))
+        if heartbeat is not None:
+            assert heartbeat["id"] == one.id
+            assert Watch(storage).silent(one.id, heartbeat) >= 0
+        live_heartbeats(storage)
+        remove_dead(storage)
+        for name in storage.names("quarantine"):
+            storage.remove(f"quarantine/{name}")
 
     check()
 
 
 def test_leases_and_claims_of_a_search(tmp_path: Path) -> None:
-    depot = open_depot(tmp_path)
+    storage = open_storage(tmp_path)
 
     @given(st.one_of(st.binary(max_size=300), st.sampled_from([t.encode(errors="replace") for t in TEXTS])))
     @examples(300)
     def check(owner: bytes) -> None:
-        depot.write("leases/a.0", owner)
-        leases = Leases(depot, "me-1-0")
+        storage.write("leases/a.0", owner)
+        leases = Leases(storage, "me-1-0")
         assert leases.free("a")
         assert leases.take("a"), "nobody lives who has it"
         leases.release("a", done=True)
-        assert depot.names("leases") == []
-        depot.write("searches/s/0", owner)
-        assert len(Quota("s", 1, {}).begun(depot)) == 1
+        assert storage.names("leases") == []
+        storage.write("searches/s/0", owner)
+        assert len(Quota("s", 1, {}).begun(storage)) == 1
 
     check()
 
 
 def test_snapshots(tmp_path: Path) -> None:
-    depot = open_depot(tmp_path)
+    storage = open_storage(tmp_path)
     claim = {"says": "x", "lower": {"p": "ops"}, "higher": 0.5, "where": {}, "margin": 0.0}
     report = {"metrics": {}, "reference": None, "compare": [["a", "b"]], "claims": [claim]}
     entries = (Entry(KEY, {"p": "ops", "seed": "0"}, {"distance": KEY}),)
     quota = Quota("0" * 16, 3, {KEY: "p=ops"})
-    outline = Outline(
-        "tiny",
-        "q",
-        "test/clean_acc",
-        ("p",),
-        None,
-        False,
-        entries,
-        "max",
-        report,
-        quota,
-        {"distance": ("distance/a",)},
+    snapshot = Snapshot(
+        name="tiny",
+        question="q",
+        metric="test/clean_acc",
+        row_axes=("p",),
+        column_axis=None,
+        stops=False,
+        entries=entries,
+        best="max",
+        report=report,
+        quota=quota,
+        probes={"distance": ("distance/a",)},
     )
-    outline.keep(depot, "v")
-    assert kept_outline(depot, "v") == outline
-    data = depot.read("sweeps/v.json") or b""
+    snapshot.keep(storage, "v")
+    assert kept_snapshot(storage, "v") == snapshot
+    data = storage.read("sweeps/v.json") or b""
 
     @given(damaged(data))
     @examples(500)
     def check(changed: bytes) -> None:
-        depot.write("sweeps/v.json", changed)
-        found = kept_outline(depot, "v")
+        storage.write("sweeps/v.json", changed)
+        found = kept_snapshot(storage, "v")
         assert found is None or {*found.row_axes} <= {*found.entries[0].labels, "metric"}
 
     check()
@@ -283,7 +297,7 @@ PARTS = st.one_of(
 def test_names(tmp_path: Path) -> None:
     """Whatever the name, nothing outside the folder is read, written or removed."""
     inside, outside = tmp_path / "a" / "b" / "store", tmp_path / "a" / "canary"
-    depot = Folder(inside)
+    storage = FolderStorage(inside)
     outside.parent.mkdir(exist_ok=True)
     outside.write_bytes(b"whole")
     (inside / "kept").mkdir(parents=True)
@@ -294,13 +308,13 @@ def test_names(tmp_path: Path) -> None:
         try:
             check_safe(name)
         except UnsafeNameError:
-            for act in (depot.read, depot.remove, depot.remove_all, depot.names, depot.files):
+            for act in (storage.read, storage.remove, storage.remove_all, storage.names, storage.files):
                 with pytest.raises(UnsafeNameError):
                     act(name)
             with pytest.raises(UnsafeNameError):
-                depot.write(name, b"x")
+                storage.write(name, b"x")
             with pytest.raises(UnsafeNameError):
-                depot.move("kept", name)
+                storage.move("kept", name)
         else:
             assert safe(name)
             assert (inside / name).resolve().is_relative_to(inside.resolve())

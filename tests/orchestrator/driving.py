@@ -1,4 +1,4 @@
-"""Drivers that tests let run: real marks, renewed by real threads, in a store of the test's own."""
+"""Drivers that tests let run: real heartbeats, renewed by real threads, in a store of the test's own."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ IDLE: dict[str, Any] = {
 
 
 def heartbeat(driver: str, *, sweep: str = "tiny", beat: int = 1) -> bytes:
-    """The mark of a driver on another machine."""
+    """The heartbeat of a driver on another machine."""
     time = "2026-01-01T00:00:00+00:00"
     who = {"id": driver, "sweep": sweep, "host": "box", "machine": "another", "pid": 1}
     return json.dumps({**who, "started": time, "time": time, "beat": beat, "state": {}}).encode()
 
 
 @contextmanager
-def driving(where: str, sweep: str, *, outline: str = "", **state: Any) -> Iterator[Driver]:
+def driving(where: str, sweep: str, *, snapshot: str = "", **state: Any) -> Iterator[Driver]:
     """A driver of a sweep that does nothing, until it is asked to stop or the block ends."""
     stop, begun, drivers = threading.Event(), threading.Event(), list[Driver]()
 
     def drive() -> None:
-        with Driver(Ledger(where).depot, sweep, {"needs": [], "outline": outline}, stop) as driver:
+        with Driver(Ledger(where).storage, sweep, stop, needs=[], snapshot=snapshot) as driver:
             driver.state = IDLE | state
             driver.beat()
             drivers.append(driver)

@@ -1,4 +1,4 @@
-"""A sweep rehearsed: the real dispatcher and the real ledger, with lanes and cards in name only. Time passes as
+"""A sweep rehearsed: the real dispatcher and the real ledger, with workers and cards in name only. Time passes as
 trials take it, and nothing else does."""
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Start:
 
 @dataclass(frozen=True)
 class Place:
-    """What runs: a lane with its number, or what `builds`."""
+    """What runs: a worker with its number, or what `builds`."""
 
     number: int
     share: float
@@ -51,8 +51,8 @@ class Place:
     card: str = ""
 
 
-class Lanes:
-    """Lanes as the dispatcher knows them, and those of them that have no place yet."""
+class Workers:
+    """Workers as the dispatcher knows them, and those of them that have no place yet."""
 
     def __init__(self) -> None:
         self.open: dict[int, float] = {}
@@ -104,14 +104,14 @@ class Rehearsal:
         self.now = 0.0
         self.seconds = {key: seconds for key, (seconds, _) in zip(keys, trials, strict=True)}
         self.needs = {keys[i]: share for i, share in (needs or {}).items()}
-        leases = Leases(Ledger(store.where).depot, "one")
+        leases = Leases(Ledger(store.where).storage, "one")
         self.progress = Progress(plan, store, Observer(), leases, seconds=self.seconds, now=lambda: self.now)
         self.progress.begin(By({key: share for key, (_, share) in zip(keys, trials, strict=True)}))
         while self.progress.unbuilt:
             self.progress.data_built(self.progress.buildable()[0])
-        self.lanes, self.claims = Lanes(), list[Claim]()
+        self.workers, self.claims = Workers(), list[Claim]()
         there = Cluster(coming=tuple(machines))
-        self.dispatcher = Dispatcher(self.progress, self, self.lanes, None, there)  # type: ignore[arg-type]
+        self.dispatcher = Dispatcher(self.progress, self, self.workers, None, there)  # type: ignore[arg-type]
         self.free = {f"card {i}": 1.0 for i in range(sum(int(m.get("GPU", 0)) for m in machines))}
         self.cpus = sum(machine["CPU"] for machine in machines)
         self.on: dict[str, Place] = {}  # what runs, by its name
@@ -131,7 +131,7 @@ class Rehearsal:
         while not self.progress.finished and self._next <= until:
             self.now, _, name, attempt = heapq.heappop(self._events)
             self._settle(self._said(name, attempt))
-            assert self.lanes.opened < 1000, "lanes come and go without end"
+            assert self.workers.opened < 1000, "workers come and go without end"
         self.now = min(until, self.now) if self.progress.finished else until
         return self.now
 
@@ -147,7 +147,7 @@ class Rehearsal:
         return self._events[0][0]
 
     def _said(self, name: str, number: int | None) -> list[Message]:
-        """What the driver hears when something has ended, or a lane has started."""
+        """What the driver hears when something has ended, or a worker has started."""
         place = self.on[name]
         if place.builds is not None:
             self._leave(name)
@@ -158,32 +158,32 @@ class Rehearsal:
             attempt = self.progress.live[number]
             ended = {"attempt": number, "record": self.record(number)}
             if attempt.share < self.needs.get(attempt.task.key, 0.0):
-                ended = {"attempt": number, "fault": Fault("memory", "out of memory").told()}
-        seat = {"lane": name, "number": place.number, "share": place.share, "card": place.card}
+                ended = {"attempt": number, "fault": Fault("memory", "out of memory").to_json()}
+        seat = {"worker": name, "number": place.number, "share": place.share, "card": place.card}
         return [{**seat, "ended": ended}]
 
     def _settle(self, messages: list[Message]) -> None:
         """Have the driver hear this, and look to everything until nothing changes."""
         dispatcher = self.dispatcher
         for _ in range(100):
-            self.progress.look()
+            self.progress.poll()
             dispatcher._take(messages)
             answers, dispatcher._answers, messages = dispatcher._answers, {}, []
-            for lane, answer in answers.items():
-                self._answered(lane, answer)
+            for worker, answer in answers.items():
+                self._answered(worker, answer)
             dispatcher.adjust()
             if not self._fill() and not answers and not self.progress.paused:
                 return
-        raise AssertionError("lanes come and go without end")
+        raise AssertionError("workers come and go without end")
 
-    def _answered(self, lane: str, answer: Message) -> None:
+    def _answered(self, worker: str, answer: Message) -> None:
         if "end" in answer:
-            self._leave(lane)
+            self._leave(worker)
             return
         attempt = self.progress.live[answer["attempt"]]
         key, share = attempt.task.key, attempt.share
         self.started.append(Start(self.now, self.seconds[key], share))
-        self._at(60.0 if share < self.needs.get(key, 0.0) else self.seconds[key], lane, attempt.number)
+        self._at(60.0 if share < self.needs.get(key, 0.0) else self.seconds[key], worker, attempt.number)
 
     def _fill(self) -> bool:
         """Have begin what finds a place, each on the emptiest card: as unlucky as can be. Whether anything did."""
@@ -192,9 +192,9 @@ class Rehearsal:
             if self._enter(f"builder {self.now}", Place(0, claim.gpus, claim.cpus, claim), seconds):
                 self.waiting.remove((claim, seconds))
                 self.started.append(Start(self.now, seconds, claim.gpus))
-        for number, share in list(self.lanes.ordered):
-            if self._enter(f"lane {number}", Place(number, share, cpus), LANE_SECONDS):
-                self.lanes.ordered.remove((number, share))
+        for number, share in list(self.workers.ordered):
+            if self._enter(f"worker {number}", Place(number, share, cpus), LANE_SECONDS):
+                self.workers.ordered.remove((number, share))
         return len(self.on) > before
 
     def _enter(self, name: str, place: Place, seconds: float) -> bool:

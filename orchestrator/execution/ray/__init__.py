@@ -1,6 +1,6 @@
 """Running a plan on Ray. The only package that imports ray.
 
-What a worker imports (`lane`, `build`) it pays for each time that it starts, so nothing is imported here.
+What a worker imports (`worker`, `build`) it pays for each time that it starts, so nothing is imported here.
 """
 
 import os
@@ -14,7 +14,7 @@ SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which also ends the building of data sets
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nor does anybody read Tune's snapshot: the ledger knows more
-    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # lanes that wait for machines
+    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # workers that wait for machines
     "TUNE_WARN_THRESHOLD_S": "30",
 }
 for _name, _value in SETTINGS.items():  # Ray and Tune read them as they are imported

@@ -17,6 +17,7 @@ from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import LOOK_SECONDS, Progress
 from orchestrator.execution.ray.build import start_build, with_gpu
 from orchestrator.execution.ray.connect import Cluster, cause
+from orchestrator.storage.records import DataSetAtWork
 from orchestrator.storage.stores import open_driven
 from poisons import DataSpec
 
@@ -27,7 +28,7 @@ class Builders:
 
     progress: Progress
     cluster: Cluster
-    driver: str  # who has its mark in the store
+    driver: str  # who has its heartbeat in the store
     refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)
     mail: Queue | None = None
     words: dict[str, str] = field(default_factory=dict)  # what each says last
@@ -56,8 +57,8 @@ class Builders:
         """What builders and their helpers take, or wait for."""
         return [claim for spec in self.refs.values() for claim in self._claims(spec)]
 
-    def told(self) -> list[dict[str, str]]:
-        """What others see of them while the sweep runs."""
+    def to_json(self) -> list[DataSetAtWork]:
+        """What a heartbeat says of them."""
         return [{"name": s.name, "word": self.words.get(s.name, "")} for s in self.refs.values()]
 
     def abandon(self) -> None:
@@ -83,7 +84,7 @@ class Builders:
         if found.kind == "machine":
             self.died[name] += 1
             wait, again = pause(self.died[name]), self.died[name] <= run.machine_retries
-        elif found.kind != "author":
+        elif found.kind != "config":
             self.tries[name] += 1
             again = self.tries[name] <= run.retries
         if not again:
@@ -103,7 +104,7 @@ class Builders:
             if self.progress.store.has(spec):
                 self.progress.data_built(spec)
                 return False
-        except OSError as error:  # the depot is full, or away: it may come back
+        except OSError as error:  # the storage is full, or away: it may come back
             self.progress.unanswered(error)
         self.later[spec.name] = self.progress.now() + LOOK_SECONDS
         return False

@@ -1,4 +1,4 @@
-"""Which lane runs which trial: questions from lanes come in, trials go out."""
+"""Which worker runs which trial: questions from workers come in, trials go out."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.mailbox import Answers, Message
 from orchestrator.execution.ray.placement import Places
 from orchestrator.execution.ray.profiling import Probes
-from orchestrator.execution.ray.tune import Lanes
+from orchestrator.execution.ray.tune import Workers
+from orchestrator.storage.records import DriverState
 from trainers.spec import plain
 
 HEAR_SECONDS = 0.1  # how long the driver waits for a message
-IDLE_SECONDS = 20.0  # a lane without work ends after this, and lets go of its GPU
-STARVED_SECONDS = 600.0  # in which every lane that starts is killed for memory: none will run
-DEATHS = 8  # lanes that die before they ask for anything, one after the other: something is wrong with all
+IDLE_SECONDS = 20.0  # a worker without work ends after this, and lets go of its GPU
+STARVED_SECONDS = 600.0  # in which every worker that starts is killed for memory: none will run
+DEATHS = 8  # workers that die before they ask for anything, one after the other: something is wrong with all
 
 
 @dataclass
 class Seat:
-    """A lane's process, as the driver knows it."""
+    """A worker's process, as the driver knows it."""
 
     number: int
     share: float
@@ -50,99 +51,101 @@ class Seat:
 
 
 class Dispatcher:
-    """Between lanes and progress. All calls come from one thread."""
+    """Between workers and progress. All calls come from one thread."""
 
     def __init__(
         self,
         progress: Progress,
         builders: Builders,
-        lanes: Lanes,
-        board: ActorHandle,
+        workers: Workers,
+        mailbox: ActorHandle,
         there: Cluster,
         probes: Probes | None = None,
         kept: Set[str] = frozenset(),
         pressure: Pressure | None = None,
     ) -> None:
         """`kept` are the keys of the trials that keep their weights; `pressure` is the builders' too."""
-        self.progress, self.builders, self.lanes, self.board = progress, builders, lanes, board
+        self.progress, self.builders, self.workers, self.mailbox = progress, builders, workers, mailbox
         self.nodes = Nodes()
         self.probes, self.kept = probes, kept
         self.pressure = pressure or Pressure()
-        self.places = Places(progress, lanes, there, self._claims, self._memory)
+        self.places = Places(progress, workers, there, self._claims, self._memory)
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
-        self.starved: float | None = None  # since when lanes are killed for memory as they start
+        self.starved: float | None = None  # since when workers are killed for memory as they start
         self.slots = 0
         self._ends: set[int] = set()
         self._answers: Answers = {}
 
     def step(self) -> None:
-        """Hear what lanes say, and answer those that can be answered. Waits a moment if there is nothing."""
+        """Hear what workers say, and answer those that can be answered. Waits a moment if there is
+        nothing."""
         self._take(self._hear())
         self._send()
 
     def adjust(self) -> None:
-        """Order lanes where trials wait and there is room, or machines will come; call this now and then."""
-        self.progress.ahead = len(self.lanes.open) + 1
+        """Order workers where trials wait and there is room, or machines will come; call this now and
+        then."""
+        self.progress.ahead = len(self.workers.open) + 1
         self.places.open(self._tenants())
         self.slots = self.places.slots()
 
-    def told(self) -> dict[str, object]:
-        """What others see of it while the sweep runs."""
-        return {"building": self.builders.told(), "slots": self.slots, "resting": self.nodes.resting}
+    def to_json(self) -> DriverState:
+        """What a heartbeat says of it."""
+        return {"building": self.builders.to_json(), "slots": self.slots, "resting": self.nodes.resting}
 
     def dismiss(self) -> None:
-        """Let all lanes go that wait for a trial."""
-        for lane in [lane for lane, seat in self.seats.items() if seat.attempt is None]:
-            self._end(lane)
+        """Let all workers go that wait for a trial."""
+        for worker in [worker for worker, seat in self.seats.items() if seat.attempt is None]:
+            self._end(worker)
         self._send()
 
     def _hear(self) -> list[Message]:
         try:
-            return list(ray.get(self.board.hear.remote(HEAR_SECONDS)))
-        except RayError:  # it died and is started again; the lanes ask anew
+            return list(ray.get(self.mailbox.hear.remote(HEAR_SECONDS)))
+        except RayError:  # it died and is started again; the workers ask anew
             time.sleep(HEAR_SECONDS)
             return []
 
     def _take(self, messages: list[Message]) -> None:
-        """Have what is said taken up, and answers written for the lanes that wait."""
+        """Have what is said taken up, and answers written for the workers that wait."""
         for message in messages:
-            if "lane" in message:
+            if "worker" in message:
                 self._asked(message)
-            elif self.progress.heard(message["attempt"], message["rows"]):
+            elif self.progress.reported(message["attempt"], message["rows"]):
                 self._ends.add(message["attempt"])
-        for number, why in self.lanes.lost():
+        for number, why in self.workers.lost():
             self._lost(number, why)
-        for lane, seat in list(self.seats.items()):
-            if seat.idle is not None and seat.attempt is None and lane not in self._answers:
-                self._serve(lane, seat)
+        for worker, seat in list(self.seats.items()):
+            if seat.idle is not None and seat.attempt is None and worker not in self._answers:
+                self._serve(worker, seat)
 
     def _send(self) -> None:
         if not self._answers and not self._ends:
             return
         with suppress(RayError):  # what it loses is asked for again
-            ray.get(self.board.answer.remote(self._answers, self._ends))
+            ray.get(self.mailbox.answer.remote(self._answers, self._ends))
         self._answers, self._ends = {}, set()
 
     def _asked(self, question: Message) -> None:
-        """A lane waits for an answer, and may tell how its last attempt ended."""
-        lane, ended = question["lane"], question["ended"]
-        if question["number"] not in self.lanes.open:
-            self._answers[lane] = {"end": True}  # it was let go, and has not heard of it
+        """A worker waits for an answer, and may tell how its last attempt ended."""
+        worker, ended = question["worker"], question["ended"]
+        if question["number"] not in self.workers.open:
+            self._answers[worker] = {"end": True}  # it was let go, and has not heard of it
             return
-        if lane not in self.seats:
+        if worker not in self.seats:
             self._lost(question["number"], "")  # the process that was there before
             share, card, node = question["share"], question["card"], question.get("node", "")
-            self.seats[lane] = Seat(question["number"], share, card, node)
-        seat = self.seats[lane]
-        self.deaths, self.lanes.failures, self.starved = 0, 0, None
+            self.seats[worker] = Seat(question["number"], share, card, node)
+        seat = self.seats[worker]
+        self.deaths, self.workers.failures, self.starved = 0, 0, None
         if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
             attempt, seat.attempt, seat.idle = seat.attempt, None, time.monotonic()
             self._settle(seat, attempt, ended)
         if ended is not None and ended.get("poisoned"):
-            self._end(lane)
+            self._end(worker)
         elif seat.attempt is not None:
-            self._answers[lane] = self._order(seat.attempt)  # the answer was lost
+            self._answers[worker] = self._order(seat.attempt)  # the answer was lost
         elif seat.idle is None:
             seat.idle = time.monotonic()
 
@@ -155,40 +158,41 @@ class Dispatcher:
         if "record" in ended:
             self.progress.ended(attempt.number, ended["record"])
         else:
-            self.progress.heard(attempt.number, ended["rows"])
-            self.progress.gave_way(attempt.number)
+            self.progress.reported(attempt.number, ended["rows"])
+            self.progress.attempt_pruned(attempt.number)
 
     def _fell(self, seat: Seat, attempt: Attempt, fault: Fault) -> None:
         if fault.kind == "machine":
             self.nodes.failed(seat.node, attempt.task.key)
-        self.progress.fell(attempt.number, fault)
+        self.progress.attempt_failed(attempt.number, fault)
 
     def _offered(self, seat: Seat) -> Attempt | None:
-        """A trial for a waiting lane, unless its machine is not to be trusted."""
+        """A trial for a waiting worker, unless its machine is not to be trusted."""
         if self.nodes.rests(seat.node):
             return None
         others = (other.node for other in self.seats.values() if not self.nodes.rests(other.node))
         return self.progress.offer(seat.share, self.nodes.barred(seat.node, others))
 
-    def _serve(self, lane: str, seat: Seat) -> None:
-        """Give a waiting lane a trial, or let it go if others need its place more."""
+    def _serve(self, worker: str, seat: Seat) -> None:
+        """Give a waiting worker a trial, or let it go if others need its place more."""
         if self._displaced(seat):
-            self._let_go(lane)
+            self._let_go(worker)
         elif (attempt := self._offered(seat)) is not None:
             seat.attempt, seat.idle = attempt, None
             seat.until = self.progress.now() + self.progress.seconds.get(attempt.task.key, 1.0)
-            self._answers[lane] = self._order(attempt)
+            self._answers[worker] = self._order(attempt)
         elif self._useless(seat):
-            self._let_go(lane)
+            self._let_go(worker)
 
     def _displaced(self, seat: Seat) -> bool:
-        """Whether a lane that could begin its next trial is to make room: for memory, processors, a card."""
-        if len(self.lanes.open) > self.places.most or self.places.crowded(len(self.seats)):
+        """Whether a worker that could begin its next trial is to make room: for memory, processors, a
+        card."""
+        if len(self.workers.open) > self.places.most or self.places.crowded(len(self.seats)):
             return True
         return self.places.awaited(seat.tenant, self._tenants())
 
     def _useless(self, seat: Seat) -> bool:
-        """Whether a lane without work only keeps others from theirs. Where its machine rests another would
+        """Whether a worker without work only keeps others from theirs. Where its machine rests another would
         only take its place."""
         waits = time.monotonic() - (seat.idle or time.monotonic())
         idle = waits > IDLE_SECONDS and not self.nodes.rests(seat.node)
@@ -198,41 +202,41 @@ class Dispatcher:
         return [seat.tenant for seat in self.seats.values() if seat.share]
 
     def _claims(self) -> list[Claim]:
-        """What comes before lanes."""
+        """What comes before workers."""
         return [*self.builders.claims, *(self.probes.claims if self.probes is not None else ())]
 
-    def _let_go(self, lane: str) -> None:
-        """Have a lane end, and count on its place from now on."""
-        self.lanes.open.pop(self.seats[lane].number, None)
-        self._end(lane)
+    def _let_go(self, worker: str) -> None:
+        """Have a worker end, and count on its place from now on."""
+        self.workers.open.pop(self.seats[worker].number, None)
+        self._end(worker)
 
-    def _end(self, lane: str) -> None:
-        self._answers[lane] = {"end": True}
-        seat = self.seats.pop(lane)
+    def _end(self, worker: str) -> None:
+        self._answers[worker] = {"end": True}
+        seat = self.seats.pop(worker)
         if seat.attempt is not None:
             self._fell(seat, seat.attempt, died("its process was ended"))
 
     def _lost(self, number: int, why: str) -> None:
-        """The process of a lane is no more; what it ran is tried again."""
-        known = [lane for lane, seat in self.seats.items() if seat.number == number]
-        if why and not known:  # a machine that is lost takes many lanes with it, but those had started
+        """The process of a worker is no more; what it ran is tried again."""
+        known = [worker for worker, seat in self.seats.items() if seat.number == number]
+        if why and not known:  # a machine that is lost takes many workers with it, but those had started
             self._died_young(why)
-        for lane in known:
-            seat = self.seats.pop(lane)
+        for worker in known:
+            seat = self.seats.pop(worker)
             if seat.attempt is not None:
                 self._fell(seat, seat.attempt, self._death(seat.attempt, why))
 
     def _died_young(self, why: str) -> None:
-        """A lane died before it asked for anything. OSError if none can be started: they all die, or there
+        """A worker died before it asked for anything. OSError if none can be started: they all die, or there
         has been no memory for one for a while, and none is at work whose end would free some."""
         if is_out_of_memory(why):
-            self.pressure.note("a lane that starts", len(self.lanes.open) + len(self.builders.claims))
+            self.pressure.note("a worker that starts", len(self.workers.open) + len(self.builders.claims))
             self.starved = self.starved or time.monotonic()
             if not self.progress.live and time.monotonic() - self.starved > STARVED_SECONDS:
                 raise OSError(f"memory does not suffice to start a worker: {why}")
-        elif not self.lanes.failures:  # those that Tune takes with it are counted there
+        elif not self.workers.failures:  # those that Tune takes with it are counted there
             self.deaths += 1
-            if self.deaths > max(DEATHS, 2 * len(self.lanes.open)):
+            if self.deaths > max(DEATHS, 2 * len(self.workers.open)):
                 raise OSError(f"workers die as they start: {why}")
 
     def _death(self, attempt: Attempt, why: str) -> Fault:
@@ -243,12 +247,12 @@ class Dispatcher:
         return killed_for_memory(self.pressure.most if fewer else None)
 
     def _memory(self) -> float:
-        """For how many lanes memory suffices, beside the builders."""
+        """For how many workers memory suffices, beside the builders."""
         return max(0.0, self.pressure.most - len(self.builders.claims))
 
     def _order(self, attempt: Attempt) -> Message:
         task = attempt.task
         order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
         order["keep"] = task.key in self.kept
-        looks = [look.told() for look in task.looks]
+        looks = [look.to_json() for look in task.looks]
         return order | ({"looks": json.dumps(looks)} if looks else {})

@@ -18,12 +18,12 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 ASK_SECONDS = 10.0  # a question is answered within this time, if only with "not yet"
-PATIENCE = 300.0  # how long a worker tries to reach a switchboard that does not answer
+PATIENCE = 300.0  # how long a worker tries to reach a mailbox that does not answer
 Message = dict[str, Any]
 Answers = dict[str, Message]
 
 
-class Switchboard:
+class Mailbox:
     """Messages from workers, in a list until the driver takes them; answers for workers, one each."""
 
     def __init__(self) -> None:
@@ -37,15 +37,15 @@ class Switchboard:
         """A worker's question; the driver's answer, or None if there is none yet."""
         self.messages.append(question)
         self.news.set()
-        lane = question["lane"]
+        worker = question["worker"]
         async with self.answered:
             try:
                 await asyncio.wait_for(
-                    self.answered.wait_for(lambda: lane in self.answers), timeout=ASK_SECONDS
+                    self.answered.wait_for(lambda: worker in self.answers), timeout=ASK_SECONDS
                 )
             except TimeoutError:
                 return None
-            return self.answers.pop(lane)
+            return self.answers.pop(worker)
 
     async def say(self, attempt: int, rows: list[Message]) -> bool:
         """A worker's news of an attempt; whether the driver wants the attempt to end."""
@@ -64,35 +64,35 @@ class Switchboard:
         return heard
 
     async def answer(self, answers: Answers, ends: set[int]) -> None:
-        """Answers by lane, and attempts that are to end."""
+        """Answers by worker, and attempts that are to end."""
         async with self.answered:
             self.answers.update(answers)
             self.ends |= ends
             self.answered.notify_all()
 
 
-def switchboard() -> ActorHandle:
-    """A switchboard beside the driver."""
+def start_mailbox() -> ActorHandle:
+    """A mailbox beside the driver."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=0, scheduling_strategy=here)
-    return actor(Switchboard).remote()
+    return actor(Mailbox).remote()
 
 
 class Line:
     """A worker's end of it."""
 
-    def __init__(self, board: ActorHandle, told: Message) -> None:
+    def __init__(self, mailbox: ActorHandle, told: Message) -> None:
         """`told` says who asks, with each question; on which GPU that is, is added."""
-        self.board, self.told = board, {**told, "card": _card()}
+        self.mailbox, self.told = mailbox, {**told, "card": _card()}
         self._said: ray.ObjectRef | None = None
 
     def ask(self, ended: Message | None) -> Message | None:
-        """The next thing to do, now that `ended` is; None if the switchboard is out of reach for good."""
+        """The next thing to do, now that `ended` is; None if the mailbox is out of reach for good."""
         last = time.monotonic()
         while time.monotonic() - last < PATIENCE:
             try:
                 answer = ray.get(
-                    self.board.ask.remote({**self.told, "ended": ended}), timeout=3 * ASK_SECONDS
+                    self.mailbox.ask.remote({**self.told, "ended": ended}), timeout=3 * ASK_SECONDS
                 )
                 last = time.monotonic()
             except (RayError, GetTimeoutError):
@@ -111,7 +111,7 @@ class Line:
                 end = bool(ready) and ray.get(ready[0])
             except RayError:
                 end = False
-        self._said = self.board.say.remote(attempt, rows)
+        self._said = self.mailbox.say.remote(attempt, rows)
         return end
 
 

@@ -22,9 +22,9 @@ from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.builders import Builders
 from orchestrator.execution.ray.connect import Cluster, cluster
 from orchestrator.execution.ray.dispatch import Dispatcher
-from orchestrator.execution.ray.mailbox import switchboard
+from orchestrator.execution.ray.mailbox import start_mailbox
 from orchestrator.execution.ray.profiling import Probes
-from orchestrator.execution.ray.tune import Lanes
+from orchestrator.execution.ray.tune import Workers
 from orchestrator.execution.ray.worker import Shared, Work
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.observer import Observer
@@ -32,9 +32,9 @@ from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.preflight import check_ready
 from orchestrator.planning.resources import lacking
-from orchestrator.storage.heartbeats import Driver, bury
+from orchestrator.storage.heartbeats import Driver, remove_dead
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import Store
 from trainers import InputError
 from trainers.spec import plain
@@ -74,13 +74,14 @@ def run_plan(
     """
     if address is None:
         check_ready(task.trial for task in plan.missing if task.trains)
-    depot, run, stop = open_depot(store.where), plan.sweep.run, threading.Event()
+    storage, run, stop = open_storage(store.where), plan.sweep.run, threading.Event()
     with ExitStack() as after:
         after.callback(observer.sweep_ended)
-        bury(depot)
-        told = {"needs": plan.names, "outline": plan.version}
-        driver = after.enter_context(Driver(depot, plan.sweep.name, told, stop))
-        progress = Progress(plan, store, observer, Leases(depot, driver.id), seconds=_seconds(plan, store))
+        remove_dead(storage)
+        driver = after.enter_context(
+            Driver(storage, plan.sweep.name, stop, needs=plan.names, snapshot=plan.version)
+        )
+        progress = Progress(plan, store, observer, Leases(storage, driver.id), seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more
         with (
             cluster(address, cpu_isa=run.cpu_isa) as there,
@@ -95,12 +96,12 @@ def run_plan(
             for key in retry:
                 progress.ledger.forget(key)
             progress.begin(shares)
-            board = switchboard()
-            shared = Shared(board, store.where, driver.id, json.dumps(plain(run)), work)
-            with Lanes(shared, folder, cpus=run.cpus_per_trial) as lanes:
+            mailbox = start_mailbox()
+            shared = Shared(mailbox, store.where, driver.id, json.dumps(plain(run)), work)
+            with Workers(shared, folder, cpus=run.cpus_per_trial) as workers:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, lanes, board, there, probes, kept, pressure)
-                polls = [builders.poll, *([probes.poll] if probes else []), progress.look, dispatcher.adjust]
+                dispatcher = Dispatcher(progress, builders, workers, mailbox, there, probes, kept, pressure)
+                polls = [builders.poll, *([probes.poll] if probes else []), progress.poll, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
     if progress.mistake is not None:
         raise InputError(
@@ -124,7 +125,7 @@ def _drive(
             if polled.due():
                 for poll in polls:
                     poll()
-                driver.state = progress.told() | dispatcher.told()
+                driver.state = progress.to_json() | dispatcher.to_json()
             if progress.finished:
                 break
             dispatcher.step()
@@ -180,7 +181,7 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
     measured = run.gpus_per_trial == "auto" and given > 0
     if not measured and not 0 < given < 1:
         return Shares.fixed(given), None
-    kept, extents = packing.Shares(open_depot(store.where)), Extents(store)
+    kept, extents = packing.ShareStore(open_storage(store.where)), Extents(store)
     if not measured:
         return Given(given, kept, extents, there.gpu_model(), plan.missing), None
     shares = Measured(kept, extents, there.gpu_model(), plan.missing)

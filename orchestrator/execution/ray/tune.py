@@ -1,7 +1,8 @@
-"""The lanes as Tune sees them: long trials, each with its share of the cluster, started again when they die.
+"""The workers as Tune sees them: long trials, each with its share of the cluster, started again when they
+die.
 
-Tune runs in a thread of its own. It places lanes, and asks a cluster that can grow for machines; which trial
-a lane runs is the driver's to say.
+Tune runs in a thread of its own. It places workers, and asks a cluster that can grow for machines; which
+trial a worker runs is the driver's to say.
 """
 
 from __future__ import annotations
@@ -27,42 +28,42 @@ from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
 from orchestrator.execution.faults import is_out_of_memory, pause
-from orchestrator.execution.ray.worker import Shared, lane
+from orchestrator.execution.ray.worker import Shared, worker
 
 MANY = 10**9
-FAILURES = 5  # of Tune itself, one after the other, before any lane asked for a trial
+FAILURES = 5  # of Tune itself, one after the other, before any worker asked for a trial
 UNKNOWN = "no reason is known"
-CLOSE_SECONDS = 2.0  # that Tune is given to end all lanes; those at work then go with the connection to Ray
+CLOSE_SECONDS = 2.0  # that Tune is given to end all workers; those at work then go with the connection to Ray
 
 
-class Lanes:
-    """Orders lanes, and tells which have died or ended; from `with` to its end. Used from one thread.
+class Workers:
+    """Orders workers, and tells which have died or ended; from `with` to its end. Used from one thread.
 
-    If Tune itself fails, all lanes are lost, and it is started anew.
+    If Tune itself fails, all workers are lost, and it is started anew.
     """
 
     def __init__(self, shared: Shared, folder: Path, *, cpus: float) -> None:
-        """`shared` is what each lane is given; `folder` is Tune's, for this run; `cpus` are a lane's."""
+        """`shared` is what each worker is given; `folder` is Tune's, for this run; `cpus` are a worker's."""
         self.shared, self.folder, self.cpus = shared, folder, cpus
-        self.open: dict[int, float] = {}  # number of every lane that is to be -> its share of a GPU
-        self.failures = 0  # of Tune, since a lane asked for a trial; who hears lanes sets it to 0
+        self.open: dict[int, float] = {}  # number of every worker that is to be -> its share of a GPU
+        self.failures = 0  # of Tune, since a worker asked for a trial; who hears workers sets it to 0
         self._numbers = self._runs = 0
         self._closed = threading.Event()
         self._start()
 
     @property
     def shares(self) -> Counter[float]:
-        """How many lanes there are, or will be, of each share."""
+        """How many workers there are, or will be, of each share."""
         return Counter(self.open.values())
 
     def order(self, share: float) -> None:
-        """Have one more lane with that share of a GPU, as soon as there is room."""
+        """Have one more worker with that share of a GPU, as soon as there is room."""
         self._numbers += 1
         self.open[self._numbers] = share
         self._orders.put({"number": self._numbers, "share": share})
 
     def lost(self) -> Iterator[tuple[int, str]]:
-        """Numbers of lanes whose process died since the last call, and why, which Tune starts again; and of
+        """Numbers of workers whose process died since the last call, and why, which Tune starts again; and of
         those that have ended. OSError if Tune cannot be kept running."""
         while not self._news.empty():
             number, ended, why = self._news.get()
@@ -81,7 +82,7 @@ class Lanes:
             yield from ((number, f"Ray Tune failed: {why}") for number in numbers)
 
     def _start(self) -> None:
-        """Have Tune run, in a thread of its own, without any lane."""
+        """Have Tune run, in a thread of its own, without any worker."""
         self._runs += 1
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._news: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
@@ -95,12 +96,12 @@ class Lanes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """End all lanes, whatever they do."""
+        """End all workers, whatever they do."""
         self._closed.set()
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        cpus = self.cpus  # what is sent to workers holds no lanes
+        cpus = self.cpus  # what is sent to workers holds no workers
 
         def wants(config: dict[str, Any]) -> PlacementGroupFactory:
             return PlacementGroupFactory([{"CPU": cpus, "GPU": config["share"]}])
@@ -110,8 +111,8 @@ class Lanes:
                 self._closed.wait(pause(self.failures))
             tune_controller.RayActorManager = _ActorManager
             tune.run(
-                tune.with_resources(tune.with_parameters(lane, shared=self.shared), wants),
-                name=f"lanes-{self._runs}",
+                tune.with_resources(tune.with_parameters(worker, shared=self.shared), wants),
+                name=f"workers-{self._runs}",
                 storage_path=str(self.folder),
                 search_alg=_Feed(self._orders, self._closed),
                 num_samples=MANY,
@@ -131,7 +132,7 @@ class Lanes:
 
 class _ActorManager(RayActorManager):
     """Tune's own, for which every worker that Ray has lost has died. Of one that Ray's memory monitor killed,
-    Tune would raise a RuntimeError, which ends it and all lanes."""
+    Tune would raise a RuntimeError, which ends it and all workers."""
 
     def _actor_task_failed(self, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
@@ -147,7 +148,7 @@ class _Unsaved:
 
 
 class _Feed(_Unsaved, SearchGenerator):
-    """Gives Tune a lane for every order; it is never finished before it is closed."""
+    """Gives Tune a worker for every order; it is never finished before it is closed."""
 
     def __init__(self, orders: queue.SimpleQueue[dict[str, Any]], closed: threading.Event) -> None:
         super().__init__(_Orders(orders))
@@ -178,8 +179,8 @@ class _Orders(_Unsaved, Searcher):
 
 
 class _Ears(_Unsaved, TrialProgressCallback):
-    """Passes on which lanes died (with a reason) and which ended. It stands where Tune's own callback would,
-    which prints."""
+    """Passes on which workers died (with a reason) and which ended. It stands where Tune's own callback
+    would, which prints."""
 
     def __init__(self, news: queue.SimpleQueue[tuple[int, bool, str]]) -> None:
         super().__init__()
@@ -200,7 +201,7 @@ class _Ears(_Unsaved, TrialProgressCallback):
 
 
 class _Brake(_Unsaved, tune.Stopper):
-    """Ends every lane once they are closed."""
+    """Ends every worker once they are closed."""
 
     def __init__(self, closed: threading.Event) -> None:
         self.closed = closed
@@ -222,11 +223,12 @@ class _Silence(tune.ProgressReporter):
 
 
 def _name(trial: Trial) -> str:
-    return f"lane-{trial.config['number']}"
+    return f"worker-{trial.config['number']}"
 
 
 def _why(trial: Trial) -> str:
-    """Why a lane died, by what Tune wrote down last: that it was killed for memory, or else the last line."""
+    """Why a worker died, by what Tune wrote down last: that it was killed for memory, or else the last
+    line."""
     with suppress(OSError):
         told = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
         lines = [line.strip()[:300] for line in told.splitlines()[1:] if line.strip()]

@@ -1,6 +1,7 @@
-"""A lane: a worker process that runs one trial after another, as Tune sees it one long trial.
+"""A worker: a process that runs one trial after another. To Tune it is one long trial.
 
-What is paid once per process (Python, torch, a GPU's context, opened data sets) is paid once per lane.
+What a process pays once (starting Python, importing torch, a CUDA context, opening data sets) is so paid
+once.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from trainers.loop import Metrics
 from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
-OPEN = 8  # data sets that a lane keeps open
+OPEN = 8  # data sets that a worker keeps open
 Work = Callable[..., Record]  # orchestrator.execution.trial.run_trial, or what a benchmark puts in its place
 
 
@@ -44,22 +45,22 @@ class Stopped(BaseException):
 
 @dataclass(frozen=True)
 class Shared:
-    """What all lanes of a sweep are given: the switchboard, the store, whose it is, how trials are run and by
+    """What all workers of a sweep are given: the mailbox, the store, whose it is, how trials are run and by
     what."""
 
-    board: ActorHandle
+    mailbox: ActorHandle
     store: str
-    driver: str  # who has its mark in that store
+    driver: str  # who has its heartbeat in that store
     run: str  # a RunSpec, as JSON
     work: Work
 
 
-def lane(config: dict[str, Any], shared: Shared) -> None:
+def worker(config: dict[str, Any], shared: Shared) -> None:
     """Ask for trials and run them, until there are none."""
     share = float(config["share"])
     node = ray.get_runtime_context().get_node_id()
-    who = {"lane": secrets.token_hex(8), "number": config["number"], "share": share, "node": node}
-    line = Line(shared.board, who)
+    who = {"worker": secrets.token_hex(8), "number": config["number"], "share": share, "node": node}
+    line = Line(shared.mailbox, who)
     desk = Desk(shared, share, line)
     ended: Message | None = None
     while (order := line.ask(ended)) is not None and "trial" in order:
@@ -70,7 +71,7 @@ def lane(config: dict[str, Any], shared: Shared) -> None:
 
 
 class Desk:
-    """Where a lane works: a store with its open data sets, a device, a line to the driver.
+    """Where a worker works: a store with its open data sets, a device, a line to the driver.
 
     Store and device are looked for with an order, so that what is wrong with them is told as its outcome.
     """
@@ -109,7 +110,7 @@ class Desk:
             return {"attempt": number, "stopped": True, "rows": report.rows}
         except Exception as error:  # noqa: BLE001  (whatever a trial raises is its outcome)
             found = fault(error)
-            return {"attempt": number, "fault": found.told(), "poisoned": found.poisoned}
+            return {"attempt": number, "fault": found.to_json(), "poisoned": found.poisoned}
         finally:
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # others may share the card

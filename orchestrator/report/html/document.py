@@ -34,13 +34,13 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
     the data sets; without it there are no learning curves and no cards. InputError if it cannot be opened,
     or if something cannot be shown."""
     ledger = Ledger(store) if store else None
-    keys = {key for sheet in sheets for key in sheet.standing.results}
+    keys = {key for sheet in sheets for key in sheet.status.results}
     records = ledger.results(keys) if ledger else {}
     names = [
         name
         for sheet in sheets
-        for entry in sheet.standing.outline.entries
-        for name in sheet.standing.results.get(entry.key, {}).get("needs", ())
+        for entry in sheet.status.snapshot.entries
+        for name in sheet.status.results.get(entry.key, {}).get("needs", ())
     ]
     document = {
         "format": FORMAT,
@@ -75,21 +75,21 @@ def _written(document: Document) -> bytes:
 
 
 def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
-    outline = sheet.standing.outline
+    snapshot = sheet.status.snapshot
     axes: dict[str, dict[str, None]] = {}
-    for entry in outline.entries:
+    for entry in snapshot.entries:
         for axis, label in entry.labels.items():
             axes.setdefault(axis, {})[label] = None
-    known = [records.get(entry.key) or sheet.standing.results.get(entry.key) for entry in outline.entries]
+    known = [records.get(entry.key) or sheet.status.results.get(entry.key) for entry in snapshot.entries]
     return {
-        "name": outline.name,
-        "question": outline.question,
+        "name": snapshot.name,
+        "question": snapshot.question,
         "file": Path(sheet.file).name,
-        "metric": outline.metric,
-        "row_axes": outline.row_axes,
-        "column_axis": outline.column_axis,
+        "metric": snapshot.metric,
+        "row_axes": snapshot.row_axes,
+        "column_axis": snapshot.column_axis,
         "axes": [{"name": axis, "labels": list(labels)} for axis, labels in axes.items()],
         "report": sheet.as_json() | {"file": Path(sheet.file).name},
-        "trials": told_trials(sheet.standing, records),
+        "trials": told_trials(sheet.status, records),
         "recipe": recipe(record for record in known if record is not None),
     }

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from orchestrator.monitoring.sweep_status import Standing
-from orchestrator.planning.snapshot import METRIC, Entry, Outline
+from orchestrator.monitoring.sweep_status import SweepStatus
+from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.html.thumbnails import kept_fields
 from orchestrator.storage.records import Record
 
@@ -18,41 +18,41 @@ CURVES = ("test/clean_acc", "train/acc")  # of a history
 Trial = dict[str, Any]
 
 
-def told_trials(standing: Standing, records: Mapping[str, Record]) -> list[Trial]:
+def told_trials(status: SweepStatus, records: Mapping[str, Record]) -> list[Trial]:
     """Every trial of the sweep, in its order. `records` are whole results by key, where they are at hand;
     without them a trial has no curves."""
     seen: set[tuple[str, str]] = set()
     told = []
-    for entry in standing.outline.entries:
-        record = records.get(entry.key) or standing.results.get(entry.key)
-        place = cell_of(standing.outline, entry.labels)
+    for entry in status.snapshot.entries:
+        record = records.get(entry.key) or status.results.get(entry.key)
+        place = cell_of(status.snapshot, entry.labels)
         first = record is not None and place not in seen
         if first:
             seen.add(place)
-        found = standing.findings.get(entry.key, {}) if record is not None else {}
-        told.append(_told(entry, standing, record) | _looked(found, first=first))
+        found = status.findings.get(entry.key, {}) if record is not None else {}
+        told.append(_told(entry, status, record) | _looked(found, first=first))
     return told
 
 
-def cell_of(outline: Outline, labels: Mapping[str, str]) -> tuple[str, str]:
+def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
     """The labels of the row and of the column that a trial belongs to, whichever metric is shown."""
-    axes = [axis for axis in outline.row_axes if axis != METRIC]
-    column = outline.column_axis
+    axes = [axis for axis in snapshot.row_axes if axis != METRIC]
+    column = snapshot.column_axis
     return (
-        ", ".join(labels[axis] for axis in axes) or outline.name,
+        ", ".join(labels[axis] for axis in axes) or snapshot.name,
         labels.get(column, "") if column and column != METRIC else "",
     )
 
 
-def _told(entry: Entry, standing: Standing, record: Record | None) -> Trial:
-    row, column = cell_of(standing.outline, entry.labels)
+def _told(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
+    row, column = cell_of(status.snapshot, entry.labels)
     trial: Trial = {"key": entry.key, "labels": entry.labels, "row": row, "column": column}
     if record is None:
-        return trial | _unfinished(entry.key, standing)
+        return trial | _unfinished(entry.key, status)
     env = record.get("environment", {})
     return trial | {
         "state": "done",
-        "metrics": {name: finite(value) for name, value in standing.results[entry.key]["metrics"].items()},
+        "metrics": {name: finite(value) for name, value in status.results[entry.key]["metrics"].items()},
         "curves": _history(record.get("history", ())),
         **{name: record.get(name) for name in ("seconds", "device", "precision", "threads", "parameters")},
         **_platform(record.get("platform")),
@@ -60,8 +60,8 @@ def _told(entry: Entry, standing: Standing, record: Record | None) -> Trial:
         **{name: env.get(name) for name in ("time", "commit", "python", "versions")},
         "machine": _machine(env.get("host")),
         "needs": list(record.get("needs", ())),
-        "lacks": list(standing.lacking.get(entry.key, ())),
-        **_failure(entry.key, standing),
+        "lacks": list(status.lacking.get(entry.key, ())),
+        **_failure(entry.key, status),
     }
 
 
@@ -75,16 +75,16 @@ def _machine(host: str | None) -> str | None:
     return None if host is None else hashlib.sha256(host.encode()).hexdigest()[:6]
 
 
-def _unfinished(key: str, standing: Standing) -> Trial:
-    if key in standing.stopped:
+def _unfinished(key: str, status: SweepStatus) -> Trial:
+    if key in status.stopped:
         return {"state": "stopped"}
-    failure = _failure(key, standing)
+    failure = _failure(key, status)
     return {"state": "failed", **failure} if failure else {"state": "missing"}
 
 
-def _failure(key: str, standing: Standing) -> Trial:
+def _failure(key: str, status: SweepStatus) -> Trial:
     """The failure of a trial, or of a probe of one that is done; nothing if there is none."""
-    failure = standing.failures.get(key)
+    failure = status.failures.get(key)
     if failure is None:
         return {}
     return {"error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}

@@ -16,8 +16,8 @@ import pytest
 from orchestrator.cluster import supervisor
 from orchestrator.cluster.supervisor import STOPPED, TRIES, Supervisor
 from orchestrator.monitoring.stop import stop_drivers
-from orchestrator.storage.heartbeats import marks
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.heartbeats import live_heartbeats
+from orchestrator.storage.storage import FolderStorage
 from tests.conftest import ROOT
 
 # `opsctl sweep` in little: each is killed by itself until there are so many results
@@ -34,14 +34,14 @@ if len((store / "tries").read_text()) < wanted:
     os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(int(sys.argv[4]))
 """
-# one that has a mark, hears of it, and says so by its exit code
+# one that has a heartbeat, hears of it, and says so by its exit code
 DRIVER = """
 import sys, threading
 from pathlib import Path
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.cluster.host import stoppable
-with stoppable() as stop, Driver(Folder(Path(sys.argv[1])), "tiny", {"needs": []}, stop):
+with stoppable() as stop, Driver(FolderStorage(Path(sys.argv[1])), "tiny", stop, needs=[]):
     stop.wait(60)
     (Path(sys.argv[1]) / "cleanly").touch()
 sys.exit(130)
@@ -49,14 +49,14 @@ sys.exit(130)
 
 
 @pytest.fixture
-def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Folder:
+def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStorage:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
-    return Folder(tmp_path)
+    return FolderStorage(tmp_path)
 
 
-def sweep(depot: Folder, *, wanted: int, results: int = 0, code: int = 0) -> list[str]:
-    return [sys.executable, "-c", SWEEP, depot.where, str(wanted), str(results), str(code)]
+def sweep(storage: FolderStorage, *, wanted: int, results: int = 0, code: int = 0) -> list[str]:
+    return [sys.executable, "-c", SWEEP, storage.where, str(wanted), str(results), str(code)]
 
 
 def started(runs: Supervisor) -> tuple[list[int], threading.Thread]:
@@ -67,78 +67,78 @@ def started(runs: Supervisor) -> tuple[list[int], threading.Thread]:
     return codes, thread
 
 
-def tries(depot: Folder) -> int:
-    return len((depot.root / "tries").read_text())
+def tries(storage: FolderStorage) -> int:
+    return len((storage.root / "tries").read_text())
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 130])
-def test_a_sweep_that_ends_by_itself_has_ended(depot: Folder, code: int) -> None:
-    assert Supervisor(depot, "tiny", sweep(depot, wanted=1, code=code)).run() == code
-    assert tries(depot) == 1
-    assert depot.names("drivers") == []
+def test_a_sweep_that_ends_by_itself_has_ended(storage: FolderStorage, code: int) -> None:
+    assert Supervisor(storage, "tiny", sweep(storage, wanted=1, code=code)).run() == code
+    assert tries(storage) == 1
+    assert storage.names("drivers") == []
 
 
-def test_one_that_is_killed_goes_on(depot: Folder, capfd: pytest.CaptureFixture[str]) -> None:
-    assert Supervisor(depot, "tiny", sweep(depot, wanted=3)).run() == 0
-    assert tries(depot) == 3
+def test_one_that_is_killed_goes_on(storage: FolderStorage, capfd: pytest.CaptureFixture[str]) -> None:
+    assert Supervisor(storage, "tiny", sweep(storage, wanted=3)).run() == 0
+    assert tries(storage) == 3
     assert capfd.readouterr().out.count("the sweep was killed by SIGKILL; it begins again in") == 2
 
 
-def test_as_often_as_it_gets_further(depot: Folder) -> None:
-    assert Supervisor(depot, "tiny", sweep(depot, wanted=TRIES + 3, results=1)).run() == 0
-    assert tries(depot) == TRIES + 3
+def test_as_often_as_it_gets_further(storage: FolderStorage) -> None:
+    assert Supervisor(storage, "tiny", sweep(storage, wanted=TRIES + 3, results=1)).run() == 0
+    assert tries(storage) == TRIES + 3
 
 
-def test_looks_at_trials_that_are_done_get_it_further_too(depot: Folder) -> None:
+def test_looks_at_trials_that_are_done_get_it_further_too(storage: FolderStorage) -> None:
     assert supervisor.RESULTS.search("0a1b/look-0123456789abcdef.json")
     looks = [
         word.replace("result.json", "look-0123456789abcdef.json")
-        for word in sweep(depot, wanted=TRIES + 3, results=1)
+        for word in sweep(storage, wanted=TRIES + 3, results=1)
     ]
-    assert Supervisor(depot, "tiny", looks).run() == 0
-    assert tries(depot) == TRIES + 3
+    assert Supervisor(storage, "tiny", looks).run() == 0
+    assert tries(storage) == TRIES + 3
 
 
-def test_but_not_for_ever(depot: Folder, capfd: pytest.CaptureFixture[str]) -> None:
-    assert Supervisor(depot, "tiny", sweep(depot, wanted=99)).run() == 128 + signal.SIGKILL
-    assert tries(depot) == TRIES
+def test_but_not_for_ever(storage: FolderStorage, capfd: pytest.CaptureFixture[str]) -> None:
+    assert Supervisor(storage, "tiny", sweep(storage, wanted=99)).run() == 128 + signal.SIGKILL
+    assert tries(storage) == TRIES
     assert f"killed by SIGKILL {TRIES} times in a row, and nothing was done" in capfd.readouterr().out
 
 
 def test_stop_reaches_it_while_it_waits_to_begin_again(
-    depot: Folder, monkeypatch: pytest.MonkeyPatch
+    storage: FolderStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 60)
-    codes, thread = started(Supervisor(depot, "tiny", sweep(depot, wanted=99)))
-    until(lambda: (depot.root / "tries").exists() and bool(marks(depot)))
-    assert stop_drivers(depot, marks(depot), wait=30) == []
+    codes, thread = started(Supervisor(storage, "tiny", sweep(storage, wanted=99)))
+    until(lambda: (storage.root / "tries").exists() and bool(live_heartbeats(storage)))
+    assert stop_drivers(storage, live_heartbeats(storage), wait=30) == []
     thread.join(30)
     assert codes == [STOPPED]
-    assert tries(depot) == 1
+    assert tries(storage) == 1
 
 
-def test_stop_reaches_the_sweep_itself_once_it_has_begun(depot: Folder) -> None:
-    codes, thread = started(Supervisor(depot, "tiny", [sys.executable, "-c", DRIVER, depot.where]))
-    until(lambda: [mark["pid"] for mark in marks(depot)] not in ([], [os.getpid()]))
-    until(lambda: len(marks(depot)) == 1)
-    (mark,) = marks(depot)
-    assert mark["pid"] != os.getpid(), "status tells of one who runs it, not of two"
-    assert stop_drivers(depot, [mark], wait=30) == []
+def test_stop_reaches_the_sweep_itself_once_it_has_begun(storage: FolderStorage) -> None:
+    codes, thread = started(Supervisor(storage, "tiny", [sys.executable, "-c", DRIVER, storage.where]))
+    until(lambda: [heartbeat["pid"] for heartbeat in live_heartbeats(storage)] not in ([], [os.getpid()]))
+    until(lambda: len(live_heartbeats(storage)) == 1)
+    (heartbeat,) = live_heartbeats(storage)
+    assert heartbeat["pid"] != os.getpid(), "status tells of one who runs it, not of two"
+    assert stop_drivers(storage, [heartbeat], wait=30) == []
     thread.join(30)
     assert codes == [STOPPED]
-    assert (depot.root / "cleanly").exists()
+    assert (storage.root / "cleanly").exists()
 
 
-def test_a_sweep_that_was_asked_to_stop_and_killed_does_not_begin_again(depot: Folder) -> None:
-    codes, thread = started(Supervisor(depot, "tiny", [sys.executable, "-c", DRIVER, depot.where]))
-    until(lambda: len(marks(depot)) == 1 and marks(depot)[0]["pid"] != os.getpid())
-    (mark,) = marks(depot)
-    os.kill(mark["pid"], signal.SIGSTOP)  # it hears no more
-    depot.write(f"drivers/{mark['id']}.stop", b"{}")
-    os.kill(mark["pid"], signal.SIGKILL)
+def test_a_sweep_that_was_asked_to_stop_and_killed_does_not_begin_again(storage: FolderStorage) -> None:
+    codes, thread = started(Supervisor(storage, "tiny", [sys.executable, "-c", DRIVER, storage.where]))
+    until(lambda: len(live_heartbeats(storage)) == 1 and live_heartbeats(storage)[0]["pid"] != os.getpid())
+    (heartbeat,) = live_heartbeats(storage)
+    os.kill(heartbeat["pid"], signal.SIGSTOP)  # it hears no more
+    storage.write(f"drivers/{heartbeat['id']}.stop", b"{}")
+    os.kill(heartbeat["pid"], signal.SIGKILL)
     thread.join(30)
     assert codes == [STOPPED]
-    assert depot.names("drivers") == []
+    assert storage.names("drivers") == []
 
 
 def test_who_ends_the_job_ends_both(tmp_path: Path) -> None:
@@ -146,14 +146,14 @@ def test_who_ends_the_job_ends_both(tmp_path: Path) -> None:
     script = f"""
 import sys
 from pathlib import Path
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from orchestrator.cluster.supervisor import Supervisor
-sys.exit(Supervisor(Folder(Path(sys.argv[1])), "tiny", [sys.executable, "-c", {DRIVER!r}, sys.argv[1]]).run())
+sys.exit(Supervisor(FolderStorage(Path(sys.argv[1])), "tiny", [sys.executable, "-c", {DRIVER!r}, sys.argv[1]]).run())
 """
     job = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT)
-    depot = Folder(tmp_path)
-    until(lambda: len(marks(depot)) == 1 and marks(depot)[0]["pid"] != job.pid)
-    for process in (job.pid, marks(depot)[0]["pid"]):
+    storage = FolderStorage(tmp_path)
+    until(lambda: len(live_heartbeats(storage)) == 1 and live_heartbeats(storage)[0]["pid"] != job.pid)
+    for process in (job.pid, live_heartbeats(storage)[0]["pid"]):
         os.kill(process, signal.SIGTERM)
     assert job.wait(30) == STOPPED
     assert (tmp_path / "cleanly").exists()

@@ -1,4 +1,4 @@
-"""Lanes are opened for the longest trials that wait, and room that one of them needs is not frittered away."""
+"""Workers are opened for the longest trials that wait, and room that one of them needs is not frittered away."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GPUS = [{"CPU": 16.0, "GPU": 2.0}]
 
 
 @pytest.mark.parametrize(
-    ("machines", "lanes", "waiting", "opened"),
+    ("machines", "workers", "waiting", "opened"),
     [
         (GPU, {}, {}, []),
         (GPU, {}, {0.25: [9.0] * 8}, [0.25] * 4),
@@ -29,11 +29,11 @@ GPUS = [{"CPU": 16.0, "GPU": 2.0}]
 )
 def test_the_longest_get_lanes_first(
     machines: list[dict[str, float]],
-    lanes: dict[float, int],
+    workers: dict[float, int],
     waiting: dict[float, list[float]],
     opened: list[float],
 ) -> None:
-    assert openings(machines, Counter(lanes), waiting, cpus=1) == opened
+    assert openings(machines, Counter(workers), waiting, cpus=1) == opened
 
 
 def test_what_builders_and_probes_claim_is_not_given_away() -> None:

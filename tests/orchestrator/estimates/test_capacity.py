@@ -48,7 +48,7 @@ def test_as_many_fit_as_do(
 
 
 @pytest.mark.parametrize(
-    ("lanes", "claims", "whole", "cpus", "too_many"),
+    ("workers", "claims", "whole", "cpus", "too_many"),
     [
         (8, [], 8, 1, False),
         (8, [Claim(1)], 8, 1, True),
@@ -62,6 +62,6 @@ def test_as_many_fit_as_do(
     ],
 )
 def test_lanes_leave_the_processors_that_builders_wait_for(
-    lanes: int, claims: list[Claim], whole: float, cpus: float, too_many: bool
+    workers: int, claims: list[Claim], whole: float, cpus: float, too_many: bool
 ) -> None:
-    assert crowded(lanes, claims, whole, cpus=cpus) == too_many
+    assert crowded(workers, claims, whole, cpus=cpus) == too_many

@@ -25,14 +25,14 @@ from orchestrator.estimates.estimate import (
     lines,
     this_machine,
 )
-from orchestrator.estimates.packing import Shares, shape_key
+from orchestrator.estimates.packing import ShareStore, shape_key
 from orchestrator.estimates.rates import BATCH_SECONDS, Rates, Run
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.extents import USUAL, Extents
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
@@ -273,7 +273,7 @@ def test_hours_on_gpus_are_told_where_there_is_none(store: Store) -> None:
     assert told(wants, tflops=30) == ("GPU-hours", 1.0, "given")
     assert told(plain, tflops=30, slots=8) == ("GPU-hours", 1.0, "given")
 
-    kept, extent = Shares(open_depot(store.where)), Extents(store).of(plain.tasks[0].trial.data)
+    kept, extent = ShareStore(open_storage(store.where)), Extents(store).of(plain.tasks[0].trial.data)
     shape = shape_key(plain.tasks[0].trial, extent.shape, extent.images, extent.num_classes)
     kept.remember(shape, "NVIDIA A10G", {"share": 0.25})
     assert told(auto, tflops=30) == ("GPU-hours", 0.25, "given")

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.estimates.packing import FINE, MOST, OVERHEAD, ROOM, Shares, larger, shape_key, share
-from orchestrator.storage.storage import open_depot
+from orchestrator.estimates.packing import FINE, MOST, OVERHEAD, ROOM, ShareStore, larger, shape_key, share
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.trial_spec import TrialSpec
 
 GIB = 2**30
@@ -98,10 +98,10 @@ def test_what_takes_memory_is_another_shape(changes: dict[str, Any]) -> None:
 
 
 def test_shares_are_remembered_for_a_shape_and_a_device(tmp_path: Path) -> None:
-    shares = Shares(open_depot(tmp_path))
+    shares = ShareStore(open_storage(tmp_path))
     assert shares.recall("aa", "NVIDIA H200") is None
     shares.remember("aa", "NVIDIA H200", {"share": 0.25, "peak_bytes": 7, "busy": 0.3})
-    again = Shares(open_depot(tmp_path))
+    again = ShareStore(open_storage(tmp_path))
     assert (again.recall("aa", "NVIDIA H200") or {})["share"] == 0.25
     assert again.recall("aa", "NVIDIA A100") is None
     assert again.recall("bb", "NVIDIA H200") is None
@@ -111,7 +111,7 @@ def test_shares_are_remembered_for_a_shape_and_a_device(tmp_path: Path) -> None:
 
 
 def test_after_too_little_memory_a_share_only_grows(tmp_path: Path) -> None:
-    shares = Shares(open_depot(tmp_path))
+    shares = ShareStore(open_storage(tmp_path))
     shares.remember("aa", "gpu", {"share": 0.25, "peak_bytes": 7})
     assert shares.grow("aa", "gpu", 0.25) == 0.5
     assert shares.grow("aa", "gpu", 0.25) == 0.5, (
@@ -127,4 +127,4 @@ def test_after_too_little_memory_a_share_only_grows(tmp_path: Path) -> None:
 def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "aa-gpu.json").write_text(text)
-    assert Shares(open_depot(tmp_path)).recall("aa", "gpu") is None
+    assert ShareStore(open_storage(tmp_path)).recall("aa", "gpu") is None

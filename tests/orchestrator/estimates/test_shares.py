@@ -6,7 +6,7 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.shares import Given, Measured, Shares
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from poisons import Store
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from trainers.gpu_profile import GpuProfile
@@ -17,7 +17,7 @@ TWO = {"wide": {**TRAIN, "batch_size": 64}, "narrow": {**TRAIN, "batch_size": 16
 
 def measured(store: Store) -> tuple[Measured, list[str]]:
     plan = plan_of(tiny(grid={"train": TWO, "data.poison": ["clean", "ops"], "seed": [0, 1]}), store)
-    shares = Measured(packing.Shares(open_depot(store.where)), Extents(store), "H200", plan.tasks)
+    shares = Measured(packing.ShareStore(open_storage(store.where)), Extents(store), "H200", plan.tasks)
     return shares, list(shares.wanted)
 
 
@@ -55,7 +55,7 @@ def test_a_lack_of_memory_grows_the_share_of_all_like_it_for_good(store: Store) 
 def given(store: Store, share: float) -> tuple[Given, Task, Task]:
     """And a trial of each of two shapes."""
     plan = plan_of(tiny(grid={"train": TWO, "data.poison": ["clean", "ops"], "seed": [0, 1]}), store)
-    shares = Given(share, packing.Shares(open_depot(store.where)), Extents(store), "H200", plan.tasks)
+    shares = Given(share, packing.ShareStore(open_storage(store.where)), Extents(store), "H200", plan.tasks)
     one = plan.tasks[0]
     return shares, one, next(t for t in plan.tasks if shares.shapes[t.key] != shares.shapes[one.key])
 

@@ -15,7 +15,7 @@ from trainers.loop import DivergenceError, OutOfMemoryError
 @pytest.mark.parametrize(
     ("error", "kind", "poisoned"),
     [
-        (InputError("8x8 images are too small"), "author", False),
+        (InputError("8x8 images are too small"), "config", False),
         (OutOfMemoryError("out of memory on cuda"), "memory", False),
         (MemoryError(), "memory", False),
         (OSError(errno.ENOSPC, "No space left on device"), "machine", False),
@@ -34,8 +34,8 @@ def test_every_exception_has_an_owner(error: Exception, kind: str, poisoned: boo
     found = fault(error)
     assert (found.kind, found.poisoned) == (kind, poisoned)
     assert found.error.startswith(type(error).__name__)
-    assert "poisoned" not in found.told()
+    assert "poisoned" not in found.to_json()
 
 
 def test_a_divergence_brings_the_epochs_before_it() -> None:
-    assert fault(DivergenceError("no", [{"epoch": 1.0}])).told()["history"] == [{"epoch": 1.0}]
+    assert fault(DivergenceError("no", [{"epoch": 1.0}])).to_json()["history"] == [{"epoch": 1.0}]

@@ -7,13 +7,13 @@ import pytest
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.faults import Fault, pause
 from orchestrator.execution.progress import LOOK_SECONDS, Attempt, Progress
-from orchestrator.monitoring.observer import Audience, Observer
+from orchestrator.monitoring.observer import Observer, Observers
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.outage import WELL_SECONDS
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from tests.orchestrator.sweeps import plan_of, tiny
 
@@ -67,9 +67,9 @@ def begun(
     store: Store, *, built: bool = False, driver: str = "one", shares: Shares | None = None, **changes: object
 ) -> tuple[Progress, Told, Clock]:
     told, clock = Told(), Clock()
-    leases = Leases(Ledger(store.where).depot, driver)
+    leases = Leases(Ledger(store.where).storage, driver)
     plan = plan_of(tiny(**changes), store)
-    progress = Progress(plan, store, Audience(told), leases, now=clock)
+    progress = Progress(plan, store, Observers(told), leases, now=clock)
     progress.begin(shares or Shares.fixed(0.0))
     while built and progress.unbuilt:
         for spec in progress.buildable():
@@ -110,7 +110,7 @@ def test_a_trial_can_start_when_its_own_data_sets_are_there(store: Store) -> Non
 def test_long_trials_are_given_out_first_and_what_they_wait_for_is_built_first(store: Store) -> None:
     plan = plan_of(tiny(), store)
     seconds = {task.key: float(s) for task, s in zip(plan.tasks, (1, 3, 9, 2), strict=True)}
-    leases = Leases(Ledger(store.where).depot, "one")
+    leases = Leases(Ledger(store.where).storage, "one")
     progress = Progress(plan, store, Observer(), leases, seconds=seconds)
     progress.begin(Shares.fixed(0.0))
     assert [name.rpartition("-")[0] for name in progress.unbuilt] == [
@@ -151,14 +151,14 @@ def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None
 def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_given_up(store: Store) -> None:
     progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 3})
     for wait in (1.0, 2.0, 4.0):
-        progress.fell(offered(progress).number, Fault("machine", "gone"))
+        progress.attempt_failed(offered(progress).number, Fault("machine", "gone"))
         clock.time += wait - 0.1
-        progress.look()
+        progress.poll()
         assert progress.offer(0.0) is None
         clock.time += 0.2
-        progress.look()
+        progress.poll()
     attempt = offered(progress)
-    progress.fell(attempt.number, Fault("machine", "gone"))
+    progress.attempt_failed(attempt.number, Fault("machine", "gone"))
     assert told.heard[-1] == ("seed=0", "gone")
     failure = Ledger(store.where).failure(attempt.task.key)
     assert failure is not None
@@ -173,10 +173,10 @@ def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> No
     for epoch in (1.0, 2.0, 3.0, 3.0):
         assert progress.failed == []
         attempt = offered(progress)
-        progress.heard(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
-        progress.fell(attempt.number, Fault("machine", "gone"))
+        progress.reported(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
+        progress.attempt_failed(attempt.number, Fault("machine", "gone"))
         clock.time += 1.1
-        progress.look()
+        progress.poll()
     assert told.heard == [*[("seed=0", "again in 1 s: gone")] * 3, ("seed=0", "gone")]
 
 
@@ -194,9 +194,9 @@ def test_a_result_whose_worker_was_killed_leaves_no_checkpoint(store: Store) -> 
     ledger.publish(attempt.task.key, RECORD)
     checkpoint = store.root / "trials" / attempt.task.key / "checkpoint.pt"
     checkpoint.write_bytes(b"x")
-    progress.fell(attempt.number, Fault("machine", "killed"))
+    progress.attempt_failed(attempt.number, Fault("machine", "killed"))
     clock.time += 1.1
-    progress.look()
+    progress.poll()
     assert progress.offer(0.0) is None
     assert told.heard[-1] == ("seed=0", "done")
     assert not checkpoint.exists()
@@ -208,7 +208,7 @@ def test_a_mistake_in_a_data_set_stops_the_sweep_if_all_trials_read_it(store: St
         progress, told, _ = begun(store, grid={"data.poison": ["clean", "ops"], "seed": [0]})
         build(progress, "clean-train")
         (spec,) = [spec for spec in progress.buildable() if word in spec.name]
-        progress.data_failed(spec, Fault("author", "InputError: torn"))
+        progress.data_failed(spec, Fault("config", "InputError: torn"))
         assert (progress.mistake is not None) == stops
         assert len(progress.failed) == (not stops), told.heard
 
@@ -227,10 +227,10 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
 
     def once(ledger: Ledger, key: str) -> Record | None:
         if (found := read(ledger, key)) is not None:
-            monkeypatch.setattr(Folder, "read", away)
+            monkeypatch.setattr(FolderStorage, "read", away)
         return found
 
-    def away(folder: Folder, name: str) -> bytes | None:
+    def away(folder: FolderStorage, name: str) -> bytes | None:
         raise OSError("no answer")
 
     with monkeypatch.context() as patch:
@@ -245,11 +245,13 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
 
 def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store) -> None:
     progress, told, _ = begun(store, built=True, grid={"seed": [0]})
-    progress.fell(offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
-    progress.look()
+    progress.attempt_failed(
+        offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},))
+    )
+    progress.poll()
     attempt = offered(progress)
     assert Ledger(store.where).failure(attempt.task.key) is None, "not before it is final"
-    progress.fell(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
+    progress.attempt_failed(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
     assert told.heard == [("seed=0", "again once more: diverged"), ("seed=0", "diverged")]
     failure = Ledger(store.where).failure(attempt.task.key)
     assert failure is not None
@@ -258,7 +260,7 @@ def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store)
 
 def test_a_fault_of_the_author_ends_the_sweep_with_one_error(store: Store) -> None:
     progress, *_ = begun(store, built=True)
-    progress.fell(offered(progress).number, Fault("author", "InputError: 8x8 is too small"))
+    progress.attempt_failed(offered(progress).number, Fault("config", "InputError: 8x8 is too small"))
     assert progress.mistake == "data.poison=clean, seed=0: InputError: 8x8 is too small"
 
 
@@ -266,8 +268,8 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
     progress, told, _ = begun(store, built=True, shares=Growing(0.25), grid={"seed": [0]}, run={"retries": 0})
     for share in (0.25, 0.5, 1.0):
         assert progress.offer(share / 2) is None
-        progress.fell(offered(progress, share).number, Fault("memory", "out of memory"))
-        progress.look()
+        progress.attempt_failed(offered(progress, share).number, Fault("memory", "out of memory"))
+        progress.poll()
     assert [what for _, what in told.heard] == [
         "again with 0.5 of a GPU: out of memory",
         "again with 1 of a GPU: out of memory",
@@ -279,21 +281,21 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
 
 
 def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> None:
-    depot = Ledger(store.where).depot
-    with Driver(depot, "other", {}, stop=__import__("threading").Event()) as other:
+    storage = Ledger(store.where).storage
+    with Driver(storage, "other", __import__("threading").Event()) as other:
         theirs, _, _ = begun(store, built=True, driver=other.id, grid={"seed": [0]})
         ours, told, clock = begun(store, built=True, grid={"seed": [0, 1]})
         attempt = offered(theirs)
         assert offered(ours).task.point.name == "seed=1"
-        assert ours.told()["elsewhere"] == 1
+        assert ours.to_json()["elsewhere"] == 1
         clock.time += LOOK_SECONDS + 0.1
-        ours.look()
-        assert ours.wants() == {}, "nothing that a lane could do"
-        assert ours.told()["elsewhere"] == 1
+        ours.poll()
+        assert ours.wants() == {}, "nothing that a worker could do"
+        assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)
         clock.time += LOOK_SECONDS + 0.1
-        ours.look()
+        ours.poll()
     assert told.heard == [("seed=0", "done")]
     assert ours.done == 1
 
@@ -328,13 +330,13 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
         for _ in range(3):
             assert progress.offer(0.0) is None
             clock.time += LOOK_SECONDS + 0.1
-            progress.look()
+            progress.poll()
         assert not progress.finished
     assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
-    assert progress.told()["silent"] == "[Errno 28] No space left on device"
+    assert progress.to_json()["silent"] == "[Errno 28] No space left on device"
     assert progress.offer(0.0) is not None
     clock.time += WELL_SECONDS
-    assert progress.told()["silent"] == ""
+    assert progress.to_json()["silent"] == ""
 
 
 def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
@@ -342,8 +344,8 @@ def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
     attempt = offered(progress)
     done(progress, attempt)
     done(progress, attempt)
-    progress.fell(attempt.number, Fault("machine", "late"))
-    assert not progress.heard(attempt.number, [{"epoch": 2.0}])
+    progress.attempt_failed(attempt.number, Fault("machine", "late"))
+    assert not progress.reported(attempt.number, [{"epoch": 2.0}])
     assert told.heard == [("seed=0", "done")]
     assert progress.finished
 

@@ -39,11 +39,11 @@ def curve(task: Task, epoch: int) -> float:
     return goal * (1 - math.exp(-epoch / 8))
 
 
-def race(judge: Pruner, tasks: list[Task], *, lanes: int, sign: float = 1.0) -> dict[str, int]:
+def race(judge: Pruner, tasks: list[Task], *, workers: int, sign: float = 1.0) -> dict[str, int]:
     """Run trials epoch by epoch, so many at a time; the last epoch of each by its key."""
     waiting, live, last = list(tasks), dict[str, tuple[Task, int]](), dict[str, int]()
     while waiting or live:
-        while waiting and len(live) < lanes:
+        while waiting and len(live) < workers:
             task = waiting.pop(0)
             live[task.key] = (task, 1)
         for key, (task, epoch) in list(live.items()):
@@ -56,7 +56,7 @@ def race(judge: Pruner, tasks: list[Task], *, lanes: int, sign: float = 1.0) -> 
     return last
 
 
-def halved(tasks: list[Task], *, lanes: int, epochs: int) -> dict[str, int]:
+def halved(tasks: list[Task], *, workers: int, epochs: int) -> dict[str, int]:
     """Asynchronous successive halving, written down again: at g, 3 g, 9 g, ... of those that came so far the
     best third goes on, or the best, where there is no third."""
     rungs: dict[int, list[float]] = {}
@@ -65,7 +65,7 @@ def halved(tasks: list[Task], *, lanes: int, epochs: int) -> dict[str, int]:
         rungs[epoch], epoch = [], epoch * 3
     waiting, live, last = list(tasks), list[tuple[Task, int]](), dict[str, int]()
     while waiting or live:
-        while waiting and len(live) < lanes:
+        while waiting and len(live) < workers:
             live.append((waiting.pop(0), 1))
         going = []
         for task, epoch in live:
@@ -82,13 +82,13 @@ def halved(tasks: list[Task], *, lanes: int, epochs: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("lanes", [1, 4, 24])
-def test_asha_halves_as_it_is_written_and_keeps_the_best(store: Store, seed: int, lanes: int) -> None:
+@pytest.mark.parametrize("workers", [1, 4, 24])
+def test_asha_halves_as_it_is_written_and_keeps_the_best(store: Store, seed: int, workers: int) -> None:
     todo = plan(store, "asha")
     tasks = list(todo.tasks)
     random.Random(seed).shuffle(tasks)
-    last = race(Pruner.of(todo, Ledger(store.where)), tasks, lanes=lanes)
-    assert last == halved(tasks, lanes=lanes, epochs=EPOCHS)
+    last = race(Pruner.of(todo, Ledger(store.where)), tasks, workers=workers)
+    assert last == halved(tasks, workers=workers, epochs=EPOCHS)
     best, worst = max(tasks, key=lambda t: curve(t, EPOCHS)), min(tasks[3:], key=lambda t: curve(t, EPOCHS))
     assert last[best.key] == EPOCHS
     assert last[worst.key] == 3, "the first rung, a tenth of the epochs"
@@ -100,7 +100,7 @@ def test_the_median_rule_ends_the_worse_half_after_five_and_keeps_the_best(store
     todo = plan(store, "median")
     tasks = list(todo.tasks)
     random.Random(seed).shuffle(tasks)
-    last = race(Pruner.of(todo, Ledger(store.where)), tasks, lanes=1)
+    last = race(Pruner.of(todo, Ledger(store.where)), tasks, workers=1)
     assert [last[task.key] for task in tasks[:5]] == [EPOCHS] * 5
     finished = [curve(task, 3) for task in tasks[:5]]
     for task in tasks[5:]:
@@ -113,23 +113,23 @@ def test_the_median_rule_ends_the_worse_half_after_five_and_keeps_the_best(store
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
 def test_where_less_is_better_the_least_is_kept(store: Store, scheduler: str) -> None:
     todo = plan(store, scheduler, mode="min")
-    last = race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), lanes=4, sign=-1)
+    last = race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), workers=4, sign=-1)
     other = plan(store, scheduler, mode="max")
-    assert last == race(Pruner.of(other, Ledger(store.where)), list(other.tasks), lanes=4)
+    assert last == race(Pruner.of(other, Ledger(store.where)), list(other.tasks), workers=4)
 
 
 def test_trials_of_other_lengths_are_not_compared(store: Store) -> None:
     todo = plan(store, "asha", epochs=[9, 27])
     judge = Pruner.of(todo, Ledger(store.where))
     short, long = ([task for task in todo.tasks if task.trial.train.epochs == n] for n in (9, 27))
-    race(judge, [max(long, key=lambda t: curve(t, 27))], lanes=1)
+    race(judge, [max(long, key=lambda t: curve(t, 27))], workers=1)
     worst = min(short, key=lambda t: curve(t, 9))
-    assert race(judge, [worst], lanes=1) == {worst.key: 9}
+    assert race(judge, [worst], workers=1) == {worst.key: 9}
 
 
 def test_nobody_is_ended_after_the_last_epoch(store: Store) -> None:
     todo = plan(store, "asha", epochs=1)
-    assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), lanes=4).values()) == {1}
+    assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), workers=4).values()) == {1}
     judge = Pruner.of(todo, Ledger(store.where))
     assert not any(judge.report(task, 1, {"test/clean_acc": -i}) for i, task in enumerate(todo.tasks))
 
@@ -151,7 +151,7 @@ def test_a_sweep_that_goes_on_judges_as_if_it_had_not_been_interrupted(store: St
     tasks = list(todo.tasks)
     random.Random(1).shuffle(tasks)
     whole = Pruner.of(todo, ledger)
-    first = race(whole, tasks[:14], lanes=1)
+    first = race(whole, tasks[:14], workers=1)
     for task in tasks[:14]:
         rows = [{"epoch": float(e), "test/clean_acc": curve(task, e)} for e in range(1, first[task.key] + 1)]
         if first[task.key] == EPOCHS:
@@ -162,15 +162,15 @@ def test_a_sweep_that_goes_on_judges_as_if_it_had_not_been_interrupted(store: St
             ledger.stop(task.key, whole.verdict(task, rows[-1]))
     again = plan(store, scheduler)
     assert len(again.missing) == len(tasks) - 14
-    assert race(Pruner.of(again, ledger), tasks[14:], lanes=1) == race(whole, tasks[14:], lanes=1)
+    assert race(Pruner.of(again, ledger), tasks[14:], workers=1) == race(whole, tasks[14:], workers=1)
 
 
 def test_the_verdict_says_when_by_what_and_for_whom(store: Store) -> None:
     todo = plan(store, "asha")
     judge = Pruner.of(todo, Ledger(store.where))
     best, worst = todo.tasks[-1], todo.tasks[0]
-    race(judge, [best], lanes=1)
-    assert race(judge, [worst], lanes=1) == {worst.key: 3}
+    race(judge, [best], workers=1)
+    assert race(judge, [worst], workers=1) == {worst.key: 3}
     row = {"epoch": 3.0, "test/clean_acc": curve(worst, 3), "lr": 0.1}
     told = judge.verdict(worst, row)
     assert told["history"] == [{"epoch": float(e), "test/clean_acc": curve(worst, e)} for e in (1, 2, 3)]
@@ -181,7 +181,7 @@ def test_the_verdict_says_when_by_what_and_for_whom(store: Store) -> None:
 
 def test_without_a_scheduler_nothing_ends_early(store: Store) -> None:
     todo = plan(store, "none")
-    assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), lanes=4).values()) == {EPOCHS}
+    assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), workers=4).values()) == {EPOCHS}
     assert remarks(todo) == []
 
 

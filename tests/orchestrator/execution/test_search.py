@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.estimate import Resources, estimate
-from orchestrator.execution.search import Guided, Search
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.execution.search import OptunaSearch, Search
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.cells import drawn, place
 from orchestrator.planning.expansion import Point, expand
 from orchestrator.planning.plan import Plan, Task, make_plan
-from orchestrator.planning.snapshot import kept_outline
+from orchestrator.planning.snapshot import kept_snapshot
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.planning.sweep_file import load
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from poisons import Store
 from tests.conftest import ROOT
 from tests.orchestrator.sweeps import plan_of, tiny
@@ -128,7 +128,7 @@ def worth(task: Task) -> float:
 
 
 def run(search: Search, room: int = 1) -> list[Task]:
-    """Run a search to its end with so many lanes; the trials in the order of their starts."""
+    """Run a search to its end with so many workers; the trials in the order of their starts."""
     ran: list[Task] = []
     live: list[Task] = []
     while True:
@@ -207,7 +207,7 @@ def test_a_sample_larger_than_the_grid_is_the_grid(store: Store) -> None:
 def test_what_is_done_costs_nothing_and_what_was_begun_is_finished_first(store: Store) -> None:
     ledger = Ledger(store.where)
     first = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
-    assert isinstance(first, Guided)
+    assert isinstance(first, OptunaSearch)
     ran: list[Task] = []
     while len(ran) < 8:
         ran += (new := first.ask(2))
@@ -217,7 +217,7 @@ def test_what_is_done_costs_nothing_and_what_was_begun_is_finished_first(store: 
     begun = first.ask(4)  # two cells; of the first, one seed is done when the driver dies
     ledger.publish(begun[0].key, {"metrics": {"test/clean_acc": worth(begun[0])}})
     again = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
-    assert isinstance(again, Guided)
+    assert isinstance(again, OptunaSearch)
     assert again.tried == 6
     assert [task.key for task in again.ask(3)] == [task.key for task in begun[1:]]
     rest = run_on(again, begun[1:])
@@ -241,7 +241,7 @@ def test_cells_that_another_sweep_finished_count_as_tried(store: Store) -> None:
     assert run(Search.of(optuna_plan(store, 4, name="other"), ledger)) == []
 
 
-def test_drivers_that_share_a_depot_share_the_search(store: Store) -> None:
+def test_drivers_that_share_storage_share_the_search(store: Store) -> None:
     plan, ledger = optuna_plan(store, 12), Ledger(store.where)
     one, two = Search.of(plan, ledger), Search.of(plan, ledger)
     mine, theirs = one.ask(5), two.ask(3)
@@ -256,7 +256,7 @@ def test_drivers_that_share_a_depot_share_the_search(store: Store) -> None:
 def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None:
     plan, ledger = optuna_plan(store, 60, grid=GRID, scheduler="asha"), Ledger(store.where)
     search = Search.of(plan, ledger)
-    assert isinstance(search, Guided)
+    assert isinstance(search, OptunaSearch)
     tasks = search.ask(8)
     stop = {"epoch": 2, "metric": "test/clean_acc", "value": 0.25}
     stops = {task.key: stop for task in tasks[:3]}
@@ -275,7 +275,7 @@ def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None
     )
 
 
-class Shaky(Folder):
+class Shaky(FolderStorage):
     """A folder that does not answer now and then."""
 
     calls = 0
@@ -287,9 +287,9 @@ class Shaky(Folder):
         return super().create(name, data, lasting=lasting)
 
 
-def test_a_depot_that_does_not_answer_costs_no_trial(store: Store) -> None:
+def test_storage_that_does_not_answer_costs_no_trial(store: Store) -> None:
     ledger = Ledger(store.where)
-    ledger.depot = Shaky(store.root)
+    ledger.storage = Shaky(store.root)
     search = Search.of(optuna_plan(store, 12, grid=GRID), ledger)
     given: list[Task] = []
     for _ in range(40):
@@ -324,12 +324,12 @@ def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: S
     plan = make_plan(finished(store), store, "strongest_defense")
     assert (plan.missing, plan.to_build, plan.most) == ((), (), 0)
     assert (plan.done, len(plan.stopped), len(plan.tasks)) == (43, 21, 192)
-    standing = look(plan.outline, Ledger(store.where))
-    assert (standing.total, standing.settled, standing.missing) == (64, 64, 0)
-    assert standing.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
-    again = Ledger(store.where).depot
-    plan.outline.keep(again, "v")
-    assert kept_outline(again, "v") == plan.outline
+    status = read_status(plan.snapshot, Ledger(store.where))
+    assert (status.total, status.settled, status.missing) == (64, 64, 0)
+    assert status.counts == "43 of 64 trials done, 0 failed, 21 stopped early, 0 missing"
+    again = Ledger(store.where).storage
+    plan.snapshot.keep(again, "v")
+    assert kept_snapshot(again, "v") == plan.snapshot
 
 
 def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(store: Store) -> None:
@@ -343,7 +343,7 @@ def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(st
     plan = optuna_plan(store, 10, grid=GRID)
     assert plan.sure == {task.key for task in begun[3:]}
     assert plan.most == 5 + 6 * 2
-    assert look(plan.outline, ledger).missing == plan.most
+    assert read_status(plan.snapshot, ledger).missing == plan.most
     only = optuna_plan(store, 4, grid=GRID)
     assert {task.key for task in only.missing} == only.sure == plan.sure, "no other cell will be begun"
     assert only.work == "2 data sets to build, 5 trials to run"

@@ -17,9 +17,9 @@ from orchestrator.cli.terminal import Terminal
 from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring import status, watch
 from orchestrator.monitoring.status import Building, Running
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.snapshot import version_of
-from orchestrator.storage.heartbeats import marks
+from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import SEALS, sealed
 from poisons import Store
@@ -42,7 +42,7 @@ def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_pat
     build = [{"name": "digits-em-train-1", "word": "round 3"}]
     version = version_of(file) or ""
     with (
-        driving(where, "tiny", outline=version, running=runs, building=build, faults={"machine": 2}),
+        driving(where, "tiny", snapshot=version, running=runs, building=build, faults={"machine": 2}),
         driving(where, "other"),
     ):
         code, out, _ = opsctl("status", file)
@@ -59,24 +59,24 @@ def test_status_says_who_runs_a_sweep_and_what_else_runs(opsctl: Opsctl, tmp_pat
 
 def test_status_says_that_the_file_was_edited_since(opsctl: Opsctl, tmp_path: Path) -> None:
     file, where = write(tmp_path, tiny()), str(tmp_path / "store")
-    with driving(where, "tiny", outline=version_of(file) or ""):
+    with driving(where, "tiny", snapshot=version_of(file) or ""):
         file.write_text(file.read_text() + "# more\n")
         assert "it began with another text of the sweep file" in opsctl("status", file)[1]
-    with driving(where, "tiny", outline=version_of(file, ["seed=[0]"]) or ""):
+    with driving(where, "tiny", snapshot=version_of(file, ["seed=[0]"]) or ""):
         assert "it began with other --set options" in opsctl("status", file)[1]
 
 
 def test_a_driver_that_gives_no_sign_is_told(store: Store) -> None:
     with driving(store.where, "tiny"):
-        (mark,) = marks(Ledger(store.where).depot)
-    silent = mark | {"state": mark["state"] | {"silent": "it is full", "resting": 1}}
+        (heartbeat,) = live_heartbeats(Ledger(store.where).storage)
+    silent = heartbeat | {"state": heartbeat["state"] | {"silent": "it is full", "resting": 1}}
     assert "the store does not answer: it is full" in status.driver_line(silent, None)
     assert "1 machines rest" in status.driver_line(silent, None)
-    assert "NO SIGN OF IT" not in status.driver_line(mark, None)
-    assert "NO SIGN OF IT for" in status.driver_line(mark | {"time": "2026-01-01T00:00:00+00:00"}, None)
+    assert "NO SIGN OF IT" not in status.driver_line(heartbeat, None)
+    assert "NO SIGN OF IT for" in status.driver_line(heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None)
 
 
-def test_status_of_what_was_planned_reads_the_outline_and_of_an_edited_file_plans_it(
+def test_status_of_what_was_planned_reads_the_snapshot_and_of_an_edited_file_plans_it(
     opsctl: Opsctl, tmp_path: Path
 ) -> None:
     file = write(tmp_path, tiny())
@@ -178,7 +178,7 @@ def test_a_watch_in_a_pipe_is_a_line_per_change_and_ends_with_the_sweep(tmp_path
     console, stop = Terminal(file=io.StringIO(), width=200), threading.Event()
     view = status_display.Lines(console)
     watching = threading.Thread(
-        target=watch.watch, args=(plan.outline, ledger, view), kwargs={"every": 0.02, "stop": stop}
+        target=watch.watch, args=(plan.snapshot, ledger, view), kwargs={"every": 0.02, "stop": stop}
     )
     with driving(store.where, "tiny", running=[run("seed=0")], building=[{"name": "em", "word": ""}]):
         watching.start()
@@ -210,7 +210,9 @@ def test_the_picture_of_a_watch_holds_all(store: Store) -> None:
     ledger.publish(plan.tasks[0].key, DONE)
     ledger.fail(plan.tasks[1].key, {"error": "Boom: [no]", "traceback": None})
     with driving(store.where, "tiny", running=[run("seed=0"), run("seed=1")]):
-        found = text_of(status_display.picture(look(plan.outline, ledger), marks(ledger.depot), None))
+        found = text_of(
+            status_display.picture(read_status(plan.snapshot, ledger), live_heartbeats(ledger.storage), None)
+        )
     for word in (
         "1 of 4 trials done, 1 failed, 2 missing",
         "120 an hour, 0:01:00 left",
@@ -250,7 +252,7 @@ def test_a_display_takes_trials_of_others_and_those_that_end_early(store: Store,
     assert "Boom" in told
 
 
-def test_a_url_that_is_no_depot_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_a_url_that_cannot_be_opened_is_a_users_mistake(opsctl: Opsctl, tmp_path: Path) -> None:
     code, _, err = opsctl("status", write(tmp_path, tiny()), "--store", "s3:/half")
     assert (code, "neither a path nor a URL" in err) == (2, True)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.summaries import finished, summaries
 from poisons import Store
@@ -41,14 +41,15 @@ def test_a_record_that_is_laid_out_otherwise_is_read_whole(store: Store) -> None
 def test_a_result_that_was_cut_off_is_missing(store: Store, end: int, filler: bytes) -> None:
     ledger, key = published(store)
     name = f"trials/{key}/result.json"
-    data = ledger.depot.read(name) or b""
+    data = ledger.storage.read(name) or b""
     assert len(data) > 9000
-    ledger.depot.write(name, data[:end] + filler)
+    ledger.storage.write(name, data[:end] + filler)
     assert finished(ledger, [key]) == set()
 
 
 @pytest.mark.parametrize(
-    ("kind", "left"), [("trial", True), ("machine", False), ("author", False), (None, False)]
+    ("kind", "left"),
+    [("trial", True), ("machine", False), ("config", False), ("author", False), (None, False)],
 )
 def test_only_what_failed_by_its_own_fault_is_left_alone(store: Store, kind: str | None, left: bool) -> None:
     task = plan_of(tiny(), store).tasks[1]
@@ -67,14 +68,17 @@ def test_what_a_scheduler_stopped_is_settled_for_a_sweep_with_a_scheduler(store:
     assert [task.key for task in plan_of(sweep, store).stopped] == [plan.tasks[0].key]
     assert len(plan_of(sweep, store).missing) == 3
     assert len(plan_of(tiny(), store).missing) == 4, "others want its result"
-    assert look(plan.outline, ledger).counts == "0 of 4 trials done, 0 failed, 1 stopped early, 3 missing"
+    assert (
+        read_status(plan.snapshot, ledger).counts
+        == "0 of 4 trials done, 0 failed, 1 stopped early, 3 missing"
+    )
 
 
 def test_what_was_seen_is_not_read_again(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     ledger.publish(plan.tasks[0].key, {"metrics": {"test/clean_acc": 0.5}})
-    seen = look(plan.outline, ledger)
-    ledger.depot.remove(f"trials/{plan.tasks[0].key}/result.json")
+    seen = read_status(plan.snapshot, ledger)
+    ledger.storage.remove(f"trials/{plan.tasks[0].key}/result.json")
     ledger.publish(plan.tasks[1].key, {"metrics": {"test/clean_acc": 0.5}})
-    assert look(plan.outline, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
-    assert look(plan.outline, ledger).results.keys() == {plan.tasks[1].key}
+    assert read_status(plan.snapshot, ledger, seen).results.keys() == {task.key for task in plan.tasks[:2]}
+    assert read_status(plan.snapshot, ledger).results.keys() == {plan.tasks[1].key}

@@ -5,49 +5,49 @@ from __future__ import annotations
 from pathlib import Path
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.planning.batch import Union
+from orchestrator.planning.batch import Batch
 from poisons import Store
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
 
 
-def pair(store: Store) -> Union:
+def pair(store: Store) -> Batch:
     """{clean, ops} and {ops, em, randpix of two draws}, each with two seeds: ops is in both."""
     draws = {
         f"{kind} {seed}": {"poison": kind, "seed": seed} for kind, seed in (("randpix", 0), ("randpix", 1))
     }
     other = {"ops": {"poison": "ops"}, "em": {"poison": "em"}, **draws}
     grid = {"data": {name: {"limit": 60, **data} for name, data in other.items()}, "seed": [0, 1]}
-    return Union((plan_of(tiny(), store), plan_of(tiny(name="other", grid=grid), store)))
+    return Batch((plan_of(tiny(), store), plan_of(tiny(name="other", grid=grid), store)))
 
 
 def test_what_sweeps_share_counts_once(store: Store) -> None:
-    union = pair(store)
-    by_hand = {task.key for plan in union.plans for task in plan.tasks}
-    assert [task.key for task in union.tasks] == list(
-        dict.fromkeys(t.key for p in union.plans for t in p.tasks)
+    batch = pair(store)
+    by_hand = {task.key for plan in batch.plans for task in plan.tasks}
+    assert [task.key for task in batch.tasks] == list(
+        dict.fromkeys(t.key for p in batch.plans for t in p.tasks)
     )
-    assert (union.points, len(union.tasks), union.shared, union.most) == (12, len(by_hand), 2, 10)
-    assert union.single_seed == 5  # clean, ops, em, and each draw of the random pixel
-    names = [spec.name for spec in union.whole.to_build]
+    assert (batch.points, len(batch.tasks), batch.shared, batch.most) == (12, len(by_hand), 2, 10)
+    assert batch.single_seed == 5  # clean, ops, em, and each draw of the random pixel
+    names = [spec.name for spec in batch.whole.to_build]
     assert len(names) == len(set(names)) == 6  # clean test and train, ops, em, randpix twice
-    for i, spec in enumerate(union.whole.to_build):
+    for i, spec in enumerate(batch.whole.to_build):
         assert {parent.name for parent in spec.parents} <= set(names[:i])
 
 
 def test_what_is_done_is_done_in_all_of_them(store: Store) -> None:
     shared = next(task for task in pair(store).plans[0].tasks if task.point.labels["data.poison"] == "ops")
     run_trial(shared.trial, store, device=CPU)
-    union = pair(store)
-    assert (union.done, union.most) == (1, 9)
-    assert union.of(union.plans[0]) == "4 trials: 3 to run, 1 done"
-    assert union.of(union.plans[1]) == "8 trials (2 shared with those above): 7 to run, 1 done"
+    batch = pair(store)
+    assert (batch.done, batch.most) == (1, 9)
+    assert batch.of(batch.plans[0]) == "4 trials: 3 to run, 1 done"
+    assert batch.of(batch.plans[1]) == "8 trials (2 shared with those above): 7 to run, 1 done"
 
 
 def test_of_a_search_no_more_is_counted_than_it_tries(store: Store) -> None:
     search = plan_of(tiny(run={"search": "optuna", "num_samples": 1}, name="search"), store)
-    assert Union((search,)).most == search.most == 2
-    assert Union((search, plan_of(tiny(), store))).most == 4  # the grid runs whatever the search would try
+    assert Batch((search,)).most == search.most == 2
+    assert Batch((search, plan_of(tiny(), store))).most == 4  # the grid runs whatever the search would try
 
 
 def test_the_command_says_what_they_come_to_together(opsctl: Opsctl, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring.sweep_status import look
-from orchestrator.planning.batch import Union
+from orchestrator.monitoring.sweep_status import read_status
+from orchestrator.planning.batch import Batch
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.planning.sweep_file import load
@@ -79,8 +79,8 @@ def test_the_trials_are_all_there_and_all_different(plans: dict[str, Plan], name
 @pytest.mark.parametrize("name", CELLS)
 def test_every_published_figure_has_its_cell(plans: dict[str, Plan], name: str, store: Store) -> None:
     """And every cell its figure, where the paper has a table of them."""
-    outline = plans[name].outline
-    sheet = make_sheet(look(outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    snapshot = plans[name].snapshot
+    sheet = make_sheet(read_status(snapshot, Ledger(store.where)), FOLDER / f"{name}.yaml")
     assert sheet.notes == ()
     assert (sheet.reference is None) is name.startswith("figure")
     if sheet.reference is not None:
@@ -157,13 +157,13 @@ def test_pixels_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
 
 def test_all_of_them_together_are_the_papers_trainings_and_twelve_of_table_6(plans: dict[str, Plan]) -> None:
     """86 is counted without Table 6, most of which is in Table 5: its two to four pixels are 12 more."""
-    union = Union(tuple(plans.values()))
-    assert union.points == sum(cells * seeds for cells, seeds, _ in CELLS.values()) == 352
-    assert union.single_seed == UNIQUE + 12 == 98
-    assert len(union.tasks) == union.points - union.shared == 3 * (98 - 10) + 10 == 274
-    without = Union(tuple(plan for name, plan in plans.items() if name != "table6"))
+    batch = Batch(tuple(plans.values()))
+    assert batch.points == sum(cells * seeds for cells, seeds, _ in CELLS.values()) == 352
+    assert batch.single_seed == UNIQUE + 12 == 98
+    assert len(batch.tasks) == batch.points - batch.shared == 3 * (98 - 10) + 10 == 274
+    without = Batch(tuple(plan for name, plan in plans.items() if name != "table6"))
     assert without.single_seed == UNIQUE == 86
-    more = {task.key: task for task in union.tasks}.keys() - {task.key for task in without.tasks}
+    more = {task.key: task for task in batch.tasks}.keys() - {task.key for task in without.tasks}
     (labels,) = [
         {
             (t.point.labels["train"], t.point.labels["data.poison"])
@@ -194,7 +194,7 @@ def test_a_training_that_several_of_them_have_is_one(plans: dict[str, Plan]) -> 
         "shares of the images, the others noisy or not": 4,
         "em and ops on other images": 2,
     }
-    names = [spec.name for spec in Union(tuple(plans.values())).whole.to_build]
+    names = [spec.name for spec in Batch(tuple(plans.values())).whole.to_build]
     assert len(set(names)) == len(names) == sum(kinds.values())
 
 
@@ -225,12 +225,14 @@ def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
     verdict."""
     plan = smoke(name, store, changes)
     records = run(plan.tasks, store)
-    sheet = make_sheet(look(plan.outline, Ledger(store.where)), FOLDER / f"{name}.yaml")
+    sheet = make_sheet(read_status(plan.snapshot, Ledger(store.where)), FOLDER / f"{name}.yaml")
     cells = list(sheet.table.cells.values())
     assert all(cell.mean is not None and cell.seeds == cell.trials for cell in cells)
     assert all(0 <= (cell.mean or 0) <= 1 for cell in cells if cell.metric.endswith("acc"))
     assert {claim.verdict for claim in sheet.claims} <= {"holds", "does not hold"}
-    measured = len(plan.outline.report.get("metrics") or {}) if "metric" in str(axes_of(plan.outline)) else 1
+    measured = (
+        len(plan.snapshot.report.get("metrics") or {}) if "metric" in str(axes_of(plan.snapshot)) else 1
+    )
     assert sum(cell.trials for cell in cells) == len(records) * max(measured, 1)
     return records
 

@@ -162,7 +162,7 @@ def test_the_epochs_before_a_divergence_are_kept(store: Store) -> None:
     rows: list[dict[str, float]] = []
     with pytest.raises(DivergenceError) as caught:
         run_trial(trial, store, device=CPU, report=rows.append)
-    assert fault(caught.value).told()["history"] == rows
+    assert fault(caught.value).to_json()["history"] == rows
 
 
 def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:
@@ -207,7 +207,7 @@ def test_a_trial_that_raises_says_why_and_may_run_again(store: Store) -> None:
     for _ in range(2):
         with pytest.raises(DivergenceError) as caught:
             run_trial(trial, store, device=CPU)
-        told = fault(caught.value).told()
+        told = fault(caught.value).to_json()
         assert told["error"].startswith("DivergenceError: the training loss was not finite in epoch 1")
         assert told["history"] == []
         assert "in run_trial" in told["traceback"]

@@ -18,11 +18,11 @@ from orchestrator.estimates.cost import START_SECONDS, Costs
 from orchestrator.execution.faults import fault
 from orchestrator.execution.search import Search
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task
 from orchestrator.planning.probes import PlannedLook
-from orchestrator.planning.snapshot import kept_outline
+from orchestrator.planning.snapshot import kept_snapshot
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import entries
 from orchestrator.storage.ledger import Ledger, Record
@@ -115,7 +115,7 @@ def test_a_look_is_known_by_its_probe_and_its_images_and_not_by_its_name(store: 
     assert keys(SHUFFLE) == keys(swapped)
     assert keys(SHUFFLE) != keys({**SHUFFLE, "sets": {"ops": {"poison": {"kind": "ops", "pixels": 2}}}})
     told = first(store, **BOTH).looks[1]
-    again = PlannedLook.read(json.loads(json.dumps(told.told())))
+    again = PlannedLook.read(json.loads(json.dumps(told.to_json())))
     assert (again, again.key) == (told, told.key)
 
 
@@ -230,12 +230,12 @@ def test_what_is_added_later_is_found_at_kept_weights_without_training(
 ) -> None:
     store = open_store(tmp_path / "store" if where == "folder" else f"memory://{secrets.token_hex(8)}/store")
     run(store, first(store), run=KEEP)
-    before = Ledger(store.where).depot.read(f"trials/{first(store).key}/result.json")
+    before = Ledger(store.where).storage.read(f"trials/{first(store).key}/result.json")
     task, trained = first(store, probes=[SHUFFLE]), len(epochs)
     assert (task.done, task.trained, task.trains) == (False, True, False)
     record = run(store, task)
     assert len(epochs) == trained
-    assert Ledger(store.where).depot.read(f"trials/{task.key}/result.json") == before
+    assert Ledger(store.where).storage.read(f"trials/{task.key}/result.json") == before
     assert found(store, task)["shuffle_test"]["of"] == "kept weights"
     assert first(store, probes=[SHUFFLE]).done
     witness = Store(tmp_path / "witness")
@@ -351,11 +351,11 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
     assert result is not None
     assert result["warnings"] == ["the look 'shuffle_test' failed: no images"]
     assert set(found(store, task)) == {"distance"}
-    Ledger(store.where).fail(task.key, told.told())
+    Ledger(store.where).fail(task.key, told.to_json())
     plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
     assert [one.key for one in plan.failed] == [task.key]
     assert (
-        look(plan.outline, Ledger(store.where)).counts
+        read_status(plan.snapshot, Ledger(store.where)).counts
         == "1 of 4 trials done, 1 lacks shuffle_test, 1 failed in a probe, 0 failed, 3 missing"
     )
     assert plan_of(tiny(), store).done == 1, "who does not look finds it done"
@@ -372,7 +372,7 @@ def test_the_author_hears_of_a_look_that_asks_for_what_cannot_be(
     monkeypatch.setattr(ShuffleTest, "look", breaks(InputError, "sets.em: too few images"))
     with pytest.raises(InputError) as caught:
         run(store, task)
-    assert fault(caught.value).kind == "author"
+    assert fault(caught.value).kind == "config"
     assert Ledger(store.where).result(task.key) is not None
 
 
@@ -398,26 +398,28 @@ def test_who_is_killed_while_looking_trains_nothing_again(
 
 def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     plan, ledger = plan_of(tiny(**BOTH), store), Ledger(store.where)
-    plan.outline.keep(ledger.depot, "v")
-    assert kept_outline(ledger.depot, "v") == plan.outline
+    plan.snapshot.keep(ledger.storage, "v")
+    assert kept_snapshot(ledger.storage, "v") == plan.snapshot
     done, bare = plan.tasks[:2]
     record = run(store, done)
     run_trial(bare.trial, store, device=CPU)
-    standing = look(plan.outline, ledger)
-    assert standing.counts == (
+    status = read_status(plan.snapshot, ledger)
+    assert status.counts == (
         "2 of 4 trials done, 1 lacks distance, 1 lacks shuffle_test, 0 failed, 2 missing"
     )
-    assert standing.results.keys() == {done.key, bare.key}
-    assert standing.results[done.key]["metrics"] == record["metrics"]
-    assert dict(standing.findings[done.key]) == found(store, done)
-    assert bare.key not in standing.findings
+    assert status.results.keys() == {done.key, bare.key}
+    assert status.results[done.key]["metrics"] == record["metrics"]
+    assert dict(status.findings[done.key]) == found(store, done)
+    assert bare.key not in status.findings
     (store.root / "trials" / done.key / f"look-{done.look_keys['distance']}.json").unlink()
-    seen = look(plan.outline, ledger, standing)
-    assert seen.results == standing.results, "what was seen is not read again"
+    seen = read_status(plan.snapshot, ledger, status)
+    assert seen.results == status.results, "what was seen is not read again"
     assert seen.findings[done.key]["distance"]["curves"], "nor is what a look found"
-    assert look(plan.outline, ledger).counts.startswith("2 of 4 trials done, 2 lack distance, 1 lacks ")
+    assert read_status(plan.snapshot, ledger).counts.startswith(
+        "2 of 4 trials done, 2 lack distance, 1 lacks "
+    )
     run(store, bare)
-    assert look(plan.outline, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
+    assert read_status(plan.snapshot, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
 
 
 @pytest.mark.parametrize("curve", [3, 3 * HEAD])

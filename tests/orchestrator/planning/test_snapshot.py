@@ -6,30 +6,30 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.planning.snapshot import differs, kept_outline, version_of
+from orchestrator.planning.snapshot import differs, kept_snapshot, version_of
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny, write
 
 
-def test_an_outline_is_read_as_it_was_kept(store: Store) -> None:
+def test_a_snapshot_is_read_as_it_was_kept(store: Store) -> None:
     plan = plan_of(tiny(report={"rows": "data.poison"}), store)
-    outline, depot = plan.outline, Ledger(store.where).depot
-    assert kept_outline(depot, "v") is None
-    outline.keep(depot, "v")
-    assert kept_outline(depot, "v") == outline
-    assert [entry.key for entry in outline.entries] == [task.key for task in plan.tasks]
-    assert outline.entries[1].name == plan.tasks[1].point.name == "data.poison=clean, seed=1"
-    assert (outline.row_axes, outline.column_axis, outline.stops) == (("data.poison",), None, False)
+    snapshot, storage = plan.snapshot, Ledger(store.where).storage
+    assert kept_snapshot(storage, "v") is None
+    snapshot.keep(storage, "v")
+    assert kept_snapshot(storage, "v") == snapshot
+    assert [entry.key for entry in snapshot.entries] == [task.key for task in plan.tasks]
+    assert snapshot.entries[1].name == plan.tasks[1].point.name == "data.poison=clean, seed=1"
+    assert (snapshot.row_axes, snapshot.column_axis, snapshot.stops) == (("data.poison",), None, False)
 
 
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "axes": [], "trials": [[]]}']
 )
-def test_what_is_no_outline_is_none(store: Store, text: str) -> None:
-    depot = Ledger(store.where).depot
-    depot.write("sweeps/v.json", text.encode())
-    assert kept_outline(depot, "v") is None
+def test_what_is_no_snapshot_is_none(store: Store, text: str) -> None:
+    storage = Ledger(store.where).storage
+    storage.write("sweeps/v.json", text.encode())
+    assert kept_snapshot(storage, "v") is None
 
 
 def test_text_and_settings_make_a_version_and_how_it_is_run_does_not(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from orchestrator import report
 from orchestrator.estimates.kept_weights import KeptWeights, WeightSizes, choose_kept_weights, together
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import lacking_probes
 from orchestrator.planning.spec import RunSpec
 from orchestrator.report import Sheet, make_sheet
@@ -39,7 +39,7 @@ def finished(store: Store, *, keep: bool = True, **changes: Any) -> dict[str, An
 
 
 def sheet_of(sweep: dict[str, Any], store: Store) -> Sheet:
-    return make_sheet(look(plan_of(sweep, store).outline, Ledger(store.where)), Path("tiny.yaml"))
+    return make_sheet(read_status(plan_of(sweep, store).snapshot, Ledger(store.where)), Path("tiny.yaml"))
 
 
 def choice(store: Store, **changes: Any) -> KeptWeights:
@@ -54,10 +54,9 @@ def test_a_probe_that_is_added_hides_no_result(store: Store) -> None:
     before = sheet_of(sweep, store)
     after = sheet_of(sweep | {"probes": ["distance", SURFACE]}, store)
     assert (
-        after.standing.counts
-        == "4 of 4 trials done, 4 lack distance, 4 lack loss_surface, 0 failed, 0 missing"
+        after.status.counts == "4 of 4 trials done, 4 lack distance, 4 lack loss_surface, 0 failed, 0 missing"
     )
-    assert after.standing.left == 4
+    assert after.status.left == 4
     assert after.table == before.table
     distance, surface = after.probes
     assert distance.columns == ("test/clean_acc", "distance", "relative")
@@ -74,7 +73,7 @@ def test_a_cell_says_how_many_of_its_trials_lack_a_probe(store: Store) -> None:
     task = plan_of(sweep, store).tasks[1]
     run_trial(task.trial, store, device=CPU, looks=task.looks)
     sheet = sheet_of(sweep, store)
-    assert sheet.standing.counts == "4 of 4 trials done, 3 lack loss_surface, 0 failed, 0 missing"
+    assert sheet.status.counts == "4 of 4 trials done, 3 lack loss_surface, 0 failed, 0 missing"
     (table,) = sheet.probes
     assert report.text(table, "clean", "sharpness").endswith(" (1 of 2, 1 lacks loss_surface)")
     assert report.text(table, "ops", "sharpness") == "lacks loss_surface"
@@ -146,11 +145,11 @@ def test_a_probe_that_failed_is_no_failure_of_the_training(store: Store, tmp_pat
     key = plan_of(sweep, store).tasks[0].key
     Ledger(store.where).fail(key, {"error": "Boom: no", "traceback": None, "kind": "trial"})
     sheet = sheet_of(sweep, store)
-    assert sheet.standing.counts == (
+    assert sheet.status.counts == (
         "4 of 4 trials done, 4 lack loss_surface, 1 failed in a probe, 0 failed, 0 missing"
     )
-    assert [entry.key for entry, _ in sheet.standing.failed()] == [key], "opsctl retry runs it again"
-    assert sheet.standing.left == 3
+    assert [entry.key for entry, _ in sheet.status.failed()] == [key], "opsctl retry runs it again"
+    assert sheet.status.left == 3
     assert sheet.table.cells["clean", "test/clean_acc"].seeds == 2
     assert "failed: data.poison=clean, seed=0: in a probe: trial: Boom: no" in report.sheet_markdown(sheet)
     (told,) = document_of([sheet])["sweeps"]

@@ -14,9 +14,8 @@ from orchestrator.planning.spec import SweepSpec
 from orchestrator.report import lines
 from orchestrator.report.claims import Verdict
 from orchestrator.report.comparison import compare, pair
-from orchestrator.report.error import ReportError
 from poisons import Store
-from tests.orchestrator.report.test_report import GRID, METRICS, standing, table
+from tests.orchestrator.report.test_report import GRID, METRICS, status, table
 from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
 
@@ -27,7 +26,7 @@ CLEAN, OPS = {"data.poison": "clean"}, {"data.poison": "ops"}
 
 def verdict(store: Store, accs: list[float | None], *, words: Any = None, **claim: Any) -> Verdict:
     claims = [{"says": "so it is", **claim}]
-    found = standing(store, accs, report={"claims": claims, **(words or {})})
+    found = status(store, accs, report={"claims": claims, **(words or {})})
     (one,) = report.make_sheet(found, Path("tiny.yaml")).claims
     return one
 
@@ -137,7 +136,7 @@ def test_a_claim_about_no_axis_is_a_mistake_of_the_sweep(store: Store) -> None:
 def test_cells_that_a_sweep_leaves_out_are_no_points(store: Store) -> None:
     skip = [{"data.poison": "ops", "train.epochs": 2}]
     claims = [{"says": "so", "lower": OPS, "higher": CLEAN}]
-    found = standing(store, ACCS[:9], skip=skip, report={"claims": claims})
+    found = status(store, ACCS[:9], skip=skip, report={"claims": claims})
     (one,) = report.make_sheet(found, Path("tiny.yaml")).claims
     assert (one.verdict, len(one.points)) == ("holds", 1)
 
@@ -167,7 +166,7 @@ def test_a_metric_has_one_label() -> None:
 
 def test_rows_of_several_metrics_are_not_averaged(store: Store) -> None:
     words = {"metrics": METRICS, "rows": ["metric", "train.epochs"]}
-    found = compare(report.tabulate(standing(store, ACCS, report=words)), "clean", "ops")
+    found = compare(report.tabulate(status(store, ACCS, report=words)), "clean", "ops")
     assert (len(found.rows), found.overall) == (4, None)
 
 
@@ -177,24 +176,24 @@ def test_columns_of_no_pair_say_so(store: Store) -> None:
 
 def test_pairs_are_read_with_commas_in_labels(store: Store) -> None:
     grid = {**GRID, "data.poison": {"a": "clean", "a,b": "ops", "c d": {"kind": "ops", "pixels": 2}}}
-    found = report.tabulate(standing(store, [], report={"columns": "data.poison"}, name="x"))
+    found = report.tabulate(status(store, [], report={"columns": "data.poison"}, name="x"))
     assert pair(" clean , ops", found) == ("clean", "ops")
     plan = plan_of(tiny(grid=grid, report={"columns": "data.poison"}), store)
-    commas = report.tabulate(type(standing(store, []))(plan.outline, {}, {}, frozenset()))
+    commas = report.tabulate(type(status(store, []))(plan.snapshot, {}, {}, frozenset()))
     assert pair("a,a,b", commas) == ("a", "a,b")
     assert pair("a,b,c d", commas) == ("a,b", "c d")
     with pytest.raises(
-        ReportError, match=r"no column 'osp'; did you mean 'ops'; there is column 'clean', 'ops'"
+        InputError, match=r"no column 'osp'; did you mean 'ops'; there is column 'clean', 'ops'"
     ):
         pair("clean,osp", found)
-    with pytest.raises(ReportError, match="is one column; write two"):
+    with pytest.raises(InputError, match="is one column; write two"):
         pair("clean", found)
-    with pytest.raises(ReportError, match="on both sides"):
+    with pytest.raises(InputError, match="on both sides"):
         compare(found, "ops", "ops")
 
 
 def test_a_sweeps_own_comparison_of_a_column_that_is_set_away_is_a_note(store: Store) -> None:
-    found = standing(
+    found = status(
         store, ACCS, report={"columns": "data.poison", "compare": [["clean", "em"], ["clean", "ops"]]}
     )
     sheet = report.make_sheet(found, Path("tiny.yaml"), ["clean,ops"])

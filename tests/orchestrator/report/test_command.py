@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.monitoring.sweep_status import Standing, look
-from orchestrator.planning.snapshot import Entry, Outline
+from orchestrator.monitoring.sweep_status import SweepStatus, read_status
+from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.report import make_sheet
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
@@ -105,9 +105,9 @@ def test_a_missing_reference_costs_a_status_nothing_but_a_note(
     """On a cluster there may be the sweep file alone."""
     file = sweep(*place, reference="papr/t")
     assert opsctl("status", file)[0] == 0
-    standing = look(plan_of(tiny(), place[1]).outline, Ledger(place[1].where))
-    outline = Outline(**{**vars(standing.outline), "report": {"reference": "papr/t"}})
-    sheet = make_sheet(type(standing)(**{**vars(standing), "outline": outline}), file, strict=False)
+    status = read_status(plan_of(tiny(), place[1]).snapshot, Ledger(place[1].where))
+    snapshot = Snapshot(**{**vars(status.snapshot), "report": {"reference": "papr/t"}})
+    sheet = make_sheet(type(status)(**{**vars(status), "snapshot": snapshot}), file, strict=False)
     assert "no file papr.json" in sheet.notes[0]
 
 
@@ -135,9 +135,18 @@ def test_thousands_of_trials_are_reported_at_once(tmp_path: Path) -> None:
     ]
     claims = [{"says": "x", "lower": {"b": "0"}, "higher": {"b": "1"}}]
     words = {"claims": claims, "compare": [["0", "1"]]}
-    outline = Outline("big", "?", "test/clean_acc", ("a",), "b", False, tuple(entries), report=words)
+    snapshot = Snapshot(
+        name="big",
+        question="?",
+        metric="test/clean_acc",
+        row_axes=("a",),
+        column_axis="b",
+        stops=False,
+        entries=tuple(entries),
+        report=words,
+    )
     results = {entry.key: {"metrics": {"test/clean_acc": n % 97 / 97}} for n, entry in enumerate(entries)}
     start = time.process_time()
-    told = make_sheet(Standing(outline, results, {}, frozenset()), tmp_path / "big.yaml").as_json()
+    told = make_sheet(SweepStatus(snapshot, results, {}, frozenset()), tmp_path / "big.yaml").as_json()
     assert time.process_time() - start < 5, "half a second on an idle machine"
     assert (len(told["cells"]), len(told["claims"][0]["points"])) == (1000, 500)

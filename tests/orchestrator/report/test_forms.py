@@ -15,7 +15,7 @@ import pytest
 from orchestrator import report
 from orchestrator.report.latex import escaped
 from poisons import Store
-from tests.orchestrator.report.test_report import sheet, standing
+from tests.orchestrator.report.test_report import sheet, status
 
 ACCS: list[float | None] = [0.1, 0.2, 0.6, 0.4, 0.4, 0.4, 0.9, None, 0.8, 1 / 3]
 CLAIM = {"says": "100 % of 1 & 2 #_{x}", "lower": {"data.poison": "clean"}, "higher": {"data.poison": "ops"}}
@@ -45,7 +45,7 @@ def test_markdown_is_a_table_with_what_is_below_it(full: report.Sheet) -> None:
 
 
 def test_markdown_shows_what_a_user_wrote_as_it_is(store: Store) -> None:
-    found = standing(store, [], question="Is [a|b] <b>*this*</b> _so_?")
+    found = status(store, [], question="Is [a|b] <b>*this*</b> _so_?")
     text = report.sheet_markdown(report.make_sheet(found, Path("tiny.yaml")))
     assert r"Is \[a|b\] \<b>\*this\*\</b> \_so\_?" in text
     assert r"| data.poison |" in text
@@ -61,14 +61,14 @@ def test_markdown_shows_what_a_user_wrote_as_it_is(store: Store) -> None:
     ],
 )
 def test_a_label_keeps_its_place_in_a_markdown_table(store: Store, label: str, shown: str) -> None:
-    found = standing(store, [], grid={"data.poison": {label: "clean"}, "train.epochs": [1, 2], "seed": [0]})
+    found = status(store, [], grid={"data.poison": {label: "clean"}, "train.epochs": [1, 2], "seed": [0]})
     text = report.sheet_markdown(report.make_sheet(found, Path("tiny.yaml")))
     assert f"| {shown} | not run | not run |" in text.splitlines()
 
 
 def test_a_label_cannot_end_a_latex_row_or_caption(store: Store) -> None:
     labels = {"* 2": "clean", "two\n\nlines": "ops"}
-    found = standing(
+    found = status(
         store,
         [],
         grid={"data.poison": labels, "train.epochs": [1, 2], "seed": [0]},

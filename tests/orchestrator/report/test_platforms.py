@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.plan import Plan
 from orchestrator.report.html.document import document_of
 from orchestrator.report.html.render import page_of
@@ -37,7 +37,7 @@ def warned(plan: Plan, store: Store, *results: dict[str, Any]) -> list[tuple[str
     ledger = Ledger(store.where)
     for task, record in zip(plan.tasks, results, strict=True):
         ledger.publish(task.key, record)
-    sheet = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    sheet = report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
     return [(one.kind, one.column, one.text) for one in sheet.warnings]
 
 
@@ -101,7 +101,7 @@ def test_findings_of_a_probe_on_several_platforms_are_told_of(store: Store) -> N
         platform = {} if name is None else {"platform": {"name": name}}
         (planned,) = task.looks
         ledger.publish_look(task.key, planned.key, {"metrics": {"relative": 1.0}, **platform})
-    sheet = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    sheet = report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
     (one,) = (one for one in sheet.warnings if one.kind == "platform")
     assert (one.column, one.text) == (
         "clean",
@@ -133,7 +133,7 @@ def test_the_page_and_mlflow_name_the_platform(plan: Plan, store: Store) -> None
     for task in plan.tasks:
         ledger.publish(task.key, record)
     page = page_of(
-        document_of([report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))], store.where)
+        document_of([report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))], store.where)
     )
     assert AMX in page
     assert "a Xeon" in page

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.report import ReportError
 from orchestrator.report.reference import find, read
 from tests.conftest import ROOT
+from trainers.errors import InputError
 
 FOLDER = ROOT / "sweeps" / "reference"
 CELLS = {
@@ -94,7 +94,7 @@ def test_a_reference_is_looked_for_up_to_three_levels_above(tmp_path: Path, fold
         assert find("x/t", sweep).source == "nearer"
     else:
         with pytest.raises(
-            ReportError, match=r"no file x.json in .*/a/b/c/d/reference or in a reference/ up to"
+            InputError, match=r"no file x.json in .*/a/b/c/d/reference or in a reference/ up to"
         ):
             find("x/t", sweep)
 
@@ -108,7 +108,7 @@ def test_a_reference_is_looked_for_up_to_three_levels_above(tmp_path: Path, fold
     ],
 )
 def test_a_wrong_name_is_answered_with_those_there_are(name: str, message: str) -> None:
-    with pytest.raises(ReportError, match=message):
+    with pytest.raises(InputError, match=message):
         find(name, ROOT / "sweeps" / "paper" / "table2.yaml")
 
 
@@ -123,5 +123,5 @@ def test_a_wrong_name_is_answered_with_those_there_are(name: str, message: str) 
 )
 def test_a_file_that_is_none_says_what_it_should_hold(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(ReportError, match=r"not a file of published figures .* it holds source, units"):
+    with pytest.raises(InputError, match=r"not a file of published figures .* it holds source, units"):
         read(tmp_path / "x.json", "t")

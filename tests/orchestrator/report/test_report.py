@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator import report
 from orchestrator.cli.tables import below, legend, rich_table
-from orchestrator.monitoring.sweep_status import Standing, look
+from orchestrator.monitoring.sweep_status import SweepStatus, read_status
 from orchestrator.report.wording import spread
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
@@ -29,7 +29,7 @@ PUBLISHED = {"source": "a paper", "units": "percent", "tables": {"t": {"cells": 
 ]}}}  # fmt: skip
 
 
-def standing(store: Store, accs: list[float | None], **changes: Any) -> Standing:
+def status(store: Store, accs: list[float | None], **changes: Any) -> SweepStatus:
     """The sweep's trials in order; None has failed, and those beyond the list are not there."""
     plan, ledger = plan_of(tiny(**{"grid": GRID, **changes}), store), Ledger(store.where)
     for task, acc in zip(plan.tasks, accs, strict=False):
@@ -37,11 +37,11 @@ def standing(store: Store, accs: list[float | None], **changes: Any) -> Standing
             ledger.fail(task.key, {"error": "Boom: no [x]\nmore", "traceback": None, "kind": "trial"})
         else:
             ledger.publish(task.key, {"metrics": {"test/clean_acc": acc, "train/loss": 1 - acc}})
-    return look(plan.outline, ledger)
+    return read_status(plan.snapshot, ledger)
 
 
 def table(store: Store, accs: list[float | None], **changes: Any) -> report.Table:
-    return report.tabulate(standing(store, accs, **changes))
+    return report.tabulate(status(store, accs, **changes))
 
 
 def sheet(store: Store, accs: list[float | None], published: Any = PUBLISHED, **changes: Any) -> report.Sheet:
@@ -50,7 +50,7 @@ def sheet(store: Store, accs: list[float | None], published: Any = PUBLISHED, **
     (folder / "reference").mkdir(parents=True, exist_ok=True)
     (folder / "reference" / "paper.json").write_text(json.dumps(published))
     words = {"reference": "paper/t", **changes}
-    return report.make_sheet(standing(store, accs, report=words), folder / "tiny.yaml")
+    return report.make_sheet(status(store, accs, report=words), folder / "tiny.yaml")
 
 
 def test_cells_are_means_and_deviations_over_seeds(store: Store) -> None:
@@ -139,7 +139,7 @@ def test_a_result_without_the_metric_is_no_value_and_no_error(store: Store) -> N
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
     for task in plan.tasks:
         ledger.publish(task.key, {"metrics": {"train/loss": 0.5}})
-    found = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    found = report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
     assert {one.why for cell in found.table.cells.values() for one in cell.absent} == {"no value"}
     assert [line.plain for line in below(found)] == [
         "missing: it finished without test/clean_acc (4 times: data.poison=clean, seed=0; "
@@ -202,7 +202,7 @@ def test_one_column_is_joined_by_rows_alone(store: Store) -> None:
     assert {cell.published for cell in cells.values()} == {None}, "two columns, of other labels"
     plan = plan_of(tiny(report={"reference": "paper/t"}), store)
     file = store.root.parent / "sweeps" / "tiny.yaml"
-    found = report.make_sheet(look(plan.outline, Ledger(store.where)), file).table
+    found = report.make_sheet(read_status(plan.snapshot, Ledger(store.where)), file).table
     assert found.columns == ("test/clean_acc",)
     assert found.cells["clean", "test/clean_acc"].published.value == 0.5  # type: ignore[union-attr]
 
@@ -218,6 +218,6 @@ def test_what_is_missing_is_told_below_the_table(store: Store) -> None:
 
 def test_one_axis_makes_one_column(store: Store) -> None:
     plan, ledger = plan_of(tiny(), store), Ledger(store.where)
-    found = report.tabulate(look(plan.outline, ledger))
+    found = report.tabulate(read_status(plan.snapshot, ledger))
     assert found.rows == ("clean", "ops")
     assert found.columns == ("test/clean_acc",)

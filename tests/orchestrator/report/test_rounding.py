@@ -18,7 +18,7 @@ from orchestrator.cli.display import Lines
 from orchestrator.cli.tables import at_work, picture, rich_table
 from orchestrator.cli.terminal import RenderableType, Terminal
 from orchestrator.monitoring.status import Running
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.plan import Plan
 from orchestrator.report.html import document_of, page_of
 from orchestrator.report.latex import latex
@@ -47,13 +47,13 @@ def printed(what: RenderableType) -> str:
     return console.file.getvalue()  # type: ignore[attr-defined]
 
 
-def standing(folder: Path, plan: Plan, accs: list[float]) -> report.Sheet:
+def status(folder: Path, plan: Plan, accs: list[float]) -> report.Sheet:
     ledger = Ledger(str(folder))
     for task, acc in zip(plan.tasks, accs, strict=True):
         history = [{"epoch": 1.0, "train/acc": acc, "test/clean_acc": acc}]
         metrics = {"test/clean_acc": acc}
         ledger.publish(task.key, {"metrics": metrics, "seconds": 1.0, "history": history})
-    return report.make_sheet(look(plan.outline, ledger), folder / "tiny.yaml")
+    return report.make_sheet(read_status(plan.snapshot, ledger), folder / "tiny.yaml")
 
 
 @given(right=st.lists(counts, min_size=1, max_size=4))
@@ -79,7 +79,7 @@ def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
         plan = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}, run=SEARCH), Store(folder))
-        sheet = standing(folder, plan, [acc])
+        sheet = status(folder, plan, [acc])
         document = document_of([sheet], made)
         said = io.StringIO()
         Lines(Terminal(file=said, width=200)).trial_done(
@@ -90,7 +90,7 @@ def test_every_form_shows_a_trial_alike(right: tuple[int, int]) -> None:
             "md": report.sheet_markdown(sheet),
             "latex": latex(sheet),
             "svg": picture(sheet),
-            "ranking": "\n".join(best_cells(sheet.standing)),
+            "ranking": "\n".join(best_cells(sheet.status)),
             "lines": said.getvalue(),
             "running": printed(at_work([], [Running("seed=0", 5, 9, 3, acc, acc)])),
             "page": page_of(document),
@@ -122,7 +122,7 @@ def test_every_form_shows_a_mean_alike(right: list[tuple[int, int]]) -> None:
     grid = {"data.poison": ["ops"], "seed": list(range(len(right)))}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        sheet = standing(folder, plan_of(tiny(grid=grid), Store(folder)), [k / n for k, n in right])
+        sheet = status(folder, plan_of(tiny(grid=grid), Store(folder)), [k / n for k, n in right])
         page = page_of(document_of([sheet], made))
     (cell,) = sheet.table.cells.values()
     assert cell.std is not None

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from orchestrator import report
-from orchestrator.monitoring.sweep_status import Standing, look
-from orchestrator.planning.snapshot import Entry, Outline
+from orchestrator.monitoring.sweep_status import SweepStatus, read_status
+from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.report.csv_text import csv_text, neutralised
 from orchestrator.report.trials import trials_csv
 from orchestrator.storage.ledger import Ledger
@@ -42,7 +42,7 @@ def a_sheet(told: dict[str, Any], store: Store) -> report.Sheet:
             ledger.publish_look(task.key, planned.key, {"metrics": {"relative": math.pi / (i + 1)}})
     ledger.fail(plan.tasks[-3].key, {"error": "=HYPERLINK(1)\nmore", "traceback": None})
     ledger.stop(plan.tasks[-2].key, {"epoch": 1})
-    return report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    return report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
 
 
 def frame(text: str, **options: Any) -> Any:
@@ -52,7 +52,7 @@ def frame(text: str, **options: Any) -> Any:
 def test_each_trial_comes_back_as_the_ledger_has_it(store: Store) -> None:
     sheet = a_sheet(SWEEP | {"run": {"scheduler": "asha"}}, store)
     found = frame(trials_csv(sheet))
-    entries = sheet.standing.outline.entries
+    entries = sheet.status.snapshot.entries
     assert list(found.columns) == [
         *("sweep", "key", "data.poison", "train.label_smoothing", "seed"),
         *("test/clean_acc", "train/loss", "test/peak_epoch", "distance/relative"),
@@ -83,7 +83,7 @@ def test_a_trial_has_the_warnings_about_its_cell_and_about_the_sweep(store: Stor
     for task, precision in zip(plan.tasks, ("float32", "bfloat16", "float32", "float32"), strict=True):
         record = {"metrics": {"test/clean_acc": 0.5}, "precision": precision, "platform": {"name": "torch 9"}}
         ledger.publish(task.key, record)
-    sheet = report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    sheet = report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
     found = frame(trials_csv(sheet))
     assert found["platform"].tolist() == ["torch 9"] * 4
     assert found["precision"].tolist() == ["float32", "bfloat16", "float32", "float32"]
@@ -106,9 +106,17 @@ def test_several_sweeps_are_one_table(store: Store) -> None:
 
 def by_hand(labels: dict[str, str], metrics: dict[str, float], **record: Any) -> report.Sheet:
     entry = Entry("0123456789abcdef", labels)
-    outline = Outline("by_hand", "?", "test/clean_acc", tuple(labels), None, False, (entry,))
+    snapshot = Snapshot(
+        name="by_hand",
+        question="?",
+        metric="test/clean_acc",
+        row_axes=tuple(labels),
+        column_axis=None,
+        stops=False,
+        entries=(entry,),
+    )
     results = {entry.key: {"metrics": metrics, **record}}
-    return report.make_sheet(Standing(outline, results, {}, frozenset()), Path("x.yaml"))
+    return report.make_sheet(SweepStatus(snapshot, results, {}, frozenset()), Path("x.yaml"))
 
 
 def test_an_axis_that_is_named_like_another_column_is_told_apart() -> None:

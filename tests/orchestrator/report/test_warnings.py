@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator import report
 from orchestrator.cli.tables import below, picture
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.report.html.document import document_of
 from orchestrator.report.html.render import page_of
 from orchestrator.report.latex import escaped
@@ -39,7 +39,7 @@ def sheet(store: Store) -> report.Sheet:
     ledger.publish(keys[2], {"metrics": {"train/loss": 1.0}})
     ledger.fail(keys[3], {"error": "no space left\nmore", "traceback": None, "kind": "trial"})
     ledger.stop(keys[4], {"epoch": 1})
-    return report.make_sheet(look(plan.outline, ledger), Path("tiny.yaml"))
+    return report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
 
 
 def test_each_warning_is_about_a_trial_or_about_the_sweep(sheet: report.Sheet) -> None:
@@ -52,7 +52,7 @@ def test_each_warning_is_about_a_trial_or_about_the_sweep(sheet: report.Sheet) -
         ("doubt", "data.poison=clean, seed=1"),
         ("note", None),
     ]
-    keys = {entry.key for entry in sheet.standing.outline.entries}
+    keys = {entry.key for entry in sheet.status.snapshot.entries}
     assert {one.key for one in sheet.warnings if one.name} < keys
 
 

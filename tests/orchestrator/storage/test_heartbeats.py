@@ -1,4 +1,4 @@
-"""A driver's mark says that it lives, for as long as it does, and brings it the wish that it stop."""
+"""A driver's heartbeat says that it lives, for as long as it does, and brings it the wish that it stop."""
 
 from __future__ import annotations
 
@@ -16,29 +16,37 @@ import pytest
 
 from orchestrator.monitoring.stop import stop_drivers
 from orchestrator.storage import heartbeats
-from orchestrator.storage.heartbeats import Driver, Watch, ask_to_stop, bury, machine, marks, read_mark
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.heartbeats import (
+    Driver,
+    Watch,
+    ask_to_stop,
+    live_heartbeats,
+    machine,
+    read_heartbeat,
+    remove_dead,
+)
+from orchestrator.storage.storage import FolderStorage
 from tests.conftest import ROOT
 
 SLEEPER = """
 import sys, threading
 from pathlib import Path
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from orchestrator.storage.heartbeats import Driver
-with Driver(Folder(Path(sys.argv[1])), "long", {"file": "a.yaml"}, threading.Event()) as driver:
+with Driver(FolderStorage(Path(sys.argv[1])), "long", threading.Event()) as driver:
     print(driver.id, flush=True)
     sys.stdin.readline()
 """
 FULL = """
 import resource, signal, sys
 from pathlib import Path
-from orchestrator.storage.storage import Folder
-depot = Folder(Path(sys.argv[1]))
-depot.write("trials/a/result.json", b"old")
+from orchestrator.storage.storage import FolderStorage
+storage = FolderStorage(Path(sys.argv[1]))
+storage.write("trials/a/result.json", b"old")
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 failed = 0
-for call in (depot.write, depot.create):
+for call in (storage.write, storage.create):
     try:
         call("trials/a/result.json", bytes(5000))
     except OSError:
@@ -48,8 +56,8 @@ print(failed)
 
 
 @pytest.fixture
-def depot(tmp_path: Path) -> Folder:
-    return Folder(tmp_path)
+def storage(tmp_path: Path) -> FolderStorage:
+    return FolderStorage(tmp_path)
 
 
 @pytest.fixture
@@ -80,113 +88,118 @@ def eventually(true: Callable[[], object]) -> bool:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_mark_appears_beats_and_vanishes(depot: Folder) -> None:
-    with Driver(depot, "sweep", {"file": "a.yaml"}, threading.Event()) as driver:
-        (mark,) = marks(depot)
-        told = {"id": driver.id, "sweep": "sweep", "file": "a.yaml", "pid": os.getpid(), "machine": machine()}
-        assert told.items() <= mark.items()
+def test_a_heartbeat_appears_beats_and_vanishes(storage: FolderStorage) -> None:
+    with Driver(storage, "sweep", threading.Event()) as driver:
+        (heartbeat,) = live_heartbeats(storage)
+        who = {"id": driver.id, "sweep": "sweep", "pid": os.getpid(), "machine": machine()}
+        assert who.items() <= heartbeat.items()
         driver.state = {"done": 3}
-        assert eventually(lambda: marks(depot)[0]["beat"] > mark["beat"] and marks(depot)[0]["state"])
-        assert marks(depot)[0]["state"] == {"done": 3}
-        assert Watch(depot).alive(driver.id)
-    assert marks(depot) == []
-    assert depot.names("drivers") == []
-    assert not Watch(depot).alive(driver.id)
+        assert eventually(
+            lambda: (
+                live_heartbeats(storage)[0]["beat"] > heartbeat["beat"]
+                and live_heartbeats(storage)[0]["state"]
+            )
+        )
+        assert live_heartbeats(storage)[0]["state"] == {"done": 3}
+        assert Watch(storage).alive(driver.id)
+    assert live_heartbeats(storage) == []
+    assert storage.names("drivers") == []
+    assert not Watch(storage).alive(driver.id)
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(depot: Folder) -> None:
+def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(storage: FolderStorage) -> None:
     stop, go_on = threading.Event(), threading.Event()
-    with Driver(depot, "sweep", {}, stop) as one, Driver(depot, "sweep", {}, go_on):
-        ask_to_stop(depot, one.id)
+    with Driver(storage, "sweep", stop) as one, Driver(storage, "sweep", go_on):
+        ask_to_stop(storage, one.id)
         assert stop.wait(20)
         assert not go_on.wait(0.1)
-    assert depot.names("drivers") == []
+    assert storage.names("drivers") == []
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_depot_that_is_away_for_a_while_ends_nothing(tmp_path: Path) -> None:
-    stop, folder = threading.Event(), tmp_path / "depot"
-    with Driver(Folder(folder), "sweep", {}, stop) as driver:
+def test_storage_that_is_away_for_a_while_ends_nothing(tmp_path: Path) -> None:
+    stop, folder = threading.Event(), tmp_path / "storage"
+    with Driver(FolderStorage(folder), "sweep", stop) as driver:
         away = folder.rename(tmp_path / "away")
         folder.write_text("no folder")
         time.sleep(0.1)
         folder.unlink()
         away.rename(folder)
-        before = marks(Folder(folder))[0]["beat"]
-        assert eventually(lambda: marks(Folder(folder))[0]["beat"] > before)
-        ask_to_stop(Folder(folder), driver.id)
+        before = live_heartbeats(FolderStorage(folder))[0]["beat"]
+        assert eventually(lambda: live_heartbeats(FolderStorage(folder))[0]["beat"] > before)
+        ask_to_stop(FolderStorage(folder), driver.id)
         assert stop.wait(20)
 
 
 def test_who_was_killed_on_this_machine_is_known_to_be_dead_and_is_buried(
-    depot: Folder, other: subprocess.Popen[str]
+    storage: FolderStorage, other: subprocess.Popen[str]
 ) -> None:
     assert other.stdout is not None
     name = other.stdout.readline().strip()
-    watch = Watch(depot)
+    watch = Watch(storage)
     assert watch.alive(name)
-    bury(depot)
-    assert [mark["id"] for mark in marks(depot)] == [name]
+    remove_dead(storage)
+    assert [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [name]
     other.send_signal(signal.SIGKILL)
     other.wait()
     assert not watch.alive(name)
-    assert marks(depot) == []
-    assert read_mark(depot, name) is not None, "its mark is there still"
-    ask_to_stop(depot, name)
-    bury(depot)
-    bury(depot)
-    assert depot.names("drivers") == []
+    assert live_heartbeats(storage) == []
+    assert read_heartbeat(storage, name) is not None, "its heartbeat is there still"
+    ask_to_stop(storage, name)
+    remove_dead(storage)
+    remove_dead(storage)
+    assert storage.names("drivers") == []
 
 
 def test_the_number_of_a_process_says_nothing_of_another_machine(
-    depot: Folder, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    storage: FolderStorage, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert other.stdout is not None
     name = other.stdout.readline().strip()
     other.kill()
     other.wait()
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    watch = Watch(depot)
+    watch = Watch(storage)
     assert watch.alive(name)
-    bury(depot)
-    assert [mark["id"] for mark in marks(depot)] == [name]
+    remove_dead(storage)
+    assert [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [name]
     monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
     assert eventually(lambda: not watch.alive(name))
 
 
 def test_who_is_silent_for_long_on_another_machine_is_buried_by_whoever_runs(
-    depot: Folder, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    storage: FolderStorage, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert other.stdout is not None
     name = other.stdout.readline().strip()
     other.kill()
     other.wait()
-    ask_to_stop(depot, name)
+    ask_to_stop(storage, name)
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    for setting, value in (("BEAT_SECONDS", 0.02), ("ROUND_BEATS", 1), ("BURY_SECONDS", 0.5)):
+    for setting, value in (("BEAT_SECONDS", 0.02), ("ROUND_BEATS", 1), ("REMOVE_SECONDS", 0.5)):
         monkeypatch.setattr(heartbeats, setting, value)
-    with Driver(depot, "sweep", {}, threading.Event()) as driver:
-        assert {mark["id"] for mark in marks(depot)} == {name, driver.id}
-        assert eventually(lambda: [mark["id"] for mark in marks(depot)] == [driver.id])
-        assert eventually(lambda: depot.names("drivers") == [f"{driver.id}.json"]), "what asked it, too"
+    with Driver(storage, "sweep", threading.Event()) as driver:
+        assert {heartbeat["id"] for heartbeat in live_heartbeats(storage)} == {name, driver.id}
+        assert eventually(lambda: [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [driver.id])
+        assert eventually(lambda: storage.names("drivers") == [f"{driver.id}.json"]), "what asked it, too"
 
 
 def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
-    depot: Folder, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+    storage: FolderStorage, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert other.stdout is not None
     other.stdout.readline()
     other.kill()
     other.wait()
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    assert len(stop_drivers(depot, marks(depot), wait=0)) == 1, "it may answer yet"
-    assert len(marks(depot)) == 1
+    assert len(stop_drivers(storage, live_heartbeats(storage), wait=0)) == 1, "it may answer yet"
+    assert len(live_heartbeats(storage)) == 1
     monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
-    assert stop_drivers(depot, marks(depot), wait=20) == []
-    assert marks(depot) == []
-    bury(depot)
-    assert depot.names("drivers") == []
+    assert stop_drivers(storage, live_heartbeats(storage), wait=20) == []
+    assert live_heartbeats(storage) == []
+    remove_dead(storage)
+    assert storage.names("drivers") == []
 
 
 def test_a_machine_is_not_known_by_its_name_alone() -> None:
@@ -198,11 +211,11 @@ def test_a_machine_is_not_known_by_its_name_alone() -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"id": "x"}', b"\xff\xfe"])
-def test_what_is_no_mark_is_nobody(depot: Folder, damage: bytes) -> None:
-    depot.write("drivers/x.json", damage)
-    assert marks(depot) == []
-    assert not Watch(depot).alive("x")
-    bury(depot)
+def test_what_is_no_mark_is_nobody(storage: FolderStorage, damage: bytes) -> None:
+    storage.write("drivers/x.json", damage)
+    assert live_heartbeats(storage) == []
+    assert not Watch(storage).alive("x")
+    remove_dead(storage)
 
 
 def test_on_a_full_disk_nothing_half_written_stays_and_nothing_is_lost(tmp_path: Path) -> None:
@@ -214,18 +227,30 @@ def test_on_a_full_disk_nothing_half_written_stays_and_nothing_is_lost(tmp_path:
     assert (tmp_path / "trials" / "a" / "result.json").read_bytes() == b"old"
 
 
-def test_threads_that_write_one_name_leave_one_of_their_texts(depot: Folder) -> None:
+def test_threads_that_write_one_name_leave_one_of_their_texts(storage: FolderStorage) -> None:
     texts = [bytes([i]) * 20_000 for i in range(8)]
-    threads = [threading.Thread(target=depot.write, args=("a/b", text)) for text in texts]
+    threads = [threading.Thread(target=storage.write, args=("a/b", text)) for text in texts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert depot.read("a/b") in texts
-    assert [file.name for file in (depot.root / "a").iterdir()] == ["b"]
+    assert storage.read("a/b") in texts
+    assert [file.name for file in (storage.root / "a").iterdir()] == ["b"]
 
 
-def test_marks_are_json_that_anybody_can_read(depot: Folder) -> None:
-    with Driver(depot, "sweep", {}, threading.Event()) as driver:
-        mark = json.loads((depot.root / "drivers" / f"{driver.id}.json").read_bytes())
-    assert {"id", "sweep", "host", "machine", "pid", "started", "time", "beat", "state"} == set(mark)
+def test_heartbeats_are_json_that_anybody_can_read(storage: FolderStorage) -> None:
+    with Driver(storage, "sweep", threading.Event()) as driver:
+        heartbeat = json.loads((storage.root / "drivers" / f"{driver.id}.json").read_bytes())
+    assert {
+        "id",
+        "sweep",
+        "host",
+        "machine",
+        "pid",
+        "started",
+        "time",
+        "beat",
+        "state",
+        "needs",
+        "outline",
+    } == set(heartbeat)

@@ -1,4 +1,4 @@
-"""Of drivers that share a depot, one does each piece of work: whoever races, dies, or has another clock."""
+"""Of drivers that share a storage, one does each piece of work: whoever races, dies, or has another clock."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ import pytest
 from orchestrator.storage import heartbeats
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from tests.conftest import ROOT
 from tests.orchestrator.driving import heartbeat
 
 WORKER = """
 import sys, threading
 from pathlib import Path
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 {setup}
-depot = Folder(Path(sys.argv[1]))
-with Driver(depot, "race", {{}}, threading.Event()) as driver:
-    leases = Leases(depot, driver.id)
+storage = FolderStorage(Path(sys.argv[1]))
+with Driver(storage, "race", threading.Event()) as driver:
+    leases = Leases(storage, driver.id)
     print("ready", flush=True)
     sys.stdin.readline()
 {body}
@@ -86,10 +86,10 @@ TRY = """
 """
 
 
-def process(body: str, depot: Path, *, setup: str = "") -> subprocess.Popen[str]:
+def process(body: str, storage: Path, *, setup: str = "") -> subprocess.Popen[str]:
     """A driver of its own that waits for a line before each step; it is ready when this returns."""
     started = subprocess.Popen(
-        [sys.executable, "-c", WORKER.format(setup=setup, body=body), str(depot)],
+        [sys.executable, "-c", WORKER.format(setup=setup, body=body), str(storage)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -118,9 +118,9 @@ def end(processes: list[subprocess.Popen[str]]) -> None:
         assert one.returncode == 0
 
 
-def mark_of(depot: Path) -> Path:
-    (mark,) = (depot / "drivers").glob("*.json")
-    return mark
+def mark_of(storage: Path) -> Path:
+    (heartbeat,) = (storage / "drivers").glob("*.json")
+    return heartbeat
 
 
 def test_eight_processes_that_race_for_two_hundred_leases_take_each_once(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_from_a_process_that_was_killed_a_lease_is_stolen_at_once(tmp_path: Path
     victim = process("    leases.take('work'); print('has it', flush=True); sys.stdin.readline()", tmp_path)
     go([victim])
     assert line(victim) == "has it"
-    leases = Leases(Folder(tmp_path), "me")
+    leases = Leases(FolderStorage(tmp_path), "me")
     assert not leases.take("work")
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
@@ -147,9 +147,9 @@ def test_from_a_process_that_was_killed_a_lease_is_stolen_at_once(tmp_path: Path
 
 
 def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> None:
-    depot = Folder(tmp_path)
-    depot.write("drivers/dead.json", heartbeat("dead", beat=7))
-    assert depot.create("leases/work.0", b"dead")
+    storage = FolderStorage(tmp_path)
+    storage.write("drivers/dead.json", heartbeat("dead", beat=7))
+    assert storage.create("leases/work.0", b"dead")
     setup = "import time\nfrom orchestrator.storage import heartbeats\nheartbeats.STALE_SECONDS = 1.0"
     stealers = [process(STEAL, tmp_path, setup=setup) for _ in range(8)]
     go(stealers)
@@ -160,20 +160,20 @@ def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> 
 
 
 def test_a_lease_that_a_machine_left_empty_as_it_lost_its_power_is_anybodys(tmp_path: Path) -> None:
-    depot = Folder(tmp_path)
-    assert depot.create("leases/work.0", b"", lasting=False)
-    assert Leases(depot, "me").take("work")
+    storage = FolderStorage(tmp_path)
+    assert storage.create("leases/work.0", b"", lasting=False)
+    assert Leases(storage, "me").take("work")
 
 
 def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("orchestrator.storage.heartbeats.time.monotonic", lambda: now)
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    theirs = Driver(Folder(tmp_path), "sweep", {}, threading.Event())
+    theirs = Driver(FolderStorage(tmp_path), "sweep", threading.Event())
     theirs.beat()
-    assert Leases(Folder(tmp_path), theirs.id).take("work")
+    assert Leases(FolderStorage(tmp_path), theirs.id).take("work")
     monkeypatch.setattr(heartbeats, "machine", lambda: "here")
-    mine = Leases(Folder(tmp_path), "me")
+    mine = Leases(FolderStorage(tmp_path), "me")
     for _ in range(5):
         assert not mine.take("work")
         now += heartbeats.STALE_SECONDS - 1
@@ -187,16 +187,19 @@ def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("year", [1971, 2999])
 def test_clocks_that_are_years_off_change_nothing(tmp_path: Path, year: int) -> None:
-    depot = Folder(tmp_path)
-    with Driver(depot, "sweep", {}, threading.Event()) as other:
-        assert Leases(depot, other.id).take("work")
-        mark = mark_of(tmp_path)
-        told = json.loads(mark.read_bytes()) | {"time": f"{year}-01-01T00:00:00+00:00", "machine": "another"}
-        mark.write_text(json.dumps(told))
-        for file in (mark, tmp_path / "leases" / "work.0"):
+    storage = FolderStorage(tmp_path)
+    with Driver(storage, "sweep", threading.Event()) as other:
+        assert Leases(storage, other.id).take("work")
+        heartbeat = mark_of(tmp_path)
+        told = json.loads(heartbeat.read_bytes()) | {
+            "time": f"{year}-01-01T00:00:00+00:00",
+            "machine": "another",
+        }
+        heartbeat.write_text(json.dumps(told))
+        for file in (heartbeat, tmp_path / "leases" / "work.0"):
             os.utime(file, (0, (year - 1970) * 365 * 86400))
-        assert not Leases(depot, "me").take("work")
-    assert Leases(depot, "me").take("work"), "it ended, and its mark is gone"
+        assert not Leases(storage, "me").take("work")
+    assert Leases(storage, "me").take("work"), "it ended, and its heartbeat is gone"
 
 
 def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: Path) -> None:
@@ -228,12 +231,12 @@ def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: P
 
 
 def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_path: Path) -> None:
-    depot = Folder(tmp_path)
+    storage = FolderStorage(tmp_path)
     with (
-        Driver(depot, "sweep", {}, threading.Event()) as a,
-        Driver(depot, "sweep", {}, threading.Event()) as b,
+        Driver(storage, "sweep", threading.Event()) as a,
+        Driver(storage, "sweep", threading.Event()) as b,
     ):
-        mine, theirs = Leases(depot, a.id), Leases(depot, b.id)
+        mine, theirs = Leases(storage, a.id), Leases(storage, b.id)
         assert mine.take("work")
         assert mine.take("work")
         assert not theirs.take("work")
@@ -244,32 +247,32 @@ def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_p
         assert not mine.take("work")
         assert mine.take("work.1"), "a name may look like another's file"
         theirs.release("work", done=True)
-        assert depot.names("leases") == ["work.1.0"]
+        assert storage.names("leases") == ["work.1.0"]
 
 
 def test_who_was_thought_dead_does_not_give_back_what_is_anothers_now(tmp_path: Path) -> None:
-    depot = Folder(tmp_path)
-    slow = Leases(depot, "slow")  # it has no mark: to others it is dead
+    storage = FolderStorage(tmp_path)
+    slow = Leases(storage, "slow")  # it has no heartbeat: to others it is dead
     assert slow.take("work")
-    with Driver(depot, "sweep", {}, threading.Event()) as quick:
-        thief = Leases(depot, quick.id)
+    with Driver(storage, "sweep", threading.Event()) as quick:
+        thief = Leases(storage, quick.id)
         assert thief.take("work")
         slow.release("work", done=False)
         assert not slow.take("work")
-        assert not Leases(depot, "third").take("work")
+        assert not Leases(storage, "third").take("work")
         thief.release("work", done=True)
-    assert depot.names("leases") == []
+    assert storage.names("leases") == []
 
 
 # -- a model check: every order in which the steps of several drivers can come, each of which may die at any
 
 
 class Wants(BaseException):
-    """The step that a driver would do next: the depot's method, or `hold` and `free`, and its arguments."""
+    """The step that a driver would do next: the storage's method, or `hold` and `free`, and its arguments."""
 
 
-class Replayed(Folder):
-    """A depot that gives the answers of the past, and ends its driver at the first step beyond."""
+class Replayed(FolderStorage):
+    """A storage that gives the answers of the past, and ends its driver at the first step beyond."""
 
     def __init__(self, past: tuple[Any, ...]) -> None:
         self.past = iter(past)
@@ -295,14 +298,14 @@ class Replayed(Folder):
 @cache
 def next_step(driver: str, past: tuple[Any, ...]) -> tuple[Any, ...] | None:
     """What a driver does after these answers: it takes the lease if it can, gives it back, and ends."""
-    depot = Replayed(past)
-    leases = Leases(depot, driver)
+    storage = Replayed(past)
+    leases = Leases(storage, driver)
     try:
         if leases.take("x"):
-            depot.step("hold")
-            depot.step("free")
+            storage.step("hold")
+            storage.step("free")
             leases.release("x", done=False)
-        depot.remove(f"drivers/{driver}.json")
+        storage.remove(f"drivers/{driver}.json")
     except Wants as wanted:
         return wanted.args
     return None

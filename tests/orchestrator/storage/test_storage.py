@@ -15,48 +15,55 @@ from s3fs import S3FileSystem
 
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.process import this_process
-from orchestrator.storage.storage import Depot, DepotError, Folder, as_url, local_folder, open_depot
+from orchestrator.storage.storage import (
+    FolderStorage,
+    Storage,
+    as_url,
+    local_folder,
+    open_storage,
+)
 from tests import s3
 from tests.test_fences import loaded
+from trainers.errors import InputError
 
 
 @pytest.fixture(params=["folder", "memory", "s3", "a part of a bucket"])
-def depot(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Depot]:
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
     if request.param == "s3":
-        yield open_depot(f"{request.getfixturevalue('bucket')}/some/prefix")
+        yield open_storage(f"{request.getfixturevalue('bucket')}/some/prefix")
     elif request.param == "a part of a bucket":
-        yield open_depot(f"{request.getfixturevalue('narrow_bucket')}/some/prefix")
+        yield open_storage(f"{request.getfixturevalue('narrow_bucket')}/some/prefix")
     else:
-        yield open_depot(tmp_path if request.param == "folder" else f"memory://{secrets.token_hex(8)}/x")
+        yield open_storage(tmp_path if request.param == "folder" else f"memory://{secrets.token_hex(8)}/x")
 
 
-def test_what_was_written_is_read_replaced_and_removed(depot: Depot) -> None:
-    assert depot.read("a/b/c.json") is None
-    depot.write("a/b/c.json", b"one")
-    assert depot.read("a/b/c.json") == b"one"
-    depot.write("a/b/c.json", b"")
-    assert depot.read("a/b/c.json") == b""
-    assert depot.read("a/b") is None, "a folder has no bytes"
-    depot.remove("a/b/c.json")
-    depot.remove("a/b/c.json")
-    depot.remove("a/b/never.json")
-    assert depot.read("a/b/c.json") is None
-    assert open_depot(depot.where).where == depot.where
+def test_what_was_written_is_read_replaced_and_removed(storage: Storage) -> None:
+    assert storage.read("a/b/c.json") is None
+    storage.write("a/b/c.json", b"one")
+    assert storage.read("a/b/c.json") == b"one"
+    storage.write("a/b/c.json", b"")
+    assert storage.read("a/b/c.json") == b""
+    assert storage.read("a/b") is None, "a folder has no bytes"
+    storage.remove("a/b/c.json")
+    storage.remove("a/b/c.json")
+    storage.remove("a/b/never.json")
+    assert storage.read("a/b/c.json") is None
+    assert open_storage(storage.where).where == storage.where
 
 
-def test_what_another_wrote_since_is_seen(depot: Depot) -> None:
+def test_what_another_wrote_since_is_seen(storage: Storage) -> None:
     """No listing is kept: a lease must not be taken for free because it was so a moment ago."""
-    assert depot.names("leases") == []
-    open_depot(depot.where).write("leases/a.0", b"x")
-    assert depot.names("leases") == ["a.0"]
-    assert depot.holders("trials", "result.json") == set()
-    open_depot(depot.where).write("trials/k/result.json", b"x")
-    assert depot.holders("trials", "result.json") == {"k"}
-    open_depot(depot.where).remove("leases/a.0")
-    assert depot.names("leases") == []
+    assert storage.names("leases") == []
+    open_storage(storage.where).write("leases/a.0", b"x")
+    assert storage.names("leases") == ["a.0"]
+    assert storage.holders("trials", "result.json") == set()
+    open_storage(storage.where).write("trials/k/result.json", b"x")
+    assert storage.holders("trials", "result.json") == {"k"}
+    open_storage(storage.where).remove("leases/a.0")
+    assert storage.names("leases") == []
 
 
-def test_of_many_who_create_one_wins_and_its_bytes_stay(depot: Depot) -> None:
+def test_of_many_who_create_one_wins_and_its_bytes_stay(storage: Storage) -> None:
     for turn in range(3):
         won: list[int] = []
         ready = threading.Barrier(8)
@@ -65,7 +72,7 @@ def test_of_many_who_create_one_wins_and_its_bytes_stay(depot: Depot) -> None:
             who: int, name: str = f"leases/a.{turn}", won: list[int] = won, ready: threading.Barrier = ready
         ) -> None:
             ready.wait()
-            if depot.create(name, str(who).encode()):
+            if storage.create(name, str(who).encode()):
                 won.append(who)
 
         threads = [threading.Thread(target=attempt, args=(who,)) for who in range(8)]
@@ -74,13 +81,13 @@ def test_of_many_who_create_one_wins_and_its_bytes_stay(depot: Depot) -> None:
         for thread in threads:
             thread.join()
         assert len(won) == 1
-        assert depot.read(f"leases/a.{turn}") == str(won[0]).encode()
-    assert not depot.create("leases/a.0", b"late")
+        assert storage.read(f"leases/a.{turn}") == str(won[0]).encode()
+    assert not storage.create("leases/a.0", b"late")
 
 
-def test_a_result_that_is_there_stays_unless_it_is_damaged(depot: Depot) -> None:
+def test_a_result_that_is_there_stays_unless_it_is_damaged(storage: Storage) -> None:
     """A worker whose driver was cut off, and whose trial another has run meanwhile, comes back."""
-    ledger, first, late = Ledger(depot.where), {"metrics": {"a": 1.0}}, {"metrics": {"a": 2.0}}
+    ledger, first, late = Ledger(storage.where), {"metrics": {"a": 1.0}}, {"metrics": {"a": 2.0}}
     assert ledger.publish("k", first)["metrics"] == first["metrics"]
     assert ledger.publish("k", late)["metrics"] == first["metrics"]
     ledger.publish_look("k", "l", first)
@@ -89,7 +96,7 @@ def test_a_result_that_is_there_stays_unless_it_is_damaged(depot: Depot) -> None
     assert found is not None
     assert found["metrics"] == {"a": 1.0, "look/a": 1.0}
     for name in ("result", "look-l"):
-        depot.write(f"trials/k/{name}.json", b"{")
+        storage.write(f"trials/k/{name}.json", b"{")
     ledger.publish("k", late)
     ledger.publish_look("k", "l", late)
     found = ledger.looked("k", {"look": "l"})
@@ -97,62 +104,66 @@ def test_a_result_that_is_there_stays_unless_it_is_damaged(depot: Depot) -> None
     assert found["metrics"] == {"a": 2.0, "look/a": 2.0}
 
 
-def test_folders_are_listed_by_what_lies_in_them(depot: Depot) -> None:
+def test_folders_are_listed_by_what_lies_in_them(storage: Storage) -> None:
     for name in (
         "trials/a/result.json",
         "trials/b/failure.json",
         "trials/c/result.json",
         "trials/c/x/result.json",
     ):
-        depot.write(name, b"1234")
-    assert depot.names("trials") == ["a", "b", "c"]
-    assert depot.names("trials/c") == ["result.json", "x"]
-    assert depot.holders("trials", "result.json") == {"a", "c"}
-    found = depot.files("trials/c")
+        storage.write(name, b"1234")
+    assert storage.names("trials") == ["a", "b", "c"]
+    assert storage.names("trials/c") == ["result.json", "x"]
+    assert storage.holders("trials", "result.json") == {"a", "c"}
+    found = storage.files("trials/c")
     assert {name: kept.bytes for name, kept in found.items()} == {"result.json": 4, "x/result.json": 4}
     assert all(kept.changed is not None and abs(kept.changed - time.time()) < 600 for kept in found.values())
-    assert (depot.names("nowhere"), depot.holders("nowhere", "x"), depot.files("nowhere")) == ([], set(), {})
+    assert (storage.names("nowhere"), storage.holders("nowhere", "x"), storage.files("nowhere")) == (
+        [],
+        set(),
+        {},
+    )
 
 
-def test_names_that_begin_alike_are_apart(depot: Depot) -> None:
-    depot.write("data/a/record.json", b"1")
-    depot.write("data/ab/record.json", b"2")
-    assert list(depot.files("data/a")) == ["record.json"]
-    assert depot.remove_all("data/a")
-    assert depot.names("data") == ["ab"]
+def test_names_that_begin_alike_are_apart(storage: Storage) -> None:
+    storage.write("data/a/record.json", b"1")
+    storage.write("data/ab/record.json", b"2")
+    assert list(storage.files("data/a")) == ["record.json"]
+    assert storage.remove_all("data/a")
+    assert storage.names("data") == ["ab"]
 
 
-def test_a_folder_goes_with_all_in_it(depot: Depot) -> None:
+def test_a_folder_goes_with_all_in_it(storage: Storage) -> None:
     for name in ("data/a/record.json", "data/a/data.arrow", "checkpoints/b.pt"):
-        depot.write(name, b"1")
-    assert depot.remove_all("data/a")
-    assert depot.remove_all("checkpoints/b.pt")
-    assert not depot.remove_all("data/a")
-    assert (depot.names("data"), depot.names("checkpoints")) == ([], [])
+        storage.write(name, b"1")
+    assert storage.remove_all("data/a")
+    assert storage.remove_all("checkpoints/b.pt")
+    assert not storage.remove_all("data/a")
+    assert (storage.names("data"), storage.names("checkpoints")) == ([], [])
 
 
-def test_files_go_there_and_come_back(depot: Depot, tmp_path: Path) -> None:
+def test_files_go_there_and_come_back(storage: Storage, tmp_path: Path) -> None:
     data = os.urandom(3 * 2**20)
     (tmp_path / "there").write_bytes(data)
-    depot.upload(tmp_path / "there", "data/a/data.arrow")
-    assert depot.download("data/a/data.arrow", tmp_path / "back")
+    storage.upload(tmp_path / "there", "data/a/data.arrow")
+    assert storage.download("data/a/data.arrow", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == data
-    assert not depot.download("data/a/nothing", tmp_path / "no")
+    assert not storage.download("data/a/nothing", tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
 
-def test_a_depot_tells_the_time_of_its_own_clock(depot: Depot, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_tells_the_time_of_its_own_clock(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     before = time.time()
-    if not depot.where.startswith("memory"):  # which is this process's own
+    if not storage.where.startswith("memory"):  # which is this process's own
         monkeypatch.setattr(time, "time", lambda: before + 1e6)
-    assert abs(depot.now() - before) < 600
-    assert depot.files("tmp") == {}
+    assert abs(storage.now() - before) < 600
+    assert storage.files("tmp") == {}
 
 
 def test_what_others_write_just_now_is_left_alone_whatever_clocks_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    depot, long_ago = Folder(tmp_path), time.time() - 3 * 86_400
+    storage, long_ago = FolderStorage(tmp_path), time.time() - 3 * 86_400
     left = {
         f"{this_process()}.a.tmp": long_ago,  # this process lives, however long it writes
         "0123abcd-7.b.tmp": time.time(),  # of another machine
@@ -165,15 +176,15 @@ def test_what_others_write_just_now_is_left_alone_whatever_clocks_say(
         os.utime(tmp_path / "tmp" / name, (when, when))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + 1e6)  # this machine's clock jumps
-    depot.tidy()
-    assert depot.names("tmp") == sorted(list(left)[:2])
+    storage.tidy()
+    assert storage.names("tmp") == sorted(list(left)[:2])
 
 
-def test_many_are_read_at_once(depot: Depot) -> None:
+def test_many_are_read_at_once(storage: Storage) -> None:
     for i in range(40):
-        depot.write(f"trials/{i}/failure.json", b'{"key": "%d", "error": "", "attempts": 1}' % i)
-    depot.write("trials/41/failure.json", b'{"key"')
-    ledger = Ledger(depot.where)
+        storage.write(f"trials/{i}/failure.json", b'{"key": "%d", "error": "", "attempts": 1}' % i)
+    storage.write("trials/41/failure.json", b'{"key"')
+    ledger = Ledger(storage.where)
     found = ledger.failures(str(i) for i in range(42))
     assert set(found) == {str(i) for i in range(40)}
     assert found["7"] == {"key": "7", "error": "", "attempts": 1}
@@ -188,8 +199,8 @@ def test_many_are_read_at_once(depot: Depot) -> None:
     ],
 )
 def test_a_place_that_cannot_be_is_told(where: str, message: str) -> None:
-    with pytest.raises(DepotError, match=message):
-        open_depot(where)
+    with pytest.raises(InputError, match=message):
+        open_storage(where)
 
 
 def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,32 +208,32 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # what Python does for a package that is not there
     fsspec.registry.get("gs")
-    with pytest.raises(DepotError, match="pip install gcsfs"):
-        open_depot("gs://bucket")
+    with pytest.raises(InputError, match="pip install gcsfs"):
+        open_storage("gs://bucket")
 
 
 def test_paths_stay_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for where in ("store", "./store", f"file://{tmp_path}/store", tmp_path / "store", "~/store"):
-        depot = open_depot(where)
-        assert isinstance(depot, Folder)
-        assert depot.where == str(local_folder(where)) == str(tmp_path / "store")
+        storage = open_storage(where)
+        assert isinstance(storage, FolderStorage)
+        assert storage.where == str(local_folder(where)) == str(tmp_path / "store")
     assert as_url("s3://a/b/") == "s3://a/b"
     assert local_folder("s3://a/b").parent == tmp_path / ".cache" / "opsctl"
     assert local_folder("s3://a/b") != local_folder("s3://a-b")
 
 
 def test_a_bucket_that_is_not_there_is_no_empty_one(bucket: str) -> None:
-    depot = open_depot(f"{bucket}-not/x")
-    for look in (lambda: depot.read("a"), lambda: depot.names("a"), lambda: depot.write("a", b"")):
+    storage = open_storage(f"{bucket}-not/x")
+    for look in (lambda: storage.read("a"), lambda: storage.names("a"), lambda: storage.write("a", b"")):
         with pytest.raises(OSError, match=f"{bucket}-not/x: .*bucket"):
             look()
 
 
 def test_what_may_not_be_listed_is_not_taken_for_empty(narrow_bucket: str) -> None:
     """A role for one store does not see the others of its bucket."""
-    other = open_depot(f"{narrow_bucket}/other")
+    other = open_storage(f"{narrow_bucket}/other")
     with pytest.raises(OSError, match="other"):
         other.names("trials")
     with pytest.raises(OSError, match="other"):
@@ -234,7 +245,7 @@ def test_a_server_that_does_not_answer_is_an_error_soon(bucket: str, monkeypatch
     S3FileSystem.clear_instance_cache()
     start = time.monotonic()
     with pytest.raises(OSError, match=r"Could not connect|connect"):
-        open_depot(bucket).read("a")
+        open_storage(bucket).read("a")
     assert time.monotonic() - start < 60
 
 
@@ -249,11 +260,11 @@ def test_a_look_at_a_folder_imports_no_fsspec() -> None:
 def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("of this machine")
-    depot = Folder(tmp_path / "store")
-    (depot.root / "data").mkdir(parents=True)
-    (depot.root / "data" / "a").symlink_to(secret)
-    assert depot.read("data/a") is None
-    assert not depot.download("data/a", tmp_path / "copy")
+    storage = FolderStorage(tmp_path / "store")
+    (storage.root / "data").mkdir(parents=True)
+    (storage.root / "data" / "a").symlink_to(secret)
+    assert storage.read("data/a") is None
+    assert not storage.download("data/a", tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
-    assert depot.remove_all("data/a")
+    assert storage.remove_all("data/a")
     assert secret.read_text() == "of this machine"

@@ -80,6 +80,29 @@ def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: 
     assert warnings == []
 
 
+@pytest.mark.parametrize("lost", ["the first epoch", "an epoch between"])
+def test_epochs_that_were_lost_on_their_way_come_with_the_record(lost: str, store: Store) -> None:
+    """A worker does not repeat what it reported: the machine in between may have died, or its cable be out."""
+    sweep = tiny(grid={"seed": [0]})
+    sweep["base"]["train"] = {**sweep["base"]["train"], "epochs": 4}
+    tracker = Tracker(default_uri(store.root), plan_of(sweep, store), store)
+    (task,) = tracker.plan.tasks
+    record = run_trial(task.trial, store, device=CPU)
+    arrived = record["history"][1:2] if lost == "the first epoch" else record["history"][:1]
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.trial_progress(task, arrived)
+    wait_until(lambda: runs(tracker) and epochs(tracker, runs(tracker)[0], "train/loss"))
+    watcher.trial_progress(task, record["history"][3:])
+    wait_until(lambda: len(epochs(tracker, runs(tracker)[0], "train/loss")) == 2)
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    (run,) = runs(tracker)
+    assert run.info.status == "FINISHED"
+    assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
+    assert tracker.sync() == 0
+
+
 def test_a_short_trial_is_sent_in_one_go(tracker: Tracker, task: Task, record: Record) -> None:
     watcher = live(tracker, [], every=60)
     watcher.trial_started(task)
@@ -136,7 +159,7 @@ def again(tracker: Tracker) -> Tracker:
 def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, record: Record, how: str) -> None:
     """The record comes only with the second driver; until then the trial is not done."""
     ledger, rows = tracker.ledger, record["history"]
-    tracker.ledger.depot.remove(f"trials/{task.key}/result.json")
+    tracker.ledger.storage.remove(f"trials/{task.key}/result.json")
     if how.startswith("killed"):
         tracker.start(task, payloads.now(), rows=[(payloads.now(), rows[0])])
     else:
@@ -177,10 +200,10 @@ def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, reco
 
 
 def test_a_trial_that_somebody_runs_is_left_running(tracker: Tracker, task: Task) -> None:
-    depot = tracker.ledger.depot
+    storage = tracker.ledger.storage
     run_id = tracker.start(task, payloads.now())
-    with Driver(depot, "tiny", {}, threading.Event()) as driver:
-        assert Leases(depot, driver.id).take(task.key)
+    with Driver(storage, "tiny", threading.Event()) as driver:
+        assert Leases(storage, driver.id).take(task.key)
         again(tracker).sync()
         assert tracker.client.get_run(run_id).info.status == "RUNNING"
     again(tracker).sync()

@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.storage import Folder
+from orchestrator.storage.storage import FolderStorage
 from orchestrator.tracking import KEY, Tracker, default_uri, page, payloads
 from orchestrator.tracking.sweep_run import ROLE
 from poisons import Store
@@ -142,7 +142,7 @@ def test_a_sweep_is_finished_when_its_scheduler_stopped_the_rest_or_its_search_l
     assert status_of(store, sweep) == "FINISHED", "2 cells of 4, each with both seeds"
 
 
-class Counting(Folder):
+class Counting(FolderStorage):
     """A folder that keeps the names that are read."""
 
     def __init__(self, root: Path) -> None:
@@ -161,12 +161,12 @@ def test_nothing_is_read_of_what_the_store_has_already(store: Store) -> None:
         ledger.stop(task.key, STOP)
     ledger.fail(plan.tasks[2].key, {"error": "Boom", "traceback": None})
     tracker = Tracker(default_uri(store.root), plan, store)
-    tracker.ledger.depot = depot = Counting(store.root)
+    tracker.ledger.storage = storage = Counting(store.root)
     tracker.sync()
     kinds = ["failure.json", "stopped.json", "stopped.json"]
-    assert sorted(name.rpartition("/")[2] for name in depot.asked) == kinds
+    assert sorted(name.rpartition("/")[2] for name in storage.asked) == kinds
     tracker.sync()
-    assert len(depot.asked) == 3
+    assert len(storage.asked) == 3
     assert sorted(run.info.status for run in runs(tracker)) == ["FAILED", "KILLED", "KILLED"]
 
 
@@ -245,7 +245,7 @@ def test_what_another_driver_may_be_writing_to_is_not_written_to(tracker: Tracke
     task = tracker.plan.tasks[0]
     record = run_trial(task.trial, store, device=CPU)
     theirs = tracker.start(task, payloads.now(), rows=[(payloads.now(), record["history"][0])])
-    tracker.ledger.depot.write("drivers/other.json", heartbeat("other"))
+    tracker.ledger.storage.write("drivers/other.json", heartbeat("other"))
     tracker.sync()
     (run,) = runs(tracker)
     assert run.info.run_id != theirs

@@ -20,7 +20,7 @@ def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Told]:
     return builders, progress.buildable()[0], told
 
 
-@pytest.mark.parametrize(("kind", "tries"), [("author", 1), ("trial", 2), ("memory", 2), ("machine", 4)])
+@pytest.mark.parametrize(("kind", "tries"), [("config", 1), ("trial", 2), ("memory", 2), ("machine", 4)])
 def test_each_fault_gets_its_own_number_of_tries(store: Store, kind: str, tries: int) -> None:
     builders, spec, told = scene(store, machine_retries=3)
     for _ in range(tries):

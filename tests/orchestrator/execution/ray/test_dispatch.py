@@ -1,4 +1,4 @@
-"""Lanes that die: a lost machine is no reason to stop, workers that cannot start are. What a lane says twice is done
+"""Workers that die: a lost machine is no reason to stop, workers that cannot start are. What a worker says twice is done
 once, and what it did not hear is said again."""
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from tests.orchestrator.sweeps import plan_of, tiny
 
 @pytest.fixture
 def dispatcher(store: Store) -> Dispatcher:
-    """With lanes in name only: what is tried here asks nothing of Ray."""
-    progress = Progress(plan_of(tiny(), store), store, Observer(), Leases(Ledger(store.where).depot, "one"))
+    """With workers in name only: what is tried here asks nothing of Ray."""
+    progress = Progress(plan_of(tiny(), store), store, Observer(), Leases(Ledger(store.where).storage, "one"))
     return Dispatcher(progress, None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
 
 
 def test_a_machine_that_takes_many_lanes_with_it_stops_no_sweep(dispatcher: Dispatcher) -> None:
-    dispatcher.seats = {f"lane-{i}": Seat(i, 0.0) for i in range(5 * DEATHS)}
+    dispatcher.seats = {f"worker-{i}": Seat(i, 0.0) for i in range(5 * DEATHS)}
     for i in range(5 * DEATHS):
         dispatcher._lost(i, "the node is gone")
     assert dispatcher.seats == {}
@@ -53,10 +53,10 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     dispatcher.seats = {"one": bad, "two": good}
     attempt = dispatcher._offered(bad)
     assert attempt is not None
-    ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").told()}
+    ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").to_json()}
     dispatcher._settle(bad, attempt, ended)
     clock.time += 1.1
-    progress.look()
+    progress.poll()
     assert dispatcher._offered(bad) is None
     again = dispatcher._offered(good)
     assert again is not None
@@ -73,10 +73,10 @@ def test_a_lane_on_a_machine_that_rests_is_not_replaced_by_another(
     assert not dispatcher._useless(seat)
 
 
-def asking(dispatcher: Dispatcher, lane: str, number: int, ended: Message | None = None) -> Message | None:
-    """The answer to a lane."""
-    dispatcher._take([{"lane": lane, "number": number, "share": 0.0, "card": "", "ended": ended}])
-    return dispatcher._answers.pop(lane, None)
+def asking(dispatcher: Dispatcher, worker: str, number: int, ended: Message | None = None) -> Message | None:
+    """The answer to a worker."""
+    dispatcher._take([{"worker": worker, "number": number, "share": 0.0, "card": "", "ended": ended}])
+    return dispatcher._answers.pop(worker, None)
 
 
 def test_a_question_that_comes_again_gets_the_same_trial(store: Store) -> None:
@@ -99,7 +99,7 @@ def test_a_lane_that_was_let_go_and_did_not_hear_it_is_told_again(store: Store) 
     sweep.claims.append(Claim(2))
     assert asking(sweep.dispatcher, "a", 1) == {"end": True}
     assert asking(sweep.dispatcher, "a", 1) == {"end": True}
-    assert sweep.lanes.open == {2: 0.0}
+    assert sweep.workers.open == {2: 0.0}
     assert not sweep.progress.live
 
 
@@ -117,39 +117,39 @@ def test_a_process_that_is_started_again_has_lost_its_trial_and_gets_one(store: 
 def test_a_lane_without_work_stays_unless_another_could_work_in_its_place(store: Store) -> None:
     sweep = Rehearsal(store, [{"CPU": 4.0, "GPU": 1.0}], [(900.0, 0.5), (600.0, 1.0)])
     sweep.play(until=905)
-    assert list(sweep.lanes.open.values()) == [0.5], "the other one finds no room yet"
+    assert list(sweep.workers.open.values()) == [0.5], "the other one finds no room yet"
     sweep.play(until=911)
-    assert list(sweep.lanes.open.values()) == [1.0]
+    assert list(sweep.workers.open.values()) == [1.0]
     sweep.play(until=1500)
-    assert list(sweep.lanes.open.values()) == [1.0]
+    assert list(sweep.workers.open.values()) == [1.0]
 
 
 MEMORY = "OutOfMemoryError: Task was killed due to the node running low on memory."
 
 
 def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) -> None:
-    """Lanes that are too many are let go as their trials end, and none is opened in their place."""
+    """Workers that are too many are let go as their trials end, and none is opened in their place."""
     sweep = Rehearsal(store, [{"CPU": 4.0}], [(9.0, 0.0)] * 8)
     dispatcher = sweep.dispatcher
     dispatcher.adjust()
-    orders = {number: asking(dispatcher, f"lane {number}", number) for number in (1, 2, 3, 4)}
+    orders = {number: asking(dispatcher, f"worker {number}", number) for number in (1, 2, 3, 4)}
     for again in (False, True):
         order = orders[1]
         assert order is not None
         dispatcher._lost(1, MEMORY)
         assert dispatcher.pressure.most == (2 if again else math.inf)
         sweep.now += 60
-        sweep.progress.look()
-        orders[1] = asking(dispatcher, f"lane 1 {again}", 1)
+        sweep.progress.poll()
+        orders[1] = asking(dispatcher, f"worker 1 {again}", 1)
     assert orders[1] == {"end": True}
     for number in (2, 3, 4):
         order = orders[number]
         assert order is not None
         ended = {"attempt": order["attempt"], "record": sweep.record(order["attempt"])}
-        orders[number] = asking(dispatcher, f"lane {number}", number, ended)
+        orders[number] = asking(dispatcher, f"worker {number}", number, ended)
     assert [number for number in (2, 3, 4) if "trial" in (orders[number] or {})] == [3, 4]
     dispatcher.adjust()
-    assert len(sweep.lanes.open) == 2
+    assert len(sweep.workers.open) == 2
     assert sweep.progress.faults == {"machine": 2}
     assert sweep.progress.failed == []
 
@@ -157,7 +157,7 @@ def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) 
 def test_lanes_that_are_killed_for_memory_as_they_start_are_waited_for(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine may have other work; one that never has memory for a lane ends the sweep."""
+    """The machine may have other work; one that never has memory for a worker ends the sweep."""
     sweep = Rehearsal(store, [{"CPU": 4.0}], [(9.0, 0.0)] * 8)
     dispatcher = sweep.dispatcher
     dispatcher.adjust()

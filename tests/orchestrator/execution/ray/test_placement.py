@@ -1,5 +1,5 @@
 """What should have a place on the machines has it: long trials first whatever their share, builders and probes
-before trials, and no lane is moved for little."""
+before trials, and no worker is moved for little."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def test_a_long_trial_of_a_small_share_does_not_come_after_all_of_a_large_one(st
     better. The largest share first would take 6000 s."""
     sweep = Rehearsal(store, machine(2), [(300.0, 1.0)] * 20 + [(3000.0, 0.25)])
     assert 4500 <= sweep.play() <= 4500 + 5 * LANE_SECONDS
-    assert sweep.lanes.opened == 3
+    assert sweep.workers.opened == 3
 
 
 @pytest.mark.parametrize("cpus", [16, 2])
 def test_a_trial_that_ran_out_of_memory_does_not_come_after_all_that_want_less(
     store: Store, cpus: int
 ) -> None:
-    """A lane or two have to go: for the other half of the card, or for a processor."""
+    """A worker or two have to go: for the other half of the card, or for a processor."""
     trials = [(6000.0, 0.25)] + [(300.0, 0.25)] * 30
     sweep = Rehearsal(store, machine(1, cpus), trials, needs={0: 0.5})
     sweep.play()
@@ -47,14 +47,14 @@ def test_mixed_shares_end_near_the_lower_bound_with_few_lanes(store: Store, seed
     sweep = Rehearsal(store, machine(2), trials)
     bound = max(*(s for s, _ in trials), sum(s * share for s, share in trials) / 2)
     assert bound <= sweep.play() <= 1.1 * bound
-    assert sweep.lanes.opened <= 20
+    assert sweep.workers.opened <= 20
 
 
 @pytest.mark.parametrize(("share", "gpus"), [(1.0, 1), (0.25, 1), (1.0, 2), (0.25, 2), (0.5, 3)])
 def test_a_builder_that_wants_a_gpu_gets_one_as_soon_as_trials_end(
     store: Store, share: float, gpus: int
 ) -> None:
-    """However the lanes are scattered over the cards, and though there are trials for hours."""
+    """However the workers are scattered over the cards, and though there are trials for hours."""
     sweep = Rehearsal(store, machine(gpus), [(300.0 + i, share) for i in range(50)])
     sweep.play(until=1000)
     sweep.claim(Claim(1, 1), 500.0)
@@ -63,7 +63,7 @@ def test_a_builder_that_wants_a_gpu_gets_one_as_soon_as_trials_end(
     assert built.when <= 1000 + 400
     beside = [one for one in sweep.started if built.when < one.when < built.when + 500]
     assert bool(beside) == (gpus > 1), "the other cards are at work"
-    assert sweep.lanes.opened <= 2 * gpus / share
+    assert sweep.workers.opened <= 2 * gpus / share
     after = [one for one in sweep.started if one.when > built.when + 500 + LANE_SECONDS]
     assert len({one.when for one in after}) > 1, "and afterwards this one too"
 
@@ -90,7 +90,7 @@ def test_a_long_trial_that_nobody_can_make_room_for_lets_short_ones_go_on(store:
 def test_no_more_lanes_are_opened_than_trials_may_run(store: Store) -> None:
     sweep = Rehearsal(store, machine(4), [(300.0, 0.5), (200.0, 0.25)] * 4, max_concurrent=2)
     sweep.play(until=5)
-    assert len(sweep.lanes.open) == 2
+    assert len(sweep.workers.open) == 2
     sweep.play()
     assert len(sweep.started) == 8
 
@@ -113,4 +113,4 @@ def test_what_has_a_place_makes_nobody_wait() -> None:
 def test_only_what_takes_much_longer_is_worth_another_lane() -> None:
     assert outranks(36_000, 300)
     assert not outranks(36_000, 20_000)
-    assert not outranks(5, 1), "a lane takes longer to start"
+    assert not outranks(5, 1), "a worker takes longer to start"

@@ -1,4 +1,4 @@
-"""Tune may fail: its lanes are lost, not the sweep."""
+"""Tune may fail: its workers are lost, not the sweep."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.ray import tune as module
-from orchestrator.execution.ray.tune import FAILURES, Lanes
+from orchestrator.execution.ray.tune import FAILURES, Workers
 from tests.chaos.yard import settled
 
 RAISED = RuntimeError("Caught unexpected exception: OutOfMemoryError")
@@ -29,40 +29,40 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def failed(lanes: Lanes) -> list[tuple[int, str]]:
+def failed(workers: Workers) -> list[tuple[int, str]]:
     """What is lost once Tune has failed."""
-    assert settled(lambda: [] if lanes._error else [lanes]) == []
-    return list(lanes.lost())
+    assert settled(lambda: [] if workers._error else [workers]) == []
+    return list(workers.lost())
 
 
-def opened(folder: Path) -> Lanes:
-    return Lanes({"not": "sent"}, folder, cpus=1.0)  # type: ignore[arg-type]
+def opened(folder: Path) -> Workers:
+    return Workers({"not": "sent"}, folder, cpus=1.0)  # type: ignore[arg-type]
 
 
 def test_when_tune_fails_its_lanes_are_lost_and_it_runs_anew(runs: list[str], tmp_path: Path) -> None:
-    with opened(tmp_path) as lanes:
-        lanes.order(0.0)
-        lanes.order(0.5)
+    with opened(tmp_path) as workers:
+        workers.order(0.0)
+        workers.order(0.5)
         why = "Ray Tune failed: RuntimeError: Caught unexpected exception: OutOfMemoryError"
-        assert failed(lanes) == [(1, why), (2, why)]
-        assert lanes.open == {}
-        lanes.order(0.25)
-        assert lanes.open == {3: 0.25}, "a lane that Tune did not end must not be taken for a new one"
-        assert [number for number, _ in failed(lanes)] == [3]
+        assert failed(workers) == [(1, why), (2, why)]
+        assert workers.open == {}
+        workers.order(0.25)
+        assert workers.open == {3: 0.25}, "a worker that Tune did not end must not be taken for a new one"
+        assert [number for number, _ in failed(workers)] == [3]
     assert len(set(runs)) == len(runs) >= 2
 
 
 def test_when_it_never_runs_the_sweep_ends_with_the_reason(runs: list[str], tmp_path: Path) -> None:
-    with opened(tmp_path) as lanes:
+    with opened(tmp_path) as workers:
         for _ in range(FAILURES):
-            failed(lanes)
+            failed(workers)
         with pytest.raises(OSError, match="Ray Tune fails again and again: RuntimeError: Caught"):
-            failed(lanes)
+            failed(workers)
     assert threading.active_count() < 50
 
 
 def test_a_lane_that_asks_shows_that_tune_runs(runs: list[str], tmp_path: Path) -> None:
-    with opened(tmp_path) as lanes:
+    with opened(tmp_path) as workers:
         for _ in range(3 * FAILURES):
-            failed(lanes)
-            lanes.failures = 0  # as the dispatcher does when a lane asks
+            failed(workers)
+            workers.failures = 0  # as the dispatcher does when a worker asks

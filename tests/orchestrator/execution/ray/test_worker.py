@@ -1,4 +1,4 @@
-"""What is wrong where a lane works is told as the outcome of a trial, and whose fault that is."""
+"""What is wrong where a worker works is told as the outcome of a trial, and whose fault that is."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.execution.ray.connect import given
 from orchestrator.execution.ray.worker import Desk, Shared
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.heartbeats import Driver
-from orchestrator.storage.storage import open_depot
+from orchestrator.storage.storage import open_storage
 from orchestrator.storage.stores import open_driven
 from poisons import Store
 from poisons.durable import StoreError
@@ -23,7 +23,7 @@ from trainers.spec import plain
 
 
 def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
-    """How a lane that has no line and no store at `where` ends a trial."""
+    """How a worker that has no line and no store at `where` ends a trial."""
     task = plan_of(tiny(), store).tasks[0]
     desk = Desk(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
     trial = json.dumps(plain(task.trial))
@@ -50,7 +50,7 @@ def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machi
 
 def test_a_worker_of_another_version_says_what_to_do(store: Store, tmp_path: Path) -> None:
     fault = carried_out(tmp_path, store, key="f" * 16)
-    assert fault["kind"] == "author"
+    assert fault["kind"] == "config"
     assert f"is {'f' * 16} for the driver" in fault["error"]
     assert "two versions of opsctl; install the same one on every machine" in fault["error"]
 
@@ -62,20 +62,20 @@ def test_a_worker_makes_no_store_of_its_own(store: Store, tmp_path: Path) -> Non
     ):
         open_driven(str(tmp_path / "mine"), "sweep-1-abcd", patience=0.0)
     assert not (tmp_path / "mine").exists()
-    with Driver(open_depot(store.where), "sweep", {}, threading.Event()) as driver:
+    with Driver(open_storage(store.where), "sweep", threading.Event()) as driver:
         assert open_driven(store.where, driver.id, patience=0.0).root == store.root
 
 
 def test_a_store_that_shows_the_mark_late_is_waited_for(store: Store) -> None:
     """As a folder on a network does, whose listings may be a minute old."""
-    driver = Driver(open_depot(store.where), "sweep", {}, threading.Event())
+    driver = Driver(open_storage(store.where), "sweep", threading.Event())
     late = threading.Timer(0.3, driver.beat)
     late.start()
     assert open_driven(store.where, driver.id, patience=5.0).root == store.root
     late.join()
 
 
-def test_a_depot_that_does_not_answer_is_no_other_store(store: Store, tmp_path: Path) -> None:
+def test_storage_that_does_not_answer_is_no_other_store(store: Store, tmp_path: Path) -> None:
     (tmp_path / "drivers").symlink_to("drivers")  # ELOOP, as ESTALE would be
     with pytest.raises(StoreError, match="does not answer on"):
         open_driven(str(tmp_path), "me", patience=0.0)

@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import pytest
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring.sweep_status import look
+from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.spec import RunSpec, SweepSpec
 from orchestrator.report import Sheet, make_sheet
@@ -111,7 +111,7 @@ def sheets(store: Store) -> list[Sheet]:
         "test",
     )
     found = [(plan, "tiny.yaml"), (nothing, "nothing.yaml")]
-    return [make_sheet(look(plan.outline, ledger), folder / name) for plan, name in found]
+    return [make_sheet(read_status(plan.snapshot, ledger), folder / name) for plan, name in found]
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +277,7 @@ def test_it_tells_all_that_a_reviewer_asks_for(page: Path, sheets: list[Sheet]) 
 
 
 def cell_key(sheet: Sheet) -> str:
-    return sheet.standing.outline.entries[0].key
+    return sheet.status.snapshot.entries[0].key
 
 
 # -- from its document

@@ -40,12 +40,10 @@ def _show_traceback(kind: type[BaseException], error: BaseException, trace: Trac
 
 def _exit_code(error: Exception) -> int | None:
     """How to end for it; None for a mistake of ours, which is shown whole."""
-    from orchestrator.report import ReportError
-    from orchestrator.storage.storage import DepotError
     from poisons.durable import StoreError
     from trainers import InputError
     from trainers.loop import DivergenceError, OutOfMemoryError
 
-    if isinstance(error, InputError | StoreError | DepotError | ReportError):
+    if isinstance(error, InputError | StoreError):
         return 2
     return 1 if isinstance(error, OSError | DivergenceError | OutOfMemoryError) else None
