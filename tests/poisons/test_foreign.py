@@ -400,9 +400,9 @@ def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path
         Imported(fingerprint=fingerprint).craft(images, seed=0, context=context)
     with pytest.raises(InputError, match="write `per: image`, not `per: class`"):
         Imported(fingerprint=fingerprint, per="class").craft(images, seed=0, context=context)
-    with pytest.raises(InputError, match="take it in with `opsctl import"):
+    with pytest.raises(InputError, match="import it with `opsctl import"):
         Imported(fingerprint="a" * 16).craft(images, seed=0, context=context)
-    with pytest.raises(InputError, match="take it in with `opsctl import"):
+    with pytest.raises(InputError, match="import it with `opsctl import"):
         Imported(fingerprint="a" * 16).craft(images, seed=0)
     with pytest.raises(InputError, match="fingerprint: "):
         DataSpec.parse({"poison": {"kind": "imported", "fingerprint": "../../x"}}, "test")
@@ -565,7 +565,7 @@ def archive(file: Path, members: dict[str, bytes]) -> Path:
         ({"x.npy": b""}, r"x\.npy in it is not a numpy array"),
         (
             {"x.npy": header((40, 3, 32, 32)) + b"few"},
-            r"claims the shape \(40, 3, 32, 32\), and does not hold",
+            r"claims the shape \(40, 3, 32, 32\) but does not hold",
         ),
         ({"x.npy": header((2**40, 3, 32, 32))}, "does not hold that many"),
         ({"x.npy": header((-1, 3, 32, 32))}, "does not hold that many"),

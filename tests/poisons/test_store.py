@@ -430,7 +430,7 @@ def test_the_first_store_file_wins(tmp_path: Path) -> None:
 
 
 def test_a_url_is_no_folder() -> None:
-    with pytest.raises(InputError, match="s3://bucket/x is no folder; what takes URLs as stores is opsctl"):
+    with pytest.raises(InputError, match="s3://bucket/x is no folder; for a store at a URL use opsctl"):
         Store("s3://bucket/x")
 
 

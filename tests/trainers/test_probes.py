@@ -158,7 +158,7 @@ def test_a_checkpoint_with_extra_watched_rows_is_resumed(images: Images, tmp_pat
         TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, probe_runs=watching())
     _, record = TRIAL.run(images, images, device=CPU, checkpoint=checkpoint)
     assert record["history"] == TRIAL.run(images, images, device=CPU)[1]["history"]
-    assert not any("began again" in warning for warning in record["warnings"])
+    assert not any("started again" in warning for warning in record["warnings"])
     assert "looks" not in record
 
 
