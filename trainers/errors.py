@@ -6,8 +6,8 @@ from trainers.redaction import redacted
 
 
 class InputError(ValueError):
-    """A user's mistake: the message says what is wrong, where, and what to write instead. Credentials in it
-    are hidden."""
+    """A user's mistake: the message says what is wrong, where, and what to write instead. Credentials are
+    redacted."""
 
     def __init__(self, message: object = "") -> None:
         super().__init__(redacted(str(message)))

@@ -217,9 +217,9 @@ def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str
     tally, textured = Tally(), torch.zeros(2, clean.num_classes, dtype=torch.bool)
     for before, after in _applied(delta, clean):
         tally.add(before, after)
-        for seen, images in zip(textured, (before, after), strict=True):
+        for flags, images in zip(textured, (before, after), strict=True):
             one_colour = (images.x.amax((2, 3)) == images.x.amin((2, 3))).all(1)
-            seen[images.y[~one_colour].cpu()] = True
+            flags[images.y[~one_colour].cpu()] = True
     doubts = [
         f"every image of class {k} becomes a single colour: did its generator divide by zero?"
         for k in (textured[0] & ~textured[1]).nonzero().squeeze(1).tolist()

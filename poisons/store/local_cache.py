@@ -72,7 +72,7 @@ class LocalCache:
         except OSError as error:
             raise StoreError(
                 f"{name} is on this machine, but could not be written for others ({error}); "
-                "the same command again goes on"
+                "run the same command again to continue"
             ) from error
         self.make_room(0)
         return ours

@@ -155,7 +155,7 @@ def test_an_impossible_attack_is_refused_before_the_training(images: Images) -> 
     near = {"kind": "pgd", "budget": {"norm": "L2", "eps": "55"}}
     EvaluationSpec.parse({"attacks": [near, "auto_attack"]}, "test").check(images.extent)
     for attack, those, why in (
-        ("pgd", one, "these images have 1"),
+        ("pgd", one, "these images have only 1"),
         (far, images, "further apart than 55.43"),
     ):
         rows: list[dict[str, float]] = []

@@ -362,7 +362,7 @@ def test_impossible_probes_are_refused_before_the_training(images: Images) -> No
         ),
         (
             [probe_run("fine_tune")],
-            "'fine_tune' goes on training on sets of images, and was given none: write",
+            "'fine_tune' fine-tunes on sets of images, and was given none: write",
         ),
         (
             [probe_run("linear_separability")],

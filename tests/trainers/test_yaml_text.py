@@ -71,7 +71,7 @@ def test_keys_are_text_as_they_are_written() -> None:
     ("text", "message"),
     [
         *((f"{tag} {value}", f"the tag '{tag}' is not supported: leave it out") for tag, value in TAGS),
-        ("{!!str a: 1}", "the tag '!!str' says"),
+        ("{!!str a: 1}", "the tag '!!str' is not supported"),
         ("{[1]: 2}", "a sequence cannot be a key"),
         ("{<<: {[1]: 2}}", "a sequence cannot be a key"),
         ("{a: 1, a: 2}", "'a' is given twice"),

@@ -42,7 +42,7 @@ class FineTune(Probe, kind="fine_tune", version=2):
     def check(self, names: Iterable[str]) -> None:
         if not tuple(names):
             raise InputError(
-                f"the probe {self.kind!r} goes on training on sets of images, and was given none: "
+                f"the probe {self.kind!r} fine-tunes on sets of images, and was given none: "
                 "write sets: {ops: {poison: ops}}"
             )
 

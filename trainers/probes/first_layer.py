@@ -153,8 +153,8 @@ def changed(images: Images, clean: Images, conv: nn.Conv2d) -> Tensor:
     ]
     ones = torch.ones(1, 1, *conv.kernel_size)
     padding = conv.padding if isinstance(conv.padding, str) else tuple(conv.padding)
-    seen = [F.conv2d(a[:, None].float(), ones, None, conv.stride, padding, conv.dilation) for a in at]
-    return torch.cat(seen)[:, 0] > 0.5
+    covered = [F.conv2d(a[:, None].float(), ones, None, conv.stride, padding, conv.dilation) for a in at]
+    return torch.cat(covered)[:, 0] > 0.5
 
 
 def at_change(response: Tensor, change: Tensor) -> Tensor:

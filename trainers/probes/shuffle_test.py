@@ -34,8 +34,8 @@ class ShuffleTest(Probe, kind="shuffle_test"):
             )
 
     def run(self, subject: Subject) -> Finding:
-        seen = {
+        accuracies = {
             f"{name}_acc": accuracy(subject.model, images, subject.device)
             for name, images in subject.sets.items()
         }
-        return Finding({"chance": 1 / subject.test.num_classes, **seen})
+        return Finding({"chance": 1 / subject.test.num_classes, **accuracies})
