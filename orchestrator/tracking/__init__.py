@@ -1,19 +1,20 @@
 """MLflow, as a view of the ledger. The only package that imports mlflow.
 
-One experiment per sweep, with a run for the sweep itself and under it one run per trial; and one experiment
-for data sets. A trial's run is known by its tag `opsctl.key`. However drivers die and sweeps overlap:
+One experiment per sweep, with a run for the sweep itself and one child run per trial; and one experiment for
+data sets. The tag `opsctl.key` identifies a trial's run. These rules hold even if drivers are killed and
+sweeps overlap:
 
-- A run that is FINISHED is complete. It is written from the ledger, and gets its status last.
-- Any other run of a key is a view of a trial on its way. Whoever starts that trial again, or has its result
-  to write, resumes it: the same run, RUNNING again, gets the points that it lacks. Only if it holds a number
-  that the result does not, or another driver that lives may be writing to it, is it deleted for a new one. A
-  driver that finds its run gone begins another, or leaves it at the FINISHED one.
-- A point that a run has is not sent to it again: see `points`.
-- Of several FINISHED runs of a key the one with the smallest id stays, on which all drivers agree. Whoever
-  wrote or deleted one looks again, and writes again if need be: after the last change somebody saw all well.
+- A FINISHED run is complete. It is written from the ledger, and its status is set last.
+- Any other run of a key shows an unfinished trial. A driver that starts the trial again, or has its result,
+  resumes the run: its status becomes RUNNING, and the missing points are added. It is deleted and replaced
+  only if it holds a number that the result does not, or if another live driver may be writing to it. A driver
+  that finds its run deleted starts a new one, unless there is a FINISHED one.
+- A point that a run already has is not sent to it again: see `points`.
+- Of several FINISHED runs of a key, all drivers keep the one with the smallest id. A driver that wrote or
+  deleted a run checks again, and writes again if necessary, until a check finds nothing to change.
 
-So sending is safe to repeat, and `Tracker.sync`, which ends every sweep and is `opsctl track`, mends whatever
-went wrong before: a trial that is done has one run, complete.
+So sending is idempotent. `Tracker.sync`, which runs at the end of every sweep and in `opsctl track`, repairs
+earlier failures: every finished trial then has exactly one complete run.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from typing import TYPE_CHECKING
 from trainers.lazy import load_from
 
 SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # results are on disk: better to give up early than to wait
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # give up early: the results are on disk
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # a line and a request for every run that ends
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # else it costs a line and a request per run
 }
 for _name, _value in SETTINGS.items():
     os.environ.setdefault(_name, _value)

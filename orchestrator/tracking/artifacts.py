@@ -1,8 +1,8 @@
-"""Where the artifacts of an MLflow database are kept, such that they are found wherever both are moved.
+"""Where the artifacts of an MLflow database are kept, so that both can be moved together.
 
-Beside a sqlite file lies `mlartifacts/`, and the database names what is in it as `mlflow-artifacts:/...`,
-relative to whatever folder the server is given. MLflow itself writes absolute paths, and so did earlier
-versions: `make_relative` rewrites those.
+The folder `mlartifacts/` lies beside the sqlite file. The database addresses its files as
+`mlflow-artifacts:/...`, relative to the folder that the server is given. MLflow itself, and earlier versions
+of this package, write absolute paths; `make_relative` rewrites those.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import sqlalchemy
 SCHEME = "mlflow-artifacts:"
 FOLDER = "mlartifacts"
 COLUMNS = (("experiments", "experiment_id", "artifact_location"), ("runs", "run_uuid", "artifact_uri"))
-BUSY_SECONDS = 60.0  # until whoever writes to the database is taken for stuck
+BUSY_SECONDS = 60.0  # how long to wait for another process that writes to the database
 
 
 def folder_beside(uri: str) -> Path | None:
@@ -36,7 +36,7 @@ def relative_uri(name: str) -> str:
 
 
 def path_of(uri: str, folder: Path) -> Path:
-    """Where a run whose artifacts have this URI keeps them. ValueError if that is not in `folder`."""
+    """The folder of a run's artifacts, from their URI. Raises ValueError if it is not in `folder`."""
     path = (folder / urlsplit(uri).path.lstrip("/")).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ValueError(f"{uri} is not in {folder}")
@@ -44,10 +44,9 @@ def path_of(uri: str, folder: Path) -> Path:
 
 
 def make_relative(uri: str) -> int:
-    """Have a sqlite database name the artifacts beside it without saying where that is; returns how many
-    names were changed. What does not lie beside it keeps its name, even if it cannot be reached now: it may
-    be on a disk that is not mounted. OSError if the database cannot
-    be changed."""
+    """Rewrite the absolute artifact paths of a sqlite database as relative URIs; returns how many were
+    changed. Artifacts that do not lie beside the database keep their paths, even if they cannot be reached
+    now: their disk may not be mounted. Raises OSError if the database cannot be changed."""
     file = sqlite_file(uri)
     if file is None or not file.exists():
         return 0
@@ -55,13 +54,13 @@ def make_relative(uri: str) -> int:
         with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as database:
             return _rewrite(database, file.parent / FOLDER)
     except sqlite3.Error as error:
-        raise OSError(f"where the artifacts of {file} are cannot be read or changed there: {error}") from None
+        raise OSError(f"the artifact paths in {file} cannot be read or changed: {error}") from None
 
 
 def _rewrite(database: sqlite3.Connection, folder: Path) -> int:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not tables >= {table for table, _, _ in COLUMNS}:
-        return 0  # MLflow has not made it yet
+        return 0  # MLflow has not created its tables yet
     addresses = [one for column in COLUMNS for one in _addresses(database, *column)]
     moved = {one.root for one in addresses if _has_files(folder / one.tail)}
     changed = [one for one in addresses if _lies_beside(one, folder, moved)]
@@ -76,8 +75,8 @@ def _rewrite(database: sqlite3.Connection, folder: Path) -> int:
 
 @dataclass(frozen=True)
 class _Address:
-    """Where a row of the database has its artifacts: in `tail` of the folder `root`. `unused`: it is that of
-    an experiment without runs, so that nothing can have been written there."""
+    """The artifact path of one row of the database: `tail` in the folder `root`. `unused`: the row is an
+    experiment without runs, so nothing can have been written there."""
 
     table: str
     id_column: str
@@ -100,14 +99,14 @@ def _addresses(database: sqlite3.Connection, table: str, id_column: str, column:
     )
     for row, uri in rows.fetchall():
         before, _, tail = unquote(uri.removeprefix("file://")).rpartition(f"/{FOLDER}/")
-        if before.startswith("/") and re.fullmatch(r"[\w./-]+", tail):  # else it is another scheme's
+        if before.startswith("/") and re.fullmatch(r"[\w./-]+", tail):  # else it is a URL of another scheme
             unused = table == "experiments" and row not in used
             yield _Address(table, id_column, column, row, f"{before}/{FOLDER}", tail, unused)
 
 
 def _lies_beside(address: _Address, folder: Path, moved: Set[str]) -> bool:
-    """Whether artifacts are beside the database, or will be: those of a row that has none may be where others
-    of the same root are, `moved`; or, if nothing can have been written, where there is a folder for them."""
+    """Whether artifacts lie beside the database, or will. A row without files may belong to a root whose
+    other files were moved there (`moved`), or it is unused and the old root no longer exists."""
     if _has_files(folder / address.tail):
         return True
     if address.exists:

@@ -21,47 +21,48 @@ from orchestrator.tracking.schema import prepare
 from trainers import InputError
 from trainers.redaction import redacted
 
-TROUBLE = (MlflowException, SQLAlchemyError, OSError)  # what any call may raise
-TOGETHER, PARAMS = 1000, 100  # MLflow's limits for one log_batch: of all things, of parameters
-PAGE = 500  # runs in one answer, which takes a server a second
+TROUBLE = (MlflowException, SQLAlchemyError, OSError)  # the errors that any call may raise
+TOGETHER, PARAMS = 1000, 100  # MLflow's limits for one log_batch: all items, parameters
+PAGE = 500  # runs per page, which take a server about a second
 
 
-class Heard:
-    """MLflow's client, which says so whenever the store has answered it."""
+class NotifyingClient:
+    """MLflow's client with a callback after every successful call."""
 
-    def __init__(self, client: mlflow.MlflowClient, say: Callable[[], None]) -> None:
-        self._client, self._say = client, say
+    def __init__(self, client: mlflow.MlflowClient, notify: Callable[[], None]) -> None:
+        self._client, self._notify = client, notify
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._client, name)
 
         def call(*arguments: Any, **options: Any) -> Any:
             answer = method(*arguments, **options)
-            self._say()
+            self._notify()
             return answer
 
         return call
 
 
 class Connection:
-    """MLflow's client, in few calls, once it is open."""
+    """The MLflow client, reduced to the few operations that we need; `client` exists once it is open."""
 
     client: mlflow.MlflowClient
 
     def __init__(self, uri: str, artifacts: Path) -> None:
-        """`artifacts` is where files of runs go, unless a server keeps them or `uri` is a sqlite file."""
+        """`artifacts` is the folder for the files of runs, unless a server keeps them or `uri` is a sqlite
+        file."""
         for name in ("mlflow", "alembic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         self.uri = uri
         self.artifacts, self.beside = artifacts.absolute(), folder_beside(uri)
-        self.warnings: list[str] = []  # what `open` has to tell
+        self.warnings: list[str] = []  # warnings of `open` for the user
         self._note()
 
     def _note(self) -> None:
-        self.answered = time.monotonic()  # when the store last did
+        self.answered = time.monotonic()  # when the store last answered
 
     def open(self) -> None:
-        """Raises one of TROUBLE if nothing answers at the address; InputError if its driver is not
+        """Connect. Raises one of TROUBLE if nothing answers at the address, InputError if its driver is not
         installed."""
         try:
             with first_use(with_driver(self.uri)):
@@ -75,15 +76,15 @@ class Connection:
             raise InputError(
                 f"the driver for {redacted(self.uri)} is not installed ({error}){hint}"
             ) from None
-        self.client = cast(mlflow.MlflowClient, Heard(client, self._note))
+        self.client = cast(mlflow.MlflowClient, NotifyingClient(client, self._note))
         self._note()
 
     def silent(self, error: BaseException) -> InputError:
-        """The error that says that nothing answers."""
+        """The error for a store that does not answer."""
         return InputError(f"no MLflow tracking store answers at {redacted(self.uri)} ({first_line(error)})")
 
     def experiment(self, name: str, tags: Mapping[str, str]) -> str:
-        """The id of the experiment of that name, with these tags; made or restored if need be."""
+        """The id of the experiment of this name, created or restored if necessary, with its tags set."""
         found = self.client.get_experiment_by_name(name)
         if found is None:
             try:
@@ -100,12 +101,12 @@ class Connection:
         return str(found.experiment_id)
 
     def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        kind = {"mlflow.experimentKind": "custom_model_development"}  # or the pages ask what it is
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # else the UI asks for it
         return str(self.client.create_experiment(name, self._artifacts_of(name), tags={**tags, **kind}))
 
     def _artifacts_of(self, experiment: str) -> str | None:
-        """Where its artifacts go. A server knows that; MLflow itself would put them where the command was
-        typed."""
+        """The location of an experiment's artifacts; None for a server, which chooses it. MLflow's default
+        would be the current directory."""
         if is_server(self.uri):
             return None
         if self.beside is not None:
@@ -113,26 +114,26 @@ class Connection:
         return (self.artifacts / experiment.replace(" ", "-")).as_uri()
 
     def keep(self, run: Run, files: Path) -> None:
-        """Have the files of a folder as a run's artifacts."""
+        """Store the files of a folder as a run's artifacts."""
         uri = str(run.info.artifact_uri)
-        if self.beside is not None and uri.startswith(SCHEME):  # MLflow would want a server for these
+        if self.beside is not None and uri.startswith(SCHEME):  # MLflow needs a server for these
             shutil.copytree(files, path_of(uri, self.beside), dirs_exist_ok=True)
         else:
             self.client.log_artifacts(run.info.run_id, str(files))
 
     def check(self, experiment: str) -> None:
-        """Raises one of TROUBLE if the store does not answer or takes nothing, or the experiment is gone. A
-        sqlite file that was deleted or whose disk is gone may still be read by who has it open."""
+        """Raises one of TROUBLE if the store cannot be read or written, or the experiment was deleted. It
+        writes too, because a sqlite file that was deleted can still be read through an open handle."""
         if self.client.get_experiment(experiment).lifecycle_stage != "active":
             raise MlflowException(f"the experiment {experiment} was deleted")
         tag = (experiment, "opsctl.checked", str(time.time_ns()))
         try:
             self.client.set_experiment_tag(*tag)
-        except MlflowException:  # two that write a new one at once fall over each other; once more will do
+        except MlflowException:  # two drivers that create the tag at once conflict; retry once
             self.client.set_experiment_tag(*tag)
 
     def runs(self, experiment: str, where: str = "") -> Iterator[Run]:
-        """The runs of an experiment that fit a filter, a page at a time."""
+        """The runs of an experiment that match a filter, fetched page by page."""
         token = None
         while True:
             page = self.client.search_runs([experiment], where, max_results=PAGE, page_token=token)
@@ -141,7 +142,7 @@ class Connection:
                 return
 
     def values(self, run: Run) -> Values:
-        """All points of a run; of several at one step, the last."""
+        """All points of a run; the latest one if a step has several."""
         found: dict[str, dict[int, float]] = {}
         for metric in run.data.metrics:
             history = self.client.get_metric_history(run.info.run_id, metric)
@@ -150,7 +151,7 @@ class Connection:
         return found
 
     def trained_on(self, run_id: str, data: DatasetInput) -> None:
-        """A run's data set. Two runs that bring a new one at once fall over each other; once more will do."""
+        """Log a run's data set. Retried once: two runs that log a new one at the same time conflict."""
         try:
             self.client.log_inputs(run_id, [data])
         except MlflowException:
@@ -163,7 +164,7 @@ class Connection:
         params: Sequence[Param] = (),
         tags: Sequence[RunTag] = (),
     ) -> None:
-        """All of it, in as few calls as MLflow allows. Safe to repeat with the same points."""
+        """Send everything in as few calls as MLflow allows. Idempotent for the same points."""
         left, sent = list(params), 0
         while left or tags or sent < len(metrics):
             some, left = left[:PARAMS], left[PARAMS:]
@@ -174,12 +175,12 @@ class Connection:
 
 
 def default_uri(store: Path) -> str:
-    """The tracking store that a sweep uses unless told otherwise."""
+    """The tracking store that a sweep uses by default."""
     return f"sqlite:///{store}/{DATABASE}"
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line without credentials, and not when SQLAlchemy says it was raised."""
+    """The first line of an error's message, without credentials and without SQLAlchemy's preamble."""
     lines = str(error).strip().split("\n")
-    told = (line for line in lines if not line.startswith("(raised as a result of"))
-    return redacted(next(told, lines[0]))[:300]
+    relevant = (line for line in lines if not line.startswith("(raised as a result of"))
+    return redacted(next(relevant, lines[0]))[:300]

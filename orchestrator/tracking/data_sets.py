@@ -1,4 +1,4 @@
-"""The experiment of data sets: a run for each that is poisoned, with its card, its picture and its rounds."""
+"""The experiment of data sets: a run for each poisoned one, with its card, picture and crafting rounds."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ TAGS = {
 
 
 def sync(connection: Connection, experiment: str, store: Store, specs: Iterable[DataSpec]) -> None:
-    """Make every one of these data sets that is poisoned and in the store appear once, complete."""
+    """Ensure that each of these data sets that is poisoned and in the store has one complete run."""
     wanted = {spec.key: spec for spec in specs if spec.crafted}
     if not wanted:
         return
 
     def write(key: str, _unfinished: list[Copy]) -> None:
         spec = wanted[key]
-        with suppress(MlflowException):  # another driver may write it, and delete ours: we look again
+        with suppress(MlflowException):  # another driver may write it and delete ours; `settle` checks again
             _send(connection, experiment, store, spec, store.record(spec) or {})
 
     there = store.having(wanted.values())
@@ -67,7 +67,7 @@ def _send(
     tags |= platform_tags(record)
     run = connection.client.create_run(experiment, now, tags=tags, run_name=spec.name)
     run_id = str(run.info.run_id)
-    points = [Metric(name, value, now, step) for name, value, step in _told(record)]
+    points = [Metric(name, value, now, step) for name, value, step in _measurements(record)]
     connection.send(run_id, points, params(spec))
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "card.md").write_text(markdown(record))
@@ -80,8 +80,8 @@ def _send(
     connection.client.set_terminated(run_id, "FINISHED", now)
 
 
-def _told(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
-    """What a data set's record counts, as (metric, value, step): rounds of its crafting, what changed."""
+def _measurements(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
+    """The numbers of a data set's record, as (metric, value, step): crafting rounds, changes, seconds."""
     for kind, facts in record.get("facts", {}).items():
         for row in _rounds(facts):
             for name in ("error", "seconds"):
@@ -93,7 +93,7 @@ def _told(record: dict[str, Any]) -> Iterator[tuple[str, float, int]]:
 
 
 def _rounds(facts: dict[str, Any]) -> list[dict[str, float]]:
-    """The rounds of a crafting, if the record tells of any."""
+    """The rounds of a crafting, if the record has any."""
     found = facts.get("rounds")
     rows = found if isinstance(found, list) else []
     return [row for row in rows if isinstance(row, dict) and all(_is_number(row.get(n)) for n in ROUND)]

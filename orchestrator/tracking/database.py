@@ -1,7 +1,7 @@
-"""The database of a tracking store: its driver, and turns for those who create or upgrade its tables.
+"""The database of a tracking store: its driver, and a lock for creating or upgrading its tables.
 
-MLflow's migrations lock nothing, and several at once break a database. So whoever opens one takes turns here:
-through a lock file beside a sqlite file, through an advisory lock in PostgreSQL.
+MLflow's migrations take no lock, and concurrent ones break a database. So every process that opens one holds
+a lock: a file beside a sqlite database, an advisory lock in PostgreSQL.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import sqlalchemy
 from filelock import FileLock
 
 DATABASE = "mlflow.db"  # the file of a store's own database
-PATIENCE_SECONDS = 120  # until whoever holds the lock is taken for stuck
+PATIENCE_SECONDS = 120  # how long to wait for the lock
 CONNECT_SECONDS = 10
-LOCK = 0x6F707363746C  # any number will do for PostgreSQL; this one spells our name
+LOCK = 0x6F707363746C  # an arbitrary number for PostgreSQL: "opsctl" in ASCII
 
 
 def is_server(uri: str) -> bool:
@@ -25,16 +25,16 @@ def is_server(uri: str) -> bool:
 
 
 def with_driver(uri: str) -> str:
-    """The address with the driver that we install named, if it is PostgreSQL's and names none; SQLAlchemy's
-    own choice varies."""
+    """The address, with the driver that we install added if it is a PostgreSQL URL without one; SQLAlchemy's
+    default varies between versions."""
     return re.sub("^postgres(ql)?://", "postgresql+psycopg2://", uri)
 
 
 @contextmanager
 def first_use(uri: str) -> Iterator[None]:
-    """Hold the lock of the database at `uri`; for a server there is none.
+    """Hold the lock of the database at `uri`; a server has none.
 
-    Raises OSError or SQLAlchemyError, soon, if the database cannot be reached, and ImportError if its driver
+    Quickly raises OSError or SQLAlchemyError if the database cannot be reached, and ImportError if its driver
     is not installed.
     """
     backend = "" if is_server(uri) or ":" not in uri else sqlalchemy.make_url(uri).get_backend_name()
@@ -51,7 +51,7 @@ def first_use(uri: str) -> Iterator[None]:
 @contextmanager
 def _beside_file(uri: str) -> Iterator[None]:
     name = sqlalchemy.make_url(uri).database
-    if not name:  # in memory, for this process alone
+    if not name:  # in memory, private to this process
         yield
         return
     file = Path(name).absolute()
@@ -67,6 +67,6 @@ def _in_database(uri: str) -> Iterator[None]:
         with engine.connect() as connection:
             connection.execute(sqlalchemy.text(f"SET lock_timeout = '{PATIENCE_SECONDS}s'"))
             connection.execute(sqlalchemy.text(f"SELECT pg_advisory_lock({LOCK})"))
-            yield  # the lock goes with the connection
+            yield  # closing the connection releases the lock
     finally:
         engine.dispose()

@@ -1,4 +1,4 @@
-"""The runs that a store has of one key: which of them counts, and which are left over."""
+"""Removes duplicate runs: which run of a key counts, and which are superfluous."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mlflow.entities import Run
 from orchestrator.tracking.connection import Connection
 from orchestrator.tracking.payloads import KEY, LOOK, PARENT
 
-TURNS = 8  # in which drivers that send the same at once will have agreed
+TURNS = 8  # enough rounds for drivers that send the same trials at once to converge
 
 
 class Copy(NamedTuple):
-    """A run of a key, with the looks whose findings it has, by name and key."""
+    """A run of a key. `probes` are the probes whose findings it has, by name and key."""
 
     run_id: str
     status: str
     parent: str | None
-    looks: frozenset[tuple[str, str]] = frozenset()
+    probes: frozenset[tuple[str, str]] = frozenset()
 
 
 def copies(connection: Connection, experiment: str, key: str | None = None) -> dict[str, list[Copy]]:
-    """The runs of an experiment by key, or of one key only; the smallest id first."""
+    """The runs of an experiment by key, or those of one key; the smallest id first."""
     found: dict[str, list[Copy]] = {}
     for run in connection.runs(experiment, "" if key is None else f"tags.`{KEY}` = '{key}'"):
         if (its := run.data.tags.get(KEY)) is not None:
@@ -33,23 +33,23 @@ def copies(connection: Connection, experiment: str, key: str | None = None) -> d
 
 def _copy(run: Run) -> Copy:
     tags = run.data.tags
-    looks = frozenset((tag.removeprefix(LOOK), its) for tag, its in tags.items() if tag.startswith(LOOK))
-    return Copy(str(run.info.run_id), str(run.info.status), tags.get(PARENT), looks)
+    probes = frozenset((tag.removeprefix(LOOK), its) for tag, its in tags.items() if tag.startswith(LOOK))
+    return Copy(str(run.info.run_id), str(run.info.status), tags.get(PARENT), probes)
 
 
 def whole(group: Iterable[Copy]) -> Copy | None:
-    """The one that counts: FINISHED, with the smallest id."""
+    """The run that counts: FINISHED, with the smallest id. None if no run is FINISHED."""
     done = (copy for copy in group if copy.status == "FINISHED")
     return min(done, key=lambda copy: copy.run_id, default=None)
 
 
 def unfinished(group: Iterable[Copy]) -> list[Copy]:
-    """Those that may be resumed, the smallest id first."""
+    """The runs that can be resumed, the smallest id first."""
     return sorted((copy for copy in group if copy.status != "FINISHED"), key=lambda copy: copy.run_id)
 
 
 def left_over(group: Iterable[Copy]) -> list[Copy]:
-    """All but the one that counts; none as long as none does."""
+    """All runs but the one that counts; none if no run counts yet."""
     group = list(group)
     kept = whole(group)
     return [copy for copy in group if kept is not None and copy is not kept]
@@ -67,13 +67,13 @@ def settle(
     write: Callable[[str, list[Copy]], None],
     report: Callable[[int, int], None] = lambda _sent, _of: None,
 ) -> tuple[int, list[str]]:
-    """Have one FINISHED run of every wanted key, and no other; `write(key, group)` writes one, or finishes
-    one of `group`, the runs that there are. Returns how many were missing, and which still are; `report`
-    hears of each: (written, of).
+    """Ensure that every wanted key has exactly one FINISHED run. `write(key, group)` writes one, or finishes
+    one of `group`, the existing runs. Returns how many were written, and which keys still lack one; calls
+    `report(written, of)` after each.
 
-    Another driver may do the same at this moment, and what was listed may have changed when it is deleted.
-    Hence nothing is deleted before there is one that counts, and whoever wrote or deleted looks again: after
-    the last change, somebody has found all well.
+    Another driver may do the same at the same time, and a run may change between listing and deleting. Hence
+    nothing is deleted before a FINISHED run exists, and after any change the runs are listed again until
+    nothing is left to do.
     """
     wanted, written = list(wanted), set[str]()
     missing: list[str] = []

@@ -1,7 +1,7 @@
 """Links into the MLflow UI, each to the table of one experiment's runs.
 
-A link names the experiment, the kind of work and a saved view. Without the kind of work a browser that has
-never opened MLflow shows traces of language models instead; without the view all trials are folded away.
+A link names the experiment, the workflow type and a saved view. Without the workflow type, a browser that has
+never opened MLflow shows traces of language models instead; without the view, all trials are collapsed.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from mlflow.entities import Experiment, ViewType
 
 from orchestrator.tracking.connection import Connection
 
-VIEW_TAG = "mlflow.sharedViewState."  # and a view's key: the tag of an experiment that holds the view
+VIEW_TAG = "mlflow.sharedViewState."  # plus a view's key: the experiment tag that holds the view
 TRIALS, DATA_SETS = "trials", "data_sets"  # the keys of our views
 
 
 @dataclass(frozen=True)
 class Link:
-    """To the table of an experiment."""
+    """A link to the table of an experiment's runs."""
 
     experiment: str  # its name
     url: str
 
 
 def table_url(server: str, experiment_id: str, view: str) -> str:
-    """The table of an experiment as `view` shows it, in the UI at `server`."""
+    """The URL of an experiment's table of runs with a saved `view`, in the UI at `server`."""
     query = urlencode({"workflowType": "machine_learning", "viewStateShareKey": view})
     return f"{without_user(server)}/#/experiments/{experiment_id}/runs?{query}"
 
 
 def without_user(server: str) -> str:
-    """The address of a server without user and password, and without a slash at its end."""
+    """The address of a server without user, password and trailing slash."""
     parts = urlsplit(server)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
 
 
 def links(connection: Connection, server: str) -> list[Link]:
-    """To all experiments that have a view of ours: first the sweep that ran last, then the newest, and at
-    the end the data sets. The connection must be open. Raises one of TROUBLE."""
+    """Links to all experiments with one of our views: first the sweep that ran last, then the others, newest
+    first, and the data sets at the end. The connection must be open. Raises one of TROUBLE."""
     found: dict[str, tuple[Experiment, str]] = {}
     for experiment in _experiments(connection):
         for view in (TRIALS, DATA_SETS):
@@ -65,7 +65,7 @@ def _experiments(connection: Connection) -> list[Experiment]:
 
 
 def _last(connection: Connection, experiments: list[str]) -> str | None:
-    """The experiment in which a run began last."""
+    """The experiment with the run that started last."""
     if not experiments:
         return None
     runs = connection.client.search_runs(experiments, max_results=1, order_by=["attributes.start_time DESC"])

@@ -1,4 +1,4 @@
-"""Sends a running sweep to MLflow in batches, from a thread of its own, for which nobody waits."""
+"""Sends a running sweep to MLflow in batches, from a background thread that never blocks the driver."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from poisons import DataSpec
 from trainers.loop import Metrics
 
 EVERY_SECONDS = 5.0  # between batches
-PATIENCE_SECONDS = 15.0  # without an answer, when the sweep has ended
-SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # between attempts to reach a store that is away
-REFUSALS = 2  # of one trial's run while the store answers; what is left of it then is for `sync`
-BEAT_SECONDS = 10.0  # between what the sweep's own run is told
+PATIENCE_SECONDS = 15.0  # how long to wait for a store that does not answer, when the sweep has ended
+SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # between attempts to reach an unreachable store
+REFUSALS = 2  # failures of one trial's run while the store answers; the rest is then left to `sync`
+BEAT_SECONDS = 10.0  # between updates of the sweep's own run
 
 
 class LiveTracker(Observer):
-    """A trial that runs longer than `every` seconds is seen while it runs; a shorter one is sent in one go.
+    """Sends events of a sweep to MLflow every `every` seconds. Trials that take longer appear while they run;
+    shorter ones are sent in one batch.
 
-    When the store does not answer, that is told once, and it is asked again and again, a minute apart at
-    most; when it answers, what it missed is sent. So it is with a tracker that is not attached yet, of which
-    whoever made it has told. A store that is away when the sweep ends is waited for
-    `patience` seconds; then `complete` is False, and `Tracker.sync` can send the rest at any time.
+    If the store does not answer, it warns once and retries, at most a minute apart; once the store answers,
+    everything missed is sent. The same holds for a tracker that is not attached yet, but then the caller has
+    warned already. At the end of a sweep, an unreachable store is waited for `patience` seconds; then
+    `complete` stays False, and `Tracker.sync` can send the rest at any time.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class LiveTracker(Observer):
         self.tracker, self.warn, self.every, self.patience = tracker, warn, every, patience
         self.complete = False
         self.outbox = Outbox()
-        self._old: dict[str, list[Copy]] | None = None  # what was there before this sweep
-        # the pause before the next attempt, while the store is away
+        self._old: dict[str, list[Copy]] | None = None  # the runs from before this sweep
+        # the pause before the next attempt, while the store is unreachable
         self._away: float | None = None if tracker.attached else SHORTEST_PAUSE
-        self._told = float("-inf")
+        self._updated = float("-inf")
         self._given_up = False
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
 
-    # -- what the driver calls
+    # -- called by the driver
 
     def sweep_started(self, plan: Plan) -> None:
         self._thread.start()
@@ -78,7 +79,7 @@ class LiveTracker(Observer):
         self.outbox.ended(task, "failed", error)
 
     def sweep_ended(self) -> None:
-        """Waits until everything is sent, or until the store has not answered for too long."""
+        """Wait until everything is sent, or until the store has not answered for `patience` seconds."""
         self.outbox.close()
         closed = time.monotonic()
         while self._thread.is_alive():
@@ -87,7 +88,7 @@ class LiveTracker(Observer):
                 self._given_up = True
                 return
 
-    # -- what the thread does
+    # -- in the thread
 
     def _run(self) -> None:
         while not (self.complete or self._given_up):
@@ -98,7 +99,7 @@ class LiveTracker(Observer):
                     self.tracker.sync()
                     self.complete = True
             except TROUBLE as error:
-                if closing and self._answers():  # it refuses something, and would again
+                if closing and self._answers():  # it rejects something; retrying would not help
                     self._given_up = True
                 else:
                     self._lost(error)
@@ -122,9 +123,9 @@ class LiveTracker(Observer):
         self._away = min(LONGEST_PAUSE, 2 * self._away if self._away else SHORTEST_PAUSE)
 
     def _flush(self) -> None:
-        """Send what there is. Raises one of TROUBLE if the store does not answer."""
+        """Send everything that is due. Raises one of TROUBLE if the store does not answer."""
         if self._away is not None:
-            self._return()
+            self._reconnect()
         if self._old is None:
             self._old = self.tracker.copies()
         for key in self.outbox.due():
@@ -138,8 +139,8 @@ class LiveTracker(Observer):
         self._send_data()
         self._beat()
 
-    def _return(self) -> None:
-        """The store may be back; it may even be another. Or it is there at last."""
+    def _reconnect(self) -> None:
+        """Connect again, or for the first time. The store may even be a different one now."""
         known, before = self.tracker.attached, self.tracker.experiment
         self.tracker.attach()
         self.tracker.check()
@@ -149,8 +150,8 @@ class LiveTracker(Observer):
         self.warn(f"MLflow answers {'again' if known else 'now'}; it gets what it missed")
 
     def _refused(self, parcel: Parcel, error: Exception) -> None:
-        """Raises `error` if it is the store; else it is this one run, which was deleted, or holds something
-        that MLflow does not take: another is begun, or in the end it is left to `sync`."""
+        """Raises one of TROUBLE if the store is unreachable. Otherwise the problem is this one run, which was
+        deleted or holds something that MLflow rejects: start another, and in the end leave it to `sync`."""
         entry = parcel.entry
         entry.spoilt = True
         self.tracker.check()
@@ -163,7 +164,7 @@ class LiveTracker(Observer):
         entry, task = parcel.entry, parcel.entry.task
         if entry.run_id is None or (entry.spoilt and parcel.end == "done"):
             before = self._before(parcel)
-            if whole(before) is not None:  # somebody else ran it
+            if whole(before) is not None:  # another driver ran it
                 self.outbox.drop(parcel)
                 return
             self._begin(parcel, before)
@@ -179,14 +180,14 @@ class LiveTracker(Observer):
         self.outbox.arrived(parcel)
 
     def _before(self, parcel: Parcel) -> list[Copy]:
-        """What the store has of a trial that is about to get a run; asked anew if that may have changed."""
+        """The runs of a trial that is about to get one; read again if they may have changed."""
         key = parcel.entry.task.key
         if parcel.entry.spoilt:
             return self.tracker.copies(key).get(key, [])
         return (self._old or {}).get(key, [])
 
     def _begin(self, parcel: Parcel, before: list[Copy]) -> None:
-        """Have a run of a trial: an unfinished one that was there `before`, resumed, or else a new one."""
+        """Resume an unfinished run of a trial from `before`, or start a new one."""
         entry, task = parcel.entry, parcel.entry.task
         if parcel.end == "done":
             record = self.tracker.ledger.result(task.key)
@@ -200,7 +201,7 @@ class LiveTracker(Observer):
             return
         first, *others = before
         self.tracker.discard(others)
-        entry.spoilt = True  # what it holds is compared with the record when there is one
+        entry.spoilt = True  # it is compared with the record once there is one
         entry.known = self.tracker.resume(first.run_id, task)
         entry.run_id = first.run_id
         if ending is None:
@@ -223,13 +224,13 @@ class LiveTracker(Observer):
         try:
             self.tracker.sync_data(specs)
         except TROUBLE:
-            self.tracker.check()  # raises if it is the store; else another driver was at it, and `sync` looks
+            self.tracker.check()  # raises if the store fails; else another driver interfered: left to `sync`
         for spec in specs:
             self.outbox.data.pop(spec.name, None)
 
     def _beat(self) -> None:
-        """Have the sweep's own run say how far it is."""
-        if time.monotonic() - self._told >= BEAT_SECONDS:
+        """Update the progress in the sweep's own run."""
+        if time.monotonic() - self._updated >= BEAT_SECONDS:
             plan, outbox = self.tracker.plan, self.outbox
-            self.tracker.parent.tell(plan.done + len(outbox.done), len(outbox.failed), "RUNNING")
-            self._told = time.monotonic()
+            self.tracker.parent.update(plan.done + len(outbox.done), len(outbox.failed), "RUNNING")
+            self._updated = time.monotonic()

@@ -1,5 +1,5 @@
-"""What MLflow has yet to hear of a running sweep. Of a trial that is done only its key is kept: its record is
-in the ledger. Knows no mlflow."""
+"""The events of a running sweep that are not yet sent to MLflow. Only the key of a finished trial is kept,
+because its record is in the ledger. Does not import mlflow."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from poisons import DataSpec
 from trainers.loop import Metrics
 
 End = Literal["done", "stopped", "failed", "interrupted"]
-MANY = 1000  # rows that are not left waiting
-ELSEWHERE_SECONDS = 30.0  # in which another driver will have sent what it ran
+MANY = 1000  # this many rows are sent at once
+ELSEWHERE_SECONDS = 30.0  # how long another driver gets to send a trial that it ran
 
 
 @dataclass
 class Entry:
-    """A trial of which something is unsent, or that still runs."""
+    """A trial that still runs, or has unsent data."""
 
     task: Task
     begun: int  # ms since 1970
     run_id: str | None = None
     known: Mapping[str, int] = field(default_factory=dict)  # the last step of each metric when it was resumed
-    rows: list[tuple[int, Metrics]] = field(default_factory=list)  # when (ms since 1970), and what
-    seen: float = 0.0  # the last epoch that was heard of
-    sent: float = 0.0  # and that was sent
+    rows: list[tuple[int, Metrics]] = field(default_factory=list)  # time (ms since 1970), and metrics
+    last: float = 0.0  # the last epoch that was received
+    sent: float = 0.0  # the last epoch that was sent
     end: End | None = None
     why: str = ""
-    spoilt: bool = False  # its run may not be what the record is: they are compared when it is done
+    spoilt: bool = False  # its run may differ from the record: compare them when it is done
     refusals: int = 0
-    due: float = 0.0  # not to be sent earlier, by the monotonic clock
+    due: float = 0.0  # send it no earlier than this, by the monotonic clock
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """What is to be sent of a trial now."""
+    """The data of a trial that is sent now."""
 
     entry: Entry
     rows: list[tuple[int, Metrics]]
@@ -46,7 +46,7 @@ class Parcel:
 
 
 class Outbox:
-    """Filled by the driver, emptied by the thread that sends; `bell` guards it."""
+    """A queue that the driver fills and the sending thread empties; `bell` guards it."""
 
     def __init__(self) -> None:
         self.bell = threading.Condition()
@@ -58,8 +58,8 @@ class Outbox:
         self._rows = 0
 
     def wait(self, seconds: float, *, patient: bool = False) -> None:
-        """Until then, or until it is closed, or much is there. A patient one knows that it is closed, or that
-        much is there."""
+        """Wait so many seconds, or until the outbox is closed or holds `MANY` rows. If `patient`, rows do not
+        end the wait, nor does an outbox that was closed before the call."""
         with self.bell:
             known = self.closed and patient
             self.bell.wait_for(
@@ -71,7 +71,7 @@ class Outbox:
             self.data[spec.name] = spec
 
     def started(self, task: Task) -> None:
-        """A trial begins, or begins again: its run then goes on, until it is done."""
+        """A trial starts, or starts again; then its run continues."""
         with self.bell:
             entry = self.entries.get(task.key)
             if entry is None:
@@ -80,23 +80,23 @@ class Outbox:
                 entry.end, entry.spoilt = None, True
 
     def progress(self, task: Task, rows: list[Metrics]) -> None:
-        """Epochs that were not heard of before; a trial that goes on from a checkpoint tells all again."""
+        """Add the epochs that are new; a trial that resumes from a checkpoint repeats earlier ones."""
         with self.bell:
             if (entry := self.entries.get(task.key)) is None or entry.end is not None:
                 return
             when = _now()
-            fresh = [(when, row) for row in rows if row["epoch"] > entry.seen]
+            fresh = [(when, row) for row in rows if row["epoch"] > entry.last]
             if fresh:
                 # what a worker reports can be lost with a machine or a cable; the record has all of it
-                entry.spoilt = entry.spoilt or fresh[0][1]["epoch"] > entry.seen + 1
+                entry.spoilt = entry.spoilt or fresh[0][1]["epoch"] > entry.last + 1
                 entry.rows += fresh
-                entry.seen = fresh[-1][1]["epoch"]
+                entry.last = fresh[-1][1]["epoch"]
                 self._rows += len(fresh)
                 if self._rows >= MANY:
                     self.bell.notify_all()
 
     def ended(self, task: Task, end: End, why: str = "") -> None:
-        """A trial ended. One that never started here ran elsewhere, where it may be sent as well."""
+        """A trial ended. If it never started here, another driver ran it and may send it too."""
         with self.bell:
             if (entry := self.entries.get(task.key)) is None:
                 entry = Entry(task, _now())
@@ -113,7 +113,7 @@ class Outbox:
                 self.failed.add(task.key)
 
     def close(self) -> None:
-        """The sweep ends: what still runs was interrupted, and nothing else will come."""
+        """The sweep ends: trials that still run are interrupted, and no further events follow."""
         with self.bell:
             for entry in self.entries.values():
                 entry.end = entry.end or "interrupted"
@@ -122,20 +122,20 @@ class Outbox:
             self.bell.notify_all()
 
     def due(self) -> list[str]:
-        """Keys of the trials of which there is something to send now, in the order in which they came."""
+        """Keys of the trials with something to send now, in order of arrival."""
         with self.bell:
             self._rows = 0
             now = time.monotonic()
-            return [key for key, entry in self.entries.items() if _news(entry) and entry.due <= now]
+            return [key for key, entry in self.entries.items() if _has_unsent(entry) and entry.due <= now]
 
     def take(self, key: str) -> Parcel:
-        """What to send of a trial; it stays here until it `arrived`."""
+        """The unsent data of a trial; it is kept until `arrived`."""
         with self.bell:
             entry = self.entries[key]
             return Parcel(entry, list(entry.rows), entry.end)
 
     def arrived(self, parcel: Parcel) -> None:
-        """A parcel is where it should be; forget it."""
+        """Remove the data of a parcel that was sent."""
         entry, count = parcel.entry, len(parcel.rows)
         with self.bell:
             if count:
@@ -146,20 +146,20 @@ class Outbox:
                 del self.entries[entry.task.key]
 
     def drop(self, parcel: Parcel) -> None:
-        """Forget a trial as soon as it has ended, and what there is of it now."""
+        """Discard a parcel's data unsent, and its trial too if that has ended."""
         with self.bell:
             parcel.entry.rows = parcel.entry.rows[len(parcel.rows) :]
             if parcel.entry.end is not None:
                 self.entries.pop(parcel.entry.task.key, None)
 
     def lose_runs(self) -> None:
-        """The store has forgotten the runs that it had."""
+        """Forget all run ids, because the store no longer has the runs."""
         with self.bell:
             for entry in self.entries.values():
                 entry.run_id, entry.spoilt = None, True
 
 
-def _news(entry: Entry) -> bool:
+def _has_unsent(entry: Entry) -> bool:
     return entry.run_id is None or bool(entry.rows) or entry.end is not None
 
 

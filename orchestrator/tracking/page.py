@@ -1,4 +1,4 @@
-"""What the MLflow pages say of a sweep: its question, filters that work, and a view of its trials."""
+"""A sweep in the MLflow UI: its question, example filters, and a saved view of its trials."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from trainers.printable import as_markdown
 
 NOTE = "mlflow.note.content"
 VIEW = VIEW_TAG + TRIALS  # the tag that holds the view
-SHOWN = ("test/peak_clean_acc", "train/acc")  # columns, beside the sweep's own metric
+SHOWN = ("test/peak_clean_acc", "train/acc")  # columns besides the sweep's own metrics
 
 
 def tags(plan: Plan) -> dict[str, str]:
-    """Tags of the experiment, which the pages show."""
+    """The tags of the experiment that the UI shows."""
     return {NOTE: guide(plan), VIEW: view(plan)}
 
 
 def view(plan: Plan) -> str:
-    """All trials in one flat table, best first: the axes, then the metrics that matter.
+    """All trials in one flat table, best first, with the axes and the main metrics.
 
-    Without it the pages fold all trials away below the sweep's run, and show none of their numbers.
+    Without it the UI collapses all trials below the sweep's run and shows none of their metrics.
     """
     metric, *others = plan.sweep.report.measured
     named = [f"tags.`axis.{axis}`" for axis in plan.sweep.grid]
@@ -37,18 +37,18 @@ def view(plan: Plan) -> str:
 
 
 def saved_view(name: str, state: Mapping[str, object]) -> str:
-    """A view as MLflow saves one: what its table is sorted by, and its columns."""
+    """A view in MLflow's own format: the sort order and the columns of the table."""
     return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 
 
 def guide(plan: Plan) -> str:
-    """The description of a sweep's experiment: its question, and filters that find its runs."""
+    """The description of a sweep's experiment: its question, and example filters."""
     lines = [
         as_markdown(plan.sweep.question),
         "",
-        "One run per trial, below the run that is named like the sweep. The tags `axis.*` are its place in "
-        "the grid, its parameters have the paths of the sweep file. Under Views, `trials` is a flat table, "
-        "best first. Filters for the search field:",
+        "One run per trial, below the run that is named like the sweep. The tags `axis.*` give its place in "
+        "the grid; its parameters are named by their paths in the sweep file. Under Views, `trials` is a "
+        "flat table, best first. Example filters for the search field:",
         "",
         *(f"    {example}" for example in examples(plan)),
     ]
@@ -56,7 +56,7 @@ def guide(plan: Plan) -> str:
 
 
 def examples(plan: Plan) -> tuple[str, str]:
-    """Two filters that work on this sweep's runs."""
+    """Two example filters for this sweep's runs."""
     axis, value = next(iter(plan.tasks[0].point.labels.items()))
     quote = "'" if '"' in value else '"'
     metric = plan.sweep.report.measured[0]

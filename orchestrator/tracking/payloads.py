@@ -1,5 +1,5 @@
-"""What MLflow is told of a trial: its name, tags, parameters and data set, its epochs, how it ended, and what
-looks at it found."""
+"""A trial in MLflow's terms: run name, tags, parameters, data set, metrics by epoch, final status, and the
+findings of its probes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from trainers.spec import flatten, plain
 
 KEY = "opsctl.key"
 PARENT = "mlflow.parentRunId"
-LOOK = "opsctl.look."  # and a look's name: the tag that holds its key, of a run that has what it found
-END_TAGS = {"opsctl.error", "opsctl.stopped"}  # of a run that ended without a result
-PROFILE = ("images", "shape", "num_classes")  # what MLflow shows of a data set
+LOOK = "opsctl.look."  # plus a probe's name: the tag with its key, on a run that has its findings
+END_TAGS = {"opsctl.error", "opsctl.stopped"}  # tags of a run that ended without a result
+PROFILE = ("images", "shape", "num_classes")  # fields of a data set that MLflow shows
 LONGEST_NAME = 60
 Tags = dict[str, str]
 
 
 @dataclass(frozen=True)
 class Ending:
-    """How a run ends: its status, when (ms since 1970), and what is told of the whole of it."""
+    """The end of a run: its status, when (ms since 1970), and the metrics and tags of the whole run."""
 
     status: str
     when: int
@@ -47,14 +47,15 @@ def now() -> int:
 
 
 def name(task: Task) -> str:
-    """The labels of its point, short: `ops 16 s0`. Where they are too long, the key tells trials apart."""
+    """A short run name from the labels of the trial's point: `ops 16 s0`. Long names are cut and end with the
+    start of the key."""
     labels = task.point.labels.items()
     text = " ".join(f"s{label}" if is_seed(axis) else label for axis, label in labels)
     return text if len(text) <= LONGEST_NAME else f"{text[: LONGEST_NAME - 9]}… {task.key[:7]}"
 
 
 def tags(task: Task, plan: Plan, commit: str | None) -> Tags:
-    """What its run can be filtered by from the start."""
+    """The tags that a run has from its start, for filtering."""
     return {
         KEY: task.key,
         "opsctl.data_key": task.trial.data.key,
@@ -71,7 +72,7 @@ def params(spec: Any) -> list[Param]:
 
 
 def points(rows: Iterable[tuple[int, Metrics]]) -> list[Metric]:
-    """Epochs' metrics, each with its time (ms since 1970) and its epoch as the step."""
+    """The metrics of epochs, each with its time (ms since 1970), and the epoch as the step."""
     return [
         Metric(metric, value, when, int(row["epoch"]))
         for when, row in rows
@@ -81,7 +82,7 @@ def points(rows: Iterable[tuple[int, Metrics]]) -> list[Metric]:
 
 
 def spaced(record: Record) -> list[tuple[int, Metrics]]:
-    """All epochs of a record, spaced evenly over the time that it took."""
+    """All epochs of a record, with times spaced evenly over its duration."""
     history: list[Metrics] = record.get("history") or []
     end, last = ended(record), history[-1]["epoch"] if history else 1
     span = end - begun(record)
@@ -89,20 +90,20 @@ def spaced(record: Record) -> list[tuple[int, Metrics]]:
 
 
 def done(record: Record) -> Ending:
-    """With the metrics of the whole trial: those that are none of its last epoch's."""
+    """The end of a finished trial, with its metrics that are not in the last epoch."""
     end, last = ended(record), record["history"][-1]
     whole = {metric: value for metric, value in record["metrics"].items() if metric not in last}
     step = int(last["epoch"])
-    told = {"opsctl.device": record["device"], "opsctl.host": record["environment"]["host"]}
-    told |= platform_tags(record)
+    tags = {"opsctl.device": record["device"], "opsctl.host": record["environment"]["host"]}
+    tags |= platform_tags(record)
     if record.get("warnings"):
-        told["opsctl.warnings"] = redacted("\n".join(record["warnings"]))[:4000]
+        tags["opsctl.warnings"] = redacted("\n".join(record["warnings"]))[:4000]
     metrics = {**whole, "seconds": record["seconds"]}
-    return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], told)
+    return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], tags)
 
 
 def platform_tags(record: Record) -> Tags:
-    """On what and in which arithmetic a trial or data set was computed, each field of the platform a tag."""
+    """The platform and precision of a trial or data set as tags, one for each field of the platform."""
     platform: Mapping[str, Any] = record.get("platform") or {}
     found = {f"platform.{field}": str(value) for field, value in platform.items() if value is not None}
     found |= {"opsctl.precision": record["precision"]} if record.get("precision") else {}
@@ -111,35 +112,35 @@ def platform_tags(record: Record) -> Tags:
     return found
 
 
-def looked(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tags]:
-    """What looks at a trial found, by their names: metrics `<look>/<metric>`, at the last epoch or, if there
-    is a curve of it, one for each of its steps; and the tags that say that a run has them."""
+def findings(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tags]:
+    """The findings of a trial's probes, given by name. Metrics are named `<probe>/<metric>`, at the last
+    epoch, or at each step if there is a curve. The tags mark that the run has them."""
     points, tags = [], {}
-    for look in (look for look in task.looks if look.name in found):
-        record, last = found[look.name], task.trial.train.epochs
-        when, first = ended(record), int(look.probe.watches)  # what is watched begins with epoch 1
+    for probe_run in (one for one in task.looks if one.name in found):
+        record, last = found[probe_run.name], task.trial.train.epochs
+        when, first = ended(record), int(probe_run.probe.watches)  # watched curves begin with epoch 1
         curves: Mapping[str, list[float]] = record.get("curves", {})
         numbers = {metric: n for metric, n in record["metrics"].items() if metric not in curves}
-        told = [(metric, n, last) for metric, n in numbers.items()]
-        told += [(curve, n, i) for curve, values in curves.items() for i, n in enumerate(values, first)]
-        points += [Metric(_allowed(f"{look.name}/{metric}"), n, when, step) for metric, n, step in told]
-        tags[LOOK + look.name] = look.key
+        rows = [(metric, n, last) for metric, n in numbers.items()]
+        rows += [(curve, n, i) for curve, values in curves.items() for i, n in enumerate(values, first)]
+        points += [Metric(_allowed(f"{probe_run.name}/{metric}"), n, when, step) for metric, n, step in rows]
+        tags[LOOK + probe_run.name] = probe_run.key
     return points, tags
 
 
-def with_looks(ending: Ending, task: Task, found: Mapping[str, Record]) -> Ending:
-    """The ending of a trial that is done, with what looks at it found."""
-    metrics, tags = looked(task, found)
+def with_findings(ending: Ending, task: Task, found: Mapping[str, Record]) -> Ending:
+    """The ending of a finished trial, with the findings of its probes."""
+    metrics, tags = findings(task, found)
     return replace(ending, metrics=ending.metrics + metrics, tags=ending.tags | tags)
 
 
 def _allowed(metric: str) -> str:
-    """A metric's name in letters that MLflow takes."""
+    """A metric's name with characters that MLflow does not allow replaced."""
     return re.sub(r"[^\w\-. :/]", "_", metric)
 
 
 def stopped(record: Record) -> Ending:
-    """Ended early by a scheduler."""
+    """The end of a trial that a scheduler stopped early."""
     known = {name: record[name] for name in ("scheduler", "epoch", "metric", "value") if name in record}
     words = ", ".join(f"{name} {value}" for name, value in known.items())
     return Ending("KILLED", ended(record), tags={"opsctl.stopped": words or "early"})
@@ -150,12 +151,12 @@ def failed(error: str, when: int | None = None) -> Ending:
 
 
 def interrupted() -> Ending:
-    """Its driver ended before it did."""
+    """The end of a trial whose driver ended first."""
     return Ending("KILLED", now())
 
 
 def ended(record: Record) -> int:
-    """When what a record tells of ended, in ms since 1970; now, if it does not say."""
+    """When the recorded work ended, in ms since 1970; the current time if the record lacks it."""
     when = (record.get("environment") or {}).get("time")
     return now() if when is None else int(datetime.fromisoformat(when).timestamp() * 1000)
 
@@ -165,19 +166,19 @@ def begun(record: Record) -> int:
 
 
 def data_input(spec: DataSpec, store: Store) -> DatasetInput:
-    """The data set that a trial is trained on."""
+    """A trial's training set as an MLflow data-set input."""
     record = store.record(spec) or {}
-    told: dict[str, Any] = {key: record[key] for key in PROFILE if key in record}
+    profile: dict[str, Any] = {key: record[key] for key in PROFILE if key in record}
     file = f"data/{spec.name}/data.arrow"
     if "files" in record:
-        told["sha256"] = record["files"]["data.arrow"]["sha256"]
+        profile["sha256"] = record["files"]["data.arrow"]["sha256"]
         if store.remote is not None:
-            file = remote_name(f"data/{spec.name}", "data.arrow", told["sha256"])
+            file = remote_name(f"data/{spec.name}", "data.arrow", profile["sha256"])
     data = Dataset(
         spec.name,
         spec.key,
         source_type="local",
         source=json.dumps({"uri": f"{redacted(store.where)}/{file}"}),
-        profile=json.dumps(told),
+        profile=json.dumps(profile),
     )
     return DatasetInput(data, tags=[InputTag("mlflow.data.context", "training")])

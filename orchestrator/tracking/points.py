@@ -1,4 +1,5 @@
-"""Which points an MLflow run lacks. MLflow appends points and cannot replace one, so only those are sent."""
+"""Which points an MLflow run lacks. MLflow appends points and cannot replace them, so only missing ones are
+sent."""
 
 from __future__ import annotations
 
@@ -13,17 +14,18 @@ Steps = Mapping[str, int]  # the last step of each metric
 
 
 def last_steps(known: Values) -> Steps:
-    """How far a run is."""
+    """The last step of each metric of a run."""
     return {metric: max(values) for metric, values in known.items() if values}
 
 
 def after(points: Iterable[Metric], steps: Steps) -> list[Metric]:
-    """The points of a training that a run lacks, which has those up to `steps`."""
+    """The points that a run lacks if it has all points up to `steps`."""
     return [point for point in points if point.step > steps.get(point.key, -1)]
 
 
 def lacking(points: Iterable[Metric], known: Values) -> list[Metric] | None:
-    """The points that a run lacks; None if it holds others than these, and so cannot become equal to them."""
+    """The points that a run lacks; None if it holds points that are not among these, so that it can never
+    match."""
     points = list(points)
     wanted = {(point.key, point.step): point.value for point in points}
     for metric, values in known.items():
@@ -34,6 +36,6 @@ def lacking(points: Iterable[Metric], known: Values) -> list[Metric] | None:
 
 
 def _equal(stored: float, sent: float) -> bool:
-    """Whether a number is what MLflow makes of another; it has no infinity."""
+    """Whether a stored number equals a sent one; MLflow clips infinity to the largest float."""
     largest = sys.float_info.max
     return stored == max(-largest, min(largest, sent)) or (math.isnan(stored) and math.isnan(sent))

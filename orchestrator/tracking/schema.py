@@ -1,8 +1,8 @@
-"""The tables of a sqlite tracking store: made, or migrated, in a file beside it that is then renamed.
+"""The tables of a sqlite tracking store: created or migrated in a temporary file, which is then renamed.
 
-MLflow's migrations are many transactions. A process that is killed among them leaves a database that no
-version opens again, so none runs on the file that counts. A file that was damaged all the same, by an earlier
-version or a broken disk, is moved aside: MLflow is a view of the ledger, and `opsctl track` fills a new one.
+MLflow's migrations are many transactions. A process that is killed between them leaves a database that no
+version can open, so migrations never run on the file in use. A damaged file (from an earlier version or a
+broken disk) is moved aside: MLflow is a view of the ledger, and `opsctl track` fills a new one.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from orchestrator.tracking.database import DATABASE
 from poisons.durable import flush
 from trainers import InputError
 
-HEADER = b"SQLite format 3\0"  # what a database begins with, unless it is empty
-BESIDE = ("-journal", "-wal", "-shm")  # files that sqlite keeps beside one
-BUSY_SECONDS = 60.0  # until whoever writes to the database is taken for stuck
-CHECKED_BYTES = 2**28  # a larger database is not read as a whole before it is used
-# errors of the machine, not of the file: it is left where it is
+HEADER = b"SQLite format 3\0"  # the first bytes of a database that is not empty
+BESIDE = ("-journal", "-wal", "-shm")  # suffixes of the files that sqlite keeps beside a database
+BUSY_SECONDS = 60.0  # how long to wait for another process that writes to the database
+CHECKED_BYTES = 2**28  # larger databases are not checked in full before use
+# errors of the machine, not of the file, which then stays where it is
 ELSEWHERE = {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_BUSY,
@@ -49,45 +49,47 @@ ELSEWHERE = {
 
 
 class _DamagedError(Exception):
-    """What is in a database's file cannot be used."""
+    """The content of a database file is unusable."""
 
 
 def prepare(uri: str) -> str | None:
-    """Have the sqlite file at `uri` hold the tables of this MLflow, whole; for other stores, do nothing.
+    """Create or migrate the tables in the sqlite file at `uri`; does nothing for other stores.
 
-    To be called under the lock of `database.first_use`. Returns what to tell the user if a damaged file was
-    moved aside. Raises OSError if the file cannot be read or written, InputError if it is no database that we
-    may move, or one of a newer MLflow.
+    Call it under the lock of `database.first_use`. Returns a warning for the user if a damaged file was moved
+    aside. Raises OSError if the file cannot be read or written, InputError if it is not a database that we
+    may move, or if a newer MLflow wrote it.
     """
     file = sqlite_file(uri)
     if file is None:
         return None
-    for name in ("mlflow", "alembic"):  # they tell of every migration, and trace every error
+    for name in ("mlflow", "alembic"):  # they log every migration, and a traceback for every error
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    for left in file.parent.glob(f"{file.name}.new-*"):  # of a process that was killed; we have the lock
+    for left in file.parent.glob(f"{file.name}.new-*"):  # left by a killed process; we hold the lock
         left.unlink(missing_ok=True)
     try:
         with _errors(file):
             if not (file.exists() and file.stat().st_size):
-                _move_aside(file, *BESIDE)  # what is left of a database that was deleted
+                _move_aside(file, *BESIDE)  # remains of a deleted database
                 _create(file)
             elif not _is_current(file):
                 _upgrade(file)
     except _DamagedError as error:
         if file.name != DATABASE and not _is_sqlite(file):
-            raise InputError(f"{file} is no MLflow database ({error}): name another --tracking-uri") from None
+            raise InputError(
+                f"{file} is not an MLflow database ({error}): choose another --tracking-uri"
+            ) from None
         aside = _move_aside(file, *BESIDE, "")
         with _errors(file):
             _create(file)
         return (
-            f"{file} was damaged ({error}) and is now {aside.name}; a new one takes its place, and "
-            "`opsctl track FILE` sends it a sweep's results again"
+            f"{file} was damaged ({error}) and has been renamed to {aside.name}; it is replaced by a new "
+            "database, and `opsctl track FILE` sends it a sweep's results again"
         )
     return None
 
 
 def _is_current(file: Path) -> bool:
-    """Whether the database has all tables, in the form that this MLflow wants."""
+    """Whether the database has all tables, at the revision of the installed MLflow."""
     engine = _engine(file)
     try:
         with engine.connect() as connection:
@@ -102,13 +104,13 @@ def _is_current(file: Path) -> bool:
 
 
 def _create(file: Path) -> None:
-    """A database with MLflow's tables, and nothing in them."""
+    """Create a database with MLflow's tables, all empty."""
     with _replacing(file) as new:
         _migrate(new)
 
 
 def _upgrade(file: Path) -> None:
-    """Bring a database of an older MLflow up to date. Nobody else writes to it meanwhile."""
+    """Migrate a database of an older MLflow, while holding its write lock."""
     with closing(sqlite3.connect(file, timeout=BUSY_SECONDS)) as old, _replacing(file) as new:
         old.execute(
             "PRAGMA journal_mode = DELETE"
@@ -126,7 +128,7 @@ def _upgrade(file: Path) -> None:
 
 @contextmanager
 def _replacing(file: Path) -> Iterator[Path]:
-    """A name beside `file` for what takes its place in the end, at once and for good."""
+    """A temporary path beside `file`, which atomically and durably replaces it at the end."""
     new = file.with_name(f"{file.name}.new-{os.getpid()}")
     try:
         yield new
@@ -149,8 +151,8 @@ def _migrate(file: Path) -> None:
 
 
 def _move_aside(file: Path, *ends: str) -> Path:
-    """Rename a database, or some of the files that sqlite keeps with it, to `mlflow.db.damaged-<when>`. The
-    journals go first: one that stays behind would be applied to the database that comes next."""
+    """Rename a database, or some of the files that sqlite keeps with it, to `mlflow.db.damaged-<time>`. The
+    journals go first: one that stayed behind would be applied to the next database."""
     aside = file.with_name(f"{file.name}.damaged-{time.strftime('%Y%m%dT%H%M%S')}")
     while any(aside.parent.glob(f"{aside.name}*")):
         aside = aside.with_name(f"{aside.name}x")
@@ -163,8 +165,8 @@ def _move_aside(file: Path, *ends: str) -> Path:
 
 @contextmanager
 def _errors(file: Path) -> Iterator[None]:
-    """Sort what MLflow and sqlite raise: _DamagedError if it is the file, OSError if it is the machine,
-    InputError if it is a newer MLflow's."""
+    """Translate the errors of MLflow and sqlite: _DamagedError if the file is at fault, OSError if the
+    machine is, InputError if a newer MLflow wrote the file."""
     try:
         yield
     except CommandError as error:
@@ -180,7 +182,7 @@ def _errors(file: Path) -> Iterator[None]:
 
 
 def _newest() -> str:
-    """The revision of the tables that this MLflow wants."""
+    """The table revision of the installed MLflow."""
     heads = ScriptDirectory.from_config(utils._get_alembic_config("")).get_heads()
     return str(heads[0])
 

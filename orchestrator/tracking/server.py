@@ -1,4 +1,4 @@
-"""The MLflow server as a process of its own: its pages on a database, and whom it serves."""
+"""The MLflow server as a separate process: its UI on a database, and the requests that it accepts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from orchestrator.tracking.artifacts import FOLDER, folder_beside
 from orchestrator.tracking.database import is_server, with_driver
 from trainers import InputError
 
-HOST, PORT = "127.0.0.1", 5000  # where the UI is unless told otherwise
+HOST, PORT = "127.0.0.1", 5000  # where the UI listens by default
 EVERY_HOST = ("0.0.0.0", "::")
-# above 1023; a browser opens no page there (https://fetch.spec.whatwg.org/#port-blocking)
+# ports above 1023 that browsers refuse to open (https://fetch.spec.whatwg.org/#port-blocking)
 BLOCKED_PORTS = {1719, 1720, 1723, 2049, 3659, 4045, 4190, 5060, 5061, 6000, 6566, *range(6665, 6670)}
 BLOCKED_PORTS |= {6679, 6697, 10080}
-END_SECONDS = 10.0  # that a server is given to end by itself
+END_SECONDS = 10.0  # how long a server may take to end after SIGTERM
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 SETTINGS = {
-    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",  # or a variable of the shell could switch it off
-    "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",  # they would run what a client sends
+    "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "false",  # overrides the user's environment
+    "MLFLOW_SERVER_ENABLE_CUSTOM_SCORERS": "false",  # they would run code that a client sends
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PYTHONWARNINGS": "ignore",
@@ -35,25 +35,25 @@ SETTINGS = {
 
 
 def check(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> list[str]:
-    """The values of the Host header that a server is to answer. InputError if `uri`, `port` or `allowed` will
-    not do."""
+    """The values of the Host header that the server accepts. Raises InputError if `uri`, `port` or `allowed`
+    is invalid."""
     if is_server(uri):
-        raise InputError(f"{uri} is a server already: open it in a browser")
+        raise InputError(f"{uri} is already a server: open it in a browser")
     if port in BLOCKED_PORTS:
         raise InputError(f"browsers refuse to open port {port}; choose another with --port")
     hosts = served(host, port, allowed)
     with suppress(OSError), socket.create_connection((host, port), timeout=2):
-        raise InputError(f"port {port} of {host} is taken; choose another with --port")
+        raise InputError(f"port {port} of {host} is in use; choose another with --port")
     return hosts
 
 
 def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> subprocess.Popen[bytes]:
-    """Start the MLflow server and its pages on a database. Raises InputError if `uri`, `port` or `allowed`
-    will not do.
+    """Start the MLflow server and its UI on a database. Raises InputError if `uri`, `port` or `allowed` is
+    invalid.
 
-    It answers requests that name one of the hosts in `allowed` (default: `host` itself, and loopback by its
-    names) and that no other site's page sends. It has one worker: with its default of four every request
-    waits 40 ms. It ends when this process does, even if that is killed; `end` ends it before.
+    It accepts requests to the hosts in `allowed` (default: `host` itself, and the names of loopback), and no
+    cross-origin requests. It has one worker: with MLflow's default of four, every request waits 40 ms. It
+    ends with this process, even if that is killed; `end` ends it earlier.
     """
     hosts = check(uri, host=host, port=port, allowed=allowed)
     options = {
@@ -69,7 +69,7 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
         "--x-frame-options": "SAMEORIGIN",
     }
     words = [word for option in options.items() for word in option]
-    # whoever may list processes reads a command line, and the address may hold a password
+    # in the environment: other users can list command lines, and the address may hold a password
     environment = {**os.environ, **SETTINGS, "MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator.tracking.tethered", "mlflow", "server", *words],
@@ -80,7 +80,7 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
 
 
 def end(server: subprocess.Popen[bytes]) -> int:
-    """End the server and all that it has started; its exit code."""
+    """End the server and its child processes. Returns its exit code."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(server.pid, number)
@@ -92,24 +92,24 @@ def end(server: subprocess.Popen[bytes]) -> int:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
+    """Whether a server that listens on `host` can be reached from this machine only."""
     with suppress(ValueError):
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
 
 
 def served(host: str, port: int, allowed: Sequence[str]) -> list[str]:
-    """The values of the Host header that are answered. InputError if `allowed` lets everyone in, or must be
-    named and is not."""
+    """The values of the Host header that are accepted. Raises InputError if `allowed` is a bare wildcard, or
+    is missing although `host` requires it."""
     names = [name for entry in allowed for name in entry.replace(" ", "").split(",") if name]
     if any(not name.strip("*") for name in names):
-        raise InputError("--allowed-hosts: '*' answers whatever name a request comes by; write the names")
+        raise InputError("--allowed-hosts: '*' would accept any host name; list the names instead")
     if is_loopback(host):
         names = [*LOOPBACK, *names]
     elif not names and host in EVERY_HOST:
         raise InputError(
-            f"--host {host} listens to other machines: say by which names they reach this one, "
-            "such as --allowed-hosts box.example.org,10.0.0.5"
+            f"--host {host} accepts connections from other machines: list the names by which they reach this "
+            "one, such as --allowed-hosts box.example.org,10.0.0.5"
         )
     else:
         names = [_bracketed(host), *names] if host not in EVERY_HOST else names
@@ -118,7 +118,7 @@ def served(host: str, port: int, allowed: Sequence[str]) -> list[str]:
 
 
 def address(host: str, port: int, allowed: Sequence[str] = ()) -> str:
-    """Where a browser finds the UI that listens there: if it listens to all, by the first name allowed."""
+    """The URL of a UI that listens there. If it listens on all interfaces, the first allowed name is used."""
     names = [name for entry in allowed for name in entry.replace(" ", "").split(",") if "*" not in name]
     name = next(filter(None, names), None) if host in EVERY_HOST else None
     place = name or _bracketed(host)
@@ -126,14 +126,14 @@ def address(host: str, port: int, allowed: Sequence[str] = ()) -> str:
 
 
 def usual_address() -> str:
-    """Where `opsctl ui` would be if it were typed now, without options."""
+    """The address of `opsctl ui` when it is run without options."""
     host, port = os.environ.get("OPSCTL_UI_HOST") or HOST, os.environ.get("OPSCTL_UI_PORT", "")
     allowed = os.environ.get("OPSCTL_UI_ALLOWED_HOSTS", "").split()
     return address(host, int(port) if port.isdecimal() else PORT, allowed)
 
 
 def answers(server: subprocess.Popen[bytes], host: str, port: int, stop: threading.Event) -> bool:
-    """Wait until the server answers; False if it ended, or was told to."""
+    """Wait until the server answers; False if it ended, or `stop` was set."""
     address = f"http://{_bracketed(host)}:{port}/health"
     while server.poll() is None and not stop.wait(0.2):
         with suppress(OSError), urllib.request.urlopen(address, timeout=2) as reply:

@@ -1,4 +1,4 @@
-"""The run of a sweep as a whole, above those of its trials: its question, its size, how far it is."""
+"""The MLflow run of a whole sweep, the parent of its trials' runs: its question, size and progress."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ROLE = "opsctl.role"
 
 
 class Parent:
-    """The run of a plan's sweep in an experiment. Of several, begun at once, the smallest id is it."""
+    """The run of a plan's sweep in an experiment. If several were created at once, the one with the smallest
+    id counts."""
 
     def __init__(self, connection: Connection, experiment: str, plan: Plan) -> None:
         self.connection, self.experiment, self.plan = connection, experiment, plan
@@ -23,7 +24,7 @@ class Parent:
         self.run_id = self._begin()
 
     def _begin(self) -> str:
-        """Its id; it is made if it is not there, and told what the sweep is now."""
+        """Create the run if it is missing, update its tags, and return its id."""
         tags = {
             "opsctl.question": self.plan.sweep.question,
             "opsctl.trials": str(len(self.plan.tasks)),
@@ -49,15 +50,15 @@ class Parent:
         return sorted(found, key=lambda run: str(run.info.run_id))
 
     def settle(self) -> list[str]:
-        """Have one of them, whoever else began one meanwhile; returns the ids of the others."""
+        """Keep one run, even if another driver created one too. Returns the ids of the deleted ones."""
         first, *others = [str(run.info.run_id) for run in self._all()]
         self.run_id = first
         for run_id in others:
             self.connection.client.delete_run(run_id)
         return others
 
-    def tell(self, done: int, failed: int, status: str) -> None:
-        """How many trials are done and failed; the same again is not sent."""
+    def update(self, done: int, failed: int, status: str) -> None:
+        """Send the numbers of trials done and failed, and the status, as far as they changed."""
         client = self.connection.client
         counts = {"sweep/trials": len(self.plan.tasks), "sweep/done": done, "sweep/failed": failed}
         step = done + failed
@@ -73,6 +74,6 @@ class Parent:
 
 
 def digest(plan: Plan) -> str:
-    """What the sweep holds, whatever its file looks like: a digest of the keys of its trials."""
+    """A digest of the keys of a sweep's trials, which does not depend on how its file is written."""
     keys = "".join(sorted(task.key for task in plan.tasks))
     return hashlib.sha256(keys.encode()).hexdigest()[:16]

@@ -1,8 +1,7 @@
-"""Runs a module as `python -m MODULE ...` does, for as long as whoever started it lives.
+"""Runs a module as `python -m MODULE ...` does, for as long as its parent process lives.
 
-Its standard input is a pipe that its parent holds open and never writes to. When the parent ends, however it
-does, the kernel closes the pipe; then this process ends with all that it has started, which is why it must be
-the leader of a process group of its own.
+Its standard input is a pipe that its parent holds open and never writes to. When the parent ends, even by
+SIGKILL, the kernel closes the pipe. This process then kills its process group, which it must lead.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import threading
 
 def main() -> None:
     parent, nothing = os.dup(0), os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)  # what the module starts does not read from the pipe
+    os.dup2(nothing, 0)  # child processes of the module must not read from the pipe
     os.set_inheritable(parent, False)
     threading.Thread(target=_end_with, args=(parent,), name="tether", daemon=True).start()
     del sys.argv[0]
@@ -26,7 +25,7 @@ def main() -> None:
 def _end_with(parent: int) -> None:
     while os.read(parent, 1):
         pass
-    if os.getpgrp() == os.getpid():  # else the group is somebody else's
+    if os.getpgrp() == os.getpid():  # else the group belongs to another process
         os.killpg(0, signal.SIGKILL)
     os._exit(1)
 

@@ -1,4 +1,4 @@
-"""The experiment of a sweep in an MLflow store, and what the ledger says should be in it."""
+"""The experiment of a sweep in an MLflow store, written from the ledger."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Rows = list[tuple[int, Metrics]]  # epochs, each with its time in ms since 1970
 
 
 class Tracker:
-    """Writes runs of trials, and makes the store hold what the ledger does."""
+    """Writes the runs of trials, and brings the MLflow store in line with the ledger."""
 
     def __init__(self, uri: str, plan: Plan, store: Store, *, attach: bool = True) -> None:
-        """Connects, and creates the experiment; or leaves that to `attach`. Raises InputError if nothing
-        answers at `uri`."""
+        """Connect and create the experiment, unless that is left to a later `attach`. Raises InputError if
+        nothing answers at `uri`."""
         self.plan, self.store = plan, store
         self.ledger = Ledger(store.where)
         self.connection = Connection(uri, store.root / "mlartifacts")
@@ -52,12 +52,12 @@ class Tracker:
         return self.connection.client
 
     def table_url(self, server: str) -> str | None:
-        """The link to the sweep's trials in the UI at `server`; None if this was never attached."""
+        """The link to the sweep's trials in the UI at `server`; None before the first `attach`."""
         return table_url(server, self.experiment, TRIALS) if self.experiment else None
 
     def attach(self) -> None:
-        """Connect, if that is yet to be done, and find the experiments, or make them; needed again when the
-        store was away. Raises one of TROUBLE if it still is, InputError if its driver is not installed."""
+        """Connect if necessary, and find or create the experiments. Call it again after the store was
+        unreachable. Raises one of TROUBLE if it still is, InputError if its driver is not installed."""
         if not self.attached:
             self.connection.open()
         self.experiment = self.connection.experiment(self.plan.sweep.name, page.tags(self.plan))
@@ -66,11 +66,11 @@ class Tracker:
         self.attached = True
 
     def check(self) -> None:
-        """Raises one of TROUBLE if the store does not answer or takes nothing, or the experiment is gone."""
+        """Raises one of TROUBLE if the store cannot be read or written, or the experiment was deleted."""
         self.connection.check(self.experiment)
 
     def runs(self, experiment: str | None = None) -> dict[str, list[Run]]:
-        """Every run of an experiment (default: of the sweep's trials) by its key."""
+        """All runs of an experiment (default: that of the sweep's trials) by key."""
         found: dict[str, list[Run]] = {}
         for run in self.connection.runs(experiment or self.experiment):
             if (key := run.data.tags.get(KEY)) is not None:
@@ -78,7 +78,7 @@ class Tracker:
         return found
 
     def copies(self, key: str | None = None) -> dict[str, list[Copy]]:
-        """What the store has of every trial, or of one."""
+        """The runs of every trial, or of one, by key."""
         return copies(self.connection, self.experiment, key)
 
     def discard(self, group: Iterable[Copy]) -> None:
@@ -87,8 +87,8 @@ class Tracker:
     # -- one run
 
     def start(self, task: Task, begun: int, ending: Ending | None = None, rows: Rows | None = None) -> str:
-        """A new run for a trial begun at `begun` (ms since 1970), with its parameters, its data set and the
-        first of its epochs; complete if there is an ending."""
+        """Create a run for a trial that started at `begun` (ms since 1970), with its parameters, its data set
+        and the epochs so far; with an `ending` the run is complete. Returns its id."""
         tags = payloads.tags(task, self.plan, commit()) | {PARENT: self.parent.run_id}
         tags |= ending.tags if ending else {}
         run = self.client.create_run(self.experiment, begun, tags=tags, run_name=payloads.name(task))
@@ -101,24 +101,24 @@ class Tracker:
         return run_id
 
     def resume(self, run_id: str, task: Task) -> Steps:
-        """Have an unfinished run of a trial be RUNNING again; returns how far it is."""
+        """Set an unfinished run of a trial to RUNNING again. Returns the last step of each metric."""
         run = self.client.get_run(run_id)
         self._reopen(run, task)
         return last_steps(self.connection.values(run))
 
     def log(self, run_id: str, rows: Rows, known: Steps | None = None) -> None:
-        """Send epochs, but for what a run had `known` before."""
+        """Send epochs, without the steps that the run already has (`known`)."""
         self.connection.send(run_id, after(payloads.points(rows), known or {}))
 
     def finish(self, run_id: str, rows: Rows, ending: Ending, known: Steps | None = None) -> None:
-        """The last of a run; its status comes last, for it says that all is there."""
+        """Send the rest of a run. Its status is set last, because it marks the run as complete."""
         tags = [RunTag(*tag) for tag in ending.tags.items()]
         self.connection.send(run_id, after(payloads.points(rows), known or {}) + ending.metrics, tags=tags)
         self.client.set_terminated(run_id, ending.status, ending.when)
 
     def complete(self, task: Task, record: Record, group: Iterable[Copy] = ()) -> str:
-        """One complete run for a trial that is done: an unfinished one of `group`, if all that it holds is in
-        the record, or else a new one. Returns its id; the others may be discarded then."""
+        """Write one complete run for a finished trial: complete an unfinished one of `group` whose points are
+        all in the record, or create a new one. Returns its id; the others can be discarded then."""
         ending, rows = self.ending(task, record), payloads.spaced(record)
         for copy in unfinished(group):
             run = self.client.get_run(copy.run_id)
@@ -130,7 +130,7 @@ class Tracker:
         return self.start(task, payloads.begun(record), ending, rows)
 
     def _reopen(self, run: Run, task: Task) -> None:
-        """Have a run be RUNNING, with nothing of how it ended before, and with what a new one would have."""
+        """Set a run to RUNNING, remove the tags of its earlier end, and add what a new run would have."""
         run_id = run.info.run_id
         for tag in payloads.END_TAGS & run.data.tags.keys():
             self.client.delete_tag(run_id, tag)
@@ -143,17 +143,17 @@ class Tracker:
             self.connection.trained_on(run_id, payloads.data_input(task.trial.data, self.store))
 
     def ending(self, task: Task, record: Record) -> Ending:
-        """How the run of a trial that is done ends: with what looks at it found."""
+        """The ending of a finished trial's run, including the findings of its probes."""
         found = self.ledger.findings({task.key: task.look_keys})[task.key] if task.looks else {}
-        return payloads.with_looks(payloads.done(record), task, found)
+        return payloads.with_findings(payloads.done(record), task, found)
 
-    # -- all of them
+    # -- all runs
 
     def sync(self, report: Callable[[int, int], None] = lambda _sent, _of: None) -> int:
-        """Make every finished trial of the sweep appear once, complete, and every other that ended as it
-        did; returns how many finished ones were sent. `report` hears of each: (sent, of).
+        """Ensure that every finished trial of the sweep has one complete run, and every other ended trial a
+        run with its status. Returns how many finished trials were sent; calls `report(sent, of)` after each.
 
-        What the store refuses of one trial keeps no other back; it is raised at the end.
+        If the store rejects one trial, the others are still sent, and the error is raised at the end.
         """
         done = self._done()
         wanted = {task.key: task for task in self.plan.tasks if task.key in done}
@@ -163,12 +163,12 @@ class Tracker:
             try:
                 if (record := self.ledger.result(key)) is not None:
                     self.complete(wanted[key], record, self._ours(group))
-            except TROUBLE as error:  # another driver may write it too, and delete ours: we look again
+            except TROUBLE as error:  # another driver may write it and delete ours; `settle` checks again
                 self.check()
                 refused[key] = error
 
         sent, missing = settle(self.connection, self.experiment, wanted, write, report)
-        self._send_looks(wanted)
+        self._send_findings(wanted)
         self._send_ends(done)
         self._adopt()
         data = (spec for task in self.plan.tasks for spec in (*task.trial.data.crafted, task.trial.data))
@@ -179,37 +179,37 @@ class Tracker:
         return sent
 
     def _ours(self, group: list[Copy]) -> list[Copy]:
-        """The runs that nobody else writes to: of two who send one point, each sends it with a time of its
-        own. While other drivers live, one that is RUNNING may be theirs."""
+        """The runs that no other driver writes to: two drivers would send the same point with different
+        times. While other drivers are alive, a RUNNING run may be theirs."""
         running = any(copy.status == "RUNNING" for copy in group)
         if not running or all(map(is_ours, live_heartbeats(self.ledger.storage))):
             return group
         return [copy for copy in group if copy.status != "RUNNING"]
 
     def _done(self) -> set[str]:
-        """The keys of all trials that are done, those of this sweep with their looks."""
+        """The keys of all finished trials; those of this sweep only if their probes are finished too."""
         done = self.ledger.done()
-        looks = {task.key: task.look_keys for task in self.plan.tasks if task.looks and task.key in done}
-        seen = looked(self.ledger, looks)
-        return done - {key for key in looks if len(seen[key]) < len(looks[key])}
+        probe_keys = {task.key: task.look_keys for task in self.plan.tasks if task.looks and task.key in done}
+        probed = looked(self.ledger, probe_keys)
+        return done - {key for key in probe_keys if len(probed[key]) < len(probe_keys[key])}
 
-    def _send_looks(self, wanted: Mapping[str, Task]) -> None:
-        """What looks found at trials whose runs were complete before: the tag that says so comes last."""
+    def _send_findings(self, wanted: Mapping[str, Task]) -> None:
+        """Send findings for trials whose runs were complete before. The tag that marks them comes last."""
         known = self.copies() if any(task.looks for task in wanted.values()) else {}
         for key, group in known.items():
             task, copy = wanted.get(key), whole(group)
-            if task is None or copy is None or not (new := dict(task.look_keys.items() - copy.looks)):
+            if task is None or copy is None or not (new := dict(task.look_keys.items() - copy.probes)):
                 continue
-            points, tags = payloads.looked(task, self.ledger.findings({key: new})[key])
+            points, tags = payloads.findings(task, self.ledger.findings({key: new})[key])
             try:
                 self.connection.send(copy.run_id, points)
                 self.connection.send(copy.run_id, tags=[RunTag(*tag) for tag in tags.items()])
-            except MlflowException:  # it was deleted; whoever did that writes another, with its looks
+            except MlflowException:  # deleted by another driver, which writes a new run with the findings
                 self.check()
 
     def _send_ends(self, done: set[str]) -> None:
-        """Trials that are not done and that nobody runs: a scheduler stopped them, they failed, or their
-        driver died before it could send that. Of those that the store has, nothing is read."""
+        """Send the status of trials that are not done and not running: a scheduler stopped them, they failed,
+        or their driver died first. Trials whose runs have ended are not read again."""
         tasks = {task.key: task for task in self.plan.tasks if task.key not in done}
         known = self.copies() if tasks else {}
         there = {key for key, group in known.items() if any(copy.status != "RUNNING" for copy in group)}
@@ -229,33 +229,33 @@ class Tracker:
                 self._end(tasks[key], group, {}, payloads.interrupted())
 
     def _end(self, task: Task, group: list[Copy], record: Record, ending: Ending) -> None:
-        """One run of a trial that is not done, and how that ended; a run that is there is resumed for it."""
+        """End a run of a trial that is not done. An existing run is resumed; the others are deleted."""
         for copy in group[:1]:
             try:
                 self.finish(copy.run_id, payloads.spaced(record), ending, self.resume(copy.run_id, task))
-            except MlflowException:  # it was deleted: whoever did that runs the trial, or has ended its run
+            except MlflowException:  # deleted by another driver, which runs the trial or has ended its run
                 self.check()
         if not group:
             self.start(task, payloads.begun(record), ending, payloads.spaced(record))
         self.discard(group[1:])
 
     def _adopt(self) -> None:
-        """Have one run of the sweep, above all of its trials."""
+        """Keep one run of the sweep, and make it the parent of all trials."""
         for run_id in self.parent.settle():
             for child in list(self.connection.runs(self.experiment, f"tags.`{PARENT}` = '{run_id}'")):
                 with suppress(MlflowException):  # it may have been deleted
                     self.client.set_tag(child.info.run_id, PARENT, self.parent.run_id)
 
     def _close(self, done: set[str]) -> None:
-        """Tell the run of the sweep how it stands now that nobody runs it, or nobody here. What its scheduler
-        stopped, or its search left out, is not missing."""
+        """Set the final counts and status of the sweep's run. Trials that its scheduler stopped, or its
+        search left out, do not count as missing."""
         snapshot, left = self.plan.snapshot, {task.key for task in self.plan.tasks} - done
         stopped = self.ledger.ended() & left if snapshot.stops else set()
         failed = self.ledger.failed() & left - stopped
         missing = snapshot.missing(done | stopped | failed, self.ledger.storage)
         status = "KILLED" if missing else "FAILED" if failed else "FINISHED"
-        self.parent.tell(len(done), len(failed), status)
+        self.parent.update(len(done), len(failed), status)
 
     def sync_data(self, specs: Iterable[DataSpec]) -> None:
-        """Make every one of these data sets that is poisoned and in the store appear once, complete."""
+        """Ensure that each of these data sets that is poisoned and in the store has one complete run."""
         data_sets.sync(self.connection, self.data_sets, self.store, specs)

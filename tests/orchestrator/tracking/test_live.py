@@ -1,4 +1,4 @@
-"""A running sweep reaches MLflow in batches: nobody waits for it, and what a store missed it gets when it is back."""
+"""A running sweep is sent to MLflow in batches, without blocking; an unreachable store gets the rest later."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_epochs_that_were_lost_on_their_way_come_with_the_record(lost: str, stor
     assert tracker.sync() == 0
 
 
-def test_a_short_trial_is_sent_in_one_go(tracker: Tracker, task: Task, record: Record) -> None:
+def test_a_short_trial_is_sent_in_one_batch(tracker: Tracker, task: Task, record: Record) -> None:
     watcher = live(tracker, [], every=60)
     watcher.trial_started(task)
     watcher.trial_progress(task, record["history"])
@@ -130,7 +130,7 @@ def test_a_retried_trial_ends_with_the_numbers_of_its_record(
     assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
 
 
-def test_a_failure_is_told_and_replaced_when_the_trial_is_done_after_all(
+def test_a_failure_is_sent_and_replaced_when_the_trial_succeeds_later(
     tracker: Tracker, task: Task, store: Store
 ) -> None:
     watcher = live(tracker, [])
@@ -145,19 +145,19 @@ def test_a_failure_is_told_and_replaced_when_the_trial_is_done_after_all(
 
 
 def every_run(tracker: Tracker) -> list[Run]:
-    """Those of trials, deleted ones too."""
+    """The runs of trials, including deleted ones."""
     found = tracker.client.search_runs([tracker.experiment], run_view_type=ViewType.ALL)
     return [run for run in found if KEY in run.data.tags]
 
 
 def again(tracker: Tracker) -> Tracker:
-    """Another driver's, later."""
+    """The tracker of another driver, later."""
     return Tracker(tracker.connection.uri, tracker.plan, tracker.store)
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed", "failed", "killed and tracked"])
-def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, record: Record, how: str) -> None:
-    """The record comes only with the second driver; until then the trial is not done."""
+def test_a_resumed_trial_is_one_run(tracker: Tracker, task: Task, record: Record, how: str) -> None:
+    """Only the second driver finishes the trial and writes its record."""
     ledger, rows = tracker.ledger, record["history"]
     tracker.ledger.storage.remove(f"trials/{task.key}/result.json")
     if how.startswith("killed"):
@@ -199,7 +199,7 @@ def test_a_trial_that_is_continued_is_one_run(tracker: Tracker, task: Task, reco
         assert epochs(tracker, run, metric) == as_recorded(record, metric), "every point once"
 
 
-def test_a_trial_that_somebody_runs_is_left_running(tracker: Tracker, task: Task) -> None:
+def test_a_trial_that_another_driver_runs_stays_running(tracker: Tracker, task: Task) -> None:
     storage = tracker.ledger.storage
     run_id = tracker.start(task, payloads.now())
     with Driver(storage, "tiny", threading.Event()) as driver:
@@ -223,7 +223,7 @@ def test_sending_a_sweep_again_adds_no_point(tracker: Tracker, record: Record) -
     assert points() == before
 
 
-def test_a_trial_that_a_scheduler_ended_early_says_so(tracker: Tracker, task: Task) -> None:
+def test_a_trial_that_a_scheduler_stopped_has_a_tag(tracker: Tracker, task: Task) -> None:
     rows = [{"epoch": 1.0, "test/clean_acc": 0.1}]
     verdict = {"epoch": 1, "metric": "test/clean_acc", "value": 0.1, "scheduler": "asha", "history": rows}
     watcher = live(tracker, [], every=60)
@@ -238,7 +238,7 @@ def test_a_trial_that_a_scheduler_ended_early_says_so(tracker: Tracker, task: Ta
     assert epochs(tracker, run, "test/clean_acc") == [(1, 0.1)]
 
 
-def test_what_another_sweep_or_driver_ran_appears_too(tracker: Tracker, task: Task, record: Record) -> None:
+def test_trials_of_other_sweeps_and_drivers_appear_too(tracker: Tracker, task: Task, record: Record) -> None:
     for _ in range(2):
         watcher = live(tracker, [])
         watcher.trial_done(task, record)
@@ -246,7 +246,7 @@ def test_what_another_sweep_or_driver_ran_appears_too(tracker: Tracker, task: Ta
         assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
 
 
-def test_a_trial_that_is_there_already_gets_no_second_run_while_it_runs(
+def test_a_trial_that_already_has_a_run_gets_no_second_one_while_it_runs(
     tracker: Tracker, task: Task, record: Record
 ) -> None:
     tracker.sync()
@@ -261,7 +261,7 @@ def test_a_trial_that_is_there_already_gets_no_second_run_while_it_runs(
     assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
 
 
-def test_what_still_runs_when_the_sweep_ends_is_marked_and_replaced_later(
+def test_trials_running_when_the_sweep_ends_are_marked_and_replaced_later(
     tracker: Tracker, task: Task, store: Store
 ) -> None:
     watcher = live(tracker, [])
@@ -274,7 +274,7 @@ def test_what_still_runs_when_the_sweep_ends_is_marked_and_replaced_later(
     assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
 
 
-def test_a_run_that_somebody_deleted_is_begun_again(tracker: Tracker, task: Task, record: Record) -> None:
+def test_a_deleted_run_is_created_again(tracker: Tracker, task: Task, record: Record) -> None:
     warnings: list[str] = []
     watcher = live(tracker, warnings)
     watcher.trial_started(task)
@@ -290,7 +290,7 @@ def test_a_run_that_somebody_deleted_is_begun_again(tracker: Tracker, task: Task
 
 
 class Server:
-    """`opsctl ui`'s server on a database, which can be ended and started again at the same address."""
+    """The server of `opsctl ui` on a database, which can be stopped and restarted at the same address."""
 
     def __init__(self, database: Path) -> None:
         with socket.socket() as found:
@@ -316,7 +316,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-def test_a_server_that_goes_and_comes_back_is_told_of_once_and_misses_nothing(
+def test_an_unreachable_server_gives_one_warning_and_gets_everything_later(
     server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -356,7 +356,7 @@ def test_a_server_that_goes_and_comes_back_is_told_of_once_and_misses_nothing(
     assert parent(tracker).info.status == "FINISHED"
 
 
-def test_a_server_that_is_away_at_the_end_is_not_waited_for(
+def test_the_end_of_a_sweep_does_not_wait_for_an_unreachable_server(
     server: Server, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -375,10 +375,8 @@ def test_a_server_that_is_away_at_the_end_is_not_waited_for(
     assert Tracker(f"sqlite:///{server.database}", tracker.plan, store).sync() == 1
 
 
-def test_a_store_that_is_away_at_the_start_gets_everything_once_it_is_there(
-    store: Store, tmp_path: Path
-) -> None:
-    """A file lies where its folder should be."""
+def test_a_store_that_is_unreachable_at_the_start_gets_everything_later(store: Store, tmp_path: Path) -> None:
+    """A file is in the place of its folder."""
     place = tmp_path / "away"
     place.write_text("in the way")
     tracker = Tracker(f"sqlite:///{place}/mlflow.db", plan_of(tiny(), store), store, attach=False)
@@ -389,7 +387,7 @@ def test_a_store_that_is_away_at_the_start_gets_everything_once_it_is_there(
     watcher = live(tracker, warnings)
     watcher.trial_started(first)
     watcher.trial_done(first, run_trial(first.trial, store, device=CPU))
-    assert warnings == [], "who made it has told already"
+    assert warnings == [], "its creator has warned already"
     place.unlink()
     wait_until(lambda: warnings)
     watcher.trial_started(second)
@@ -402,10 +400,10 @@ def test_a_store_that_is_away_at_the_start_gets_everything_once_it_is_there(
     }
 
 
-def test_a_database_that_disappears_is_told_of_once_and_without_a_traceback(
+def test_a_database_that_disappears_gives_one_warning_without_a_traceback(
     tracker: Tracker, store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Its disk is unmounted while the sweep runs, and comes back."""
+    """Its disk is unmounted while the sweep runs, and mounted again."""
     first, second, *_ = tracker.plan.tasks
     warnings: list[str] = []
     watcher = live(tracker, warnings)
@@ -428,7 +426,7 @@ def test_a_database_that_disappears_is_told_of_once_and_without_a_traceback(
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
-def test_a_store_that_never_comes_is_not_waited_for(store: Store, tmp_path: Path) -> None:
+def test_a_store_that_never_answers_is_not_waited_for(store: Store, tmp_path: Path) -> None:
     (tmp_path / "away").write_text("in the way")
     uri = f"sqlite:///{tmp_path}/away/mlflow.db"
     watcher = live(Tracker(uri, plan_of(tiny(), store), store, attach=False), [], patience=0.5)

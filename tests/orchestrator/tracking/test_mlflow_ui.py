@@ -1,4 +1,4 @@
-"""The MLflow UI opens on a sweep's table of trials; a store that was moved keeps its cards and pictures."""
+"""The MLflow UI opens at a sweep's table of trials; a moved store keeps its cards and pictures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ HAS_PICTURE = """new Promise(resolve => {
 
 @dataclass(frozen=True)
 class Moved:
-    """A store of an earlier version, with a sweep of four trials, that was moved; and the server on it there."""
+    """A moved store of an earlier version, with a sweep of four trials; and a server on it."""
 
     store: Path
     server: Server
@@ -63,7 +63,7 @@ class Moved:
 
 
 def absolute(database: Path) -> None:
-    """Name the artifacts of a database as earlier versions did, and MLflow does: by absolute paths."""
+    """Rewrite artifact locations as absolute paths, as MLflow and earlier versions write them."""
     place = f"{(database.parent / 'mlartifacts').as_uri()}/"
     with closing(sqlite3.connect(database)) as open_database:
         for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
@@ -110,7 +110,7 @@ def printed(moved: Moved, *options: str, **environment: str) -> dict[str, str]:
     return dict(re.findall(r"^  (.+?) +(http:.+)$", out, re.MULTILINE))
 
 
-def test_there_is_a_link_for_every_experiment_and_its_parts_exist(moved: Moved, tmp_path: Path) -> None:
+def test_every_experiment_has_a_link_whose_parts_exist(moved: Moved, tmp_path: Path) -> None:
     opened = tmp_path / "opened.txt"
     script = tmp_path / "browser"
     script.write_text(f'#!/bin/sh\nprintf %s "$1" > {opened}\n')
@@ -153,9 +153,7 @@ def test_cards_and_pictures_are_served_where_the_store_is_now(moved: Moved) -> N
 
 
 @needs_browser
-def test_a_link_opens_the_table_of_trials_in_a_browser_that_never_saw_mlflow(
-    moved: Moved, tmp_path: Path
-) -> None:
+def test_a_link_opens_the_table_of_trials_in_a_fresh_browser(moved: Moved, tmp_path: Path) -> None:
     link = printed(moved)["tiny"]
     seen = visit(link, tmp_path, width=1600, ask={"text": TEXT_WITH_TABLE})
     assert set(seen.said["text"].splitlines()) >= TABLE, seen.said["text"]
@@ -186,7 +184,7 @@ def tracker(store: Store) -> Tracker:
     return tracker
 
 
-def test_what_lies_elsewhere_and_not_beside_the_database_keeps_its_name(
+def test_artifacts_that_are_not_beside_the_database_keep_their_paths(
     tracker: Tracker, store: Store, tmp_path: Path
 ) -> None:
     database = store.root / "mlflow.db"
@@ -223,8 +221,8 @@ def test_an_experiment_without_runs_has_its_artifacts_beside_the_database_if_its
     assert "mlflow-artifacts:/x" in locations(database)
 
 
-def test_a_copied_store_has_artifacts_of_its_own(tracker: Tracker, store: Store, tmp_path: Path) -> None:
-    """The original is still there, so its paths exist."""
+def test_a_copied_store_has_its_own_artifacts(tracker: Tracker, store: Store, tmp_path: Path) -> None:
+    """The original still exists, and so do its paths."""
     absolute(store.root / "mlflow.db")
     run_folder = store.root / "mlartifacts" / "tiny"
     run_folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""A sweep's runs in a PostgreSQL database: a real one, of its own, where PostgreSQL is installed."""
+"""A sweep's runs in a real PostgreSQL database, where PostgreSQL is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MLflow's database is whole or it is not there, whenever whoever makes or migrates it is killed; one that is damaged
+"""MLflow's database is complete or absent, whenever the process that creates or migrates it is killed; a damaged one
 is moved aside and filled again."""
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PREPARE = "import sys; from orchestrator.tracking.schema import prepare; print(p
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A database with all tables and nothing in them."""
+    """A database with all tables, all empty."""
     folder = tmp_path_factory.mktemp("whole")
     assert schema.prepare(default_uri(folder)) is None
     return (folder / "mlflow.db").read_bytes()
@@ -51,12 +51,12 @@ def uri_of(file: Path) -> str:
 
 
 def beside(file: Path) -> list[str]:
-    """The names of what lies beside a database."""
+    """The names of the files beside a database."""
     return sorted(path.name for path in file.parent.glob(f"{file.name}?*"))
 
 
 def half_migrated(file: Path) -> None:
-    """What is left of a migration that was killed: its changes are there, its number is not."""
+    """The state after a killed migration: changed tables, but no new revision number."""
     with closing(sqlite3.connect(file)) as database:
         (newest,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
         script = schema.ScriptDirectory.from_config(utils._get_alembic_config(""))
@@ -66,7 +66,7 @@ def half_migrated(file: Path) -> None:
 
 
 def make_older(file: Path) -> None:
-    """In the place of a database, one as MLflow 1.0 made it."""
+    """Replace a database with one as MLflow 1.0 created it."""
     file.unlink(missing_ok=True)
     engine = schema._engine(file)
     utils.InitialBase.metadata.create_all(engine)
@@ -83,7 +83,7 @@ def experiments(file: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [1, 150_000, 400_000])
-def test_whoever_is_killed_while_tables_are_made_leaves_no_database(tmp_path: Path, size: int) -> None:
+def test_a_process_killed_while_creating_tables_leaves_no_database(tmp_path: Path, size: int) -> None:
     file = tmp_path / "mlflow.db"
     maker = subprocess.Popen([sys.executable, "-c", PREPARE, uri_of(file)], cwd=ROOT)
     new = tmp_path / f"mlflow.db.new-{maker.pid}"
@@ -98,13 +98,13 @@ def test_whoever_is_killed_while_tables_are_made_leaves_no_database(tmp_path: Pa
     assert beside(file) == [], "what was begun is gone"
 
 
-def test_one_that_is_whole_is_left_alone(database: Path, whole: bytes) -> None:
+def test_a_complete_database_is_left_unchanged(database: Path, whole: bytes) -> None:
     assert schema.prepare(uri_of(database)) is None
     assert database.read_bytes() == whole
     assert beside(database) == []
 
 
-def test_an_older_schema_is_migrated_and_keeps_what_it_holds(database: Path) -> None:
+def test_an_older_schema_is_migrated_and_keeps_its_data(database: Path) -> None:
     make_older(database)
     with closing(sqlite3.connect(database)) as old:
         old.execute("INSERT INTO experiments (name, lifecycle_stage) VALUES ('kept', 'active')")
@@ -116,7 +116,9 @@ def test_an_older_schema_is_migrated_and_keeps_what_it_holds(database: Path) -> 
 
 
 @pytest.mark.parametrize("damage", ["half", "garbage", "short", "middle"])
-def test_a_damaged_one_is_moved_aside_with_its_journals(database: Path, whole: bytes, damage: str) -> None:
+def test_a_damaged_database_is_moved_aside_with_its_journals(
+    database: Path, whole: bytes, damage: str
+) -> None:
     if damage == "half":
         half_migrated(database)
     elif damage == "garbage":
@@ -138,22 +140,24 @@ def test_a_damaged_one_is_moved_aside_with_its_journals(database: Path, whole: b
     assert MlflowClient(uri_of(database)).search_experiments()
 
 
-def test_what_is_left_of_a_database_that_was_deleted_is_not_applied_to_the_next(tmp_path: Path) -> None:
+def test_journals_of_a_deleted_database_are_not_applied_to_the_next(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     file.with_name("mlflow.db-journal").write_bytes(b"of another database")
     assert schema.prepare(uri_of(file)) is None
     assert [name.startswith("mlflow.db.damaged-") for name in beside(file)] == [True]
 
 
-def test_no_file_that_is_no_database_is_moved_unless_it_has_our_name(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_moved_only_if_it_has_our_name(tmp_path: Path) -> None:
     file = tmp_path / "README.md"
     file.write_text("Not a database. " * 20)
-    with pytest.raises(InputError, match=r"README.md is no MLflow database .*name another --tracking-uri"):
+    with pytest.raises(
+        InputError, match=r"README.md is not an MLflow database .*choose another --tracking-uri"
+    ):
         schema.prepare(uri_of(file))
     assert file.read_text().startswith("Not a database")
 
 
-def test_one_that_somebody_writes_to_is_no_damaged_one(
+def test_a_database_locked_by_a_writer_does_not_count_as_damaged(
     database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schema, "BUSY_SECONDS", 0.1)
@@ -165,7 +169,7 @@ def test_one_that_somebody_writes_to_is_no_damaged_one(
     assert beside(database) in ([], ["mlflow.db-journal"])
 
 
-def test_one_of_a_newer_mlflow_is_left_alone(database: Path) -> None:
+def test_a_database_of_a_newer_mlflow_is_left_unchanged(database: Path) -> None:
     with closing(sqlite3.connect(database)) as newer:
         newer.execute("UPDATE alembic_version SET version_num = 'ffffffffffff'")
         newer.commit()

@@ -1,4 +1,4 @@
-"""The MLflow pages answer this machine, or those who come by a name that was allowed; no other site's page reaches them."""
+"""The MLflow UI accepts requests from this machine, or to an allowed host name; other sites' pages cannot use it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def search(port: int, **headers: str) -> tuple[int, dict[str, str]]:
-    """Status and headers of what a page asks when it opens: a search for experiments."""
+    """Status and headers of the first request of a page: a search for experiments."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     connection.putrequest("POST", "/ajax-api/2.0/mlflow/experiments/search", skip_host=True)
     body = json.dumps({"max_results": 1}).encode()
@@ -48,7 +48,7 @@ def search(port: int, **headers: str) -> tuple[int, dict[str, str]]:
     return reply.status, {name.lower(): value for name, value in reply.getheaders()}
 
 
-def test_its_own_page_is_served_and_framed_by_nobody_else(server: Server) -> None:
+def test_its_own_page_is_served_and_cannot_be_framed_by_others(server: Server) -> None:
     for name in ("127.0.0.1", "localhost"):
         own = f"{name}:{server.port}"
         status, headers = search(server.port, Host=own, Origin=f"http://{own}")
@@ -57,17 +57,17 @@ def test_its_own_page_is_served_and_framed_by_nobody_else(server: Server) -> Non
 
 
 @pytest.mark.parametrize("host", ["evil.example.org", "10.0.0.5:80", "192.168.0.7"])
-def test_a_foreign_host_header_is_refused(server: Server, host: str) -> None:
+def test_a_foreign_host_header_is_rejected(server: Server, host: str) -> None:
     assert search(server.port, Host=host)[0] == 403
 
 
-def test_another_sites_page_is_refused(server: Server) -> None:
+def test_a_request_from_another_sites_page_is_rejected(server: Server) -> None:
     own = f"127.0.0.1:{server.port}"
     assert search(server.port, Host=own, Origin="http://evil.example.org")[0] == 403
 
 
-def test_no_command_line_tells_the_database(server: Server) -> None:
-    """Its address may hold a password, and everyone on the machine may list processes."""
+def test_no_command_line_contains_the_database_address(server: Server) -> None:
+    """It may hold a password, and every user of the machine can list processes."""
     top = psutil.Process(server.process.pid)
     lines = [" ".join(one.cmdline()) for one in (top, *top.children(recursive=True))]
     assert len(lines) > 1
@@ -76,7 +76,7 @@ def test_no_command_line_tells_the_database(server: Server) -> None:
     assert server.database.exists()
 
 
-def test_a_variable_of_the_shell_does_not_switch_it_off(
+def test_an_environment_variable_does_not_disable_the_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE", "true")
@@ -88,7 +88,7 @@ def test_a_variable_of_the_shell_does_not_switch_it_off(
         server.stop()
 
 
-def test_other_machines_come_by_the_names_that_were_allowed(tmp_path: Path) -> None:
+def test_other_machines_can_use_the_allowed_names(tmp_path: Path) -> None:
     process = mlflow_server.serve(
         f"sqlite:///{tmp_path}/mlflow.db", host="0.0.0.0", port=5098, allowed=["box.example.org"]
     )
@@ -101,8 +101,8 @@ def test_other_machines_come_by_the_names_that_were_allowed(tmp_path: Path) -> N
         mlflow_server.end(process)
 
 
-def test_when_the_command_is_killed_no_server_is_left(tmp_path: Path) -> None:
-    """Neither MLflow's own process nor the one that it starts to answer."""
+def test_no_server_survives_a_killed_command(tmp_path: Path) -> None:
+    """Neither MLflow's own process nor its worker."""
     port = free_port()
     database = f"sqlite:///{tmp_path}/mlflow.db"
     command = start("ui", "--port", port, "--tracking-uri", database, store=tmp_path)
@@ -129,12 +129,12 @@ def is_running(process: psutil.Process) -> bool:
     return False
 
 
-def test_a_host_for_everyone_needs_names() -> None:
+def test_listening_on_all_interfaces_requires_names() -> None:
     with pytest.raises(
-        InputError, match=r"--host 0\.0\.0\.0 listens to other machines: .* --allowed-hosts box"
+        InputError, match=r"--host 0\.0\.0\.0 accepts connections from other machines: .* --allowed-hosts box"
     ):
         mlflow_server.served("0.0.0.0", 5000, [])
-    with pytest.raises(InputError, match="write the names"):
+    with pytest.raises(InputError, match="list the names instead"):
         mlflow_server.served("0.0.0.0", 5000, ["*"])
     assert mlflow_server.served("10.0.0.5", 5000, []) == ["10.0.0.5", "10.0.0.5:5000"]
     assert "box:5000" in mlflow_server.served("127.0.0.1", 5000, ["box, b2:80"])
@@ -150,7 +150,7 @@ def test_a_link_names_a_host_that_a_browser_can_reach(monkeypatch: pytest.Monkey
     assert mlflow_server.usual_address() == "http://127.0.0.1:5001"
 
 
-def test_the_command_says_what_is_missing(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_the_command_reports_a_missing_database(opsctl: Opsctl, tmp_path: Path) -> None:
     uri = f"sqlite:///{tmp_path}/x.db"
     code, _, err = opsctl("ui", "--tracking-uri", uri, "--host", "0.0.0.0")
     assert (code, "--allowed-hosts" in err) == (2, True)

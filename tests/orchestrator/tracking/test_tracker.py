@@ -1,4 +1,4 @@
-"""MLflow shows each finished trial of a sweep once, complete, however often and through whatever deaths it was sent."""
+"""MLflow shows each finished trial of a sweep once and complete, however often it is sent and drivers are killed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_everything_is_sent_once(tracker: Tracker, store: Store) -> None:
     assert data.dataset.name.startswith("digits-ops-train")
 
 
-def test_the_sweep_has_a_run_of_its_own_above_those_of_its_trials(tracker: Tracker, store: Store) -> None:
+def test_the_sweep_has_a_parent_run_of_its_trials(tracker: Tracker, store: Store) -> None:
     tasks = tracker.plan.tasks
     for task in tasks[:2]:
         run_trial(task.trial, store, device=CPU)
@@ -91,7 +91,9 @@ def test_the_sweep_has_a_run_of_its_own_above_those_of_its_trials(tracker: Track
     assert {"sweep/trials": 4, "sweep/done": 2, "sweep/failed": 1}.items() <= top.data.metrics.items()
     assert top.data.tags["opsctl.question"] == "Does it run?"
     assert {run.data.tags["mlflow.parentRunId"] for run in runs(tracker)} == {top.info.run_id}
-    assert tracker.runs()[tasks[2].key][0].info.status == "FAILED", "its driver may have died before it told"
+    assert tracker.runs()[tasks[2].key][0].info.status == "FAILED", (
+        "its driver may have died before it sent that"
+    )
     for task in tasks[2:]:
         run_trial(task.trial, store, device=CPU)
     again = Tracker(default_uri(store.root), tracker.plan, store)
@@ -101,23 +103,23 @@ def test_the_sweep_has_a_run_of_its_own_above_those_of_its_trials(tracker: Track
 
 
 def invented(task: Task) -> Record:
-    """The record of a trial that nobody ran."""
+    """A made-up record of a trial."""
     row = {"epoch": 1.0, "test/clean_acc": 0.5}
-    told = {"seconds": 1.0, "device": "cpu", "environment": environment(), "data_key": task.trial.data.key}
-    return {"metrics": {"test/clean_acc": 0.5}, "history": [row], **told}
+    fields = {"seconds": 1.0, "device": "cpu", "environment": environment(), "data_key": task.trial.data.key}
+    return {"metrics": {"test/clean_acc": 0.5}, "history": [row], **fields}
 
 
 STOP = {"epoch": 1, "metric": "test/clean_acc", "value": 0.1, "scheduler": "asha", "environment": {}}
 
 
 def status_of(store: Store, sweep: dict[str, Any]) -> str:
-    """How the run of a sweep ends if it is sent now."""
+    """The status of a sweep's run after a sync."""
     tracker = Tracker(default_uri(store.root), plan_of(sweep, store), store)
     tracker.sync()
     return str(parent(tracker).info.status)
 
 
-def test_a_sweep_is_finished_when_its_scheduler_stopped_the_rest_or_its_search_left_it_out(
+def test_a_sweep_is_finished_if_its_scheduler_stopped_or_its_search_skipped_the_rest(
     store: Store,
 ) -> None:
     sweep, ledger = tiny(run={"scheduler": "asha"}), Ledger(store.where)
@@ -143,7 +145,7 @@ def test_a_sweep_is_finished_when_its_scheduler_stopped_the_rest_or_its_search_l
 
 
 class Counting(FolderStorage):
-    """A folder that keeps the names that are read."""
+    """A storage that records the names that are read."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -154,8 +156,8 @@ class Counting(FolderStorage):
         return super().read(name)
 
 
-def test_nothing_is_read_of_what_the_store_has_already(store: Store) -> None:
-    """In an object store a read takes tens of milliseconds, and a sweep may have thousands of such trials."""
+def test_trials_that_mlflow_already_has_are_not_read(store: Store) -> None:
+    """Reading from an object store takes tens of milliseconds, and a sweep may have thousands of trials."""
     ledger, plan = Ledger(store.where), plan_of(tiny(run={"scheduler": "asha"}), store)
     for task in plan.tasks[:2]:
         ledger.stop(task.key, STOP)
@@ -170,7 +172,7 @@ def test_nothing_is_read_of_what_the_store_has_already(store: Store) -> None:
     assert sorted(run.info.status for run in runs(tracker)) == ["FAILED", "KILLED", "KILLED"]
 
 
-def test_every_call_that_is_answered_shows_that_the_store_works(tracker: Tracker) -> None:
+def test_every_successful_call_updates_the_time_of_the_last_answer(tracker: Tracker) -> None:
     task = tracker.plan.tasks[0]
     run_id = tracker.start(task, payloads.now())
 
@@ -213,7 +215,7 @@ def test_the_description_of_the_experiment_has_filters_that_work(tracker: Tracke
     assert sorted(run.data.tags[KEY] for run in found) == sorted(good)
 
 
-def test_names_are_short_and_tell_trials_apart(store: Store) -> None:
+def test_run_names_are_short_and_distinct(store: Store) -> None:
     label = "a source with a very long name that nobody wants to read in a table, number "
     grid = {"data.poison": {f"{label}{i}": {"kind": "ops", "pixels": i} for i in (1, 2)}, "seed": [0, 1]}
     names = [payloads.name(task) for task in plan_of(tiny(grid=grid), store).tasks]
@@ -221,7 +223,7 @@ def test_names_are_short_and_tell_trials_apart(store: Store) -> None:
     assert max(map(len, names)) <= payloads.LONGEST_NAME
 
 
-def test_the_run_of_a_dead_driver_is_completed_and_doubles_are_removed(
+def test_the_run_of_a_dead_driver_is_completed_and_duplicates_are_removed(
     tracker: Tracker, store: Store
 ) -> None:
     task = tracker.plan.tasks[0]
@@ -240,8 +242,8 @@ def test_the_run_of_a_dead_driver_is_completed_and_doubles_are_removed(
     assert [r.info.run_id for r in runs(tracker)] == [kept], "on which all drivers agree"
 
 
-def test_what_another_driver_may_be_writing_to_is_not_written_to(tracker: Tracker, store: Store) -> None:
-    """Both would send the last epochs, each with a time of its own, and they would be there twice."""
+def test_a_run_that_another_driver_may_be_writing_to_is_not_touched(tracker: Tracker, store: Store) -> None:
+    """Both would send the last epochs with different times, so that they would appear twice."""
     task = tracker.plan.tasks[0]
     record = run_trial(task.trial, store, device=CPU)
     theirs = tracker.start(task, payloads.now(), rows=[(payloads.now(), record["history"][0])])
@@ -253,7 +255,7 @@ def test_what_another_driver_may_be_writing_to_is_not_written_to(tracker: Tracke
     assert epochs(tracker, run, "train/loss") == as_recorded(record, "train/loss")
 
 
-def test_drivers_that_send_the_same_sweep_at_once_leave_one_run_of_each_trial(store: Store) -> None:
+def test_drivers_that_send_the_same_sweep_at_once_leave_one_run_per_trial(store: Store) -> None:
     plan = plan_of(tiny(grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2]}), store)
     for task in plan.tasks:
         run_trial(task.trial, store, device=CPU)
@@ -276,8 +278,8 @@ def test_drivers_that_send_the_same_sweep_at_once_leave_one_run_of_each_trial(st
         assert epochs(trackers[0], run, "train/loss") == as_recorded(record, "train/loss")
 
 
-def test_a_store_that_several_processes_open_first_is_made_once(store: Store) -> None:
-    """MLflow's own migrations lock nothing: without turns, most of them die."""
+def test_a_store_opened_by_several_processes_at_once_is_created_once(store: Store) -> None:
+    """MLflow's own migrations take no lock: without ours, most of the processes fail."""
     code = (
         "import sys; from orchestrator.tracking.connection import Connection; from pathlib import Path; "
         "sys.stdin.read(); store = Connection(sys.argv[1], Path('x')); store.open(); "
@@ -306,18 +308,18 @@ def test_a_store_that_several_processes_open_first_is_made_once(store: Store) ->
     assert ids[0] == ids[2] != ids[1] == ids[3]
 
 
-def test_a_dead_server_is_told(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_gives_an_error(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(InputError, match=r"no MLflow tracking store answers at http://127\.0\.0\.1:9"):
         Tracker("http://127.0.0.1:9", plan_of(tiny(), store), store)
 
 
-def test_an_address_that_makes_no_sense_is_told(store: Store) -> None:
+def test_an_invalid_address_gives_an_error(store: Store) -> None:
     with pytest.raises(InputError, match="no MLflow tracking store answers at nonsense://x"):
         Tracker("nonsense://x", plan_of(tiny(), store), store)
 
 
-def test_a_driver_that_is_not_installed_is_told_with_what_to_install(store: Store) -> None:
+def test_the_error_for_a_missing_driver_names_the_package(store: Store) -> None:
     code = (
         "import sys; sys.modules['psycopg2'] = None\n"
         "from pathlib import Path; from orchestrator.tracking.connection import Connection\n"
@@ -332,15 +334,15 @@ def test_a_driver_that_is_not_installed_is_told_with_what_to_install(store: Stor
     assert "pip install psycopg2-binary" in run.stdout
 
 
-def test_a_database_that_is_not_there_is_told_soon_and_without_its_password(store: Store) -> None:
+def test_an_unreachable_database_quickly_gives_an_error_without_its_password(store: Store) -> None:
     start = time.monotonic()
-    with pytest.raises(InputError, match="no MLflow tracking store answers") as told_:
+    with pytest.raises(InputError, match="no MLflow tracking store answers") as raised:
         Tracker("postgresql://me:secret@127.0.0.1:9/x", plan_of(tiny(), store), store)
-    assert "secret" not in str(told_.value)
+    assert "secret" not in str(raised.value)
     assert time.monotonic() - start < 20
 
 
-def test_every_poisoned_data_set_is_there_once_with_its_card_its_picture_and_its_rounds(store: Store) -> None:
+def test_every_poisoned_data_set_appears_once_with_card_picture_and_rounds(store: Store) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "train_steps": 1, "max_rounds": 2, "stop_error": 0}
     plan = plan_of(tiny(grid={"data.poison": ["clean", "ops", [em, "ops"]], "seed": [0]}), store)
     for spec in plan.data:
