@@ -56,7 +56,7 @@ def test_damaged_files(bench: Bench) -> None:
     """One to three files of the store are changed, and a command is run."""
 
     @given(st.data())
-    @examples(250)
+    @examples(120)
     def check(data: st.DataObject) -> None:
         bench.fresh()
         damage(bench.store, data.draw(some(bench.names)), data)
@@ -70,7 +70,7 @@ def test_no_number_of_a_damaged_result_is_reported(bench: Bench) -> None:
     results = [name for name in bench.names if name.endswith("result.json")]
 
     @given(st.data())
-    @examples(100)
+    @examples(50)
     def check(data: st.DataObject) -> None:
         bench.fresh()
         name = data.draw(st.sampled_from(results))
@@ -101,7 +101,7 @@ def test_files_that_are_none(bench: Bench) -> None:
     """In the place of a file there is a folder, a link, a named pipe, another file of the store, or nothing."""
 
     @given(st.data())
-    @examples(150)
+    @examples(75)
     def check(data: st.DataObject) -> None:
         bench.fresh()
         file, other = (bench.store / data.draw(st.sampled_from(bench.names)) for _ in range(2))
@@ -116,7 +116,7 @@ def test_files_of_hostile_names(bench: Bench) -> None:
     """Beside the files of the store lie others whose names are not those of any."""
 
     @given(st.data())
-    @examples(100)
+    @examples(50)
     def check(data: st.DataObject) -> None:
         bench.fresh()
         file = bench.store / data.draw(st.sampled_from(bench.names))

@@ -53,7 +53,7 @@ def test_files_to_import(bench: Bench) -> None:
         assert bench.run(["import", str(placed(bench.inbox, name)), "--clean", CLEAN]).code == 0
 
     @given(st.data())
-    @examples(60)
+    @examples(30)
     def check(data: st.DataObject) -> None:
         bench.fresh()
         path = placed(bench.inbox, data.draw(st.sampled_from(names)))

@@ -336,7 +336,7 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
 ) -> None:
     task = first(store, probes=[SHUFFLE, "distance"])
     with monkeypatch.context() as broken:
-        broken.setattr(ShuffleTest, "look", breaks(ZeroDivisionError, "no images"))
+        broken.setattr(ShuffleTest, "run", breaks(ZeroDivisionError, "no images"))
         for _ in range(2):
             with pytest.raises(ZeroDivisionError, match="no images") as caught:
                 run(store, task)
@@ -369,7 +369,7 @@ def test_the_author_hears_of_a_look_that_asks_for_what_cannot_be(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = first(store, probes=[SHUFFLE])
-    monkeypatch.setattr(ShuffleTest, "look", breaks(InputError, "sets.em: too few images"))
+    monkeypatch.setattr(ShuffleTest, "run", breaks(InputError, "sets.em: too few images"))
     with pytest.raises(InputError) as caught:
         run(store, task)
     assert fault(caught.value).kind == "config"
@@ -381,7 +381,7 @@ def test_who_is_killed_while_looking_trains_nothing_again(
 ) -> None:
     task = first(store, probes=["distance", SHUFFLE])
     with monkeypatch.context() as broken:
-        broken.setattr(ShuffleTest, "look", breaks(KeyboardInterrupt))
+        broken.setattr(ShuffleTest, "run", breaks(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(store, task)
     assert set(files(store, task.key)) == {"checkpoint.pt", f"look-{task.look_keys['distance']}.json"}
