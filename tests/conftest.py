@@ -31,6 +31,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     pytest's; the others go beside them."""
     if item.path.relative_to(ROOT / "tests").parts[0] in WHOLE:
         item.add_marker(pytest.mark.xdist_group("whole"))
+    elif "bench" in getattr(item, "fixturenames", ()):  # of one store, which takes ten seconds to make
+        item.add_marker(pytest.mark.xdist_group("fuzz"))
 
 
 @pytest.fixture

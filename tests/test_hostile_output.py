@@ -94,7 +94,7 @@ def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Pat
 
 def test_status_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store]) -> None:
     file, store = hostile
-    claims = {"needs": [], "outline": ""}
+    claims = {"needs": [], "snapshot": ""}
     with Driver(Ledger(store.where).storage, "tiny", threading.Event(), **claims) as driver:
         heartbeat = store.root / "drivers" / f"{driver.id}.json"
         heartbeat.write_text(json.dumps(json.loads(heartbeat.read_text()) | {"host": f"box\n[red]{ESCAPES}"}))

@@ -11,7 +11,7 @@ from itertools import dropwhile
 from pathlib import Path
 
 from tests.fuzz import base
-from tests.fuzz.process import Command, Ended, apart, preload
+from tests.fuzz.process import Command, Ended, Server
 from tests.orchestrator.sweeps import write
 
 SECONDS = 5.0  # of processor time; of a clock, as many times as $OPSCTL_FUZZ_PATIENCE says
@@ -34,16 +34,16 @@ class Bench:
             "COLUMNS": "200",
         }
         self.ended: list[Ended] = []
-        preload()
+        self.server = Server()
         (folder / "victim").mkdir()
         (folder / "victim" / "canary").write_text("whole")
         self.whole = self._beside()
-        apart(lambda: base.make(self.original))
+        self.server.apply("make", self.original)
         self.fresh()
         self.every = self.values()  # of all trials
         self.run(["track", "SWEEP"], seconds=60)
         shutil.move(self.store / DATABASE, self.original)
-        apart(lambda: base.add_other_files(self.original))
+        self.server.apply("add_other_files", self.original)
         self.fresh()
         self.published = self.values()  # of those that have ended well
         files = (file for file in self.original.rglob("*") if file.is_file() and file.name != DATABASE)
@@ -68,7 +68,7 @@ class Bench:
             "PAGE": str(self.folder / "page"),
             "FOLDER": str(self.folder / "out"),
         }
-        return Command([places.get(word, word) for word in words], self.environment)
+        return Command(self.server, [places.get(word, word) for word in words], self.environment)
 
     def run(self, words: Sequence[str], *, seconds: float = SECONDS) -> Ended:
         """It has ended, as `check` wants it to. By the clock it may take longer: the machine may have other

@@ -12,4 +12,5 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     """A store that commands read; what the worst of them took is printed."""
     made = Bench(tmp_path_factory.mktemp("fuzz"))
     yield made
+    made.server.close()
     print(made.summary())

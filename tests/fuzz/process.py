@@ -1,36 +1,21 @@
-"""The command line in a process of its own, which is forked from this one and so has imported everything already:
-how it ended, what it printed, how long it took and how much memory."""
+"""The command line in a process of its own: how it ended, what it printed, how long it took and how much memory."""
 
 from __future__ import annotations
 
+import json
 import os
-import resource
 import signal
+import subprocess
 import sys
 import tempfile
 import time
-import traceback
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from orchestrator import cli
 from tests.conftest import ROOT
-from trainers.architectures.lenet import LeNet5
-from trainers.flops import network_flops
-
-PACKAGES = ("trainers", "poisons", "orchestrator")
-SLOW = (
-    "orchestrator.execution.ray",
-    "orchestrator.tracking",
-    "orchestrator.report.html.__main__",
-    "orchestrator.__main__",
-)
-TRACEBACK = 70  # the exit code of a command that ended in one
-POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
@@ -43,24 +28,46 @@ class Ended:
     megabytes: float  # of it, or of a process that it started and waited for: whichever took most
 
 
-def preload() -> None:
-    """Import all that commands do, but for Ray and MLflow, so that a fork has it: a second less each."""
-    for package in PACKAGES:
-        for file in sorted((ROOT / package).rglob("*.py")):
-            name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-            if not name.startswith(SLOW):
-                import_module(name)
-    network_flops(LeNet5(), shape=(3, 32, 32), num_classes=10)
+class Server:
+    """Forks commands from a process that has imported them: see server.py."""
+
+    def __init__(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.fuzz.server"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def apply(self, name: str, root: Path) -> None:
+        """Do something of base.py to a store."""
+        with tempfile.NamedTemporaryFile() as file:
+            assert self.ask(name, root=str(root), output=file.name)["code"] == 0, file.read().decode()
+
+    def close(self) -> None:
+        with self.process:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
 
 
 class Command:
     """`opsctl WORDS`, running, with these variables in its environment."""
 
-    def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
-        self.words, self.begun = tuple(words), time.monotonic()
+    def __init__(self, server: Server, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.server, self.words, self.begun = server, tuple(words), time.monotonic()
         with tempfile.NamedTemporaryFile(delete=False) as file:
             self.output = Path(file.name)
-        self.pid = fork(lambda: _main(self.words, environment), self.output)
+        started = server.ask("start", words=self.words, environment=environment, output=file.name)
+        self.pid = started["pid"]
 
     def said(self) -> str:
         """What it has printed so far."""
@@ -68,70 +75,20 @@ class Command:
 
     def wait(self, seconds: float) -> Ended:
         """Its end, which is brought about if it takes more than so many seconds from now."""
-        code, usage = wait(self.pid, seconds)
-        took, printed = time.monotonic() - self.begun, self.said()
+        ended = self.server.ask("wait", pid=self.pid, seconds=seconds)
+        printed = self.said()
         self.output.unlink()
-        return Ended(self.words, code, printed, took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+        return Ended(
+            self.words,
+            ended["code"],
+            printed,
+            time.monotonic() - self.begun,
+            ended["cpu_seconds"],
+            ended["megabytes"],
+        )
 
     def end(self, seconds: float) -> Ended:
         """Press Ctrl-C, as a user does."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGINT)
         return self.wait(seconds)
-
-
-def apart(act: Callable[[], None]) -> None:
-    """Do something in a process of its own, so that this one starts no thread of PyTorch's or Arrow's: what is
-    forked from a process has none of its threads, and would wait for them."""
-
-    def work() -> int:
-        act()
-        return 0
-
-    with tempfile.NamedTemporaryFile() as file:
-        code, _ = wait(fork(work, Path(file.name)), 600)
-        assert code == 0, file.read().decode()
-
-
-def fork(act: Callable[[], int], output: Path) -> int:
-    """The id of a process, the first of a group of its own, that does something and prints to a file."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = TRACEBACK
-    try:
-        os.setsid()
-        warnings.simplefilter("ignore")  # else each would be an error, as it is in tests
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        for stream in (1, 2):
-            os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), stream)
-        sys.stdout, sys.stderr = (os.fdopen(n, "w", errors="replace", buffering=1) for n in (1, 2))
-        code = act()
-    except BaseException:  # noqa: BLE001 - it shall never go on in the code of the process that it is a copy of
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
-
-
-def wait(pid: int, seconds: float) -> tuple[int | None, resource.struct_rusage]:
-    """The exit code of a process, None if it had to be killed, and what it took."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        ended, status, usage = os.wait4(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status), usage
-        time.sleep(POLL_SECONDS)
-    os.killpg(pid, signal.SIGKILL)
-    _, _, usage = os.wait4(pid, 0)
-    return None, usage
-
-
-def _main(words: tuple[str, ...], environment: Mapping[str, str]) -> int:
-    os.environ.update(environment)
-    sys.argv = ["opsctl", *words]
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
