@@ -51,11 +51,12 @@ class Pruner:
         return False
 
     def verdict(self, task: Task, row: Metrics) -> Record:
-        """What the ledger is told of a trial that was ended early, after `row`."""
+        """The record for the ledger of a trial that was pruned after `row`."""
         raise AssertionError("no trial ends early without a scheduler")
 
     def learn(self, task: Task, record: Record) -> None:
-        """Take from the ledger's record of it what a trial was like that ended elsewhere, early or not."""
+        """A trial ended, pruned or not, with this record: add the epochs that were not reported here, because
+        it ran elsewhere or a report was lost."""
 
 
 class OptunaPruner(Pruner):
@@ -91,11 +92,12 @@ class OptunaPruner(Pruner):
         }
 
     def learn(self, task: Task, record: Record) -> None:
-        if task.key in self.curves:
-            return
         curve = self._curve(task)
+        if curve.ended is not None:
+            return
         for row in record.get("history", ()):
-            if self.metric in row:  # it may have been stopped for another metric
+            # it may have been stopped for another metric
+            if self.metric in row and int(row["epoch"]) not in curve.values:
                 curve.values[int(row["epoch"])] = row[self.metric]
                 curve.trial.report(row[self.metric], int(row["epoch"]))
                 curve.trial.should_prune()  # whatever it says, the trial takes its place in the comparison

@@ -145,6 +145,20 @@ def test_rows_that_are_told_twice_change_nothing(store: Store) -> None:
             assert [twice.report(task, e, row) for e in range(1, epoch + 1)] == [said] * epoch
 
 
+def test_epochs_whose_report_was_lost_come_with_the_record(store: Store) -> None:
+    """Trials count as finished with all of their epochs, or nothing could be compared with them."""
+    planned = plan(store, "median")
+    ranked = sorted(planned.tasks, key=lambda task: -curve(task, EPOCHS))
+    best, worst = ranked[:5], ranked[-1]
+    judge = Pruner.of(planned, Ledger(store.where))
+    for task in best:
+        rows = [{"epoch": float(e), "test/clean_acc": curve(task, e)} for e in range(1, EPOCHS + 1)]
+        assert not any([judge.report(task, e, rows[e - 1]) for e in (1, 2, 5)])
+        judge.learn(task, {"metrics": {}, "history": rows})
+    ends = [judge.report(worst, e, {"test/clean_acc": curve(worst, e)}) for e in range(1, EPOCHS + 1)]
+    assert any(ends)
+
+
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
 def test_a_sweep_that_goes_on_judges_as_if_it_had_not_been_interrupted(store: Store, scheduler: str) -> None:
     ledger, todo = Ledger(store.where), plan(store, scheduler)
