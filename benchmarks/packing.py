@@ -60,7 +60,7 @@ def packed(name: str, args: argparse.Namespace) -> dict[str, Any]:
     seconds, images = (1.0, 512) if args.quick else (args.seconds, args.images)
     settings = {"train": {"architecture": NETWORKS[name]}}
     found = {str(k): together(k, settings, images, seconds, args.device) for k in counts}
-    told = probed(settings, images, args.device)
+    measured = probed(settings, images, args.device)
     return {
         "network": name,
         "unit": "images/s of the card",
@@ -69,7 +69,7 @@ def packed(name: str, args: argparse.Namespace) -> dict[str, Any]:
         "images": images,
         "images_per_second": found,
         "gain": {k: round(rate / found["1"], 2) for k, rate in found.items()},
-        **told,
+        **measured,
     }
 
 
@@ -110,9 +110,9 @@ def train(
 def probed(settings: dict[str, Any], images: int, device: str) -> dict[str, Any]:
     """What a probe tells of the trial, and the share of the card that follows."""
     place = torch.device(device)
-    told = profile_trial(TrialSpec.parse(settings, "benchmark"), SHAPE, CLASSES, images, place)
+    profile = profile_trial(TrialSpec.parse(settings, "benchmark"), SHAPE, CLASSES, images, place)
     total = torch.cuda.get_device_properties(place).total_memory
-    return {**vars(told), "share": packing.share(told.peak_bytes, total, told.busy)}
+    return {**vars(profile), "share": packing.share(profile.peak_bytes, total, profile.busy)}
 
 
 if __name__ == "__main__":

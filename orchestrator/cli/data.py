@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -20,9 +20,6 @@ from orchestrator.cli.options import (
     StoreOption,
 )
 from orchestrator.cli.running import make_private_token
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -33,13 +33,13 @@ def openings(
     free_in: Callable[[float], float] = lambda share: 0.0,
     place: Callable[[float], bool] = lambda share: False,
 ) -> list[float]:
-    """The shares of the workers to open, beside those that there are.
+    """The shares of the workers to start, in addition to the existing ones.
 
-    `waiting` has by share the seconds of the trials for which there is no worker, in the order in which they
-    are given out. Where the first of all finds no room, room is kept for it: much shorter trials get only
-    what it leaves, unless they are over before a card is free for it (`free_in` so many seconds). `place` is
-    told of every worker, and whether the cards as they are have a place for it: they may where workers that
-    were packed anew would leave none.
+    `waiting` has, for each share, the durations of the trials without a worker, in the order in which they
+    start. If the first of all does not fit, room is kept for it: much shorter trials get only what it leaves,
+    unless they end before a GPU is free for it (in `free_in` seconds). `place` is called for every worker and
+    returns whether the GPUs, as they are occupied now, have room for it; they may have even where packing all
+    workers anew would leave none.
     """
     left = {share: list(seconds) for share, seconds in waiting.items() if seconds}
     workers, opened, first = workers.copy(), list[float](), None

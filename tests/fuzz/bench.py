@@ -55,7 +55,7 @@ class Bench:
         shutil.copytree(self.original, self.store)
 
     def _beside(self) -> dict[str, str]:
-        """What lies beside the places that commands were told of, by its digest."""
+        """The files outside the folders that commands may write to, with their digests."""
         ours = {"original", "store", "inbox", "home", "page", "out"}
         files = (f for f in self.folder.rglob("*") if f.relative_to(self.folder).parts[0] not in ours)
         return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}

@@ -139,7 +139,7 @@ def device_of(*, gpu: bool) -> torch.device:
 
 def given(*, gpu: bool, works: bool, built: bool, devices: Path = Path("/dev")) -> torch.device:
     """The device of a worker that was given a `gpu`. A GPU that the machine has, and that torch is built
-    for, must work: on the processor a trial would take a hundred times as long. If Ray was told of GPUs
+    for, must work: on the processor a trial would take a hundred times as long. If Ray counts GPUs
     that do not exist, or torch is built for processors only, it is the processor."""
     if gpu and not works and built and any(devices.glob("nvidia[0-9]*")):
         raise RuntimeError(

@@ -265,8 +265,8 @@ def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None
     for task, value in zip(tasks, [None, None, None, 0.75, None, None, 0.5, 0.5], strict=True):
         search.tell(task, value, stops.get(task.key))
     told = [(trial.state.name, trial.value) for trial in search.study.trials if trial.state.is_finished()]
-    train_and_evaluate = [state for state in told if state != ("FAIL", None)]
-    assert train_and_evaluate == [("PRUNED", 0.25), ("COMPLETE", 0.5), ("COMPLETE", 0.5)]
+    judged = [state for state in told if state != ("FAIL", None)]
+    assert judged == [("PRUNED", 0.25), ("COMPLETE", 0.5), ("COMPLETE", 0.5)]
     settled = Search.of(optuna_plan(store, 60, grid=GRID, scheduler="asha"), ledger).ask(1000)
     assert not {task.key for task in tasks[:3]} & {task.key for task in settled}
     whole = Search.of(optuna_plan(store, 60, grid=GRID), ledger).ask(1000)

@@ -1,4 +1,4 @@
-"""Of drivers that share a storage, one does each piece of work: whoever races, dies, or has another clock."""
+"""Of drivers that share storage, one does each piece of work: whoever races, dies, or has another clock."""
 
 from __future__ import annotations
 
