@@ -135,8 +135,8 @@ def test_another_trials_result_is_none_of_this(store: Store) -> None:
 @pytest.mark.parametrize("name", ["acc", "em_acc", "test/clean_acc"])
 def test_an_accuracy_of_a_probe_is_a_share(name: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    ledger.publish_look("a", "b", {"metrics": {name: 7.5}})
-    assert ledger.look("a", "b") is None
+    ledger.publish_finding("a", "b", {"metrics": {name: 7.5}})
+    assert ledger.finding("a", "b") is None
     assert "in [0, 1], found 7.5" in ledger.damaged["trials/a/look-b.json"]
 
 

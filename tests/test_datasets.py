@@ -193,14 +193,14 @@ def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
 
 
 def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None:
-    """A worker was killed just after it had published. What a failed look goes on from stays, what somebody
+    """A worker was killed just after it had published. What a failed probe resumes from stays, what somebody
     is at, and what is of today."""
     ledger = Ledger(stored.where)
-    for key in ("done", "fresh", "held", "failed-look"):
+    for key in ("done", "fresh", "held", "failed-probe"):
         ledger.publish(key, {"metrics": {}, "needs": []})
-    ledger.fail("failed-look", {"error": "no", "kind": "trial"})
+    ledger.fail("failed-probe", {"error": "no", "kind": "trial"})
     ledger.storage.write("leases/held.0", b"driver")
-    for key in ("done", "fresh", "held", "failed-look", "missing"):
+    for key in ("done", "fresh", "held", "failed-probe", "missing"):
         ledger.storage.write(f"trials/{key}/checkpoint.pt", b"x" * 100)
         if key != "fresh":
             os.utime(stored.root / "trials" / key / "checkpoint.pt", (0, 0))

@@ -100,7 +100,7 @@ def test_its_interrupted_trial_goes_on(store: Store, monkeypatch: pytest.MonkeyP
         store,
         device=CPU,
         run=RunSpec(keep="none"),
-        looks=task.looks,
+        probes=task.probes,
         report=lambda row: rows.append(row["epoch"]),
     )
     assert [row["epoch"] for row in record["history"]] == rows == [1, 2, 3]

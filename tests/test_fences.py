@@ -78,7 +78,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
     assert not found & HEAVY
 
 
-def test_a_look_at_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
+def test_the_status_of_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
     """Nor does it open the store: importing torch takes longer than reading thousands of results."""
     store, file = Store(tmp_path / "store"), write(tmp_path, tiny())
     plan_of(tiny(), store).snapshot.keep(Ledger(store.where).storage, version_of(file) or "")

@@ -44,14 +44,14 @@ class Walk:
     folder: Path
     env: dict[str, str]
     ran: list[str] = field(default_factory=list)
-    looked_at: list[str] = field(default_factory=list)
+    seen: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     compared: int = 0
     said: str = ""
 
     def command(self, line: str) -> None:
         if installs(line):
-            self.looked_at.append(line)
+            self.seen.append(line)
             return
         run = subprocess.run(
             ["bash", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=300
@@ -120,7 +120,7 @@ def test_a_newcomer_gets_from_nothing_to_a_poison_of_their_own_in_a_report(walk:
             )
             walk.file(block.before, block.text)
     assert walk.written == ["first.yaml", "poisons/methods/stripes.py", "first.yaml"]
-    assert (len(walk.ran), len(walk.looked_at), walk.compared) == (17, 3, 9)
+    assert (len(walk.ran), len(walk.seen), walk.compared) == (17, 3, 9)
     assert '"poison.stripes"' in (walk.folder / "tests" / "golden.json").read_text()
     assert EPOCHS[1] in (walk.folder / "first.yaml").read_text(), "it ran small"
 

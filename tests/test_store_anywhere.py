@@ -421,7 +421,7 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     assert find_garbage(open_store(node.where)) == []
 
 
-def test_planning_and_looking_need_the_server_alone(node: Nodes, opsctl: Opsctl, tmp_path: Path) -> None:
+def test_plan_and_status_need_only_the_server(node: Nodes, opsctl: Opsctl, tmp_path: Path) -> None:
     a = node("a")
     file = write(tmp_path, tiny())
     for task in plan_of(tiny(), a).tasks[:3]:

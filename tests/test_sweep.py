@@ -402,15 +402,15 @@ def test_a_guided_search_with_a_scheduler_runs_what_it_says(tmp_path: Path) -> N
 SHUFFLE = {"kind": "shuffle_test", "sets": {"shuffled": {"poison": "ops", "shuffled": True}}}
 
 
-def looks_of(store: Path) -> dict[str, list[str]]:
-    """What was found, by trial: the names of the looks."""
+def findings_of(store: Path) -> dict[str, list[str]]:
+    """The names of the probes with a finding, by trial."""
     found: dict[str, list[str]] = {}
     for file in sorted((store / "trials").glob("*/look-*.json")):
         found.setdefault(file.parent.name, []).append(json.loads(file.read_text())["look"])
     return {key: sorted(names) for key, names in found.items()}
 
 
-def test_looks_come_with_the_training_and_one_that_is_added_trains_nothing(tmp_path: Path) -> None:
+def test_probes_run_with_the_training_and_an_added_one_trains_nothing(tmp_path: Path) -> None:
     from orchestrator.tracking import Tracker, default_uri
 
     store, grid = tmp_path / "store", {"data.poison": ["clean", "ops"], "seed": [0]}
@@ -421,7 +421,7 @@ def test_looks_come_with_the_training_and_one_that_is_added_trains_nothing(tmp_p
     assert code == 0, out
     assert "4 data sets to build, 2 trials to run" in out
     keys = [task.key for task in plan_of(sweep, Store(store)).tasks]
-    assert looks_of(store) == {key: ["distance", "shuffle_test"] for key in keys}
+    assert findings_of(store) == {key: ["distance", "shuffle_test"] for key in keys}
     before = {place: place.read_bytes() for place in (store / "trials").glob("*/*.json")}
 
     code, out = finish(start("sweep", file, store=store))
@@ -431,7 +431,7 @@ def test_looks_come_with_the_training_and_one_that_is_added_trains_nothing(tmp_p
     code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
     assert code == 0, out
     assert {key for key, _ in RESULT.findall(out)} == set(keys)
-    assert looks_of(store) == {key: ["distance", "loss_surface", "shuffle_test"] for key in keys}
+    assert findings_of(store) == {key: ["distance", "loss_surface", "shuffle_test"] for key in keys}
     assert {place: place.read_bytes() for place in before} == before
     new = [json.loads(p.read_text()) for p in (store / "trials").glob("*/look-*.json") if p not in before]
     assert [record["of"] for record in new] == ["kept weights"] * 2, "nothing was trained"
@@ -500,8 +500,8 @@ def test_a_sweep_keeps_the_weights_that_its_plan_says(tmp_path: Path, run: dict[
 
 
 @pytest.mark.chaos
-def test_a_driver_that_is_killed_while_a_trial_is_looked_at_loses_nothing(tmp_path: Path) -> None:
-    """The first look is there, the second takes seconds: the training must not be done again for it."""
+def test_a_driver_killed_during_a_probe_loses_nothing(tmp_path: Path) -> None:
+    """The first finding is there, the second probe takes seconds: the training must not be repeated for it."""
     import torch
 
     store = tmp_path / "store"
@@ -510,8 +510,8 @@ def test_a_driver_that_is_killed_while_a_trial_is_looked_at_loses_nothing(tmp_pa
     file, trial = write(tmp_path, sweep), plan_of(sweep, Store(store)).tasks[0].trial
     driver = start("sweep", file, store=store)
     deadline = time.monotonic() + 120
-    while looks_of(store) != {trial.key: ["distance"]}:
-        assert time.monotonic() < deadline, looks_of(store)
+    while findings_of(store) != {trial.key: ["distance"]}:
+        assert time.monotonic() < deadline, findings_of(store)
         assert driver.poll() is None
         time.sleep(0.02)
     driver.send_signal(signal.SIGKILL)
@@ -525,7 +525,7 @@ def test_a_driver_that_is_killed_while_a_trial_is_looked_at_loses_nothing(tmp_pa
 
     code, out = finish(start("sweep", file, store=store))
     assert code == 0, out
-    assert looks_of(store) == {trial.key: ["distance", "loss_surface"]}
+    assert findings_of(store) == {trial.key: ["distance", "loss_surface"]}
     assert first.read_bytes() == before
     record = Ledger(store).result(trial.key)
     assert record is not None

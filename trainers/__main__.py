@@ -2,7 +2,7 @@
 
 SPEC.yaml (or .json where pyyaml is not installed) holds `train`, `evaluation` and `seed`, as `base` does in a
 sweep file. DIR holds `train.pt` and `test.pt`, written by `Images.save`. Each epoch prints one line, and the
-last line is the record, with the findings of `--look` under `looks`.
+last line is the record, with the findings of `--probe` under `findings`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> None:
     for name in ("checkpoint", "weights"):
         if (file := getattr(options, name)) is not None and not os.access(file.parent, os.W_OK):
             raise InputError(f"--{name} {file}: the folder {file.parent} is missing or not writable")
-    probe_runs = [_probe_run(text) for text in options.look]
+    probe_runs = [_probe_run(text) for text in options.probe]
     files = [options.data / f"{split}.pt" for split in ("train", "test")]
     train, test = (Images.load(file).contiguous() for file in files)
     if options.threads:
@@ -51,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.weights:
         write_tensors(options.weights, trained.model.state_dict())
     found, failed = _found(trial, trained, train, test, probe_runs, device)
-    say(record | ({"looks": found} if probe_runs else {}))
+    say(record | ({"findings": found} if probe_runs else {}))
     if failed is not None:
         raise failed
     if checkpoint is not None:
@@ -102,7 +102,9 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
         "--every", type=float, default=60, metavar="S", help="seconds between checkpoints (default 60)"
     )
     parser.add_argument(
-        "--look",
+        "--probe",
+        "--look",  # its name in earlier versions
+        dest="probe",
         action="append",
         default=[],
         metavar="PROBE",
@@ -115,7 +117,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def _probe_run(text: str) -> ProbeRun:
     """The run that `distance` or `{"kind": "distance", "name": "far", "threshold": 0.8}` describes."""
-    where = f"--look {text}"
+    where = f"--probe {text}"
     try:
         settings = OBJECT.read(text.encode()) if text.startswith("{") else {"kind": text}
     except DamagedError as error:

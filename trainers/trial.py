@@ -78,8 +78,8 @@ class Trial(Spec):
         probe_runs: Sequence[ProbeRun] = (),
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The trained network and its record, as JSON types. `report` receives each epoch's row. With
-        `probe_runs` the record also has their findings, as `run_probes` returns them, under `looks`; nothing
-        else in it changes.
+        `probe_runs` the record also has their findings, as `run_probes` returns them, under `findings`;
+        nothing else in it changes.
 
         Raises what `fit` does, and InputError if the images, or the probes' sets, do not belong together.
         """
@@ -95,7 +95,7 @@ class Trial(Spec):
             history=trained.history,
             watched=trained.watched,
         )
-        return trained.model, record | ({"looks": found} if probe_runs else {})
+        return trained.model, record | ({"findings": found} if probe_runs else {})
 
     def train_and_evaluate(
         self,

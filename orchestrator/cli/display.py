@@ -176,7 +176,7 @@ class Screen(Observer):
 
 def probes(task: Task) -> str:
     """`distance, loss_surface`: the probes that a finished trial lacked."""
-    return ", ".join(probe_run.name for probe_run in task.lacks)
+    return ", ".join(probe_run.name for probe_run in task.missing_probes)
 
 
 def words(row: dict[str, Any]) -> str:

@@ -26,7 +26,7 @@ OWN = (0, 1, 2, 130)  # exit codes of a sweep that ended by itself
 STOPPED = 130
 TRIES = 5  # attempts in a row without progress
 PAUSE_SECONDS = 10.0  # the pause after the first of these; doubled after each
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 RESULTS = re.compile(r"/(result|failure|stopped|look-\w+)\.json$")
 
 
@@ -122,7 +122,7 @@ class Supervisor:
         requested = self._standin.stop_requested
         while process.poll() is None:
             found = self._has_heartbeat(process.pid)
-            if requested.wait(LOOK_SECONDS):
+            if requested.wait(POLL_SECONDS):
                 return False
             if found:  # for a moment there are two heartbeats; a request to stop may name either
                 self._standin.leave()
@@ -135,7 +135,7 @@ class Supervisor:
         while not (stop := self._standin.stop_requested.is_set() or self.signalled.is_set()):
             if (left := end - time.monotonic()) <= 0:
                 break
-            self._standin.stop_requested.wait(min(LOOK_SECONDS, left))
+            self._standin.stop_requested.wait(min(POLL_SECONDS, left))
         return stop
 
     def _has_heartbeat(self, pid: int) -> bool:

@@ -87,7 +87,7 @@ class Costs:
         lacks, by their cost in epochs."""
         whole = self.trial_seconds(task.trial)
         epoch = (whole - START_SECONDS) / task.trial.train.epochs
-        return (whole if task.trains else START_SECONDS) + task.look_epochs * epoch
+        return (whole if task.trains else START_SECONDS) + task.probe_epochs * epoch
 
     def data_seconds(self, spec: DataSpec) -> float:
         """The time it takes to make a data set once the ones that it is made from are there."""

@@ -50,12 +50,12 @@ class FlopsKept:
         name = (architecture.key, extent.shape, extent.num_classes)
         if name not in self.known:
             try:
-                self.known[name] = self._look(architecture, extent)
+                self.known[name] = self._count(architecture, extent)
             except Exception:  # noqa: BLE001  (libraries raise what they like, and a cost is worth no failure)
                 self.known[name] = USUAL
         return self.known[name]
 
-    def _look(self, architecture: Architecture, extent: Extent) -> Flops:
+    def _count(self, architecture: Architecture, extent: Extent) -> Flops:
         size = "x".join(map(str, extent.shape))
         place = f"flops/{architecture.kind}-{architecture.key}-{size}-{extent.num_classes}.json"
         if (known := _read(self.storage.read(place))) is not None:

@@ -208,7 +208,7 @@ class Progress:
             self._resume()
         for key in [key for key, when in self.elsewhere.items() if when <= self.now()]:
             del self.elsewhere[key]
-            self._look_elsewhere(self.tasks[key])
+            self._poll_elsewhere(self.tasks[key])
         for task in list(self.unmeasured.values()):
             if self.shares.of(task) is not None:
                 del self.unmeasured[task.key]
@@ -292,7 +292,7 @@ class Progress:
     def _over(self, lease: str) -> bool:
         """Whether the work that a lease of this sweep stands for is done."""
         if lease in self.tasks:
-            return self.ledger.looked(lease, self.tasks[lease].look_keys) is not None
+            return self.ledger.complete(lease, self.tasks[lease].probe_keys) is not None
         key = lease.removeprefix("data-")
         return any(spec.key == key and self.store.has(spec) for spec in self.data.values())
 
@@ -335,10 +335,10 @@ class Progress:
         else:
             self.ready.add(task.key, self.rank.get(task.key, len(self.rank)), share)
 
-    def _look_elsewhere(self, task: Task) -> None:
+    def _poll_elsewhere(self, task: Task) -> None:
         """Check a trial that another driver held. No worker waits for that."""
         try:
-            if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
+            if (record := self.ledger.complete(task.key, task.probe_keys)) is not None:
                 return self._settle(task, record)
             if self.leases.free(task.key):
                 return self._place(task)
@@ -353,7 +353,7 @@ class Progress:
                 self.elsewhere[task.key] = self.now() + POLL_SECONDS
                 return False
             self.leased.add(task.key)
-            if (record := self.ledger.looked(task.key, task.look_keys)) is not None:
+            if (record := self.ledger.complete(task.key, task.probe_keys)) is not None:
                 self.ledger.tidy(task.key)  # its worker may have been killed before it could
                 self._settle(task, record)
                 return False

@@ -20,7 +20,7 @@ from optuna.trial import Trial, TrialState
 
 from orchestrator.planning.cells import Place, digest, labels_of, place
 from orchestrator.planning.plan import Plan, Task
-from orchestrator.storage.ledger import Ledger, with_looks
+from orchestrator.storage.ledger import Ledger, with_findings
 from orchestrator.storage.records import Record
 
 STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
@@ -188,9 +188,9 @@ class OptunaSearch(Search):
 def _cells(plan: Plan, ledger: Ledger) -> dict[Place, Candidate]:
     """Every cell of the plan, in its order, with what is known about its trials."""
     metric, cells = plan.sweep.report.metric, dict[Place, Candidate]()
-    done = {task.key: task.look_keys for task in plan.tasks if task.done}
+    done = {task.key: task.probe_keys for task in plan.tasks if task.done}
     found = ledger.findings(done)
-    results = {key: with_looks(record, found[key]) for key, record in ledger.results(done).items()}
+    results = {key: with_findings(record, found[key]) for key, record in ledger.results(done).items()}
     for task in plan.tasks:
         labels = labels_of(task.point)
         cell = cells.setdefault(place(labels), Candidate(labels))

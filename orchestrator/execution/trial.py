@@ -11,10 +11,10 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
-from orchestrator.storage.ledger import WEIGHTS, Ledger, with_looks
+from orchestrator.storage.ledger import WEIGHTS, Ledger, with_findings
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import Record
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
@@ -48,20 +48,20 @@ def run_trial(
     report: Report = lambda _: None,
     run: RunSpec = RunSpec(),  # noqa: B008  (frozen)
     images: Opener | None = None,
-    looks: Sequence[PlannedLook] = (),
+    probes: Sequence[PlannedProbe] = (),
 ) -> Record:
     """The record of the trial, from the ledger if it is done, else trained and published. `report` is given
     each epoch's row; `images` opens a data set (default: the store does, and builds it if need be).
 
-    What `looks` find is published before the result, and is in the record's metrics. Of a trial that has its
-    result but lacks looks, kept weights are looked at; where there are none, or a probe watches epochs, it is
-    trained again, and its first result stays. A look that fails costs no result: its exception is raised when
-    all else is published.
+    The findings of `probes` are published before the result, and their metrics are in the returned record. If
+    a trial has its result but not all findings, the missing probes run on its kept weights. If there are
+    none, or a probe observes epochs, it is trained again, and its first result stays. If a probe fails, its
+    exception is raised after everything else is published.
 
     The weights are kept if `run.keep` is `weights`; what `auto` keeps is decided for a whole sweep, see
-    costs/kept_weights.py.
+    estimates/kept_weights.py.
 
-    A trial that was killed goes on from its last checkpoint. Two runners of one trial on one machine take
+    A trial that was killed resumes from its last checkpoint. Two runners of one trial on one machine take
     turns; the second finds it done.
     """
     ledger, key = Ledger(store.where), trial.key
@@ -69,13 +69,13 @@ def run_trial(
     with FileLock(store.root / "locks" / f"trial-{key}.lock"):
         checkpoint = trial_checkpoint(store, key, every=run.checkpoint_seconds)
         record = ledger.result(key)
-        lacks = [look for look in looks if ledger.look(key, look.key) is None]
-        if record is None or lacks:
+        missing = [planned for planned in probes if ledger.finding(key, planned.key) is None]
+        if record is None or missing:
             runner = _Runner(trial, store, ledger, device, checkpoint)
-            record = runner.carry_out(record, lacks, take, report, keep=run.keep == "weights")
+            record = runner.carry_out(record, missing, take, report, keep=run.keep == "weights")
         checkpoint.remove()  # a runner may have been killed between its result and this
-    found = ledger.findings({key: {look.name: look.key for look in looks}})[key] if looks else {}
-    return with_looks(record, found)
+    found = ledger.findings({key: {one.name: one.key for one in probes}})[key] if probes else {}
+    return with_findings(record, found)
 
 
 @dataclass
@@ -90,52 +90,58 @@ class _Runner:
     warnings: list[str] = field(default_factory=list)  # on what was kept of an earlier training
 
     def carry_out(
-        self, done: Record | None, lacks: Sequence[PlannedLook], take: Opener, report: Report, *, keep: bool
+        self,
+        done: Record | None,
+        missing: Sequence[PlannedProbe],
+        take: Opener,
+        report: Report,
+        *,
+        keep: bool,
     ) -> Record:
-        """The result, published unless it was `done`, and the results of the probes that it lacks. If a
+        """The result, published unless it was `done`, and the findings of the `missing` probes. If a
         probe fails, its exception is raised after everything else is published, and the checkpoint stays."""
         test, train = (take(spec) for spec in self.trial.needs)
-        looks = [
-            ProbeRun(look.name, look.probe, {n: take(s) for n, s in look.sets.items()}) for look in lacks
+        probe_runs = [
+            ProbeRun(one.name, one.probe, {n: take(s) for n, s in one.sets.items()}) for one in missing
         ]
-        watched = any(look.probe.watches for look in lacks)
+        watched = any(planned.probe.watches for planned in missing)
         trained = None if done is None or watched else self._kept(done, train)
         record, origin = done or {}, "kept weights"
         if trained is not None:  # else it is checked before the training
-            check_probe_inputs(looks, self.trial.train, train, test.subset(self.trial.evaluation.limit))
+            check_probe_inputs(probe_runs, self.trial.train, train, test.subset(self.trial.evaluation.limit))
         if trained is None:
-            trained, record = self._train(train, test, looks, report)
+            trained, record = self._train(train, test, probe_runs, report)
             origin = "training" if done is None else "another training"
             self._keep(trained.model, record, keep=keep, first=done is None)
         failed = []
-        for planned, look in zip(lacks, looks, strict=True):
+        for planned, probe_run in zip(missing, probe_runs, strict=True):
             try:
-                self._look(trained, train, test, planned, look, origin)
-            except Exception as error:  # noqa: BLE001  (whatever a look raises costs no result)
-                record["warnings"].append(f"the look {look.name!r} failed: {error}")
-                error.add_note(f"in the look {look.name!r}; the result of the training is kept")
+                self._probe(trained, train, test, planned, probe_run, origin)
+            except Exception as error:  # noqa: BLE001  (the result is published whatever a probe raises)
+                record["warnings"].append(f"the probe {planned.name!r} failed: {error}")
+                error.add_note(f"in the probe {planned.name!r}; the result of the training is kept")
                 failed.append(error)
         if done is None:
             record = patiently(lambda: self.ledger.publish(self.trial.key, record))
         if failed:
             raise failed[0]
         if done is not None:
-            self.ledger.forget(self.trial.key)  # that a look had failed
+            self.ledger.forget(self.trial.key)  # the failure of a probe
         return done or record
 
     def _train(
-        self, train: Images, test: Images, looks: Sequence[ProbeRun], report: Report
+        self, train: Images, test: Images, probe_runs: Sequence[ProbeRun], report: Report
     ) -> tuple[Trained, Record]:
         """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
         after a kill or a failure the training need not be repeated."""
 
         def tell(row: Metrics) -> None:
             report(row)
-            if looks and row["epoch"] >= self.trial.train.epochs:
+            if probe_runs and row["epoch"] >= self.trial.train.epochs:
                 self.checkpoint.every = 0.0
 
         trained, record = self.trial.train_and_evaluate(
-            train, test, device=self.device, report=tell, checkpoint=self.checkpoint, probe_runs=looks
+            train, test, device=self.device, report=tell, checkpoint=self.checkpoint, probe_runs=probe_runs
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
@@ -179,14 +185,21 @@ class _Runner:
         except OSError as error:
             record["warnings"].append(f"the weights could not be kept: {error}")
 
-    def _look(
-        self, trained: Trained, train: Images, test: Images, planned: PlannedLook, look: ProbeRun, origin: str
+    def _probe(
+        self,
+        trained: Trained,
+        train: Images,
+        test: Images,
+        planned: PlannedProbe,
+        probe_run: ProbeRun,
+        origin: str,
     ) -> None:
-        """Publish the result of a probe of the network that comes from `origin`."""
+        """Run a probe on the network, which comes from `origin`, and publish what it finds."""
         options = {"device": self.device, "history": trained.history, "watched": trained.watched}
-        found = self.trial.run_probes(trained.model, train, test, [look], **options)[look.name]  # type: ignore[arg-type]
+        findings = self.trial.run_probes(trained.model, train, test, [probe_run], **options)  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
-        record = {"look": look.name, "probe": plain(look.probe), "sets": sets, "of": origin, **found}
+        record = {"look": planned.name, "probe": plain(planned.probe), "sets": sets, "of": origin}
+        record |= findings[planned.name]
         record |= {"warnings": self.warnings} if self.warnings else {}
         record |= {"environment": environment(), "platform": numerical_platform(self.device).to_json()}
-        patiently(lambda: self.ledger.publish_look(self.trial.key, planned.key, record))
+        patiently(lambda: self.ledger.publish_finding(self.trial.key, planned.key, record))

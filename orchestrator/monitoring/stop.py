@@ -12,7 +12,7 @@ from orchestrator.storage.heartbeats import Watch, ask_to_stop
 from orchestrator.storage.records import Heartbeat
 from orchestrator.storage.storage import Storage
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 def stop_drivers(storage: Storage, drivers: Sequence[Heartbeat], *, wait: float) -> list[Heartbeat]:
@@ -26,7 +26,7 @@ def stop_drivers(storage: Storage, drivers: Sequence[Heartbeat], *, wait: float)
     while left := [heartbeat for heartbeat in left if watch.alive(heartbeat["id"])]:
         if time.monotonic() >= end:
             break
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
     unanswered = {heartbeat["id"] for heartbeat in left}
     for heartbeat in drivers:
         if heartbeat["id"] not in unanswered:

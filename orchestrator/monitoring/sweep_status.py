@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.planning.snapshot import Entry, Snapshot, lack
 from orchestrator.storage.heartbeats import damaged_heartbeats
-from orchestrator.storage.ledger import Ledger, LookKeys, with_looks
+from orchestrator.storage.ledger import Ledger, ProbeKeys, with_findings
 from orchestrator.storage.records import Record
 from orchestrator.storage.summaries import heads, summaries
 
@@ -91,13 +91,16 @@ class Findings(Mapping[str, Record]):
     """The findings of one trial's probes, by name. The short parts are held; a complete record is read when
     it is accessed."""
 
-    def __init__(self, ledger: Ledger, key: str, looks: LookKeys, short: Mapping[str, Record]) -> None:
-        self.ledger, self.key, self.looks = ledger, key, looks
+    def __init__(self, ledger: Ledger, key: str, keys: ProbeKeys, short: Mapping[str, Record]) -> None:
+        self.ledger, self.key, self.probe_keys = ledger, key, keys
         self.short = dict(short)
 
     def __getitem__(self, name: str) -> Record:
         if "curves" not in self.short[name]:  # it may have been damaged or removed since its head was read
-            self.short[name] = self.ledger.look(self.key, self.looks[name]) or {**self.short[name], **NOTHING}
+            self.short[name] = self.ledger.finding(self.key, self.probe_keys[name]) or {
+                **self.short[name],
+                **NOTHING,
+            }
         return self.short[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -115,7 +118,7 @@ def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
 def read_status(snapshot: Snapshot, ledger: Ledger, previous: SweepStatus | None = None) -> SweepStatus:
     """The current status of a sweep. Results and findings of the `previous` status are not read again. Raises
     OSError."""
-    keys = {entry.key: entry.looks for entry in snapshot.entries}
+    keys = {entry.key: entry.probe_keys for entry in snapshot.entries}
     ledger.damaged.clear()
     results = dict(previous.results) if previous is not None else {}
     findings = dict(previous.findings) if previous is not None else {}
@@ -124,7 +127,7 @@ def read_status(snapshot: Snapshot, ledger: Ledger, previous: SweepStatus | None
     results |= fresh
     probes = {key: keys[key] for key in (*fresh, *lacking) if keys[key]}
     for key, short in heads(ledger, probes).items():
-        results[key] = with_looks(results[key], short)
+        results[key] = with_findings(results[key], short)
         findings |= {key: Findings(ledger, key, keys[key], short)} if short else {}
         lacking[key] = tuple(name for name in keys[key] if name not in short)
     lacking = {key: names for key, names in lacking.items() if names}

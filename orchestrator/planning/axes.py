@@ -42,7 +42,7 @@ NO_AXES = {  # what stands at the top of a sweep file
     "base": "; an axis is a path inside `base`: leave `base.` out",
     "run": "; `run` says how a sweep is run, which no axis varies",
     "report": "; `report` says what is shown, which no axis varies",
-    "probes": "; `probes` look at every trial, and no axis varies them",
+    "probes": "; `probes` run on every trial, and no axis varies them",
 }
 
 

@@ -95,13 +95,13 @@ def lacking_probes(plan: Plan) -> list[str]:
     tasks = [task for task in plan.missing if task.trained]
     if not tasks:
         return []
-    names = Counter(look.name for task in tasks for look in task.lacks)
+    names = Counter(planned.name for task in tasks for planned in task.missing_probes)
     probes = ", ".join(lack(count, name) for name, count in names.items())
     again = [task for task in tasks if task.trains]
     probed = [task for task in tasks if not task.trains]
     found = [f"of the trials already done {probes}"]
     if probed:
-        count = sum(len(task.lacks) for task in probed)
+        count = sum(len(task.missing_probes) for task in probed)
         found.append(f"{count} probe{'s run' if count > 1 else ' runs'} from kept weights, without training")
     for watching in dict.fromkeys(map(_watching, again)):
         verb = "need" if " and " in watching else "needs"
@@ -114,7 +114,7 @@ def lacking_probes(plan: Plan) -> list[str]:
 
 def _watching(task: Task) -> str:
     """The names of the probes that a trial lacks and that observe every epoch."""
-    return " and ".join(look.name for look in task.lacks if look.probe.watches)
+    return " and ".join(planned.name for planned in task.missing_probes if planned.probe.watches)
 
 
 def _again(tasks: Sequence[Task], why: str) -> str:

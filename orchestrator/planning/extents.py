@@ -45,18 +45,18 @@ class Extents:
         split = (spec.source.kind, spec.source.fingerprint, spec.split)
         if split not in self.splits:
             try:
-                self.splits[split] = self._look(spec.clean.model_copy(update={"limit": None}))
+                self.splits[split] = self._measure(spec.clean.model_copy(update={"limit": None}))
             except Exception:  # noqa: BLE001  (a source may raise anything, and a cost is worth no failure)
                 self.splits[split] = None
         whole = self.splits[split]
         return None if whole is None else _limited(whole, spec)
 
-    def _look(self, whole: DataSpec) -> Extent:
+    def _measure(self, whole: DataSpec) -> Extent:
         """The extent of a whole split."""
         if (record := self.store.record(whole)) is not None:
             return _read(record)
         place = f"extents/{whole.source.kind}-{whole.source.fingerprint}-{whole.split}.json".replace(":", "-")
-        with suppress(DamagedError):  # then it is looked up again
+        with suppress(DamagedError):  # then it is measured again
             if (data := self.storage.read(place)) is not None:
                 return _read(EXTENT.read(data))
         found = whole.source.extent(whole.split)

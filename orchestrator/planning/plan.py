@@ -13,12 +13,12 @@ from orchestrator.planning.expansion import Point, expand, resolved_report
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.feasibility import check_batches
 from orchestrator.planning.preflight import Measure, Preflight
-from orchestrator.planning.probes import Looks, PlannedLook, metrics_found
+from orchestrator.planning.probes import PlannedProbe, SweepProbes, metrics_found
 from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.planning.spec import SweepSpec, is_seed
 from orchestrator.planning.trial_budget import Bound, Quota
-from orchestrator.storage.ledger import Ledger, LookKeys
-from orchestrator.storage.summaries import finished, looked
+from orchestrator.storage.ledger import Ledger, ProbeKeys
+from orchestrator.storage.summaries import finished, probes_done
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source, Split
@@ -39,8 +39,8 @@ class Task:
     done: bool
     needs: tuple[str, ...]
     left: Left | None = None
-    looks: tuple[PlannedLook, ...] = ()
-    lacks: tuple[PlannedLook, ...] = ()  # those of them that have found nothing yet
+    probes: tuple[PlannedProbe, ...] = ()
+    missing_probes: tuple[PlannedProbe, ...] = ()  # those of them that have found nothing yet
     trained: bool = False  # its result is there
     kept: bool = False  # and its weights
 
@@ -54,24 +54,29 @@ class Task:
         return self.point.trial
 
     @cached_property
-    def look_keys(self) -> LookKeys:
-        return {look.name: look.key for look in self.looks}
+    def probe_keys(self) -> ProbeKeys:
+        return {planned.name: planned.key for planned in self.probes}
 
     @property
     def trains(self) -> bool:
         """Whether it will be trained, perhaps again for its probes: kept weights suffice for probes that
         do not observe epochs."""
-        return self.missing and not (self.kept and not any(look.probe.watches for look in self.lacks))
+        return self.missing and not (
+            self.kept and not any(planned.probe.watches for planned in self.missing_probes)
+        )
 
     @property
-    def look_epochs(self) -> int:
+    def probe_epochs(self) -> int:
         """The approximate cost, in epochs, of the probes that it lacks."""
-        return sum(look.probe.epochs_taken(len(look.sets)) for look in self.lacks)
+        return sum(planned.probe.epochs_taken(len(planned.sets)) for planned in self.missing_probes)
 
     @property
     def reads(self) -> tuple[DataSpec, ...]:
         """The data sets behind `needs`: the trial's own, and the sets of the probes that it lacks."""
-        return (*self.trial.needs, *(spec for look in self.lacks for spec in look.sets.values()))
+        return (
+            *self.trial.needs,
+            *(spec for planned in self.missing_probes for spec in planned.sets.values()),
+        )
 
 
 @dataclass(frozen=True)
@@ -149,7 +154,7 @@ class Plan:
             row_axes=row_axes,
             column_axis=column_axis,
             stops=sweep.run.scheduler != "none",
-            entries=tuple(Entry(t.key, dict(t.point.labels), dict(t.look_keys)) for t in self.tasks),
+            entries=tuple(Entry(t.key, dict(t.point.labels), dict(t.probe_keys)) for t in self.tasks),
             best=None if sweep.run.search == "grid" else sweep.run.mode,
             report={name: report[name] for name in report if name not in ("rows", "columns", "metric")},
             quota=self.quota,
@@ -198,11 +203,15 @@ def _check(preflight: Preflight, tasks: tuple[Task, ...], to_build: list[DataSpe
         preflight.data_set(spec)
     checked = set()
     for task in tasks:
-        alike = (place(task.point.labels), tuple(look.name for look in task.lacks), task.trains)
+        alike = (
+            place(task.point.labels),
+            tuple(planned.name for planned in task.missing_probes),
+            task.trains,
+        )
         if task.missing and alike not in checked:
             checked.add(alike)
             name = f"the trial ({task.point.name})"
-            preflight.trial(task.trial, task.lacks, name, trains=task.trains)
+            preflight.trial(task.trial, task.missing_probes, name, trains=task.trains)
 
 
 def _within(tasks: tuple[Task, ...], bound: Bound) -> tuple[Task, ...]:
@@ -220,7 +229,7 @@ def _tasks(
 ) -> tuple[Task, ...]:
     """Every trial of the sweep, and its state. InputError if two points are the same trial."""
     pin = cache(lambda source: source.pinned())
-    looks = Looks(sweep.probes, where, pin, lambda source: measure(source, "train"))
+    probes = SweepProbes(sweep.probes, where, pin, lambda source: measure(source, "train"))
     points: dict[str, Point] = {}
     expanded = expand(sweep, where)
     _check_report(sweep, expanded, where)
@@ -233,7 +242,7 @@ def _tasks(
             )
         points[key] = replace(point, trial=trial)
     tasks = {
-        key: Task(key, point, done=False, needs=(), looks=looks.at(point.trial.data))
+        key: Task(key, point, done=False, needs=(), probes=probes.of(point.trial.data))
         for key, point in points.items()
     }
     return _with_state(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
@@ -244,19 +253,21 @@ def _with_state(
 ) -> tuple[Task, ...]:
     """The tasks, with what the ledger knows about them."""
     trained = finished(ledger, tasks.keys())
-    seen = looked(ledger, {key: task.look_keys for key, task in tasks.items() if task.looks})
-    lacks = {
-        key: tuple(look for look in task.looks if look.name not in seen[key])
+    seen = probes_done(ledger, {key: task.probe_keys for key, task in tasks.items() if task.probes})
+    missing_probes = {
+        key: tuple(planned for planned in task.probes if planned.name not in seen[key])
         for key, task in tasks.items()
-        if task.looks
+        if task.probes
     }
-    done = {key for key in trained if not lacks.get(key)}
+    done = {key for key in trained if not missing_probes.get(key)}
     left = _left(ledger, tasks.keys() - done - retry, stops=stops)
     kept = ledger.kept() if trained - done else set()
     found, needs = [], dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]]()
     for key, task in tasks.items():
-        task = replace(task, left=left.get(key), lacks=lacks.get(key, ()), kept=key in kept & trained)
-        alike = (_without_seed(task.point.labels), tuple(look.name for look in task.lacks))
+        task = replace(
+            task, left=left.get(key), missing_probes=missing_probes.get(key, ()), kept=key in kept & trained
+        )
+        alike = (_without_seed(task.point.labels), tuple(planned.name for planned in task.missing_probes))
         if alike not in needs:
             needs[alike] = tuple(dict.fromkeys(spec.name for spec in task.reads))
         found.append(replace(task, done=key in done, needs=needs[alike], trained=key in trained))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.probes import PlannedProbe
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from poisons.sources.base import Source, Split
@@ -25,7 +25,7 @@ class Preflight:
         self.where, self.measure = where, measure
 
     def trial(
-        self, trial: TrialSpec, looks: Sequence[PlannedLook], name: str, *, trains: bool = True
+        self, trial: TrialSpec, probes: Sequence[PlannedProbe], name: str, *, trains: bool = True
     ) -> None:
         """Check the training and its evaluation, if it `trains`, and its probes; `name` is the trial's in
         errors."""
@@ -36,10 +36,10 @@ class Preflight:
         try:
             if trains:
                 trial.check(train, test)
-            for look in looks:
-                extents = {label: self._extent(spec) for label, spec in look.sets.items()}
+            for planned in probes:
+                extents = {label: self._extent(spec) for label, spec in planned.sets.items()}
                 sets = {label: extent for label, extent in extents.items() if extent is not None}
-                look.probe.check_extents(trial.train, train, test, sets)
+                planned.probe.check_extents(trial.train, train, test, sets)
         except InputError as error:
             raise InputError(f"{self.where}: {name}: {error}") from None
 

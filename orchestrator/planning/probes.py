@@ -1,5 +1,5 @@
-"""The looks of a sweep at its trials: from what its file says to data sets, keys and names of metrics.
-Pure."""
+"""The probes of a sweep, resolved for its trials: from the `probes` section of its file to data sets, keys
+and names of metrics. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.planning.cells import digest
-from orchestrator.planning.spec import LookSpec
+from orchestrator.planning.spec import ProbeSpec
 from orchestrator.planning.sweep_file import set_path
 from poisons import DataSpec
 from poisons.sources.base import Extent, Source
@@ -24,8 +24,8 @@ Measure = Callable[[Source], Extent | None]
 
 
 @dataclass(frozen=True)
-class PlannedLook:
-    """A look at one trial: a probe under a name, and the data set behind each of its sets."""
+class PlannedProbe:
+    """A probe of one trial, under the name of its finding, and the data set behind each of its sets."""
 
     name: str
     probe: Probe
@@ -33,56 +33,55 @@ class PlannedLook:
 
     @cached_property
     def key(self) -> str:
-        """What names its finding among those of the trial. Its own name is not in it."""
+        """Identifies its finding among those of the trial. Does not depend on its name."""
         return digest([identity(self.probe), {name: spec.key for name, spec in self.sets.items()}])
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON types, for a worker and for the record of what it found."""
+        """As JSON types, for a worker."""
         sets = {name: plain(spec) for name, spec in self.sets.items()}
         return {"name": self.name, "probe": plain(self.probe), "sets": sets}
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> PlannedLook:
+    def read(cls, record: Mapping[str, Any]) -> PlannedProbe:
         """The inverse of `to_json`."""
-        probe = LookSpec.parse({"name": record["name"], "probe": record["probe"]}, "look").probe
-        sets = {name: DataSpec.parse(spec, f"look: {name}") for name, spec in record["sets"].items()}
+        probe = ProbeSpec.parse({"name": record["name"], "probe": record["probe"]}, "probe").probe
+        sets = {name: DataSpec.parse(spec, f"probe: {name}") for name, spec in record["sets"].items()}
         return cls(record["name"], probe, sets)
 
 
-def metrics_found(spec: LookSpec) -> tuple[str, ...]:
-    """The names of the numbers that a look finds for certain, as reports know them: `distance/relative`."""
+def metrics_found(spec: ProbeSpec) -> tuple[str, ...]:
+    """The names of the metrics that a probe always finds, as reports use them: `distance/relative`."""
     sets = dict.fromkeys((*spec.sets, *(name for name in spec.probe.needs if name == CLEAN)))
     return tuple(f"{spec.name}/{metric}" for metric in metrics_of(spec.probe, sets))
 
 
-class Looks:
-    """What a sweep looks at, trial by trial; trials of one data set share their looks. InputError, beginning
-    with `where`, for two looks of one name."""
+class SweepProbes:
+    """The probes of a sweep. Trials of one data set share their `PlannedProbe`s. InputError, beginning with
+    `where`, if two probes have one name."""
 
-    def __init__(self, specs: Sequence[LookSpec], where: str, pin: Pin, measure: Measure) -> None:
+    def __init__(self, specs: Sequence[ProbeSpec], where: str, pin: Pin, measure: Measure) -> None:
         """`pin` fills in a source's fingerprint, `measure` says what images a source has, as far as
         that is known."""
         self.specs, self.where, self.pin, self.measure = specs, where, pin, measure
-        self._known: dict[str, tuple[PlannedLook, ...]] = {}
+        self._known: dict[str, tuple[PlannedProbe, ...]] = {}
         names = [spec.name for spec in specs]
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise InputError(
-                    f"{where}: probes.{i}: a look at {name!r} is there already; give this one a name of its "
-                    f"own, such as name: {name}-{i + 1}"
+                    f"{where}: probes.{i}: another probe is named {name!r} already; give this one a name of "
+                    f"its own, such as name: {name}-{i + 1}"
                 )
 
-    def at(self, data: DataSpec) -> tuple[PlannedLook, ...]:
-        """The looks at a trial that is trained on `data`, whose source is pinned. InputError, naming
-        `probes.0.sets.em`, for a set that is no data set or holds other images, and for a set that is
-        lacking."""
+    def of(self, data: DataSpec) -> tuple[PlannedProbe, ...]:
+        """The probes of a trial that is trained on `data`, whose source is pinned. InputError, naming
+        `probes.0.sets.em`, for a set that is no data set or holds other images, and for a missing set."""
         if not self.specs:
             return ()
         if data.key not in self._known:
-            self._known[data.key] = tuple(self._look(i, spec, data) for i, spec in enumerate(self.specs))
+            self._known[data.key] = tuple(self._planned(i, spec, data) for i, spec in enumerate(self.specs))
         return self._known[data.key]
 
-    def _look(self, i: int, spec: LookSpec, data: DataSpec) -> PlannedLook:
+    def _planned(self, i: int, spec: ProbeSpec, data: DataSpec) -> PlannedProbe:
         where = f"{self.where}: probes.{i}"
         given = {n: self._set(data, changes, f"{where}.sets.{n}") for n, changes in spec.sets.items()}
         if CLEAN in spec.probe.needs and CLEAN not in given:
@@ -91,7 +90,7 @@ class Looks:
             spec.probe.check(given)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        return PlannedLook(spec.name, spec.probe, given)
+        return PlannedProbe(spec.name, spec.probe, given)
 
     def _set(self, data: DataSpec, changes: Mapping[str, Any], where: str) -> DataSpec:
         """The trial's own data set with these fields of `data` changed."""
@@ -99,10 +98,12 @@ class Looks:
         for path, value in changes.items():
             field = path.partition(".")[0]
             if field in ("source", "crafted_on") and isinstance(fields.get(field), dict):
-                fields[field].pop("fingerprint", None)  # it is that of other images
+                fields[field].pop("fingerprint", None)  # it belongs to other images
             set_path(fields, path, copy.deepcopy(value), where)
         spec = DataSpec.parse(fields, where).pinned(self.pin)
-        spec = spec.clean if spec.clean.poison == spec.poison else spec  # of clean images there is one draw
+        spec = (
+            spec.clean if spec.clean.poison == spec.poison else spec
+        )  # clean images do not depend on the seed
         if spec.source != data.source:
             self._check_alike(spec.source, data.source, where)
         return spec
@@ -110,9 +111,9 @@ class Looks:
     def _check_alike(self, source: Source, own: Source, where: str) -> None:
         found, wanted = self.measure(source), self.measure(own)
         if found is None or wanted is None:
-            return  # it is looked into again before the training
+            return  # it is checked again before the training
         if (found.shape, found.num_classes) != (wanted.shape, wanted.num_classes):
             raise InputError(
                 f"{where}: these images are {found.shape} in {found.num_classes} classes, those of the trial "
-                f"{wanted.shape} in {wanted.num_classes}; a look takes images of the same shape and classes"
+                f"{wanted.shape} in {wanted.num_classes}; a probe takes images of the same shape and classes"
             )

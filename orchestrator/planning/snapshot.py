@@ -22,7 +22,7 @@ from orchestrator.storage.storage import Storage
 from poisons.records import Count, Text
 from trainers.stored import MB, DamagedError, JsonFile
 
-FORMAT = 5  # of the file; one of another format is not read
+FORMAT = 6  # of the file; one of another format is not read
 METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
 
@@ -34,7 +34,7 @@ class Entry:
 
     key: str
     labels: dict[str, str]
-    looks: dict[str, str] = field(default_factory=dict)
+    probe_keys: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -59,7 +59,7 @@ class Snapshot:
     column_axis: str | None
     stops: bool
     entries: tuple[Entry, ...]
-    best: Literal["max", "min"] | None = None  # of a search: which end of the metric it looks for
+    best: Literal["max", "min"] | None = None  # of a search: which end of the metric is better
     report: Mapping[str, Any] = field(default_factory=dict)
     quota: Quota | None = None
     probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -74,11 +74,11 @@ class Snapshot:
     def keep(self, storage: Storage, version: str) -> None:
         """Store it as the snapshot of this version of the sweep. Raises OSError."""
         axes = list(self.entries[0].labels) if self.entries else []
-        looks = list(self.entries[0].looks) if self.entries else []
+        probe_names = list(self.entries[0].probe_keys) if self.entries else []
         record = {name: value for name, value in vars(self).items() if name != "entries"} | {
             "axes": axes,
-            "looks": looks,
-            "trials": [[e.key, *e.labels.values(), *e.looks.values()] for e in self.entries],
+            "probe_names": probe_names,
+            "trials": [[e.key, *e.labels.values(), *e.probe_keys.values()] for e in self.entries],
             "quota": None if self.quota is None else asdict(self.quota),
         }
         data = json.dumps(sealed({"format": FORMAT, **record}, last=())).encode()
@@ -115,9 +115,10 @@ class QuotaRecord(TypedDict):
 
 class SnapshotRecord(TypedDict):
     """`sweeps/<version>.json`: a snapshot. A row of `trials` has a key, a label for each of the `axes`,
-    and a key for each of the `looks` (probes)."""
+    and a key for each of the
+    `probe_names`."""
 
-    format: Literal[5]
+    format: Literal[6]
     name: Text
     question: Text
     metric: Text
@@ -129,7 +130,7 @@ class SnapshotRecord(TypedDict):
     quota: QuotaRecord | None
     probes: dict[Text, list[Text]]
     axes: list[Text]
-    looks: list[Text]
+    probe_names: list[Text]
     trials: Annotated[list[list[Text]], Field(min_length=1)]
     digest: Seal
     digests: dict[str, Seal]
@@ -150,9 +151,9 @@ def kept_snapshot(storage: Storage, version: str) -> Snapshot | None:
 def _snapshot(record: SnapshotRecord) -> Snapshot:
     """Raises DamagedError for a snapshot that was changed, or whose trials do not match its axes."""
     check_seal(record, last=())
-    axes, looks = record["axes"], record["looks"]
-    width = 1 + len(axes) + len(looks)
-    if any(len(trial) != width for trial in record["trials"]) or len({*axes, *looks}) < width - 1:
+    axes, probe_names = record["axes"], record["probe_names"]
+    width = 1 + len(axes) + len(probe_names)
+    if any(len(trial) != width for trial in record["trials"]) or len({*axes, *probe_names}) < width - 1:
         raise DamagedError("its trials do not have the axes and probes that it names")
     if not {*record["row_axes"], *filter(None, [record["column_axis"]])} <= {*axes, METRIC}:
         raise DamagedError("its rows and columns are none of its axes")
@@ -163,7 +164,7 @@ def _snapshot(record: SnapshotRecord) -> Snapshot:
         row_axes=tuple(record["row_axes"]),
         column_axis=record["column_axis"],
         stops=record["stops"],
-        entries=tuple(_entry(axes, looks, *trial) for trial in record["trials"]),
+        entries=tuple(_entry(axes, probe_names, *trial) for trial in record["trials"]),
         best=record["best"],
         report=record["report"],
         quota=Quota(**record["quota"]) if record["quota"] else None,
@@ -192,10 +193,10 @@ def differs(one: str, other: str) -> str | None:
     return "with other --set options" if same_text else "with another text of the sweep file"
 
 
-def _entry(axes: list[str], looks: list[str], key: str, *rest: str) -> Entry:
+def _entry(axes: list[str], probe_names: list[str], key: str, *rest: str) -> Entry:
     """A trial from its row: its key, its labels, the keys of its probes."""
-    labels, found = rest[: len(axes)], rest[len(axes) :]
-    return Entry(key, dict(zip(axes, labels, strict=True)), dict(zip(looks, found, strict=True)))
+    labels, keys = rest[: len(axes)], rest[len(axes) :]
+    return Entry(key, dict(zip(axes, labels, strict=True)), dict(zip(probe_names, keys, strict=True)))
 
 
 def _digest(data: bytes) -> str:

@@ -42,7 +42,7 @@ class RunSpec(Spec):
     max_concurrent: PositiveInt | None = None
     retries: NonNegativeInt = 1  # of a trial that failed by itself
     machine_retries: NonNegativeInt = 5  # of a trial whose process, machine or disk failed
-    scheduler: Literal["none", "asha", "median"] = "none"  # which ends trials early that look hopeless
+    scheduler: Literal["none", "asha", "median"] = "none"  # which stops hopeless trials early
     search: Literal["grid", "random", "optuna"] = "grid"  # which of the grid's cells are tried
     num_samples: PositiveInt | None = None  # how many cells a search tries
     mode: Literal["max", "min"] = "max"  # what a scheduler or a search wants of report.metric
@@ -90,7 +90,7 @@ class RunSpec(Spec):
         return self
 
 
-class LookSpec(Spec):
+class ProbeSpec(Spec):
     """A probe of every trial of a sweep, under the name that its findings go by.
 
     `sets` names images that the probe compares: the trial's own data set with these fields of `data` changed,
@@ -104,9 +104,9 @@ class LookSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _a_probe_is_a_look(cls, value: Any) -> Any:
-        """`distance` and `{kind: distance, name: ..., sets: ..., <settings>}` are looks too; one without a
-        name goes by its probe's."""
+    def _a_probe_by_its_kind(cls, value: Any) -> Any:
+        """`distance` and `{kind: distance, name: ..., sets: ..., <settings>}` are probes too; one without
+        a name goes by its kind."""
         if isinstance(value, str):
             value = {"kind": value}
         if not isinstance(value, dict) or "probe" in value:
@@ -181,7 +181,7 @@ class SweepSpec(Spec):
     base: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, Any]
     skip: tuple[dict[str, Any], ...] = ()
-    probes: tuple[LookSpec, ...] = ()
+    probes: tuple[ProbeSpec, ...] = ()
     run: RunSpec = RunSpec()
     report: ReportSpec = ReportSpec()
 

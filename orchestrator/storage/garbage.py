@@ -70,13 +70,13 @@ def entries(store: Store) -> list[Entry]:
     reasons = _used(storage)
     for name, sweeps in _claimed(storage).items():
         reasons.setdefault(name, []).extend(sweeps)
-    look = [name for name in reasons if name in records]
-    while look:
-        name = look.pop()
+    to_visit = [name for name in reasons if name in records]
+    while to_visit:
+        name = to_visit.pop()
         for parent in records[name]["parents"]:
             if parent in records and parent not in reasons:
                 reasons[parent] = [f"made into {name}"]
-                look.append(parent)
+                to_visit.append(parent)
     return [Entry(name, record, tuple(reasons.get(name, ()))) for name, record in records.items()]
 
 

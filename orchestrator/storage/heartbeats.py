@@ -29,7 +29,7 @@ from trainers.stored import DamagedError
 BEAT_SECONDS = 3.0
 STALE_SECONDS = 60.0  # without a beat: its driver is dead, or cut off
 REMOVE_SECONDS = 600.0  # without a beat: whatever it was, its heartbeat says nothing any more
-ROUND_BEATS = 20  # between two looks at the others' heartbeats
+ROUND_BEATS = 20  # between two reads of the others' heartbeats
 ID = re.compile("[A-Za-z0-9_.-]{1,200}")
 
 

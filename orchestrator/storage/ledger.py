@@ -1,5 +1,5 @@
 """The ledger: one folder per trial in storage. `result.json`, written atomically, says that a trial is done,
-and `look-<key>.json` contains what a probe found.
+and `look-<key>.json` has the finding of a probe.
 
 A damaged file counts as missing. Publishing in its place moves it to `quarantine/`.
 
@@ -27,7 +27,7 @@ from orchestrator.storage.records import (
 from trainers.redaction import redacted_data
 from trainers.stored import DamagedError, JsonFile
 
-LookKeys = Mapping[str, str]  # of the looks at one trial: their keys by their names
+ProbeKeys = Mapping[str, str]  # of the probes of one trial: their keys by their names
 CHECKPOINT = "checkpoint.pt"  # in a trial's folder
 WEIGHTS = "weights.pt"
 HISTORY = ("history",)  # of a result: what is long, and so comes last
@@ -50,28 +50,34 @@ class Ledger:
         """The records of all of these trials that are finished, by key."""
         return self._read_all(keys, "result")
 
-    def look(self, key: str, look: str) -> Record | None:
-        """The result of the probe with that key at a trial, or None."""
-        return self.parsed(look_file(key, look), self.storage.read(look_file(key, look)))
+    def finding(self, key: str, probe: str) -> Record | None:
+        """What the probe with that key found on a trial, or None."""
+        return self.parsed(finding_file(key, probe), self.storage.read(finding_file(key, probe)))
 
-    def looked(self, key: str, looks: LookKeys) -> Record | None:
-        """The record of a finished trial with the results of these probes: their metrics among its own, as
-        `<probe>/<metric>`, and their records as `looks`. None if any of it is missing."""
-        found = {name: self.look(key, look) for name, look in looks.items()}
+    def complete(self, key: str, probes: ProbeKeys) -> Record | None:
+        """The record of a finished trial with the findings of these probes: their metrics among its own, as
+        `<probe>/<metric>`, and the findings themselves as `findings`. None if anything is missing."""
+        found = {name: self.finding(key, probe) for name, probe in probes.items()}
         there = {name: record for name, record in found.items() if record is not None}
-        record = self.result(key) if len(there) == len(looks) else None
-        return None if record is None else with_looks(record, there) | ({"looks": there} if there else {})
+        record = self.result(key) if len(there) == len(probes) else None
+        return (
+            None if record is None else with_findings(record, there) | ({"findings": there} if there else {})
+        )
 
-    def findings(self, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
-        """The results of probes that there are: by the trial's key, then by the probe's name."""
+    def findings(self, wanted: Mapping[str, ProbeKeys]) -> dict[str, dict[str, Record]]:
+        """The findings that there are, by the trial's key, then by the probe's name."""
         read = self.storage.read_all(
-            {look_file(key, k) for key, looks in wanted.items() for k in looks.values()}
+            {finding_file(key, k) for key, probes in wanted.items() for k in probes.values()}
         )
         records = {file: self.parsed(file, data) for file, data in read.items()}
         found = {file: record for file, record in records.items() if record is not None}
         return {
-            key: {name: found[look_file(key, k)] for name, k in looks.items() if look_file(key, k) in found}
-            for key, looks in wanted.items()
+            key: {
+                name: found[finding_file(key, k)]
+                for name, k in probes.items()
+                if finding_file(key, k) in found
+            }
+            for key, probes in wanted.items()
         }
 
     def failure(self, key: str) -> Record | None:
@@ -117,11 +123,11 @@ class Ledger:
         self.forget(key)
         return before or stored
 
-    def publish_look(self, key: str, look: str, record: Record) -> None:
-        """Publish the result of a probe, unless there is one. The file has a line for each field."""
-        content = sealed({"key": look} | {name: {} for name in LAST} | record | {"key": look}, last=LAST)
+    def publish_finding(self, key: str, probe: str, record: Record) -> None:
+        """Publish what a probe found, unless it was published before. The file has a line for each field."""
+        content = sealed({"key": probe} | {name: {} for name in LAST} | record | {"key": probe}, last=LAST)
         fields = (f" {json.dumps(name)}: {json.dumps(v, allow_nan=False)}" for name, v in content.items())
-        self._publish(look_file(key, look), ("{\n" + ",\n".join(fields) + "\n}").encode())
+        self._publish(finding_file(key, probe), ("{\n" + ",\n".join(fields) + "\n}").encode())
 
     def fail(self, key: str, record: Record) -> None:
         """Record why a trial is not done. `kind` is the kind of the fault, see faults.py."""
@@ -138,7 +144,7 @@ class Ledger:
 
     def tidy(self, key: str) -> None:
         """Remove the checkpoint of a finished trial."""
-        for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first nobody looks for the other
+        for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first the other is ignored
             self.storage.remove(f"trials/{key}/{name}")
 
     def parsed(self, name: str, data: bytes | None, *, short: bool = False) -> Record | None:
@@ -212,12 +218,12 @@ def _check_spec(record: Record) -> None:
         raise DamagedError(f"its settings are those of trial {key}")
 
 
-def look_file(key: str, look: str) -> str:
-    """The file in which the result of a probe is kept."""
-    return f"trials/{key}/look-{look}.json"
+def finding_file(key: str, probe: str) -> str:
+    """The file with the finding of a probe."""
+    return f"trials/{key}/look-{probe}.json"
 
 
-def with_looks(record: Record, found: Mapping[str, Record]) -> Record:
+def with_findings(record: Record, found: Mapping[str, Record]) -> Record:
     """A trial's record, with the metrics of its probes, under their names, among its own."""
     if not found:
         return record

@@ -69,7 +69,7 @@ class Result(TypedDict):
 
 @more
 class Probed(TypedDict):
-    """`trials/<key>/look-<key>.json`: what a probe found."""
+    """`trials/<key>/look-<key>.json`: the finding of a probe."""
 
     key: Key
     metrics: Metrics

@@ -1,6 +1,6 @@
 """Named bytes that every machine of a sweep can reach: a folder that they share, or an fsspec URL.
 
-Imports nothing heavy, so that looking at a sweep is instant.
+Imports nothing heavy, so that `status` is instant.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ import os
 from collections.abc import Collection, Mapping
 from io import BufferedReader
 
-from orchestrator.storage.ledger import Ledger, LookKeys, look_file
+from orchestrator.storage.ledger import Ledger, ProbeKeys, finding_file
 from orchestrator.storage.records import Record
 from orchestrator.storage.storage import LARGEST, FolderStorage
 
 HEAD = 8192  # bytes: more than a record has before its history, or all of it is read
 HISTORY = b',\n "history": ['  # as the ledger writes it, last; in a nested mapping the line is indented more
 END = b"]\n}"
-CURVES = b',\n "curves": {'  # as the ledger writes it in what a look found, all of it in a line
+CURVES = b',\n "curves": {'  # as the ledger writes it in a finding, all of it in a line
 CLOSE = b"}\n}"
 
 
@@ -34,27 +34,29 @@ def summaries(ledger: Ledger, keys: Collection[str]) -> dict[str, Record]:
     return {key: record for key, record in found.items() if record is not None}
 
 
-def looked(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, set[str]]:
+def probes_done(ledger: Ledger, wanted: Mapping[str, ProbeKeys]) -> dict[str, set[str]]:
     """The probes of these trials that have a usable result, by name."""
     return {key: set(found) for key, found in heads(ledger, wanted).items()}
 
 
-def heads(ledger: Ledger, wanted: Mapping[str, LookKeys]) -> dict[str, dict[str, Record]]:
+def heads(ledger: Ledger, wanted: Mapping[str, ProbeKeys]) -> dict[str, dict[str, Record]]:
     """The results of the probes of these trials, by the trial's key and the probe's name; in a folder
     without curves and fields."""
     if not isinstance(ledger.storage, FolderStorage):
         there = ledger.storage.files("trials") if any(wanted.values()) else {}
         return ledger.findings(
             {
-                key: {n: k for n, k in looks.items() if look_file(key, k).removeprefix("trials/") in there}
-                for key, looks in wanted.items()
+                key: {
+                    n: k for n, k in probes.items() if finding_file(key, k).removeprefix("trials/") in there
+                }
+                for key, probes in wanted.items()
             }
         )
     found = {
-        key: {name: _head(ledger, look_file(key, look), CURVES, CLOSE) for name, look in looks.items()}
-        for key, looks in wanted.items()
+        key: {name: _head(ledger, finding_file(key, probe), CURVES, CLOSE) for name, probe in probes.items()}
+        for key, probes in wanted.items()
     }
-    return {key: {n: one for n, one in looks.items() if one is not None} for key, looks in found.items()}
+    return {key: {n: one for n, one in probes.items() if one is not None} for key, probes in found.items()}
 
 
 def _head(ledger: Ledger, name: str, last: bytes, end: bytes) -> Record | None:

@@ -35,7 +35,7 @@ class UrlStorage(Storage):
     """What lies below `where`, such as `s3://bucket/prefix`.
 
     `create` is one step on S3, Google and Azure, which can be asked to write only what is not there, and in
-    this process's `memory://`; elsewhere it looks first and then writes, so that of two who try within the
+    this process's `memory://`; elsewhere it checks first and then writes, so that of two who try within the
     same moment both may succeed.
     """
 

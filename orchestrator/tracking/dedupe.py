@@ -8,7 +8,7 @@ from typing import NamedTuple
 from mlflow.entities import Run
 
 from orchestrator.tracking.connection import Connection
-from orchestrator.tracking.payloads import KEY, LOOK, PARENT
+from orchestrator.tracking.payloads import KEY, PARENT, PROBE_TAG
 
 TURNS = 8  # enough rounds for drivers that send the same trials at once to converge
 
@@ -33,7 +33,9 @@ def copies(connection: Connection, experiment: str, key: str | None = None) -> d
 
 def _copy(run: Run) -> Copy:
     tags = run.data.tags
-    probes = frozenset((tag.removeprefix(LOOK), its) for tag, its in tags.items() if tag.startswith(LOOK))
+    probes = frozenset(
+        (tag.removeprefix(PROBE_TAG), its) for tag, its in tags.items() if tag.startswith(PROBE_TAG)
+    )
     return Copy(str(run.info.run_id), str(run.info.status), tags.get(PARENT), probes)
 
 

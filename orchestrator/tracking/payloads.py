@@ -25,7 +25,7 @@ from trainers.spec import flatten, plain
 
 KEY = "opsctl.key"
 PARENT = "mlflow.parentRunId"
-LOOK = "opsctl.look."  # plus a probe's name: the tag with its key, on a run that has its findings
+PROBE_TAG = "opsctl.look."  # plus a probe's name: the tag with its key, on a run that has its findings
 END_TAGS = {"opsctl.error", "opsctl.stopped"}  # tags of a run that ended without a result
 PROFILE = ("images", "shape", "num_classes")  # fields of a data set that MLflow shows
 LONGEST_NAME = 60
@@ -116,7 +116,7 @@ def findings(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tag
     """The findings of a trial's probes, given by name. Metrics are named `<probe>/<metric>`, at the last
     epoch, or at each step if there is a curve. The tags mark that the run has them."""
     points, tags = [], {}
-    for probe_run in (one for one in task.looks if one.name in found):
+    for probe_run in (one for one in task.probes if one.name in found):
         record, last = found[probe_run.name], task.trial.train.epochs
         when, first = ended(record), int(probe_run.probe.watches)  # watched curves begin with epoch 1
         curves: Mapping[str, list[float]] = record.get("curves", {})
@@ -124,7 +124,7 @@ def findings(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tag
         rows = [(metric, n, last) for metric, n in numbers.items()]
         rows += [(curve, n, i) for curve, values in curves.items() for i, n in enumerate(values, first)]
         points += [Metric(_allowed(f"{probe_run.name}/{metric}"), n, when, step) for metric, n, step in rows]
-        tags[LOOK + probe_run.name] = probe_run.key
+        tags[PROBE_TAG + probe_run.name] = probe_run.key
     return points, tags
 
 

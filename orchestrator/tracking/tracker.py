@@ -15,7 +15,7 @@ from orchestrator.storage.heartbeats import is_ours, live_heartbeats
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
-from orchestrator.storage.summaries import looked
+from orchestrator.storage.summaries import probes_done
 from orchestrator.tracking import data_sets, page, payloads
 from orchestrator.tracking.connection import TROUBLE, Connection
 from orchestrator.tracking.dedupe import Copy, copies, discard, settle, unfinished, whole
@@ -144,7 +144,7 @@ class Tracker:
 
     def ending(self, task: Task, record: Record) -> Ending:
         """The ending of a finished trial's run, including the findings of its probes."""
-        found = self.ledger.findings({task.key: task.look_keys})[task.key] if task.looks else {}
+        found = self.ledger.findings({task.key: task.probe_keys})[task.key] if task.probes else {}
         return payloads.with_findings(payloads.done(record), task, found)
 
     # -- all runs
@@ -189,16 +189,18 @@ class Tracker:
     def _done(self) -> set[str]:
         """The keys of all finished trials; those of this sweep only if their probes are finished too."""
         done = self.ledger.done()
-        probe_keys = {task.key: task.look_keys for task in self.plan.tasks if task.looks and task.key in done}
-        probed = looked(self.ledger, probe_keys)
+        probe_keys = {
+            task.key: task.probe_keys for task in self.plan.tasks if task.probes and task.key in done
+        }
+        probed = probes_done(self.ledger, probe_keys)
         return done - {key for key in probe_keys if len(probed[key]) < len(probe_keys[key])}
 
     def _send_findings(self, wanted: Mapping[str, Task]) -> None:
         """Send findings for trials whose runs were complete before. The tag that marks them comes last."""
-        known = self.copies() if any(task.looks for task in wanted.values()) else {}
+        known = self.copies() if any(task.probes for task in wanted.values()) else {}
         for key, group in known.items():
             task, copy = wanted.get(key), whole(group)
-            if task is None or copy is None or not (new := dict(task.look_keys.items() - copy.probes)):
+            if task is None or copy is None or not (new := dict(task.probe_keys.items() - copy.probes)):
                 continue
             points, tags = payloads.findings(task, self.ledger.findings({key: new})[key])
             try:

@@ -101,9 +101,9 @@ def told(process: psutil.Process) -> str:
     return ""
 
 
-def settled(look: Callable[[], list[Thing]], seconds: float = 15.0) -> list[Thing]:
-    """What a look still finds after a while in which it could have gone."""
+def settled(read: Callable[[], list[Thing]], seconds: float = 15.0) -> list[Thing]:
+    """What `read` still returns after a while in which it could have gone."""
     end = time.monotonic() + seconds
-    while (found := look()) and time.monotonic() < end:
+    while (found := read()) and time.monotonic() < end:
         time.sleep(0.2)
     return found

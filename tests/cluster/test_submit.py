@@ -80,15 +80,15 @@ def test_it_ends_with_the_exit_code_of_the_sweep(tmp_path: Path, head: Head) -> 
 @pytest.mark.slow
 def test_it_goes_on_without_us(tmp_path: Path, head: Head) -> None:
     store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": [0]}))
-    looking = send(file, head, store=store)
-    assert looking.stdout is not None
+    watching = send(file, head, store=store)
+    assert watching.stdout is not None
     lines = []
-    for line in looking.stdout:
+    for line in watching.stdout:
         lines.append(line)
         if "Running entrypoint" in line:
             break
-    looking.send_signal(signal.SIGINT)
-    code, rest = finish(looking, seconds=60)
+    watching.send_signal(signal.SIGINT)
+    code, rest = finish(watching, seconds=60)
     out = "".join(lines) + rest
     assert code == 0, out
     assert "keeps running" in out
@@ -103,7 +103,7 @@ def test_it_goes_on_without_us(tmp_path: Path, head: Head) -> None:
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_nobody_has_to_look(tmp_path: Path, head: Head) -> None:
+def test_nobody_has_to_watch(tmp_path: Path, head: Head) -> None:
     refused = ("--set", "run.cpus_per_trial=99")  # so that it does not go on beside the next test
     code, out = finish(send(write(tmp_path, tiny()), head, "--no-follow", *refused, store=tmp_path / "store"))
     assert code == 0, out

@@ -30,7 +30,7 @@ def make(root: Path) -> None:
     store = Store(root)
     run = RunSpec(keep="weights")
     for task in plan_of(SWEEP, store).tasks:
-        run_trial(task.trial, store, device=torch.device("cpu"), run=run, looks=task.looks)
+        run_trial(task.trial, store, device=torch.device("cpu"), run=run, probes=task.probes)
 
 
 def add_other_files(root: Path) -> None:

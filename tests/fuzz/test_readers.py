@@ -115,7 +115,7 @@ def ledger_file(folder: Path, name: str) -> bytes:
     elif name == "stopped":
         ledger.stop(KEY, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "history": ROWS})
     else:
-        ledger.publish_look(KEY, name.removeprefix("look-"), PROBED)
+        ledger.publish_finding(KEY, name.removeprefix("look-"), PROBED)
     return ledger.storage.read(f"trials/{KEY}/{name}.json") or b""
 
 

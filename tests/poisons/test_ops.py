@@ -241,7 +241,7 @@ def test_exclusion_says_what_a_later_class_may_not_take() -> None:
     assert position[0][0][:2] != position[1][0][:2]
 
 
-def test_a_class_looks_past_all_colours_of_the_positions_that_others_took() -> None:
+def test_a_class_skips_all_colours_of_the_positions_that_others_took() -> None:
     # both colours are good where the noise is small, so that whole positions follow one another
     spread = np.array([1, 2, 4, 8, 16, 32])
     x = 127 + spread * np.random.default_rng(0).choice([-1, 1], (40, 1, 1, 6))

@@ -209,7 +209,7 @@ def test_builders_of_one_key_end_with_one_data_set(store: Store) -> None:
     assert store.load(DataSpec.parse(SLOW, "test").pinned()) is not None
 
 
-def test_a_killed_builder_leaves_nothing_that_looks_done(store: Store) -> None:
+def test_a_killed_builder_leaves_nothing_that_counts_as_done(store: Store) -> None:
     spec = DataSpec.parse(SLOW, "test").pinned()
     victim = builder(store)
     assert victim.stdout is not None

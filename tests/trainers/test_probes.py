@@ -81,7 +81,7 @@ def test_every_probe_changes_nothing_and_returns_its_metrics(
     probe_runs = runs_of(member, images)
     plain_model, plain = TRIAL.run(poisoned, images, device=CPU)
     model, record = TRIAL.run(poisoned, images, device=CPU, probe_runs=probe_runs)
-    found = record.pop("looks")["probe"]
+    found = record.pop("findings")["probe"]
     json.dumps(found, allow_nan=False)
     assert set(metrics_of(probe_runs[0].probe, probe_runs[0].sets)) <= set(found["metrics"])
     for name in ("spec", "metrics", "per_class_acc", "warnings", "history"):
@@ -120,7 +120,7 @@ def cut(row: Metrics) -> None:
 
 
 def findings(record: dict[str, Any]) -> dict[str, Any]:
-    return {name: {**found, "seconds": 0} for name, found in record["looks"].items()}
+    return {name: {**found, "seconds": 0} for name, found in record["findings"].items()}
 
 
 def test_watched_rows_survive_a_resumption(images: Images, tmp_path: Path) -> None:
@@ -133,14 +133,14 @@ def test_watched_rows_survive_a_resumption(images: Images, tmp_path: Path) -> No
     assert state(model)[:-3] == state(once)[:-3]
     assert findings(resumed) == findings(whole)
     assert resumed["warnings"] == whole["warnings"]
-    assert len(resumed["looks"]["distance"]["curves"]["distance"]) == 4
+    assert len(resumed["findings"]["distance"]["curves"]["distance"]) == 4
 
 
 @pytest.mark.parametrize("before", [(), ("distance",)])
 def test_a_checkpoint_without_the_watched_rows_restarts_the_training(
     images: Images, tmp_path: Path, before: Sequence[str]
 ) -> None:
-    """Its epochs are gone, and cannot be looked at; numbers and findings are those of one training."""
+    """Its epochs are gone, and cannot be observed; numbers and findings are those of one training."""
     probe_runs, checkpoint = watching(), Checkpoint(tmp_path / "c.pt", every=0)
     _, whole = TRIAL.run(images, images, device=CPU, probe_runs=probe_runs)
     some = [probe_run for probe_run in probe_runs if probe_run.name in before]
@@ -159,7 +159,7 @@ def test_a_checkpoint_with_extra_watched_rows_is_resumed(images: Images, tmp_pat
     _, record = TRIAL.run(images, images, device=CPU, checkpoint=checkpoint)
     assert record["history"] == TRIAL.run(images, images, device=CPU)[1]["history"]
     assert not any("started again" in warning for warning in record["warnings"])
-    assert "looks" not in record
+    assert "findings" not in record
 
 
 def subject(model: nn.Module, images: Images, **changes: Any) -> Subject:
@@ -397,8 +397,8 @@ def test_probes_run_on_a_bare_machine(
     (tmp_path / "spec.json").write_text(json.dumps({"train": SETTINGS, "seed": 1}))
     command = [str(tmp_path / "spec.json"), "--data", str(tmp_path), "--device", "cpu"]
     far = '{"kind": "distance", "name": "far", "threshold": 0.2}'
-    assert main([*command, "--look", "early_stopping", "--look", far]) == 0
-    found = json.loads(capsys.readouterr().out.splitlines()[-1])["looks"]
+    assert main([*command, "--probe", "early_stopping", "--probe", far]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])["findings"]
     assert list(found) == ["early_stopping", "far"]
     probe_runs = [
         probe_run("early_stopping", "early_stopping"),
@@ -407,23 +407,23 @@ def test_probes_run_on_a_bare_machine(
     record = Trial.parse({"train": SETTINGS, "seed": 1}, "test").run(
         images, images, device=CPU, probe_runs=probe_runs
     )[1]
-    assert findings({"looks": found}) == findings(record)
+    assert findings({"findings": found}) == findings(record)
 
     def broken(probe: Any, subject: Subject) -> None:
         raise InputError("nothing to see")
 
     kept = tmp_path / "weights.pt"
     monkeypatch.setattr(type(probe_runs[1].probe), "run", broken)
-    assert main([*command, "--weights", str(kept), "--look", far, "--look", "early_stopping"]) == 2
+    assert main([*command, "--weights", str(kept), "--probe", far, "--probe", "early_stopping"]) == 2
     said = capsys.readouterr()
     assert "nothing to see" in said.err
     saved = json.loads(said.out.splitlines()[-1])
-    assert (list(saved["looks"]), saved["metrics"]) == (["early_stopping"], record["metrics"])
+    assert (list(saved["findings"]), saved["metrics"]) == (["early_stopping"], record["metrics"])
     assert kept.exists(), "a probe that fails costs neither the record nor the weights"
     for text, message in (
-        ("distanse", "--look distanse: unknown probe 'distanse'; did you mean 'distance'"),
-        ('{"kind"', '--look {"kind": it is not JSON'),
+        ("distanse", "--probe distanse: unknown probe 'distanse'; did you mean 'distance'"),
+        ('{"kind"', '--probe {"kind": it is not JSON'),
         ("shuffle_test", "was given none"),
     ):
-        assert main([*command, "--look", text]) == 2
+        assert main([*command, "--probe", text]) == 2
         assert message in capsys.readouterr().err

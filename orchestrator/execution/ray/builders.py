@@ -32,7 +32,7 @@ class Builders:
     refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)
     mail: Queue | None = None
     words: dict[str, str] = field(default_factory=dict)  # what each says last
-    later: dict[str, float] = field(default_factory=dict)  # name -> when to try, or to look, again
+    later: dict[str, float] = field(default_factory=dict)  # name -> when to try, or to poll, again
     died: Counter[str] = field(default_factory=Counter)  # faults of machines since it got any further
     tries: Counter[str] = field(default_factory=Counter)  # faults of its own
     rows: Counter[str] = field(default_factory=Counter)  # how often each has told of its work, this time

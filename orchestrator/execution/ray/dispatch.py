@@ -256,5 +256,5 @@ class Dispatcher:
         task = attempt.task
         order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
         order["keep"] = task.key in self.kept
-        looks = [look.to_json() for look in task.looks]
-        return order | ({"looks": json.dumps(looks)} if looks else {})
+        probes = [planned.to_json() for planned in task.probes]
+        return order | ({"probes": json.dumps(probes)} if probes else {})

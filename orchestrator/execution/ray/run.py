@@ -39,7 +39,7 @@ from poisons import Store
 from trainers import InputError
 from trainers.spec import plain
 
-POLL_SECONDS = 0.2  # between two looks at builders, pauses, other drivers and the size of the cluster
+POLL_SECONDS = 0.2  # between two polls of builders, pauses, other drivers and the size of the cluster
 RAY_SECONDS = 120.0  # in which Ray fails at everything, and the sweep is ended
 
 
@@ -167,7 +167,7 @@ def _recipe(task: Task) -> tuple[object, ...]:
     """The part of a trial that determines its duration."""
     trial = task.trial
     keys = (trial.train.key, trial.evaluation.key, trial.test_data.key)
-    return (*keys, trial.data.limit, task.trains, task.look_epochs)
+    return (*keys, trial.data.limit, task.trains, task.probe_epochs)
 
 
 def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | None]:

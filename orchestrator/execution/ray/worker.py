@@ -23,7 +23,7 @@ from ray.actor import ActorHandle
 from orchestrator.execution.faults import fault, two_versions
 from orchestrator.execution.ray.connect import device_of
 from orchestrator.execution.ray.mailbox import Line, Message
-from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
 from orchestrator.storage.records import Record
@@ -104,8 +104,10 @@ class Desk:
             store, device = self.store, self.device
             run = self.run.with_kept_weights(keep=bool(order.get("keep")))
             options = {"device": device, "report": report, "run": run, "images": self.images}
-            if "looks" in order:
-                options["looks"] = [PlannedLook.read(look) for look in VALUE.read(order["looks"].encode())]
+            if "probes" in order:
+                options["probes"] = [
+                    PlannedProbe.read(planned) for planned in VALUE.read(order["probes"].encode())
+                ]
             record = self.shared.work(trial, store, **options)
         except Stopped:
             return {"attempt": number, "stopped": True, "rows": report.rows}

@@ -91,11 +91,11 @@ def test_it_is_restarted_as_often_as_it_makes_progress(storage: FolderStorage) -
 
 def test_findings_of_probes_count_as_progress(storage: FolderStorage) -> None:
     assert supervisor.RESULTS.search("0a1b/look-0123456789abcdef.json")
-    looks = [
+    probes = [
         word.replace("result.json", "look-0123456789abcdef.json")
         for word in sweep(storage, wanted=TRIES + 3, results=1)
     ]
-    assert Supervisor(storage, "tiny", looks).run() == 0
+    assert Supervisor(storage, "tiny", probes).run() == 0
     assert tries(storage) == TRIES + 3
 
 

@@ -235,7 +235,7 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
 
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "result", once)
-        progress._look_elsewhere(attempt.task)
+        progress._poll_elsewhere(attempt.task)
     assert progress.done == 1
     assert progress.elsewhere == {}
     other = progress.plan.tasks[-1]

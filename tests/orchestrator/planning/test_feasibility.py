@@ -47,7 +47,7 @@ def test_a_plan_refuses_what_can_never_work(store: Store, change: dict[str, Any]
     assert time.monotonic() - begun < 60, "nothing that large was built"
 
 
-def test_a_poison_s_network_and_a_seed_are_looked_at_too(store: Store) -> None:
+def test_a_poison_s_network_and_a_seed_are_checked_too(store: Store) -> None:
     em = {"kind": "em", "generator": {"kind": "resnet18", "width": 10**6}}
     with pytest.raises(InputError, match=r"data\.poison\.0.generator.width: 1,000,000 makes a resnet18"):
         plan_of(tiny(grid={"data.poison": [em]}), store)
@@ -68,7 +68,7 @@ def test_a_batch_larger_than_a_subset_is_warned_of(store: Store) -> None:
     ]
 
 
-def test_a_sweep_that_is_sent_away_is_looked_at_before(tmp_path: Path) -> None:
+def test_a_submitted_sweep_is_checked_before(tmp_path: Path) -> None:
     file = write(tmp_path, training(architecture={"kind": "resnet18", "width": 10**6}))
     with pytest.raises(InputError, match="which fits no device"):
         prepare(file, store="s3://bucket/opsctl", settings=())

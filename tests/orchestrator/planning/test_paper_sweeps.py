@@ -217,7 +217,7 @@ def smoke(name: str, store: Store, changes: dict[str, str]) -> Plan:
 
 def run(tasks: Iterable[Task], store: Store) -> list[Record]:
     keep = RunSpec(keep="weights")
-    return [run_trial(task.trial, store, device=CPU, looks=task.looks, run=keep) for task in tasks]
+    return [run_trial(task.trial, store, device=CPU, probes=task.probes, run=keep) for task in tasks]
 
 
 def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
@@ -264,15 +264,15 @@ def test_the_table_of_photographs_is_filled(store: Store, tmp_path: Path) -> Non
     assert {r["spec"]["train"]["augmentations"][0]["pad"] for r in records} == {28}
 
 
-def test_table_1_and_the_figures_look_at_the_same_networks(store: Store) -> None:
-    """Figure 4 has to watch, and keeps the weights that the others look at: nothing is trained twice."""
-    looks = {
+def test_table_1_and_the_figures_use_the_same_networks(store: Store) -> None:
+    """Figure 4 observes every epoch and keeps the weights that the others need: nothing is trained twice."""
+    probes = {
         "figure4": {},
         "figure1": {"probes.0.limit": "8", "probes.0.pictured": "2"},
         "figure3": {"probes.0.points": "3", "probes.0.limit": "20"},
         "table1": SETS,
     }
-    for name, changes in looks.items():
+    for name, changes in probes.items():
         plan = smoke(name, store, {**NARROW, **THREE, **changes})
         assert [task.trains for task in plan.tasks] == [name == "figure4"] * 3
         assert len(filled(name, store, {**NARROW, **THREE, **changes})) == 3

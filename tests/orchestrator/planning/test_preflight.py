@@ -12,8 +12,8 @@ from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.preflight import Preflight
-from orchestrator.planning.probes import Looks
-from orchestrator.planning.spec import LookSpec, RunSpec
+from orchestrator.planning.probes import SweepProbes
+from orchestrator.planning.spec import ProbeSpec, RunSpec
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from poisons.sources.base import Source
@@ -92,15 +92,15 @@ def test_a_probe_of_kept_weights_is_checked_too(store: Store) -> None:
     impossible = {"kind": "linear_separability", "sets": {"clean": {"poison": "clean", "limit": 20}}}
     with pytest.raises(InputError, match=r"test: the trial \(seed=0\): .*linear_separability"):
         plan_of(told | {"probes": [impossible]}, store)
-    looks = Looks(
-        [LookSpec.parse(one, "test") for one in ("distance", impossible)],
+    probes = SweepProbes(
+        [ProbeSpec.parse(one, "test") for one in ("distance", impossible)],
         "test",
         Source.pinned,
         lambda _: None,
-    ).at(task.trial.data)
+    ).of(task.trial.data)
     with pytest.raises(InputError, match="linear_separability"):
-        run_trial(task.trial, store, device=CPU, looks=looks)
-    assert Ledger(store.where).look(task.key, looks[0].key) is None, (
+        run_trial(task.trial, store, device=CPU, probes=probes)
+    assert Ledger(store.where).finding(task.key, probes[0].key) is None, (
         "it was found out before anything was done"
     )
 

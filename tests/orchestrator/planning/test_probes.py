@@ -21,13 +21,13 @@ from orchestrator.execution.trial import run_trial
 from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.caveats import remarks
 from orchestrator.planning.plan import Task
-from orchestrator.planning.probes import PlannedLook
+from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.snapshot import kept_snapshot
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import entries
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.stores import open_store
-from orchestrator.storage.summaries import HEAD, heads, looked
+from orchestrator.storage.summaries import HEAD, heads, probes_done
 from orchestrator.tracking import Tracker, default_uri
 from poisons import Store
 from tests.conftest import CPU
@@ -63,48 +63,50 @@ def first(store: Store, **changes: Any) -> Task:
 
 
 def run(store: Store, task: Task, **options: Any) -> Record:
-    return run_trial(task.trial, store, device=CPU, looks=task.looks, **options)
+    return run_trial(task.trial, store, device=CPU, probes=task.probes, **options)
 
 
 def found(store: Store, task: Task) -> dict[str, Record]:
-    return Ledger(store.where).findings({task.key: task.look_keys})[task.key]
+    return Ledger(store.where).findings({task.key: task.probe_keys})[task.key]
 
 
 def files(store: Store, key: str) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in (store.root / "trials" / key).iterdir()}
 
 
-def breaks(error: type[BaseException], *told: str) -> Callable[..., Any]:
-    def look(*_: Any) -> Any:
-        raise error(*told)
+def breaks(error: type[BaseException], *args: str) -> Callable[..., Any]:
+    def broken(*_: Any) -> Any:
+        raise error(*args)
 
-    return look
+    return broken
 
 
 # -- planned
 
 
-def test_looks_move_no_trial_and_their_data_sets_are_built_while_they_lack(store: Store) -> None:
+def test_probes_change_no_trial_key_and_their_data_sets_are_built_while_findings_are_missing(
+    store: Store,
+) -> None:
     plain, plan = plan_of(tiny(), store), plan_of(tiny(**BOTH), store)
     assert [task.key for task in plan.tasks] == [task.key for task in plain.tasks]
     built = [spec.name for spec in plan.to_build]
     (shuffled,) = set(built) - {spec.name for spec in plain.to_build}
     assert built.index(shuffled) > max(
-        built.index(spec.name) for spec in plan.tasks[0].looks[1].sets["ops"].parents
+        built.index(spec.name) for spec in plan.tasks[0].probes[1].sets["ops"].parents
     )
     for task in plan.tasks:
-        assert set(task.needs) == {spec.name for spec in (*task.trial.needs, *task.looks[1].sets.values())}
+        assert set(task.needs) == {spec.name for spec in (*task.trial.needs, *task.probes[1].sets.values())}
         run(store, task)
     after = plan_of(tiny(**BOTH), store)
     assert [task.done for task in after.tasks] == [True] * 4
     assert after.data == ()
     assert [task.needs for task in after.tasks] == [task.needs for task in plain.tasks]
-    assert plan_of(tiny(), store).done == 4, "a sweep that looks at nothing finds its trials done"
+    assert plan_of(tiny(), store).done == 4, "a sweep without probes finds its trials done"
 
 
-def test_a_look_is_known_by_its_probe_and_its_images_and_not_by_its_name(store: Store) -> None:
+def test_the_key_of_a_finding_depends_on_probe_and_images_and_not_on_the_name(store: Store) -> None:
     def keys(*probes: object) -> list[str]:
-        return [look.key for look in first(store, probes=list(probes)).looks]
+        return [planned.key for planned in first(store, probes=list(probes)).probes]
 
     one, other, strict = keys(
         "distance", {"kind": "distance", "name": "far"}, {"kind": "distance", "threshold": 0.5, "name": "x"}
@@ -114,8 +116,8 @@ def test_a_look_is_known_by_its_probe_and_its_images_and_not_by_its_name(store: 
     swapped = {**SHUFFLE, "sets": dict(reversed(SHUFFLE["sets"].items()))}  # type: ignore[attr-defined]
     assert keys(SHUFFLE) == keys(swapped)
     assert keys(SHUFFLE) != keys({**SHUFFLE, "sets": {"ops": {"poison": {"kind": "ops", "pixels": 2}}}})
-    told = first(store, **BOTH).looks[1]
-    again = PlannedLook.read(json.loads(json.dumps(told.to_json())))
+    told = first(store, **BOTH).probes[1]
+    again = PlannedProbe.read(json.loads(json.dumps(told.to_json())))
     assert (again, again.key) == (told, told.key)
 
 
@@ -123,7 +125,7 @@ def test_a_set_is_the_trials_own_data_set_with_some_fields_changed(store: Store)
     grid = {"data.poison": [{"kind": "ops", "pixels": 2}], "seed": [0]}
     sets = {"clean": {"poison": "clean"}, "more": {"poison.0.pixels": 3}, "other": {"seed": 7}}
     task = first(store, grid=grid, probes=[{"kind": "shuffle_test", "sets": sets}])
-    found, own = task.looks[0].sets, task.trial.data
+    found, own = task.probes[0].sets, task.trial.data
     assert found["clean"] == own.clean
     assert found["more"].poison[0].pixels == 3  # type: ignore[attr-defined]
     assert found["other"] == own.model_copy(update={"seed": 7})
@@ -134,7 +136,7 @@ def test_a_probe_that_needs_clean_images_gets_the_trials_own(store: Store) -> No
     task = plan_of(
         tiny(probes=["linear_separability"], report={"metric": "linear_separability/acc"}), store
     ).tasks[2]
-    assert task.looks[0].sets == {"clean": task.trial.data.clean}
+    assert task.probes[0].sets == {"clean": task.trial.data.clean}
     assert task.trial.data.poison[0].kind == "ops"
 
 
@@ -142,7 +144,7 @@ def test_a_probe_that_needs_clean_images_gets_the_trials_own(store: Store) -> No
     ("changes", "message"),
     [
         ({"probes": ["distanc"]}, "unknown probe 'distanc'; did you mean 'distance'"),
-        ({"probes": ["distance", "distance"]}, "test: probes.1: a look at 'distance' is there already"),
+        ({"probes": ["distance", "distance"]}, "test: probes.1: another probe is named 'distance' already"),
         ({"probes": ["shuffle_test"]}, "test: probes.0: the probe 'shuffle_test' compares sets of images"),
         (
             {"probes": ["distance", {**SHUFFLE, "sets": {"em": {"poison": "emm"}}}]},
@@ -170,7 +172,7 @@ def test_a_probe_that_needs_clean_images_gets_the_trials_own(store: Store) -> No
         ),
     ],
 )
-def test_a_look_that_cannot_be_is_told_before_the_work(
+def test_an_impossible_probe_is_an_error_before_the_work(
     store: Store, changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
@@ -193,16 +195,16 @@ def test_images_that_do_not_fit_are_told_before_the_work(store: Store, tmp_path:
 # -- run
 
 
-def test_a_look_changes_nothing_and_is_published_beside_the_result(store: Store, tmp_path: Path) -> None:
+def test_a_probe_changes_nothing_and_its_finding_is_published_beside_the_result(
+    store: Store, tmp_path: Path
+) -> None:
     quiet = run(Store(tmp_path / "other"), first(Store(tmp_path / "other")))
     task = first(store, **BOTH)
     record = run(store, task)
     assert record["history"] == quiet["history"]
-    looked_at = found(store, task)
+    probed = found(store, task)
     assert record["metrics"] == quiet["metrics"] | {
-        f"{name}/{metric}": value
-        for name, one in looked_at.items()
-        for metric, value in one["metrics"].items()
+        f"{name}/{metric}": value for name, one in probed.items() for metric, value in one["metrics"].items()
     }
     assert set(record["metrics"]) >= {
         "distance/relative",
@@ -211,12 +213,12 @@ def test_a_look_changes_nothing_and_is_published_beside_the_result(store: Store,
     }
     assert set(files(store, task.key)) == {
         "result.json",
-        *(f"look-{key}.json" for key in task.look_keys.values()),
+        *(f"look-{key}.json" for key in task.probe_keys.values()),
     }
-    distance, shuffle = looked_at["distance"], looked_at["shuffle_test"]
-    assert distance["key"] == task.look_keys["distance"]
+    distance, shuffle = probed["distance"], probed["shuffle_test"]
+    assert distance["key"] == task.probe_keys["distance"]
     assert len(distance["curves"]["relative"]) == task.trial.train.epochs
-    assert shuffle["sets"] == {name: spec.name for name, spec in task.looks[1].sets.items()}
+    assert shuffle["sets"] == {name: spec.name for name, spec in task.probes[1].sets.items()}
     result = Ledger(store.where).result(task.key)
     assert result is not None
     assert result["metrics"] == quiet["metrics"], (
@@ -318,20 +320,20 @@ def test_kept_weights_that_are_not_those_of_the_network_count_as_not_kept(
 
 
 @pytest.mark.parametrize("end", [0, 10, 700, -2, -3])
-def test_a_damaged_look_is_missing_and_found_again(store: Store, end: int) -> None:
+def test_a_damaged_finding_is_missing_and_computed_again(store: Store, end: int) -> None:
     task = first(store, **BOTH)
     run(store, task, run=KEEP)
     whole = found(store, task)["distance"]
     file = store.root / "trials" / task.key / f"look-{task.look_keys['distance']}.json"
     file.write_bytes(file.read_bytes()[:end])
     again = first(store, **BOTH)
-    assert [lacking.name for lacking in again.lacks] == ["distance"]
+    assert [lacking.name for lacking in again.missing_probes] == ["distance"]
     assert again.trains, "its probe watches"
     run(store, again)
     assert found(store, task)["distance"]["curves"] == whole["curves"]
 
 
-def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
+def test_a_probe_that_fails_costs_neither_the_result_nor_another_finding(
     store: Store, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
 ) -> None:
     task = first(store, probes=[SHUFFLE, "distance"])
@@ -345,11 +347,11 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
     assert told.kind == "trial"
     assert (
         told.error
-        == "ZeroDivisionError: no images (in the look 'shuffle_test'; the result of the training is kept)"
+        == "ZeroDivisionError: no images (in the probe 'shuffle_test'; the result of the training is kept)"
     )
     result = Ledger(store.where).result(task.key)
     assert result is not None
-    assert result["warnings"] == ["the look 'shuffle_test' failed: no images"]
+    assert result["warnings"] == ["the probe 'shuffle_test' failed: no images"]
     assert set(found(store, task)) == {"distance"}
     Ledger(store.where).fail(task.key, told.to_json())
     plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
@@ -358,14 +360,14 @@ def test_a_look_that_fails_costs_neither_the_result_nor_another_look(
         read_status(plan.snapshot, Ledger(store.where)).counts
         == "1 of 4 trials done, 1 lacks shuffle_test, 1 failed in a probe, 0 failed, 3 missing"
     )
-    assert plan_of(tiny(), store).done == 1, "who does not look finds it done"
+    assert plan_of(tiny(), store).done == 1, "without probes it is done"
     run(store, task)
     assert epochs == [1, 2]
     assert Ledger(store.where).failure(task.key) is None
     assert "checkpoint.pt" not in files(store, task.key)
 
 
-def test_the_author_hears_of_a_look_that_asks_for_what_cannot_be(
+def test_a_probe_with_impossible_settings_is_a_config_error(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = first(store, probes=[SHUFFLE])
@@ -376,7 +378,7 @@ def test_the_author_hears_of_a_look_that_asks_for_what_cannot_be(
     assert Ledger(store.where).result(task.key) is not None
 
 
-def test_who_is_killed_while_looking_trains_nothing_again(
+def test_a_kill_during_a_probe_does_not_repeat_the_training(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
 ) -> None:
     task = first(store, probes=["distance", SHUFFLE])
@@ -414,7 +416,7 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     (store.root / "trials" / done.key / f"look-{done.look_keys['distance']}.json").unlink()
     seen = read_status(plan.snapshot, ledger, status)
     assert seen.results == status.results, "what was seen is not read again"
-    assert seen.findings[done.key]["distance"]["curves"], "nor is what a look found"
+    assert seen.findings[done.key]["distance"]["curves"], "nor is a finding"
     assert read_status(plan.snapshot, ledger).counts.startswith(
         "2 of 4 trials done, 2 lack distance, 1 lacks "
     )
@@ -431,19 +433,19 @@ def test_the_head_of_a_finding_is_all_but_its_curves(store: Store, curve: int) -
         "fields": {"x": [[1, 2]]},
         "curves": {"c": [0.5] * curve},
     }
-    ledger.publish_look("t", "k", record)
+    ledger.publish_finding("t", "k", record)
     wanted = {"t": {"one": "k", "other": "k", "none": "l"}}
     short = {"key": "k", "metrics": {"a": 1.0}, "seconds": 2.0}
     assert heads(ledger, wanted) == {"t": {"one": short, "other": short}}
-    assert looked(ledger, wanted) == {"t": {"one", "other"}}
+    assert probes_done(ledger, wanted) == {"t": {"one", "other"}}
     assert ledger.findings(wanted)["t"]["other"] == {"key": "k", **record}
     memory = Ledger(f"memory://{secrets.token_hex(8)}/x")
-    memory.publish_look("t", "k", record)
-    assert looked(memory, wanted) == {"t": {"one", "other"}}
+    memory.publish_finding("t", "k", record)
+    assert probes_done(memory, wanted) == {"t": {"one", "other"}}
     assert heads(memory, wanted)["t"]["one"] == {"key": "k", **record}
 
 
-def test_a_plan_says_what_is_done_but_for_looks(store: Store) -> None:
+def test_a_plan_shows_trials_that_only_lack_findings(store: Store) -> None:
     plan = plan_of(tiny(), store)
     for task, kept in zip(plan.tasks, (KEEP, KEEP, RunSpec()), strict=False):
         run_trial(task.trial, store, device=CPU, run=kept)
@@ -460,18 +462,18 @@ def test_a_plan_says_what_is_done_but_for_looks(store: Store) -> None:
     assert remarks(plan_of(tiny(), store)) == []
 
 
-def test_what_looks_read_is_needed(store: Store) -> None:
+def test_data_sets_of_probes_are_needed(store: Store) -> None:
     task = first(store, probes=[SHUFFLE])
     run(store, task)
     needed = {entry.name: entry.needed_by for entry in entries(store)}
     assert all(needed.values())
-    shuffled = task.looks[0].sets["shuffled"]
+    shuffled = task.probes[0].sets["shuffled"]
     assert needed[shuffled.name] == ("1 trial",)
     (store.root / "trials" / task.key / f"look-{task.look_keys['shuffle_test']}.json").unlink()
     assert [entry.name for entry in entries(store) if not entry.needed_by] >= [shuffled.name]
 
 
-def test_a_search_may_go_by_what_a_look_finds(store: Store) -> None:
+def test_a_search_can_optimise_a_probe_s_metric(store: Store) -> None:
     changes = {
         **BOTH,
         "run": {"search": "optuna", "num_samples": 2},
@@ -505,19 +507,19 @@ def test_mlflow_gets_what_was_found_once_even_if_it_is_found_later(store: Store)
     run_trial(tasks[0].trial, store, device=CPU, run=KEEP)
     assert tracker().sync() == 1
     bare = told(tracker())
-    looking = tracker(**BOTH)
-    assert looking.sync() == 0, "without its looks it is not done"
-    assert told(looking) == bare
+    probing = tracker(**BOTH)
+    assert probing.sync() == 0, "without its findings it is not done"
+    assert told(probing) == bare
     for task in tasks[:2]:
         run(store, task)
-    assert looking.sync() == 1, "the other has a run"
+    assert probing.sync() == 1, "the other has a run"
     one = found(store, tasks[0])
     curves = {
         f"distance/{name}": list(enumerate(values, 1)) for name, values in one["distance"]["curves"].items()
     }
     numbers = {f"shuffle_test/{name}": [(2, value)] for name, value in one["shuffle_test"]["metrics"].items()}
-    assert told(looking) == bare | curves | numbers
-    (late,), (early,) = (looking.runs()[task.key] for task in tasks[:2])
+    assert told(probing) == bare | curves | numbers
+    (late,), (early,) = (probing.runs()[task.key] for task in tasks[:2])
     assert late.data.metrics.keys() == early.data.metrics.keys()
-    assert looking.sync() == tracker(**BOTH).sync() == 0
-    assert told(looking) == bare | curves | numbers
+    assert probing.sync() == tracker(**BOTH).sync() == 0
+    assert told(probing) == bare | curves | numbers

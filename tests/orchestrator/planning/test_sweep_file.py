@@ -76,7 +76,7 @@ def test_settings_change_the_base_the_grid_and_the_run(tmp_path: Path) -> None:
     assert sweep.report.metric == "train/loss"
 
 
-def test_settings_change_the_looks(tmp_path: Path) -> None:
+def test_settings_change_the_probes(tmp_path: Path) -> None:
     sweep = load(write(tmp_path, GOOD + "probes: [loss_surface]\n"), ("probes.0.points=3",))
     assert [spec.probe.points for spec in sweep.probes] == [3]  # type: ignore[attr-defined]
 

@@ -71,7 +71,7 @@ def test_adding_a_probe_hides_no_result(store: Store) -> None:
 def test_a_cell_says_how_many_of_its_trials_lack_a_probe(store: Store) -> None:
     sweep = finished(store) | {"probes": [SURFACE]}
     task = plan_of(sweep, store).tasks[1]
-    run_trial(task.trial, store, device=CPU, looks=task.looks)
+    run_trial(task.trial, store, device=CPU, probes=task.probes)
     sheet = sheet_of(sweep, store)
     assert sheet.status.counts == "4 of 4 trials done, 3 lack loss_surface, 0 failed, 0 missing"
     (table,) = sheet.probes
@@ -86,7 +86,7 @@ def test_every_format_shows_the_metrics_of_probes_beside_the_main_one(store: Sto
     grid = {"data.poison": ["clean", "ops"], "train.batch_size": [16, 32], "seed": [0]}
     sweep = finished(store, grid=grid) | {"probes": [SURFACE]}
     for task in plan_of(sweep, store).tasks[:2]:
-        run_trial(task.trial, store, device=CPU, looks=task.looks)
+        run_trial(task.trial, store, device=CPU, probes=task.probes)
     sheet = sheet_of(sweep, store)
     (table,) = sheet.probes
     sharp = report.text(table, "clean, 16", "sharpness")
@@ -320,7 +320,7 @@ def test_damaged_weights_are_replaced_when_the_trial_is_trained_again(store: Sto
     (task,) = plan_of(sweep, store).tasks
     file = store.root / "trials" / task.key / "weights.pt"
     file.write_bytes(b"torn")
-    run_trial(task.trial, store, device=CPU, looks=task.looks, run=RunSpec(keep="weights"))
+    run_trial(task.trial, store, device=CPU, probes=task.probes, run=RunSpec(keep="weights"))
     assert file.stat().st_size > 100_000
 
 

@@ -99,8 +99,8 @@ def test_probe_findings_from_several_platforms_give_a_warning(store: Store) -> N
     for task, name in zip(plan.tasks, (AMX, BF16, AMX, None), strict=True):
         ledger.publish(task.key, result(AMX))
         platform = {} if name is None else {"platform": {"name": name}}
-        (planned,) = task.looks
-        ledger.publish_look(task.key, planned.key, {"metrics": {"relative": 1.0}, **platform})
+        (planned,) = task.probes
+        ledger.publish_finding(task.key, planned.key, {"metrics": {"relative": 1.0}, **platform})
     sheet = report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
     (one,) = (one for one in sheet.warnings if one.kind == "platform")
     assert (one.column, one.text) == (

@@ -38,8 +38,8 @@ def a_sheet(content: dict[str, Any], store: Store) -> report.Sheet:
         metrics = {"test/clean_acc": 1 / (3 + i), "train/loss": math.exp(-20 * i), "test/peak_epoch": 2.0}
         warnings = ["a, b", 'the "training set" was not learnt'] if i == 1 else []
         ledger.publish(task.key, {"metrics": metrics, "seconds": 0.1 + 0.2 + i, "warnings": warnings})
-        for planned in task.looks:
-            ledger.publish_look(task.key, planned.key, {"metrics": {"relative": math.pi / (i + 1)}})
+        for planned in task.probes:
+            ledger.publish_finding(task.key, planned.key, {"metrics": {"relative": math.pi / (i + 1)}})
     ledger.fail(plan.tasks[-3].key, {"error": "=HYPERLINK(1)\nmore", "traceback": None})
     ledger.stop(plan.tasks[-2].key, {"epoch": 1})
     return report.make_sheet(read_status(plan.snapshot, ledger), Path("tiny.yaml"))
@@ -63,7 +63,7 @@ def test_each_trial_equals_its_ledger_record(store: Store) -> None:
     assert found["train.label_smoothing"].tolist() == [0.0, 0.0, 0.1, 0.1] * 2
     ledger = Ledger(store.where)
     for (_, line), entry in zip(found.iterrows(), entries, strict=True):
-        record = ledger.looked(entry.key, entry.looks)
+        record = ledger.complete(entry.key, entry.probe_keys)
         assert (record is None) == (line["state"] != "done")
         for name, value in {**record["metrics"], "seconds": record["seconds"]}.items() if record else ():
             assert line[name] == value, "the same number, not a near one"

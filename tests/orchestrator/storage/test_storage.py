@@ -85,18 +85,18 @@ def test_a_result_that_is_there_stays_unless_it_is_damaged(storage: Storage) -> 
     ledger, first, late = Ledger(storage.where), {"metrics": {"a": 1.0}}, {"metrics": {"a": 2.0}}
     assert ledger.publish("k", first)["metrics"] == first["metrics"]
     assert ledger.publish("k", late)["metrics"] == first["metrics"]
-    ledger.publish_look("k", "l", first)
-    ledger.publish_look("k", "l", late)
-    found = ledger.looked("k", {"look": "l"})
+    ledger.publish_finding("k", "l", first)
+    ledger.publish_finding("k", "l", late)
+    found = ledger.complete("k", {"probe": "l"})
     assert found is not None
-    assert found["metrics"] == {"a": 1.0, "look/a": 1.0}
+    assert found["metrics"] == {"a": 1.0, "probe/a": 1.0}
     for name in ("result", "look-l"):
         storage.write(f"trials/k/{name}.json", b"{")
     ledger.publish("k", late)
-    ledger.publish_look("k", "l", late)
-    found = ledger.looked("k", {"look": "l"})
+    ledger.publish_finding("k", "l", late)
+    found = ledger.complete("k", {"probe": "l"})
     assert found is not None
-    assert found["metrics"] == {"a": 2.0, "look/a": 2.0}
+    assert found["metrics"] == {"a": 2.0, "probe/a": 2.0}
 
 
 def test_folders_are_listed_by_what_lies_in_them(storage: Storage) -> None:
@@ -244,7 +244,7 @@ def test_a_server_that_does_not_answer_is_an_error_soon(bucket: str, monkeypatch
     assert time.monotonic() - start < 60
 
 
-def test_a_look_at_a_folder_imports_no_fsspec() -> None:
+def test_reading_a_folder_imports_no_fsspec() -> None:
     assert not loaded("from orchestrator.storage.ledger import Ledger\nLedger('.').done()") & {
         "fsspec",
         "torch",

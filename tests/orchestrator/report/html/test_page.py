@@ -101,7 +101,7 @@ def sheets(store: Store) -> list[Sheet]:
             }
             ledger.fail(task.key, record)
         elif not task.point.name.startswith(UNRUN):
-            run_trial(task.trial, store, device=CPU, looks=task.looks, run=RunSpec())
+            run_trial(task.trial, store, device=CPU, probes=task.probes, run=RunSpec())
     nothing = make_plan(
         SweepSpec.parse(
             tiny(name="nothing-yet", grid={"data.poison": ["clean", "ops"], "train.epochs": [4]}), "test"
