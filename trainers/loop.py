@@ -27,6 +27,7 @@ from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.probe import Row, Watch
 from trainers.recipe import TrainSpec, repeatable
 from trainers.stored import DamagedError, JsonFile
+from trainers.strided import subsample_first
 from trainers.tensor_files import check_weights
 
 MEMORY = re.compile(
@@ -103,6 +104,8 @@ class Training:
         model = spec.architecture.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
         if start is not None:
             model.load_state_dict(start)
+        if device.type == "cpu":
+            subsample_first(model)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         average = None if spec.ema is None else Average(model, spec.ema)
         return cls(spec, model, spec.optimizer.build(model), average, {name: [] for name in watched})

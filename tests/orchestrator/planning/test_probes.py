@@ -324,7 +324,7 @@ def test_a_damaged_finding_is_missing_and_computed_again(store: Store, end: int)
     task = first(store, **BOTH)
     run(store, task, run=KEEP)
     whole = found(store, task)["distance"]
-    file = store.root / "trials" / task.key / f"look-{task.look_keys['distance']}.json"
+    file = store.root / "trials" / task.key / f"look-{task.probe_keys['distance']}.json"
     file.write_bytes(file.read_bytes()[:end])
     again = first(store, **BOTH)
     assert [lacking.name for lacking in again.missing_probes] == ["distance"]
@@ -386,7 +386,7 @@ def test_a_kill_during_a_probe_does_not_repeat_the_training(
         broken.setattr(ShuffleTest, "run", breaks(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(store, task)
-    assert set(files(store, task.key)) == {"checkpoint.pt", f"look-{task.look_keys['distance']}.json"}
+    assert set(files(store, task.key)) == {"checkpoint.pt", f"look-{task.probe_keys['distance']}.json"}
     epochs.clear()
     record = run(store, task)
     assert epochs == []
@@ -413,7 +413,7 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     assert status.results[done.key]["metrics"] == record["metrics"]
     assert dict(status.findings[done.key]) == found(store, done)
     assert bare.key not in status.findings
-    (store.root / "trials" / done.key / f"look-{done.look_keys['distance']}.json").unlink()
+    (store.root / "trials" / done.key / f"look-{done.probe_keys['distance']}.json").unlink()
     seen = read_status(plan.snapshot, ledger, status)
     assert seen.results == status.results, "what was seen is not read again"
     assert seen.findings[done.key]["distance"]["curves"], "nor is a finding"
@@ -469,7 +469,7 @@ def test_data_sets_of_probes_are_needed(store: Store) -> None:
     assert all(needed.values())
     shuffled = task.probes[0].sets["shuffled"]
     assert needed[shuffled.name] == ("1 trial",)
-    (store.root / "trials" / task.key / f"look-{task.look_keys['shuffle_test']}.json").unlink()
+    (store.root / "trials" / task.key / f"look-{task.probe_keys['shuffle_test']}.json").unlink()
     assert [entry.name for entry in entries(store) if not entry.needed_by] >= [shuffled.name]
 
 
