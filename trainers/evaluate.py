@@ -14,7 +14,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from trainers.attacks.pgd import Pgd
-from trainers.families import Attack, cross_entropy
+from trainers.families import Attack, Defense, cross_entropy
 from trainers.feed import feed
 from trainers.images import Extent, Images
 from trainers.pgd import Frozen, input_gradient
@@ -79,20 +79,23 @@ def evaluate(
     gen: torch.Generator,
     batch_size: int = 128,
     memorises: bool = False,
+    defense: Defense | None = None,
 ) -> Evaluation:
     """Evaluate a trained `model` in eval mode on the device of `gen`; attack `batch_size` images at a time.
-    `memorises` says that the training should have fitted every training image; there is a warning if it did
-    not."""
+    `train` are the images it was trained on. `memorises` says that the training should have fitted every one
+    of them; there is a warning if it did not. With a `defense`, test accuracies and attacks are those of the
+    model that classifies what the defense purifies."""
     device = gen.device
     with Frozen(model):
-        hits = correct(model, test, device)
+        deployed = defense.deployed(model) if defense else model
+        hits = correct(deployed, test, device)
         metrics = {
             "test/clean_acc": share(hits),
             "train/unaugmented_acc": share(correct(model, train, device)),
         }
         some = test.subset(spec.attack_limit)
-        robust = {a: robust_accuracy(model, some, a, gen, batch_size) for a in spec.attacks}
-        warnings = list(_attack_warnings(model, some, robust, gen, batch_size)) if robust else []
+        robust = {a: robust_accuracy(deployed, some, a, gen, batch_size) for a in spec.attacks}
+        warnings = list(_attack_warnings(deployed, some, robust, gen, batch_size)) if robust else []
     if memorises and metrics["train/unaugmented_acc"] < EXPECTED:
         warnings.append(
             f"the training set was not learnt: accuracy on it is {metrics['train/unaugmented_acc']:.1%}, and "

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from trainers.images import Extent, Images
 from trainers.pgd import Budget
 from trainers.spec import InputError, Plugin
+
+Metrics = dict[str, float]
+Report = Callable[[Metrics], None]
 
 
 @dataclass(frozen=True)
@@ -75,8 +78,8 @@ class Augmentation(Plugin, family="augmentation", package="trainers.augmentation
 
 
 class Defense(Plugin, family="defense", package="trainers.defenses"):
-    """A defense of a trainer who does not know the poison: prepare the images once, perturb each batch, or
-    change the loss."""
+    """A defense of a trainer who does not know the poison: prepare the training images once, perturb each
+    batch, change the loss, or purify inputs at test time."""
 
     memorises: ClassVar[bool] = False  # whether training fits every training image in the end
 
@@ -85,9 +88,20 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
         """The passes of one training step, including its attack; by default a plain step."""
         return Passes(forward=1, backward=1)
 
-    def prepare(self, images: Images) -> Images:
-        """The training set to train on; called once."""
+    def prepare(
+        self, images: Images, *, device: torch.device, gen: torch.Generator, report: Report
+    ) -> Images:
+        """The images to train on in place of `images`, with equal labels and shape; called once. All
+        randomness comes from `gen`, on `device`; long work reports its progress as rows of metrics."""
         return images
+
+    def purify(self, x: Tensor) -> Tensor:
+        """The inputs `x` to classify at test time and under attack, float N,C,H,W in [0, 1], cleaned."""
+        return x
+
+    def deployed(self, model: nn.Module) -> nn.Module:
+        """A trained `model` as it is used at test time: it classifies purified inputs."""
+        return model if type(self).purify is Defense.purify else Purified(self, model)
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         """The batch to train on in place of `x`. Called before the first augmentation that mixes images
@@ -98,6 +112,18 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
         """The loss to minimise and the logits N,K it was computed from, for one augmented batch."""
         logits = model(x)
         return cross_entropy(logits, y), logits
+
+
+class Purified(nn.Module):
+    """Classifies what a defense purifies. Not part of the training."""
+
+    def __init__(self, defense: Defense, net: nn.Module) -> None:
+        super().__init__()
+        self.defense, self.net = defense, net
+        self.training = net.training
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.defense.purify(x))
 
 
 class Attack(Plugin, family="attack", package="trainers.attacks"):

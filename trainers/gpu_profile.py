@@ -22,7 +22,15 @@ from trainers.evaluate import BATCH, correct
 from trainers.feed import feed, place
 from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Images
-from trainers.loop import Training, arithmetic_of, compiled, generator, memory_named, train_step
+from trainers.loop import (
+    Training,
+    arithmetic_of,
+    compiled,
+    generator,
+    memory_named,
+    prepared,
+    train_step,
+)
 from trainers.precision import BatchSizes, failures
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.spec import InputError
@@ -69,7 +77,7 @@ def profile_trial(
     torch.cuda.reset_peak_memory_stats(device)
     host = random_images(n, train_shape, num_classes)
     with memory_named(trial.train, host, device), repeatable():
-        images = place(trial.train.defense.prepare(host), device)
+        images = place(prepared(trial.train, host, seed=0, device=device), device)
         some = images.take(torch.arange(min(n, BATCH), device=images.y.device))
         arithmetic = arithmetic_of(trial.train, images, some, device)
         spec = trial.train.model_copy(update={"precision": arithmetic.precision})

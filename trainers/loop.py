@@ -7,7 +7,7 @@ import hashlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NotRequired
@@ -20,6 +20,7 @@ from typing_extensions import TypedDict
 from trainers.average import Average
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import BATCH, accuracy
+from trainers.families import Metrics, Report
 from trainers.feed import feed, place
 from trainers.images import Images
 from trainers.numerical_platform import PlatformRecord, numerical_platform
@@ -33,8 +34,7 @@ from trainers.tensor_files import check_weights
 MEMORY = re.compile(
     "out of memory|allocate memory|ALLOC_FAILED|ALLOCATION_FAILED"
 )  # torch, CUDA, cuBLAS, cuDNN
-Metrics = dict[str, float]
-Report = Callable[[Metrics], None]
+PREPARATION = 2  # the random stream of a defense's preparation
 Weights = Mapping[str, Tensor]
 
 
@@ -53,13 +53,15 @@ class OutOfMemoryError(MemoryError):
 @dataclass(frozen=True)
 class Trained:
     """A trained network, a row of metrics per epoch, and the training time, including that before a
-    resumption. `watched` holds the rows of each watch, one per epoch."""
+    resumption. `watched` holds the rows of each watch, one per epoch; `images` are those that it was trained
+    on, after its defense prepared them."""
 
     model: nn.Module
     history: list[Metrics]
     seconds: float
     watched: dict[str, list[Row]] = field(default_factory=dict)
     platforms: tuple[PlatformRecord, ...] = ()  # that it was trained on, in order
+    images: Images | None = None  # None for a network loaded from a file
 
 
 class Progress(TypedDict):
@@ -237,7 +239,8 @@ def fit(
     """
     owner = f"{spec.key}, seed {seed}"
     with memory_named(spec, train, device), repeatable():
-        train, test = place(spec.defense.prepare(train), device), place(test, device)
+        images = prepared(spec, train, seed=seed, device=device)
+        train, test = place(images, device), place(test, device)
         arithmetic = arithmetic or arithmetic_of(spec, train, test, device)
         spec = spec.model_copy(update={"precision": arithmetic.precision})
         watches = watches or {}
@@ -253,15 +256,33 @@ def fit(
             row = {"epoch": float(epoch)}
             row |= train_epoch(training, forward, train, epoch=epoch, seed=seed, device=device)
             with spec.autocast(device):
-                row["test/clean_acc"] = accuracy(training.eval_model, test, device)
+                row["test/clean_acc"] = accuracy(spec.defense.deployed(training.eval_model), test, device)
             training.seconds += time.monotonic() - begun
             training.record_epoch(row, watches, device)
             report(row)
             if checkpoint is not None and checkpoint.due():
                 checkpoint.save(training.state(), owner=owner)
     return Trained(
-        training.eval_model, training.history, training.seconds, training.watched, tuple(training.platforms)
+        training.eval_model,
+        training.history,
+        training.seconds,
+        training.watched,
+        tuple(training.platforms),
+        images,
     )
+
+
+def prepared(
+    spec: TrainSpec,
+    images: Images,
+    *,
+    seed: int,
+    device: torch.device,
+    report: Report = lambda _: None,
+) -> Images:
+    """The images that a training of `spec` on `images` is trained on: what its defense makes of them."""
+    gen = generator(device, seed, 0, PREPARATION)
+    return spec.defense.prepare(images, device=device, gen=gen, report=report)
 
 
 def arithmetic_of(

@@ -11,17 +11,10 @@ from torch import nn
 
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import EvaluationSpec, evaluate, metric_of
+from trainers.families import Report
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.loop import (
-    Report,
-    Trained,
-    arithmetic_of,
-    fit,
-    generator,
-    memory_named,
-    summary,
-)
+from trainers.loop import Trained, arithmetic_of, fit, generator, memory_named, prepared, summary
 from trainers.numerical_platform import PlatformRecord
 from trainers.pgd import Frozen
 from trainers.precision import Arithmetic
@@ -130,14 +123,16 @@ class Trial(Spec):
         start = time.monotonic()
         memorises = spec.defense.memorises and spec.architecture.memorises
         with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):
+            assert trained.images is not None, "a training has images"
             evaluation = evaluate(
                 trained.model,
-                train,
+                trained.images,
                 test,
                 self.evaluation,
                 gen=generator(device, self.seed, 0),
                 batch_size=spec.batch_size,
                 memorises=memorises,
+                defense=spec.defense,
             )
         return trained, {
             "spec": redacted_data(plain(self)),
@@ -182,6 +177,7 @@ class Trial(Spec):
                 f"probe {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so final weights are "
                 "not enough; train the trial again with it"
             )
+        train = prepared(self.train, train, seed=self.seed, device=device)
         found, arithmetic = {}, self._arithmetic(train, test, device)
         with (
             memory_named(self.train, train, device),

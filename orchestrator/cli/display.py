@@ -25,7 +25,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.report.wording import number
 from orchestrator.storage.records import Record
 from poisons import DataSpec
-from trainers.loop import Metrics
+from trainers.families import Metrics
 
 
 @dataclass

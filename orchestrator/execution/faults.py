@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from poisons.durable import StoreError
 from trainers import InputError
-from trainers.loop import DivergenceError, Metrics
+from trainers.families import Metrics
+from trainers.loop import DivergenceError
 from trainers.redaction import redacted
 
 Kind = Literal["machine", "memory", "trial", "config"]

@@ -26,7 +26,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage
 from orchestrator.storage.records import DriverState, Record, RunningTrial
 from poisons import DataSpec, Store
-from trainers.loop import Metrics
+from trainers.families import Metrics
 
 POLL_SECONDS = 2.0  # between two checks of a trial that another driver runs
 

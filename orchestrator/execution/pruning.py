@@ -19,7 +19,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Record
-from trainers.loop import Metrics
+from trainers.families import Metrics
 
 REDUCTION = 3  # one of so many goes on
 STARTUP = 5  # finished trials before there is a median to speak of

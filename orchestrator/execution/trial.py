@@ -22,7 +22,8 @@ from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
 from poisons.store.remote import RemoteCheckpoint
 from trainers import Images
-from trainers.loop import Metrics, Report, Trained
+from trainers.families import Metrics, Report
+from trainers.loop import Trained
 from trainers.numerical_platform import numerical_platform
 from trainers.probe import ProbeRun, check_probe_inputs
 from trainers.provenance import environment

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.records import Record
 from poisons import DataSpec
-from trainers.loop import Metrics
+from trainers.families import Metrics
 
 
 class Observer:

@@ -15,7 +15,7 @@ from orchestrator.tracking.dedupe import Copy, whole
 from orchestrator.tracking.outbox import Outbox, Parcel
 from orchestrator.tracking.tracker import Tracker
 from poisons import DataSpec
-from trainers.loop import Metrics
+from trainers.families import Metrics
 
 EVERY_SECONDS = 5.0  # between batches
 PATIENCE_SECONDS = 15.0  # how long to wait for a store that does not answer, when the sweep has ended

@@ -11,7 +11,7 @@ from typing import Literal
 
 from orchestrator.planning.plan import Task
 from poisons import DataSpec
-from trainers.loop import Metrics
+from trainers.families import Metrics
 
 End = Literal["done", "stopped", "failed", "interrupted"]
 MANY = 1000  # this many rows are sent at once

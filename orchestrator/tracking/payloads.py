@@ -18,7 +18,7 @@ from orchestrator.planning.spec import is_seed
 from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
 from poisons.store.local_cache import remote_name
-from trainers.loop import Metrics
+from trainers.families import Metrics
 from trainers.printable import as_markdown
 from trainers.redaction import redacted
 from trainers.spec import flatten, plain

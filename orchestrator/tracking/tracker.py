@@ -24,7 +24,7 @@ from orchestrator.tracking.payloads import KEY, PARENT, Ending
 from orchestrator.tracking.points import Steps, after, lacking, last_steps
 from orchestrator.tracking.sweep_run import Parent
 from poisons import DataSpec, Store
-from trainers.loop import Metrics
+from trainers.families import Metrics
 from trainers.provenance import commit
 
 __all__ = ["KEY", "Tracker"]

@@ -23,7 +23,7 @@ from orchestrator.execution.trial import run_trial
 from orchestrator.storage.ledger import Record
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
-from trainers.loop import Metrics, Report
+from trainers.families import Metrics, Report
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from poisons import DataSpec, Store
 from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, fit, operations
-from trainers.evaluate import accuracy
-from trainers.families import Architecture, Defense, Schedule
+from trainers.attacks.pgd import Pgd
+from trainers.evaluate import EvaluationSpec, accuracy, evaluate, metric_of
+from trainers.families import Architecture, Defense, Metrics, Report, Schedule
 from trainers.loop import (
     DivergenceError,
-    Metrics,
     OutOfMemoryError,
     Training,
     generator,
+    prepared,
     summary,
     train_epoch,
 )
@@ -184,9 +185,14 @@ def test_every_kind_trains_two_batches(images: Images, family: str, kind: str) -
 @pytest.mark.parametrize("member", Defense.registry.values(), ids=lambda m: m.kind)
 def test_every_defense_keeps_images_and_gives_a_finite_loss(member: type[Defense], images: Images) -> None:
     defense, before = member.parse(member.smoke, "test"), images.x.clone()
-    prepared = defense.prepare(images)
-    assert prepared.x.shape == images.x.shape
+    prepared = defense.prepare(images, device=CPU, gen=generator(CPU, 0), report=lambda row: None)
+    again = defense.prepare(images, device=CPU, gen=generator(CPU, 0), report=lambda row: None)
+    assert (prepared.x.shape, prepared.x.dtype) == (images.x.shape, torch.uint8)
+    assert torch.equal(prepared.x, again.x)
     assert torch.equal(prepared.y, images.y)
+    pure = defense.purify(images.x.float() / 255)
+    assert pure.shape == images.x.shape
+    assert 0 <= pure.min() <= pure.max() <= 1
     model = Architecture.parse("lenet5", "test").network(num_classes=4, shape=(3, 32, 32), seed=0).train()
     y = F.one_hot(prepared.y, 4).float()
     gen = torch.Generator().manual_seed(0)
@@ -233,6 +239,49 @@ def test_an_attack_is_crafted_on_the_unmixed_batch_and_then_mixed(images: Images
     assert torch.equal(trained, x)
     assert torch.equal(mixed, y)
     assert not torch.equal(pure, mixed)
+
+
+class Negative(Defense, kind="negative"):
+    """Trains on some negatives of the images, chosen at random, and purifies inputs to their negatives."""
+
+    def prepare(
+        self, images: Images, *, device: torch.device, gen: torch.Generator, report: Report
+    ) -> Images:
+        chosen = torch.rand(len(images), generator=gen, device=device).cpu() < 0.5
+        x = torch.where(chosen[:, None, None, None], 255 - images.x, images.x)
+        return Images(x, images.y, images.num_classes)
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        return 1 - x
+
+
+del Defense.registry["negative"]
+
+
+def test_a_defense_prepares_what_is_trained_on_and_purifies_what_is_tested(images: Images) -> None:
+    """The reference trains on the prepared images, and tests on purified ones, without a defense."""
+    plain = TrainSpec.parse({**TINY, "epochs": 2, "batch_size": 20}, "test")
+    spec = plain.model_copy(update={"defense": Negative()})
+    negatives = Images(255 - images.x, images.y, images.num_classes)
+    done = fit(spec, images, images, seed=3, device=CPU)
+    assert done.images is not None
+    assert 5 < (done.images.x != images.x).flatten(1).any(1).sum() < 35
+    same = prepared(spec, images, seed=3, device=CPU)
+    assert torch.equal(done.images.x, same.x)
+    assert not torch.equal(same.x, prepared(spec, images, seed=4, device=CPU).x)
+    reference = fit(plain, same, negatives, seed=3, device=CPU)
+    assert done.history == reference.history
+
+    evaluation = EvaluationSpec(attacks=(Pgd(steps=2),))
+    found = evaluate(done.model, same, images, evaluation, gen=generator(CPU, 0), defense=spec.defense)
+    clean = evaluate(reference.model, same, negatives, evaluation, gen=generator(CPU, 0))
+    kept = ("test/clean_acc", "train/unaugmented_acc")
+    assert {name: found.metrics[name] for name in kept} == {name: clean.metrics[name] for name in kept}
+    deployed = spec.defense.deployed(done.model.eval())
+    attacked = Pgd(steps=2).craft(deployed, images.x.float() / 255, images.y, generator(CPU, 0))
+    right = (done.model(1 - attacked).argmax(1) == images.y).double().mean().item()
+    assert found.metrics[metric_of(evaluation.attacks[0])] == right
+    assert done.model.training is False
 
 
 class Waits(TorchDispatchMode):

@@ -21,7 +21,8 @@ from trainers import Images, InputError, TrainSpec, fit
 from trainers.__main__ import main
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
-from trainers.loop import DivergenceError, Metrics, generator
+from trainers.families import Metrics
+from trainers.loop import DivergenceError, generator
 from trainers.probe import Probe, ProbeRun, Subject, metrics_of
 from trainers.probes.distance import distance
 from trainers.trial import Trial

@@ -31,7 +31,7 @@ from orchestrator.storage.stores import open_driven
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
 from trainers import Images, InputError
-from trainers.loop import Metrics
+from trainers.families import Metrics
 from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
