@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from poisons import CraftContext, Poison
+from poisons import CraftContext, Poison, arrow
+from poisons.base import Perturbation
 from poisons.exchange.importing import write_import
 from poisons.methods.imported import Imported
 from poisons.methods.ops import uniform_noise
+from poisons.perturbations.chain import Chain
+from poisons.store.store import restored
 from trainers import Images
 
 MEMBERS = list(Poison.registry.values())
@@ -44,3 +47,34 @@ def test_every_poison_keeps_its_contract(member: type[Poison], images: Images, c
     if (eps := getattr(poison, "eps", None)) is not None:
         moved = (poisoned.x.int() - images.x.int()).abs().max()
         assert moved <= math.floor(eps * 255)
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
+def test_a_stored_perturbation_changes_any_rows_in_any_order(
+    member: type[Poison], images: Images, context: CraftContext, tmp_path: Path
+) -> None:
+    """The data sets that share it apply it in chunks, to some of the images, and after other perturbations."""
+    crafted = member.parse(member.smoke, "test").craft(images, seed=1, context=context)
+    kept, whole = _stored(crafted, tmp_path), crafted.apply(images).x
+    assert torch.equal(kept.apply(images).x, whole)
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(2))
+    for rows in (*order.split(7), order, torch.arange(len(images)).flip(0), order[:0]):
+        part = images.take(rows)
+        before = part.x.clone()
+        changed = kept.apply(part, rows)
+        assert torch.equal(changed.x, whole[rows])
+        assert torch.equal(changed.y, images.y[rows])
+        assert torch.equal(part.x, before), "the input is left as it was"
+        ops = Poison.parse("ops", "test").craft(images, seed=0)
+        chain, back = Chain((kept, ops)), Chain((ops, kept))
+        assert torch.equal(chain.apply(part, rows).x, ops.apply(changed, rows).x)
+        assert torch.equal(back.apply(part, rows).x, back.apply(images).x[rows])
+
+
+def _stored(perturbation: Perturbation, folder: Path) -> Perturbation:
+    """What is restored from its files, one for each link of a chain."""
+    links = perturbation.flat() if isinstance(perturbation, Chain) else (perturbation,)
+    for i, link in enumerate(links):
+        arrow.write(folder / f"{i}.arrow", link.columns(), {"kind": link.kind, **link.to_json()})
+    found = tuple(restored(folder / f"{i}.arrow") for i in range(len(links)))
+    return found[0] if len(found) == 1 else Chain(found)
