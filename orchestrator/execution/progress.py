@@ -3,29 +3,27 @@ ray."""
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import math
-import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
 from orchestrator.estimates.shares import Shares
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, pause, two_versions
 from orchestrator.execution.pruning import Pruner
 from orchestrator.execution.ready_queue import Ready
 from orchestrator.execution.search import Search
-from orchestrator.monitoring.observer import Observer
-from orchestrator.planning.plan import Plan, Task
-from orchestrator.storage.leases import Leases
+from orchestrator.execution.trial_states import SETTLED, WAITING, State, TrialStates
+from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage
 from orchestrator.storage.records import DriverState, Record, RunningTrial
-from poisons import DataSpec, Store
+from poisons import DataSpec
 from trainers.families import Metrics
 
 POLL_SECONDS = 2.0  # between two checks of a trial that another driver runs
@@ -55,63 +53,44 @@ class Attempt:
 
 
 class Progress:
-    """The state of one run of a plan. All calls come from one thread; the observer is notified of each
-    change.
+    """The state of one run of a plan: every trial in one `State`, every data set built, unbuilt or broken.
+    All calls come from one thread; the observer is notified of each change."""
 
-    A trial is in exactly one state: blocked by data sets that are not built, unmeasured (its GPU share is not
-    known yet), ready, paused after a machine fault, elsewhere (another driver holds its lease), live, or
-    settled.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        store: Store,
-        observer: Observer,
-        leases: Leases,
-        *,
-        seconds: Mapping[str, float] | None = None,
-        now: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, context: SweepContext, *, seconds: Mapping[str, float] | None = None) -> None:
         """`seconds` maps the key of each missing trial to its expected duration: long trials start first, and
         the data sets that most work waits for are built first. By default all durations are equal, which
         keeps the order of the plan."""
-        self.plan, self.store, self.observer, self.leases, self.now = plan, store, observer, leases, now
-        self.shares = Shares.fixed(0.0)
-        self.ledger = Ledger(store.where)
-        self.search, self.pruner = Search.of(plan, self.ledger), Pruner.of(plan, self.ledger)
-        self.tasks = {task.key: task for task in plan.tasks}
-        self.seconds = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)
-        self.rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, self.seconds))}
-        waiting = waiting_seconds(plan.data, plan.missing, self.seconds)
-        self.data = {spec.name: spec for spec in order_data(plan.data, waiting)}
-        self.parents = {name: {parent.name for parent in spec.parents} for name, spec in self.data.items()}
-        self.unbuilt = {name: spec for name, spec in self.data.items() if name not in plan.ready}
-        self.built = set(plan.ready)
-        self.broken: dict[str, Fault] = {}  # data sets that cannot be built, and the reason
-        self.blocked: dict[str, Task] = {}
-        self.unmeasured: dict[str, Task] = {}  # their share of a GPU is not known yet
-        self.ready = Ready()
-        self.paused: list[tuple[float, str]] = []
-        self.elsewhere: dict[str, float] = {}  # key -> when to check again
-        self.live: dict[int, Attempt] = {}
-        self.done = 0
-        self.failed: list[str] = []
-        self.stopped: list[str] = []
-        self.faults: Counter[str] = Counter()  # by kind
-        self.died: Counter[str] = Counter()  # machine faults since the trial last made progress, by key
-        self.furthest: dict[str, float] = {}  # the last epoch that was ever reported, by key
-        self.tries: Counter[str] = Counter()  # faults of the trial itself, by key
-        self.leased: set[str] = set()
-        self.mistake: str | None = None  # an error in the sweep itself, which ends it
-        self.ahead = 2  # how many trials an adaptive search keeps in flight
-        self.search_failed = False  # storage did not answer when the search was asked
-        self.outage = Outage(now)
+        self._context, plan = context, context.plan
+        self._shares = Shares.fixed(0.0)
+        self._ledger = Ledger(context.store.where)
+        self._search, self._pruner = Search.of(plan, self._ledger), Pruner.of(plan, self._ledger)
+        self._tasks = {task.key: task for task in plan.tasks}
+        self._seconds = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)
+        self._rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, self._seconds))}
+        waiting = waiting_seconds(plan.data, plan.missing, self._seconds)
+        self._data = {spec.name: spec for spec in order_data(plan.data, waiting)}
+        self._parents = {name: {parent.name for parent in spec.parents} for name, spec in self._data.items()}
+        self._unbuilt = {name: spec for name, spec in self._data.items() if name not in plan.ready}
+        self._built = set(plan.ready)
+        self._broken: dict[str, Fault] = {}  # data sets that cannot be built, and the reason
+        self._states = TrialStates()
+        self._ready = Ready()  # the order of the ready trials
+        self._wake: dict[str, float] = {}  # when a trial that is paused or elsewhere is checked again
+        self._live: dict[int, Attempt] = {}  # the attempts of the running trials, by number
+        self._faults: Counter[str] = Counter()  # by kind
+        self._died: Counter[str] = Counter()  # machine faults since the trial last made progress, by key
+        self._furthest: dict[str, float] = {}  # the last epoch that was ever reported, by key
+        self._tries: Counter[str] = Counter()  # faults of the trial itself, by key
+        self._leased: set[str] = set()
+        self._mistake: str | None = None
+        self._ahead = 2  # how many trials an adaptive search keeps in flight
+        self._search_failed = False  # storage did not answer when the search was asked
+        self._outage = Outage(context.now)
         self._numbers = itertools.count(1)
 
     def begin(self, shares: Shares) -> None:
         """Queue the first trials. `shares` gives each its share of a GPU."""
-        self.shares = shares
+        self._shares = shares
         self.fill()
 
     # -- data sets
@@ -119,43 +98,45 @@ class Progress:
     def buildable(self) -> list[DataSpec]:
         """Data sets that trials wait for, and their ancestors, whose own parents are built. Those that most
         work waits for come first."""
-        needed = {name for task in self.blocked.values() for name in task.needs}
-        for spec in reversed(self.plan.data):  # children before parents
+        needed = {name for task in self._in(State.BLOCKED) for name in task.needs}
+        for spec in reversed(self._context.plan.data):  # children before parents
             if spec.name in needed:
-                needed |= self.parents[spec.name]
-        can = (spec for name, spec in self.unbuilt.items() if self.parents[name] <= self.built)
+                needed |= self._parents[spec.name]
+        can = (spec for name, spec in self._unbuilt.items() if self._parents[name] <= self._built)
         return [spec for spec in can if spec.name in needed]
 
     def data_built(self, spec: DataSpec) -> None:
-        self.unbuilt.pop(spec.name, None)
-        self.built.add(spec.name)
-        self.observer.data_built(spec)
-        for task in [task for task in self.blocked.values() if spec.name in task.needs]:
-            del self.blocked[task.key]
-            self._place(task)
+        self._unbuilt.pop(spec.name, None)
+        self._built.add(spec.name)
+        self._context.observer.data_built(spec)
+        for task in self._in(State.BLOCKED):
+            if spec.name in task.needs:
+                self._place(task)
 
     def data_failed(self, spec: DataSpec, fault: Fault) -> None:
         """A data set cannot be built, and so nothing that is made from it; trials that need any of these
         fail. If it is a `config` fault and every trial of the sweep needs the data set, the sweep fails."""
-        self.unbuilt.pop(spec.name, None)
-        if fault.kind == "config" and all(spec.name in self._reads(task) for task in self.plan.tasks):
-            self.mistake = f"{spec.name}: {fault.error}"
+        self._unbuilt.pop(spec.name, None)
+        if fault.kind == "config" and all(
+            spec.name in self._reads(task) for task in self._context.plan.tasks
+        ):
+            self._mistake = f"{spec.name}: {fault.error}"
             return
-        self.broken[spec.name] = fault
-        self.observer.data_failed(spec, fault.error)
-        for child in [child for child in self.unbuilt if spec.name in self.parents[child]]:
-            if child in self.unbuilt:  # it may have been removed with another of its parents
-                self.data_failed(self.unbuilt[child], fault)
-        for task in [task for task in self.blocked.values() if spec.name in task.needs]:
-            del self.blocked[task.key]
-            self._give_up(task, fault)
+        self._broken[spec.name] = fault
+        self._context.observer.data_failed(spec, fault.error)
+        for child in [child for child in self._unbuilt if spec.name in self._parents[child]]:
+            if child in self._unbuilt:  # it may have been removed with another of its parents
+                self.data_failed(self._unbuilt[child], fault)
+        for task in self._in(State.BLOCKED):
+            if spec.name in task.needs:
+                self._give_up(task, fault)
 
     def _reads(self, task: Task) -> set[str]:
         """The data sets that a trial needs, and their ancestors."""
         needed, found = list(task.needs), set[str]()
         while needed:
             found.add(name := needed.pop())
-            needed += self.parents.get(name, ())
+            needed += self._parents.get(name, ())
         return found
 
     # -- trials that can start
@@ -163,12 +144,12 @@ class Progress:
     def fill(self) -> None:
         """Queue the trials that the search proposes next."""
         try:
-            asked = self.search.ask(self.ahead)
+            asked = self._search.ask(self._ahead)
         except OSError as error:  # storage is full or unreachable, perhaps only for a while
             self.unanswered(error)
-            self.search_failed = True
+            self._search_failed = True
             return
-        self.search_failed = False
+        self._search_failed = False
         for task in asked:
             self._place(task)
 
@@ -177,9 +158,9 @@ class Progress:
 
         Its lease is taken here. A trial that turns out to be done, or to run elsewhere, changes its state.
         """
-        while self.free_places and (key := self.ready.take(share, barred)) is not None:
-            task = self.tasks[key]
-            if self.shares.of(task) != share:  # a trial of the same shape ran out of memory meanwhile
+        while self._free_places and (key := self._ready.take(share, barred)) is not None:
+            task = self._tasks[key]
+            if self._shares.of(task) != share:  # a trial of the same shape ran out of memory meanwhile
                 self._place(task)
             elif self._mine(task):
                 return self._start(task, share)
@@ -187,74 +168,84 @@ class Progress:
 
     def wants(self) -> Counter[float]:
         """The number of trials that could start now, by the share of a GPU that they need."""
-        return Counter({s: int(min(self.ready.count(s), self.free_places)) for s in self.ready.shares})
+        return Counter({s: int(min(self._ready.count(s), self._free_places)) for s in self._ready.shares})
 
     def waiting(self, share: float) -> Iterator[float]:
         """Expected durations (seconds) of the trials that could start now with that share, in their order."""
-        return (
-            (self.seconds.get(key, 1.0) for key in self.ready.keys(share)) if self.free_places else iter(())
-        )
+        return map(self.expected_seconds, self._ready.keys(share) if self._free_places else ())
+
+    def expected_seconds(self, key: str) -> float:
+        """The expected duration of a trial."""
+        return self._seconds.get(key, 1.0)
 
     @property
-    def free_places(self) -> float:
+    def ready_shares(self) -> list[float]:
+        """The shares of a GPU that trials which could start need."""
+        return self._ready.shares
+
+    @property
+    def _free_places(self) -> float:
         """How many more trials may run at the same time."""
-        return max(0, (self.plan.sweep.run.max_concurrent or math.inf) - len(self.live))
+        return max(0, (self._context.run.max_concurrent or math.inf) - len(self._live))
 
     def poll(self) -> None:
         """Retry what has waited long enough. To be called every few seconds."""
-        if self.search_failed:
+        if self._search_failed:
             self.fill()
-        if self.paused and self.paused[0][0] <= self.now():
-            self._resume()
-        for key in [key for key, when in self.elsewhere.items() if when <= self.now()]:
-            del self.elsewhere[key]
-            self._poll_elsewhere(self.tasks[key])
-        for task in list(self.unmeasured.values()):
-            if self.shares.of(task) is not None:
-                del self.unmeasured[task.key]
+        if over := self._due(State.PAUSED):
+            self._resume(over)
+        for task in self._due(State.ELSEWHERE):
+            self._poll_elsewhere(task)
+        for task in self._in(State.UNMEASURED):
+            if self._shares.of(task) is not None:
                 self._place(task)
 
-    def _resume(self) -> None:
+    def _due(self, state: State) -> list[Task]:
+        """The trials in a state whose time to be checked has come, the longest due first."""
+        due = [task for task in self._in(state) if self._wake[task.key] <= self._context.now()]
+        return sorted(due, key=lambda task: self._wake[task.key])
+
+    def _resume(self, tasks: Iterable[Task]) -> None:
         """Requeue trials whose pause is over. If one lacked memory, trials of the same shape need more
         too."""
-        while self.paused and self.paused[0][0] <= self.now():
-            self._place(self.tasks[heapq.heappop(self.paused)[1]])
-        self.ready.sort_out(lambda key: self.shares.of(self.tasks[key]) or 0.0)
+        for task in tasks:
+            self._place(task)
+        self._ready.sort_out(lambda key: self._shares.of(self._tasks[key]) or 0.0)
 
     # -- trials that run
 
     def reported(self, number: int, rows: list[Metrics]) -> bool:
         """A trial reported epochs. Returns whether the scheduler prunes it now."""
-        attempt = self.live.get(number)
+        attempt = self._live.get(number)
         if attempt is None or not rows:
             return False
         attempt.row, key = rows[-1], attempt.task.key
-        if rows[-1]["epoch"] > self.furthest.get(key, 0.0):
-            self.furthest[key] = rows[-1]["epoch"]
-            self.died.pop(key, None)
-        self.observer.trial_progress(attempt.task, rows)
-        return any([self.pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
+        if rows[-1]["epoch"] > self._furthest.get(key, 0.0):
+            self._furthest[key] = rows[-1]["epoch"]
+            self._died.pop(key, None)
+        self._context.observer.trial_progress(attempt.task, rows)
+        return any([self._pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
 
     def ended(self, number: int, record: Record) -> None:
         """A trial has its result, which the ledger also has, unless the worker computed another key for
         it."""
-        if (attempt := self.live.get(number)) is None:
+        if (attempt := self._live.get(number)) is None:
             return
         if record.get("key") != attempt.task.key:
             other = two_versions("trial", attempt.task.key, record.get("key"), "another machine")
             self.attempt_failed(number, Fault("config", f"InputError: {other}"))
             return
-        del self.live[number]
+        del self._live[number]
         self._settle(attempt.task, record)
 
     def attempt_pruned(self, number: int) -> None:
         """A trial ended because the scheduler pruned it."""
-        if (attempt := self.live.pop(number, None)) is None:
+        if (attempt := self._live.pop(number, None)) is None:
             return
         task = attempt.task
-        record = {"sweep": self.plan.sweep.name, **self.pruner.verdict(task, attempt.row)}
+        record = {"sweep": self._context.plan.sweep.name, **self._pruner.verdict(task, attempt.row)}
         try:
-            self.ledger.stop(task.key, record)
+            self._ledger.stop(task.key, record)
         except OSError as error:  # not recorded: it resumes from its checkpoint, and is judged again
             self._again(task, Fault("machine", str(error)), "after a pause", POLL_SECONDS)
             return
@@ -262,161 +253,198 @@ class Progress:
 
     def attempt_failed(self, number: int, fault: Fault) -> None:
         """An attempt failed: retry the trial, give it up, or stop the sweep."""
-        if (attempt := self.live.pop(number, None)) is None:
+        if (attempt := self._live.pop(number, None)) is None:
             return
-        task, run = attempt.task, self.plan.sweep.run
-        self.faults[fault.kind] += 1
+        task, run = attempt.task, self._context.run
+        self._faults[fault.kind] += 1
         if fault.kind == "config":
-            self.mistake = f"{task.point.name}: {fault.error}"
+            self._mistake = f"{task.point.name}: {fault.error}"
             self._give_up(task, fault)
         elif fault.kind == "machine":
-            self.died[task.key] += 1
-            wait = pause(self.died[task.key])
-            again = self.died[task.key] <= run.machine_retries
+            self._died[task.key] += 1
+            wait = pause(self._died[task.key])
+            again = self._died[task.key] <= run.machine_retries
             self._again(task, fault, f"in {wait:.0f} s", wait) if again else self._give_up(task, fault)
-        elif fault.kind == "memory" and self.shares.grow(task, attempt.share):
-            self._again(task, fault, f"with {self.shares.of(task):g} of a GPU", 0.0)
+        elif fault.kind == "memory" and self._shares.grow(task, attempt.share):
+            self._again(task, fault, f"with {self._shares.of(task):g} of a GPU", 0.0)
         else:
-            self.tries[task.key] += 1
-            again = self.tries[task.key] <= run.retries
+            self._tries[task.key] += 1
+            again = self._tries[task.key] <= run.retries
             self._again(task, fault, "once more", 0.0) if again else self._give_up(task, fault)
 
     def abandon(self) -> None:
         """The sweep ends: release the leases of running trials, and remove those of finished work."""
-        for attempt in self.live.values():
+        for attempt in self._live.values():
             self._release(attempt.task, done=False)
-        self.live.clear()
+        self._live.clear()
         with suppress(OSError):
-            self.leases.tidy(self._over)
+            self._context.leases.tidy(self._over)
 
     def _over(self, lease: str) -> bool:
         """Whether the work that a lease of this sweep stands for is done."""
-        if lease in self.tasks:
-            return self.ledger.complete(lease, self.tasks[lease].probe_keys) is not None
+        if lease in self._tasks:
+            return self._ledger.complete(lease, self._tasks[lease].probe_keys) is not None
         key = lease.removeprefix("data-")
-        return any(spec.key == key and self.store.has(spec) for spec in self.data.values())
+        return any(spec.key == key and self._context.store.has(spec) for spec in self._data.values())
 
     @property
     def finished(self) -> bool:
-        """Whether no trial is in any state but settled."""
-        places = (self.blocked, self.unmeasured, self.ready, self.paused, self.elsewhere, self.live)
-        return not any(places) and not self.search_failed
+        """Whether every trial is settled, and the search proposes no more."""
+        return self._states.all_in(SETTLED) and not self._search_failed
+
+    @property
+    def running(self) -> list[Attempt]:
+        """The attempts that run."""
+        return list(self._live.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether no trial runs, and none could start."""
+        return not self._states.count(State.READY, State.RUNNING)
+
+    @property
+    def unbuilt(self) -> list[DataSpec]:
+        """The data sets that are not built, in the order in which they are."""
+        return list(self._unbuilt.values())
+
+    @property
+    def mistake(self) -> str | None:
+        """An error in the sweep itself, which ends it."""
+        return self._mistake
+
+    def trials(self, state: State) -> list[str]:
+        """The keys of the trials in a state, in the order in which they entered it."""
+        return self._states.keys(state)
+
+    def data_set(self, name: str) -> DataSpec:
+        """The data set of the plan with this name."""
+        return self._data[name]
+
+    def keep_ahead(self, count: int) -> None:
+        """Have an adaptive search keep this many trials in flight."""
+        self._ahead = count
 
     def unanswered(self, error: OSError) -> None:
         """Storage failed at something that this driver will try again."""
-        if self.outage.begins(error):
-            self.observer.store_silent(str(error))
+        if self._outage.begins(error):
+            self._context.observer.store_silent(str(error))
 
     def to_json(self) -> DriverState:
         """What a heartbeat says of the sweep."""
-        waiting = (self.blocked, self.unmeasured, self.ready, self.paused)
         return {
-            "total": len(self.plan.tasks),
-            "done": self.plan.done + self.done,
-            "failed": len(self.failed),
-            "stopped": len(self.stopped),
-            "elsewhere": len(self.elsewhere),
-            "waiting": sum(len(place) for place in waiting),
-            "running": [attempt.to_json() for attempt in self.live.values()],
-            "faults": dict(self.faults),
-            "silent": self.outage.word,
+            "total": len(self._context.plan.tasks),
+            "done": self._context.plan.done + self._states.count(State.DONE),
+            "failed": self._states.count(State.FAILED),
+            "stopped": self._states.count(State.PRUNED),
+            "elsewhere": self._states.count(State.ELSEWHERE),
+            "waiting": self._states.count(*WAITING),
+            "running": [attempt.to_json() for attempt in self._live.values()],
+            "faults": dict(self._faults),
+            "silent": self._outage.word,
         }
 
     # -- how a trial changes its state
 
+    def _in(self, state: State) -> list[Task]:
+        return [self._tasks[key] for key in self._states.keys(state)]
+
+    def _check_later(self, task: Task, state: State, wait: float) -> None:
+        """Put a trial into a state that ends after `wait` seconds."""
+        self._wake[task.key] = self._context.now() + wait
+        self._states.enter(task.key, state)
+
     def _place(self, task: Task) -> None:
         """Give a trial the state that it belongs in now."""
-        if bad := next((name for name in task.needs if name in self.broken), None):
-            self._give_up(task, self.broken[bad])
-        elif not self.built.issuperset(task.needs):
-            self.blocked[task.key] = task
-        elif (share := self.shares.of(task)) is None:
-            self.unmeasured[task.key] = task
+        if bad := next((name for name in task.needs if name in self._broken), None):
+            self._give_up(task, self._broken[bad])
+        elif not self._built.issuperset(task.needs):
+            self._states.enter(task.key, State.BLOCKED)
+        elif (share := self._shares.of(task)) is None:
+            self._states.enter(task.key, State.UNMEASURED)
         else:
-            self.ready.add(task.key, self.rank.get(task.key, len(self.rank)), share)
+            self._states.enter(task.key, State.READY)
+            self._ready.add(task.key, self._rank.get(task.key, len(self._rank)), share)
 
     def _poll_elsewhere(self, task: Task) -> None:
         """Check a trial that another driver held. No worker waits for that."""
         try:
-            if (record := self.ledger.complete(task.key, task.probe_keys)) is not None:
+            if (record := self._ledger.complete(task.key, task.probe_keys)) is not None:
                 return self._settle(task, record)
-            if self.leases.free(task.key):
+            if self._context.leases.free(task.key):
                 return self._place(task)
         except OSError as error:  # the storage is away: it may come back
             self.unanswered(error)
-        self.elsewhere[task.key] = self.now() + POLL_SECONDS
+        self._check_later(task, State.ELSEWHERE, POLL_SECONDS)
 
     def _mine(self, task: Task) -> bool:
         """Take the lease of a trial. False if another driver holds it, or has ended the trial."""
         try:
-            if not self.leases.take(task.key):
-                self.elsewhere[task.key] = self.now() + POLL_SECONDS
+            if not self._context.leases.take(task.key):
+                self._check_later(task, State.ELSEWHERE, POLL_SECONDS)
                 return False
-            self.leased.add(task.key)
-            if (record := self.ledger.complete(task.key, task.probe_keys)) is not None:
-                self.ledger.tidy(task.key)  # its worker may have been killed before it could
+            self._leased.add(task.key)
+            if (record := self._ledger.complete(task.key, task.probe_keys)) is not None:
+                self._ledger.tidy(task.key)  # its worker may have been killed before it could
                 self._settle(task, record)
                 return False
-            if (
-                self.plan.sweep.run.scheduler != "none"
-                and (stop := self.ledger.stopped(task.key)) is not None
-            ):
+            if self._context.run.scheduler != "none" and (stop := self._ledger.stopped(task.key)) is not None:
                 self._stop(task, stop)
                 return False
-            failure = self.ledger.failure(task.key)
+            failure = self._ledger.failure(task.key)
             if failure is not None and failure.get("kind") == "trial":
                 self._give_up(task, Fault("trial", failure["error"]), write=False)
                 return False
         except OSError as error:  # storage is full or unreachable, perhaps only for a while
             self.unanswered(error)
-            heapq.heappush(self.paused, (self.now() + POLL_SECONDS, task.key))
+            self._check_later(task, State.PAUSED, POLL_SECONDS)
             return False
         return True
 
     def _start(self, task: Task, share: float) -> Attempt:
         attempt = Attempt(next(self._numbers), task, share)
-        self.live[attempt.number] = attempt
-        self.observer.trial_started(task)
+        self._live[attempt.number] = attempt
+        self._states.enter(task.key, State.RUNNING)
+        self._context.observer.trial_started(task)
         return attempt
 
     def _again(self, task: Task, fault: Fault, how: str, wait: float) -> None:
-        self.observer.trial_retried(task, f"{how}: {fault.error}")
-        heapq.heappush(self.paused, (self.now() + wait, task.key))
+        self._context.observer.trial_retried(task, f"{how}: {fault.error}")
+        self._check_later(task, State.PAUSED, wait)
 
     def _stop(self, task: Task, stop: Record) -> None:
-        self.stopped.append(task.key)
+        self._states.enter(task.key, State.PRUNED)
         self._release(task, done=True)
-        self.pruner.learn(task, stop)
-        self.observer.trial_stopped(task, stop)
+        self._pruner.learn(task, stop)
+        self._context.observer.trial_stopped(task, stop)
         self._tell(task, None, stop)
 
     def _settle(self, task: Task, record: Record) -> None:
-        self.done += 1
+        self._states.enter(task.key, State.DONE)
         self._release(task, done=True)
-        self.pruner.learn(task, record)
-        self.observer.trial_done(task, record)
-        self._tell(task, record["metrics"].get(self.plan.sweep.report.metric))
+        self._pruner.learn(task, record)
+        self._context.observer.trial_done(task, record)
+        self._tell(task, record["metrics"].get(self._context.plan.sweep.report.metric))
 
     def _give_up(self, task: Task, fault: Fault, *, write: bool = True) -> None:
         """A trial failed and is not retried; `write` says whether to record that in the ledger."""
         if fault.kind == "memory":  # not even a whole GPU was enough: no other driver need try
             fault = replace(fault, kind="trial")
-        attempts = self.tries[task.key] + self.died[task.key]
+        attempts = self._tries[task.key] + self._died[task.key]
         if write:
             with suppress(OSError):  # a full disk: the next run of the command tries it again
                 record = {**fault.to_json(), "attempts": max(1, attempts), "needs": list(task.needs)}
-                self.ledger.fail(task.key, record)
-        self.failed.append(task.key)
+                self._ledger.fail(task.key, record)
+        self._states.enter(task.key, State.FAILED)
         self._release(task, done=False)
-        self.observer.trial_failed(task, fault.error)
+        self._context.observer.trial_failed(task, fault.error)
         self._tell(task, None)
 
     def _tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
-        self.search.tell(task, value, stop)
+        self._search.tell(task, value, stop)
         self.fill()
 
     def _release(self, task: Task, *, done: bool) -> None:
-        if task.key in self.leased:
-            self.leased.discard(task.key)
+        if task.key in self._leased:
+            self._leased.discard(task.key)
             with suppress(OSError):  # it stays until this driver ends, and then any may take it
-                self.leases.release(task.key, done=done)
+                self._context.leases.release(task.key, done=done)

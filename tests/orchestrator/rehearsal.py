@@ -15,11 +15,13 @@ from orchestrator.estimates.capacity import TINY, Claim
 from orchestrator.estimates.gpus import LANE_SECONDS
 from orchestrator.estimates.packing import larger
 from orchestrator.estimates.shares import Shares
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault
-from orchestrator.execution.progress import Progress
+from orchestrator.execution.progress import Attempt, Progress
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.dispatch import Dispatcher
 from orchestrator.execution.ray.mailbox import Message
+from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Task
 from orchestrator.storage.leases import Leases
@@ -105,13 +107,14 @@ class Rehearsal:
         self.seconds = {key: seconds for key, (seconds, _) in zip(keys, trials, strict=True)}
         self.needs = {keys[i]: share for i, share in (needs or {}).items()}
         leases = Leases(Ledger(store.where).storage, "one")
-        self.progress = Progress(plan, store, Observer(), leases, seconds=self.seconds, now=lambda: self.now)
+        context = SweepContext(plan, store, Observer(), leases, now=lambda: self.now)
+        self.progress = Progress(context, seconds=self.seconds)
         self.progress.begin(By({key: share for key, (_, share) in zip(keys, trials, strict=True)}))
         while self.progress.unbuilt:
             self.progress.data_built(self.progress.buildable()[0])
         self.workers, self.claims = Workers(), list[Claim]()
         there = Cluster(coming=tuple(machines))
-        self.dispatcher = Dispatcher(self.progress, self, self.workers, None, there)  # type: ignore[arg-type]
+        self.dispatcher = Dispatcher(context, self.progress, self, self.workers, None, there)  # type: ignore[arg-type]
         self.free = {f"card {i}": 1.0 for i in range(sum(int(m.get("GPU", 0)) for m in machines))}
         self.cpus = sum(machine["CPU"] for machine in machines)
         self.on: dict[str, Place] = {}  # what runs, by its name
@@ -137,7 +140,11 @@ class Rehearsal:
 
     def record(self, number: int) -> dict[str, Any]:
         """What the worker says of an attempt that ended well."""
-        return {"key": self.progress.live[number].task.key, **RECORD}
+        return {"key": self._attempt(number).task.key, **RECORD}
+
+    def _attempt(self, number: int) -> Attempt:
+        (found,) = (attempt for attempt in self.progress.running if attempt.number == number)
+        return found
 
     @property
     def _next(self) -> float:
@@ -155,7 +162,7 @@ class Rehearsal:
             return []
         ended: Message | None = None
         if number is not None:
-            attempt = self.progress.live[number]
+            attempt = self._attempt(number)
             ended = {"attempt": number, "record": self.record(number)}
             if attempt.share < self.needs.get(attempt.task.key, 0.0):
                 ended = {"attempt": number, "fault": Fault("memory", "out of memory").to_json()}
@@ -172,7 +179,7 @@ class Rehearsal:
             for worker, answer in answers.items():
                 self._answered(worker, answer)
             dispatcher.adjust()
-            if not self._fill() and not answers and not self.progress.paused:
+            if not self._fill() and not answers and not self.progress.trials(State.PAUSED):
                 return
         raise AssertionError("workers come and go without end")
 
@@ -180,7 +187,7 @@ class Rehearsal:
         if "end" in answer:
             self._leave(worker)
             return
-        attempt = self.progress.live[answer["attempt"]]
+        attempt = self._attempt(answer["attempt"])
         key, share = attempt.task.key, attempt.share
         self.started.append(Start(self.now, self.seconds[key], share))
         self._at(60.0 if share < self.needs.get(key, 0.0) else self.seconds[key], worker, attempt.number)

@@ -12,6 +12,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.queue import Queue
 
 from orchestrator.estimates.capacity import Claim
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, fault, killed_for_memory, pause
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import POLL_SECONDS, Progress
@@ -26,6 +27,7 @@ from poisons import DataSpec
 class Builders:
     """The Ray tasks that build the data sets of a sweep."""
 
+    context: SweepContext
     progress: Progress
     cluster: Cluster
     driver: str  # who has its heartbeat in the store
@@ -47,7 +49,7 @@ class Builders:
             self._ended(ref, self.refs.pop(ref))
         building = {spec.name for spec in self.refs.values()}
         for spec in self.progress.buildable():
-            if spec.name in building or self.later.get(spec.name, 0.0) > self.progress.now():
+            if spec.name in building or self.later.get(spec.name, 0.0) > self.context.now():
                 continue
             if self._fits(spec) and self._mine(spec):
                 self._submit(spec)
@@ -79,7 +81,7 @@ class Builders:
 
     def _failed(self, spec: DataSpec, found: Fault) -> None:
         """Handle a failure by the rules of faults.py."""
-        run, name = self.progress.plan.sweep.run, spec.name
+        run, name = self.context.run, spec.name
         wait, again = 0.0, False
         if found.kind == "machine":
             self.died[name] += 1
@@ -90,28 +92,28 @@ class Builders:
         if not again:
             self.progress.data_failed(spec, found)
             return
-        self.later[name] = self.progress.now() + wait
+        self.later[name] = self.context.now() + wait
         how = f"in {wait:.0f} s" if wait else "once more"
-        self.progress.observer.data_retried(spec, f"{how}: {found.error}")
+        self.context.observer.data_retried(spec, f"{how}: {found.error}")
 
     def _mine(self, spec: DataSpec) -> bool:
         """Take the lease of a data set; False if another driver builds it, or has built it."""
         try:
-            if self.progress.leases.take(f"data-{spec.key}"):
-                if not self.progress.store.has(spec):
+            if self.context.leases.take(f"data-{spec.key}"):
+                if not self.context.store.has(spec):
                     return True
                 self._release(spec, done=True)
-            if self.progress.store.has(spec):
+            if self.context.store.has(spec):
                 self.progress.data_built(spec)
                 return False
         except OSError as error:  # the storage is full, or away: it may come back
             self.progress.unanswered(error)
-        self.later[spec.name] = self.progress.now() + POLL_SECONDS
+        self.later[spec.name] = self.context.now() + POLL_SECONDS
         return False
 
     def _release(self, spec: DataSpec, *, done: bool) -> None:
         with suppress(OSError):
-            self.progress.leases.release(f"data-{spec.key}", done=done)
+            self.context.leases.release(f"data-{spec.key}", done=done)
 
     def _fits(self, spec: DataSpec) -> bool:
         """Whether a builder may start. Builders take all processors and GPUs, but only half of them while
@@ -120,7 +122,7 @@ class Builders:
             return True
         if len(self.claims) + self._workers(spec) > self.pressure.most:
             return False
-        part = 0.5 if self.progress.live or self.progress.ready else 1.0
+        part = 1.0 if self.progress.idle else 0.5
         mine, theirs = self._claims(spec), self.claims
         gpus = sum(claim.gpus for claim in (*theirs, *mine))
         if mine[0].gpus and any(claim.gpus for claim in theirs) and gpus > part * self.cluster.total("GPU"):
@@ -130,14 +132,14 @@ class Builders:
     def _workers(self, spec: DataSpec) -> int:
         """The number of tasks that build a data set together; only crafting is shared, and only while
         there is enough memory."""
-        workers = self.progress.plan.sweep.run.workers_per_data if spec.crafts else 1
+        workers = self.context.run.workers_per_data if spec.crafts else 1
         return int(min(workers, self.pressure.most))
 
     def _claims(self, spec: DataSpec) -> list[Claim]:
         """The resources of the tasks that build a data set; with GPUs there are at most as many tasks as
         GPUs."""
         gpus = self._gpus(spec)
-        one = Claim(self.progress.plan.sweep.run.cpus_per_data, min(1, gpus))
+        one = Claim(self.context.run.cpus_per_data, min(1, gpus))
         return [one] * (gpus or self._workers(spec))
 
     def _gpus(self, spec: DataSpec) -> int:
@@ -146,9 +148,9 @@ class Builders:
 
     def _submit(self, spec: DataSpec) -> None:
         self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
-        cpus, workers = self.progress.plan.sweep.run.cpus_per_data, self._workers(spec)
+        cpus, workers = self.context.run.cpus_per_data, self._workers(spec)
         gpus = self._gpus(spec)
-        opener = partial(open_driven, self.progress.store.where, self.driver)
+        opener = partial(open_driven, self.context.store.where, self.driver)
         ref = start_build(spec, opener, self.mail, cpus=cpus, gpus=gpus, workers=workers)
         self.refs[ref] = spec
 
@@ -161,14 +163,14 @@ class Builders:
             self.mail = None
             return
         for name, row in news:
-            spec = self.progress.data[name]
+            spec = self.progress.data_set(name)
             if row:
                 self._heard(name)
                 self.words[name] = ", ".join(f"{key} {value}" for key, value in row.items())
-                self.progress.observer.data_progress(spec, row)
+                self.context.observer.data_progress(spec, row)
             else:
                 self.rows[name] = 0
-                self.progress.observer.data_started(spec)
+                self.context.observer.data_started(spec)
 
     def _heard(self, name: str) -> None:
         """A builder reported progress; one that resumed from a checkpoint repeats earlier reports."""
@@ -181,7 +183,7 @@ class Builders:
         """The fault behind a failed build: Ray wraps the exception of the builder or of one that helps it."""
         found = cause(error)
         if isinstance(found, OutOfMemoryError):
-            at_once = len(self._claims(spec)) + len(self.claims) + len(self.progress.live)
+            at_once = len(self._claims(spec)) + len(self.claims) + len(self.progress.running)
             fewer = self.pressure.note(spec.name, at_once)
             return killed_for_memory(self.pressure.most if fewer else None)
         if isinstance(found, RayError) and not isinstance(found, RayTaskError):

@@ -14,6 +14,7 @@ from ray.exceptions import RayError
 
 from orchestrator.estimates.capacity import Claim
 from orchestrator.estimates.gpus import Tenant
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, died, is_out_of_memory, killed_for_memory
 from orchestrator.execution.node_health import Nodes
 from orchestrator.execution.pressure import Pressure
@@ -55,6 +56,7 @@ class Dispatcher:
 
     def __init__(
         self,
+        context: SweepContext,
         progress: Progress,
         builders: Builders,
         workers: Workers,
@@ -66,11 +68,12 @@ class Dispatcher:
     ) -> None:
         """`kept` has the keys of the trials that keep their weights; `pressure` is shared with the
         builders."""
-        self.progress, self.builders, self.workers, self.mailbox = progress, builders, workers, mailbox
+        self.context, self.progress, self.builders = context, progress, builders
+        self.workers, self.mailbox = workers, mailbox
         self.nodes = Nodes()
         self.probes, self.kept = probes, kept
         self.pressure = pressure or Pressure()
-        self.places = Places(progress, workers, there, self._claims, self._memory)
+        self.places = Places(context, progress, workers, there, self._claims, self._memory)
         self.seats: dict[str, Seat] = {}
         self.deaths = 0
         self.starved: float | None = None  # since when workers are killed for memory as they start
@@ -87,7 +90,7 @@ class Dispatcher:
     def adjust(self) -> None:
         """Start workers where trials wait and there is room, or machines will join. To be called every few
         seconds."""
-        self.progress.ahead = len(self.workers.open) + 1
+        self.progress.keep_ahead(len(self.workers.open) + 1)
         self.places.open(self._tenants())
         self.slots = self.places.slots()
 
@@ -180,7 +183,7 @@ class Dispatcher:
             self._let_go(worker)
         elif (attempt := self._offered(seat)) is not None:
             seat.attempt, seat.idle = attempt, None
-            seat.until = self.progress.now() + self.progress.seconds.get(attempt.task.key, 1.0)
+            seat.until = self.context.now() + self.progress.expected_seconds(attempt.task.key)
             self._answers[worker] = self._order(attempt)
         elif self._useless(seat):
             self._let_go(worker)
@@ -234,7 +237,7 @@ class Dispatcher:
         if is_out_of_memory(why):
             self.pressure.note("a worker that starts", len(self.workers.open) + len(self.builders.claims))
             self.starved = self.starved or time.monotonic()
-            if not self.progress.live and time.monotonic() - self.starved > STARVED_SECONDS:
+            if not self.progress.running and time.monotonic() - self.starved > STARVED_SECONDS:
                 raise OSError(f"memory does not suffice to start a worker: {why}")
         elif not self.workers.failures:  # those that Tune takes with it are counted there
             self.deaths += 1
@@ -245,7 +248,7 @@ class Dispatcher:
         """The fault of an attempt whose process died."""
         if not is_out_of_memory(why):
             return died(why or "it was started again")
-        fewer = self.pressure.note(attempt.task.key, len(self.progress.live) + len(self.builders.claims))
+        fewer = self.pressure.note(attempt.task.key, len(self.progress.running) + len(self.builders.claims))
         return killed_for_memory(self.pressure.most if fewer else None)
 
     def _memory(self) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from orchestrator.estimates.allocation import Waiting, openings
 from orchestrator.estimates.capacity import Claim, crowded, idle, room
 from orchestrator.estimates.gpus import LANE_SECONDS, Cards, Tenant, outranks
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.tune import Workers
@@ -24,6 +25,7 @@ class Places:
 
     def __init__(
         self,
+        context: SweepContext,
         progress: Progress,
         workers: Workers,
         cluster: Cluster,
@@ -31,9 +33,9 @@ class Places:
         memory: Callable[[], float] = lambda: math.inf,
     ) -> None:
         """`memory` returns how many workers there is memory for."""
-        self.progress, self.workers, self.cluster, self.claims = progress, workers, cluster, claims
-        self.memory = memory
-        self.cpus = progress.plan.sweep.run.cpus_per_trial
+        self.context, self.progress, self.workers, self.cluster = context, progress, workers, cluster
+        self.claims, self.memory = claims, memory
+        self.cpus = context.run.cpus_per_trial
         self.machines: list[dict[str, float]] = []
         self._rest: dict[float, float] = {}  # share -> until when none of it is opened again
 
@@ -42,11 +44,11 @@ class Places:
         self.machines = self.cluster.machines()
         here, claims, workers = list(tenants), self.claims(), self.workers.shares
         cards, stuck = self._cards(here)
-        soonest = min(cards.awaited.values(), default=math.inf) - self.progress.now()
+        soonest = min(cards.awaited.values(), default=math.inf) - self.context.now()
         before = [self._best(share, 0, self._free_in(here, share)) for share in stuck]
         wanted = {
             share: seconds
-            for share in self.progress.ready.shares
+            for share in self.progress.ready_shares
             if not self._rests(share)
             and (seconds := self._seconds(share, workers[share], MOST))
             and (not share or LANE_SECONDS + seconds[0] <= soonest)
@@ -66,7 +68,7 @@ class Places:
 
     def slots(self) -> int:
         """How many trials could run at the same time."""
-        fits = [self._room(share) for share in self.progress.ready.shares]
+        fits = [self._room(share) for share in self.progress.ready_shares]
         return len(self.workers.open) + max(fits, default=0)
 
     def crowded(self, seats: int) -> bool:
@@ -79,7 +81,7 @@ class Places:
         if not mine.share:
             return False
         cards, stuck = self._cards(tenants)
-        seconds, now = next(self.progress.waiting(mine.share), None), self.progress.now()
+        seconds, now = next(self.progress.waiting(mine.share), None), self.context.now()
         first = self._first(mine.share, stuck)
         if (
             first is not None
@@ -101,8 +103,8 @@ class Places:
 
     def _rests(self, share: float) -> bool:
         """Whether workers with that share ended recently to make room for something that has not finished."""
-        others = any(claim.gpus for claim in self.claims()) or len(self.progress.ready.shares) > 1
-        return others and self.progress.now() < self._rest.get(share, 0.0)
+        others = any(claim.gpus for claim in self.claims()) or len(self.progress.ready_shares) > 1
+        return others and self.context.now() < self._rest.get(share, 0.0)
 
     def _fits(self, cards: Cards, share: float) -> bool:
         """Whether one more worker fits: if all workers were packed anew, or on the GPUs as they are now."""
@@ -115,7 +117,7 @@ class Places:
         the shares of workers that do not fit."""
         here = list(tenants)
         count = sum(int(machine.get("GPU", 0.0)) for machine in self.machines)
-        cards, stuck = Cards(count, here, self.progress.now()), Counter[float]()
+        cards, stuck = Cards(count, here, self.context.now()), Counter[float]()
         for claim in self.claims():
             if claim.gpus and not cards.place(claim.gpus):
                 cards.wait(claim.gpus)
@@ -128,12 +130,12 @@ class Places:
     def _free_in(self, tenants: list[Tenant], share: float) -> float:
         """Seconds until a share could be free for a trial; 0 if unknown."""
         soonest = self._cards(tenants)[0].wait(share)
-        return soonest - self.progress.now() if soonest < math.inf else 0.0
+        return soonest - self.context.now() if soonest < math.inf else 0.0
 
     def _first(self, share: float, stuck: Counter[float]) -> Waiting | None:
         """The longest waiting trial that needs another share than this and for which no worker has room."""
         workers = self.workers.shares - stuck
-        others = (self._best(one, workers[one]) for one in self.progress.ready.shares if one != share)
+        others = (self._best(one, workers[one]) for one in self.progress.ready_shares if one != share)
         return max((one for one in others if one), key=lambda one: one.seconds, default=None)
 
     def _best(self, share: float, workers: int, free_in: float = 0.0) -> Waiting | None:
@@ -144,7 +146,7 @@ class Places:
     def _seconds(self, share: float, workers: int, most: int) -> list[float]:
         """The durations of the first waiting trials for a share, after those that this many workers will
         take."""
-        running = sum(attempt.share == share for attempt in self.progress.live.values())
+        running = sum(attempt.share == share for attempt in self.progress.running)
         spare = max(0, workers - running)
         return list(itertools.islice(self.progress.waiting(share), spare, spare + most))
 
@@ -160,4 +162,4 @@ class Places:
     @property
     def most(self) -> float:
         """The maximum number of workers: as the sweep says, or fewer where there is not enough memory."""
-        return min(self.progress.plan.sweep.run.max_concurrent or math.inf, self.memory())
+        return min(self.context.run.max_concurrent or math.inf, self.memory())

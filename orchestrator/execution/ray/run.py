@@ -17,6 +17,7 @@ from orchestrator.estimates import packing
 from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.kept_weights import choose_kept_weights
 from orchestrator.estimates.shares import Given, Measured, Shares
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.builders import Builders
@@ -27,6 +28,7 @@ from orchestrator.execution.ray.profiling import Probes
 from orchestrator.execution.ray.tune import Workers
 from orchestrator.execution.ray.worker import Shared, Work
 from orchestrator.execution.trial import run_trial
+from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Plan, Task
@@ -34,6 +36,7 @@ from orchestrator.planning.preflight import check_ready
 from orchestrator.planning.resources import lacking
 from orchestrator.storage.heartbeats import Driver, remove_dead
 from orchestrator.storage.leases import Leases
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.locations import open_storage
 from poisons import Store
 from trainers import InputError
@@ -81,7 +84,8 @@ def run_plan(
         driver = after.enter_context(
             Driver(storage, plan.sweep.name, stop, needs=plan.names, snapshot=plan.version)
         )
-        progress = Progress(plan, store, observer, Leases(storage, driver.id), seconds=_seconds(plan, store))
+        context = SweepContext(plan, store, observer, Leases(storage, driver.id))
+        progress = Progress(context, seconds=_seconds(plan, store))
         after.callback(progress.abandon)  # when nobody runs them any more
         with (
             cluster(address, cpu_isa=run.cpu_isa) as there,
@@ -89,25 +93,28 @@ def run_plan(
             scratch() as folder,
         ):  # Ray hears signals too
             pressure = Pressure()
-            builders = Builders(progress, there, driver.id, pressure=pressure)
+            builders = Builders(context, progress, there, driver.id, pressure=pressure)
             after.callback(builders.abandon)
             shares, probes = _shares(plan, store, there)
             kept = choose_kept_weights(plan, store).kept
             for key in retry:
-                progress.ledger.forget(key)
+                Ledger(store.where).forget(key)
             progress.begin(shares)
             mailbox = start_mailbox()
             shared = Shared(mailbox, store.where, driver.id, json.dumps(plain(run)), work)
             with Workers(shared, folder, cpus=run.cpus_per_trial) as workers:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(progress, builders, workers, mailbox, there, probes, kept, pressure)
+                dispatcher = Dispatcher(
+                    context, progress, builders, workers, mailbox, there, probes, kept, pressure
+                )
                 polls = [builders.poll, *([probes.poll] if probes else []), progress.poll, dispatcher.adjust]
                 _drive(progress, dispatcher, driver, stop, polls)
+    done, failed, pruned = map(progress.trials, (State.DONE, State.FAILED, State.PRUNED))
     if progress.mistake is not None:
         raise InputError(
-            f"{progress.mistake}; the sweep was stopped, {progress.done} trials that are done are kept"
+            f"{progress.mistake}; the sweep was stopped, {len(done)} trials that are done are kept"
         )
-    return Outcome(progress.done, tuple(progress.failed), tuple(progress.stopped), stop.is_set())
+    return Outcome(len(done), tuple(failed), tuple(pruned), stop.is_set())
 
 
 def _drive(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.estimates.shares import Shares
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, pause
 from orchestrator.execution.progress import POLL_SECONDS, Attempt, Progress
+from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer, Observers
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
@@ -69,7 +71,7 @@ def begun(
     told, clock = Told(), Clock()
     leases = Leases(Ledger(store.where).storage, driver)
     plan = plan_of(tiny(**changes), store)
-    progress = Progress(plan, store, Observers(told), leases, now=clock)
+    progress = Progress(SweepContext(plan, store, Observers(told), leases, now=clock))
     progress.begin(shares or Shares.fixed(0.0))
     while built and progress.unbuilt:
         for spec in progress.buildable():
@@ -111,9 +113,9 @@ def test_long_trials_are_given_out_first_and_what_they_wait_for_is_built_first(s
     plan = plan_of(tiny(), store)
     seconds = {task.key: float(s) for task, s in zip(plan.tasks, (1, 3, 9, 2), strict=True)}
     leases = Leases(Ledger(store.where).storage, "one")
-    progress = Progress(plan, store, Observer(), leases, seconds=seconds)
+    progress = Progress(SweepContext(plan, store, Observer(), leases), seconds=seconds)
     progress.begin(Shares.fixed(0.0))
-    assert [name.rpartition("-")[0] for name in progress.unbuilt] == [
+    assert [spec.name.rpartition("-")[0] for spec in progress.unbuilt] == [
         "digits-clean-test",
         "digits-clean-train",
         "digits-ops-train",
@@ -171,7 +173,7 @@ def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> No
     """Ten hours on machines that are taken away every hour. Epochs that are told again are no progress."""
     progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 1})
     for epoch in (1.0, 2.0, 3.0, 3.0):
-        assert progress.failed == []
+        assert progress.trials(State.FAILED) == []
         attempt = offered(progress)
         progress.reported(attempt.number, [{"epoch": epoch - 1}, {"epoch": epoch}])
         progress.attempt_failed(attempt.number, Fault("machine", "gone"))
@@ -184,7 +186,7 @@ def test_a_worker_of_another_version_is_an_authors_fault(store: Store) -> None:
     """It has kept its result under another key, where nobody looks."""
     progress, *_ = begun(store, built=True)
     progress.ended(offered(progress).number, {"key": "f" * 16, **RECORD})
-    assert progress.done == 0
+    assert progress.trials(State.DONE) == []
     assert "two versions of opsctl; install the same one" in str(progress.mistake)
 
 
@@ -210,7 +212,7 @@ def test_a_mistake_in_a_data_set_stops_the_sweep_if_all_trials_read_it(store: St
         (spec,) = [spec for spec in progress.buildable() if word in spec.name]
         progress.data_failed(spec, Fault("config", "InputError: torn"))
         assert (progress.mistake is not None) == stops
-        assert len(progress.failed) == (not stops), told.heard
+        assert len(progress.trials(State.FAILED)) == (not stops), told.heard
 
 
 def test_what_the_judge_and_the_search_learn_is_read_once(
@@ -236,11 +238,11 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
     with monkeypatch.context() as patch:
         patch.setattr(Ledger, "result", once)
         progress._poll_elsewhere(attempt.task)
-    assert progress.done == 1
-    assert progress.elsewhere == {}
-    other = progress.plan.tasks[-1]
+    assert len(progress.trials(State.DONE)) == 1
+    assert progress.trials(State.ELSEWHERE) == []
+    other = progress._context.plan.tasks[-1]
     progress._stop(other, {"metric": "test/clean_acc", "epoch": 1, "value": 0.1})
-    assert progress.stopped == [other.key]
+    assert progress.trials(State.PRUNED) == [other.key]
 
 
 def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store) -> None:
@@ -275,7 +277,7 @@ def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) 
         "again with 1 of a GPU: out of memory",
         "out of memory",
     ]
-    failure = Ledger(store.where).failure(progress.failed[0])
+    failure = Ledger(store.where).failure(progress.trials(State.FAILED)[0])
     assert failure is not None
     assert failure["kind"] == "trial", "at the largest share it is the trial's own"
 
@@ -297,12 +299,12 @@ def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> Non
         clock.time += POLL_SECONDS + 0.1
         ours.poll()
     assert told.heard == [("seed=0", "done")]
-    assert ours.done == 1
+    assert len(ours.trials(State.DONE)) == 1
 
 
 def test_a_trial_that_failed_under_another_driver_is_not_run_again_here(store: Store) -> None:
     ours, told, _ = begun(store, built=True, grid={"seed": [0]})
-    key = ours.plan.tasks[0].key
+    key = ours._context.plan.tasks[0].key
     Ledger(store.where).fail(key, {"error": "diverged", "kind": "trial"})
     assert ours.offer(0.0) is None
     assert told.heard == [("seed=0", "diverged")]
@@ -326,7 +328,7 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(progress.leases, "take", full)
+        patch.setattr(progress._context.leases, "take", full)
         for _ in range(3):
             assert progress.offer(0.0) is None
             clock.time += POLL_SECONDS + 0.1
@@ -356,5 +358,5 @@ def test_clean_images_that_cannot_be_read_break_each_thing_once(store: Store) ->
     progress.data_failed(clean, Fault("machine", "Boom: torn"))
     broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train", "digits-ops-train"]
     assert sorted(name for name, _ in told.heard if name.startswith("digits")) == sorted(broken)
-    assert len(progress.failed) == 2
-    assert not progress.blocked
+    assert len(progress.trials(State.FAILED)) == 2
+    assert not progress.trials(State.BLOCKED)

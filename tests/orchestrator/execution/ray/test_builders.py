@@ -16,7 +16,7 @@ from tests.orchestrator.execution.test_progress import Told, begun
 
 def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Told]:
     progress, told, _ = begun(store, run=run)
-    builders = Builders(progress, Cluster(), "driver")
+    builders = Builders(progress._context, progress, Cluster(), "driver")
     return builders, progress.buildable()[0], told
 
 
@@ -24,9 +24,9 @@ def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Told]:
 def test_each_fault_gets_its_own_number_of_tries(store: Store, kind: str, tries: int) -> None:
     builders, spec, told = scene(store, machine_retries=3)
     for _ in range(tries):
-        assert spec.name in builders.progress.unbuilt
+        assert spec in builders.progress.unbuilt
         builders._failed(spec, Fault(kind, "no"))  # type: ignore[arg-type]
-    assert spec.name not in builders.progress.unbuilt
+    assert spec not in builders.progress.unbuilt
     retried = [what for _, what in told.heard if what.startswith("again")]
     how = ["in 1 s", "in 2 s", "in 4 s"] if kind == "machine" else ["once more"]
     assert retried == [f"again {word}: no" for word in how[: tries - 1]]
@@ -40,12 +40,12 @@ def test_a_builder_that_gets_further_each_time_is_not_given_up(store: Store) -> 
         for _ in range(rounds):
             builders._heard(spec.name)
         builders._failed(spec, Fault("machine", "gone"))
-        assert spec.name in builders.progress.unbuilt
+        assert spec in builders.progress.unbuilt
     builders.rows[spec.name] = 0
     for _ in range(4):
         builders._heard(spec.name)
     builders._failed(spec, Fault("machine", "gone"))
-    assert spec.name not in builders.progress.unbuilt
+    assert spec not in builders.progress.unbuilt
 
 
 def test_one_that_was_killed_for_memory_is_a_machines_fault_and_gets_less_beside_it(store: Store) -> None:

@@ -10,12 +10,14 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.estimates.capacity import Claim
+from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray import dispatch
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.dispatch import DEATHS, Dispatcher, Seat
 from orchestrator.execution.ray.mailbox import Message
+from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
@@ -28,8 +30,9 @@ from tests.orchestrator.sweeps import plan_of, tiny
 @pytest.fixture
 def dispatcher(store: Store) -> Dispatcher:
     """With workers in name only: what is tried here asks nothing of Ray."""
-    progress = Progress(plan_of(tiny(), store), store, Observer(), Leases(Ledger(store.where).storage, "one"))
-    return Dispatcher(progress, None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
+    leases = Leases(Ledger(store.where).storage, "one")
+    context = SweepContext(plan_of(tiny(), store), store, Observer(), leases)
+    return Dispatcher(context, Progress(context), None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
 
 
 def test_a_machine_that_takes_many_lanes_with_it_stops_no_sweep(dispatcher: Dispatcher) -> None:
@@ -48,7 +51,8 @@ def test_workers_that_die_before_they_ask_stop_it_with_the_reason(dispatcher: Di
 
 def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: Store) -> None:
     progress, _, clock = begun(store, built=True, grid={"seed": [0]})
-    dispatcher = Dispatcher(progress, None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
+    none = SimpleNamespace(open={}, failures=0)
+    dispatcher = Dispatcher(progress._context, progress, None, none, None, Cluster())  # type: ignore[arg-type]
     bad, good = Seat(1, 0.0, node="bad"), Seat(2, 0.0, node="good")
     dispatcher.seats = {"one": bad, "two": good}
     attempt = dispatcher._offered(bad)
@@ -90,7 +94,7 @@ def test_a_question_that_comes_again_gets_the_same_trial(store: Store) -> None:
     assert second is not None
     assert second["attempt"] != first["attempt"]
     assert asking(sweep.dispatcher, "a", 1, ended) == second
-    assert sweep.progress.done == 1
+    assert len(sweep.progress.trials(State.DONE)) == 1
 
 
 def test_a_lane_that_was_let_go_and_did_not_hear_it_is_told_again(store: Store) -> None:
@@ -100,7 +104,7 @@ def test_a_lane_that_was_let_go_and_did_not_hear_it_is_told_again(store: Store) 
     assert asking(sweep.dispatcher, "a", 1) == {"end": True}
     assert asking(sweep.dispatcher, "a", 1) == {"end": True}
     assert sweep.workers.open == {2: 0.0}
-    assert not sweep.progress.live
+    assert not sweep.progress.running
 
 
 def test_a_process_that_is_started_again_has_lost_its_trial_and_gets_one(store: Store) -> None:
@@ -110,8 +114,8 @@ def test_a_process_that_is_started_again_has_lost_its_trial_and_gets_one(store: 
     second = asking(sweep.dispatcher, "after", 1)
     assert first is not None
     assert second is not None
-    assert list(sweep.progress.live) == [second["attempt"]]
-    assert sweep.progress.faults == {"machine": 1}
+    assert [attempt.number for attempt in sweep.progress.running] == [second["attempt"]]
+    assert sweep.progress.to_json()["faults"] == {"machine": 1}
 
 
 def test_a_lane_without_work_stays_unless_another_could_work_in_its_place(store: Store) -> None:
@@ -150,8 +154,8 @@ def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) 
     assert [number for number in (2, 3, 4) if "trial" in (orders[number] or {})] == [3, 4]
     dispatcher.adjust()
     assert len(sweep.workers.open) == 2
-    assert sweep.progress.faults == {"machine": 2}
-    assert sweep.progress.failed == []
+    assert sweep.progress.to_json()["faults"] == {"machine": 2}
+    assert sweep.progress.trials(State.FAILED) == []
 
 
 def test_lanes_that_are_killed_for_memory_as_they_start_are_waited_for(
