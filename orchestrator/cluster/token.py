@@ -112,18 +112,3 @@ def use_token() -> None:
     `import ray`, which reads the setting once."""
     if find_token().value is not None:
         os.environ.setdefault(MODE, "token")
-
-
-def check_token(address: str) -> None:
-    """Raises InputError if the Ray cluster at `host:port` rejects our token; Ray itself would retry for
-    twenty seconds and then not give the reason. Other errors are left to Ray."""
-    import grpc  # installed with ray
-
-    token = find_token()
-    with grpc.insecure_channel(address) as channel:
-        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
-        try:
-            ask(b"", timeout=ANSWER_SECONDS, metadata=tuple(token.header.items()))
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-                raise token.refused(address) from None

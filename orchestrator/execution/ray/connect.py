@@ -15,11 +15,12 @@ from typing import Any
 import ray
 import torch
 from ray._private import ray_constants
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster.autoscaling import promised
 from orchestrator.cluster.host import knock, scratch
-from orchestrator.cluster.token import check_token, find_token, make_private_token
+from orchestrator.cluster.token import find_token, make_private_token
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 
@@ -82,8 +83,8 @@ def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Clus
 def _init(address: str | None, cpu_isa: str | None, options: dict[str, Any]) -> None:
     """Connect to Ray at `address`, or start it here with these options. InputError if that fails."""
     try:
-        if knock(address or ""):  # Ray itself would wait for minutes
-            check_token(address or "")
+        if address and knock(address):  # Ray itself would wait for minutes
+            GcsClient(address=address)  # AuthenticationError at once; ray.init would hide it for 20 s
         ray.init(
             address or "local",
             log_to_driver=False,
