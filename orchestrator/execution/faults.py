@@ -79,11 +79,6 @@ def two_versions(what: str, wanted: str | None, found: str | None, where: str) -
     )
 
 
-def pause(faults: int) -> float:
-    """Seconds before the next attempt after this many machine faults: 1, 2, 4, ... 60."""
-    return float(min(60, 2 ** (faults - 1)))
-
-
 def _kind(error: BaseException) -> tuple[Kind, bool]:
     """The kind of the fault, and whether the process that raised it can no longer be trusted."""
     if isinstance(error, InputError):

@@ -14,9 +14,10 @@ from datetime import UTC, datetime
 from orchestrator.estimates.order import order_data, order_trials, waiting_seconds
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.context import SweepContext
-from orchestrator.execution.faults import Fault, pause, two_versions
+from orchestrator.execution.faults import Fault, two_versions
 from orchestrator.execution.pruning import Pruner
 from orchestrator.execution.ready_queue import Ready
+from orchestrator.execution.retries import Retries
 from orchestrator.execution.search import Search
 from orchestrator.execution.trial_states import SETTLED, WAITING, State, TrialStates
 from orchestrator.planning.plan import Task
@@ -78,9 +79,8 @@ class Progress:
         self._wake: dict[str, float] = {}  # when a trial that is paused or elsewhere is checked again
         self._live: dict[int, Attempt] = {}  # the attempts of the running trials, by number
         self._faults: Counter[str] = Counter()  # by kind
-        self._died: Counter[str] = Counter()  # machine faults since the trial last made progress, by key
+        self._retries = Retries(context.run)
         self._furthest: dict[str, float] = {}  # the last epoch that was ever reported, by key
-        self._tries: Counter[str] = Counter()  # faults of the trial itself, by key
         self._leased: set[str] = set()
         self._mistake: str | None = None
         self._ahead = 2  # how many trials an adaptive search keeps in flight
@@ -222,7 +222,7 @@ class Progress:
         attempt.row, key = rows[-1], attempt.task.key
         if rows[-1]["epoch"] > self._furthest.get(key, 0.0):
             self._furthest[key] = rows[-1]["epoch"]
-            self._died.pop(key, None)
+            self._retries.progressed(key)
         self._context.observer.trial_progress(attempt.task, rows)
         return any([self._pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
 
@@ -255,22 +255,16 @@ class Progress:
         """An attempt failed: retry the trial, give it up, or stop the sweep."""
         if (attempt := self._live.pop(number, None)) is None:
             return
-        task, run = attempt.task, self._context.run
+        task = attempt.task
         self._faults[fault.kind] += 1
         if fault.kind == "config":
             self._mistake = f"{task.point.name}: {fault.error}"
-            self._give_up(task, fault)
-        elif fault.kind == "machine":
-            self._died[task.key] += 1
-            wait = pause(self._died[task.key])
-            again = self._died[task.key] <= run.machine_retries
-            self._again(task, fault, f"in {wait:.0f} s", wait) if again else self._give_up(task, fault)
-        elif fault.kind == "memory" and self._shares.grow(task, attempt.share):
+        if fault.kind == "memory" and self._shares.grow(task, attempt.share):
             self._again(task, fault, f"with {self._shares.of(task):g} of a GPU", 0.0)
+        elif (retry := self._retries.after(task.key, fault)) is not None:
+            self._again(task, fault, str(retry), retry.wait)
         else:
-            self._tries[task.key] += 1
-            again = self._tries[task.key] <= run.retries
-            self._again(task, fault, "once more", 0.0) if again else self._give_up(task, fault)
+            self._give_up(task, fault)
 
     def abandon(self) -> None:
         """The sweep ends: release the leases of running trials, and remove those of finished work."""
@@ -429,10 +423,13 @@ class Progress:
         """A trial failed and is not retried; `write` says whether to record that in the ledger."""
         if fault.kind == "memory":  # not even a whole GPU was enough: no other driver need try
             fault = replace(fault, kind="trial")
-        attempts = self._tries[task.key] + self._died[task.key]
         if write:
             with suppress(OSError):  # a full disk: the next run of the command tries it again
-                record = {**fault.to_json(), "attempts": max(1, attempts), "needs": list(task.needs)}
+                record = {
+                    **fault.to_json(),
+                    "attempts": max(1, self._retries.faults(task.key)),
+                    "needs": list(task.needs),
+                }
                 self._ledger.fail(task.key, record)
         self._states.enter(task.key, State.FAILED)
         self._release(task, done=False)

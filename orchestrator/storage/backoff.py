@@ -1,5 +1,5 @@
-"""Retries of storage operations: results that cost hours are not lost because storage is full or
-unreachable."""
+"""Pauses between attempts, and retries of storage operations: results that cost hours are not lost because
+storage is full or unreachable."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-PAUSES = (1, 2, 4, 8, 16, 32, 60)  # seconds before the next attempt
+ATTEMPTS = 8  # within two minutes
 Found = TypeVar("Found")
+
+
+def pause(faults: int) -> float:
+    """Seconds before the next attempt after this many faults: 1, 2, 4, ... 60."""
+    return float(min(60, 2 ** (faults - 1)))
 
 
 def patiently(act: Callable[[], Found], *, of: type[OSError] = OSError) -> Found:
     """The result of `act`, which is retried while it raises an error `of` that kind. Raises the last error
     after two minutes."""
-    for pause in PAUSES:
+    for faults in range(1, ATTEMPTS):
         try:
             return act()
         except of:
-            time.sleep(pause)
+            time.sleep(pause(faults))
     return act()

@@ -13,11 +13,12 @@ from ray.util.queue import Queue
 
 from orchestrator.estimates.capacity import Claim
 from orchestrator.execution.context import SweepContext
-from orchestrator.execution.faults import Fault, fault, killed_for_memory, pause
+from orchestrator.execution.faults import Fault, fault, killed_for_memory
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import POLL_SECONDS, Progress
 from orchestrator.execution.ray.build import start_build, with_gpu
 from orchestrator.execution.ray.connect import Cluster, cause
+from orchestrator.execution.retries import Retries
 from orchestrator.storage.records import DataSetAtWork
 from orchestrator.storage.stores import open_driven
 from poisons import DataSpec
@@ -35,11 +36,12 @@ class Builders:
     mail: Queue | None = None
     words: dict[str, str] = field(default_factory=dict)  # what each says last
     later: dict[str, float] = field(default_factory=dict)  # name -> when to try, or to poll, again
-    died: Counter[str] = field(default_factory=Counter)  # faults of machines since it got any further
-    tries: Counter[str] = field(default_factory=Counter)  # faults of its own
     rows: Counter[str] = field(default_factory=Counter)  # how often each has told of its work, this time
     most: Counter[str] = field(default_factory=Counter)  # and at most, any time
     pressure: Pressure = field(default_factory=Pressure)
+
+    def __post_init__(self) -> None:
+        self.retries = Retries(self.context.run)
 
     def poll(self) -> None:
         """Collect the reports of the builders and their results; submit what can be built now."""
@@ -80,21 +82,12 @@ class Builders:
             self.progress.data_built(spec)
 
     def _failed(self, spec: DataSpec, found: Fault) -> None:
-        """Handle a failure by the rules of faults.py."""
-        run, name = self.context.run, spec.name
-        wait, again = 0.0, False
-        if found.kind == "machine":
-            self.died[name] += 1
-            wait, again = pause(self.died[name]), self.died[name] <= run.machine_retries
-        elif found.kind != "config":
-            self.tries[name] += 1
-            again = self.tries[name] <= run.retries
-        if not again:
+        """Retry a failed build, or give it up."""
+        if (retry := self.retries.after(spec.name, found)) is None:
             self.progress.data_failed(spec, found)
             return
-        self.later[name] = self.context.now() + wait
-        how = f"in {wait:.0f} s" if wait else "once more"
-        self.context.observer.data_retried(spec, f"{how}: {found.error}")
+        self.later[spec.name] = self.context.now() + retry.wait
+        self.context.observer.data_retried(spec, f"{retry}: {found.error}")
 
     def _mine(self, spec: DataSpec) -> bool:
         """Take the lease of a data set; False if another driver builds it, or has built it."""
@@ -177,7 +170,7 @@ class Builders:
         self.rows[name] += 1
         if self.rows[name] > self.most[name]:
             self.most[name] = self.rows[name]
-            self.died.pop(name, None)
+            self.retries.progressed(name)
 
     def _fault(self, spec: DataSpec, error: BaseException) -> Fault:
         """The fault behind a failed build: Ray wraps the exception of the builder or of one that helps it."""

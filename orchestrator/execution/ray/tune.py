@@ -26,8 +26,9 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
-from orchestrator.execution.faults import is_out_of_memory, pause
+from orchestrator.execution.faults import is_out_of_memory
 from orchestrator.execution.ray.worker import Shared, worker
+from orchestrator.storage.backoff import pause
 
 MANY = 10**9
 FAILURES = 5  # of Tune itself, one after the other, before any worker asked for a trial

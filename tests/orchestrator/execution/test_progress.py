@@ -6,11 +6,12 @@ import pytest
 
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.context import SweepContext
-from orchestrator.execution.faults import Fault, pause
+from orchestrator.execution.faults import Fault
 from orchestrator.execution.progress import POLL_SECONDS, Attempt, Progress
 from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer, Observers
 from orchestrator.planning.plan import Task
+from orchestrator.storage.backoff import pause
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger, Record

@@ -228,7 +228,7 @@ def test_a_result_waits_for_room_on_a_full_disk(store: Store, monkeypatch: pytes
         return publish(ledger, key, record)
 
     monkeypatch.setattr(Ledger, "publish", sometimes)
-    monkeypatch.setattr("orchestrator.storage.backoff.PAUSES", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("orchestrator.storage.backoff.pause", lambda faults: 0.0)
     record = run_trial(trial, store, device=CPU)
     assert Ledger(store.where).result(trial.key) == record
 

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.execution.ray.connect import given
 from orchestrator.execution.ray.worker import Desk, Shared
 from orchestrator.execution.trial import run_trial
+from orchestrator.storage.backoff import ATTEMPTS
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_driven
@@ -34,7 +35,7 @@ def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
 def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machine(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.storage.backoff.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("orchestrator.storage.backoff.pause", lambda faults: 0.0)
     tries = []
 
     def away(where: str, driver: str) -> Store:
@@ -44,7 +45,7 @@ def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machi
     (tmp_path / "file").write_text("")
     monkeypatch.setattr("orchestrator.execution.ray.worker.open_driven", away)
     fault = carried_out(tmp_path, store)
-    assert (fault["kind"], len(tries)) == ("machine", 3)
+    assert (fault["kind"], len(tries)) == ("machine", ATTEMPTS)
     assert "cannot be written" in fault["error"]
 
 
