@@ -17,6 +17,7 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import SEALS, sealed
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store
+from poisons.store.cached import CachedStore
 from poisons.store.local_cache import remote_name
 from tests.conftest import Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
@@ -38,7 +39,7 @@ def test_a_record_of_a_url_store_names_no_file_elsewhere(
     victim.mkdir()
     store = open_store(f"memory://{tmp_path.name}/x")
     store.ensure(CLEAN)
-    assert store.remote is not None
+    assert isinstance(store, CachedStore)
     place, payload = f"data/{CLEAN.name}", b"alias ls='echo owned'\n"
     target, digest = name.format(victim=victim), hashlib.sha256(payload).hexdigest()
     record = json.loads(store.remote.read(f"{place}/record.json") or b"")

@@ -13,6 +13,7 @@ import torch
 from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from poisons.durable import stamp, write_whole
+from poisons.store.cached import CachedStore
 from poisons.store.local_cache import LocalCache
 from trainers.stored import OBJECT
 
@@ -96,11 +97,11 @@ def test_a_node_whose_bytes_differ_from_the_remote_ones_takes_the_remote_ones(tm
     for name in "ab":
         Store(tmp_path / name).ensure(CLEAN)  # both on their own, while the network was down
     change_pixel(Store(tmp_path / "b"))
-    first = Store(tmp_path / "a", remote, "there").ensure(CLEAN)
+    first = CachedStore(tmp_path / "a", remote, "there").ensure(CLEAN)
     other = Store(tmp_path / "b").load(CLEAN)
     assert other is not None
     assert not torch.equal(other.x, first.x)
-    second = Store(tmp_path / "b", remote, "there").ensure(CLEAN)
+    second = CachedStore(tmp_path / "b", remote, "there").ensure(CLEAN)
     assert torch.equal(second.x, first.x)
 
 

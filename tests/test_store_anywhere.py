@@ -118,7 +118,7 @@ def test_a_path_is_a_store_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("HOME", str(tmp_path))
     for where in ("s", "~/s", f"file://{tmp_path}/s", tmp_path / "s"):
         store = open_store(where)
-        assert (store.root, store.where, store.remote) == (tmp_path / "s", str(tmp_path / "s"), None)
+        assert (type(store), store.root, store.where) == (Store, tmp_path / "s", str(tmp_path / "s"))
 
 
 def test_a_store_in_memory_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ def verify(store: Store, console: Terminal, key: str | None) -> bool:
         files.items(), "verifying", console=console, transient=True, disable=not console.is_terminal
     )
     for folder, stamps in folders:
-        found = garbage.damage(store, folder, stamps)
+        found = store.damage(folder, stamps)
         damaged |= {f"{folder}/{name}": why for name, why in found.items()}
     for name, why in damaged.items():
         console.say(("damaged", "red"), f" {store.where}/{name}: {why}")

@@ -16,6 +16,7 @@ import poisons  # noqa: F401  (its members join their families)
 from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_store
 from poisons.sources.base import Source
+from poisons.store.cached import CachedStore
 from trainers import InputError
 from trainers.numerical_platform import cpu_isa, cpu_model
 from trainers.provenance import OPTIONAL, PACKAGES, commit, installed, opsctl_version
@@ -79,7 +80,7 @@ def _space(where: str | Path) -> Iterator[Finding]:
         return
     root = store.root
     yield Finding("store", "ok", f"{store.where}: {data} data sets, {trials} trials")
-    if store.remote is not None:
+    if isinstance(store, CachedStore):
         yield Finding("this node's copy", "ok", str(root))
     for what, place in (("disk", root), ("temporary disk", Path("/tmp"))):
         if place.exists():

@@ -20,8 +20,8 @@ from orchestrator.storage.records import Record
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
-from poisons.store.remote import RemoteCheckpoint
 from trainers import Images
+from trainers.checkpoint import Checkpoint
 from trainers.families import Metrics, Report
 from trainers.loop import Trained
 from trainers.numerical_platform import numerical_platform
@@ -87,7 +87,7 @@ class _Runner:
     store: Store
     ledger: Ledger
     device: torch.device
-    checkpoint: RemoteCheckpoint
+    checkpoint: Checkpoint
     warnings: list[str] = field(default_factory=list)  # on what was kept of an earlier training
 
     def carry_out(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -19,8 +18,6 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.storage import FolderStorage, Storage
 from poisons import Store
 from poisons.records import IMPORT, RECORD
-from poisons.store.local_cache import remote_name
-from poisons.store.store import damaged_files
 from trainers.stored import DamagedError
 
 HOUR, DAY = 3600.0, 86400.0
@@ -89,7 +86,7 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
     kept = {entry.name for entry in known} - unneeded
     finished = {f"data-{entry.record['key']}.pt" for entry in known}
     # where there are no locks for all, another machine may be writing it just now
-    patience = 0 if store.remote is None else DAY
+    patience = 0 if store.shares_locks else DAY
     rules: dict[str, Rule] = {
         "data": lambda p: _why_not(p, kept, unneeded, patience),
         "imports": lambda p: (
@@ -177,9 +174,8 @@ def remove(store: Store, item: Garbage) -> bool:
     storage = open_storage(store.where)
     if PurePosixPath(item.name).name in _claimed(storage) or _building(store):
         return False
-    if store.remote is not None:
-        FolderStorage(store.root).remove_all(item.name)
-    return storage.remove_all(item.name)
+    here = FolderStorage(store.root).remove_all(item.name)
+    return storage.remove_all(item.name) or here
 
 
 def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
@@ -191,21 +187,6 @@ def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
     for name in names:
         with suppress(DamagedError):
             found.append((name, IMPORT.read(read[f"imports/{name}/{RECORD}"] or b"")))
-    return found
-
-
-def damage(store: Store, folder: str, stamps: Mapping[str, Any]) -> dict[str, str]:
-    """The files of a data set or import, such as those in `data/<name>`, that differ from what was
-    written, with the reason. Reads every byte where the store is."""
-    if store.remote is None:
-        return damaged_files(stamps, lambda name: store.root / folder / name)
-    found: dict[str, str] = {}
-    with TemporaryDirectory(dir=store.root, prefix="verify-") as place:
-        for name, stamp in stamps.items():
-            file = Path(place, name)
-            store.remote.download(remote_name(folder, name, stamp["sha256"]), file)
-            found |= damaged_files({name: stamp}, lambda _, file=file: file)  # type: ignore[misc]
-            file.unlink(missing_ok=True)
     return found
 
 

@@ -15,6 +15,7 @@ from orchestrator.storage.heartbeats import STALE_SECONDS, shows
 from orchestrator.storage.locations import as_url, local_folder, open_storage
 from poisons import Store
 from poisons.durable import StoreError
+from poisons.store.cached import CachedStore
 from trainers import InputError
 
 BOUND = "OPSCTL_CACHE_GB"
@@ -26,7 +27,7 @@ def open_store(where: str | Path) -> Store:
     if as_url(where) is None:
         return Store(local_folder(where))
     storage = open_storage(where)
-    return Store(local_folder(where), storage, storage.where, bound=_bound())
+    return CachedStore(local_folder(where), storage, storage.where, bound=_bound())
 
 
 def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> Store:

@@ -17,7 +17,6 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import is_seed
 from orchestrator.storage.records import Record
 from poisons import DataSpec, Store
-from poisons.store.local_cache import remote_name
 from trainers.families import Metrics
 from trainers.printable import as_markdown
 from trainers.redaction import redacted
@@ -169,11 +168,11 @@ def data_input(spec: DataSpec, store: Store) -> DatasetInput:
     """A trial's training set as an MLflow data-set input."""
     record = store.record(spec) or {}
     profile: dict[str, Any] = {key: record[key] for key in PROFILE if key in record}
-    file = f"data/{spec.name}/data.arrow"
+    folder = f"data/{spec.name}"
+    file = f"{folder}/data.arrow"
     if "files" in record:
         profile["sha256"] = record["files"]["data.arrow"]["sha256"]
-        if store.remote is not None:
-            file = remote_name(f"data/{spec.name}", "data.arrow", profile["sha256"])
+        file = store.file_name(folder, "data.arrow", profile["sha256"])
     data = Dataset(
         spec.name,
         spec.key,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,12 +35,12 @@ class RemoteCheckpoint(Checkpoint):
     Uploads take at most about a tenth of the time: `every` grows with the duration of an upload.
     """
 
-    remote: RemoteStorage | None = None
-    name: str = ""
+    remote: RemoteStorage = field(kw_only=True)
+    name: str = field(kw_only=True)
 
     def save(self, state: dict[str, Any], *, owner: str) -> None:
         super().save(state, owner=owner)
-        if self.remote is None or not self.path.exists():
+        if not self.path.exists():
             return
         start = time.monotonic()
         try:
@@ -56,21 +56,19 @@ class RemoteCheckpoint(Checkpoint):
     def load(self, *, owner: str) -> dict[str, Any] | None:
         """The last uploaded state, or else the last one on this machine. Raises OSError if the storage does
         not answer."""
-        digest = None if self.remote is None else self.remote.read(self._digest_name)
-        if self.remote is not None and digest not in (None, self._here()):
-            self._download(self.remote)
+        if self.remote.read(self._digest_name) not in (None, self._here()):
+            self._download()
         return super().load(owner=owner)
 
     def remove(self) -> None:
         """Remove it here and remotely. If the storage does not answer, its copy stays, unused."""
         super().remove()
-        if self.remote is not None:
-            names = (self._digest_name, self.name)  # the digest first: without it no checkpoint counts
-            try:
-                for name in names:
-                    self.remote.remove(name)
-            except OSError as error:
-                self.warnings.append(f"the checkpoint was not removed: {error}")
+        names = (self._digest_name, self.name)  # the digest first: without it no checkpoint counts
+        try:
+            for name in names:
+                self.remote.remove(name)
+        except OSError as error:
+            self.warnings.append(f"the checkpoint was not removed: {error}")
 
     def _here(self) -> bytes | None:
         """The digest of the file on this machine; None if it cannot be read."""
@@ -78,10 +76,10 @@ class RemoteCheckpoint(Checkpoint):
             return sha256(self.path).encode()
         return None
 
-    def _download(self, remote: RemoteStorage) -> None:
+    def _download(self) -> None:
         temporary = self.path.with_name(f".{self.path.name}.download.tmp")
         try:
-            if remote.download(self.name, temporary):
+            if self.remote.download(self.name, temporary):
                 temporary.replace(self.path)
         finally:
             temporary.unlink(missing_ok=True)

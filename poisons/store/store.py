@@ -2,22 +2,20 @@
 
 `<root>/data/<name>-<key>/` holds `data.arrow`, the crafted perturbation as `perturbation-<i>.arrow`, and
 `record.json`, which describes the bytes and how they were made. Machines that share no folder share remote
-storage, such as an object store, which holds the same files with digests in their names; `root` is then a
-cache of it.
+storage: see cached.py.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from filelock import FileLock
@@ -55,8 +53,7 @@ from poisons.records import (
 )
 from poisons.store.build import Part, by_kind, open_source, poison, read_source
 from poisons.store.heap import large_blocks_go_back
-from poisons.store.local_cache import LocalCache
-from poisons.store.remote import RemoteCheckpoint, RemoteStorage
+from trainers.checkpoint import Checkpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
@@ -73,38 +70,29 @@ FORMAT = 1  # of the store's layout; a store with a higher number is refused
 class Store:
     """Data sets under `root`. Any number of processes may read and build at once; one key is built once."""
 
-    def __init__(
-        self,
-        root: Path | str,
-        remote: RemoteStorage | None = None,
-        where: str | None = None,
-        *,
-        bound: int | None = None,
-    ) -> None:
-        """A folder; or, with `remote` storage, this node's cache of it, which takes about `bound` bytes.
-        `where` is the address that opens the same store on another machine. InputError if it is no opsctl
-        store, StoreError if it does not answer or cannot be written."""
+    shares_locks: ClassVar[bool] = True  # whether the locks under `root` are those of all who write to it
+
+    def __init__(self, root: Path | str, *, where: str | None = None) -> None:
+        """`where` is the address that opens the same store on another machine (default: the path of `root`).
+        InputError if it is no opsctl store, StoreError if it cannot be written."""
         if re.match("[a-z][a-z0-9+.-]+:/", str(root)):
             raise InputError(f"{root} is no folder; for a store at a URL use opsctl --store")
         self.root = Path(root).expanduser().absolute()
         self.where = where or str(self.root)
-        self.remote = remote
-        self._local = None if remote is None else LocalCache(self.root, remote, bound)
         try:
-            (self.root / "data").mkdir(parents=True, exist_ok=True)
-            (self.root / "locks").mkdir(exist_ok=True)
-            if not (self.root / "store.json").exists():
-                create_whole(self.root / "store.json", {"format": FORMAT})
-            _check_format(read_regular(self.root / "store.json", STORE.limit), str(self.root))
-            if remote is not None:
-                if (mark := remote.read("store.json")) is None:
-                    remote.create("store.json", json.dumps({"format": FORMAT}).encode())
-                    mark = remote.read("store.json")  # another version may have been first
-                _check_format(mark, self.where)
+            self._create()
         except OSError as error:
             raise StoreError(
                 f"the store {self.where} cannot be written ({error}); choose another with --store"
             ) from error
+
+    def _create(self) -> None:
+        """Create the store unless it exists."""
+        (self.root / "data").mkdir(parents=True, exist_ok=True)
+        (self.root / "locks").mkdir(exist_ok=True)
+        if not (self.root / "store.json").exists():
+            create_whole(self.root / "store.json", {"format": FORMAT})
+        check_format(read_regular(self.root / "store.json", STORE.limit), str(self.root))
 
     def path(self, spec: DataSpec) -> Path:
         return self.root / "data" / spec.name
@@ -116,18 +104,11 @@ class Store:
     def record(self, spec: DataSpec) -> dict[str, Any] | None:
         """The record beside the bytes, or None if there is no data set, its record is damaged, or an older
         opsctl laid it out."""
-        here = read_record(self.path(spec))
-        return here if here is not None or self._local is None else self._local.record(_name(spec))
+        return read_record(self.path(spec))
 
     def records(self) -> dict[str, dict[str, Any]]:
         """The records of all data sets, by name."""
-        if self.remote is None:
-            folders = sorted(f for f in (self.root / "data").iterdir() if f.suffix != ".tmp")
-            found = {folder.name: read_record(folder) for folder in folders}
-        else:
-            names = sorted(self.remote.holders("data", RECORD))
-            read = self.remote.read_all([f"data/{name}/{RECORD}" for name in names])
-            found = {name: known(name, read[f"data/{name}/{RECORD}"]) for name in names}
+        found = {name: known(name, data) for name, data in self._record_bytes("data", DATA.limit)}
         return {name: record for name, record in found.items() if record is not None}
 
     def damaged_records(self) -> dict[str, str]:
@@ -146,13 +127,8 @@ class Store:
 
     def _record_bytes(self, kind: str, limit: int) -> Iterator[tuple[str, bytes | None]]:
         """The bytes of each record in `data` or `imports`."""
-        if self.remote is None:
-            folders = (f for f in sorted((self.root / kind).glob("[!.]*")) if f.suffix != ".tmp")
-            yield from ((folder.name, read_regular(folder / RECORD, limit)) for folder in folders)
-            return
-        names = sorted(self.remote.holders(kind, RECORD))
-        read = self.remote.read_all([f"{kind}/{name}/{RECORD}" for name in names])
-        yield from ((name, read[f"{kind}/{name}/{RECORD}"]) for name in names)
+        folders = (f for f in sorted((self.root / kind).glob("[!.]*")) if f.suffix != ".tmp")
+        yield from ((folder.name, read_regular(folder / RECORD, limit)) for folder in folders)
 
     def has(self, spec: DataSpec) -> bool:
         """Whether the data set is there for everyone who shares the store, with files of the right size. No
@@ -161,11 +137,36 @@ class Store:
 
     def having(self, specs: Iterable[DataSpec]) -> frozenset[str]:
         """The names of those data sets that are in the store."""
-        if self.remote is None:
-            return frozenset(spec.name for spec in specs if self._holds(spec, has_size))
-        names = [spec.name for spec in specs]
-        read = self.remote.read_all([f"data/{name}/{RECORD}" for name in names])
-        return frozenset(name for name in names if known(name, read[f"data/{name}/{RECORD}"]) is not None)
+        return frozenset(spec.name for spec in specs if self._holds(spec, has_size))
+
+    def checkpoint(self, name: str, *, every: float = 60.0, data: str = "") -> Checkpoint:
+        """The checkpoint `name`, such as `trials/<key>/checkpoint.pt`, from which a killed training resumes
+        on any machine that shares the store. It is saved at most once in `every` seconds; `data` says what
+        it was trained on."""
+        return Checkpoint(self._checkpoint_file(name), every=every, data=data)
+
+    def _checkpoint_file(self, name: str) -> Path:
+        file = self.root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    def share(self, name: str) -> None:
+        """Give a file under `root`, such as `trials/<key>/weights.pt`, to everyone who shares the store.
+        Raises OSError."""
+
+    @contextmanager
+    def shared(self, name: str) -> Iterator[Path]:
+        """The path of a shared file within the block. There may be no file. Raises OSError."""
+        yield self.root / name
+
+    def file_name(self, folder: str, file: str, sha256: str) -> str:
+        """The name in storage of a file of a data set, `data/<name>/data.arrow`, with that digest."""
+        return f"{folder}/{file}"
+
+    def damage(self, folder: str, stamps: Mapping[str, Any]) -> dict[str, str]:
+        """The files of a data set or import, such as those in `data/<name>`, that differ from what was
+        written, with the reason. Reads every byte where the store is."""
+        return damaged_files(stamps, lambda name: self.root / folder / name)
 
     def load(self, spec: DataSpec) -> arrow.StoredImages | None:
         """The images as a memory map, or None if they are missing or do not match the record. Only files
@@ -189,12 +190,7 @@ class Store:
         return images
 
     def _here(self, spec: DataSpec) -> bool:
-        """Whether the data set is in this folder, intact. It is pulled first if remote storage has it."""
-        if self._local is None:
-            return self._holds(spec, unchanged)
-        if not self._holds(spec, unchanged) and not self._local.pull(_name(spec)):
-            return False
-        self._local.touch(_name(spec))
+        """Whether the data set is in this folder, intact."""
         return self._holds(spec, unchanged)
 
     def _holds(self, spec: DataSpec, fits: Callable[[Path, dict[str, Any]], bool]) -> bool:
@@ -274,17 +270,14 @@ class Store:
         folder `*.tmp`, which the next build of that key removes, and the checkpoint that it resumes from.
         """
         images = self._whole(spec)
-        if images is not None and (self._local is None or self._local.agrees(_name(spec))):
+        if images is not None and self._agrees(spec):
             return images
         with self.lock(spec):
             # it may exist only here: the push failed or is running, or the remote one has other bytes
             while (images := self._whole(spec)) is not None:
-                if self._push(_name(spec)):
+                if self._push(f"data/{spec.name}"):
                     return images
-            # its bytes match its record, but they are no data set
-            if self._local is not None and self._holds(spec, unchanged):
-                self._local.reject(_name(spec))
-            self._put_aside(self.path(spec))
+            self._put_aside(spec)
             for parent in spec.parents:
                 self.ensure(parent, context)
             self._make(spec, context)
@@ -299,8 +292,13 @@ class Store:
         self._push(f"imports/{fingerprint}")
         return fingerprint
 
+    def _agrees(self, spec: DataSpec) -> bool:
+        """Whether everyone who shares the store has the same bytes of a data set that is here."""
+        return True
+
     def _push(self, name: str) -> bool:
-        return self._local is None or self._local.push(name)
+        """Publish a folder for everyone who shares the store. False if another one was published before."""
+        return True
 
     def _make(self, spec: DataSpec, context: CraftContext) -> None:
         start = time.monotonic()
@@ -320,9 +318,7 @@ class Store:
             parts = poison(spec, clean, index, self.perturbation(spec))
             self._publish(spec, parts, [], {"facts": facts, "device": "cpu", **of_source}, start)
             return
-        file = f"checkpoints/data-{spec.key}.pt"
-        (self.root / "checkpoints").mkdir(exist_ok=True)
-        checkpoint = RemoteCheckpoint(self.root / file, data=spec.clean.key, remote=self.remote, name=file)
+        checkpoint = self.checkpoint(f"checkpoints/data-{spec.key}.pt", data=spec.clean.key)
         own_context = replace(
             context, checkpoint=checkpoint, cache=self._cache(spec.clean), imports=self.root / "imports"
         )
@@ -394,7 +390,7 @@ class Store:
             ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self._push(_name(spec))
+        self._push(f"data/{spec.name}")
 
     def _described(self, spec: DataSpec, writer: arrow.Writer, tally: Tally, folder: Path) -> dict[str, Any]:
         files = sorted(folder.glob("*.arrow"))
@@ -439,19 +435,18 @@ class Store:
         return cached
 
     def _import_of(self, spec: DataSpec) -> AbstractContextManager[None]:
-        """Keep the import that a data set is made from in the local cache for the length of the block, if
-        there is one."""
-        if self._local is None or not isinstance(poison := spec.poison[0], Imported):
-            return nullcontext()
-        return self._local.held(f"imports/{poison.fingerprint}")
+        """Keep the import that a data set is made from, if any, on this machine for the length of the
+        block."""
+        poison = spec.poison[0]
+        return self._held(f"imports/{poison.fingerprint}") if isinstance(poison, Imported) else nullcontext()
 
-    def _put_aside(self, folder: Path) -> None:
-        """Quarantine a damaged data set, if there is one; the caller holds the lock of its key. A cached one
-        is deleted."""
-        if self._local is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            return
-        put_aside(folder, self.root / "quarantine")
+    def _held(self, name: str) -> AbstractContextManager[None]:
+        """Keep a folder on this machine for the length of the block."""
+        return nullcontext()
+
+    def _put_aside(self, spec: DataSpec) -> None:
+        """Quarantine a damaged data set, if there is one; the caller holds the lock of its key."""
+        put_aside(self.path(spec), self.root / "quarantine")
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -523,11 +518,7 @@ def restored(file: Path, *, default: str | None = None) -> Perturbation:
     return Perturbation.kinds[kind].restore(columns, values)
 
 
-def _name(spec: DataSpec) -> str:
-    return f"data/{spec.name}"
-
-
-def _check_format(mark: bytes | None, where: str) -> None:
+def check_format(mark: bytes | None, where: str) -> None:
     """InputError unless this is the `store.json` of a store that this opsctl can read."""
     try:
         found = STORE.read(mark or b"")["format"]

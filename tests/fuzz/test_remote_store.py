@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec
 from poisons.durable import StoreError
+from poisons.store.cached import CachedStore
 from tests.fuzz.hostile import changed_bytes, changed_json, examples
 from trainers import InputError
 
@@ -34,8 +35,8 @@ def test_a_bucket_writes_on_no_machine(tmp_path: Path, monkeypatch: pytest.Monke
     where = f"memory://{tmp_path.name}/fuzz"
     store = open_store(where)
     whole = store.ensure(CLEAN).x.clone()
+    assert isinstance(store, CachedStore)
     remote = store.remote
-    assert remote is not None
     names = sorted(remote.files(f"data/{CLEAN.name}"))  # type: ignore[attr-defined]
     kept = {name: remote.read(f"data/{CLEAN.name}/{name}") or b"" for name in names}
     assert len(kept) == 2
