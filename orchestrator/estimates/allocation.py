@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.estimates.capacity import Claim, idle, room
-from orchestrator.estimates.gpus import LANE_SECONDS, outranks
+from orchestrator.estimates.gpus import WORKER_SECONDS, outranks
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Waiting:
 
     def before(self, seconds: float) -> bool:
         """Whether a worker for a trial of so many seconds would have to wait until this one has begun."""
-        return outranks(self.seconds, seconds) and LANE_SECONDS + seconds > self.free_in
+        return outranks(self.seconds, seconds) and WORKER_SECONDS + seconds > self.free_in
 
 
 def openings(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from orchestrator.estimates.capacity import TINY
 
-LANE_SECONDS = 10.0  # that a worker takes to start, about: a process, torch, CUDA
+WORKER_SECONDS = 10.0  # that a worker takes to start, about: a process, torch, CUDA
 CLEARLY = (
     2.0  # a trial that is so many times longer is worth another worker, so workers change with the logarithm
 )
@@ -75,4 +75,4 @@ class Cards:
 
 def outranks(longer: float, seconds: float) -> bool:
     """Whether a trial of `longer` seconds is worth the end of a worker that would do one of `seconds`."""
-    return longer > CLEARLY * seconds + LANE_SECONDS
+    return longer > CLEARLY * seconds + WORKER_SECONDS

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 import traceback
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal, TypedDict
 
 from poisons.durable import StoreError
 from trainers import InputError
@@ -26,6 +26,15 @@ from trainers.redaction import redacted
 
 Kind = Literal["machine", "memory", "trial", "config"]
 BROKEN = re.compile("CUDA error|CUDNN_STATUS_(?!NOT_SUPPORTED)|CUBLAS_STATUS_|NCCL error|ECC error")
+
+
+class FaultRecord(TypedDict):
+    """A fault, as JSON types."""
+
+    kind: Kind
+    error: str
+    traceback: str | None
+    history: list[Metrics]
 
 
 @dataclass(frozen=True)
@@ -38,10 +47,20 @@ class Fault:
     history: tuple[Metrics, ...] = ()
     poisoned: bool = False
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> FaultRecord:
         """As JSON types, for the ledger."""
-        record = {name: value for name, value in asdict(self).items() if name != "poisoned"}
-        return {**record, "history": list(self.history)}
+        return {
+            "kind": self.kind,
+            "error": self.error,
+            "traceback": self.traceback,
+            "history": list(self.history),
+        }
+
+    @classmethod
+    def from_json(cls, record: FaultRecord) -> Fault:
+        """The inverse of `to_json`."""
+        history = tuple(record["history"])
+        return cls(record["kind"], record["error"], record["traceback"], history)
 
 
 def fault(error: BaseException) -> Fault:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from orchestrator.estimates.capacity import TINY, Claim
-from orchestrator.estimates.gpus import LANE_SECONDS
+from orchestrator.estimates.gpus import WORKER_SECONDS
 from orchestrator.estimates.packing import larger
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.context import SweepContext
@@ -20,7 +20,7 @@ from orchestrator.execution.faults import Fault
 from orchestrator.execution.progress import Attempt, Progress
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.dispatch import Dispatcher
-from orchestrator.execution.ray.mailbox import Message
+from orchestrator.execution.ray.messages import Answer, Ended, Message, Question
 from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Task
@@ -160,14 +160,22 @@ class Rehearsal:
             self._leave(name)
             self.claims.remove(place.builds)
             return []
-        ended: Message | None = None
+        ended: Ended | None = None
         if number is not None:
             attempt = self._attempt(number)
             ended = {"attempt": number, "record": self.record(number)}
             if attempt.share < self.needs.get(attempt.task.key, 0.0):
                 ended = {"attempt": number, "fault": Fault("memory", "out of memory").to_json()}
-        seat = {"worker": name, "number": place.number, "share": place.share, "card": place.card}
-        return [{**seat, "ended": ended}]
+        return [
+            Question(
+                worker=name,
+                number=place.number,
+                share=place.share,
+                node="",
+                card=place.card,
+                ended=ended,
+            )
+        ]
 
     def _settle(self, messages: list[Message]) -> None:
         """Have the driver hear this, and look to everything until nothing changes."""
@@ -183,7 +191,7 @@ class Rehearsal:
                 return
         raise AssertionError("workers come and go without end")
 
-    def _answered(self, worker: str, answer: Message) -> None:
+    def _answered(self, worker: str, answer: Answer) -> None:
         if "end" in answer:
             self._leave(worker)
             return
@@ -200,7 +208,7 @@ class Rehearsal:
                 self.waiting.remove((claim, seconds))
                 self.started.append(Start(self.now, seconds, claim.gpus))
         for number, share in list(self.workers.ordered):
-            if self._enter(f"worker {number}", Place(number, share, cpus), LANE_SECONDS):
+            if self._enter(f"worker {number}", Place(number, share, cpus), WORKER_SECONDS):
                 self.workers.ordered.remove((number, share))
         return len(self.on) > before
 

@@ -21,7 +21,7 @@ from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import Attempt, Progress
 from orchestrator.execution.ray.builders import Builders
 from orchestrator.execution.ray.connect import Cluster
-from orchestrator.execution.ray.mailbox import Answers, Message
+from orchestrator.execution.ray.messages import Answers, Ended, Message, Order, Question
 from orchestrator.execution.ray.placement import Places
 from orchestrator.execution.ray.profiling import Probes
 from orchestrator.execution.ray.tune import Workers
@@ -35,7 +35,7 @@ DEATHS = 8  # workers that die before they ask for anything, one after the other
 
 
 @dataclass
-class Seat:
+class WorkerProcess:
     """A worker's process, as the driver knows it."""
 
     number: int
@@ -74,7 +74,7 @@ class Dispatcher:
         self.probes, self.kept = probes, kept
         self.pressure = pressure or Pressure()
         self.places = Places(context, progress, workers, there, self._claims, self._memory)
-        self.seats: dict[str, Seat] = {}
+        self.processes: dict[str, WorkerProcess] = {}
         self.deaths = 0
         self.starved: float | None = None  # since when workers are killed for memory as they start
         self.slots = 0
@@ -100,7 +100,7 @@ class Dispatcher:
 
     def dismiss(self) -> None:
         """End all workers that are waiting for a trial."""
-        for worker in [worker for worker, seat in self.seats.items() if seat.attempt is None]:
+        for worker in [worker for worker, process in self.processes.items() if process.attempt is None]:
             self._end(worker)
         self._send()
 
@@ -120,9 +120,9 @@ class Dispatcher:
                 self._ends.add(message["attempt"])
         for number, why in self.workers.lost():
             self._lost(number, why)
-        for worker, seat in list(self.seats.items()):
-            if seat.idle is not None and seat.attempt is None and worker not in self._answers:
-                self._serve(worker, seat)
+        for worker, process in list(self.processes.items()):
+            if process.idle is not None and process.attempt is None and worker not in self._answers:
+                self._serve(worker, process)
 
     def _send(self) -> None:
         if not self._answers and not self._ends:
@@ -131,79 +131,78 @@ class Dispatcher:
             ray.get(self.mailbox.answer.remote(self._answers, self._ends))
         self._answers, self._ends = {}, set()
 
-    def _asked(self, question: Message) -> None:
+    def _asked(self, question: Question) -> None:
         """A worker asks for a trial, and may report how its last attempt ended."""
         worker, ended = question["worker"], question["ended"]
         if question["number"] not in self.workers.open:
             self._answers[worker] = {"end": True}  # it was let go, and has not heard of it
             return
-        if worker not in self.seats:
+        if worker not in self.processes:
             self._lost(question["number"], "")  # the process that was there before
-            share, card, node = question["share"], question["card"], question.get("node", "")
-            self.seats[worker] = Seat(question["number"], share, card, node)
-        seat = self.seats[worker]
+            share, card, node = question["share"], question["card"], question["node"]
+            self.processes[worker] = WorkerProcess(question["number"], share, card, node)
+        process = self.processes[worker]
         self.deaths, self.workers.failures, self.starved = 0, 0, None
-        if ended is not None and seat.attempt is not None and seat.attempt.number == ended["attempt"]:
-            attempt, seat.attempt, seat.idle = seat.attempt, None, time.monotonic()
-            self._settle(seat, attempt, ended)
+        if ended is not None and process.attempt is not None and process.attempt.number == ended["attempt"]:
+            attempt, process.attempt, process.idle = process.attempt, None, time.monotonic()
+            self._settle(process, attempt, ended)
         if ended is not None and ended.get("poisoned"):
             self._end(worker)
-        elif seat.attempt is not None:
-            self._answers[worker] = self._order(seat.attempt)  # the answer was lost
-        elif seat.idle is None:
-            seat.idle = time.monotonic()
+        elif process.attempt is not None:
+            self._answers[worker] = self._order(process.attempt)  # the answer was lost
+        elif process.idle is None:
+            process.idle = time.monotonic()
 
-    def _settle(self, seat: Seat, attempt: Attempt, ended: Message) -> None:
+    def _settle(self, process: WorkerProcess, attempt: Attempt, ended: Ended) -> None:
         if "fault" in ended:
-            fault = ended["fault"]
-            self._failed(seat, attempt, Fault(**{**fault, "history": tuple(fault["history"])}))
+            self._failed(process, attempt, Fault.from_json(ended["fault"]))
             return
-        self.nodes.worked(seat.node)
+        self.nodes.worked(process.node)
         if "record" in ended:
             self.progress.ended(attempt.number, ended["record"])
         else:
             self.progress.reported(attempt.number, ended["rows"])
             self.progress.attempt_pruned(attempt.number)
 
-    def _failed(self, seat: Seat, attempt: Attempt, fault: Fault) -> None:
+    def _failed(self, process: WorkerProcess, attempt: Attempt, fault: Fault) -> None:
         if fault.kind == "machine":
-            self.nodes.failed(seat.node, attempt.task.key)
+            self.nodes.failed(process.node, attempt.task.key)
         self.progress.attempt_failed(attempt.number, fault)
 
-    def _offered(self, seat: Seat) -> Attempt | None:
+    def _offered(self, process: WorkerProcess) -> Attempt | None:
         """A trial for a waiting worker, unless its machine is resting."""
-        if self.nodes.rests(seat.node):
+        if self.nodes.rests(process.node):
             return None
-        others = (other.node for other in self.seats.values() if not self.nodes.rests(other.node))
-        return self.progress.offer(seat.share, self.nodes.barred(seat.node, others))
+        others = (other.node for other in self.processes.values() if not self.nodes.rests(other.node))
+        return self.progress.offer(process.share, self.nodes.barred(process.node, others))
 
-    def _serve(self, worker: str, seat: Seat) -> None:
+    def _serve(self, worker: str, process: WorkerProcess) -> None:
         """Give a waiting worker a trial, or end it if others need its resources more."""
-        if self._displaced(seat):
+        if self._displaced(process):
             self._let_go(worker)
-        elif (attempt := self._offered(seat)) is not None:
-            seat.attempt, seat.idle = attempt, None
-            seat.until = self.context.now() + self.progress.expected_seconds(attempt.task.key)
+        elif (attempt := self._offered(process)) is not None:
+            process.attempt, process.idle = attempt, None
+            process.until = self.context.now() + self.progress.expected_seconds(attempt.task.key)
             self._answers[worker] = self._order(attempt)
-        elif self._useless(seat):
+        elif self._useless(process):
             self._let_go(worker)
 
-    def _displaced(self, seat: Seat) -> bool:
+    def _displaced(self, process: WorkerProcess) -> bool:
         """Whether a worker that could start its next trial should end instead, to free memory, processors
         or a GPU."""
-        if len(self.workers.open) > self.places.most or self.places.crowded(len(self.seats)):
+        if len(self.workers.open) > self.places.most or self.places.crowded(len(self.processes)):
             return True
-        return self.places.awaited(seat.tenant, self._tenants())
+        return self.places.awaited(process.tenant, self._tenants())
 
-    def _useless(self, seat: Seat) -> bool:
+    def _useless(self, process: WorkerProcess) -> bool:
         """Whether an idle worker only blocks resources. Where its machine is resting, a new one would only
         take its place."""
-        waits = time.monotonic() - (seat.idle or time.monotonic())
-        idle = waits > IDLE_SECONDS and not self.nodes.rests(seat.node)
-        return idle or self.places.outdone(seat.share, self._tenants())
+        waits = time.monotonic() - (process.idle or time.monotonic())
+        idle = waits > IDLE_SECONDS and not self.nodes.rests(process.node)
+        return idle or self.places.outdone(process.share, self._tenants())
 
     def _tenants(self) -> list[Tenant]:
-        return [seat.tenant for seat in self.seats.values() if seat.share]
+        return [process.tenant for process in self.processes.values() if process.share]
 
     def _claims(self) -> list[Claim]:
         """What takes precedence over workers."""
@@ -211,24 +210,24 @@ class Dispatcher:
 
     def _let_go(self, worker: str) -> None:
         """End a worker, and count on its resources from now on."""
-        self.workers.open.pop(self.seats[worker].number, None)
+        self.workers.open.pop(self.processes[worker].number, None)
         self._end(worker)
 
     def _end(self, worker: str) -> None:
         self._answers[worker] = {"end": True}
-        seat = self.seats.pop(worker)
-        if seat.attempt is not None:
-            self._failed(seat, seat.attempt, died("its process was ended"))
+        process = self.processes.pop(worker)
+        if process.attempt is not None:
+            self._failed(process, process.attempt, died("its process was ended"))
 
     def _lost(self, number: int, why: str) -> None:
         """The process of a worker died; its trial is retried."""
-        known = [worker for worker, seat in self.seats.items() if seat.number == number]
+        known = [worker for worker, process in self.processes.items() if process.number == number]
         if why and not known:  # a machine that is lost takes many workers with it, but those had started
             self._died_young(why)
         for worker in known:
-            seat = self.seats.pop(worker)
-            if seat.attempt is not None:
-                self._failed(seat, seat.attempt, self._death(seat.attempt, why))
+            process = self.processes.pop(worker)
+            if process.attempt is not None:
+                self._failed(process, process.attempt, self._death(process.attempt, why))
 
     def _died_young(self, why: str) -> None:
         """A worker died before it asked for anything. OSError if none can be started: all of them die, or
@@ -255,9 +254,14 @@ class Dispatcher:
         """How many workers there is memory for, beside the builders."""
         return max(0.0, self.pressure.most - len(self.builders.claims))
 
-    def _order(self, attempt: Attempt) -> Message:
+    def _order(self, attempt: Attempt) -> Order:
         task = attempt.task
-        order = {"attempt": attempt.number, "key": task.key, "trial": json.dumps(plain(task.trial))}
-        order["keep"] = task.key in self.kept
-        probes = [planned.to_json() for planned in task.probes]
-        return order | ({"probes": json.dumps(probes)} if probes else {})
+        order = Order(
+            attempt=attempt.number,
+            key=task.key,
+            trial=json.dumps(plain(task.trial)),
+            keep=task.key in self.kept,
+        )
+        if task.probes:
+            order["probes"] = json.dumps([planned.to_json() for planned in task.probes])
+        return order

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.execution.ray.messages import Answer, Answers, Ended, Message, Question, WorkerId
+from trainers.families import Metrics
+
 ASK_SECONDS = 10.0  # within which a question is answered, if only with "not yet"
 PATIENCE = 300.0  # how long a worker tries to reach a mailbox that does not answer
-Message = dict[str, Any]
-Answers = dict[str, Message]
 
 
 class Mailbox:
@@ -33,7 +33,7 @@ class Mailbox:
         self.news = asyncio.Event()
         self.answered = asyncio.Condition()
 
-    async def ask(self, question: Message) -> Message | None:
+    async def ask(self, question: Question) -> Answer | None:
         """A worker's question; the driver's answer, or None if there is none yet."""
         self.messages.append(question)
         self.news.set()
@@ -47,7 +47,7 @@ class Mailbox:
                 return None
             return self.answers.pop(worker)
 
-    async def say(self, attempt: int, rows: list[Message]) -> bool:
+    async def say(self, attempt: int, rows: list[Metrics]) -> bool:
         """A worker reports epochs of an attempt. Returns whether the driver wants the attempt to end."""
         self.messages.append({"attempt": attempt, "rows": rows})
         self.news.set()
@@ -81,19 +81,18 @@ def start_mailbox() -> ActorHandle:
 class Line:
     """The mailbox, as a worker uses it."""
 
-    def __init__(self, mailbox: ActorHandle, worker: Message) -> None:
-        """`worker` identifies the worker in each question; its GPU is added."""
-        self.mailbox, self.worker = mailbox, {**worker, "card": _card()}
+    def __init__(self, mailbox: ActorHandle, worker: WorkerId) -> None:
+        """`worker` identifies the worker in each question."""
+        self.mailbox, self.worker = mailbox, worker
         self._said: ray.ObjectRef | None = None
 
-    def ask(self, ended: Message | None) -> Message | None:
+    def ask(self, ended: Ended | None) -> Answer | None:
         """The next order, now that an attempt has `ended`; None if the mailbox stays unreachable."""
         last = time.monotonic()
         while time.monotonic() - last < PATIENCE:
             try:
-                answer = ray.get(
-                    self.mailbox.ask.remote({**self.worker, "ended": ended}), timeout=3 * ASK_SECONDS
-                )
+                question = Question(**self.worker, ended=ended)
+                answer = ray.get(self.mailbox.ask.remote(question), timeout=3 * ASK_SECONDS)
                 last = time.monotonic()
             except (RayError, GetTimeoutError):
                 time.sleep(1.0)
@@ -102,7 +101,7 @@ class Line:
                     return answer  # an answer may come twice
         return None
 
-    def say(self, attempt: int, rows: list[Message]) -> bool:
+    def say(self, attempt: int, rows: list[Metrics]) -> bool:
         """Report epochs without waiting. True if an earlier report was answered with the end of the
         attempt."""
         end = False
@@ -116,7 +115,7 @@ class Line:
         return end
 
 
-def _card() -> str:
+def gpu_id() -> str:
     """An id of the GPUs of this worker that is unique in the cluster; "" if it has none."""
     cards = ",".join(map(str, ray.get_gpu_ids()))
     return f"{ray.get_runtime_context().get_node_id()}:{cards}" if cards else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from orchestrator.estimates.allocation import Waiting, openings
 from orchestrator.estimates.capacity import Claim, crowded, idle, room
-from orchestrator.estimates.gpus import LANE_SECONDS, Cards, Tenant, outranks
+from orchestrator.estimates.gpus import WORKER_SECONDS, Cards, Tenant, outranks
 from orchestrator.execution.context import SweepContext
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.connect import Cluster
@@ -51,7 +51,7 @@ class Places:
             for share in self.progress.ready_shares
             if not self._rests(share)
             and (seconds := self._seconds(share, workers[share], MOST))
-            and (not share or LANE_SECONDS + seconds[0] <= soonest)
+            and (not share or WORKER_SECONDS + seconds[0] <= soonest)
             and not any(one is not None and one.before(seconds[0]) for one in before)
         }
         found = openings(
@@ -71,10 +71,10 @@ class Places:
         fits = [self._room(share) for share in self.progress.ready_shares]
         return len(self.workers.open) + max(fits, default=0)
 
-    def crowded(self, seats: int) -> bool:
+    def crowded(self, processes: int) -> bool:
         """Whether builders or profiling tasks wait for processors that this many workers hold."""
         whole = sum(machine.get("CPU", 0.0) for machine in self.machines)
-        return crowded(seats, self.claims(), whole, cpus=self.cpus)
+        return crowded(processes, self.claims(), whole, cpus=self.cpus)
 
     def awaited(self, mine: Tenant, tenants: Iterable[Tenant]) -> bool:
         """Whether a worker that could start its next trial should give up its GPU instead."""

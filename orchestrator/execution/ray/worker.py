@@ -22,7 +22,8 @@ from ray.actor import ActorHandle
 
 from orchestrator.execution.faults import fault, two_versions
 from orchestrator.execution.ray.connect import device_of
-from orchestrator.execution.ray.mailbox import Line, Message
+from orchestrator.execution.ray.mailbox import Line, gpu_id
+from orchestrator.execution.ray.messages import Ended, Order, WorkerId
 from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
@@ -58,18 +59,20 @@ def worker(config: dict[str, Any], shared: Shared) -> None:
     """Ask for trials and run them until the driver has no more."""
     share = float(config["share"])
     node = ray.get_runtime_context().get_node_id()
-    who = {"worker": secrets.token_hex(8), "number": config["number"], "share": share, "node": node}
+    who = WorkerId(
+        worker=secrets.token_hex(8), number=config["number"], share=share, node=node, card=gpu_id()
+    )
     line = Line(shared.mailbox, who)
-    desk = Desk(shared, share, line)
-    ended: Message | None = None
+    worker_state = Worker(shared, share, line)
+    ended: Ended | None = None
     while (order := line.ask(ended)) is not None and "trial" in order:
-        ended = desk.carry_out(order)
+        ended = worker_state.carry_out(order)
         if ended.get("poisoned"):
             line.ask(ended)  # reported; another process takes the next order
             os._exit(1)
 
 
-class Desk:
+class Worker:
     """The state of a worker: the store with its open data sets, the device, the mailbox.
 
     Store and device are opened with the first order, so that an error there becomes the outcome of the order.
@@ -93,17 +96,17 @@ class Desk:
             )  # running out of its share fails this trial only
         return device
 
-    def carry_out(self, order: Message) -> Message:
+    def carry_out(self, order: Order) -> Ended:
         """Run the trial of an order. Returns how it ended."""
         number = order["attempt"]
         report = _Reporter(self.line, number)
         try:
             trial = TrialSpec.parse(OBJECT.read(order["trial"].encode()), "trial")
-            if trial.key != order.get("key"):
-                raise InputError(two_versions("trial", order.get("key"), trial.key, platform.node()))
+            if trial.key != order["key"]:
+                raise InputError(two_versions("trial", order["key"], trial.key, platform.node()))
             store, device = self.store, self.device
-            run = self.run.with_kept_weights(keep=bool(order.get("keep")))
-            options = {"device": device, "report": report, "run": run, "images": self.images}
+            run = self.run.with_kept_weights(keep=order["keep"])
+            options: dict[str, Any] = {"device": device, "report": report, "run": run, "images": self.images}
             if "probes" in order:
                 options["probes"] = [
                     PlannedProbe.read(planned) for planned in VALUE.read(order["probes"].encode())

@@ -15,8 +15,8 @@ from orchestrator.execution.faults import Fault
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray import dispatch
 from orchestrator.execution.ray.connect import Cluster
-from orchestrator.execution.ray.dispatch import DEATHS, Dispatcher, Seat
-from orchestrator.execution.ray.mailbox import Message
+from orchestrator.execution.ray.dispatch import DEATHS, Dispatcher, WorkerProcess
+from orchestrator.execution.ray.messages import Answer, Ended
 from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
 from orchestrator.storage.leases import Leases
@@ -36,10 +36,10 @@ def dispatcher(store: Store) -> Dispatcher:
 
 
 def test_a_machine_that_takes_many_lanes_with_it_stops_no_sweep(dispatcher: Dispatcher) -> None:
-    dispatcher.seats = {f"worker-{i}": Seat(i, 0.0) for i in range(5 * DEATHS)}
+    dispatcher.processes = {f"worker-{i}": WorkerProcess(i, 0.0) for i in range(5 * DEATHS)}
     for i in range(5 * DEATHS):
         dispatcher._lost(i, "the node is gone")
-    assert dispatcher.seats == {}
+    assert dispatcher.processes == {}
 
 
 def test_workers_that_die_before_they_ask_stop_it_with_the_reason(dispatcher: Dispatcher) -> None:
@@ -53,8 +53,8 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     progress, _, clock = begun(store, built=True, grid={"seed": [0]})
     none = SimpleNamespace(open={}, failures=0)
     dispatcher = Dispatcher(progress._context, progress, None, none, None, Cluster())  # type: ignore[arg-type]
-    bad, good = Seat(1, 0.0, node="bad"), Seat(2, 0.0, node="good")
-    dispatcher.seats = {"one": bad, "two": good}
+    bad, good = WorkerProcess(1, 0.0, node="bad"), WorkerProcess(2, 0.0, node="good")
+    dispatcher.processes = {"one": bad, "two": good}
     attempt = dispatcher._offered(bad)
     assert attempt is not None
     ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").to_json()}
@@ -71,15 +71,17 @@ def test_a_lane_on_a_machine_that_rests_is_not_replaced_by_another(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dispatcher = Rehearsal(store, [{"CPU": 1.0}], [(10.0, 0.0)]).dispatcher
-    seat = Seat(1, 0.0, node="bad", idle=time.monotonic() - 60)
-    assert dispatcher._useless(seat)
+    process = WorkerProcess(1, 0.0, node="bad", idle=time.monotonic() - 60)
+    assert dispatcher._useless(process)
     monkeypatch.setattr(dispatcher.nodes, "rests", lambda node: node == "bad")
-    assert not dispatcher._useless(seat)
+    assert not dispatcher._useless(process)
 
 
-def asking(dispatcher: Dispatcher, worker: str, number: int, ended: Message | None = None) -> Message | None:
+def asking(dispatcher: Dispatcher, worker: str, number: int, ended: Ended | None = None) -> Answer | None:
     """The answer to a worker."""
-    dispatcher._take([{"worker": worker, "number": number, "share": 0.0, "card": "", "ended": ended}])
+    dispatcher._take(
+        [{"worker": worker, "number": number, "share": 0.0, "node": "", "card": "", "ended": ended}]
+    )
     return dispatcher._answers.pop(worker, None)
 
 

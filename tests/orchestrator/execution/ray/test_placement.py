@@ -9,7 +9,7 @@ import random
 import pytest
 
 from orchestrator.estimates.capacity import Claim
-from orchestrator.estimates.gpus import LANE_SECONDS, Cards, Tenant, outranks
+from orchestrator.estimates.gpus import WORKER_SECONDS, Cards, Tenant, outranks
 from poisons import Store
 from tests.orchestrator.rehearsal import Machine, Rehearsal
 
@@ -22,7 +22,7 @@ def test_a_long_trial_of_a_small_share_does_not_come_after_all_of_a_large_one(st
     """A card has the long trial, the other the short ones; then both have those that are left: no order does
     better. The largest share first would take 6000 s."""
     sweep = Rehearsal(store, machine(2), [(300.0, 1.0)] * 20 + [(3000.0, 0.25)])
-    assert 4500 <= sweep.play() <= 4500 + 5 * LANE_SECONDS
+    assert 4500 <= sweep.play() <= 4500 + 5 * WORKER_SECONDS
     assert sweep.workers.opened == 3
 
 
@@ -36,7 +36,7 @@ def test_a_trial_that_ran_out_of_memory_does_not_come_after_all_that_want_less(
     sweep.play()
     first, again = [one for one in sweep.started if one.seconds == 6000]
     assert (first.share, again.share) == (0.25, 0.5)
-    assert again.when <= 60 + 300 + 2 * LANE_SECONDS
+    assert again.when <= 60 + 300 + 2 * WORKER_SECONDS
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -64,7 +64,7 @@ def test_a_builder_that_wants_a_gpu_gets_one_as_soon_as_trials_end(
     beside = [one for one in sweep.started if built.when < one.when < built.when + 500]
     assert bool(beside) == (gpus > 1), "the other cards are at work"
     assert sweep.workers.opened <= 2 * gpus / share
-    after = [one for one in sweep.started if one.when > built.when + 500 + LANE_SECONDS]
+    after = [one for one in sweep.started if one.when > built.when + 500 + WORKER_SECONDS]
     assert len({one.when for one in after}) > 1, "and afterwards this one too"
 
 
@@ -82,9 +82,9 @@ def test_a_long_trial_that_nobody_can_make_room_for_lets_short_ones_go_on(store:
     """Three quarters of the card would idle until the first trial ends, for the one that wants all of it."""
     trials = [(9000.0, 0.25), (3000.0, 1.0)] + [(290.0, 0.25)] * 80
     sweep = Rehearsal(store, machine(1), trials)
-    assert sweep.play() <= 9000 + 290 + 3000 + 290 + 4 * LANE_SECONDS
+    assert sweep.play() <= 9000 + 290 + 3000 + 290 + 4 * WORKER_SECONDS
     whole = next(one for one in sweep.started if one.share == 1.0)
-    assert 9000 <= whole.when <= 9000 + 290 + 3 * LANE_SECONDS
+    assert 9000 <= whole.when <= 9000 + 290 + 3 * WORKER_SECONDS
 
 
 def test_no_more_lanes_are_opened_than_trials_may_run(store: Store) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.ray.connect import given
-from orchestrator.execution.ray.worker import Desk, Shared
+from orchestrator.execution.ray.worker import Shared, Worker
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.backoff import ATTEMPTS
 from orchestrator.storage.heartbeats import Driver
@@ -26,9 +26,9 @@ from trainers.spec import plain
 def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
     """How a worker that has no line and no store at `where` ends a trial."""
     task = plan_of(tiny(), store).tasks[0]
-    desk = Desk(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
+    worker_state = Worker(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
     trial = json.dumps(plain(task.trial))
-    ended = desk.carry_out({"attempt": 1, "key": task.key, "trial": trial, **order})
+    ended = worker_state.carry_out({"attempt": 1, "key": task.key, "trial": trial, **order})
     return dict(ended["fault"])
 
 
