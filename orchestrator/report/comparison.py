@@ -9,6 +9,7 @@ from orchestrator.report.reference import known
 from orchestrator.report.statistics import sign_flip_p, smallest_p, t_interval
 from orchestrator.report.table import Cell, Table
 from trainers.errors import InputError
+from trainers.probe_view import Unit
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class Difference:
 
     row: str | None
     metric: str
+    unit: Unit
     pairs: int
     mean: float | None = None
     interval: tuple[float, float] | None = None  # None with fewer than two pairs
@@ -49,7 +51,7 @@ def compare(table: Table, first: str, second: str) -> Comparison:
     rows = []
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in (first, second)]
-        if cells[0] is not None and cells[1] is not None and cells[0].scale == cells[1].scale:
+        if cells[0] is not None and cells[1] is not None and cells[0].unit == cells[1].unit:
             rows.append(_of_cells(row, cells[0], cells[1]))
     return Comparison(first, second, tuple(rows), _over(rows))
 
@@ -67,18 +69,19 @@ def pair(text: str, table: Table) -> tuple[str, str]:
     raise InputError(f"--compare: no column {unknown!r}; {known('column', unknown, table.columns)}")
 
 
-def difference(row: str | None, metric: str, differences: list[float]) -> Difference:
+def difference(row: str | None, metric: str, unit: Unit, differences: list[float]) -> Difference:
     """The mean, interval and p of paired differences."""
     if not differences:
-        return Difference(row, metric, 0)
+        return Difference(row, metric, unit, 0)
     interval = t_interval(differences) if len(differences) > 1 else None
     mean = statistics.fmean(differences)
-    return Difference(row, metric, len(differences), mean, interval, sign_flip_p(differences))
+    return Difference(row, metric, unit, len(differences), mean, interval, sign_flip_p(differences))
 
 
 def _of_cells(row: str, first: Cell, second: Cell) -> Difference:
     shared = [seed for seed in first.values if seed in second.values]
-    return difference(row, first.metric, [second.values[seed] - first.values[seed] for seed in shared])
+    differences = [second.values[seed] - first.values[seed] for seed in shared]
+    return difference(row, first.metric, first.unit, differences)
 
 
 def _over(rows: list[Difference]) -> Difference | None:
@@ -86,4 +89,4 @@ def _over(rows: list[Difference]) -> Difference | None:
     means = [row.mean for row in rows if row.mean is not None]
     if len(rows) < 2 or len({row.metric for row in rows}) > 1:
         return None
-    return difference(None, rows[0].metric, means)
+    return difference(None, rows[0].metric, rows[0].unit, means)

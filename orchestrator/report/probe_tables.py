@@ -48,5 +48,5 @@ def _metrics(status: SweepStatus, probe: str) -> list[str]:
     """The metrics that the probe always reports, then those that it reported for some trials."""
     begin = f"{probe}/"
     found = (name for record in status.results.values() for name in record.get("metrics", ()))
-    names = (*status.snapshot.probes[probe], *(name for name in found if name.startswith(begin)))
+    names = (*status.snapshot.probes[probe]["metrics"], *(name for name in found if name.startswith(begin)))
     return list(dict.fromkeys(names))

@@ -1,5 +1,5 @@
 """The table of a sweep: the finished trials of each cell, what is missing and why, and the published figure.
-Every number is in the metric's own unit: a fraction for an accuracy."""
+Every number is as it was measured: a fraction for an accuracy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
+from trainers.probe_view import PERCENT, Unit
 
 VALUE = "value"  # the name of the only column if rows are metrics
 
@@ -45,6 +46,7 @@ class Cell:
     failed: int
     stopped: int  # by a scheduler; not in the mean
     metric: str = ""
+    unit: Unit = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     absent: tuple[Absent, ...] = ()
@@ -53,8 +55,8 @@ class Cell:
 
     @property
     def scale(self) -> int:
-        """The factor for display: an accuracy is shown in percent."""
-        return scale(self.metric)
+        """The factor for display."""
+        return scale(self.unit)
 
     @property
     def difference(self) -> float | None:
@@ -105,10 +107,15 @@ class Table:
         """The names of its metrics."""
         return tuple(self.metrics.values()) or (self.metric,)
 
+    @property
+    def units(self) -> dict[str, Unit]:
+        """The units of its metrics."""
+        return {cell.metric: cell.unit for cell in self.cells.values()}
 
-def scale(metric: str) -> int:
-    """100 for an accuracy, which is shown in percent; 1 for any other metric."""
-    return 100 if metric.endswith("acc") else 1
+
+def scale(unit: Unit) -> int:
+    """The factor for display: 100 for a share, which is shown in percent; 1 for any other unit."""
+    return 100 if unit == PERCENT else 1
 
 
 def axes_of(snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
@@ -174,7 +181,8 @@ def summarised(
     labels = {axis: label for axis, label in entries[0].labels.items() if axis in shown}
     counts = (len(values), len(entries), failed, stopped)
     keys = tuple(entry.key for entry in entries)
-    return Cell(row, column, mean, std, *counts, metric, labels, values, tuple(absent), published, keys)
+    unit = snapshot.unit(metric)
+    return Cell(row, column, mean, std, *counts, metric, unit, labels, values, tuple(absent), published, keys)
 
 
 def _seed(labels: Mapping[str, str]) -> str:

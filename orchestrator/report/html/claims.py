@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from orchestrator.report.html.numbers import shown, signed, unit
+from orchestrator.report.html.numbers import shown, signed, suffix
 from orchestrator.report.html.records import Claim, Comparison, Difference, Point, SideRecord
 from orchestrator.report.table import scale
+from trainers.probe_view import PERCENT, Unit
 
 View = dict[str, Any]
 KINDS = {
@@ -42,7 +43,7 @@ def _claim(claim: Claim) -> View:
 def _point(point: Point, margin: float) -> View:
     sign = {True: "<", False: "not <", None: "?"}[point["holds"]]
     gap = f" + {margin:g}" if margin else ""
-    lower, higher = (_side(point[name], point["metric"]) for name in ("lower", "higher"))
+    lower, higher = (_side(point[name], point["unit"]) for name in ("lower", "higher"))
     kind, mark = KINDS[{True: "holds", False: "does not hold", None: "not known yet"}[point["holds"]]]
     where = ", ".join(point["at"].values())
     seeds = f"{point['agree']} of {point['pairs']} seeds" if point["pairs"] else ""
@@ -55,11 +56,11 @@ def _point(point: Point, margin: float) -> View:
     }
 
 
-def _side(side: SideRecord, metric: str) -> str:
+def _side(side: SideRecord, unit: Unit) -> str:
     if not side["trials"] and side["mean"] is not None:
-        return f"{side['mean'] * scale(metric):g}{unit(metric)}"
-    value = "–" if side["mean"] is None else shown(side["mean"], metric)
-    deviation = "" if side["std"] is None else f" ± {shown(side['std'], metric, like=side['mean'])}"
+        return f"{side['mean'] * scale(unit):g}{suffix(unit)}"
+    value = "–" if side["mean"] is None else shown(side["mean"], unit)
+    deviation = "" if side["std"] is None else f" ± {shown(side['std'], unit, like=side['mean'])}"
     return f"{side['name']} {value}{deviation}"
 
 
@@ -72,21 +73,21 @@ def comparisons_view(comparisons: Sequence[Comparison]) -> list[View]:
         few = max((row["pairs"] for row in one["rows"]), default=0)
         least = 2 ** (1 - few) if few else 1
         note = f"With {few} pairs, p cannot be below {least:g}." if few and least > 0.05 else ""
-        points = any(scale(row["metric"]) == 100 for row in one["rows"])
+        points = any(row["unit"] == PERCENT for row in one["rows"])
         title = f"{one['second']} minus {one['first']}"
         made.append({"title": title, "lines": lines, "note": note, "points": points})
     return made
 
 
 def _difference(one: Difference) -> View:
-    metric = one["metric"]
+    unit = one["unit"]
     ends = one["interval"]
     what = "row" if one["row"] is None else "seed"
     return {
         "row": "all rows" if one["row"] is None else one["row"],
         "overall": one["row"] is None,
-        "mean": "–" if one["mean"] is None else signed(one["mean"], metric),
-        "interval": f"{signed(ends[0], metric)} to {signed(ends[1], metric)}" if ends else "–",
+        "mean": "–" if one["mean"] is None else signed(one["mean"], unit),
+        "interval": f"{signed(ends[0], unit)} to {signed(ends[1], unit)}" if ends else "–",
         "p": "–" if one["p"] is None else f"{one['p']:.2g}",
         "pairs": f"{one['pairs']} {what}{'' if one['pairs'] == 1 else 's'}",
     }

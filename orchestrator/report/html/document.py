@@ -21,7 +21,7 @@ from trainers import InputError
 from trainers.redaction import redacted_data
 from trainers.stored import MB, DamagedError, JsonFile
 
-FORMAT = 1
+FORMAT = 2
 
 Document = DocumentRecord
 
@@ -86,6 +86,8 @@ def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
         "question": snapshot.question,
         "file": Path(sheet.file).name,
         "metric": snapshot.metric,
+        "unit": snapshot.unit(snapshot.metric),
+        "views": {name: probe["view"] for name, probe in snapshot.probes.items()},
         "row_axes": snapshot.row_axes,
         "column_axis": snapshot.column_axis,
         "axes": [{"name": axis, "labels": list(labels)} for axis, labels in axes.items()],

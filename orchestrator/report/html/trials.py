@@ -9,10 +9,10 @@ from typing import Any
 
 from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
-from orchestrator.report.html.thumbnails import kept_fields
+from orchestrator.report.html.records import POINTS, FindingRecord
+from orchestrator.report.html.thumbnails import picture_of
 from orchestrator.storage.records import Record
 
-POINTS = 80  # most points of a curve: a panel is 320 pixels wide
 CURVES = ("test/clean_acc", "train/acc")  # the metrics of a history that are drawn
 
 Trial = dict[str, Any]
@@ -30,7 +30,7 @@ def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[Tr
         if first:
             visited.add(place)
         found = status.findings.get(entry.key, {}) if record is not None else {}
-        trials.append(_trial_record(entry, status, record) | _findings(found, first=first))
+        trials.append(_trial_record(entry, status, record) | _findings(found, status.snapshot, first=first))
     return trials
 
 
@@ -90,20 +90,23 @@ def _failure(key: str, status: SweepStatus) -> Trial:
     return {"error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}
 
 
-def _findings(findings: Mapping[str, Record], *, first: bool) -> Trial:
-    found = {name: _finding(record, first=first) for name, record in findings.items()}
+def _findings(findings: Mapping[str, Record], snapshot: Snapshot, *, first: bool) -> Trial:
+    """The findings of a trial as the document keeps them. Only the `first` trial of a cell keeps pictures."""
+    found = {}
+    for name, record in findings.items():
+        found[name] = _finding(record)
+        view = snapshot.probes[name]["view"].get("picture")
+        if first and view is not None and (fields := record.get("fields")):
+            found[name]["picture"] = picture_of(name, view, fields)
     return {"findings": found} if found else {}
 
 
-def _finding(found: Record, *, first: bool) -> Trial:
-    """A finding as the document keeps it. Only the `first` trial of a cell keeps the fields for pictures."""
-    kind = found["probe"]["kind"]
+def _finding(found: Record) -> FindingRecord:
     return {
-        "kind": kind,
+        "kind": found["probe"]["kind"],
         "metrics": {name: finite(value) for name, value in found.get("metrics", {}).items()},
         "curves": {name: thinned(values) for name, values in found.get("curves", {}).items()},
         "length": max((len(values) for values in found.get("curves", {}).values()), default=0),
-        "fields": kept_fields(kind, found.get("fields", {})) if first else {},
     }
 
 

@@ -16,7 +16,7 @@ from orchestrator.report.html.document import Document
 from orchestrator.report.html.dot_plots import strips
 from orchestrator.report.html.grouping import Group, Sweep, Trial
 from orchestrator.report.html.line_charts import lines
-from orchestrator.report.html.numbers import duration, shown, unit
+from orchestrator.report.html.numbers import duration, shown, suffix
 from orchestrator.report.html.probe_sections import heading, probe_groups
 from orchestrator.report.html.records import Axis, Counts, DataRecord, State
 from orchestrator.report.html.table import table_view
@@ -65,7 +65,7 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "warnings": _warnings(sweep),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
-        "metric": sweep["metric"] + (f",{unit(sweep['metric'])}" if unit(sweep["metric"]) else ""),
+        "metric": sweep["metric"] + (f",{suffix(sweep['unit'])}" if sweep["unit"] else ""),
     }
 
 
@@ -121,7 +121,7 @@ def _trial(trial: Trial, sweep: Sweep) -> View:
     return {
         "labels": list(trial["labels"].values()),
         "state": ", lacks ".join([STATES[trial["state"]], *trial.get("lacks", ())]),
-        "value": "–" if value is None else shown(value, sweep["metric"]),
+        "value": "–" if value is None else shown(value, sweep["unit"]),
         "seconds": "–" if trial.get("seconds") is None else f"{trial['seconds']:.0f}",
         "device": trial.get("device") or "–",
         "when": _when(time) if (time := trial.get("time")) else "–",
