@@ -30,7 +30,7 @@ class Side:
     trials: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A claim at one point of the axes that it ranges over. The claim holds for `agree` of `pairs` seeds."""
 
@@ -142,12 +142,19 @@ def _point(claim: Mapping[str, Any], at: Labels, grid: _Grid, margin: float) -> 
         return None
     metric, unit = next((cell.metric, cell.unit) for cell in cells if cell is not None)
     low, high = (_side(side, cell, unit) for side, cell in zip(chosen, cells, strict=True))
-    if low.mean is None or high.mean is None:
-        return Point(at, low, high, metric, unit, None, 0, 0)
-    gap = margin / scale(unit)
-    pairs = _pairs(cells[0], cells[1], low.mean, high.mean)
-    agree = sum(_less(a + gap, b) for a, b in pairs)
-    return Point(at, low, high, metric, unit, _less(low.mean + gap, high.mean), agree, len(pairs))
+    holds, pairs, gap = None, list[tuple[float, float]](), margin / scale(unit)
+    if low.mean is not None and high.mean is not None:
+        holds, pairs = _less(low.mean + gap, high.mean), _pairs(cells[0], cells[1], low.mean, high.mean)
+    return Point(
+        at=at,
+        lower=low,
+        higher=high,
+        metric=metric,
+        unit=unit,
+        holds=holds,
+        agree=sum(_less(a + gap, b) for a, b in pairs),
+        pairs=len(pairs),
+    )
 
 
 def _less(a: float, b: float) -> bool:

@@ -12,7 +12,7 @@ from trainers.errors import InputError
 from trainers.probe_view import Unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Second minus first over pairs: mean, 95 % interval by Student's t, p by flipping signs. The pairs are
     trials of one seed; if `row` is None, they are the means of each row. In the unit of `metric`."""
@@ -71,11 +71,15 @@ def pair(text: str, table: Table) -> tuple[str, str]:
 
 def difference(row: str | None, metric: str, unit: Unit, differences: list[float]) -> Difference:
     """The mean, interval and p of paired differences."""
-    if not differences:
-        return Difference(row, metric, unit, 0)
-    interval = t_interval(differences) if len(differences) > 1 else None
-    mean = statistics.fmean(differences)
-    return Difference(row, metric, unit, len(differences), mean, interval, sign_flip_p(differences))
+    return Difference(
+        row=row,
+        metric=metric,
+        unit=unit,
+        pairs=len(differences),
+        mean=statistics.fmean(differences) if differences else None,
+        interval=t_interval(differences) if len(differences) > 1 else None,
+        p=sign_flip_p(differences) if differences else None,
+    )
 
 
 def _of_cells(row: str, first: Cell, second: Cell) -> Difference:

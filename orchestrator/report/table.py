@@ -31,7 +31,7 @@ class Absent:
     probe: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell: the results of its finished trials, and how many there should be. `row` and `column` are its
     place in the table of the sweep. `std` is the sample standard deviation, with n - 1. `values` are keyed by
@@ -45,8 +45,8 @@ class Cell:
     trials: int
     failed: int
     stopped: int  # by a scheduler; not in the mean
-    metric: str = ""
-    unit: Unit = ""
+    metric: str
+    unit: Unit
     labels: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     absent: tuple[Absent, ...] = ()
@@ -79,7 +79,7 @@ class Cell:
         return bootstrap_interval(list(self.values.values())) if self.seeds > 1 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Cells by row and column, in the order of the grid. `probe` is the name of the probe whose metrics the
     table shows, if any."""
@@ -143,9 +143,18 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
         only = len(columns) == 1
         found = reference.beside(row, column, metric, only_column=only) if reference else None
         cells[row, column] = summarised(row, column, entries, status, metric, found)
-    axes = (row_axes, column_axis)
-    words = (snapshot.name, snapshot.question, snapshot.metric)
-    return Table(*words, *axes, rows, columns, cells, metrics, reference)
+    return Table(
+        name=snapshot.name,
+        question=snapshot.question,
+        metric=snapshot.metric,
+        row_axes=row_axes,
+        column_axis=column_axis,
+        rows=rows,
+        columns=columns,
+        cells=cells,
+        metrics=metrics,
+        reference=reference,
+    )
 
 
 def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
@@ -175,14 +184,23 @@ def summarised(
             absent.append(_absent(seed, entry, metric, status))
         else:
             values[seed] = value
-    failed, stopped = (sum(one.why == why for one in absent) for why in ("failed", "stopped"))
-    mean = statistics.fmean(values.values()) if values else None
-    std = statistics.stdev(values.values()) if len(values) > 1 else None
-    labels = {axis: label for axis, label in entries[0].labels.items() if axis in shown}
-    counts = (len(values), len(entries), failed, stopped)
-    keys = tuple(entry.key for entry in entries)
-    unit = snapshot.unit(metric)
-    return Cell(row, column, mean, std, *counts, metric, unit, labels, values, tuple(absent), published, keys)
+    return Cell(
+        row=row,
+        column=column,
+        mean=statistics.fmean(values.values()) if values else None,
+        std=statistics.stdev(values.values()) if len(values) > 1 else None,
+        seeds=len(values),
+        trials=len(entries),
+        failed=sum(one.why == "failed" for one in absent),
+        stopped=sum(one.why == "stopped" for one in absent),
+        metric=metric,
+        unit=snapshot.unit(metric),
+        labels={axis: label for axis, label in entries[0].labels.items() if axis in shown},
+        values=values,
+        absent=tuple(absent),
+        published=published,
+        keys=tuple(entry.key for entry in entries),
+    )
 
 
 def _seed(labels: Mapping[str, str]) -> str:

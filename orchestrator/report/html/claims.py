@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from orchestrator.report.html.numbers import shown, signed, suffix
 from orchestrator.report.html.records import Claim, Comparison, Difference, Point, SideRecord
 from orchestrator.report.table import scale
 from trainers.probe_view import PERCENT, Unit
 
-View = dict[str, Any]
 KINDS = {
     "holds": ("holds", "✓"),
     "does not hold": ("fails", "✗"),
@@ -18,12 +17,54 @@ KINDS = {
 }
 
 
-def claims_view(claims: Sequence[Claim]) -> list[View]:
+class PointView(TypedDict):
+    """A claim at one point."""
+
+    kind: str
+    sign: str
+    where: str
+    says: str
+    seeds: str
+
+
+class ClaimView(TypedDict):
+    """A claim, its verdict, and its points."""
+
+    kind: str
+    sign: str
+    verdict: str
+    says: str
+    why: str
+    tally: str
+    points: list[PointView]
+
+
+class DifferenceView(TypedDict):
+    """A line of a comparison; `overall` for all rows together."""
+
+    row: str
+    overall: bool
+    mean: str
+    interval: str
+    p: str
+    pairs: str
+
+
+class ComparisonView(TypedDict):
+    """Two columns compared; `points` if differences are of percentages."""
+
+    title: str
+    lines: list[DifferenceView]
+    note: str
+    points: bool
+
+
+def claims_view(claims: Sequence[Claim]) -> list[ClaimView]:
     """Each claim with its verdict and the numbers at each of its points."""
     return [_claim(claim) for claim in claims]
 
 
-def _claim(claim: Claim) -> View:
+def _claim(claim: Claim) -> ClaimView:
     kind, sign = KINDS[claim["verdict"]]
     points = [_point(point, claim["margin"]) for point in claim["points"]]
     held = sum(point["holds"] is True for point in claim["points"])
@@ -40,7 +81,7 @@ def _claim(claim: Claim) -> View:
     }
 
 
-def _point(point: Point, margin: float) -> View:
+def _point(point: Point, margin: float) -> PointView:
     sign = {True: "<", False: "not <", None: "?"}[point["holds"]]
     gap = f" + {margin:g}" if margin else ""
     lower, higher = (_side(point[name], point["unit"]) for name in ("lower", "higher"))
@@ -64,9 +105,9 @@ def _side(side: SideRecord, unit: Unit) -> str:
     return f"{side['name']} {value}{deviation}"
 
 
-def comparisons_view(comparisons: Sequence[Comparison]) -> list[View]:
+def comparisons_view(comparisons: Sequence[Comparison]) -> list[ComparisonView]:
     """Each pair of columns as a table: a line per row, and one for all rows together."""
-    made = []
+    made = list[ComparisonView]()
     for one in comparisons:
         lines = [_difference(row) for row in one["rows"]]
         lines += [_difference(one["overall"])] if one["overall"] else []
@@ -79,7 +120,7 @@ def comparisons_view(comparisons: Sequence[Comparison]) -> list[View]:
     return made
 
 
-def _difference(one: Difference) -> View:
+def _difference(one: Difference) -> DifferenceView:
     unit = one["unit"]
     ends = one["interval"]
     what = "row" if one["row"] is None else "seed"

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from orchestrator.report import Sheet
 from orchestrator.report.html.data_cards import data_records
@@ -74,7 +73,7 @@ def _written(document: Document) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
+def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, object]:
     snapshot = sheet.status.snapshot
     axes: dict[str, dict[str, None]] = {}
     for entry in snapshot.entries:
