@@ -226,6 +226,7 @@ def test_the_distance_reports_when_the_training_set_was_learnt(
     seen = probe.run(subject(nn.Identity(), images, history=history, watched=watched))
     assert seen.metrics == {"distance": 4.0, "relative": 0.4, **found}
     assert seen.curves == {"distance": [1.0, 2.0, 3.0, 4.0], "relative": [0.1, 0.2, 0.3, 0.4]}
+    assert {mark["epoch"] for mark in probe.view([])["marks"]} >= set(found), "it is marked on the curve"
 
 
 class Says(nn.Module):

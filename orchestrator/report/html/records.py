@@ -234,7 +234,7 @@ class MappedImage(TypedDict):
 
 
 class MappedImages(TypedDict):
-    """Images with maps, and the filters that made them."""
+    """Images with maps, and the filters that the maps come from, if there are any."""
 
     kind: Literal["image_maps"]
     images: list[MappedImage]
