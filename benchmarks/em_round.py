@@ -108,7 +108,9 @@ def speed(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     build = {"num_classes": 10, "shape": images.shape, "seed": 0}
     theirs, mine = (recipe.architecture.network(**build).to(device) for _ in range(2))  # type: ignore[arg-type]
     mine = mine.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    descent = Descent(mine, recipe, 10, EPS, STEP, STEPS, seed=0, round=1)
+    descent = Descent(
+        model=mine, recipe=recipe, num_classes=10, eps=EPS, step=STEP, steps=STEPS, seed=0, round=1
+    )
     x, nothing = to_float(images.x), torch.zeros(images.x.shape, device=device)
 
     def ours() -> None:

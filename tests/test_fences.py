@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import subprocess
@@ -15,6 +16,7 @@ from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import ROOT
 from tests.orchestrator.sweeps import plan_of, tiny, write
+from trainers.probe import Probe
 
 PACKAGES = ("trainers", "poisons", "orchestrator")
 HEAVY = {"ray", "mlflow", "torch", "numpy"}
@@ -108,6 +110,17 @@ def test_the_public_surface_is_small_and_real(package: str) -> None:
     assert all(hasattr(module, name) for name in module.__all__)
 
 
+def test_the_orchestrator_knows_no_probe() -> None:
+    """How the findings of a probe are shown is in the probe's own file."""
+    kinds = set(Probe.registry)
+    assert len(kinds) > 5
+    for file in (ROOT / "orchestrator").rglob("*.py"):
+        constants = {
+            node.value for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Constant)
+        }
+        assert not constants & kinds, file
+
+
 @pytest.mark.parametrize(
     ("pattern", "alone"),
     [
@@ -116,8 +129,9 @@ def test_the_public_surface_is_small_and_real(package: str) -> None:
             r"yaml\.(safe_|full_|unsafe_)?load|yaml\.(parse|compose|scan)|yaml\.\w*Loader",
             "trainers/yaml_text.py",
         ),
+        (r"endswith\(\W*_?acc\b", "orchestrator/planning/snapshot.py"),
     ],
-    ids=["one console", "one reader of YAML"],
+    ids=["one console", "one reader of YAML", "one rule for accuracies"],
 )
 def test_one_file_does_it(pattern: str, alone: str) -> None:
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]

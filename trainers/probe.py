@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from trainers.images import Extent, Images
+from trainers.probe_view import ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError, Plugin
 
@@ -68,6 +69,11 @@ class Probe(Plugin, family="probe", package="trainers.probes"):
         """Suffixes of the metrics that it finds for each set: with a set `em`, `acc` gives the metric
         `em_acc`."""
         return ()
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        """How reports show its findings, with sets of these names. By default all curves, no units and no
+        picture."""
+        return ProbeView()
 
     def epochs_taken(self, sets: int) -> int:
         """Its approximate cost with this number of sets, in epochs of the training."""

@@ -26,6 +26,7 @@ from orchestrator.report.wording import number
 from orchestrator.storage.records import Record
 from poisons import DataSpec
 from trainers.families import Metrics
+from trainers.probe_view import PERCENT
 
 
 @dataclass
@@ -64,7 +65,7 @@ class Lines(Observer):
 
     def trial_done(self, task: Task, record: Record) -> None:
         self.ended += 1
-        acc = number(record["metrics"]["test/clean_acc"], "test/clean_acc")
+        acc = number(record["metrics"]["test/clean_acc"], PERCENT)
         took = f" in {record['seconds']:.1f} s" if not task.trained else f", probed: {probes(task)}"
         result = f"{acc} %{took}"
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): {result}")

@@ -16,6 +16,7 @@ from orchestrator.cli import terminal
 from orchestrator.monitoring.status import Building, Running, elapsed
 from orchestrator.report import lines
 from orchestrator.report.wording import number
+from trainers.probe_view import PERCENT
 from trainers.redaction import shown
 
 COLOURS = {True: "green", False: "yellow", None: "dim"}  # of a published figure: within two std or not
@@ -31,7 +32,9 @@ def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTab
         table.add_row(Text.assemble((data.name, "cyan"), f" {data.word}"), since, "", "", "")
     for trial in running[: ROWS - min(ROWS, len(building))]:
         epoch = f"{'-' if trial.epoch is None else format(trial.epoch, '.0f')}/{trial.epochs}"
-        accs = ("" if acc is None else f"{number(acc, 'acc')} %" for acc in (trial.train_acc, trial.test_acc))
+        accs = (
+            "" if acc is None else f"{number(acc, PERCENT)} %" for acc in (trial.train_acc, trial.test_acc)
+        )
         table.add_row(trial.name, elapsed(trial.seconds), epoch, *accs)
     more = len(building) + len(running) - ROWS
     if more > 0:

@@ -13,7 +13,7 @@ from orchestrator.planning.expansion import Point, expand, resolved_report
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.feasibility import check_batches
 from orchestrator.planning.preflight import Measure, Preflight
-from orchestrator.planning.probes import PlannedProbe, SweepProbes, metrics_found
+from orchestrator.planning.probes import PlannedProbe, SweepProbes, metrics_found, shown_probe
 from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.planning.spec import SweepSpec, is_seed
 from orchestrator.planning.trial_budget import Bound, Quota
@@ -158,7 +158,7 @@ class Plan:
             best=None if sweep.run.search == "grid" else sweep.run.mode,
             report={name: report[name] for name in report if name not in ("rows", "columns", "metric")},
             quota=self.quota,
-            probes={spec.name: metrics_found(spec) for spec in sweep.probes},
+            probes={spec.name: shown_probe(spec) for spec in sweep.probes},
         )
 
     @property

@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 from orchestrator.planning.cells import digest
+from orchestrator.planning.snapshot import ShownProbe
 from orchestrator.planning.spec import ProbeSpec
 from orchestrator.planning.sweep_file import set_path
 from poisons import DataSpec
@@ -49,10 +50,19 @@ class PlannedProbe:
         return cls(record["name"], probe, sets)
 
 
-def metrics_found(spec: ProbeSpec) -> tuple[str, ...]:
+def metrics_found(spec: ProbeSpec) -> list[str]:
     """The names of the metrics that a probe always finds, as reports use them: `distance/relative`."""
-    sets = dict.fromkeys((*spec.sets, *(name for name in spec.probe.needs if name == CLEAN)))
-    return tuple(f"{spec.name}/{metric}" for metric in metrics_of(spec.probe, sets))
+    return [f"{spec.name}/{metric}" for metric in metrics_of(spec.probe, _set_names(spec))]
+
+
+def shown_probe(spec: ProbeSpec) -> ShownProbe:
+    """What reports know about a probe."""
+    return ShownProbe(metrics=metrics_found(spec), view=spec.probe.view(_set_names(spec)))
+
+
+def _set_names(spec: ProbeSpec) -> list[str]:
+    """The names of its sets, including one that is filled in."""
+    return list(dict.fromkeys((*spec.sets, *(name for name in spec.probe.needs if name == CLEAN))))
 
 
 class SweepProbes:

@@ -20,10 +20,12 @@ from orchestrator.planning.trial_budget import Quota
 from orchestrator.storage.records import Key, Seal, check_seal, sealed
 from orchestrator.storage.storage import Storage
 from poisons.records import Count, Text
+from trainers.probe_view import PERCENT, ProbeView, Unit
 from trainers.stored import MB, DamagedError, JsonFile
 
 FORMAT = 6  # of the file; one of another format is not read
 METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
+OWN = ("train/", "test/")  # metrics of a trial itself
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
 
 
@@ -42,14 +44,21 @@ class Entry:
         return ", ".join(f"{axis}={label}" for axis, label in self.labels.items())
 
 
+class ShownProbe(TypedDict):
+    """What reports know about a probe: the metrics that it always reports, such as `distance/relative`, and
+    how they show its findings."""
+
+    metrics: list[Text]
+    view: ProbeView
+
+
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
     """A sweep as it was last planned.
 
     `stops`: its scheduler may prune trials, and pruned trials are not missing. `report` is the sweep's report
     section without metric and axes (metrics, reference, compare, claims), as JSON. `quota` limits a search
-    that tries only some cells. `probes` has the metrics that each probe always reports, by the probe's name:
-    `distance/relative`.
+    that tries only some cells. `probes` is by the probe's name.
     """
 
     name: str
@@ -62,7 +71,14 @@ class Snapshot:
     best: Literal["max", "min"] | None = None  # of a search: which end of the metric is better
     report: Mapping[str, Any] = field(default_factory=dict)
     quota: Quota | None = None
-    probes: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    probes: Mapping[str, ShownProbe] = field(default_factory=dict)
+
+    def unit(self, metric: str) -> Unit:
+        """The unit of a metric of its trials, or of one of its probes: `distance/relative`."""
+        begin, _, name = metric.partition("/")
+        declared = self.probes[begin]["view"].get("units", {}) if begin in self.probes else {}
+        is_accuracy = metric.startswith(OWN) and metric.endswith("acc")
+        return declared.get(name, PERCENT if is_accuracy else "")
 
     def missing(self, ended: Set[str], storage: Storage) -> int:
         """How many trials are still to run when those with these keys have ended; for a guided search, at
@@ -128,7 +144,7 @@ class SnapshotRecord(TypedDict):
     best: Literal["max", "min"] | None
     report: ReportRecord
     quota: QuotaRecord | None
-    probes: dict[Text, list[Text]]
+    probes: dict[Text, ShownProbe]
     axes: list[Text]
     probe_names: list[Text]
     trials: Annotated[list[list[Text]], Field(min_length=1)]
@@ -168,7 +184,7 @@ def _snapshot(record: SnapshotRecord) -> Snapshot:
         best=record["best"],
         report=record["report"],
         quota=Quota(**record["quota"]) if record["quota"] else None,
-        probes={name: tuple(metrics) for name, metrics in record["probes"].items()},
+        probes=record["probes"],
     )
 
 

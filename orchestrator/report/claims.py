@@ -13,6 +13,7 @@ from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC
 from orchestrator.report.reference import known
 from orchestrator.report.table import Cell, Table, axes_of, scale
+from trainers.probe_view import Unit
 
 Holds = Literal["holds", "does not hold", "not known yet"]
 Labels = Mapping[str, str]
@@ -29,7 +30,7 @@ class Side:
     trials: int = 0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Point:
     """A claim at one point of the axes that it ranges over. The claim holds for `agree` of `pairs` seeds."""
 
@@ -37,6 +38,7 @@ class Point:
     lower: Side
     higher: Side
     metric: str
+    unit: Unit
     holds: bool | None
     agree: int
     pairs: int
@@ -138,15 +140,21 @@ def _point(claim: Mapping[str, Any], at: Labels, grid: _Grid, margin: float) -> 
     cells = [grid.cell({**at, **side}) if isinstance(side, Mapping) else None for side in chosen]
     if any(cell is None and isinstance(side, Mapping) for cell, side in zip(cells, chosen, strict=True)):
         return None
-    metric = next(cell.metric for cell in cells if cell is not None)
-    unit = scale(metric)
+    metric, unit = next((cell.metric, cell.unit) for cell in cells if cell is not None)
     low, high = (_side(side, cell, unit) for side, cell in zip(chosen, cells, strict=True))
-    if low.mean is None or high.mean is None:
-        return Point(at, low, high, metric, None, 0, 0)
-    gap = margin / unit
-    pairs = _pairs(cells[0], cells[1], low.mean, high.mean)
-    agree = sum(_less(a + gap, b) for a, b in pairs)
-    return Point(at, low, high, metric, _less(low.mean + gap, high.mean), agree, len(pairs))
+    holds, pairs, gap = None, list[tuple[float, float]](), margin / scale(unit)
+    if low.mean is not None and high.mean is not None:
+        holds, pairs = _less(low.mean + gap, high.mean), _pairs(cells[0], cells[1], low.mean, high.mean)
+    return Point(
+        at=at,
+        lower=low,
+        higher=high,
+        metric=metric,
+        unit=unit,
+        holds=holds,
+        agree=sum(_less(a + gap, b) for a, b in pairs),
+        pairs=len(pairs),
+    )
 
 
 def _less(a: float, b: float) -> bool:
@@ -154,10 +162,10 @@ def _less(a: float, b: float) -> bool:
     return a < b - 1e-9 * max(1.0, abs(b))
 
 
-def _side(side: Labels | float, cell: Cell | None, unit: int) -> Side:
+def _side(side: Labels | float, cell: Cell | None, unit: Unit) -> Side:
     if cell is None:
         assert not isinstance(side, Mapping)
-        return Side("", float(side) / unit)
+        return Side("", float(side) / scale(unit))
     assert isinstance(side, Mapping)
     return Side(", ".join(side.values()), cell.mean, cell.std, cell.seeds, cell.trials)
 

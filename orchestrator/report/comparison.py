@@ -9,15 +9,17 @@ from orchestrator.report.reference import known
 from orchestrator.report.statistics import sign_flip_p, smallest_p, t_interval
 from orchestrator.report.table import Cell, Table
 from trainers.errors import InputError
+from trainers.probe_view import Unit
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Second minus first over pairs: mean, 95 % interval by Student's t, p by flipping signs. The pairs are
     trials of one seed; if `row` is None, they are the means of each row. In the unit of `metric`."""
 
     row: str | None
     metric: str
+    unit: Unit
     pairs: int
     mean: float | None = None
     interval: tuple[float, float] | None = None  # None with fewer than two pairs
@@ -49,7 +51,7 @@ def compare(table: Table, first: str, second: str) -> Comparison:
     rows = []
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in (first, second)]
-        if cells[0] is not None and cells[1] is not None and cells[0].scale == cells[1].scale:
+        if cells[0] is not None and cells[1] is not None and cells[0].unit == cells[1].unit:
             rows.append(_of_cells(row, cells[0], cells[1]))
     return Comparison(first, second, tuple(rows), _over(rows))
 
@@ -67,18 +69,23 @@ def pair(text: str, table: Table) -> tuple[str, str]:
     raise InputError(f"--compare: no column {unknown!r}; {known('column', unknown, table.columns)}")
 
 
-def difference(row: str | None, metric: str, differences: list[float]) -> Difference:
+def difference(row: str | None, metric: str, unit: Unit, differences: list[float]) -> Difference:
     """The mean, interval and p of paired differences."""
-    if not differences:
-        return Difference(row, metric, 0)
-    interval = t_interval(differences) if len(differences) > 1 else None
-    mean = statistics.fmean(differences)
-    return Difference(row, metric, len(differences), mean, interval, sign_flip_p(differences))
+    return Difference(
+        row=row,
+        metric=metric,
+        unit=unit,
+        pairs=len(differences),
+        mean=statistics.fmean(differences) if differences else None,
+        interval=t_interval(differences) if len(differences) > 1 else None,
+        p=sign_flip_p(differences) if differences else None,
+    )
 
 
 def _of_cells(row: str, first: Cell, second: Cell) -> Difference:
     shared = [seed for seed in first.values if seed in second.values]
-    return difference(row, first.metric, [second.values[seed] - first.values[seed] for seed in shared])
+    differences = [second.values[seed] - first.values[seed] for seed in shared]
+    return difference(row, first.metric, first.unit, differences)
 
 
 def _over(rows: list[Difference]) -> Difference | None:
@@ -86,4 +93,4 @@ def _over(rows: list[Difference]) -> Difference | None:
     means = [row.mean for row in rows if row.mean is not None]
     if len(rows) < 2 or len({row.metric for row in rows}) > 1:
         return None
-    return difference(None, rows[0].metric, means)
+    return difference(None, rows[0].metric, rows[0].unit, means)

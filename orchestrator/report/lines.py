@@ -10,6 +10,7 @@ from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.statistics import smallest_p
 from orchestrator.report.table import scale
 from orchestrator.report.wording import number, spread
+from trainers.probe_view import PERCENT, Unit
 
 MOST = 8  # points of a claim that hold and are listed one by one
 
@@ -31,10 +32,10 @@ def change(one: Difference) -> str:
     """`-3.10, 95 % from -4.20 to -2.00, p = 0.25 (3 pairs)`"""
     if one.mean is None:
         return "no seed has both"
-    points = " points" if scale(one.metric) == 100 else ""
-    parts = [number(one.mean, one.metric, signed=True) + points]
+    points = " points" if one.unit == PERCENT else ""
+    parts = [number(one.mean, one.unit, signed=True) + points]
     if one.interval is not None:
-        low, high = (number(end, one.metric, signed=True) for end in one.interval)
+        low, high = (number(end, one.unit, signed=True) for end in one.interval)
         parts.append(f"95 % from {low} to {high}")
     parts.append(f"p = {one.p:.2g}")
     what = "row" if one.row is None else "pair"
@@ -61,15 +62,15 @@ def at_point(point: Point, margin: float = 0.0) -> str:
     where = f"{', '.join(point.at.values())}: " if point.at else ""
     sign = {True: "<", False: "not <", None: "?"}[point.holds]
     gap = f" + {margin:g}" if margin else ""
-    sides = f"{_side(point.lower, point.metric)}{gap} {sign} {_side(point.higher, point.metric)}"
+    sides = f"{_side(point.lower, point.unit)}{gap} {sign} {_side(point.higher, point.unit)}"
     return f"{where}{sides}" + (f", {point.agree} of {point.pairs} seeds agree" if point.pairs else "")
 
 
-def _side(side: Side, metric: str) -> str:
+def _side(side: Side, unit: Unit) -> str:
     if not side.trials:
         assert side.mean is not None
-        return f"{side.mean * scale(metric):g}"
-    value = "-" if side.mean is None else spread(side.mean, side.std, metric)
+        return f"{side.mean * scale(unit):g}"
+    value = "-" if side.mean is None else spread(side.mean, side.std, unit)
     count = side.seeds if side.seeds == side.trials else f"{side.seeds} of {side.trials}"
     return f"{side.name} {value} ({count})"
 

@@ -47,8 +47,8 @@ def _difference(one: Difference) -> str:
     name = "over rows" if one.row is None else one.row
     if one.mean is None:
         return _row([name, "-", "-", "-", "0"])
-    ends = [number(end, one.metric, signed=True) for end in one.interval or ()]
-    mean = number(one.mean, one.metric, signed=True)
+    ends = [number(end, one.unit, signed=True) for end in one.interval or ()]
+    mean = number(one.mean, one.unit, signed=True)
     return _row([name, mean, " to ".join(ends) or "-", f"{one.p:.2g}", str(one.pairs)])
 
 

@@ -39,14 +39,23 @@ def _table(
         for label, metric in metrics.items():
             place = place_of(snapshot, entries[0].labels, metric)
             cells[line, label] = summarised(*place, list(entries), status, metric)
-    question = f"What the probe {probe} found, beside {snapshot.metric}."
-    words = (snapshot.name, question, snapshot.metric, axes, METRIC)
-    return Table(*words, tuple(lines), tuple(metrics), cells, metrics, probe=probe)
+    return Table(
+        name=snapshot.name,
+        question=f"What the probe {probe} found, beside {snapshot.metric}.",
+        metric=snapshot.metric,
+        row_axes=axes,
+        column_axis=METRIC,
+        rows=tuple(lines),
+        columns=tuple(metrics),
+        cells=cells,
+        metrics=metrics,
+        probe=probe,
+    )
 
 
 def _metrics(status: SweepStatus, probe: str) -> list[str]:
     """The metrics that the probe always reports, then those that it reported for some trials."""
     begin = f"{probe}/"
     found = (name for record in status.results.values() for name in record.get("metrics", ()))
-    names = (*status.snapshot.probes[probe], *(name for name in found if name.startswith(begin)))
+    names = (*status.snapshot.probes[probe]["metrics"], *(name for name in found if name.startswith(begin)))
     return list(dict.fromkeys(names))

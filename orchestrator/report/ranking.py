@@ -34,5 +34,5 @@ def best_cells(status: SweepStatus) -> list[str]:
     if status.snapshot.best is None or not (cells := ranking(status)):
         return []
     seeds = max(cell.trials for cell in cells)
-    lines = [f"{shown(cell, status.snapshot.metric, seeds):>16}  {cell.row}" for cell in cells]
+    lines = [f"{shown(cell, seeds):>16}  {cell.row}" for cell in cells]
     return [f"best cells by {status.snapshot.metric}:", *lines]

@@ -126,9 +126,9 @@ def _comparison(one: Comparison) -> dict[str, Any]:
 
 
 def _difference(one: Difference) -> dict[str, Any]:
-    return asdict(one) | {"smallest_p": one.smallest_p, "scale": scale(one.metric)}
+    return asdict(one) | {"smallest_p": one.smallest_p, "scale": scale(one.unit)}
 
 
 def _verdict(one: Verdict) -> dict[str, Any]:
-    points = [asdict(point) | {"scale": scale(point.metric)} for point in one.points]
+    points = [asdict(point) | {"scale": scale(point.unit)} for point in one.points]
     return asdict(one) | {"points": points, "complete": one.complete}

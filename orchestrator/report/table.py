@@ -1,5 +1,5 @@
 """The table of a sweep: the finished trials of each cell, what is missing and why, and the published figure.
-Every number is in the metric's own unit: a fraction for an accuracy."""
+Every number is as it was measured: a fraction for an accuracy."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
+from trainers.probe_view import PERCENT, Unit
 
 VALUE = "value"  # the name of the only column if rows are metrics
 
@@ -30,7 +31,7 @@ class Absent:
     probe: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Cell:
     """One cell: the results of its finished trials, and how many there should be. `row` and `column` are its
     place in the table of the sweep. `std` is the sample standard deviation, with n - 1. `values` are keyed by
@@ -44,7 +45,8 @@ class Cell:
     trials: int
     failed: int
     stopped: int  # by a scheduler; not in the mean
-    metric: str = ""
+    metric: str
+    unit: Unit
     labels: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, float] = field(default_factory=dict)
     absent: tuple[Absent, ...] = ()
@@ -53,8 +55,8 @@ class Cell:
 
     @property
     def scale(self) -> int:
-        """The factor for display: an accuracy is shown in percent."""
-        return scale(self.metric)
+        """The factor for display."""
+        return scale(self.unit)
 
     @property
     def difference(self) -> float | None:
@@ -77,7 +79,7 @@ class Cell:
         return bootstrap_interval(list(self.values.values())) if self.seeds > 1 else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Table:
     """Cells by row and column, in the order of the grid. `probe` is the name of the probe whose metrics the
     table shows, if any."""
@@ -105,10 +107,15 @@ class Table:
         """The names of its metrics."""
         return tuple(self.metrics.values()) or (self.metric,)
 
+    @property
+    def units(self) -> dict[str, Unit]:
+        """The units of its metrics."""
+        return {cell.metric: cell.unit for cell in self.cells.values()}
 
-def scale(metric: str) -> int:
-    """100 for an accuracy, which is shown in percent; 1 for any other metric."""
-    return 100 if metric.endswith("acc") else 1
+
+def scale(unit: Unit) -> int:
+    """The factor for display: 100 for a share, which is shown in percent; 1 for any other unit."""
+    return 100 if unit == PERCENT else 1
 
 
 def axes_of(snapshot: Snapshot) -> tuple[tuple[str, ...], str | None]:
@@ -136,9 +143,18 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
         only = len(columns) == 1
         found = reference.beside(row, column, metric, only_column=only) if reference else None
         cells[row, column] = summarised(row, column, entries, status, metric, found)
-    axes = (row_axes, column_axis)
-    words = (snapshot.name, snapshot.question, snapshot.metric)
-    return Table(*words, *axes, rows, columns, cells, metrics, reference)
+    return Table(
+        name=snapshot.name,
+        question=snapshot.question,
+        metric=snapshot.metric,
+        row_axes=row_axes,
+        column_axis=column_axis,
+        rows=rows,
+        columns=columns,
+        cells=cells,
+        metrics=metrics,
+        reference=reference,
+    )
 
 
 def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:
@@ -168,13 +184,23 @@ def summarised(
             absent.append(_absent(seed, entry, metric, status))
         else:
             values[seed] = value
-    failed, stopped = (sum(one.why == why for one in absent) for why in ("failed", "stopped"))
-    mean = statistics.fmean(values.values()) if values else None
-    std = statistics.stdev(values.values()) if len(values) > 1 else None
-    labels = {axis: label for axis, label in entries[0].labels.items() if axis in shown}
-    counts = (len(values), len(entries), failed, stopped)
-    keys = tuple(entry.key for entry in entries)
-    return Cell(row, column, mean, std, *counts, metric, labels, values, tuple(absent), published, keys)
+    return Cell(
+        row=row,
+        column=column,
+        mean=statistics.fmean(values.values()) if values else None,
+        std=statistics.stdev(values.values()) if len(values) > 1 else None,
+        seeds=len(values),
+        trials=len(entries),
+        failed=sum(one.why == "failed" for one in absent),
+        stopped=sum(one.why == "stopped" for one in absent),
+        metric=metric,
+        unit=snapshot.unit(metric),
+        labels={axis: label for axis, label in entries[0].labels.items() if axis in shown},
+        values=values,
+        absent=tuple(absent),
+        published=published,
+        keys=tuple(entry.key for entry in entries),
+    )
 
 
 def _seed(labels: Mapping[str, str]) -> str:

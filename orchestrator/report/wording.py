@@ -8,6 +8,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal
 
 from orchestrator.planning.snapshot import lack
 from orchestrator.report.table import Cell, Table, scale
+from trainers.probe_view import PERCENT, Unit
 
 MOST = 7  # decimals
 DIGITS = 12  # significant digits that count; the rest is floating-point error
@@ -16,17 +17,17 @@ SIGNS = {True: "=", False: "≠", None: "?"}  # within two std of the published 
 
 
 def text(table: Table, row: str, column: str) -> str:
-    """`97.84 ± 0.31`; an accuracy is shown in percent. A cell that lacks seeds is marked `(2 of 3)`, with the
+    """`97.84 ± 0.31`; a share is shown in percent. A cell that lacks seeds is marked `(2 of 3)`, with the
     reason unless they just have not run: `(1 of 3, 1 failed, 1 stopped)`, `(1 of 3, 2 lack distance)`."""
     cell = table.cells.get((row, column))
-    return "" if cell is None else shown(cell, cell.metric, table.seeds)
+    return "" if cell is None else shown(cell, table.seeds)
 
 
-def shown(cell: Cell, metric: str, seeds: int | None) -> str:
+def shown(cell: Cell, seeds: int | None) -> str:
     """A cell as text. `seeds` is the number of trials that all cells have, which is then not repeated."""
     if cell.mean is None:
         return absence(cell)
-    value = spread(cell.mean, cell.std, metric)
+    value = spread(cell.mean, cell.std, cell.unit)
     if cell.seeds == seeds:
         return value
     count = str(cell.seeds) if cell.seeds == cell.trials else f"{cell.seeds} of {cell.trials}"
@@ -55,16 +56,16 @@ def _reasons(cell: Cell) -> Counter[str]:
     return Counter(one.why if one.probe is None else f"lacks {one.probe}" for one in cell.absent)
 
 
-def spread(mean: float, std: float | None, metric: str) -> str:
+def spread(mean: float, std: float | None, unit: Unit) -> str:
     """`97.84 ± 0.31`, or `97.84` where there is no deviation."""
-    return number(mean, metric) + ("" if std is None else f" ± {number(std, metric, like=mean)}")
+    return number(mean, unit) + ("" if std is None else f" ± {number(std, unit, like=mean)}")
 
 
-def number(value: float, metric: str, *, signed: bool = False, like: float | None = None) -> str:
-    """An accuracy in percent with two decimals; any other metric with as many as `decimals` gives for it, or
-    for `like` if that is given."""
-    places = 2 if scale(metric) == 100 else decimals(value if like is None else like)
-    return fixed(value * scale(metric), places, signed=signed)
+def number(value: float, unit: Unit, *, signed: bool = False, like: float | None = None) -> str:
+    """A share in percent with two decimals; a number in any other unit with as many as `decimals` gives for
+    it, or for `like` if that is given."""
+    places = 2 if unit == PERCENT else decimals(value if like is None else like)
+    return fixed(value * scale(unit), places, signed=signed)
 
 
 def fixed(value: float, places: int, *, signed: bool = False) -> str:
@@ -88,16 +89,17 @@ def published(cell: Cell) -> str:
     """`96.08 -0.42 ≠`: the published figure, ours minus it, and whether they agree; empty if unpublished."""
     if cell.published is None:
         return ""
-    figure = spread(cell.published.value, cell.published.std, cell.metric)
+    figure = spread(cell.published.value, cell.published.std, cell.unit)
     if cell.difference is None:
         return figure
-    return f"{figure} {number(cell.difference, cell.metric, signed=True)} {SIGNS[cell.within]}"
+    return f"{figure} {number(cell.difference, cell.unit, signed=True)} {SIGNS[cell.within]}"
 
 
 def caption(table: Table) -> str:
     """The caption of a table: which metrics, in which unit, over how many seeds."""
     metrics = list(dict.fromkeys(table.measured))
-    accuracies = [metric for metric in metrics if scale(metric) == 100]
+    units = table.units
+    accuracies = [metric for metric in metrics if units.get(metric) == PERCENT]
     unit = " in %" if len(accuracies) == len(metrics) else ", accuracies in %" if accuracies else ""
     over = "(number of seeds)" if table.seeds is None else f"over {table.seeds} seeds"
     seeds = f"mean ± std {over}" if table.seeds != 1 else "one seed"

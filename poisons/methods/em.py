@@ -260,11 +260,17 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
 
     def _descend(self, training: Training, noise: Noise, seed: int, context: CraftContext) -> float:
         """The noise step of one round; the generator's error on the noisy images after it."""
-        step, number = self.eps / 10 if self.step is None else self.step, len(training.history) + 1
-        model, classes = training.model, noise.images.num_classes
-        with Frozen(model):
+        number = len(training.history) + 1
+        with Frozen(training.model):
             descent = Descent(
-                model, training.spec, classes, float(self.eps), float(step), self.steps, seed, number
+                model=training.model,
+                recipe=training.spec,
+                num_classes=noise.images.num_classes,
+                eps=float(self.eps),
+                step=float(self.eps / 10 if self.step is None else self.step),
+                steps=self.steps,
+                seed=seed,
+                round=number,
             )
             wrong, lost = noise.descend(descent, context)
         if lost:

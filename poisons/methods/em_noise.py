@@ -69,7 +69,7 @@ class Epochs:
         return order.split(self.size)[: self.batches]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Descent:
     """The noise step of one round: `steps` signed gradient descents of the loss of `model`, each of size
     `step`, within ±`eps`. `recipe` gives the batch size, the arithmetic and the augmentations."""

@@ -257,7 +257,7 @@ def test_snapshots(tmp_path: Path) -> None:
         best="max",
         report=report,
         quota=quota,
-        probes={"distance": ("distance/a",)},
+        probes={"distance": {"metrics": ["distance/a"], "view": {"units": {"a": "%"}, "first_epoch": 0}}},
     )
     snapshot.keep(storage, "v")
     assert kept_snapshot(storage, "v") == snapshot
@@ -275,7 +275,7 @@ def test_snapshots(tmp_path: Path) -> None:
 
 def test_documents_of_pages(tmp_path: Path) -> None:
     file = tmp_path / "page.json"
-    document = {"format": 1, "made": "2026-01-01T00:00:00+00:00", "sweeps": [], "data": []}
+    document = {"format": 2, "made": "2026-01-01T00:00:00+00:00", "sweeps": [], "data": []}
     save_document(document, file)
     data = file.read_bytes()
 

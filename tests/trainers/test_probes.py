@@ -24,7 +24,9 @@ from trainers.evaluate import accuracy
 from trainers.families import Metrics
 from trainers.loop import DivergenceError, generator
 from trainers.probe import Probe, ProbeRun, Subject, metrics_of
+from trainers.probe_view import ProbeView
 from trainers.probes.distance import distance
+from trainers.stored import JsonFile
 from trainers.trial import Trial
 
 SETTINGS: dict[str, Any] = {
@@ -36,6 +38,7 @@ SETTINGS: dict[str, Any] = {
     "precision": "float32",
 }
 TRIAL = Trial.parse({"train": SETTINGS, "evaluation": {"limit": 24}, "seed": 1}, "test")
+VIEW = JsonFile[ProbeView](ProbeView)
 MEMBERS = [member for member in Probe.registry.values() if issubclass(member, Probe)]
 
 
@@ -85,6 +88,7 @@ def test_every_probe_changes_nothing_and_returns_its_metrics(
     found = record.pop("findings")["probe"]
     json.dumps(found, allow_nan=False)
     assert set(metrics_of(probe_runs[0].probe, probe_runs[0].sets)) <= set(found["metrics"])
+    check_view(VIEW.check(probe_runs[0].probe.view(list(probe_runs[0].sets))), found)
     for name in ("spec", "metrics", "per_class_acc", "warnings", "history"):
         assert record[name] == plain[name], f"a probe changes no {name}"
     assert state(model)[:-3] == state(plain_model)[:-3], "nor a weight"
@@ -94,6 +98,23 @@ def test_every_probe_changes_nothing_and_returns_its_metrics(
                 model, poisoned, images, probe_runs, device=CPU, history=record["history"]
             )
         assert {**again["probe"], "seconds": 0} == {**found, "seconds": 0}, "from weights alone, the same"
+
+
+def check_view(view: ProbeView, found: dict[str, Any]) -> None:
+    """Fails if a view names what the probe did not find."""
+    picture, marks = view.get("picture"), view.get("marks", [])
+    assert view.get("says", "").endswith(".")
+    assert set(view.get("units", {})) <= {*found["metrics"], *found["curves"]}
+    assert {*view.get("curves", []), *(mark["curve"] for mark in marks)} <= set(found["curves"])
+    assert {mark["value"] for mark in marks if "value" in mark} <= set(found["metrics"])
+    if picture and picture["kind"] == "heat_map":
+        x, y, values = (found["fields"][picture[name]] for name in ("x", "y", "values"))
+        assert [len(row) for row in values] == [len(x)] * len(y)
+        assert set(picture.get("metrics", [])) <= set(found["metrics"])
+    elif picture:
+        fields = [picture["images"], *([picture["filters"]] if "filters" in picture else [])]
+        assert all(found["fields"][name] for name in fields)
+        assert all({"label", "pixels", "response"} <= set(one) for one in found["fields"][picture["images"]])
 
 
 @pytest.mark.parametrize("member", [m for m in MEMBERS if m().watches], ids=lambda m: m.kind)
@@ -205,6 +226,7 @@ def test_the_distance_reports_when_the_training_set_was_learnt(
     seen = probe.run(subject(nn.Identity(), images, history=history, watched=watched))
     assert seen.metrics == {"distance": 4.0, "relative": 0.4, **found}
     assert seen.curves == {"distance": [1.0, 2.0, 3.0, 4.0], "relative": [0.1, 0.2, 0.3, 0.4]}
+    assert {mark["epoch"] for mark in probe.view([])["marks"]} >= set(found), "it is marked on the curve"
 
 
 class Says(nn.Module):

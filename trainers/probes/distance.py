@@ -4,6 +4,7 @@ al., ICLR 2023): a shortcut can be learnt, and the training set fitted, with wei
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from trainers.images import Images
 from trainers.probe import Finding, Probe, Row, Subject, Watch
+from trainers.probe_view import Mark, ProbeView
 
 
 class Distance(Probe, kind="distance"):
@@ -30,6 +32,25 @@ class Distance(Probe, kind="distance"):
     def metrics(self) -> tuple[str, ...]:
         return ("distance", "relative")
 
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        return ProbeView(
+            says="Distance of the weights from their initial values, relative to the initial norm, after "
+            "each epoch. A dot marks the first epoch that fits the training images.",
+            curves=["relative"],
+            marks=[
+                Mark(
+                    curve="relative",
+                    epoch=self._reached,
+                    filled=True,
+                    says="fits the training images from epoch {epoch}",
+                )
+            ],
+        )
+
+    @property
+    def _reached(self) -> str:
+        return f"epoch_at_{100 * self.threshold:g}"
+
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         length = distance(initial)
 
@@ -44,7 +65,7 @@ class Distance(Probe, kind="distance"):
         metrics = {name: curve[-1] for name, curve in curves.items()}
         reached = [row["epoch"] for row in subject.history if row["train/acc"] >= self.threshold]
         if reached:
-            metrics[f"epoch_at_{100 * self.threshold:g}"] = reached[0]
+            metrics[self._reached] = reached[0]
         return Finding(metrics, curves)
 
 

@@ -3,7 +3,7 @@ others. A trainer with some clean images could do that."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 import torch
@@ -15,6 +15,7 @@ from trainers.feed import place
 from trainers.images import Extent, Images
 from trainers.pgd import Frozen
 from trainers.probe import Finding, Probe, Row, Subject, Watch
+from trainers.probe_view import PERCENT, Mark, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
@@ -33,6 +34,25 @@ class EarlyStopping(Probe, kind="early_stopping"):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("last_acc", "peak_acc", "peak_epoch", "stopped_acc", "stopped_epoch")
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        marks = (("peak", False, "best of all"), ("stopped", True, "best on held-out images"))
+        return ProbeView(
+            says="Accuracy on clean images used neither for training nor for selection. A filled dot is the "
+            "epoch that is best on held-out clean images, a hollow dot the best of all.",
+            units=dict.fromkeys(("holdout_acc", "rest_acc", "last_acc", "peak_acc", "stopped_acc"), PERCENT),
+            curves=["rest_acc"],
+            marks=[
+                Mark(
+                    curve="rest_acc",
+                    epoch=f"{which}_epoch",
+                    value=f"{which}_acc",
+                    filled=filled,
+                    says=f"{what}: {{value}} at epoch {{epoch}}",
+                )
+                for which, filled, what in marks
+            ],
+        )
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         number_held(test.images, self.share)

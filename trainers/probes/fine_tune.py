@@ -3,7 +3,7 @@ section 3.3 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -13,7 +13,8 @@ from trainers.evaluate import accuracy
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.loop import DivergenceError, fit
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Finding, Probe, Subject, metrics_of
+from trainers.probe_view import PERCENT, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
@@ -38,6 +39,14 @@ class FineTune(Probe, kind="fine_tune", version=2):
     @property
     def per_set(self) -> tuple[str, ...]:
         return ("acc", "peak_acc")
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        return ProbeView(
+            says="Accuracy on clean test images while a network trained on clean images is trained further "
+            "on each set.",
+            units=dict.fromkeys((*sets, *metrics_of(self, sets)), PERCENT),
+            first_epoch=0,
+        )
 
     def check(self, names: Iterable[str]) -> None:
         if not tuple(names):

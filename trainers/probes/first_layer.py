@@ -3,7 +3,7 @@ Shortcut; Wu, Chen, Xie, Huang; ICLR 2023, Figure 1)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, ClassVar, Literal
 
@@ -16,6 +16,7 @@ from trainers.evaluate import BATCH
 from trainers.feed import feed
 from trainers.images import Extent, Images
 from trainers.probe import Finding, Probe, Subject
+from trainers.probe_view import ImageMaps, ProbeView
 from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
@@ -50,6 +51,15 @@ class FirstLayer(Probe, kind="first_layer"):
     @property
     def per_set(self) -> tuple[str, ...]:
         return ("at_change",)
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        return ProbeView(
+            says="Responses of the first convolution: an image, and the mean magnitude over channels; the "
+            "largest is white.",
+            picture=ImageMaps(
+                kind="image_maps", shows="response of the first layer", images="images", filters="filters"
+            ),
+        )
 
     def check(self, names: Iterable[str]) -> None:
         given = tuple(names)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from trainers.images import Extent, Images, balanced
 from trainers.probe import Finding, Probe, Subject
+from trainers.probe_view import PERCENT, ProbeView
 from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
@@ -48,6 +49,12 @@ class LinearSeparability(Probe, kind="linear_separability"):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("acc", "held_out_acc")
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        return ProbeView(
+            says="How well a linear classifier predicts the labels from the perturbation alone.",
+            units=dict.fromkeys(self.metrics, PERCENT),
+        )
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if "clean" in sets:

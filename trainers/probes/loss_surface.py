@@ -19,6 +19,7 @@ from trainers.images import Extent, Images
 from trainers.last_batch import last_batch, refusal_of_one
 from trainers.loop import generator
 from trainers.probe import Finding, Probe, Subject
+from trainers.probe_view import PERCENT, HeatMap, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
@@ -62,6 +63,23 @@ class LossSurface(Probe, kind="loss_surface"):
     @property
     def metrics(self) -> tuple[str, ...]:
         return ("centre_loss", "centre_acc", "sharpness")
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        return ProbeView(
+            says="Loss around the trained weights, along two filter-normalised random directions. The cross "
+            "is the network itself; colours are the loss in nats.",
+            units={"centre_loss": "nats", "centre_acc": PERCENT, "sharpness": "nats"},
+            picture=HeatMap(
+                kind="heat_map",
+                shows="loss surface",
+                x="x",
+                y="y",
+                values="loss",
+                scale="log",
+                cross=True,
+                metrics=["centre_loss", "sharpness"],
+            ),
+        )
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         number = min(train.images, self.limit or train.images)

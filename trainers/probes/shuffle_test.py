@@ -3,10 +3,11 @@ another image. Table 1 of the One-Pixel Shortcut paper (Wu et al., ICLR 2023).""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trainers.evaluate import accuracy
 from trainers.probe import Finding, Probe, Subject
+from trainers.probe_view import PERCENT, ProbeView
 from trainers.spec import InputError
 
 
@@ -25,6 +26,13 @@ class ShuffleTest(Probe, kind="shuffle_test"):
     @property
     def per_set(self) -> tuple[str, ...]:
         return ("acc",)
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        return ProbeView(
+            says="Accuracy on sets of perturbed images; in a shuffled set, each image carries the "
+            "perturbation of another.",
+            units={f"{name}_acc": PERCENT for name in sets},
+        )
 
     def check(self, names: Iterable[str]) -> None:
         if not tuple(names):

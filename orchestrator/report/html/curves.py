@@ -25,18 +25,30 @@ from orchestrator.report.html.grouping import (
     title_of,
 )
 from orchestrator.report.wording import decimals, fixed
+from trainers.probe_view import PERCENT, Unit
 
-Marks = Callable[[Trial], Sequence[tuple[float, float, bool, str]]]  # x, y, whether filled, tooltip
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A dot on a curve; `says` is its tooltip."""
+
+    x: float
+    y: float
+    filled: bool
+    says: str
 
 
-@dataclass(frozen=True)
+Marks = Callable[[Trial], Sequence[Point]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drawing:
-    """How curves are drawn: `pick` gets the curve of a trial, `faint` a second, thinner one; `name` and
-    `limits` are those of the y axis; `marks` are single points of a trial."""
+    """How curves are drawn: `pick` gets the curve of a trial as it is shown in `unit`, `faint` a second,
+    thinner one; `name` is that of the curve; `marks` are single points of a trial."""
 
     pick: Picker
     name: str
-    limits: tuple[float, float] | None = None
+    unit: Unit
     faint: Picker | None = None
     marks: Marks = lambda _: ()
 
@@ -47,7 +59,7 @@ def learning(sweep: Sweep) -> Group | None:
     def picker(name: str) -> Picker:
         return lambda trial: _history(trial, name)
 
-    drawing = Drawing(picker("test/clean_acc"), "accuracy, %", (-2, 102), faint=picker("train/acc"))
+    drawing = Drawing(pick=picker("test/clean_acc"), name="accuracy", unit=PERCENT, faint=picker("train/acc"))
     panels = by_row(sweep, drawing)
     if not panels:
         return None
@@ -58,7 +70,7 @@ def learning(sweep: Sweep) -> Group | None:
 
 def by_row(sweep: Sweep, drawing: Drawing) -> list[Panel]:
     """A panel for each row that has a curve, all on one scale."""
-    limits = drawing.limits or _shared(sweep, drawing.pick)
+    limits = (-2.0, 102.0) if drawing.unit == PERCENT else _shared(sweep, drawing.pick)
     found = (_panel(sweep, row, drawing, limits) for row in rows(sweep))
     return [one for one in found if one is not None]
 
@@ -80,7 +92,7 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
             trials = done(sweep, row, column)
             end = _series(axes, trials, drawing, i)
             if end is not None:
-                places = 2 if drawing.name.endswith("%") else decimals(end)
+                places = 2 if drawing.unit == PERCENT else decimals(end)
                 ends.append(f"{column} {fixed(end, places)}".strip())
         if not ends:
             return None
@@ -89,8 +101,8 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
         axes.margins(x=0.02)
         axes.locator_params(axis="x", integer=True, nbins=6)
         axes.locator_params(axis="y", nbins=5)
-        title = title_of(row, sweep["row_axes"])
-        return Panel(title, svg(figure, f"{title}: {drawing.name}, at the end: {', '.join(ends)}"))
+        title, unit = title_of(row, sweep["row_axes"]), f", {drawing.unit}" if drawing.unit else ""
+        return Panel(title, svg(figure, f"{title}: {drawing.name}{unit}, at the end: {', '.join(ends)}"))
 
 
 def _series(axes: Axes, trials: Sequence[Trial], drawing: Drawing, index: int) -> float | None:
@@ -102,8 +114,9 @@ def _series(axes: Axes, trials: Sequence[Trial], drawing: Drawing, index: int) -
     axes.plot(found.x, found.mean, color=colour(index), linestyle=dash(index), zorder=3)
     if drawing.faint and (other := band(trials, drawing.faint)):
         axes.plot(other.x, other.mean, color=colour(index), linewidth=0.8, alpha=0.65, zorder=2)
-    for x, y, filled, what in (mark for trial in trials for mark in drawing.marks(trial)):
-        dot(axes, x, y, what, face=colour(index) if filled else PAPER, edge=colour(index))
+    for point in (point for trial in trials for point in drawing.marks(trial)):
+        face = colour(index) if point.filled else PAPER
+        dot(axes, point.x, point.y, point.says, face=face, edge=colour(index))
     return found.mean[-1]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from PIL import Image
 
+from orchestrator.report.html.records import DataRecord
 from poisons import DataSpec, Store
 from poisons.durable import StoreError
 from poisons.exchange.card import card
@@ -18,10 +19,8 @@ from trainers import InputError
 PICTURES = 16  # at most, on a page
 PLACES = ("made", "with", "file")  # lines of a card that name a machine or a path; left out
 
-Shown = dict[str, Any]
 
-
-def data_records(names: Iterable[str], store: Store) -> list[Shown]:
+def data_records(names: Iterable[str], store: Store) -> list[DataRecord]:
     """The data sets of these names that the store has: clean ones first, each poison in the order given.
     Those that differ only in their seed share one picture."""
     records = store.records()
@@ -30,7 +29,7 @@ def data_records(names: Iterable[str], store: Store) -> list[Shown]:
     return [_data_record(name, record, store, drawn_once) for name, record in known.items()]
 
 
-def _data_record(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[str]) -> Shown:
+def _data_record(name: str, record: Mapping[str, Any], store: Store, drawn_once: set[str]) -> DataRecord:
     spec = record["spec"]
     poisons = [poison["kind"] for poison in spec["poison"]]
     alike = repr({field: value for field, value in spec.items() if field != "seed"})

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from orchestrator.report import Sheet
 from orchestrator.report.html.data_cards import data_records
@@ -21,7 +20,7 @@ from trainers import InputError
 from trainers.redaction import redacted_data
 from trainers.stored import MB, DamagedError, JsonFile
 
-FORMAT = 1
+FORMAT = 2
 
 Document = DocumentRecord
 
@@ -74,7 +73,7 @@ def _written(document: Document) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
+def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, object]:
     snapshot = sheet.status.snapshot
     axes: dict[str, dict[str, None]] = {}
     for entry in snapshot.entries:
@@ -86,6 +85,8 @@ def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, Any]:
         "question": snapshot.question,
         "file": Path(sheet.file).name,
         "metric": snapshot.metric,
+        "unit": snapshot.unit(snapshot.metric),
+        "views": {name: probe["view"] for name, probe in snapshot.probes.items()},
         "row_axes": snapshot.row_axes,
         "column_axis": snapshot.column_axis,
         "axes": [{"name": axis, "labels": list(labels)} for axis, labels in axes.items()],

@@ -23,10 +23,11 @@ from orchestrator.report.html.figure import (
     tip,
 )
 from orchestrator.report.html.grouping import Group, Key, Panel, title_of
-from orchestrator.report.html.numbers import shown, spread, unit
+from orchestrator.report.html.numbers import shown, spread, suffix
 from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.html.table import absent
 from orchestrator.report.table import scale
+from trainers.probe_view import PERCENT, Unit
 
 LEVEL = 22  # distance between the lines of two cells, pixels
 BOX = 0.56  # thickness of a box, as a fraction of a level
@@ -56,7 +57,7 @@ def strips(report: TableRecord) -> Group | None:
     panels = []
     longest = max(min(len(name), LONGEST) for name in report["columns" if several else "rows"])
     for metric in dict.fromkeys(cell["metric"] for cell in cells):
-        limits = _limits([cell for cell in cells if cell["metric"] == metric], metric)
+        limits = _limits([cell for cell in cells if cell["metric"] == metric])
         for name in named:
             found = _levels(
                 [c for c in report["cells"] if c["metric"] == metric], name, report, several=several
@@ -83,9 +84,9 @@ def _levels(cells: Sequence[Cell], title: str, report: TableRecord, *, several: 
     ]
 
 
-def _limits(cells: Sequence[Cell], metric: str) -> tuple[float, float]:
-    """The limits of the axis: the full range for an accuracy, else that of the values with a margin."""
-    if scale(metric) == 100:
+def _limits(cells: Sequence[Cell]) -> tuple[float, float]:
+    """The limits of the axis: the full range for a share, else that of the values with a margin."""
+    if cells[0]["unit"] == PERCENT:
         return -2, 102
     values = [v for cell in cells for v in cell["values"].values()]
     values += [cell["published"]["value"] for cell in cells if cell["published"]]
@@ -96,10 +97,11 @@ def _limits(cells: Sequence[Cell], metric: str) -> tuple[float, float]:
 def _panel(
     title: str, metric: str, levels: Sequence[Level], limits: tuple[float, float], *, left: int
 ) -> Panel:
+    unit = levels[0].cell["unit"]
     with panel(height=TOP + BOTTOM + LEVEL * len(levels), left=left) as (figure, axes):
         for i, level in enumerate(levels):
             if level.cell["values"]:
-                _dots(axes, level, i, metric)
+                _dots(axes, level, i, unit)
             else:
                 axes.text(sum(limits) / 2, i, absent(level.cell), color=FAINT, ha="center", va="center")
         axes.set_xlim(*limits)
@@ -107,25 +109,25 @@ def _panel(
         axes.set_yticks(range(len(levels)), [_short(level.name) for level in levels])
         axes.tick_params(axis="y", labelcolor=INK)
         axes.grid(axis="y", visible=False)
-        axes.locator_params(axis="x", nbins=5 if unit(metric) else 4)
-        axes.set_xlabel(f"{metric}{',' if unit(metric) else ''}{unit(metric)}", labelpad=1)
-        values = "; ".join(f"{v.name} {spread(list(v.cell['values'].values()), metric)}" for v in levels)
-        return Panel(title, svg(figure, f"{title}, {metric}{unit(metric)}: {values}"))
+        axes.locator_params(axis="x", nbins=5 if unit == PERCENT else 4)
+        axes.set_xlabel(f"{metric}{',' if unit else ''}{suffix(unit)}", labelpad=1)
+        values = "; ".join(f"{v.name} {spread(list(v.cell['values'].values()), unit)}" for v in levels)
+        return Panel(title, svg(figure, f"{title}, {metric}{suffix(unit)}: {values}"))
 
 
-def _dots(axes: Axes, level: Level, at: int, metric: str) -> None:
-    factor, cell, name = scale(metric), level.cell, level.name
+def _dots(axes: Axes, level: Level, at: int, unit: Unit) -> None:
+    factor, cell, name = scale(unit), level.cell, level.name
     if cell["published"]:
         value = cell["published"]["value"]
-        tooltip = f"{name}, published: {shown(value, metric)}{unit(metric)}"
+        tooltip = f"{name}, published: {shown(value, unit)}{suffix(unit)}"
         dot(axes, value * factor, at, tooltip, face=PAPER, edge=FAINT, mark="D")
     if len(cell["values"]) >= BOXED:
         _box(axes, [value * factor for value in cell["values"].values()], at, colour(level.index))
     for seed, value in cell["values"].items():
-        tooltip = f"{name}, seed {seed}: {shown(value, metric)}{unit(metric)}"
+        tooltip = f"{name}, seed {seed}: {shown(value, unit)}{suffix(unit)}"
         dot(axes, value * factor, at, tooltip, face=colour(level.index), mark=marker(level.index))
     mean = cell["mean"] if cell["mean"] is not None else math.nan
-    tooltip = tip(f"{name}, mean: {shown(mean, metric)}{unit(metric)}")
+    tooltip = tip(f"{name}, mean: {shown(mean, unit)}{suffix(unit)}")
     axes.plot([mean * factor] * 2, [at - 0.36, at + 0.36], color=INK, linewidth=1.6, gid=tooltip, zorder=5)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.report.html.numbers import number
-from orchestrator.report.html.records import SweepRecord, TrialRecord
+from orchestrator.report.html.records import MappedImage, SweepRecord, TrialRecord
 
 Trial = TrialRecord
 Sweep = SweepRecord
@@ -18,14 +17,15 @@ Picker = Callable[[Trial], Curve | None]
 
 @dataclass(frozen=True)
 class Panel:
-    """One small figure: a title, an `<svg>` element and a note below it; or images (`label`, `picture`,
-    `response`, as URLs) and filters (URLs) that the page lays out."""
+    """One small figure: a title, an `<svg>` element and a note below it; or images with maps and filters,
+    which the page lays out. `shows` says what the maps show."""
 
     title: str
     svg: str = ""
     note: str = ""
-    images: Sequence[dict[str, Any]] = ()
+    images: Sequence[MappedImage] = ()
     filters: Sequence[str] = ()
+    shows: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 
 from orchestrator.report.html.figure import FAINT, PAPER, colour, dash, dot, marker, panel, svg
 from orchestrator.report.html.grouping import Group, Key, Panel, legend
-from orchestrator.report.html.numbers import number, shown, spread, unit
+from orchestrator.report.html.numbers import number, shown, spread, suffix
 from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.table import scale
+from trainers.probe_view import PERCENT, Unit
 
 FEWEST = 3  # points that a line needs
 WIDE = 16.0  # from this ratio of the largest to the smallest number on, the axis is logarithmic
@@ -45,15 +46,16 @@ def _group(report: TableRecord, across: Side, other: Side, numbers: Mapping[str,
     panels = []
     for metric in dict.fromkeys(cell["metric"] for cell in cells):
         same = [cell for cell in cells if cell["metric"] == metric]
+        unit = same[0]["unit"]
         with panel(*SIZE) as (figure, axes):
             for i, label in enumerate(series):
                 chosen = {numbers[c[across]]: c for c in same if c[other] == label}
                 _line(axes, [chosen[x] for x in sorted(chosen)], sorted(chosen), i, label)
-            _frame(axes, sorted(numbers.values()), numbers, metric, axis)
+            _frame(axes, sorted(numbers.values()), numbers, unit, axis)
             values = "; ".join(
-                f"{c[other]} at {c[across]}: {spread(list(c['values'].values()), metric)}" for c in same
+                f"{c[other]} at {c[across]}: {spread(list(c['values'].values()), unit)}" for c in same
             )
-            panels.append(Panel(metric, svg(figure, f"{metric}{unit(metric)} against {axis}. {values}")))
+            panels.append(Panel(metric, svg(figure, f"{metric}{suffix(unit)} against {axis}. {values}")))
     published = any(cell["published"] for cell in cells)
     keys = [*legend(series), *([Key("published", 0, "diamond")] if published else [])]
     return Group(f"Against {axis}", "Lines join means; dots are trials.", panels, keys) if panels else None
@@ -62,21 +64,21 @@ def _group(report: TableRecord, across: Side, other: Side, numbers: Mapping[str,
 def _line(axes: Axes, cells: Sequence[Cell], x: Sequence[float], index: int, label: str) -> None:
     if not cells:
         return
-    metric = cells[0]["metric"]
-    factor = scale(metric)
+    unit = cells[0]["unit"]
+    factor = scale(unit)
     means = [math.nan if cell["mean"] is None else cell["mean"] * factor for cell in cells]
     axes.plot(x, means, color=colour(index), linestyle=dash(index), zorder=2)
     for place, cell in zip(x, cells, strict=True):
         for seed, value in cell["values"].items():
-            tooltip = f"{label} at {place:g}, seed {seed}: {shown(value, metric)}{unit(metric)}"
+            tooltip = f"{label} at {place:g}, seed {seed}: {shown(value, unit)}{suffix(unit)}"
             dot(axes, place, value * factor, tooltip, face=colour(index), mark=marker(index))
         if cell["published"]:
             value = cell["published"]["value"]
-            tooltip = f"{label} at {place:g}, published: {shown(value, metric)}{unit(metric)}"
+            tooltip = f"{label} at {place:g}, published: {shown(value, unit)}{suffix(unit)}"
             dot(axes, place, value * factor, tooltip, face=PAPER, edge=colour(index), mark="D")
 
 
-def _frame(axes: Axes, x: Sequence[float], labels: Mapping[str, float], metric: str, axis: str) -> None:
+def _frame(axes: Axes, x: Sequence[float], labels: Mapping[str, float], unit: Unit, axis: str) -> None:
     if x[0] > 0 and x[-1] / x[0] >= WIDE:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -85,7 +87,7 @@ def _frame(axes: Axes, x: Sequence[float], labels: Mapping[str, float], metric: 
     axes.set_xticks([x[i] for i in kept], [names[x[i]] for i in kept])
     axes.set_xlabel(axis, labelpad=1)
     axes.tick_params(axis="y", labelcolor=FAINT)
-    if scale(metric) == 100:
+    if unit == PERCENT:
         axes.set_ylim(-2, 102)
     axes.margins(x=0.06)
 

@@ -1,4 +1,4 @@
-"""Numbers as the page shows them: accuracies in percent, true minus signs, means with standard deviations."""
+"""Numbers as the page shows them: shares in percent, true minus signs, means with standard deviations."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from datetime import timedelta
 from fractions import Fraction
 
 from orchestrator.report import wording
-from orchestrator.report.table import scale
+from trainers.probe_view import Unit
 
 NUMBER = re.compile(
     r"([+-]?\d{1,20}(?:\.\d{1,20})?(?:e[+-]?\d{1,2})?)(?:/([1-9]\d{0,19}))?(?: ?%)?", re.IGNORECASE
 )
 
 
-def unit(metric: str) -> str:
-    """` %` for an accuracy, else an empty string."""
-    return " %" if scale(metric) == 100 else ""
+def suffix(unit: Unit) -> str:
+    """What follows a number in this unit: ` %`; nothing for a number without a unit."""
+    return f" {unit}" if unit else ""
 
 
-def shown(value: float, metric: str, like: float | None = None) -> str:
-    """`97.84` for an accuracy; any other metric with two decimals, more for a small number, none for a large
-    one; or with as many decimals as `like`, if that is given."""
-    return wording.number(value, metric, like=like).replace("-", "−")
+def shown(value: float, unit: Unit, like: float | None = None) -> str:
+    """`97.84` for a share; a number in any other unit with two decimals, more for a small number, none for a
+    large one; or with as many decimals as `like`, if that is given. Without the unit."""
+    return wording.number(value, unit, like=like).replace("-", "−")
 
 
-def spread(values: Sequence[float], metric: str) -> str:
+def spread(values: Sequence[float], unit: Unit) -> str:
     """`97.84 ± 0.31`, the mean and the sample standard deviation; a single value alone; a dash for none."""
     if not values:
         return "–"
     mean = statistics.fmean(values)
     if len(values) == 1:
-        return shown(mean, metric)
-    return f"{shown(mean, metric)} ± {shown(statistics.stdev(values), metric, like=mean)}"
+        return shown(mean, unit)
+    return f"{shown(mean, unit)} ± {shown(statistics.stdev(values), unit, like=mean)}"
 
 
-def signed(value: float, metric: str) -> str:
+def signed(value: float, unit: Unit) -> str:
     """`+0.31`, `−2.05`, `±0.00`"""
-    text = shown(value, metric)
+    text = shown(value, unit)
     if not re.search("[1-9]", text):
         return "±" + text.lstrip("−")
     return text if value < 0 else "+" + text

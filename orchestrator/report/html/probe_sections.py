@@ -1,12 +1,12 @@
-"""The sections of probes: a table and curves for every probe, pictures for some."""
+"""The sections of probes: a table, curves and a picture, as the view of each probe describes them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypedDict
 
 from orchestrator.planning.snapshot import METRIC
-from orchestrator.report.html.curves import Drawing, Marks, by_row
+from orchestrator.report.html.curves import Drawing, Marks, Point, by_row
 from orchestrator.report.html.grouping import (
     Curve,
     Group,
@@ -22,27 +22,21 @@ from orchestrator.report.html.grouping import (
     rows,
     title_of,
 )
-from orchestrator.report.html.numbers import shown, spread, unit
-from orchestrator.report.html.surfaces import surfaces
+from orchestrator.report.html.heat_maps import Mapped, heat_maps
+from orchestrator.report.html.numbers import shown, spread, suffix
+from orchestrator.report.html.records import FindingRecord, Grid, MappedImages
 from orchestrator.report.html.trials import chosen
+from orchestrator.report.table import scale
+from trainers.probe_view import Mark, ProbeView, Unit
 
-SAYS = {
-    "distance": "Distance of the weights from their initial values, relative to the initial norm, after each "
-    "epoch. A dot marks the first epoch that fits the training images.",
-    "early_stopping": "Accuracy on clean images used neither for training nor for selection. A filled dot is "
-    "the epoch that is best on held-out clean images, a hollow dot the best of all.",
-    "loss_surface": "Loss around the trained weights, along two filter-normalised random directions. The "
-    "cross is the network itself; colours are the loss in nats.",
-    "first_layer": "Responses of the first convolution: an image, and the mean magnitude over channels; the "
-    "largest is white.",
-    "shuffle_test": "Accuracy on sets of perturbed images; in a shuffled set, each image carries the "
-    "perturbation of another.",
-    "fine_tune": "Accuracy on clean test images while a network trained on clean images is trained further "
-    "on each set.",
-    "linear_separability": "How well a linear classifier predicts the labels from the perturbation alone.",
-}
-DRAWN = {"distance": ("relative",), "early_stopping": ("rest_acc",)}  # for other probes, all curves
-ABOUT_SETS = ("fine_tune",)  # their curves are accuracies, named after sets, and begin before the first epoch
+Metrics = Mapping[str, float | None]
+
+
+class Heading(TypedDict):
+    """What stands above a probe's table."""
+
+    title: str
+    says: str
 
 
 def probe_groups(sweep: Sweep) -> list[Group]:
@@ -52,43 +46,54 @@ def probe_groups(sweep: Sweep) -> list[Group]:
     return [group for group in groups if group.panels or group.rows]
 
 
-def heading(sweep: Sweep, name: str, figures: Sequence[Group]) -> dict[str, str]:
-    """The title above a probe's table, and a description of the probe unless the page's `figures` have it.
-    The probe's kind is read from the trials with a finding."""
-    findings = (trial["findings"][name] for trial in sweep["trials"] if name in trial.get("findings", {}))
-    kind = next((finding["kind"] for finding in findings), name)
-    title = _title(name, kind)
+def heading(sweep: Sweep, name: str, figures: Sequence[Group]) -> Heading:
+    """The title above a probe's table, and a description of the probe unless the page's `figures` have it."""
+    title = _title(sweep, name)
     drawn = any(group.title == f"{title}: figures" for group in figures)
-    return {"title": title, "says": "" if drawn else SAYS.get(kind, "")}
+    return Heading(title=title, says="" if drawn else _view(sweep, name).get("says", ""))
 
 
 def _group(sweep: Sweep, name: str) -> Group:
-    having = [trial for trial in sweep["trials"] if name in trial.get("findings", {})]
-    kind = having[0]["findings"][name]["kind"]
-    panels, keys = PICTURES.get(kind, _curves)(sweep, name)
+    says = _view(sweep, name).get("says", "")
+    (curves, lines), (pictures, shades) = _curves(sweep, name), _pictures(sweep, name)
+    panels, keys = [*curves, *pictures], [*lines, *shades]
     if any(table["probe"] == name for table in sweep["report"].get("probes", ())):
-        return Group(f"{_title(name, kind)}: figures", SAYS.get(kind, ""), panels, keys)
-    numbers, labels = _table(sweep, name), sum(_labels(sweep))
-    return Group(_title(name, kind), SAYS.get(kind, ""), panels, keys, numbers, labels)
+        return Group(f"{_title(sweep, name)}: figures", says, panels, keys)
+    return Group(_title(sweep, name), says, panels, keys, _table(sweep, name), sum(_labels(sweep)))
 
 
-def _title(name: str, kind: str) -> str:
+def _title(sweep: Sweep, name: str) -> str:
+    """`loss surface`, or `wide (loss surface)` for a probe with a name of its own."""
+    kind = next((found["kind"] for trial in sweep["trials"] if (found := _found(trial, name))), name)
     return (name if name == kind else f"{name} ({kind})").replace("_", " ")
 
 
-def _found(trial: Trial, name: str) -> dict[str, Any]:
-    return dict(trial.get("findings", {}).get(name, {}))
+def _view(sweep: Sweep, name: str) -> ProbeView:
+    return sweep["views"].get(name, ProbeView())
+
+
+def _unit(view: ProbeView, name: str) -> Unit:
+    return view.get("units", {}).get(name, "")
+
+
+def _found(trial: Trial, name: str) -> FindingRecord | None:
+    return trial.get("findings", {}).get(name)
+
+
+def _metrics(trial: Trial, name: str) -> Metrics:
+    found = _found(trial, name)
+    return found["metrics"] if found else {}
 
 
 def _table(sweep: Sweep, name: str) -> list[list[str]]:
     """Means over seeds: a line for each cell, a column for each metric."""
-    known = [(row, column, trials) for row, column, trials in cells(sweep)]
-    metrics = dict.fromkeys(m for _, _, ts in known for t in ts for m in _found(t, name).get("metrics", {}))
+    known, view = list(cells(sweep)), _view(sweep, name)
+    metrics = dict.fromkeys(metric for _, _, trials in known for t in trials for metric in _metrics(t, name))
     labels = _labels(sweep)
     head = [text for text, wanted in zip(_axes(sweep), labels, strict=True) if wanted]
-    lines = [head + [f"{metric.replace('_', ' ')}{unit(metric)}" for metric in metrics]]
+    lines = [head + [f"{metric.replace('_', ' ')}{suffix(_unit(view, metric))}" for metric in metrics]]
     for row, column, trials in known:
-        means = [_spread(trials, name, metric) for metric in metrics]
+        means = [_spread(trials, name, metric, _unit(view, metric)) for metric in metrics]
         if any(text != "–" for text in means):
             lines.append([text for text, wanted in zip((row, column), labels, strict=True) if wanted] + means)
     return lines if metrics else []
@@ -110,103 +115,93 @@ def _row(trial: Trial, sweep: Sweep) -> str:
     return "" if trial["row"] == sweep["name"] else title_of(trial["row"], sweep["row_axes"])
 
 
-def _spread(trials: Sequence[Trial], name: str, metric: str) -> str:
-    values = [_found(trial, name).get("metrics", {}).get(metric) for trial in trials]
-    return spread([value for value in values if value is not None], metric)
+def _spread(trials: Sequence[Trial], name: str, metric: str, unit: Unit) -> str:
+    values = [_metrics(trial, name).get(metric) for trial in trials]
+    return spread([value for value in values if value is not None], unit)
 
 
 def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
     """A panel for each row, for one curve after the other."""
-    finding = next(f for trial in sweep["trials"] if (f := _found(trial, name)))
-    kind = finding["kind"]
-    names = dict.fromkeys(c for trial in sweep["trials"] for c in _found(trial, name).get("curves", {}))
-    drawn = [curve for curve in names if curve in DRAWN.get(kind, (curve,))]
+    view = _view(sweep, name)
+    found = (_found(trial, name) for trial in sweep["trials"])
+    names = dict.fromkeys(curve for one in found if one for curve in one["curves"])
+    drawn = [curve for curve in names if curve in view.get("curves", names)]
     panels = []
     for curve in drawn:
-        share = kind in ABOUT_SETS or curve.endswith("acc")
+        pick = _picker(name, curve, view)
+        marks = [mark for mark in view.get("marks", ()) if mark["curve"] == curve]
         drawing = Drawing(
-            _picker(name, curve, 100 if share else 1),
-            f"{curve.replace('_', ' ')}{', %' if share else ''}",
-            (-2, 102) if share else None,
-            marks=MARKS.get(kind, _none)(name),
+            pick=pick,
+            name=curve.replace("_", " "),
+            unit=_unit(view, curve),
+            marks=_marks(name, marks, pick, view),
         )
         prefix = f"{curve}: " if len(drawn) > 1 else ""
         panels += [Panel(prefix + one.title, one.svg, one.note) for one in by_row(sweep, drawing)]
     return panels, legend(columns(sweep)) if panels else []
 
 
-def _picker(name: str, curve: str, factor: float) -> Picker:
+def _picker(name: str, curve: str, view: ProbeView) -> Picker:
+    factor, first = scale(_unit(view, curve)), view.get("first_epoch", 1)
+
     def pick(trial: Trial) -> Curve | None:
         found = _found(trial, name)
-        if curve not in found.get("curves", {}):
+        if found is None or curve not in found["curves"]:
             return None
-        begin = 0 if found["kind"] in ABOUT_SETS else 1
-        epochs = [float(i + begin) for i in chosen(found["length"])]
+        epochs = [float(i + first) for i in chosen(found["length"])]
         return curve_of(epochs, found["curves"][curve], factor)
 
     return pick
 
 
-def _none(_: str) -> Marks:
-    return lambda trial: ()
+def _marks(name: str, marks: Sequence[Mark], pick: Picker, view: ProbeView) -> Marks:
+    def of(trial: Trial) -> list[Point]:
+        points = (_point(mark, _metrics(trial, name), pick(trial), view) for mark in marks)
+        return [point for point in points if point is not None]
+
+    return of
 
 
-def _stops(name: str) -> Marks:
-    def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
-        found = _found(trial, name).get("metrics", {})
-        points = (("peak", False, "best of all"), ("stopped", True, "best on held-out images"))
-        return [
-            (found[f"{which}_epoch"], 100 * found[f"{which}_acc"], filled, _at(what, found, which))
-            for which, filled, what in points
-            if found.get(f"{which}_epoch") is not None and found.get(f"{which}_acc") is not None
-        ]
-
-    return marks
+def _point(mark: Mark, metrics: Metrics, curve: Curve | None, view: ProbeView) -> Point | None:
+    """A mark of a trial with these metrics and this curve; None if it lacks them."""
+    epoch, unit = metrics.get(mark["epoch"]), _unit(view, mark.get("value", mark["curve"]))
+    value = metrics.get(mark["value"]) if "value" in mark else _nearest(curve, epoch, scale(unit))
+    if epoch is None or value is None:
+        return None
+    says = mark["says"].replace("{epoch}", f"{epoch:.0f}")
+    says = says.replace("{value}", f"{shown(value, unit)}{suffix(unit)}")
+    return Point(x=epoch, y=value * scale(unit), filled=mark["filled"], says=says)
 
 
-def _at(what: str, found: dict[str, float], which: str) -> str:
-    return f"{what}: {shown(found[f'{which}_acc'], 'acc')} % at epoch {found[f'{which}_epoch']:.0f}"
+def _nearest(curve: Curve | None, epoch: float | None, factor: int) -> float | None:
+    """The number of a curve at the epoch nearest to this one, before it was multiplied by `factor`."""
+    if epoch is None or not curve or not curve[0]:
+        return None
+    nearest = min(range(len(curve[0])), key=lambda i: abs(curve[0][i] - epoch))
+    return curve[1][nearest] / factor
 
 
-def _fits(name: str) -> Marks:
-    def marks(trial: Trial) -> list[tuple[float, float, bool, str]]:
+def _pictures(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
+    """The pictures of the trials that keep one, and a legend."""
+    view = _view(sweep, name).get("picture")
+    if view is None:
+        return [], []
+    found = _pictured(sweep, name)
+    if view["kind"] == "heat_map":
+        maps = [Mapped(title, one, metrics) for title, one, metrics in found if one["kind"] == "heat_map"]
+        return heat_maps(maps, view)
+    panels = [
+        Panel(title, images=one["images"], filters=one["filters"], shows=view["shows"])
+        for title, one, _ in found
+        if one["kind"] == "image_maps"
+    ]
+    return panels, []
+
+
+def _pictured(sweep: Sweep, name: str) -> Iterator[tuple[str, Grid | MappedImages, Metrics]]:
+    """The title, the picture and the metrics of each trial that keeps a picture."""
+    for trial in (trial for _, _, trials in cells(sweep) for trial in trials):
         found = _found(trial, name)
-        epoch = found.get("metrics", {}).get("epoch_at_90")
-        curve = _picker(name, "relative", 1)(trial)
-        if epoch is None or not curve or not curve[0]:
-            return []
-        nearest = min(range(len(curve[0])), key=lambda i: abs(curve[0][i] - epoch))
-        return [(epoch, curve[1][nearest], True, f"fits the training images from epoch {epoch:.0f}")]
-
-    return marks
-
-
-def _surfaces(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
-    found = [(title, f["fields"], f["metrics"]) for title, f in _pictured(sweep, name)]
-    return surfaces(found)
-
-
-def _responses(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
-    return [_strip(title, found["fields"]) for title, found in _pictured(sweep, name)], []
-
-
-def _strip(title: str, fields: dict[str, Any]) -> Panel:
-    """Images and the responses of the first layer to them, which the template lays out."""
-    return Panel(title, images=fields["images"], filters=fields["filters"])
-
-
-def _pictured(sweep: Sweep, name: str) -> list[tuple[str, dict[str, Any]]]:
-    """Titles and findings of the trials that keep the fields for pictures."""
-    found = (
-        (", ".join(filter(None, (_row(t, sweep), t["column"]))) or t["row"], _found(t, name))
-        for _, _, trials in cells(sweep)
-        for t in trials
-    )
-    return [(title, finding) for title, finding in found if finding.get("fields")]
-
-
-PICTURES: dict[str, Callable[[Sweep, str], tuple[list[Panel], list[Key]]]] = {
-    "loss_surface": _surfaces,
-    "first_layer": _responses,
-}
-MARKS: dict[str, Callable[[str], Marks]] = {"early_stopping": _stops, "distance": _fits}
+        if found is not None and "picture" in found:
+            title = ", ".join(filter(None, (_row(trial, sweep), trial["column"]))) or trial["row"]
+            yield title, found["picture"], found["metrics"]

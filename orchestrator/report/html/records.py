@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import AfterValidator, Field, FiniteFloat, StringConstraints
 from typing_extensions import TypedDict
 
-from orchestrator.report.html.trials import POINTS
 from poisons.records import Count, Seconds, Text, Time, more
-from trainers.stored import JsonFile
+from trainers.probe_view import ProbeView, Unit
 
+POINTS = 80  # most points of a curve: a panel is 320 pixels wide
 LARGEST = 1e100  # largest magnitude of a number on a page: the limit of a figure's axes
 DATA_URI = r"^data:image/(png|webp);base64,[A-Za-z0-9+/=]*$"
 FIXED = ("seconds", "time", "device", "versions")  # fields that every finished trial must have
@@ -61,6 +61,7 @@ class CellRecord(TypedDict):
     row: Text
     column: Text
     metric: Text
+    unit: Unit
     mean: Number | None
     std: Number | None
     seeds: Count
@@ -109,6 +110,7 @@ class Point(TypedDict):
     lower: Side
     higher: Side
     metric: Text
+    unit: Unit
     holds: bool | None
     agree: Count
     pairs: Count
@@ -132,6 +134,7 @@ class Difference(TypedDict):
 
     row: Text | None
     metric: Text
+    unit: Unit
     pairs: Count
     mean: Number | None
     interval: Interval | None
@@ -212,16 +215,17 @@ class Report(TableRecord):
 
 
 @more
-class Surface(TypedDict):
-    """A loss surface: the loss at each y and x."""
+class Grid(TypedDict):
+    """What a heat map is drawn from: a number at each y and x."""
 
+    kind: Literal["heat_map"]
     x: Annotated[list[Number], Field(min_length=2, max_length=1000)]
     y: Annotated[list[Number], Field(min_length=2, max_length=1000)]
-    loss: list[list[Number]]
+    values: list[list[Number]]
 
 
-class Response(TypedDict):
-    """An image, the response of a first layer to it, and where that is largest."""
+class MappedImage(TypedDict):
+    """An image, the map of it, and where that is largest."""
 
     label: Text
     picture: Picture
@@ -229,38 +233,35 @@ class Response(TypedDict):
     at: Position
 
 
-@more
-class Responses(TypedDict):
-    """The responses of a first layer, and its filters."""
+class MappedImages(TypedDict):
+    """Images with maps, and the filters that the maps come from, if there are any."""
 
-    images: list[Response]
+    kind: Literal["image_maps"]
+    images: list[MappedImage]
     filters: list[Picture]
 
 
-FIELDS: dict[str, JsonFile[Any]] = {"loss_surface": JsonFile(Surface), "first_layer": JsonFile(Responses)}
-
-
 class FindingRecord(TypedDict):
-    """The finding of a probe for a trial. `length` is the length of its curves before they were thinned."""
+    """The finding of a probe for a trial. `length` is the length of its curves before they were thinned;
+    `picture` is what its picture is drawn from, if it has one and the page shows it."""
 
     kind: Text
     metrics: dict[Text, Number | None]
     curves: Curves
     length: Count
-    fields: dict[str, Any]
+    picture: NotRequired[Annotated[Grid | MappedImages, Field(discriminator="kind")]]
 
 
 def _finding(finding: FindingRecord) -> FindingRecord:
-    """Raises ValueError (or its subclass DamagedError) if the finding cannot be drawn."""
-    fields, points = finding["fields"], min(finding["length"], POINTS)
+    """Raises ValueError if the finding cannot be drawn."""
+    points = min(finding["length"], POINTS)
     if any(len(values) != points for values in finding["curves"].values()):
         raise ValueError(f"the curves of a probe must have {points} points")
-    if fields and finding["kind"] in FIELDS:
-        FIELDS[finding["kind"]].check(fields)
-    if fields and finding["kind"] == "loss_surface":
-        shape = [len(row) for row in fields["loss"]]
-        if shape != [len(fields["x"])] * len(fields["y"]):
-            raise ValueError("a loss surface must have a loss for each x and y")
+    picture = finding.get("picture")
+    if picture is not None and picture["kind"] == "heat_map":
+        shape = [len(row) for row in picture["values"]]
+        if shape != [len(picture["x"])] * len(picture["y"]):
+            raise ValueError("a heat map must have a number for each x and y")
     return finding
 
 
@@ -283,13 +284,16 @@ class TrialRecord(TypedDict):
     device: NotRequired[Text | None]
     versions: NotRequired[dict[Text, Text] | None]
     warnings: NotRequired[list[Text]]
+    needs: NotRequired[list[Text]]
     lacks: NotRequired[list[Text]]
     error: NotRequired[Text]
+    attempts: NotRequired[Count]
     machine: NotRequired[Text | None]
     cpu: NotRequired[Text | None]
     platform: NotRequired[Text | None]
     precision: NotRequired[Text | None]
     threads: NotRequired[Count | None]
+    parameters: NotRequired[Count | None]
     python: NotRequired[Text | None]
     commit: NotRequired[Text | None]
     findings: NotRequired[dict[Text, Finding]]
@@ -322,6 +326,8 @@ class SweepRecord(TypedDict):
     question: Text
     file: Text
     metric: Text
+    unit: Unit
+    views: dict[Text, ProbeView]
     row_axes: list[Text]
     column_axis: Text | None
     axes: list[Axis]
@@ -350,7 +356,7 @@ class DataRecord(TypedDict):
 class DocumentRecord(TypedDict):
     """The whole document of a page."""
 
-    format: Literal[1]
+    format: Literal[2]
     made: Time
     sweeps: Annotated[list[SweepRecord], Field(min_length=1)]
     data: list[DataRecord]

@@ -4,14 +4,14 @@ figure and the difference below."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
-from orchestrator.report.html.numbers import shown, signed, unit
+from orchestrator.report.html.numbers import shown, signed, suffix
 from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.wording import counted
+from trainers.probe_view import Unit
 
 Cell = CellRecord
-View = dict[str, Any]
 
 SURE = ("mean", "std", "95 % interval of the mean")
 VERDICTS = {
@@ -21,17 +21,66 @@ VERDICTS = {
 }
 
 
-def table_view(report: TableRecord) -> View:
+class DifferenceView(TypedDict):
+    """Ours minus the published figure, and whether they agree."""
+
+    text: str
+    kind: str
+    sign: str
+    says: str
+
+
+class CellView(TypedDict):
+    """A cell; texts are empty where there is nothing to say."""
+
+    value: str
+    std: str
+    why: str
+    published: str
+    difference: DifferenceView | None
+    tip: str
+
+
+class RowView(TypedDict):
+    """A row, with None where the sweep leaves a cell out."""
+
+    name: str
+    cells: list[CellView | None]
+
+
+class SeedsView(TypedDict):
+    """The values of every seed, of which the first `seeds_labels` columns are labels."""
+
+    seeds: list[list[str]]
+    seeds_head: list[str]
+    seeds_labels: int
+    seeds_caption: str
+
+
+class TableView(SeedsView):
+    """A table of results."""
+
+    corner: str
+    axis: str | None
+    columns: list[str]
+    rows: list[RowView]
+    caption: str
+    published: bool
+    source: str
+
+
+def table_view(report: TableRecord) -> TableView:
     """Header, rows of cells, and caption."""
     places = {(cell["row"], cell["column"]): cell for cell in report["cells"]}
     counts = {cell["trials"] for cell in report["cells"]}
     usual = counts.pop() if len(counts) == 1 else None
     published = any(cell["published"] for cell in report["cells"])
-    rows = []
+    rows = list[RowView]()
     for row in report["rows"]:
         cells = [places.get((row, column)) for column in report["columns"]]
         rows.append({"name": row, "cells": [cell and _cell(cell, usual) for cell in cells]})
-    return _seeds(report) | {
+    return {
+        **_seeds(report),
         "corner": " / ".join(report["row_axes"]) or "sweep",
         "axis": report["column_axis"],
         "columns": report["columns"],
@@ -42,7 +91,7 @@ def table_view(report: TableRecord) -> View:
     }
 
 
-def _seeds(report: TableRecord) -> View:
+def _seeds(report: TableRecord) -> SeedsView:
     """A line for each cell: the value of every seed, the mean, its standard deviation and its interval."""
     cells = [cell for cell in report["cells"] if cell["values"]]
     seeds = list(dict.fromkeys(seed for cell in cells for seed in cell["values"]))
@@ -59,19 +108,19 @@ def _seeds(report: TableRecord) -> View:
 
 
 def _numbers(cell: Cell, seeds: Sequence[str]) -> list[str]:
-    metric, values = cell["metric"], cell["values"]
-    by_seed = [shown(values[seed], metric) if seed in values else "–" for seed in seeds]
-    spread = "–" if cell["std"] is None else shown(cell["std"], metric, like=cell["mean"])
-    sure = _interval(cell["interval"], metric) if cell["interval"] else "–"
-    return [*by_seed, "–" if cell["mean"] is None else shown(cell["mean"], metric), spread, sure]
+    unit, values = cell["unit"], cell["values"]
+    by_seed = [shown(values[seed], unit) if seed in values else "–" for seed in seeds]
+    spread = "–" if cell["std"] is None else shown(cell["std"], unit, like=cell["mean"])
+    sure = _interval(cell["interval"], unit) if cell["interval"] else "–"
+    return [*by_seed, "–" if cell["mean"] is None else shown(cell["mean"], unit), spread, sure]
 
 
-def _cell(cell: Cell, usual: int | None) -> View:
-    metric, mean = cell["metric"], cell["mean"]
+def _cell(cell: Cell, usual: int | None) -> CellView:
+    unit, mean = cell["unit"], cell["mean"]
     complete = cell["seeds"] == cell["trials"] and usual is not None
     return {
-        "value": "–" if mean is None else shown(mean, metric),
-        "std": shown(cell["std"], metric, like=mean) if cell["std"] is not None else "",
+        "value": "–" if mean is None else shown(mean, unit),
+        "std": shown(cell["std"], unit, like=mean) if cell["std"] is not None else "",
         "why": absent(cell) if mean is None else "" if complete else _count(cell),
         "published": _published(cell),
         "difference": _difference(cell),
@@ -99,25 +148,25 @@ def _published(cell: Cell) -> str:
     known = cell["published"]
     if not known:
         return ""
-    spread = "" if known["std"] is None else f" ± {shown(known['std'], cell['metric'], like=known['value'])}"
-    return shown(known["value"], cell["metric"]) + spread
+    spread = "" if known["std"] is None else f" ± {shown(known['std'], cell['unit'], like=known['value'])}"
+    return shown(known["value"], cell["unit"]) + spread
 
 
-def _difference(cell: Cell) -> View | None:
+def _difference(cell: Cell) -> DifferenceView | None:
     if cell["difference"] is None:
         return None
     kind, sign, says = VERDICTS[cell["within"]]
-    return {"text": signed(cell["difference"], cell["metric"]), "kind": kind, "sign": sign, "says": says}
+    return {"text": signed(cell["difference"], cell["unit"]), "kind": kind, "sign": sign, "says": says}
 
 
 def _tip(cell: Cell) -> str:
     """The values of all seeds, and the interval of their mean."""
-    metric = cell["metric"]
-    values = ", ".join(f"seed {seed}: {shown(value, metric)}" for seed, value in cell["values"].items())
+    unit = cell["unit"]
+    values = ", ".join(f"seed {seed}: {shown(value, unit)}" for seed, value in cell["values"].items())
     if not cell["interval"]:
         return values
-    return f"{values}; 95 % bootstrap interval of the mean: {_interval(cell['interval'], metric)}"
+    return f"{values}; 95 % bootstrap interval of the mean: {_interval(cell['interval'], unit)}"
 
 
-def _interval(ends: Sequence[float], metric: str) -> str:
-    return " to ".join(shown(end, metric) for end in ends) + unit(metric)
+def _interval(ends: Sequence[float], unit: Unit) -> str:
+    return " to ".join(shown(end, unit) for end in ends) + suffix(unit)

@@ -1,33 +1,34 @@
-"""The fields of a finding as a document keeps them: numbers rounded, images as PNG."""
+"""What the picture of a finding is drawn from, as a document keeps it: numbers rounded, images as PNG."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from orchestrator.report.html.records import Grid, MappedImage, MappedImages
 from trainers import InputError
+from trainers.probe_view import HeatMap, ImageMaps, Picture
 
 IMAGES = 4  # at most, of a finding
-FILTERS = 32  # at most, of a first layer
+FILTERS = 32  # at most, of a finding
+DIGITS = 6  # significant ones, of a number of a heat map
 
-Fields = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 
-def kept_fields(kind: str, fields: Mapping[str, Any]) -> Fields:
-    """The fields that the page draws for a probe of this kind; none for an unknown kind. Raises InputError if
-    they cannot be drawn: they were read from a file, and only the probe knows their structure."""
-    keep = KEEPERS.get(kind)
+def picture_of(probe: str, view: Picture, fields: Mapping[str, Any]) -> Grid | MappedImages:
+    """What the picture of the probe of this name is drawn from. Raises InputError if these fields cannot be
+    drawn as its view says: they were read from a file, and only the probe knows their structure."""
     try:
-        return keep(fields) if keep and fields else {}
+        return _grid(view, fields) if view["kind"] == "heat_map" else _mapped_images(view, fields)
     except (LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise InputError(
-            f"the fields of probe {kind} cannot be drawn ({type(error).__name__}: {error})"
+            f"the fields of probe {probe} cannot be drawn ({type(error).__name__}: {error})"
         ) from None
 
 
@@ -41,22 +42,27 @@ def data_uri(pixels: Array) -> str:
     return "data:image/png;base64," + base64.b64encode(sink.getvalue()).decode()
 
 
-def _surface(fields: Mapping[str, Any]) -> Fields:
-    grids = {name: np.asarray(fields[name], float).round(4).tolist() for name in ("x", "y", "loss", "acc")}
-    return grids | {"how": fields.get("how", {})}
+def _grid(view: HeatMap, fields: Mapping[str, Any]) -> Grid:
+    x, y, values = (np.asarray(fields[view[name]], float) for name in ("x", "y", "values"))
+    return Grid(kind="heat_map", x=_rounded(x), y=_rounded(y), values=[_rounded(row) for row in values])
 
 
-def _responses(fields: Mapping[str, Any]) -> Fields:
+def _rounded(values: Array) -> list[float]:
+    return [float(f"{value:.{DIGITS}g}") for value in values]
+
+
+def _mapped_images(view: ImageMaps, fields: Mapping[str, Any]) -> MappedImages:
     images = [
-        {
-            "label": str(image["label"]),
-            "picture": data_uri(np.asarray(image["pixels"], np.uint8)),
-            "response": data_uri(_stretched(np.asarray(image["response"], float))),
-            "at": _largest(np.asarray(image["response"], float)),
-        }
-        for image in fields["images"][:IMAGES]
+        MappedImage(
+            label=str(image["label"]),
+            picture=data_uri(np.asarray(image["pixels"], np.uint8)),
+            response=data_uri(_stretched(np.asarray(image["response"], float))),
+            at=_largest(np.asarray(image["response"], float)),
+        )
+        for image in fields[view["images"]][:IMAGES]
     ]
-    return {"images": images, "filters": [data_uri(_centred(f)) for f in fields["filters"][:FILTERS]]}
+    filters = fields[view["filters"]][:FILTERS] if "filters" in view else ()
+    return MappedImages(kind="image_maps", images=images, filters=[data_uri(_centred(f)) for f in filters])
 
 
 def _stretched(values: Array) -> Array:
@@ -75,9 +81,3 @@ def _centred(values: Any) -> Array:
 def _largest(values: Array) -> list[int]:
     row, column = np.unravel_index(values.argmax(), values.shape)
     return [int(row), int(column)]
-
-
-KEEPERS: dict[str, Callable[[Mapping[str, Any]], Fields]] = {
-    "loss_surface": _surface,
-    "first_layer": _responses,
-}

@@ -9,16 +9,14 @@ from typing import Any
 
 from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
-from orchestrator.report.html.thumbnails import kept_fields
+from orchestrator.report.html.records import POINTS, FindingRecord, State, TrialRecord
+from orchestrator.report.html.thumbnails import picture_of
 from orchestrator.storage.records import Record
 
-POINTS = 80  # most points of a curve: a panel is 320 pixels wide
 CURVES = ("test/clean_acc", "train/acc")  # the metrics of a history that are drawn
 
-Trial = dict[str, Any]
 
-
-def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[Trial]:
+def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[TrialRecord]:
     """A record of every trial of the sweep, in its order. `records` are complete results by key, if they were
     read; a trial without one has no curves."""
     visited: set[tuple[str, str]] = set()
@@ -30,7 +28,10 @@ def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[Tr
         if first:
             visited.add(place)
         found = status.findings.get(entry.key, {}) if record is not None else {}
-        trials.append(_trial_record(entry, status, record) | _findings(found, first=first))
+        trial = _trial_record(entry, status, record)
+        if found:
+            trial["findings"] = _findings(found, status.snapshot, first=first)
+        trials.append(trial)
     return trials
 
 
@@ -44,30 +45,49 @@ def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
     )
 
 
-def _trial_record(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
+def _trial_record(entry: Entry, status: SweepStatus, record: Record | None) -> TrialRecord:
+    """The record of a trial, with its failure or, if it is done, that of a probe."""
+    failure = status.failures.get(entry.key)
+    if record is not None:
+        trial = _done(entry, status, record)
+    elif entry.key in status.stopped:
+        return _planned(entry, status, "stopped")
+    else:
+        trial = _planned(entry, status, "missing" if failure is None else "failed")
+    if failure is not None:
+        trial["error"], trial["attempts"] = str(failure.get("error", "")), failure.get("attempts", 1)
+    return trial
+
+
+def _planned(entry: Entry, status: SweepStatus, state: State) -> TrialRecord:
     row, column = cell_of(status.snapshot, entry.labels)
-    trial: Trial = {"key": entry.key, "labels": entry.labels, "row": row, "column": column}
-    if record is None:
-        return trial | _unfinished(entry.key, status)
-    env = record.get("environment", {})
-    return trial | {
-        "state": "done",
-        "metrics": {name: finite(value) for name, value in status.results[entry.key]["metrics"].items()},
+    return {"key": entry.key, "labels": entry.labels, "row": row, "column": column, "state": state}
+
+
+def _done(entry: Entry, status: SweepStatus, record: Record) -> TrialRecord:
+    """A finished trial; None for what results of older versions do not record."""
+    env, platform = record.get("environment", {}), record.get("platform") or {}
+    metrics = status.results[entry.key]["metrics"]
+    return {
+        **_planned(entry, status, "done"),
+        "metrics": {name: finite(value) for name, value in metrics.items()},
         "curves": _history(record.get("history", ())),
-        **{name: record.get(name) for name in ("seconds", "device", "precision", "threads", "parameters")},
-        **_platform(record.get("platform")),
+        "seconds": record.get("seconds"),
+        "device": record.get("device"),
+        "precision": record.get("precision"),
+        "threads": record.get("threads"),
+        "parameters": record.get("parameters"),
+        "platform": platform.get("name"),
+        "cpu": platform.get("cpu"),
         "warnings": list(record.get("warnings", ())),
-        **{name: env.get(name) for name in ("time", "commit", "python", "versions")},
+        "time": env.get("time"),
+        "commit": env.get("commit"),
+        "python": env.get("python"),
+        "versions": env.get("versions"),
         "machine": _machine(env.get("host")),
         "needs": list(record.get("needs", ())),
         "lacks": list(status.lacking.get(entry.key, ())),
-        **_failure(entry.key, status),
     }
-
-
-def _platform(platform: Mapping[str, Any] | None) -> Trial:
-    """The platform of a trial; None for results of older versions that did not record it."""
-    return {"platform": (platform or {}).get("name"), "cpu": (platform or {}).get("cpu")}
 
 
 def _machine(host: str | None) -> str | None:
@@ -75,35 +95,23 @@ def _machine(host: str | None) -> str | None:
     return None if host is None else hashlib.sha256(host.encode()).hexdigest()[:6]
 
 
-def _unfinished(key: str, status: SweepStatus) -> Trial:
-    if key in status.stopped:
-        return {"state": "stopped"}
-    failure = _failure(key, status)
-    return {"state": "failed", **failure} if failure else {"state": "missing"}
+def _findings(findings: Mapping[str, Record], snapshot: Snapshot, *, first: bool) -> dict[str, FindingRecord]:
+    """The findings of a trial as the document keeps them. Only the `first` trial of a cell keeps pictures."""
+    found = {}
+    for name, record in findings.items():
+        found[name] = _finding(record)
+        view = snapshot.probes[name]["view"].get("picture")
+        if first and view is not None and (fields := record.get("fields")):
+            found[name]["picture"] = picture_of(name, view, fields)
+    return found
 
 
-def _failure(key: str, status: SweepStatus) -> Trial:
-    """The failure of a trial, or of a probe of one that is done; nothing if there is none."""
-    failure = status.failures.get(key)
-    if failure is None:
-        return {}
-    return {"error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}
-
-
-def _findings(findings: Mapping[str, Record], *, first: bool) -> Trial:
-    found = {name: _finding(record, first=first) for name, record in findings.items()}
-    return {"findings": found} if found else {}
-
-
-def _finding(found: Record, *, first: bool) -> Trial:
-    """A finding as the document keeps it. Only the `first` trial of a cell keeps the fields for pictures."""
-    kind = found["probe"]["kind"]
+def _finding(found: Record) -> FindingRecord:
     return {
-        "kind": kind,
+        "kind": found["probe"]["kind"],
         "metrics": {name: finite(value) for name, value in found.get("metrics", {}).items()},
         "curves": {name: thinned(values) for name, values in found.get("curves", {}).items()},
         "length": max((len(values) for values in found.get("curves", {}).values()), default=0),
-        "fields": kept_fields(kind, found.get("fields", {})) if first else {},
     }
 
 

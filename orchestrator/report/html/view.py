@@ -6,22 +6,21 @@ import re
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Literal, TypedDict
 
 from orchestrator.planning.snapshot import lack
 from orchestrator.report import SheetWarning
-from orchestrator.report.html.claims import claims_view, comparisons_view
+from orchestrator.report.html.claims import ClaimView, ComparisonView, claims_view, comparisons_view
 from orchestrator.report.html.curves import learning
 from orchestrator.report.html.document import Document
 from orchestrator.report.html.dot_plots import strips
 from orchestrator.report.html.grouping import Group, Sweep, Trial
 from orchestrator.report.html.line_charts import lines
-from orchestrator.report.html.numbers import duration, shown, unit
-from orchestrator.report.html.probe_sections import heading, probe_groups
-from orchestrator.report.html.records import Axis, Counts, DataRecord, State
-from orchestrator.report.html.table import table_view
+from orchestrator.report.html.numbers import duration, shown, suffix
+from orchestrator.report.html.probe_sections import Heading, heading, probe_groups
+from orchestrator.report.html.records import Axis, Counts, DataRecord, ProbeTable, State
+from orchestrator.report.html.table import TableView, table_view
 
-View = dict[str, Any]
 SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings shown elsewhere on the page
 STATES: dict[State, str] = {
     "done": "done",
@@ -31,7 +30,76 @@ STATES: dict[State, str] = {
 }
 
 
-def view_of(document: Document) -> View:
+class ProbeTableView(TableView, Heading):
+    """The table of a probe, under its heading."""
+
+
+class CountsView(TypedDict):
+    """The progress of a sweep, as text and as percentages of a bar."""
+
+    says: str
+    bar: list[tuple[State, float]]
+
+
+class AxisView(Axis):
+    """An axis, and what it is in the table."""
+
+    role: Literal["rows", "columns", "repeats"]
+
+
+class TrialView(TypedDict):
+    """A line of the table of all trials."""
+
+    labels: list[str]
+    state: str
+    value: str
+    seconds: str
+    device: str
+    when: str
+    commit: str
+    key: str
+
+
+class SweepView(TypedDict):
+    """The section of a sweep."""
+
+    id: str
+    name: str
+    question: str
+    file: str
+    counts: CountsView
+    table: TableView
+    probes: list[ProbeTableView]
+    claims: list[ClaimView]
+    comparisons: list[ComparisonView]
+    figures: list[Group]
+    axes: list[AxisView]
+    recipe: list[list[str]]
+    notes: list[str]
+    failures: list[tuple[str, str]]
+    warnings: list[tuple[str, str]]
+    trials: list[TrialView]
+    trial_axes: list[str]
+    metric: str
+
+
+class DataView(DataRecord):
+    """A data set, and when and how long it was made."""
+
+    made: str
+
+
+class PageView(TypedDict):
+    """The variables of the template."""
+
+    title: str
+    made: str
+    sweeps: list[SweepView]
+    data: list[DataView]
+    provenance: list[tuple[str, str]]
+
+
+def view_of(document: Document) -> PageView:
     """The variables of the template."""
     names = [sweep["name"] for sweep in document["sweeps"]]
     anchors = _anchors(names)
@@ -45,7 +113,7 @@ def view_of(document: Document) -> View:
     }
 
 
-def _sweep(sweep: Sweep, anchor: str) -> View:
+def _sweep(sweep: Sweep, anchor: str) -> SweepView:
     report, figures = sweep["report"], _figures(sweep)
     return {
         "id": anchor,
@@ -54,7 +122,7 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "file": sweep["file"],
         "counts": _counts(report["counts"]),
         "table": table_view(report),
-        "probes": [table_view(t) | heading(sweep, t["probe"], figures) for t in report.get("probes", ())],
+        "probes": [_probe_table(table, sweep, figures) for table in report.get("probes", ())],
         "claims": claims_view(report["claims"]),
         "comparisons": comparisons_view(report["comparisons"]),
         "figures": figures,
@@ -65,8 +133,12 @@ def _sweep(sweep: Sweep, anchor: str) -> View:
         "warnings": _warnings(sweep),
         "trials": [_trial(trial, sweep) for trial in sweep["trials"]],
         "trial_axes": [axis["name"] for axis in sweep["axes"]],
-        "metric": sweep["metric"] + (f",{unit(sweep['metric'])}" if unit(sweep["metric"]) else ""),
+        "metric": sweep["metric"] + (f",{suffix(sweep['unit'])}" if sweep["unit"] else ""),
     }
+
+
+def _probe_table(table: ProbeTable, sweep: Sweep, figures: Sequence[Group]) -> ProbeTableView:
+    return {**table_view(table), **heading(sweep, table["probe"], figures)}
 
 
 def _figures(sweep: Sweep) -> list[Group]:
@@ -74,8 +146,7 @@ def _figures(sweep: Sweep) -> list[Group]:
     return [group for group in found if group is not None]
 
 
-def _counts(counts: Counts) -> View:
-    """The progress of a sweep, as text and as percentages of a bar."""
+def _counts(counts: Counts) -> CountsView:
     total = counts["trials"] or 1
     parts = [(state, counts[state]) for state in STATES if counts[state]]
     words = [f"{number} {STATES[state]}" for state, number in parts]
@@ -86,7 +157,7 @@ def _counts(counts: Counts) -> View:
     }
 
 
-def _axis(axis: Axis, sweep: Sweep) -> View:
+def _axis(axis: Axis, sweep: Sweep) -> AxisView:
     down, across = axis["name"] in sweep["row_axes"], axis["name"] == sweep["column_axis"]
     return {**axis, "role": "rows" if down else "columns" if across else "repeats"}
 
@@ -116,12 +187,12 @@ def _name(trial: Trial) -> str:
     return ", ".join(f"{axis}={label}" for axis, label in trial["labels"].items())
 
 
-def _trial(trial: Trial, sweep: Sweep) -> View:
+def _trial(trial: Trial, sweep: Sweep) -> TrialView:
     value = (trial.get("metrics") or {}).get(sweep["metric"])
     return {
         "labels": list(trial["labels"].values()),
         "state": ", lacks ".join([STATES[trial["state"]], *trial.get("lacks", ())]),
-        "value": "–" if value is None else shown(value, sweep["metric"]),
+        "value": "–" if value is None else shown(value, sweep["unit"]),
         "seconds": "–" if trial.get("seconds") is None else f"{trial['seconds']:.0f}",
         "device": trial.get("device") or "–",
         "when": _when(time) if (time := trial.get("time")) else "–",
@@ -130,7 +201,7 @@ def _trial(trial: Trial, sweep: Sweep) -> View:
     }
 
 
-def _data(data: DataRecord) -> View:
+def _data(data: DataRecord) -> DataView:
     made = _when(data["time"]) if data["time"] else ""
     took = f"in {duration(data['seconds'])}" if data["seconds"] is not None else ""
     return {**data, "made": " ".join(filter(None, (made, took)))}

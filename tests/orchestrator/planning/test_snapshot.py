@@ -23,6 +23,24 @@ def test_a_snapshot_is_read_as_it_was_kept(store: Store) -> None:
     assert (snapshot.row_axes, snapshot.column_axis, snapshot.stops) == (("data.poison",), None, False)
 
 
+def test_probes_declare_units_and_those_of_trials_are_known(store: Store) -> None:
+    """Also where a probe is named as metrics of trials begin."""
+    probes = ["loss_surface", {"kind": "early_stopping", "name": "test"}]
+    snapshot = plan_of(tiny(probes=probes), store).snapshot
+    units = {
+        "test/clean_acc": "%",
+        "test/pgd20_Linf_8_255_acc": "%",
+        "train/acc": "%",
+        "train/loss": "",
+        "test/stopped_acc": "%",
+        "test/stopped_epoch": "",
+        "loss_surface/sharpness": "nats",
+        "loss_surface/another_acc": "",
+        "unknown/acc": "",
+    }
+    assert {metric: snapshot.unit(metric) for metric in units} == units
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "axes": [], "trials": [[]]}']
 )

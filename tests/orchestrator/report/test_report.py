@@ -119,18 +119,18 @@ def test_metrics_as_rows_without_a_column_axis_give_one_column(store: Store) -> 
 
 
 @pytest.mark.parametrize(
-    ("mean", "std", "metric", "words"),
+    ("mean", "std", "unit", "words"),
     [
-        (0.9784, 0.0031, "test/clean_acc", "97.84 ± 0.31"),
-        (0.0123, 0.00042, "first_layer/peak_share", "0.0123 ± 0.0004"),
-        (0.0, 0.0, "train/loss", "0.00 ± 0.00"),
-        (12.834, 0.29, "distance/distance", "12.83 ± 0.29"),
-        (43210.0, 17.0, "fine/steps", "43210 ± 17"),
-        (-1e-12, None, "train/loss", "0.0000000"),
+        (0.9784, 0.0031, "%", "97.84 ± 0.31"),
+        (0.0123, 0.00042, "", "0.0123 ± 0.0004"),
+        (0.0, 0.0, "nats", "0.00 ± 0.00"),
+        (12.834, 0.29, "", "12.83 ± 0.29"),
+        (43210.0, 17.0, "steps", "43210 ± 17"),
+        (-1e-12, None, "nats", "0.0000000"),
     ],
 )
-def test_a_small_number_has_enough_decimals(mean: float, std: float | None, metric: str, words: str) -> None:
-    assert spread(mean, std, metric) == words
+def test_a_small_number_has_enough_decimals(mean: float, std: float | None, unit: str, words: str) -> None:
+    assert spread(mean, std, unit) == words
 
 
 def test_a_result_without_the_metric_is_absent_without_an_error(store: Store) -> None:

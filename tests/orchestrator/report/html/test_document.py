@@ -16,9 +16,12 @@ import pytest
 from orchestrator.report.html import load_document, page_of
 from orchestrator.report.html.__main__ import main
 from orchestrator.report.html.numbers import number
-from orchestrator.report.html.thumbnails import kept_fields
+from orchestrator.report.html.thumbnails import picture_of
 from tests.conftest import ROOT
 from trainers import InputError
+from trainers.probe import Probe
+from trainers.probes.first_layer import FirstLayer
+from trainers.probes.loss_surface import LossSurface
 
 RESULTS = sorted((ROOT / "results").glob("*.json"))
 INSTEAD: list[Any] = [None, True, -1, 0, 2**70, 1e308, "", "x", "1e999999999", "javascript:x", [], [None], [[]], {}, {"a": None}]  # fmt: skip
@@ -38,16 +41,16 @@ def small() -> dict[str, Any]:
     kept = []
     for sweep in document["sweeps"]:
         found = {
-            one["kind"]
+            one["picture"]["kind"]
             for trial in sweep["trials"]
             for one in trial.get("findings", {}).values()
-            if one["fields"]
+            if "picture" in one
         }
         if not kept or found - kinds:
             kinds |= found
             sweep["trials"] = sweep["trials"][:3]
             kept.append(sweep)
-    assert kinds == {"loss_surface", "first_layer"}
+    assert kinds == {"heat_map", "image_maps"}
     document["sweeps"], document["data"] = kept, document["data"][:2]
     return document
 
@@ -104,6 +107,7 @@ def test_a_damaged_document_gives_one_message_or_a_page(
         (("sweeps", 0, "trials", 0, "curves"), {"epoch": [1.0, 2.0], "train/acc": [0.5]}, "curves must have an epoch"),
         (("sweeps", 0, "trials", 0, "seconds"), 1e300, "seconds"),
         (("sweeps", 0, "trials", 0, "state"), "<b>", "state"),
+        (("sweeps", 0, "views", "early_stopping", "first_epoch"), 2, "first_epoch: Input should be 0 or 1"),
         (("data", 0, "picture"), "https://example.org/x.png", "picture: String should match"),
         (("data", 0, "picture"), "data:text/html;base64,PGI+", "picture: String should match"),
         (("made",), "x" * 10, "made"),
@@ -142,7 +146,7 @@ def test_a_shipped_document_is_rendered(small: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"loss": 1}, {"x": [0], "y": [0], "loss": [[1], [1, 2]], "acc": []}, {"images": 3}, {"images": [{"label": 0, "pixels": [[300]], "response": [[0]]}], "filters": []}, {"images": [{"label": 0, "pixels": [], "response": []}], "filters": []}])  # fmt: skip
-@pytest.mark.parametrize("kind", ["loss_surface", "first_layer"])
-def test_fields_of_a_probe_that_cannot_be_drawn_give_an_error(kind: str, fields: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=f"the fields of probe {kind} cannot be drawn"):
-        kept_fields(kind, fields)
+@pytest.mark.parametrize("probe", [LossSurface(), FirstLayer()], ids=lambda probe: probe.kind)
+def test_fields_of_a_probe_that_cannot_be_drawn_give_an_error(probe: Probe, fields: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="the fields of probe mine cannot be drawn"):
+        picture_of("mine", probe.view([])["picture"], fields)

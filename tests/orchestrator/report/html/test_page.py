@@ -330,8 +330,8 @@ def test_an_incomplete_document_gives_one_message(
     file = tmp_path / "page.json"
     monkeypatch.setattr(sys, "argv", ["page", str(file)])
     for text in (
-        '{"format": 1, "sweeps": []}',
-        '{"format": 1, "made": "2026-01-01T00:00:00", "sweeps": [1]}',
+        '{"format": 2, "sweeps": []}',
+        '{"format": 2, "made": "2026-01-01T00:00:00", "sweeps": [1]}',
     ):
         file.write_text(text)
         assert page_main() == 2
