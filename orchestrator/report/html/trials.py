@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.html.thumbnails import kept_fields
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Finding, Result
 
 POINTS = 80  # most points of a curve: a panel is 320 pixels wide
 CURVES = ("test/clean_acc", "train/acc")  # the metrics of a history that are drawn
@@ -18,7 +18,7 @@ CURVES = ("test/clean_acc", "train/acc")  # the metrics of a history that are dr
 Trial = dict[str, Any]
 
 
-def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[Trial]:
+def trial_records(status: SweepStatus, records: Mapping[str, Result]) -> list[Trial]:
     """A record of every trial of the sweep, in its order. `records` are complete results by key, if they were
     read; a trial without one has no curves."""
     visited: set[tuple[str, str]] = set()
@@ -44,7 +44,7 @@ def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
     )
 
 
-def _trial_record(entry: Entry, status: SweepStatus, record: Record | None) -> Trial:
+def _trial_record(entry: Entry, status: SweepStatus, record: Result | None) -> Trial:
     row, column = cell_of(status.snapshot, entry.labels)
     trial: Trial = {"key": entry.key, "labels": entry.labels, "row": row, "column": column}
     if record is None:
@@ -90,12 +90,12 @@ def _failure(key: str, status: SweepStatus) -> Trial:
     return {"error": str(failure.get("error", "")), "attempts": failure.get("attempts", 1)}
 
 
-def _findings(findings: Mapping[str, Record], *, first: bool) -> Trial:
+def _findings(findings: Mapping[str, Finding], *, first: bool) -> Trial:
     found = {name: _finding(record, first=first) for name, record in findings.items()}
     return {"findings": found} if found else {}
 
 
-def _finding(found: Record, *, first: bool) -> Trial:
+def _finding(found: Finding, *, first: bool) -> Trial:
     """A finding as the document keeps it. Only the `first` trial of a cell keeps the fields for pictures."""
     kind = found["probe"]["kind"]
     return {
@@ -139,7 +139,7 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def recipe(records: Iterable[Record]) -> list[tuple[str, str]]:
+def recipe(records: Iterable[Result]) -> list[tuple[str, str]]:
     """The settings that all trials share, as dotted paths and values, without local paths."""
     specs = [dict(_flat(record["spec"])) for record in records if "spec" in record]
     if not specs:
