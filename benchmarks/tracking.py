@@ -25,7 +25,8 @@ import record
 
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import SweepSpec
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Result
 from orchestrator.tracking import LiveTracker, Tracker
 from orchestrator.tracking import server as mlflow_server
 from orchestrator.tracking.payloads import done, now, params, points, tags
@@ -92,7 +93,7 @@ def planned(store: Store, trials: int, name: str = "load") -> Plan:
     return plan
 
 
-def invented(task: Task) -> Record:
+def invented(task: Task) -> Result:
     """The record of a trial that nobody ran."""
     draw = random.Random(task.key)
     history = [

@@ -21,7 +21,8 @@ from orchestrator.execution.ray.run import run_plan
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task, make_plan
 from orchestrator.planning.spec import RunSpec, SweepSpec
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Result
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from trainers.spec import plain
@@ -30,7 +31,7 @@ SLOTS = 2
 COUNTS = (200, 1000, 5000)
 
 
-def trivial(trial: TrialSpec, store: Store, *, seconds: float = 0.0, **_: Any) -> Record:
+def trivial(trial: TrialSpec, store: Store, *, seconds: float = 0.0, **_: Any) -> Result:
     """A trial without the training: it waits, and publishes a result."""
     time.sleep(seconds)
     metrics = {"test/clean_acc": 0.5, "test/peak_clean_acc": 0.5}
@@ -38,7 +39,7 @@ def trivial(trial: TrialSpec, store: Store, *, seconds: float = 0.0, **_: Any) -
     return Ledger(store.where).publish(trial.key, record)
 
 
-def second(trial: TrialSpec, store: Store, **_: Any) -> Record:
+def second(trial: TrialSpec, store: Store, **_: Any) -> Result:
     return trivial(trial, store, seconds=1.0)
 
 
@@ -53,7 +54,7 @@ class Watch(Observer):
     def trial_started(self, task: Task) -> None:
         self.first = self.first or time.perf_counter()
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_done(self, task: Task, record: Result) -> None:
         self.last = time.perf_counter()
         if self.done % 100 == 0:
             self.memory.append(psutil.Process().memory_info().rss)
@@ -106,7 +107,7 @@ def pool(count: int) -> dict[str, Any]:
                 torch.set_num_threads(1)
                 self.store, self.run = Store(where), RunSpec()
 
-            def call(self, trial: str) -> Record:
+            def call(self, trial: str) -> Result:
                 return trivial(TrialSpec.parse(json.loads(trial), "trial"), self.store)
 
         actors = ActorPool([Actor.remote(folder) for _ in range(SLOTS)])

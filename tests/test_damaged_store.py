@@ -12,14 +12,15 @@ import pytest
 import torch
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.storage.ledger import HISTORY, Ledger
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.locations import open_storage
-from orchestrator.storage.records import SEALS, sealed
+from orchestrator.storage.records import digest_of
 from orchestrator.storage.stores import open_store
 from poisons import DataSpec, Store
 from poisons.store.cached import CachedStore
 from poisons.store.local_cache import remote_name
 from tests.conftest import Opsctl
+from tests.orchestrator.storage.earlier import merge
 from tests.orchestrator.sweeps import plan_of, tiny, write
 
 CPU = torch.device("cpu")
@@ -62,12 +63,17 @@ def finished(store: Store) -> tuple[Ledger, list[str]]:
 
 
 def rewritten(ledger: Ledger, trial: str, *, digests: str, changes: dict[str, Any]) -> None:
-    """Change a result's file: its digests are left as they `were`, are `none`, or are made `anew`."""
+    """Change a result's file: its digests are left as they `were`, are `none`, as in early versions, or one is
+    made `anew`."""
     name = f"trials/{trial}/result.json"
+    if digests == "none":
+        merge(ledger.storage, name)
     record = json.loads(ledger.storage.read(name) or b"") | changes
     if digests != "were":
-        record = {field: value for field, value in record.items() if field not in SEALS}
-    record = sealed(record, last=HISTORY) if digests == "anew" else record
+        del record["digest"]
+    if digests == "none":
+        del record["digests"]
+    record |= {"digest": digest_of(record)} if digests == "anew" else {}
     ledger.storage.write(name, json.dumps(record).encode())
 
 
@@ -76,7 +82,6 @@ def rewritten(ledger: Ledger, trial: str, *, digests: str, changes: dict[str, An
     [
         ("were", {"metrics": {"test/clean_acc": 0.93}}, "digest"),
         ("were", {"seconds": 3.25}, "digest"),
-        ("were", {"history": []}, "history"),
         ("were", {"metrics": {"test/clean_acc": 7.5}}, "in [0, 1], found 7.5"),
         ("none", {"metrics": {"test/clean_acc": 7.5}}, "in [0, 1], found 7.5"),
         ("anew", {"metrics": {"test/clean_acc": -1.0}}, "in [0, 1], found -1"),
@@ -131,6 +136,32 @@ def test_another_trials_result_is_none_of_this(store: Store) -> None:
         f"trials/{key}/result.json", ledger.storage.read(f"trials/{other}/result.json") or b""
     )
     assert ledger.result(key) is None
+
+
+@pytest.mark.parametrize("how", ["lost", "changed"])
+def test_a_lost_history_is_made_again_and_a_changed_one_is_named(
+    how: str, opsctl: Opsctl, store: Store, tmp_path: Path
+) -> None:
+    """Plans and `opsctl status` see that a history is there; whether it is intact, only its readers see."""
+    _, (key, _) = finished(store)
+    file, folder = write(tmp_path, ONE), store.root / "trials" / key
+    (history,) = folder.glob("history-*.json")
+    whole = history.read_bytes()
+    history.unlink() if how == "lost" else history.write_bytes(whole.replace(b"1", b"2"))
+    done = 1 if how == "lost" else 2
+    assert len(plan_of(ONE, store).missing) == 2 - done
+    out = opsctl("status", file)[1]
+    assert f"{done} of 2 trials done" in out
+    assert (f"trials/{key}/result.json counts as missing: its {history.name} is missing" in out) == (
+        done == 1
+    )
+    code, out, _ = opsctl("cache", "verify")
+    assert code == 1
+    assert f"trials/{key}/result.json: its {history.name}" in out
+    run_trial(plan_of(ONE, store).tasks[0].trial, store, device=CPU)
+    assert history.read_bytes() == whole
+    assert opsctl("cache", "verify")[0] == 0
+    assert plan_of(ONE, store).missing == ()
 
 
 @pytest.mark.parametrize("name", ["acc", "em_acc", "test/clean_acc"])

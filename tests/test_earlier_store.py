@@ -81,6 +81,21 @@ def test_its_numbers_are_reported(store: Store, opsctl: Opsctl, tmp_path: Path) 
     assert "3 of 4 trials done" in opsctl("status", write(tmp_path, SWEEP))[1]
 
 
+def test_its_histories_and_findings_are_read(store: Store, opsctl: Opsctl, tmp_path: Path) -> None:
+    """They are in the results and findings themselves."""
+    file, saved = write(tmp_path, SWEEP), tmp_path / "page.json"
+    assert opsctl("plan", file)[0] == 0
+    code, _, error = opsctl("report", file, "--html", str(saved))
+    assert code == 0, error
+    (sweep,) = json.loads(saved.read_bytes())["sweeps"]
+    done = [trial for trial in sweep["trials"] if trial["state"] == "done"]
+    assert {trial["key"] for trial in done} == FINISHED
+    for trial in done:
+        assert trial["curves"]["epoch"] == [1, 2, 3]
+        assert len(trial["findings"]["distance"]["curves"]["distance"]) == 3
+    assert not list(store.root.glob("trials/*/history-*")), "nothing of it was rewritten"
+
+
 def test_it_is_whole(opsctl: Opsctl, store: Store) -> None:
     assert opsctl("cache", "verify")[0] == 0
 

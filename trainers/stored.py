@@ -21,7 +21,7 @@ from pydantic_core import from_json
 
 T = TypeVar("T")
 MB = 10**6
-HUGE = re.compile(rb"[0-9][eE][+]?[0-9]{3}|[0-9]{300}")
+HUGE = re.compile(rb"[0-9][eE][+]?[0-9]{3,}\s*(?:[],}]|$)|[0-9]{300}")
 
 
 class DamagedError(ValueError):

@@ -165,7 +165,8 @@ def verify_ledger(store: Store, console: Terminal) -> bool:
     bad = damaged_files(ledger)
     for name, why in bad.items():
         console.say(("damaged", "red"), f" {store.where}/{name}: {why}")
-    hint = "; they count as missing, and are made again when a sweep needs them" if bad else ""
+    again = "are made again when a sweep needs them (a damaged history or curve: once you removed its file)"
+    hint = f"; they count as missing, and {again}" if bad else ""
     console.say(f"{len(ledger.done())} results read, {len(bad)} files damaged{hint}")
     if aside := in_quarantine(ledger):
         console.say(f"{aside} files or data sets were damaged before and are in quarantine/")

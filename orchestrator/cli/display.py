@@ -23,7 +23,7 @@ from orchestrator.monitoring.observer import Observer
 from orchestrator.monitoring.status import Building, Running
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.report.wording import number
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result, Stopped
 from poisons import DataSpec
 from trainers.families import Metrics
 from trainers.probe_view import PERCENT
@@ -63,14 +63,14 @@ class Lines(Observer):
     def trial_retried(self, task: Task, why: str) -> None:
         self.say(f"trial  {task.key} ({task.point.name}): will be retried, {why}")
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_done(self, task: Task, record: Result) -> None:
         self.ended += 1
         acc = number(record["metrics"]["test/clean_acc"], PERCENT)
         took = f" in {record['seconds']:.1f} s" if not task.trained else f", probed: {probes(task)}"
         result = f"{acc} %{took}"
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): {result}")
 
-    def trial_stopped(self, task: Task, record: Record) -> None:
+    def trial_stopped(self, task: Task, record: Stopped) -> None:
         self.ended += 1
         self.say(f"trial  {self.ended}/{self.total} {task.key} ({task.point.name}): stopped early")
 
@@ -157,10 +157,10 @@ class Screen(Observer):
         self.running.pop(task.key, None)
         self.console.say((f"trial {task.key} ({task.point.name}) will be retried:", "yellow"), f" {why}")
 
-    def trial_stopped(self, task: Task, record: Record) -> None:
+    def trial_stopped(self, task: Task, record: Stopped) -> None:
         self._ended(task)
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_done(self, task: Task, record: Result) -> None:
         self._ended(task)
 
     def trial_failed(self, task: Task, error: str) -> None:

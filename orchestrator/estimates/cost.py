@@ -15,8 +15,7 @@ from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.locations import open_storage
-from orchestrator.storage.records import Record
-from orchestrator.storage.summaries import summaries
+from orchestrator.storage.records import Result
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from trainers.flops import trial_work
@@ -51,7 +50,7 @@ class Costs:
         that ran on `place`, or else on the device that ran most of them. None if nothing has finished yet."""
         ledger, extents = Ledger(store.where), Extents(store)
         kept = FlopsKept(ledger.storage)
-        records = summaries(ledger, _sample(prefer, ledger.done())).values()
+        records = ledger.summaries(_sample(prefer, ledger.done())).values()
         runs = [run for record in records if (run := read_run(record, extents, kept)) is not None]
         rates = Rates.learned(runs, device_name(place, threads))
         return None if rates is None else cls(store, rates, CraftRates.learned(store))
@@ -94,7 +93,7 @@ class Costs:
         return START_SECONDS + self.crafts.seconds(spec, self.extents.of(spec), self.rates)
 
 
-def read_run(record: Record, extents: Extents, kept: FlopsKept) -> Run | None:
+def read_run(record: Result, extents: Extents, kept: FlopsKept) -> Run | None:
     """The speed of its device that a trial's record shows; None if it is not of this version."""
     try:
         trial = TrialSpec.model_validate(record["spec"])

@@ -23,7 +23,7 @@ from orchestrator.execution.trial_states import SETTLED, WAITING, State, TrialSt
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage
-from orchestrator.storage.records import DriverState, Record, RunningTrial
+from orchestrator.storage.records import DriverState, Failure, Result, RunningTrial, Stopped
 from poisons import DataSpec
 from trainers.families import Metrics
 
@@ -226,7 +226,7 @@ class Progress:
         self._context.observer.trial_progress(attempt.task, rows)
         return any([self._pruner.report(attempt.task, int(row["epoch"]), row) for row in rows])
 
-    def ended(self, number: int, record: Record) -> None:
+    def ended(self, number: int, record: Result) -> None:
         """A trial has its result, which the ledger also has, unless the worker computed another key for
         it."""
         if (attempt := self._live.get(number)) is None:
@@ -243,7 +243,10 @@ class Progress:
         if (attempt := self._live.pop(number, None)) is None:
             return
         task = attempt.task
-        record = {"sweep": self._context.plan.sweep.name, **self._pruner.verdict(task, attempt.row)}
+        record: Stopped = {
+            **self._pruner.verdict(task, attempt.row),
+            "sweep": self._context.plan.sweep.name,
+        }
         try:
             self._ledger.stop(task.key, record)
         except OSError as error:  # not recorded: it resumes from its checkpoint, and is judged again
@@ -405,14 +408,14 @@ class Progress:
         self._context.observer.trial_retried(task, f"{how}: {fault.error}")
         self._check_later(task, State.PAUSED, wait)
 
-    def _stop(self, task: Task, stop: Record) -> None:
+    def _stop(self, task: Task, stop: Stopped) -> None:
         self._states.enter(task.key, State.PRUNED)
         self._release(task, done=True)
         self._pruner.learn(task, stop)
         self._context.observer.trial_stopped(task, stop)
         self._tell(task, None, stop)
 
-    def _settle(self, task: Task, record: Record) -> None:
+    def _settle(self, task: Task, record: Result) -> None:
         self._states.enter(task.key, State.DONE)
         self._release(task, done=True)
         self._pruner.learn(task, record)
@@ -425,8 +428,9 @@ class Progress:
             fault = replace(fault, kind="trial")
         if write:
             with suppress(OSError):  # a full disk: the next run of the command tries it again
-                record = {
+                record: Failure = {
                     **fault.to_json(),
+                    "key": task.key,
                     "attempts": max(1, self._retries.faults(task.key)),
                     "needs": list(task.needs),
                 }
@@ -436,7 +440,7 @@ class Progress:
         self._context.observer.trial_failed(task, fault.error)
         self._tell(task, None)
 
-    def _tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
+    def _tell(self, task: Task, value: float | None, stop: Stopped | None = None) -> None:
         self._search.tell(task, value, stop)
         self.fill()
 

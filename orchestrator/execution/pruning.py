@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result, Stopped
 from trainers.families import Metrics
 
 REDUCTION = 3  # one of so many goes on
@@ -50,11 +50,11 @@ class Pruner:
         by a trial that was killed and resumed, change nothing."""
         return False
 
-    def verdict(self, task: Task, row: Metrics) -> Record:
+    def verdict(self, task: Task, row: Metrics) -> Stopped:
         """The record for the ledger of a trial that was pruned after `row`."""
         raise AssertionError("no trial ends early without a scheduler")
 
-    def learn(self, task: Task, record: Record) -> None:
+    def learn(self, task: Task, record: Result | Stopped) -> None:
         """A trial ended, pruned or not, with this record: add the epochs that were not reported here, because
         it ran elsewhere or a report was lost."""
 
@@ -80,7 +80,7 @@ class OptunaPruner(Pruner):
             curve.ended = self._judged(task, curve, epoch, row[self.metric])
         return bool(curve.ended)
 
-    def verdict(self, task: Task, row: Metrics) -> Record:
+    def verdict(self, task: Task, row: Metrics) -> Stopped:
         values = self.curves[task.key].values
         return {
             "epoch": int(row["epoch"]),
@@ -91,7 +91,7 @@ class OptunaPruner(Pruner):
             "history": [{"epoch": float(epoch), self.metric: value} for epoch, value in values.items()],
         }
 
-    def learn(self, task: Task, record: Record) -> None:
+    def learn(self, task: Task, record: Result | Stopped) -> None:
         curve = self._curve(task)
         if curve.ended is not None:
             return

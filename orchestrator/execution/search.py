@@ -21,7 +21,7 @@ from optuna.trial import Trial, TrialState
 from orchestrator.planning.cells import Place, digest, labels_of, place
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.ledger import Ledger, with_findings
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Stopped
 
 STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
 
@@ -48,7 +48,7 @@ class Search:
         given, self.left = self.left, []
         return given
 
-    def tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
+    def tell(self, task: Task, value: float | None, stop: Stopped | None = None) -> None:
         """A trial has ended with this value of the report's metric; None if it failed, or was stopped with
         what the ledger was told then."""
 
@@ -121,7 +121,7 @@ class OptunaSearch(Search):
             given += tasks
         return given
 
-    def tell(self, task: Task, value: float | None, stop: Record | None = None) -> None:
+    def tell(self, task: Task, value: float | None, stop: Stopped | None = None) -> None:
         cell = self.cells[place(task.point.labels)]
         self.out.discard(task.key)
         if task.key not in cell.open:
@@ -189,8 +189,8 @@ def _cells(plan: Plan, ledger: Ledger) -> dict[Place, Candidate]:
     """Every cell of the plan, in its order, with what is known about its trials."""
     metric, cells = plan.sweep.report.metric, dict[Place, Candidate]()
     done = {task.key: task.probe_keys for task in plan.tasks if task.done}
-    found = ledger.findings(done)
-    results = {key: with_findings(record, found[key]) for key, record in ledger.results(done).items()}
+    found = ledger.finding_summaries(done)
+    results = {key: with_findings(record, found[key]) for key, record in ledger.summaries(done).items()}
     for task in plan.tasks:
         labels = labels_of(task.point)
         cell = cells.setdefault(place(labels), Candidate(labels))

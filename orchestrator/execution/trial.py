@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import TypedDict, cast
 
 import torch
 from filelock import FileLock
@@ -16,7 +16,7 @@ from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
 from orchestrator.storage.ledger import WEIGHTS, Ledger, with_findings
 from orchestrator.storage.quarantine import quarantine
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Finding, Result
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
@@ -50,7 +50,7 @@ def run_trial(
     run: RunSpec = RunSpec(),  # noqa: B008  (frozen)
     images: Opener | None = None,
     probes: Sequence[PlannedProbe] = (),
-) -> Record:
+) -> Result:
     """The record of the trial, from the ledger if it is done, else trained and published. `report` is given
     each epoch's row; `images` opens a data set (default: the store does, and builds it if need be).
 
@@ -92,13 +92,13 @@ class _Runner:
 
     def carry_out(
         self,
-        done: Record | None,
+        done: Result | None,
         missing: Sequence[PlannedProbe],
         take: Opener,
         report: Report,
         *,
         keep: bool,
-    ) -> Record:
+    ) -> Result:
         """The result, published unless it was `done`, and the findings of the `missing` probes. If a
         probe fails, its exception is raised after everything else is published, and the checkpoint stays."""
         test, train = (take(spec) for spec in self.trial.needs)
@@ -106,11 +106,11 @@ class _Runner:
             ProbeRun(one.name, one.probe, {n: take(s) for n, s in one.sets.items()}) for one in missing
         ]
         watched = any(planned.probe.watches for planned in missing)
-        trained = None if done is None or watched else self._kept(done, train)
-        record, origin = done or {}, "kept weights"
-        if trained is not None:  # else it is checked before the training
+        kept = None if done is None or watched else self._kept(done, train)
+        if done is not None and kept is not None:
             check_probe_inputs(probe_runs, self.trial.train, train, test.subset(self.trial.evaluation.limit))
-        if trained is None:
+            trained, record, origin = kept, done, "kept weights"
+        else:  # the inputs of probes are checked before the training
             trained, record = self._train(train, test, probe_runs, report)
             origin = "training" if done is None else "another training"
             self._keep(trained.model, record, keep=keep, first=done is None)
@@ -132,7 +132,7 @@ class _Runner:
 
     def _train(
         self, train: Images, test: Images, probe_runs: Sequence[ProbeRun], report: Report
-    ) -> tuple[Trained, Record]:
+    ) -> tuple[Trained, Result]:
         """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
         after a kill or a failure the training need not be repeated."""
 
@@ -146,7 +146,8 @@ class _Runner:
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
-        return trained, record | {"data_key": self.trial.data.key, "needs": needs, "data_sets": sets}
+        record |= {"data_key": self.trial.data.key, "needs": needs, "data_sets": sets}
+        return trained, cast(Result, record)
 
     def _data_record(self, spec: DataSpec) -> DataRecord:
         """The digest of a data set's bytes, and where they were computed: the key alone does not determine
@@ -155,7 +156,7 @@ class _Runner:
         digest = record.get("files", {}).get("data.arrow", {}).get("sha256")
         return {"sha256": digest, "platform": (record.get("platform") or {}).get("name")}
 
-    def _kept(self, done: Record, like: Images) -> Trained | None:
+    def _kept(self, done: Result, like: Images) -> Trained | None:
         """The state of a finished training, if its weights were kept and are intact."""
         architecture = self.trial.train.architecture
         model = architecture.network(num_classes=like.num_classes, shape=like.shape, seed=self.trial.seed)
@@ -175,7 +176,7 @@ class _Runner:
             quarantine(self.ledger.storage, f"trials/{self.trial.key}/{WEIGHTS}")
             return None
 
-    def _keep(self, model: nn.Module, record: Record, *, keep: bool, first: bool) -> None:
+    def _keep(self, model: nn.Module, record: Result, *, keep: bool, first: bool) -> None:
         """Keep the weights, or not. The result and the weights are of the same training: weights from a
         runner that was killed before its result are replaced. A failure to keep them costs no result."""
         try:
@@ -203,4 +204,4 @@ class _Runner:
         record |= findings[planned.name]
         record |= {"warnings": self.warnings} if self.warnings else {}
         record |= {"environment": environment(), "platform": numerical_platform(self.device).to_json()}
-        patiently(lambda: self.ledger.publish_finding(self.trial.key, planned.key, record))
+        patiently(lambda: self.ledger.publish_finding(self.trial.key, planned.key, cast(Finding, record)))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from orchestrator.planning.plan import Plan, Task
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result, Stopped
 from poisons import DataSpec
 from trainers.families import Metrics
 
@@ -36,10 +36,10 @@ class Observer:
     def trial_retried(self, task: Task, why: str) -> None:
         """A trial has failed and will be retried."""
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_done(self, task: Task, record: Result) -> None:
         """A trial has its result. If another sweep ran it, it never started here."""
 
-    def trial_stopped(self, task: Task, record: Record) -> None:
+    def trial_stopped(self, task: Task, record: Stopped) -> None:
         """A scheduler stopped the trial early."""
 
     def trial_failed(self, task: Task, error: str) -> None: ...

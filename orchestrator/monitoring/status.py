@@ -105,7 +105,8 @@ def pace(status: SweepStatus, heartbeats: Sequence[Heartbeat]) -> float | None:
     once as now; None if it cannot be estimated yet."""
     times = [record["seconds"] for record in status.results.values() if "seconds" in record]
     at_once = len(running(heartbeats))
-    return at_once * len(times) / sum(times) if at_once and sum(times) else None
+    total = sum(times)
+    return at_once * len(times) / total if at_once and total else None
 
 
 def _between(one: str, other: str) -> float:

@@ -8,20 +8,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from orchestrator.planning.snapshot import Entry, Snapshot, lack
 from orchestrator.storage.heartbeats import damaged_heartbeats
 from orchestrator.storage.ledger import Ledger, ProbeKeys, with_findings
-from orchestrator.storage.records import Record
-from orchestrator.storage.summaries import heads, summaries
-
-NOTHING: dict[str, Any] = {"curves": {}, "fields": {}}
+from orchestrator.storage.records import Failure, Finding, Result
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """The state of a sweep's trials, by key; a trial in none of the mappings is missing. Results may lack
+    """The state of a sweep's trials, by key; a trial in none of the mappings is missing. Results lack
     their histories; their metrics include those of finished probes, as `<probe>/<metric>`.
 
     `findings` has the complete findings of a trial's probes, by the trial's key and the probe's name.
@@ -30,10 +26,10 @@ class SweepStatus:
     """
 
     snapshot: Snapshot
-    results: Mapping[str, Record]
-    failures: Mapping[str, Record]
+    results: Mapping[str, Result]
+    failures: Mapping[str, Failure]
     stopped: frozenset[str]
-    findings: Mapping[str, Mapping[str, Record]] = field(default_factory=dict)
+    findings: Mapping[str, Mapping[str, Finding]] = field(default_factory=dict)
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     most: int | None = None  # in a guided search: how many more trials may run
     damaged: Mapping[str, str] = field(default_factory=dict)  # files that count as missing, and why
@@ -76,31 +72,29 @@ class SweepStatus:
         parts += [f"{len(self.stopped)} stopped early"] if self.stopped else []
         return ", ".join([*parts, f"{self.missing} missing"])
 
-    def failed(self) -> list[tuple[Entry, Record]]:
+    def failed(self) -> list[tuple[Entry, Failure]]:
         """The failed trials with their failures, in the order of the sweep."""
         entries = self.snapshot.entries
         return [(entry, self.failures[entry.key]) for entry in entries if entry.key in self.failures]
 
     def doubts(self) -> list[tuple[Entry, str]]:
         """Finished trials with the warnings of their evaluation or checkpoints."""
-        records = ((entry, self.results.get(entry.key, {})) for entry in self.snapshot.entries)
-        return [(entry, text) for entry, record in records for text in record.get("warnings", ())]
+        done = [(e, self.results[e.key]) for e in self.snapshot.entries if e.key in self.results]
+        return [(entry, text) for entry, record in done for text in record.get("warnings", ())]
 
 
-class Findings(Mapping[str, Record]):
+class Findings(Mapping[str, Finding]):
     """The findings of one trial's probes, by name. The short parts are held; a complete record is read when
     it is accessed."""
 
-    def __init__(self, ledger: Ledger, key: str, keys: ProbeKeys, short: Mapping[str, Record]) -> None:
+    def __init__(self, ledger: Ledger, key: str, keys: ProbeKeys, short: Mapping[str, Finding]) -> None:
         self.ledger, self.key, self.probe_keys = ledger, key, keys
         self.short = dict(short)
 
-    def __getitem__(self, name: str) -> Record:
+    def __getitem__(self, name: str) -> Finding:
         if "curves" not in self.short[name]:  # it may have been damaged or removed since its head was read
-            self.short[name] = self.ledger.finding(self.key, self.probe_keys[name]) or {
-                **self.short[name],
-                **NOTHING,
-            }
+            found = self.ledger.finding(self.key, self.probe_keys[name])
+            self.short[name] = found or {**self.short[name], "curves": {}, "fields": {}}
         return self.short[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -110,7 +104,7 @@ class Findings(Mapping[str, Record]):
         return len(self.short)
 
 
-def without_curves(found: Mapping[str, Record]) -> Mapping[str, Record]:
+def without_curves(found: Mapping[str, Finding]) -> Mapping[str, Finding]:
     """The findings of one trial's probes, at least their short parts; reads nothing."""
     return found.short if isinstance(found, Findings) else found
 
@@ -123,10 +117,10 @@ def read_status(snapshot: Snapshot, ledger: Ledger, previous: SweepStatus | None
     results = dict(previous.results) if previous is not None else {}
     findings = dict(previous.findings) if previous is not None else {}
     lacking = dict(previous.lacking) if previous is not None else {}
-    fresh = summaries(ledger, keys.keys() - results.keys())
+    fresh = ledger.summaries(keys.keys() - results.keys())
     results |= fresh
     probes = {key: keys[key] for key in (*fresh, *lacking) if keys[key]}
-    for key, short in heads(ledger, probes).items():
+    for key, short in ledger.finding_summaries(probes).items():
         results[key] = with_findings(results[key], short)
         findings |= {key: Findings(ledger, key, keys[key], short)} if short else {}
         lacking[key] = tuple(name for name in keys[key] if name not in short)

@@ -18,7 +18,6 @@ from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.planning.spec import SweepSpec, is_seed
 from orchestrator.planning.trial_budget import Bound, Quota
 from orchestrator.storage.ledger import Ledger, ProbeKeys
-from orchestrator.storage.summaries import finished, probes_done
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source, Split
@@ -252,8 +251,8 @@ def _with_state(
     tasks: Mapping[str, Task], ledger: Ledger, retry: frozenset[str], *, stops: bool
 ) -> tuple[Task, ...]:
     """The tasks, with what the ledger knows about them."""
-    trained = finished(ledger, tasks.keys())
-    seen = probes_done(ledger, {key: task.probe_keys for key, task in tasks.items() if task.probes})
+    trained = set(ledger.summaries(tasks))
+    seen = ledger.finding_summaries({key: task.probe_keys for key, task in tasks.items() if task.probes})
     missing_probes = {
         key: tuple(planned for planned in task.probes if planned.name not in seen[key])
         for key, task in tasks.items()

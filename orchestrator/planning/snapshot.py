@@ -97,7 +97,7 @@ class Snapshot:
             "trials": [[e.key, *e.labels.values(), *e.probe_keys.values()] for e in self.entries],
             "quota": None if self.quota is None else asdict(self.quota),
         }
-        data = json.dumps(sealed({"format": FORMAT, **record}, last=())).encode()
+        data = json.dumps(sealed({"format": FORMAT, **record})).encode()
         if storage.read(_place(version)) != data:
             storage.write(_place(version), data)
 
@@ -166,7 +166,7 @@ def kept_snapshot(storage: Storage, version: str) -> Snapshot | None:
 
 def _snapshot(record: SnapshotRecord) -> Snapshot:
     """Raises DamagedError for a snapshot that was changed, or whose trials do not match its axes."""
-    check_seal(record, last=())
+    check_seal(record)
     axes, probe_names = record["axes"], record["probe_names"]
     width = 1 + len(axes) + len(probe_names)
     if any(len(trial) != width for trial in record["trials"]) or len({*axes, *probe_names}) < width - 1:

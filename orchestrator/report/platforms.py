@@ -9,24 +9,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from orchestrator.monitoring.sweep_status import SweepStatus, without_curves
 from orchestrator.report.sheet_warning import SheetWarning
 from orchestrator.report.table import Table
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Finding, Result
 
 UNKNOWN = "a platform that was not recorded"
 
 
-def platform_name(record: Record) -> str:
+def platform_name(record: Result | Finding) -> str:
     """`torch 2.15.0, avx512_core_bf16, 1 thread`: the platform that a finished trial ran on."""
-    platform = record.get("platform")
-    name = platform.get("name") if isinstance(platform, dict) else None
-    return name or UNKNOWN
+    return (record["platform"]["name"] if "platform" in record else "") or UNKNOWN
 
 
-def _arithmetic(record: Record) -> str:
+def _arithmetic(record: Result) -> str:
     """`torch 2.15.0, avx512_core_bf16, 1 thread; bfloat16`: the platform and the precision."""
     return f"{platform_name(record)}; {_precision(record)}"
 
 
-def _precision(record: Record) -> str:
+def _precision(record: Result) -> str:
     return record.get("precision") or "precision unknown"
 
 
@@ -55,7 +53,7 @@ def mixed_platforms(status: SweepStatus, table: Table) -> Iterator[SheetWarning]
             yield SheetWarning("platform", f"trials read {versions} versions of the data set {name}")
 
 
-def _of_trials(records: Sequence[Record]) -> Iterator[str]:
+def _of_trials(records: Sequence[Result]) -> Iterator[str]:
     """For a cell whose trials ran on several platforms, or in several precisions on one platform."""
     if len(set(map(platform_name, records))) > 1:
         yield from _several("its trials ran on", Counter(map(_arithmetic, records)))
@@ -86,20 +84,19 @@ def _counted(names: Mapping[str, int], unit: str = "numerical platforms") -> str
     return f"{len(names)} {unit}: {', '.join(parts)}"
 
 
-def _data_platforms(records: Iterable[Record]) -> Iterator[str]:
+def _data_platforms(records: Iterable[Result]) -> Iterator[str]:
     """The platform on which the training set of each of these trials was built, where it was recorded."""
     for record in records:
-        sets = record.get("data_sets") or {}
-        name = record["needs"][-1] if record.get("needs") else None
-        if (platform := sets.get(name, {}).get("platform")) is not None:
+        sets, needs = record.get("data_sets", {}), record.get("needs", [])
+        if needs and needs[-1] in sets and (platform := sets[needs[-1]].get("platform")) is not None:
             yield platform
 
 
-def _versions(records: Iterable[Record]) -> dict[str, int]:
+def _versions(records: Iterable[Result]) -> dict[str, int]:
     """How many different versions of each data set were read, by name, where their hashes were recorded."""
     found: dict[str, set[str]] = {}
     for record in records:
-        for name, read in (record.get("data_sets") or {}).items():
+        for name, read in record.get("data_sets", {}).items():
             if read["sha256"] is not None:
                 found.setdefault(name, set()).add(read["sha256"])
     return {name: len(digests) for name, digests in found.items()}

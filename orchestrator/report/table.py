@@ -179,7 +179,8 @@ def summarised(
     values, absent = {}, []
     for entry in entries:
         seed = _seed({axis: label for axis, label in entry.labels.items() if axis not in shown})
-        value = status.results.get(entry.key, {}).get("metrics", {}).get(metric)
+        record = status.results.get(entry.key)
+        value = record["metrics"].get(metric) if record is not None else None
         if value is None:
             absent.append(_absent(seed, entry, metric, status))
         else:

@@ -9,6 +9,7 @@ from orchestrator.report.comma_separated import joined
 from orchestrator.report.csv_text import csv_text
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.warning import SheetWarning
+from orchestrator.storage.records import Result
 
 FIRST, LAST = ("sweep", "key"), ("seconds", "state", "platform", "precision", "warnings", "sweep_warnings")
 FIXED = frozenset((*FIRST, *LAST))
@@ -41,16 +42,15 @@ def _rows(sheet: Sheet, axes: Sequence[str], metrics: Sequence[str]) -> Iterator
     warnings = _by_trial(sheet)
     whole = joined(one for one in sheet.warnings if one.subject is None)
     for entry in _entries(sheet):
-        record = sheet.status.results.get(entry.key, {})
-        found = record.get("metrics", {})
+        record: Result = sheet.status.results.get(entry.key, {"metrics": {}})
         yield [
             sheet.table.name,
             entry.key,
             *(entry.labels.get(axis) for axis in axes),
-            *(found.get(metric) for metric in metrics),
+            *(record["metrics"].get(metric) for metric in metrics),
             record.get("seconds"),
             _state(sheet, entry.key),
-            (record.get("platform") or {}).get("name"),
+            record["platform"]["name"] if "platform" in record else None,
             record.get("precision"),
             joined(warnings.get(entry.key, ())),
             whole,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,7 +20,6 @@ from poisons.records import IMPORT, RECORD
 from trainers.stored import DamagedError
 
 HOUR, DAY = 3600.0, 86400.0
-RECORDS = re.compile(r"[^/]+/(result|failure|look-[^/]+)\.json")  # files of a trial that name data sets
 Rule = Callable[["Place"], str | None]
 
 
@@ -109,7 +107,12 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
         for place in _places(storage, folder, now)
         if (why := rule(place)) is not None
     ]
-    return [*found, *_checkpoints(storage, now), *_weights(storage, now, every=weights)]
+    return [
+        *found,
+        *_checkpoints(storage, now),
+        *_histories(storage, now),
+        *_weights(storage, now, every=weights),
+    ]
 
 
 def kept_weights(store: Store) -> tuple[int, int]:
@@ -148,6 +151,15 @@ def _checkpoints(storage: Storage, now: float) -> Iterator[Garbage]:
         done = f"{key}/result.json" in there and f"{key}/failure.json" not in there
         if done and kept.changed is not None and now - kept.changed > DAY:
             yield Garbage(f"trials/{name}", "a checkpoint of a trial that is done", kept.bytes)
+
+
+def _histories(storage: Storage, now: float) -> Iterator[Garbage]:
+    """Histories of results, and curves of findings, that were not published: another driver was first. One
+    that was written lately may belong to a result that is about to replace a damaged one."""
+    there = {f"trials/{name}": kept for name, kept in storage.files("trials").items()}
+    old = [name for name, kept in there.items() if kept.changed is not None and now - kept.changed > DAY]
+    for name in sorted(Ledger(storage.where).superseded(old)):
+        yield Garbage(name, "of a result or finding that another came before", there[name].bytes)
 
 
 def _why_not(place: Place, kept: set[str], unneeded: set[str], patience: float) -> str | None:
@@ -205,11 +217,13 @@ def _used(storage: Storage) -> dict[str, list[str]]:
     """Names of data sets that trials of the ledger, finished or failed, and their probes read, with the
     number of trials."""
     needs: dict[str, set[str]] = defaultdict(set)
-    files = [name for name in storage.files("trials") if RECORDS.fullmatch(name)]
     ledger = Ledger(storage.where)
-    for name, data in storage.read_all(f"trials/{name}" for name in files).items():
-        record = ledger.parsed(name, data) or {}
-        needs[name.split("/")[1]].update(record.get("needs", ()), record.get("sets", {}).values())
+    for key, result in ledger.summaries(ledger.done()).items():
+        needs[key].update(result.get("needs", ()))
+    for key, failure in ledger.failures(ledger.failed()).items():
+        needs[key].update(failure.get("needs", ()))
+    for key, findings in ledger.finding_summaries(ledger.probed()).items():
+        needs[key].update(name for found in findings.values() for name in found.get("sets", {}).values())
     trials = Counter(name for names in needs.values() for name in names)
     return {name: [f"{n} trial{'s' * (n > 1)}"] for name, n in trials.items()}
 

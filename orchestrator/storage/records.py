@@ -19,7 +19,6 @@ from typing_extensions import TypedDict
 from poisons.records import Count, DataSetName, Environment, PlatformName, Seconds, Sha256, Text, Time, more
 from trainers.stored import MB, DamagedError, JsonFile
 
-Record = dict[str, Any]
 ACCURACY = re.compile("(^|[_/])acc$")  # names of metrics that are shares
 SEALS = ("digest", "digests")  # fields of a file by which damage is found
 Key = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_-]{1,64}$")]
@@ -35,6 +34,7 @@ def _metrics(metrics: dict[str, float]) -> dict[str, float]:
 
 
 Metrics = Annotated[dict[str, FiniteFloat], AfterValidator(_metrics)]
+Row = dict[str, FiniteFloat]  # the metrics of an epoch
 
 
 @more
@@ -47,9 +47,9 @@ class DataSet(TypedDict):
 
 @more
 class Result(TypedDict):
-    """`trials/<key>/result.json`: a trial is done."""
+    """`trials/<key>/result.json`: a trial is done. Its history is in `history-<digest>.json`."""
 
-    key: Key
+    key: NotRequired[Key]  # the ledger adds it
     metrics: Metrics
     spec: NotRequired[dict[str, Any]]
     warnings: NotRequired[list[Text]]
@@ -57,21 +57,24 @@ class Result(TypedDict):
     seconds: NotRequired[Seconds]
     device: NotRequired[Text]
     precision: NotRequired[Text]
+    precision_fallback: NotRequired[Text | None]
     threads: NotRequired[Count]
+    parameters: NotRequired[Count]
     platform: NotRequired[PlatformName]
     platforms_before: NotRequired[list[PlatformName]]
     data_sets: NotRequired[dict[DataSetName, DataSet]]
     environment: NotRequired[Environment]
-    history: NotRequired[list[dict[str, FiniteFloat]]]
+    history: NotRequired[list[Row]]
     digest: NotRequired[Seal]
     digests: NotRequired[dict[str, Seal]]
 
 
 @more
-class Probed(TypedDict):
-    """`trials/<key>/look-<key>.json`: the finding of a probe."""
+class Finding(TypedDict):
+    """`trials/<key>/look-<key>.json`: what a probe found. Its curves and fields are in
+    `curves-<key>-<digest>.json`."""
 
-    key: Key
+    key: NotRequired[Key]  # the ledger adds it
     metrics: Metrics
     look: NotRequired[Text]
     probe: NotRequired[dict[str, Any]]
@@ -84,27 +87,38 @@ class Probed(TypedDict):
     digests: NotRequired[dict[str, Seal]]
 
 
+class Long(TypedDict, total=False):
+    """The long fields of a result or a finding, in a file beside it."""
+
+    history: list[Row]
+    curves: dict[str, list[FiniteFloat]]
+    fields: dict[str, Any]
+
+
 @more
 class Failure(TypedDict):
     """`trials/<key>/failure.json`: why a trial is not done."""
 
-    key: Key
+    key: NotRequired[Key]  # the ledger adds it
     error: Text
     kind: NotRequired[Text]
+    traceback: NotRequired[object]
     attempts: Count
     needs: NotRequired[list[DataSetName]]
-    history: NotRequired[list[dict[str, FiniteFloat]]]
+    history: NotRequired[list[Row]]
 
 
 @more
 class Stopped(TypedDict):
     """`trials/<key>/stopped.json`: a scheduler pruned the trial."""
 
-    key: Key
+    key: NotRequired[Key]  # the ledger adds it
     epoch: NotRequired[Count]
     metric: NotRequired[Text]
     value: NotRequired[FiniteFloat]
-    history: NotRequired[list[dict[str, FiniteFloat]]]
+    scheduler: NotRequired[object]
+    sweep: NotRequired[object]
+    history: NotRequired[list[Row]]
 
 
 LastEpoch = TypedDict(
@@ -170,33 +184,37 @@ class Heartbeat(TypedDict):
     outline: NotRequired[Text | None]
 
 
-RESULT = JsonFile[Record](Result, limit=64 * MB)
-PROBED = JsonFile[Record](Probed, limit=128 * MB)
-FAILURE = JsonFile[Record](Failure, limit=64 * MB)
-STOPPED = JsonFile[Record](Stopped, limit=64 * MB)
+RESULT = JsonFile[Result](Result, limit=64 * MB)
+FINDING = JsonFile[Finding](Finding, limit=128 * MB)
+LONG = JsonFile[Long](Long, limit=128 * MB)
+FAILURE = JsonFile[Failure](Failure, limit=64 * MB)
+STOPPED = JsonFile[Stopped](Stopped, limit=64 * MB)
 HEARTBEAT = JsonFile[Heartbeat](Heartbeat, limit=16 * MB)
 
 
-def sealed(record: Mapping[str, Any], *, last: Collection[str]) -> Record:
-    """A record with digests that reveal damage: one for each long field (those in `last`, which come last
-    in the file), and one over all other fields together with these."""
-    short = {name: value for name, value in record.items() if name not in last}
-    long = {name: record[name] for name in last if name in record}
-    short["digests"] = {name: _digest(value) for name, value in long.items()}
-    return {**short, "digest": _digest(short), **long}
+def sealed(record: Mapping[str, Any], *, long: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A record with digests that reveal damage: one for each of its `long` fields, which are not part of it,
+    and one over all of its own fields together with these."""
+    whole = {**record, "digests": {name: digest_of(value) for name, value in (long or {}).items()}}
+    return {**whole, "digest": digest_of(whole)}
 
 
-def check_seal(record: Mapping[str, Any], *, last: Collection[str], short: bool = False) -> None:
-    """Raises DamagedError unless a record with digests is as it was `sealed`. A `short` one lacks its long
-    fields."""
-    rest = {name: value for name, value in record.items() if name not in ("digest", *last)}
-    if record.get("digest") != _digest(rest) or "digests" not in record:
+def check_seal(record: Mapping[str, Any], *, long: Collection[str] = ()) -> None:
+    """Raises DamagedError unless a record is as it was `sealed`. Its `long` fields, if it has any, are not
+    looked at."""
+    rest = {name: value for name, value in record.items() if name not in ("digest", *long)}
+    if record.get("digest") != digest_of(rest) or "digests" not in record:
         raise DamagedError("its digest is not that of its content")
-    for name in () if short else last:
-        if record["digests"].get(name) != (_digest(record[name]) if name in record else None):
+
+
+def check_long(digests: Mapping[str, Seal], long: Mapping[str, Any]) -> None:
+    """Raises DamagedError unless these are the `long` fields with which a record was `sealed`."""
+    for name in sorted(digests.keys() | long.keys()):
+        if name not in long or digests.get(name) != digest_of(long[name]):
             raise DamagedError(f"{name}: the digest is not that of the content")
 
 
-def _digest(value: Any) -> str:
+def digest_of(value: Any) -> str:
+    """The SHA-256 of a value as canonical JSON."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -9,9 +9,10 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BufferedReader
@@ -138,6 +139,11 @@ class Storage(ABC):
             self.remove(f"tmp/{mark}")
         return time.time() if changed is None else changed
 
+    def presence(self, folder: str) -> Callable[[str], bool]:
+        """A test whether a file is there, given its name, for many names in a folder. At a URL it knows what
+        one listing had when `presence` was called."""
+        return {f"{folder}/{name}" for name in self.files(folder)}.__contains__
+
     def read_all(self, names: Iterable[str]) -> dict[str, bytes | None]:
         """`read` for several names."""
         return {name: self.read(name) for name in names}
@@ -215,6 +221,9 @@ class FolderStorage(Storage):
                         found[inner] = Kept(about.st_size, about.st_mtime)
         return found
 
+    def presence(self, folder: str) -> Callable[[str], bool]:
+        return self._is_file
+
     def upload(self, file: Path, name: str) -> None:
         temporary, place = self._aside(name), self._path(name)
         try:
@@ -255,6 +264,12 @@ class FolderStorage(Storage):
 
     def _path(self, name: str) -> Path:
         return self.root / check_safe(name)
+
+    def _is_file(self, name: str) -> bool:
+        try:
+            return stat.S_ISREG(self._path(name).lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
 
     def _prepared(self, name: str, data: bytes, *, flush: bool = True) -> tuple[Path, Path]:
         """The path of `name`, and a temporary file in the same file system that contains `data`."""

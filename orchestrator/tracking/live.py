@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan, Task
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result, Stopped
 from orchestrator.tracking import payloads
 from orchestrator.tracking.connection import TROUBLE, first_line
 from orchestrator.tracking.dedupe import Copy, whole
@@ -69,10 +69,10 @@ class LiveTracker(Observer):
     def trial_retried(self, task: Task, why: str) -> None:
         self.outbox.started(task)
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_done(self, task: Task, record: Result) -> None:
         self.outbox.ended(task, "done")
 
-    def trial_stopped(self, task: Task, record: Record) -> None:
+    def trial_stopped(self, task: Task, record: Stopped) -> None:
         self.outbox.ended(task, "stopped")
 
     def trial_failed(self, task: Task, error: str) -> None:

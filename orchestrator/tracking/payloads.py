@@ -15,7 +15,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param
 
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import is_seed
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Finding, Result, Stopped
 from poisons import DataSpec, Store
 from trainers.families import Metrics
 from trainers.printable import as_markdown
@@ -80,7 +80,7 @@ def points(rows: Iterable[tuple[int, Metrics]]) -> list[Metric]:
     ]
 
 
-def spaced(record: Record) -> list[tuple[int, Metrics]]:
+def spaced(record: Mapping[str, Any]) -> list[tuple[int, Metrics]]:
     """All epochs of a record, with times spaced evenly over its duration."""
     history: list[Metrics] = record.get("history") or []
     end, last = ended(record), history[-1]["epoch"] if history else 1
@@ -88,7 +88,7 @@ def spaced(record: Record) -> list[tuple[int, Metrics]]:
     return [(int(end - span * (1 - row["epoch"] / last)), row) for row in history]
 
 
-def done(record: Record) -> Ending:
+def done(record: Result) -> Ending:
     """The end of a finished trial, with its metrics that are not in the last epoch."""
     end, last = ended(record), record["history"][-1]
     whole = {metric: value for metric, value in record["metrics"].items() if metric not in last}
@@ -101,17 +101,17 @@ def done(record: Record) -> Ending:
     return Ending("FINISHED", end, [Metric(n, value, end, step) for n, value in metrics.items()], tags)
 
 
-def platform_tags(record: Record) -> Tags:
+def platform_tags(record: Mapping[str, Any]) -> Tags:
     """The platform and precision of a trial or data set as tags, one for each field of the platform."""
     platform: Mapping[str, Any] = record.get("platform") or {}
     found = {f"platform.{field}": str(value) for field, value in platform.items() if value is not None}
     found |= {"opsctl.precision": record["precision"]} if record.get("precision") else {}
-    if record.get("precision_fallback"):
-        found["opsctl.precision_fallback"] = record["precision_fallback"][:4000]
+    if fallback := record.get("precision_fallback"):
+        found["opsctl.precision_fallback"] = fallback[:4000]
     return found
 
 
-def findings(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tags]:
+def findings(task: Task, found: Mapping[str, Finding]) -> tuple[list[Metric], Tags]:
     """The findings of a trial's probes, given by name. Metrics are named `<probe>/<metric>`, at the last
     epoch, or at each step if there is a curve. The tags mark that the run has them."""
     points, tags = [], {}
@@ -127,7 +127,7 @@ def findings(task: Task, found: Mapping[str, Record]) -> tuple[list[Metric], Tag
     return points, tags
 
 
-def with_findings(ending: Ending, task: Task, found: Mapping[str, Record]) -> Ending:
+def with_findings(ending: Ending, task: Task, found: Mapping[str, Finding]) -> Ending:
     """The ending of a finished trial, with the findings of its probes."""
     metrics, tags = findings(task, found)
     return replace(ending, metrics=ending.metrics + metrics, tags=ending.tags | tags)
@@ -138,7 +138,7 @@ def _allowed(metric: str) -> str:
     return re.sub(r"[^\w\-. :/]", "_", metric)
 
 
-def stopped(record: Record) -> Ending:
+def stopped(record: Stopped) -> Ending:
     """The end of a trial that a scheduler stopped early."""
     known = {name: record[name] for name in ("scheduler", "epoch", "metric", "value") if name in record}
     words = ", ".join(f"{name} {value}" for name, value in known.items())
@@ -154,13 +154,13 @@ def interrupted() -> Ending:
     return Ending("KILLED", now())
 
 
-def ended(record: Record) -> int:
+def ended(record: Mapping[str, Any]) -> int:
     """When the recorded work ended, in ms since 1970; the current time if the record lacks it."""
     when = (record.get("environment") or {}).get("time")
     return now() if when is None else int(datetime.fromisoformat(when).timestamp() * 1000)
 
 
-def begun(record: Record) -> int:
+def begun(record: Mapping[str, Any]) -> int:
     return ended(record) - int(record.get("seconds", 0) * 1000)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
@@ -14,8 +15,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.heartbeats import is_ours, live_heartbeats
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.records import Record
-from orchestrator.storage.summaries import probes_done
+from orchestrator.storage.records import Result
 from orchestrator.tracking import data_sets, page, payloads
 from orchestrator.tracking.connection import TROUBLE, Connection
 from orchestrator.tracking.dedupe import Copy, copies, discard, settle, unfinished, whole
@@ -116,7 +116,7 @@ class Tracker:
         self.connection.send(run_id, after(payloads.points(rows), known or {}) + ending.metrics, tags=tags)
         self.client.set_terminated(run_id, ending.status, ending.when)
 
-    def complete(self, task: Task, record: Record, group: Iterable[Copy] = ()) -> str:
+    def complete(self, task: Task, record: Result, group: Iterable[Copy] = ()) -> str:
         """Write one complete run for a finished trial: complete an unfinished one of `group` whose points are
         all in the record, or create a new one. Returns its id; the others can be discarded then."""
         ending, rows = self.ending(task, record), payloads.spaced(record)
@@ -142,7 +142,7 @@ class Tracker:
         if not run.inputs.dataset_inputs:
             self.connection.trained_on(run_id, payloads.data_input(task.trial.data, self.store))
 
-    def ending(self, task: Task, record: Record) -> Ending:
+    def ending(self, task: Task, record: Result) -> Ending:
         """The ending of a finished trial's run, including the findings of its probes."""
         found = self.ledger.findings({task.key: task.probe_keys})[task.key] if task.probes else {}
         return payloads.with_findings(payloads.done(record), task, found)
@@ -192,7 +192,7 @@ class Tracker:
         probe_keys = {
             task.key: task.probe_keys for task in self.plan.tasks if task.probes and task.key in done
         }
-        probed = probes_done(self.ledger, probe_keys)
+        probed = self.ledger.finding_summaries(probe_keys)
         return done - {key for key in probe_keys if len(probed[key]) < len(probe_keys[key])}
 
     def _send_findings(self, wanted: Mapping[str, Task]) -> None:
@@ -230,7 +230,7 @@ class Tracker:
             else:
                 self._end(tasks[key], group, {}, payloads.interrupted())
 
-    def _end(self, task: Task, group: list[Copy], record: Record, ending: Ending) -> None:
+    def _end(self, task: Task, group: list[Copy], record: Mapping[str, Any], ending: Ending) -> None:
         """End a run of a trial that is not done. An existing run is resumed; the others are deleted."""
         for copy in group[:1]:
             try:

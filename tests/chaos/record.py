@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.execution.trial import run_trial
-from orchestrator.storage.ledger import Record
+from orchestrator.storage.records import Result
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from trainers.families import Metrics, Report
@@ -33,7 +33,7 @@ class Recorded:
     file: Path
     who: str = ""
 
-    def __call__(self, trial: TrialSpec, store: Store, *, report: Report, **told: Any) -> Record:
+    def __call__(self, trial: TrialSpec, store: Store, *, report: Report, **told: Any) -> Result:
         lane = _Lane(self, trial.key)
         with lane.at_work():
             return run_trial(trial, store, report=lane.hears(report), **told)

@@ -9,7 +9,8 @@ import torch
 
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Plan
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Result
 from orchestrator.storage.stores import open_store
 from poisons import Store
 from tests.conftest import CPU
@@ -72,7 +73,7 @@ def tracked_whole(plan: Plan, store: Path, uri: str) -> None:
         assert found == points(record), f"the run of {key} differs from its result"
 
 
-def points(record: Record) -> Points:
+def points(record: Result) -> Points:
     """What a run of a trial that is done must hold: each epoch's numbers, and the trial's own at the last."""
     history, told = record["history"], {**record["metrics"], "seconds": record["seconds"]}
     found: Points = {}

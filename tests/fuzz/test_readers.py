@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import secrets
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +32,7 @@ from orchestrator.storage.heartbeats import (
     remove_dead,
 )
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.ledger import HISTORY, LAST, Ledger, read_file
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import ACCURACY, HEARTBEAT
 from orchestrator.storage.storage import (
@@ -43,6 +44,7 @@ from orchestrator.storage.storage import (
 )
 from poisons.records import DATA, IMPORT, STAMP, STORE, data_record
 from tests.fuzz.hostile import TEXTS, damaged, examples
+from tests.orchestrator.storage.earlier import merge
 from trainers import InputError
 from trainers.precision import VERDICT
 from trainers.stored import DamagedError
@@ -105,18 +107,24 @@ DATA_SET = {
 }
 
 
-def ledger_file(folder: Path, name: str) -> bytes:
-    """A file of the ledger as it is published."""
-    ledger = Ledger(folder)
-    if name == "result":
-        ledger.publish(KEY, RESULT)
-    elif name == "failure":
-        ledger.fail(KEY, {"kind": "trial", "error": "no", "needs": [NAME], "history": ROWS})
-    elif name == "stopped":
-        ledger.stop(KEY, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "history": ROWS})
-    else:
-        ledger.publish_finding(KEY, name.removeprefix("look-"), PROBED)
-    return ledger.storage.read(f"trials/{KEY}/{name}.json") or b""
+def ledger_with(folder: str) -> Ledger:
+    """A ledger that has a file of each kind."""
+    ledger = Ledger(f"memory://{folder}/x")
+    ledger.publish(KEY, RESULT)
+    ledger.publish_finding(KEY, KEY, PROBED)
+    ledger.fail(KEY, {"kind": "trial", "error": "no", "needs": [NAME], "history": ROWS})
+    ledger.stop(KEY, {"epoch": 1, "metric": "test/clean_acc", "value": 0.5, "history": ROWS})
+    return ledger
+
+
+READ: dict[str, Callable[[Ledger], Any]] = {
+    "result": lambda ledger: ledger.result(KEY),
+    "history": lambda ledger: ledger.result(KEY),
+    "look": lambda ledger: ledger.finding(KEY, KEY),
+    "curves": lambda ledger: ledger.finding(KEY, KEY),
+    "failure": lambda ledger: ledger.failure(KEY),
+    "stopped": lambda ledger: ledger.stopped(KEY),
+}
 
 
 def in_range(metrics: dict[str, Any]) -> bool:
@@ -126,22 +134,34 @@ def in_range(metrics: dict[str, Any]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", ["result", f"look-{KEY}", "failure", "stopped"])
-def test_the_ledger(name: str, tmp_path: Path) -> None:
-    data = ledger_file(tmp_path, name)
-    file, last = f"trials/{KEY}/{name}.json", LAST if name.startswith("look") else HISTORY
-    whole = read_file(file, data)
+@pytest.mark.parametrize(
+    ("name", "merged"),
+    [*((name, False) for name in READ), ("result", True), ("look", True)],
+    ids=[*READ, "result of an earlier version", "look of an earlier version"],
+)
+def test_the_ledger(name: str, merged: bool) -> None:
+    ledger = ledger_with(secrets.token_hex(8))
+    storage, read = ledger.storage, READ[name]
+    (file,) = (f"trials/{KEY}/{n}" for n in storage.names(f"trials/{KEY}") if n.startswith(name))
+    if merged:
+        merge(storage, file)
+    data, whole = storage.read(file) or b"", read(ledger)
+    assert whole
 
-    @given(damaged(data, last))
-    @examples(500)
+    @given(damaged(data))
+    @examples(400)
     def check(changed: bytes) -> None:
-        try:
-            record = read_file(file, changed)
-        except DamagedError:
+        ledger.damaged.clear()
+        storage.write(file, changed)
+        record = read(ledger)
+        assert (record is None) == bool(ledger.damaged)
+        if record is None:
             return
         assert record["key"] == KEY
         assert in_range(record.get("metrics", {}))
-        if b'"digest"' in changed and json.loads(changed)["digest"] == json.loads(data).get("digest"):
+        if name in ("history", "curves") or (
+            b'"digest"' in changed and json.loads(changed)["digest"] == json.loads(data).get("digest")
+        ):
             assert record == whole, "a record with the digest of another was accepted"
 
     check()

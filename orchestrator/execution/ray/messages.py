@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, NotRequired, TypedDict, final
 
 from orchestrator.execution.faults import FaultRecord
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result
 from trainers.families import Metrics
 
 
@@ -23,7 +23,7 @@ class Ended(TypedDict):
     """How an attempt ended: with a `record`, `stopped` by the scheduler, or with a `fault`."""
 
     attempt: int
-    record: NotRequired[Record]
+    record: NotRequired[Result]
     stopped: NotRequired[Literal[True]]
     rows: NotRequired[list[Metrics]]  # epochs that were not reported before it was stopped
     fault: NotRequired[FaultRecord]

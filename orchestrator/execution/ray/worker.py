@@ -27,7 +27,7 @@ from orchestrator.execution.ray.messages import Ended, Order, WorkerId
 from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result
 from orchestrator.storage.stores import open_driven
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
@@ -37,7 +37,7 @@ from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
 OPEN = 8  # data sets that a worker keeps open
-Work = Callable[..., Record]  # orchestrator.execution.trial.run_trial, or what a benchmark puts in its place
+Work = Callable[..., Result]  # orchestrator.execution.trial.run_trial, or what a benchmark puts in its place
 
 
 class Stopped(BaseException):

@@ -13,7 +13,7 @@ from orchestrator.report.html.data_cards import data_records
 from orchestrator.report.html.records import DocumentRecord
 from orchestrator.report.html.trials import recipe, trial_records
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Result
 from orchestrator.storage.stores import open_store
 from poisons.durable import write_output
 from trainers import InputError
@@ -39,7 +39,8 @@ def document_of(sheets: Sequence[Sheet], store: str | None = None) -> Document:
         name
         for sheet in sheets
         for entry in sheet.status.snapshot.entries
-        for name in sheet.status.results.get(entry.key, {}).get("needs", ())
+        if entry.key in sheet.status.results
+        for name in sheet.status.results[entry.key].get("needs", ())
     ]
     document = {
         "format": FORMAT,
@@ -73,7 +74,7 @@ def _written(document: Document) -> bytes:
     return json.dumps(document, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def _sweep(sheet: Sheet, records: dict[str, Record]) -> dict[str, object]:
+def _sweep(sheet: Sheet, records: dict[str, Result]) -> dict[str, object]:
     snapshot = sheet.status.snapshot
     axes: dict[str, dict[str, None]] = {}
     for entry in snapshot.entries:

@@ -11,12 +11,12 @@ from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
 from orchestrator.report.html.records import POINTS, FindingRecord, State, TrialRecord
 from orchestrator.report.html.thumbnails import picture_of
-from orchestrator.storage.records import Record
+from orchestrator.storage.records import Finding, Result
 
 CURVES = ("test/clean_acc", "train/acc")  # the metrics of a history that are drawn
 
 
-def trial_records(status: SweepStatus, records: Mapping[str, Record]) -> list[TrialRecord]:
+def trial_records(status: SweepStatus, records: Mapping[str, Result]) -> list[TrialRecord]:
     """A record of every trial of the sweep, in its order. `records` are complete results by key, if they were
     read; a trial without one has no curves."""
     visited: set[tuple[str, str]] = set()
@@ -45,7 +45,7 @@ def cell_of(snapshot: Snapshot, labels: Mapping[str, str]) -> tuple[str, str]:
     )
 
 
-def _trial_record(entry: Entry, status: SweepStatus, record: Record | None) -> TrialRecord:
+def _trial_record(entry: Entry, status: SweepStatus, record: Result | None) -> TrialRecord:
     """The record of a trial, with its failure or, if it is done, that of a probe."""
     failure = status.failures.get(entry.key)
     if record is not None:
@@ -64,9 +64,9 @@ def _planned(entry: Entry, status: SweepStatus, state: State) -> TrialRecord:
     return {"key": entry.key, "labels": entry.labels, "row": row, "column": column, "state": state}
 
 
-def _done(entry: Entry, status: SweepStatus, record: Record) -> TrialRecord:
+def _done(entry: Entry, status: SweepStatus, record: Result) -> TrialRecord:
     """A finished trial; None for what results of older versions do not record."""
-    env, platform = record.get("environment", {}), record.get("platform") or {}
+    env, platform = record.get("environment", {}), record.get("platform")
     metrics = status.results[entry.key]["metrics"]
     return {
         **_planned(entry, status, "done"),
@@ -77,8 +77,8 @@ def _done(entry: Entry, status: SweepStatus, record: Record) -> TrialRecord:
         "precision": record.get("precision"),
         "threads": record.get("threads"),
         "parameters": record.get("parameters"),
-        "platform": platform.get("name"),
-        "cpu": platform.get("cpu"),
+        "platform": platform["name"] if platform else None,
+        "cpu": platform.get("cpu") if platform else None,
         "warnings": list(record.get("warnings", ())),
         "time": env.get("time"),
         "commit": env.get("commit"),
@@ -95,7 +95,9 @@ def _machine(host: str | None) -> str | None:
     return None if host is None else hashlib.sha256(host.encode()).hexdigest()[:6]
 
 
-def _findings(findings: Mapping[str, Record], snapshot: Snapshot, *, first: bool) -> dict[str, FindingRecord]:
+def _findings(
+    findings: Mapping[str, Finding], snapshot: Snapshot, *, first: bool
+) -> dict[str, FindingRecord]:
     """The findings of a trial as the document keeps them. Only the `first` trial of a cell keeps pictures."""
     found = {}
     for name, record in findings.items():
@@ -106,7 +108,7 @@ def _findings(findings: Mapping[str, Record], snapshot: Snapshot, *, first: bool
     return found
 
 
-def _finding(found: Record) -> FindingRecord:
+def _finding(found: Finding) -> FindingRecord:
     return {
         "kind": found["probe"]["kind"],
         "metrics": {name: finite(value) for name, value in found.get("metrics", {}).items()},
@@ -147,7 +149,7 @@ def rounded(value: float) -> float | None:
     return float(f"{value:.5g}") if math.isfinite(value) else None
 
 
-def recipe(records: Iterable[Record]) -> list[tuple[str, str]]:
+def recipe(records: Iterable[Result]) -> list[tuple[str, str]]:
     """The settings that all trials share, as dotted paths and values, without local paths."""
     specs = [dict(_flat(record["spec"])) for record in records if "spec" in record]
     if not specs:

@@ -14,8 +14,9 @@ from orchestrator.planning.plan import Task
 from orchestrator.storage.backoff import pause
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import WELL_SECONDS
+from orchestrator.storage.records import Result
 from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
 from tests.orchestrator.sweeps import plan_of, tiny
@@ -38,7 +39,7 @@ class Told(Observer):
     def trial_retried(self, task: Task, why: str) -> None:
         self.heard.append((task.point.name, f"again {why}"))
 
-    def trial_done(self, task: Task, record: Record) -> None:
+    def trial_done(self, task: Task, record: Result) -> None:
         self.heard.append((task.point.name, "done"))
 
     def store_silent(self, error: str) -> None:
@@ -228,7 +229,7 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
     ledger.publish(attempt.task.key, {**RECORD, "history": [{"epoch": 1.0, "test/clean_acc": 0.5}]})
     read = Ledger.result
 
-    def once(ledger: Ledger, key: str) -> Record | None:
+    def once(ledger: Ledger, key: str) -> Result | None:
         if (found := read(ledger, key)) is not None:
             monkeypatch.setattr(FolderStorage, "read", away)
         return found

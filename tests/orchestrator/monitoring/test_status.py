@@ -84,7 +84,7 @@ def test_status_reads_the_snapshot_of_a_planned_sweep_and_plans_an_edited_file(
     assert opsctl("status", file)[0] == 0
     (kept,) = (tmp_path / "store" / "sweeps").glob("*.json")
     content = {name: value for name, value in json.loads(kept.read_text()).items() if name not in SEALS}
-    kept.write_text(json.dumps(sealed(content | {"question": "Is this read?"}, last=())))
+    kept.write_text(json.dumps(sealed(content | {"question": "Is this read?"})))
     assert "Is this read?" in opsctl("status", file)[1]
     kept.write_text(kept.read_text().replace("Is this read?", "Was it changed?"))
     assert "Does it run?" in opsctl("status", file)[1], "it is planned again"

@@ -1,5 +1,5 @@
 """Sweep status: trials that failed through their own fault stay failed, those that a machine broke are run again, and a
-status of thousands of results reads a few kilobytes of each."""
+status of thousands of results does not read their histories."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.summaries import finished, summaries
 from poisons import Store
+from tests.orchestrator.storage.earlier import merge
 from tests.orchestrator.sweeps import plan_of, tiny
 
 HISTORY = [{"epoch": float(epoch), "test/clean_acc": epoch / 300} for epoch in range(1, 301)]
@@ -22,29 +22,30 @@ def published(store: Store, **record: Any) -> tuple[Ledger, str]:
     return ledger, "ab"
 
 
-def test_a_summary_is_the_record_without_its_history(store: Store) -> None:
-    ledger, key = published(store, needs=["a-" + 16 * "0", "b-" + 16 * "1"], device='a\n "history": ["b')
+@pytest.mark.parametrize("layout", ["of today", "of earlier versions"])
+def test_a_summary_is_the_record_without_its_history(store: Store, layout: str) -> None:
+    ledger, key = published(store, needs=["a-" + 16 * "0", "b-" + 16 * "1"], per_class_acc=[0.1] * 5000)
+    if layout == "of earlier versions":
+        merge(ledger.storage, f"trials/{key}/result.json")
     whole = ledger.result(key)
     assert whole is not None
-    history = whole.pop("history")
-    assert history == HISTORY
-    assert summaries(ledger, [key, "cd"]) == {key: whole}
+    assert whole.pop("history") == HISTORY
+    assert ledger.summaries([key, "cd"]) == {key: whole}
 
 
-def test_a_record_with_another_layout_is_read_in_full(store: Store) -> None:
-    ledger, key = published(store, per_class_acc=[0.1] * 5000)
-    assert summaries(ledger, [key]) == {key: ledger.result(key)}
-
-
+@pytest.mark.parametrize("layout", ["of today", "of earlier versions"])
 @pytest.mark.parametrize("end", [0, 1, 100, 9000, -1, -2])
 @pytest.mark.parametrize("filler", [b"", b"\0" * 9000])
-def test_a_truncated_result_counts_as_missing(store: Store, end: int, filler: bytes) -> None:
-    ledger, key = published(store)
+def test_a_truncated_result_counts_as_missing(store: Store, layout: str, end: int, filler: bytes) -> None:
+    ledger, key = published(store, per_class_acc=[0.1] * 5000)
     name = f"trials/{key}/result.json"
+    if layout == "of earlier versions":
+        merge(ledger.storage, name)
     data = ledger.storage.read(name) or b""
     assert len(data) > 9000
     ledger.storage.write(name, data[:end] + filler)
-    assert finished(ledger, [key]) == set()
+    assert ledger.summaries([key]) == {}
+    assert name in ledger.damaged
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,8 @@ from orchestrator.planning.sweep_file import load
 from orchestrator.report import make_sheet
 from orchestrator.report.reference import find
 from orchestrator.report.table import axes_of
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Result
 from poisons import Store
 from poisons.methods.ops import Ops
 from tests.conftest import CPU, ROOT
@@ -215,12 +216,12 @@ def smoke(name: str, store: Store, changes: dict[str, str]) -> Plan:
     return make_plan(load(FOLDER / f"{name}.yaml", settings), store, name)
 
 
-def run(tasks: Iterable[Task], store: Store) -> list[Record]:
+def run(tasks: Iterable[Task], store: Store) -> list[Result]:
     keep = RunSpec(keep="weights")
     return [run_trial(task.trial, store, device=CPU, probes=task.probes, run=keep) for task in tasks]
 
 
-def filled(name: str, store: Store, changes: dict[str, str]) -> list[Record]:
+def filled(name: str, store: Store, changes: dict[str, str]) -> list[Result]:
     """The records of a sweep's trials, run one after the other; every cell has its number and every claim its
     verdict."""
     plan = smoke(name, store, changes)

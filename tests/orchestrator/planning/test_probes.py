@@ -25,9 +25,9 @@ from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.snapshot import kept_snapshot
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.garbage import entries
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger, finding_file
+from orchestrator.storage.records import Finding, Result
 from orchestrator.storage.stores import open_store
-from orchestrator.storage.summaries import HEAD, heads, probes_done
 from orchestrator.tracking import Tracker, default_uri
 from poisons import Store
 from tests.conftest import CPU
@@ -62,11 +62,11 @@ def first(store: Store, **changes: Any) -> Task:
     return plan_of(tiny(**changes), store).tasks[0]
 
 
-def run(store: Store, task: Task, **options: Any) -> Record:
+def run(store: Store, task: Task, **options: Any) -> Result:
     return run_trial(task.trial, store, device=CPU, probes=task.probes, **options)
 
 
-def found(store: Store, task: Task) -> dict[str, Record]:
+def found(store: Store, task: Task) -> dict[str, Finding]:
     return Ledger(store.where).findings({task.key: task.probe_keys})[task.key]
 
 
@@ -211,10 +211,10 @@ def test_a_probe_changes_nothing_and_its_finding_is_published_beside_the_result(
         "shuffle_test/ops_acc",
         "shuffle_test/shuffled_acc",
     }
-    assert set(files(store, task.key)) == {
-        "result.json",
-        *(f"look-{key}.json" for key in task.probe_keys.values()),
-    }
+    findings = [f"look-{key}.json" for key in task.probe_keys.values()]
+    long = [name for name in files(store, task.key) if name.startswith(("history-", "curves-"))]
+    assert len(long) == 3
+    assert set(files(store, task.key)) == {"result.json", *findings, *long}
     distance, shuffle = probed["distance"], probed["shuffle_test"]
     assert distance["key"] == task.probe_keys["distance"]
     assert len(distance["curves"]["relative"]) == task.trial.train.epochs
@@ -386,7 +386,9 @@ def test_a_kill_during_a_probe_does_not_repeat_the_training(
         broken.setattr(ShuffleTest, "run", breaks(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             run(store, task)
-    assert set(files(store, task.key)) == {"checkpoint.pt", f"look-{task.probe_keys['distance']}.json"}
+    curves, *others = sorted(files(store, task.key), key=lambda name: not name.startswith("curves-"))
+    assert curves.startswith(f"curves-{task.probe_keys['distance']}-")
+    assert set(others) == {"checkpoint.pt", f"look-{task.probe_keys['distance']}.json"}
     epochs.clear()
     record = run(store, task)
     assert epochs == []
@@ -424,25 +426,25 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     assert read_status(plan.snapshot, ledger, seen).counts == "2 of 4 trials done, 0 failed, 2 missing"
 
 
-@pytest.mark.parametrize("curve", [3, 3 * HEAD])
-def test_the_head_of_a_finding_is_all_but_its_curves(store: Store, curve: int) -> None:
-    ledger = Ledger(store.where)
-    record = {
+@pytest.mark.parametrize("where", ["folder", "memory"])
+def test_the_summary_of_a_finding_is_all_but_its_curves(store: Store, where: str) -> None:
+    ledger = Ledger(store.where if where == "folder" else f"memory://{secrets.token_hex(8)}/x")
+    record: Finding = {
         "metrics": {"a": 1.0},
         "seconds": 2.0,
         "fields": {"x": [[1, 2]]},
-        "curves": {"c": [0.5] * curve},
+        "curves": {"c": [0.5] * 5000},
     }
     ledger.publish_finding("t", "k", record)
     wanted = {"t": {"one": "k", "other": "k", "none": "l"}}
     short = {"key": "k", "metrics": {"a": 1.0}, "seconds": 2.0}
-    assert heads(ledger, wanted) == {"t": {"one": short, "other": short}}
-    assert probes_done(ledger, wanted) == {"t": {"one", "other"}}
+    assert ledger.finding_summaries(wanted) == {"t": {"one": short, "other": short}}
     assert ledger.findings(wanted)["t"]["other"] == {"key": "k", **record}
-    memory = Ledger(f"memory://{secrets.token_hex(8)}/x")
-    memory.publish_finding("t", "k", record)
-    assert probes_done(memory, wanted) == {"t": {"one", "other"}}
-    assert heads(memory, wanted)["t"]["one"] == {"key": "k", **record}
+    (curves,) = (name for name in ledger.storage.names("trials/t") if name.startswith("curves-k-"))
+    assert len(ledger.storage.read(finding_file("t", "k")) or b"") < 1000
+    ledger.storage.remove(f"trials/t/{curves}")
+    assert ledger.finding_summaries(wanted) == {"t": {}}
+    assert ledger.damaged == {finding_file("t", "k"): f"its {curves} is missing"}
 
 
 def test_a_plan_shows_trials_that_only_lack_findings(store: Store) -> None:

@@ -82,18 +82,21 @@ def test_of_many_who_create_one_wins_and_its_bytes_stay(storage: Storage) -> Non
 
 def test_a_result_that_is_there_stays_unless_it_is_damaged(storage: Storage) -> None:
     """A worker whose driver was cut off, and whose trial another has run meanwhile, comes back."""
-    ledger, first, late = Ledger(storage.where), {"metrics": {"a": 1.0}}, {"metrics": {"a": 2.0}}
-    assert ledger.publish("k", first)["metrics"] == first["metrics"]
-    assert ledger.publish("k", late)["metrics"] == first["metrics"]
-    ledger.publish_finding("k", "l", first)
-    ledger.publish_finding("k", "l", late)
+    ledger = Ledger(storage.where)
+    first, late = ({"metrics": {"a": n}, "history": [{"epoch": 1.0, "a": n}]} for n in (1.0, 2.0))
+    assert ledger.publish("k", first) == {"key": "k", **first}
+    assert ledger.publish("k", late) == {"key": "k", **first}
+    assert ledger.result("k") == {"key": "k", **first}
+    assert ledger.summaries(["k", "l"]) == {"k": {"key": "k", "metrics": first["metrics"]}}
+    ledger.publish_finding("k", "l", {"metrics": {"a": 1.0}})
+    ledger.publish_finding("k", "l", {"metrics": {"a": 2.0}})
     found = ledger.complete("k", {"probe": "l"})
     assert found is not None
     assert found["metrics"] == {"a": 1.0, "probe/a": 1.0}
     for name in ("result", "look-l"):
         storage.write(f"trials/k/{name}.json", b"{")
     ledger.publish("k", late)
-    ledger.publish_finding("k", "l", late)
+    ledger.publish_finding("k", "l", {"metrics": {"a": 2.0}})
     found = ledger.complete("k", {"probe": "l"})
     assert found is not None
     assert found["metrics"] == {"a": 2.0, "probe/a": 2.0}
@@ -118,6 +121,14 @@ def test_folders_are_listed_by_what_lies_in_them(storage: Storage) -> None:
         set(),
         {},
     )
+
+
+def test_only_files_are_present(storage: Storage) -> None:
+    storage.write("trials/a/result.json", b"1")
+    present = storage.presence("trials")
+    assert present("trials/a/result.json")
+    assert not any(map(present, ("trials/a", "trials/a/result", "trials/b/result.json")))
+    assert not storage.presence("nowhere")("nowhere/a")
 
 
 def test_names_that_begin_alike_are_apart(storage: Storage) -> None:

@@ -18,7 +18,7 @@ from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
-from orchestrator.storage.ledger import Record
+from orchestrator.storage.records import Result
 from orchestrator.tracking import KEY, TROUBLE, LiveTracker, Tracker, default_uri, payloads
 from orchestrator.tracking import server as mlflow_server
 from poisons import Store
@@ -42,7 +42,7 @@ def task(tracker: Tracker) -> Task:
 
 
 @pytest.fixture
-def record(task: Task, store: Store) -> Record:
+def record(task: Task, store: Store) -> Result:
     return run_trial(task.trial, store, device=CPU)
 
 
@@ -59,7 +59,7 @@ def wait_until(true: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.1)
 
 
-def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: Task, record: Record) -> None:
+def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: Task, record: Result) -> None:
     warnings: list[str] = []
     watcher = live(tracker, warnings)
     watcher.trial_started(task)
@@ -103,7 +103,7 @@ def test_epochs_that_were_lost_on_their_way_come_with_the_record(lost: str, stor
     assert tracker.sync() == 0
 
 
-def test_a_short_trial_is_sent_in_one_batch(tracker: Tracker, task: Task, record: Record) -> None:
+def test_a_short_trial_is_sent_in_one_batch(tracker: Tracker, task: Task, record: Result) -> None:
     watcher = live(tracker, [], every=60)
     watcher.trial_started(task)
     watcher.trial_progress(task, record["history"])
@@ -115,7 +115,7 @@ def test_a_short_trial_is_sent_in_one_batch(tracker: Tracker, task: Task, record
 
 
 def test_a_retried_trial_ends_with_the_numbers_of_its_record(
-    tracker: Tracker, task: Task, record: Record
+    tracker: Tracker, task: Task, record: Result
 ) -> None:
     watcher = live(tracker, [])
     watcher.trial_started(task)
@@ -156,7 +156,7 @@ def again(tracker: Tracker) -> Tracker:
 
 
 @pytest.mark.parametrize("how", ["interrupted", "killed", "failed", "killed and tracked"])
-def test_a_resumed_trial_is_one_run(tracker: Tracker, task: Task, record: Record, how: str) -> None:
+def test_a_resumed_trial_is_one_run(tracker: Tracker, task: Task, record: Result, how: str) -> None:
     """Only the second driver finishes the trial and writes its record."""
     ledger, rows = tracker.ledger, record["history"]
     tracker.ledger.storage.remove(f"trials/{task.key}/result.json")
@@ -210,7 +210,7 @@ def test_a_trial_that_another_driver_runs_stays_running(tracker: Tracker, task: 
     assert tracker.client.get_run(run_id).info.status == "KILLED"
 
 
-def test_sending_a_sweep_again_adds_no_point(tracker: Tracker, record: Record) -> None:
+def test_sending_a_sweep_again_adds_no_point(tracker: Tracker, record: Result) -> None:
     def points() -> int:
         with closing(sqlite3.connect(tracker.store.root / "mlflow.db")) as database:
             return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
@@ -238,7 +238,7 @@ def test_a_trial_that_a_scheduler_stopped_has_a_tag(tracker: Tracker, task: Task
     assert epochs(tracker, run, "test/clean_acc") == [(1, 0.1)]
 
 
-def test_trials_of_other_sweeps_and_drivers_appear_too(tracker: Tracker, task: Task, record: Record) -> None:
+def test_trials_of_other_sweeps_and_drivers_appear_too(tracker: Tracker, task: Task, record: Result) -> None:
     for _ in range(2):
         watcher = live(tracker, [])
         watcher.trial_done(task, record)
@@ -247,7 +247,7 @@ def test_trials_of_other_sweeps_and_drivers_appear_too(tracker: Tracker, task: T
 
 
 def test_a_trial_that_already_has_a_run_gets_no_second_one_while_it_runs(
-    tracker: Tracker, task: Task, record: Record
+    tracker: Tracker, task: Task, record: Result
 ) -> None:
     tracker.sync()
     watcher = live(tracker, [])
@@ -274,7 +274,7 @@ def test_trials_running_when_the_sweep_ends_are_marked_and_replaced_later(
     assert [run.info.status for run in runs(tracker)] == ["FINISHED"]
 
 
-def test_a_deleted_run_is_created_again(tracker: Tracker, task: Task, record: Record) -> None:
+def test_a_deleted_run_is_created_again(tracker: Tracker, task: Task, record: Result) -> None:
     warnings: list[str] = []
     watcher = live(tracker, warnings)
     watcher.trial_started(task)

@@ -18,7 +18,8 @@ from mlflow.exceptions import MlflowException
 
 from orchestrator.execution.trial import run_trial
 from orchestrator.planning.plan import Task
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.records import Result
 from orchestrator.storage.storage import FolderStorage
 from orchestrator.tracking import KEY, Tracker, default_uri, page, payloads
 from orchestrator.tracking.sweep_run import ROLE
@@ -53,7 +54,7 @@ def epochs(tracker: Tracker, run: Run, metric: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def as_recorded(record: Record, metric: str) -> list[tuple[int, float]]:
+def as_recorded(record: Result, metric: str) -> list[tuple[int, float]]:
     return [(int(row["epoch"]), row[metric]) for row in record["history"]]
 
 
@@ -102,7 +103,7 @@ def test_the_sweep_has_a_parent_run_of_its_trials(tracker: Tracker, store: Store
     assert [run.info.status for run in runs(again)] == ["FINISHED"] * 4
 
 
-def invented(task: Task) -> Record:
+def invented(task: Task) -> Result:
     """A made-up record of a trial."""
     row = {"epoch": 1.0, "test/clean_acc": 0.5}
     fields = {"seconds": 1.0, "device": "cpu", "environment": environment(), "data_key": task.trial.data.key}
