@@ -24,6 +24,7 @@ from trainers.augmentations.flip_crop import FlipCrop
 from trainers.checkpoint import Checkpoint
 from trainers.loop import DivergenceError, generator
 from trainers.spec import plain
+from trainers.strided import subsample_first
 
 SMALL: dict[str, Any] = {
     "generator": {"kind": "resnet18", "width": 4},
@@ -89,6 +90,7 @@ class PlainGenerator:
         network = em(SMALL).generator.network(
             num_classes=4, shape=(3, 32, 32), seed=generator(CPU, 5, EM, WEIGHTS).initial_seed()
         )
+        subsample_first(network)  # else the heap can be damaged, see trainers/strided.py
         self.model = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         parameters = self.model.parameters()
         self.sgd = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4, fused=True)
