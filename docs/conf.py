@@ -7,6 +7,10 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# before autodoc documents a field: it then rewrites annotations of pydantic's BaseModel, with which mlflow's
+# dependencies cannot be imported any more
+import orchestrator.tracking.tracker  # noqa: F401
+
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
 

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter
 from orchestrator.planning.spec import Label, ReportSpec, SweepSpec
 from orchestrator.storage.trial_spec import TrialSpec
 from trainers import Plugin, Spec
+from trainers.descriptions import descriptions
 
 Schema = dict[str, Any]
 SCALAR: Schema = {"type": ["string", "number", "boolean", "null"]}
@@ -53,7 +54,9 @@ def sweep_schema() -> Schema:
         "type": "object",
         "required": [name for name, field in fields.items() if field.is_required()],
         "additionalProperties": False,
-        "properties": {name: properties[name] for name in fields},
+        "properties": {
+            name: {**properties[name], "description": text} for name, text in descriptions(SweepSpec).items()
+        },
         "$defs": dict(sorted(defs.items())),
     }
 
@@ -85,7 +88,7 @@ def _summary(spec: type[Spec]) -> str:
 
 
 def _field(spec: type[Spec], name: str, defs: dict[str, Schema]) -> Schema:
-    """A field, with its default where that is plain."""
+    """A field with its description, and its default where that is plain."""
     field = spec.model_fields[name]
     annotation: Any = field.annotation
     if field.metadata:
@@ -96,7 +99,7 @@ def _field(spec: type[Spec], name: str, defs: dict[str, Schema]) -> Schema:
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     if isinstance(default, bool | int | float | str):
         schema = {**schema, "default": default}
-    return schema
+    return {**schema, "description": descriptions(spec).get(name, "")}
 
 
 def _type(annotation: Any, defs: dict[str, Schema]) -> Schema:
@@ -187,14 +190,20 @@ def _family(family: type[Plugin], defs: dict[str, Schema]) -> Schema:
 
 
 def _merged(specs: Iterable[type[Spec]], defs: dict[str, Schema]) -> dict[str, Schema]:
-    """The fields of some specs; one that several have may hold what any of them allows."""
+    """The fields of some specs; one that several have may hold what any of them allows, and has the
+    descriptions of all."""
     found: dict[str, list[Schema]] = {}
+    texts: dict[str, dict[str, None]] = {}  # in order, each once
     for spec in specs:
         for name in spec.model_fields:
             schema = {key: value for key, value in _field(spec, name, defs).items() if key != "default"}
-            known = found.setdefault(name, [])
+            text, known = schema.pop("description"), found.setdefault(name, [])
             known += [schema] if schema not in known else []
-    return {name: _any(schemas) for name, schemas in sorted(found.items())}
+            texts.setdefault(name, {})[text] = None
+    return {
+        name: {**_any(schemas), "description": " Or: ".join(texts[name])}
+        for name, schemas in sorted(found.items())
+    }
 
 
 def _any(schemas: list[Schema]) -> Schema:
@@ -205,7 +214,10 @@ def _probe(defs: dict[str, Schema]) -> Schema:
     """A probe by its kind, or a mapping of its settings with `name` and `sets`; or the two apart."""
     (run, _) = get_args(SweepSpec.model_fields["probes"].annotation)
     sets = {"type": "object", "additionalProperties": _ref("DataSpec")}
-    own = {"name": _field(run, "name", defs), "sets": sets}
+    own = {
+        "name": _field(run, "name", defs),
+        "sets": {**sets, "description": descriptions(run)["sets"]},
+    }
     probe = Plugin.families["probe"]
     kinds = sorted(probe.registry)
     flat = []
@@ -226,7 +238,8 @@ def _report(defs: dict[str, Schema]) -> Schema:
     """As the spec has it, but that `rows` may be one axis."""
     _spec(ReportSpec, defs)
     rows = defs["ReportSpec"]["properties"]["rows"]
-    defs["ReportSpec"]["properties"]["rows"] = {"anyOf": [{"type": "string"}, rows]}
+    text = rows.pop("description")
+    defs["ReportSpec"]["properties"]["rows"] = {"anyOf": [{"type": "string"}, rows], "description": text}
     return _ref("ReportSpec")
 
 
@@ -235,7 +248,8 @@ def _grid(defs: dict[str, Schema]) -> Schema:
     named: dict[str, Schema] = {}
     patterns: dict[str, Schema] = {}
     for path, schema in _paths([TrialSpec], defs):
-        axis = {
+        described = {"description": schema.pop("description")} if "description" in schema else {}
+        axis = described | {
             "anyOf": [
                 {"type": "array", "minItems": 1, "items": schema},
                 {"type": "object", "minProperties": 1, "additionalProperties": schema},

@@ -17,28 +17,29 @@ CLEAN = (Clean(),)
 
 
 class DataSpec(Spec):
-    """A data set: a class-balanced subset of `limit` images of a source, poisoned by one poison or a chain of
-    them.
+    """A data set: images of a source, poisoned by one poison or a chain of them.
 
-    Every poison of a chain is crafted from the clean images; they are applied in the order given. `ratio` is
-    the share of each class that is poisoned; `seed` draws which images, and a smaller share is part of every
-    larger one. With `crafted_on`, another source of the same classes (at most `limit` of its training
-    images), the poison is crafted there and applied here, which requires a poison that is the same for a
-    whole class.
-
-    With `shuffled` every image keeps its label and its perturbation, but its content is replaced by that of
-    another image of any class, drawn by `seed`: a network can then only recognise the perturbation.
+    A poison that is crafted on another source (at most `limit` of its training images) has to be the same for
+    a whole class. From shuffled images a network can only recognise the perturbation.
     """
 
     one_or_many: ClassVar[tuple[str, ...]] = ("poison",)
     source: Source = Digits()
+    """Where the clean images come from."""
     split: Split = "train"
+    """Training or test images; test images are never poisoned."""
     poison: tuple[Poison, ...] = CLEAN
+    """The poison, or a chain, each crafted from the clean images and applied in this order."""
     ratio: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each class that is poisoned; a smaller share is part of a larger one."""
     crafted_on: Source | None = None
+    """Another source of the same classes, to craft the poison on; null crafts on `source`."""
     limit: PositiveInt | None = None
+    """Size of a class-balanced subset of the source's images; null takes all."""
     shuffled: bool = False
+    """Whether each label and perturbation is put on the content of another image, of any class."""
     seed: int = 0
+    """Seed of the poison, and of the images that `ratio` and `shuffled` draw."""
 
     @field_validator("poison", mode="before")
     @classmethod

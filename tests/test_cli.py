@@ -182,7 +182,10 @@ def test_kinds_lists_every_member_with_its_fields(opsctl: Opsctl) -> None:
     assert "objective: released" in out
     assert "wide_resnet" not in out
     code, _, err = opsctl("kinds", "poisons")
-    assert (code, "unknown family 'poisons'; did you mean 'poison'" in err) == (2, True)
+    assert (code, "unknown family or part of a sweep file: 'poisons'; did you mean 'poison'?" in err) == (
+        2,
+        True,
+    )
 
 
 def test_doctor_tells_what_is_there(opsctl: Opsctl) -> None:

@@ -42,6 +42,17 @@ def test_the_schema_is_one() -> None:
     assert kinds <= SCHEMA["$defs"].keys()
 
 
+def test_the_schema_describes_every_field_and_every_axis() -> None:
+    specs = {name: schema["properties"] for name, schema in SCHEMA["$defs"].items() if "properties" in schema}
+    assert len(specs) > 60
+    fields = {f"{name}.{field}": schema for name, own in specs.items() for field, schema in own.items()}
+    axes = SCHEMA["properties"]["grid"]["properties"]
+    shown = fields | axes | SCHEMA["properties"]
+    undescribed = [name for name, schema in shown.items() if not schema.get("description")]
+    assert [name for name in undescribed if not name.endswith("kind")] == []
+    assert fields["poison.em.stop_error"]["description"].startswith("Error of the generator on noisy images")
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT / "sweeps").as_posix())
 def test_a_sweep_that_ships_is_valid_and_a_misspelt_one_is_not(file: Path) -> None:
     sweep = plain_numbers(read_yaml(file, "a sweep that ships"))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import orchestrator.planning.spec
 import poisons  # noqa: F401  (its members join their families)
 from trainers import InputError, Plugin, Spec, TrainSpec
+from trainers.descriptions import descriptions
 from trainers.spec import Eps, flatten, identity, plain
 
 
@@ -151,6 +155,51 @@ def test_every_member_survives_dump_and_load(member: type[Plugin]) -> None:
 def test_every_member_has_a_docstring_of_its_own(member: type[Plugin]) -> None:
     assert member.__doc__
     assert member.__doc__ != Plugin.families[member.family].__doc__
+
+
+def shipped(base: type[Spec] = Spec) -> Iterator[type[Spec]]:
+    """The specs of the packages, without those of tests."""
+    for spec in base.__subclasses__():
+        if spec.__module__.partition(".")[0] in ("trainers", "poisons", "orchestrator"):
+            yield spec
+        yield from shipped(spec)
+
+
+def test_every_field_of_every_spec_has_a_description() -> None:
+    specs = {*shipped()}
+    assert orchestrator.planning.spec.SweepSpec in specs
+    assert set(MEMBERS) <= specs
+    fields = {
+        f"{spec.__name__}.{name}": descriptions(spec).get(name)
+        for spec in specs
+        for name in spec.model_fields
+    }
+    assert len(fields) > 180
+    assert [name for name, text in fields.items() if not text] == []
+    assert [name for name, text in fields.items() if not re.fullmatch(r"[^\n]{1,101}\.", text or "")] == []
+
+
+def test_a_description_is_inherited_and_can_be_replaced() -> None:
+    class Base(Spec):
+        """Not a field."""
+
+        constant: ClassVar[int] = 1
+        """Nor is this."""
+        first: int = 1
+        """The base's."""
+        second: int = 2
+        """Replaced."""
+
+    class Derived(Base):
+        first: int = 3  # another default, the same meaning
+        second: int = 4
+        """Its own."""
+        third: int = 5
+
+        def method(self) -> None:
+            """Not a field either."""
+
+    assert descriptions(Derived) == {"first": "The base's.", "second": "Its own."}
 
 
 def test_two_members_cannot_have_one_name() -> None:

@@ -27,12 +27,14 @@ NOISE = 0.01  # by chance, a stronger attack may leave this much more accuracy
 
 
 class EvaluationSpec(Spec):
-    """How a trained network is evaluated: on a class-balanced `limit` of the clean test images (default:
-    all), and under `attacks` on these, or on a class-balanced `attack_limit` of them."""
+    """How a trained network is evaluated: on clean test images, and under attacks."""
 
     limit: PositiveInt | None = None
+    """Size of a class-balanced subset of the clean test images; null takes all."""
     attacks: tuple[Attack, ...] = ()
+    """Attacks under which the accuracy is measured too."""
     attack_limit: PositiveInt | None = None
+    """Size of a class-balanced subset of these images that is attacked; null takes all."""
 
     @field_validator("attacks")
     @classmethod

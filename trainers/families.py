@@ -130,6 +130,7 @@ class Attack(Plugin, family="attack", package="trainers.attacks"):
     """An attack within `budget` on a trained network, run by an evaluation."""
 
     budget: Budget = Budget()
+    """The ball around each image in which the attack stays (paper: ε)."""
 
     @property
     @abstractmethod
@@ -177,9 +178,10 @@ class Attack(Plugin, family="attack", package="trainers.attacks"):
 
 
 class Optimizer(Plugin, family="optimizer", package="trainers.optimizers"):
-    """How gradients update weights. `lr` is the full learning rate, which a schedule scales."""
+    """How gradients update weights."""
 
     lr: Annotated[float, Field(gt=0)] = 0.1
+    """Full learning rate, which the schedule scales."""
 
     @abstractmethod
     def build(self, model: nn.Module) -> torch.optim.Optimizer:

@@ -16,11 +16,12 @@ Norm = Literal["Linf", "L2"]
 
 
 class Budget(Spec):
-    """A ball of radius `eps` around each image: `Linf` per pixel value, `L2` over all C·H·W values; pixels
-    in [0, 1]."""
+    """A ball around each image, with pixels in [0, 1]."""
 
     norm: Norm = "Linf"
+    """Norm that bounds the change: Linf, the largest of any value, or L2 over all C·H·W values."""
     eps: Eps = Fraction(8, 255)
+    """Radius (paper: ε), in units of the pixel range; above 0, and at most 1 in Linf."""
 
     @model_validator(mode="before")
     @classmethod

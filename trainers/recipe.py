@@ -23,28 +23,33 @@ Precision = Literal["float32", "bfloat16"]
 
 class TrainSpec(Spec):
     """How a network is trained. The defaults are the One-Pixel Shortcut paper's recipe for CIFAR-10 (Wu et
-    al., ICLR 2023); an architecture whose paper trains it differently has its own.
-
-    `precision: auto` is bfloat16 arithmetic with float32 weights if the device has it natively and computes
-    every layer of the network correctly in it, else float32. `ema` is the decay per step of an average of the
-    weights, which is then evaluated in their place. `execution: compiled` is torch.compile, which pays off in
-    long trainings of networks with much work between their convolutions; `cuda_graphs` is its mode for small
-    networks on a GPU.
-    """
+    al., ICLR 2023); an architecture whose paper trains it differently has its own."""
 
     version: ClassVar[int] = 2  # 2: `precision` is `auto` by default
     architecture: Architecture = ResNet18()
+    """The network; its recipe, if it has one, gives the defaults of the other fields here."""
     augmentations: tuple[Augmentation, ...] = (FlipCrop(),)
+    """Random changes to each batch, applied in this order on the device."""
     defense: Defense = Erm()
+    """What the trainer does against poisons; erm is plain training."""
     optimizer: Optimizer = Sgd()
+    """How gradients update the weights."""
     schedule: Schedule = MultiStep()
+    """How the learning rate changes over the training."""
     epochs: PositiveInt = 200
+    """Passes over the training images."""
     batch_size: PositiveInt = 128
+    """Images of one step; the last batch of an epoch may be smaller."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    clip_norm: PositiveFloat | None = None  # of the gradient of all weights together
+    """Share of each label that is spread evenly over all classes."""
+    clip_norm: PositiveFloat | None = None
+    """Largest L2 norm of the gradient of all weights together; null does not clip."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay per step of an average of the weights, evaluated in their place; null keeps no average."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic on float32 weights; auto is bfloat16 where the device has it natively and correctly."""
     execution: Literal["eager", "compiled", "cuda_graphs"] = "eager"
+    """compiled is torch.compile, for long trainings; cuda_graphs its mode for small networks on a GPU."""
 
     @model_validator(mode="before")
     @classmethod

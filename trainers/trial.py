@@ -35,12 +35,14 @@ METRICS = (
 
 
 class Trial(Spec):
-    """One training and its evaluation, on images that the caller provides. The evaluation uses a
-    class-balanced `evaluation.limit` of the test images."""
+    """One training and its evaluation, on images that the caller provides."""
 
     train: TrainSpec = TrainSpec()
+    """How the network is trained."""
     evaluation: EvaluationSpec = EvaluationSpec()
+    """How the trained network is evaluated."""
     seed: int = 0
+    """Seed of initial weights, order of the images, augmentations and attacks."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

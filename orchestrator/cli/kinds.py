@@ -1,51 +1,94 @@
-"""Tables of all plug-ins and settings that a sweep file can name, with their fields and defaults."""
+"""What a sweep file can name: tables of all plug-ins and parts with their defaults, and a page of each with
+the values and the meaning of its fields."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
 
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.planning.spec import ReportSpec, RunSpec
-from poisons import DataSpec
-from trainers import EvaluationSpec, InputError, Plugin, Spec, TrainSpec
+from orchestrator.cli.field_words import PARTS, accepted, as_yaml, default
+from trainers import InputError, Plugin, Spec
+from trainers.descriptions import descriptions
 from trainers.families import Architecture
 from trainers.spec import nearest, plain
 
+IN_TABLE = ("data", "train", "evaluation", "run", "report")  # the parts in the table of all
+RECIPE = "From the recipe of its paper, in place of the default in `opsctl kinds train`."
 
-def tables(family: str | None = None) -> Iterator[Table]:
-    """A table per family. Raises InputError for a family that does not exist."""
-    if family is None:
-        yield _sweep_file()
-    if family is not None and family not in Plugin.families:
-        raise InputError(f"unknown family {family!r}{nearest(family, Plugin.families)}")
-    for name, base in sorted(Plugin.families.items()):
-        if family in (None, name):
-            table = Table(
-                "kind", "fields and defaults", "what it is", title=name, title_justify="left", expand=True
-            )
-            for kind, member in sorted(base.registry.items()):
-                table.add_row(Text(kind, "cyan"), "\n".join(_fields(member)) or "-", _line(member))
-            yield table
+
+def listing(name: str | None = None, kind: str | None = None) -> Iterator[RenderableType]:
+    """Tables of everything, or of the family `name`; the page of one of its kinds, or of the part `name` of a
+    sweep file. Raises InputError for one that does not exist."""
+    if name is None:
+        yield from (_sweep_file(), *map(_family, sorted(Plugin.families)))
+    elif name in Plugin.families and kind is None:
+        yield _family(name)
+    elif name in Plugin.families:
+        yield from _page(f"{name} {kind}", _member(name, kind))
+    elif name in PARTS and kind is None:
+        yield from _page(name, PARTS[name])
+    elif name in PARTS:
+        raise InputError(f"{name} is a part of the sweep file and has no kinds: write `opsctl kinds {name}`")
+    else:
+        kinds = [(family, one) for family, base in Plugin.families.items() for one in base.registry]
+        hint = nearest(name, [*Plugin.families, *PARTS], kinds, " ".join)
+        raise InputError(f"unknown family or part of a sweep file: {name!r}{hint}")
+
+
+def _member(family: str, kind: str | None) -> type[Plugin]:
+    try:
+        return Plugin.families[family].member(kind)
+    except ValueError as error:
+        raise InputError(str(error)) from None
+
+
+def _family(name: str) -> Table:
+    table = Table("kind", "fields and defaults", "what it is", title=name, title_justify="left", expand=True)
+    for kind, member in sorted(Plugin.families[name].registry.items()):
+        table.add_row(Text(kind, "cyan"), "\n".join(_fields(member)) or "-", _line(member))
+    return table
 
 
 def _sweep_file() -> Table:
     """The parts of a sweep file that are not plug-ins."""
-    parts: dict[str, type[Spec]] = {
-        "data": DataSpec,
-        "train": TrainSpec,
-        "evaluation": EvaluationSpec,
-        "run": RunSpec,
-        "report": ReportSpec,
-    }
     table = Table(
         "part", "fields and defaults", "what it is", title="sweep file", title_justify="left", expand=True
     )
-    for part, spec in parts.items():
-        table.add_row(Text(part, "cyan"), "\n".join(_fields(spec)), _line(spec))
+    for part in IN_TABLE:
+        table.add_row(Text(part, "cyan"), "\n".join(_fields(PARTS[part])), _line(PARTS[part]))
     return table
+
+
+def _page(title: str, spec: type[Spec]) -> Iterator[RenderableType]:
+    """What a spec is, and its fields: values, default and meaning."""
+    yield Text(title, "bold cyan")
+    for paragraph in (inspect.getdoc(spec) or "").split("\n\n"):
+        yield Text(" ".join(paragraph.split()))
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True, style="cyan")
+    table.add_column(overflow="fold")
+    texts = descriptions(spec)
+    for name in spec.model_fields:
+        written = default(spec, name)
+        last = written if written == "required" else f"default {written}"
+        table.add_row(name, _described(f"{accepted(spec, name)}; {last}", texts.get(name, "")))
+    for name, value in _recipe(spec).items():
+        table.add_row(f"train.{name}", _described(f"default {as_yaml(value)}", RECIPE))
+    yield table if table.row_count else Text("It has no fields.")
+
+
+def _described(values: str, meaning: str) -> Text:
+    return Text.assemble((values, "dim"), "\n", meaning)
+
+
+def _recipe(spec: type[Spec]) -> dict[str, object]:
+    """The fields of `train` for which an architecture has defaults of its own."""
+    has_defaults = not any(field.is_required() for field in spec.model_fields.values())
+    return spec().recipe() if issubclass(spec, Architecture) and has_defaults else {}
 
 
 def _fields(member: type[Spec]) -> Iterator[str]:
@@ -54,21 +97,13 @@ def _fields(member: type[Spec]) -> Iterator[str]:
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
         )
         yield f"{name}: {default}"
-    if issubclass(member, Architecture) and not any(f.is_required() for f in member.model_fields.values()):
-        yield from (f"train.{name}: {_yaml(value)}" for name, value in member().recipe().items())
-
-
-def _yaml(value: object) -> str:
-    """A value as YAML on one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{name}: {_yaml(item)}" for name, item in value.items()) + "}"
-    return str(value)
+    yield from (f"train.{name}: {as_yaml(value)}" for name, value in _recipe(member).items())
 
 
 def _written(default: object) -> str:
     value = plain(default)
     if isinstance(value, dict):
-        return str(value["kind"]) if "kind" in value else _yaml(value)
+        return str(value["kind"]) if "kind" in value else as_yaml(value)
     if isinstance(value, list):
         return "[" + ", ".join(str(v["kind"]) if isinstance(v, dict) else str(v) for v in value) + "]"
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -129,14 +129,25 @@ def _serve_ui(
 
 @app.command()
 def kinds(
-    family: Annotated[str | None, typer.Argument(help="Only this family.", show_default=False)] = None,
+    family: Annotated[
+        str | None,
+        typer.Argument(
+            help="A family such as `poison`, or a part of the sweep file such as `train`.", show_default=False
+        ),
+    ] = None,
+    kind: Annotated[
+        str | None, typer.Argument(help="A kind of this family, such as `em`.", show_default=False)
+    ] = None,
 ) -> None:
-    """List everything that a sweep can name (poisons, architectures, ...), with fields and defaults."""
-    from orchestrator.cli.kinds import tables
+    """List everything that a sweep can name (poisons, architectures, ...), with fields and defaults.
+
+    `opsctl kinds poison em` and `opsctl kinds train` say what each field means and which values it takes.
+    """
+    from orchestrator.cli.kinds import listing
 
     console = console_of()
-    for table in tables(family):
-        console.print(table)
+    for part in listing(family, kind):
+        console.print(part)
         console.print()
 
 

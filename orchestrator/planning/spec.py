@@ -35,21 +35,37 @@ class RunSpec(Spec):
     """How a sweep is run: resources, retries, search. Never part of a key."""
 
     cpus_per_trial: PositiveFloat = 1
-    gpus_per_trial: NonNegativeFloat | Literal["auto"] | None = None  # default: one where there is any
+    """Processor cores that a trial takes."""
+    gpus_per_trial: NonNegativeFloat | Literal["auto"] | None = None
+    """A share of one GPU, or whole GPUs, for a trial; auto measures it; null is one if there is any."""
     cpus_per_data: PositiveFloat = 1
-    cpu_isa: CpuIsa | None = None  # instruction set that workers are held to, so that machines agree
-    workers_per_data: PositiveInt = 1  # that share the work on one data set, each with cpus_per_data
+    """Processor cores of each worker that builds a data set."""
+    cpu_isa: CpuIsa | None = None
+    """Instruction set that workers are held to, so that machines agree; null is each processor's own."""
+    workers_per_data: PositiveInt = 1
+    """Workers that share the crafting of one data set."""
     max_concurrent: PositiveInt | None = None
-    retries: NonNegativeInt = 1  # of a trial that failed by itself
-    machine_retries: NonNegativeInt = 5  # of a trial whose process, machine or disk failed
-    scheduler: Literal["none", "asha", "median"] = "none"  # which stops hopeless trials early
-    search: Literal["grid", "random", "optuna"] = "grid"  # which of the grid's cells are tried
-    num_samples: PositiveInt | None = None  # how many cells a search tries
-    mode: Literal["max", "min"] = "max"  # what a scheduler or a search wants of report.metric
-    checkpoint_seconds: NonNegativeFloat = 60  # between checkpoints of a trial, from which it resumes
-    keep: Literal["auto", "weights", "none"] = "auto"  # whose weights: of small networks, all, or none
-    keep_gb: PositiveFloat = KEEP_GB  # of weights that `keep: auto` keeps, over all trials of the sweep
-    max_points: PositiveInt = 20_000  # of the grid; a larger one is taken for a mistake unless this is raised
+    """Most trials at a time; null is as many as the machines hold."""
+    retries: NonNegativeInt = 1
+    """Retries of a trial after a fault of its own, such as divergence."""
+    machine_retries: NonNegativeInt = 5
+    """Retries since its last progress after a process, machine or disk failed."""
+    scheduler: Literal["none", "asha", "median"] = "none"
+    """What ends trials early that fall behind others at the same epoch."""
+    search: Literal["grid", "random", "optuna"] = "grid"
+    """Which cells are tried: all, or num_samples of them, drawn at random or proposed by Optuna."""
+    num_samples: PositiveInt | None = None
+    """Number of cells that a search tries; needed by random and optuna alone."""
+    mode: Literal["max", "min"] = "max"
+    """Whether a scheduler or a search prefers a high or a low report.metric."""
+    checkpoint_seconds: NonNegativeFloat = 60
+    """Seconds between checkpoints of a trial, from which it resumes."""
+    keep: Literal["auto", "weights", "none"] = "auto"
+    """Whose weights are kept: those of the smallest networks, up to keep_gb; all; or none."""
+    keep_gb: PositiveFloat = KEEP_GB
+    """Gigabytes (10⁹ bytes) of weights that `keep: auto` keeps, over all trials of the sweep."""
+    max_points: PositiveInt = 20_000
+    """Largest size of the grid; a larger one is taken for a mistake."""
 
     def with_kept_weights(self, *, keep: bool) -> RunSpec:
         """The same for one trial, for which it has been decided whether its weights are kept."""
@@ -91,16 +107,18 @@ class RunSpec(Spec):
 
 
 class ProbeSpec(Spec):
-    """A probe of every trial of a sweep, under the name that its findings go by.
+    """A probe of every trial of a sweep.
 
-    `sets` names images that the probe compares: the trial's own data set with these fields of `data` changed,
-    `{em: {poison: em}, shuffled em: {poison: em, shuffled: true}}`. It changes nothing about the trial, so it
-    is no part of the trial's key.
+    `sets: {em: {poison: em}, shuffled em: {poison: em, shuffled: true}}` compares two data sets. A probe
+    changes nothing about the trial, so it is no part of the trial's key.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$")
+    """Name of its findings and metrics; the kind of the probe if left out."""
     probe: Probe
+    """What is measured; its settings may stand beside `name` and `sets`."""
     sets: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Data sets to compare, by name: the trial's own with these fields of `data` changed."""
 
     @model_validator(mode="before")
     @classmethod
@@ -119,34 +137,39 @@ class ProbeSpec(Spec):
 class Claim(Spec):
     """Something that a sweep is run to see: that one cell is lower than another, or than a number.
 
-    `lower` and `higher` name cells by the labels of some axes, `{data.poison: OPS}`, or are numbers in the
-    unit of the metric; axes that neither names are walked, and it has to hold at each of their points (of
-    `where`, if that names some).
+    Cells are named by the labels of some axes, `{data.poison: OPS}`; axes that neither side names are walked,
+    and the claim has to hold at each of their points.
     """
 
     says: str = Field(min_length=1)
+    """The claim in words."""
     lower: dict[str, Label] | float
+    """The cell that should be lower, by the labels of some axes, or a number in the metric's unit."""
     higher: dict[str, Label] | float
+    """The cell that should be higher, written likewise."""
     where: dict[str, tuple[Label, ...]] = Field(default_factory=dict)
+    """Labels, by axis, of the points at which it has to hold; all by default."""
     margin: float = 0.0
+    """They have to differ by more than this, in the unit of the report (points for accuracies)."""
 
 
 class ReportSpec(Spec):
-    """The table at the end: an axis (or several) down, an axis across, mean ± std of `metric` over the
-    seeds.
-
-    With `metrics`, a mapping from labels to names, the table has several, and `metric` is the name of an axis
-    more. `reference` names published figures, `ops_paper/table2`, that cells are set beside by their labels.
-    `compare` names pairs of columns, `claims` what is to be seen.
-    """
+    """The table at the end: mean ± std of a metric over the seeds in each cell."""
 
     rows: tuple[str, ...] = ()
+    """One axis or several, down the table; by default all that are not across, without seeds."""
     columns: str | None = None
+    """Axis across the table; null is the second axis, or the first that `rows` does not name."""
     metric: str = "test/clean_acc"
+    """Metric in the cells, which a scheduler or a search also goes by."""
     metrics: dict[str, str] = Field(default_factory=dict)
+    """Several metrics by their labels; `metric` is then the name of one more axis."""
     reference: str | None = None
+    """Published figures to set cells beside, by their labels, such as ops_paper/table2."""
     compare: tuple[tuple[Label, Label], ...] = ()
+    """Pairs of columns, compared seed by seed."""
     claims: tuple[Claim, ...] = ()
+    """What the sweep is run to see; the report says what holds."""
 
     @field_validator("metrics")
     @classmethod
@@ -177,13 +200,21 @@ class SweepSpec(Spec):
     """One question, and the grid of trials that answers it."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")
+    """Name of the sweep in plans, reports and MLflow."""
     question: str = Field(min_length=1)
+    """The question that the sweep answers, in words."""
     base: dict[str, Any] = Field(default_factory=dict)
+    """Settings that all trials share: the fields of `opsctl kinds base`."""
     grid: dict[str, Any]
+    """Axes: a path inside `base` and its values, as a list or as a mapping from labels to values."""
     skip: tuple[dict[str, Any], ...] = ()
+    """Points of the grid to leave out: those whose values match all of a rule's."""
     probes: tuple[ProbeSpec, ...] = ()
+    """Further measurements of each trained network."""
     run: RunSpec = RunSpec()
+    """Resources, retries and search; none of it changes what a trial computes."""
     report: ReportSpec = ReportSpec()
+    """The table to print."""
 
     @classmethod
     def inner_fields(cls) -> Iterator[tuple[str, ...]]:

@@ -10,6 +10,7 @@ class TrialSpec(Trial):
     """One training run: its data set, its recipe, its evaluation, its seed. One key, one result."""
 
     data: DataSpec = DataSpec()
+    """The images to train on; the clean test images come from the same source."""
 
     @property
     def test_data(self) -> DataSpec:

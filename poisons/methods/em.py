@@ -60,19 +60,12 @@ CLASS_WISE: dict[str, Any] = {
 
 
 class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
-    """Noise within ±`eps`, one per image (`sample_wise`) or per class (`class_wise`). Defaults are those
-    published for the granularity and CIFAR-10. Unlike the published generator, ours normalises images inside,
-    as every network here does.
+    """Noise for each image or each class that makes a generator's error small. Defaults are those published
+    for the granularity and CIFAR-10. Unlike the published generator, ours normalises images inside, as every
+    network here does.
 
-    Each round trains the generator for `train_steps` steps, on batches that continue where the last round
-    stopped, then takes `steps` descents of size `step` (default eps/10) on the noise. Crafting ends when the
-    generator's error on the noisy images is at most `stop_error`, or after `max_rounds`; the record says
-    which. Class-wise noise is updated, and its error measured, on a fraction `share` of each class's images;
-    the generator trains on all. `shuffle` and `drop_last` apply to the generator's batches and to those of
-    class-wise noise.
-
-    `augmentations` are applied before the generator in both kinds of step. `application` is how float noise
-    becomes whole levels: rounded, or as released code does it. `precision` is as in a training.
+    Each round trains the generator on all noisy images, then changes the noise in descent of the generator's
+    loss. Crafting ends when the generator's error is small, or after `max_rounds`; the record says which.
     """
 
     wants_gpu: ClassVar[bool] = True
@@ -84,23 +77,41 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         "batch_size": 64,
     }
     granularity: Literal["sample_wise", "class_wise"] = "sample_wise"
+    """Whether each image or each class has its own noise."""
     generator: Architecture = ResNet18()
+    """Network whose loss the noise minimises (paper: f'); its own recipe is not used."""
     eps: Eps = Fraction(8, 255)
+    """Largest change of a value (paper: ε), in units of the pixel range; from 1/255 (one level) to 1."""
     step: Eps | None = None
+    """Length of a noise step (paper: α), above 0, in units of the pixel range; null is eps/10."""
     steps: PositiveInt = 20
+    """Noise steps of each round (paper: T); 1 by default if class_wise."""
     train_steps: PositiveInt = 10
+    """Training steps of the generator in each round (paper: M), on the batches that come next."""
     max_rounds: PositiveInt = 50
+    """Rounds after which crafting ends even if `stop_error` is not reached."""
     stop_error: Annotated[float, Field(ge=0, lt=1)] = 0.01
+    """Error of the generator on noisy images that ends crafting (paper: λ); 0.1 by default if class_wise."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each class on which class-wise noise is updated and judged; 0.2 by default if class_wise."""
     random_start: bool = False
+    """Whether the noise starts at random within ±eps, not at zero."""
     batch_size: PositiveInt = 512
+    """Images of one step, of the generator and of the noise."""
     shuffle: bool = False
+    """Whether batches (generator, class-wise noise) are shuffled; true by default if class_wise."""
     drop_last: bool = False
+    """Whether these batches leave out an incomplete last one; true by default if class_wise."""
     optimizer: Optimizer = Sgd()
+    """Optimizer of the generator, at a constant learning rate."""
     max_grad_norm: PositiveFloat = 5.0
+    """Largest L2 norm of the gradient of all the generator's weights together."""
     augmentations: tuple[Augmentation, ...] = ()
+    """Applied before the generator in both kinds of step; gradients must pass, and images not be mixed."""
     application: Application = "signed"
+    """How noise becomes whole levels: rounded, or truncated as the EM or the OPS release does."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic on float32 weights; auto is bfloat16 where the device has it natively and correctly."""
 
     @model_validator(mode="before")
     @classmethod

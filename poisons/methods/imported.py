@@ -24,12 +24,14 @@ NO_FACTS = ("file", "environment", "change", "per")  # fields of its record that
 
 
 class Imported(Poison, kind="imported"):
-    """The perturbation with this `fingerprint` and granularity `per` (`universal`: one for all), both as
-    `opsctl import` prints them. A perturbation per image fits only the images that it was imported for."""
+    """A perturbation that `opsctl import` took into the store. One for each image fits only the images that
+    it was imported for."""
 
     smoke: ClassVar[dict[str, Any]] = {"fingerprint": "0" * 16}
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
+    """Which perturbation, as `opsctl import` prints it."""
     per: Per = "image"
+    """Whether each image or class has its own, or all share one, as `opsctl import` prints it."""
 
     @property
     def transfers(self) -> bool:

@@ -27,20 +27,17 @@ from trainers.spec import Eps
 
 
 class Ops(Poison, kind="ops"):
-    """`pixels` per class, found by search.
+    """Writes the same few pixels into every image of a class, found by search.
 
-    `objective` is maximised; d is the distance of a pixel's channels from the colour, over the images of the
-    class: `released`, in the paper's released code, mean / standard deviation of d pooled over channels;
-    `paper`, its Eq. 2, mean / variance of the sum of d over channels; `art`, in the Adversarial Robustness
-    Toolbox, mean - variance of the mean of d over channels, in units of the pixel range. Colours have every
-    channel at 0 or 255.
+    Objectives are written in d, the distance of a pixel's channels from the colour, over the images of the
+    class: `released` is mean / standard deviation of d pooled over channels; `paper`, its Eq. 2, mean /
+    variance of the sum of d over channels; `art`, in the Adversarial Robustness Toolbox, mean - variance of
+    the mean of d over channels, in units of the pixel range. Colours have every channel at 0 or 255.
 
-    Classes choose in the order of their labels. `exclusion` is what a class cannot choose after another class
-    chose it, so that the two do not become indistinguishable: the same `candidate` (position and colour), any
-    candidate at the same `position`, or `none`, as in the Toolbox. `further` is how a class chooses several
-    pixels: `ranked`, as released, takes its best candidates at once, so one position may occur twice in two
-    colours, and the lower-ranked colour is written last; with `nested`, classes take turns, one pixel per
-    round, at positions that they have not used, so that the k pixels include the k - 1 pixels.
+    Classes choose in the order of their labels; what a class has chosen is excluded for the others, so that
+    the two do not become indistinguishable (in the Toolbox nothing is). Of several pixels, `ranked`, as
+    released, may take one position twice in two colours, and the lower-ranked colour is written last; with
+    `nested`, classes take turns, at positions that they have not used.
 
     For `released` and `paper`, a candidate whose distance is the same in all images of the class (and, for
     `released`, in all channels) has zero spread. If its colour changes anything, it beats every candidate
@@ -48,17 +45,22 @@ class Ops(Poison, kind="ops"):
     candidate in the order row, column, colour (black first, white last), for `art` to the first in the order
     colour, row, column. A class without images gets no pixel. InputError if a class finds too few candidates.
 
-    `search_fraction` is the share of each class that the search uses (at least one image; drawn by `seed`, a
-    smaller share is part of a larger one); the pixels are written to all images. `upload_noise` adds uniform
-    noise in ±eps, in whole levels, to the images outside that share, under the pixels.
+    The search uses at least one image of each class, and a smaller `search_fraction` is part of a larger one.
+    Noise is rounded to whole levels, and pixels are written over it.
     """
 
     objective: Objective = "released"
+    """Score to maximise: of the released code, of the paper's Eq. 2, or of the Toolbox (ART)."""
     pixels: PositiveInt = 1
+    """Pixels of each class."""
     further: Further = "ranked"
+    """Whether a class takes its best pixels at once, or one a round, so that k include the k - 1."""
     exclusion: Exclusion = "candidate"
+    """What classes may not share: a candidate (position and colour), a position, or nothing."""
     search_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of each class that the search uses, drawn by the seed; all images get the pixels."""
     upload_noise: Eps | None = None
+    """Bound of uniform noise on images outside that share, from 1/255 (one level) to 1; null adds none."""
 
     @model_validator(mode="after")
     def _noise_has_a_place(self) -> Ops:

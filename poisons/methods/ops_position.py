@@ -14,11 +14,13 @@ from trainers.images import Images
 
 
 class OpsPosition(Poison, kind="ops_position"):
-    """Writes the pixel that `ops` finds for a class with this `objective` and `exclusion`, in each image in a
-    random one of the 2^C extreme colours, drawn by `seed`."""
+    """Writes the pixel that `ops` finds for a class, in each image in a random one of the 2^C extreme
+    colours, drawn by the seed."""
 
     objective: Objective = "released"
+    """Score that the search maximises, as for `ops`."""
     exclusion: Exclusion = "candidate"
+    """What classes may not share, as for `ops`."""
 
     @property
     def transfers(self) -> bool:

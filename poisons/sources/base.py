@@ -60,13 +60,11 @@ def _line(group: Skipped) -> str:
 
 class Source(Plugin, family="source", package="poisons.sources"):
     """Clean images. Fields say where they are; the key contains only `fingerprint`, which identifies their
-    content.
-
-    A fingerprint written into a sweep file is checked.
-    """
+    content."""
 
     locators: ClassVar[tuple[str, ...]] = ()  # fields that hold a path or URL
     fingerprint: str | None = None
+    """Identity of the images' bytes, checked if given; null computes it."""
 
     @abstractmethod
     def measure(self) -> str:

@@ -18,10 +18,11 @@ from trainers.spec import InputError
 
 
 class Digits(Source, kind="digits"):
-    """8x8 grey images, bilinearly enlarged to 3 x `size` x `size`; 1,442 training and 355 test images, the
-    same share of each class."""
+    """8x8 grey images, enlarged bilinearly, with three equal channels; 1,442 training and 355 test images,
+    the same share of each class."""
 
     size: PositiveInt = 32
+    """Height and width in pixels, to which the 8x8 images are enlarged."""
 
     def measure(self) -> str:
         return digest([str(_file())], *([] if self.size == 32 else [f"size {self.size}"]))

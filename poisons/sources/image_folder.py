@@ -42,22 +42,24 @@ class _Files:
 
 
 class ImageFolder(Source, kind="image_folder"):
-    """Files under `root`/train and `root`/test, or `root`/val where there is no test, read as torchvision's
-    ImageFolder reads them: a class is a folder, its label the folder's place among those of train, sorted as
-    text (0, 1, 10, 2). Links are followed. Hidden files and folders, and files that are not images, are
-    skipped; plans and cards list them. `grey` gives one channel.
+    """Files read as torchvision's ImageFolder reads them: a class is a folder, its label the folder's place
+    among those of train, sorted as text (0, 1, 10, 2). Links are followed. Hidden files and folders, and
+    files that are not images, are skipped; plans and cards list them.
 
-    `classes` takes only the first classes. `resize` is the new length of the shorter side (bilinear,
-    antialiased) and `size` the side of the central square that is then cropped, as by torchvision's Resize
-    and CenterCrop; without both, images are read unchanged.
+    `resize` and `size` are torchvision's Resize and CenterCrop; without both, images are read unchanged.
     """
 
     locators = ("root",)
     root: str
+    """Folder with train/ and test/ (or val/)."""
     grey: bool = False
+    """Whether images are read with one channel, not three."""
     classes: PositiveInt | None = None
+    """Number of classes, the first in sorted order; null takes all."""
     resize: PositiveInt | None = None
+    """New length of the shorter side in pixels (bilinear, antialiased); null does not resize."""
     size: PositiveInt | None = None
+    """Side in pixels of the central square that is then cropped, at most `resize`; null does not crop."""
 
     @model_validator(mode="after")
     def _the_square_fits(self) -> Self:

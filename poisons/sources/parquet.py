@@ -25,20 +25,23 @@ IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])  # the type o
 
 
 class Parquet(Source, kind="parquet"):
-    """`train` and `test`: a path, an fsspec URL (`s3://`, `https://`, `hf://`) or a glob; files are read in
-    sorted order, and images are decoded as by Hugging Face `datasets`, rotated by EXIF. `grey` gives one
-    channel.
+    """Images decoded as by Hugging Face `datasets`, rotated by EXIF.
 
-    Labels are whole numbers or text. Text labels are numbered in sorted order of the training labels, as by
-    `class_encode_column` of `datasets`. The names of a ClassLabel are kept.
+    Text labels are numbered in sorted order of the training labels, as by `class_encode_column` of
+    `datasets`. The names of a ClassLabel are kept.
     """
 
     locators = ("train", "test")
     train: str
+    """Training files: a path, an fsspec URL (s3://, https://, hf://) or a glob, read in sorted order."""
     test: str
+    """Test files, in one of the forms of `train`."""
     image: str = "img"
+    """Column of the images."""
     label: str = "label"
+    """Column of the labels: whole numbers or text."""
     grey: bool = False
+    """Whether images are read with one channel, not three."""
 
     def measure(self) -> str:
         train, test = find(self.train), find(self.test)

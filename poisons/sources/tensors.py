@@ -12,12 +12,14 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 
 
 class Tensors(Source, kind="tensors"):
-    """`train` and `test`: files of {"x": uint8 N,C,H,W, "y": int64 N, "num_classes": K}, read through a
-    memory map. `x` may also be N,H,W,C, or N,H,W where there is one channel."""
+    """Files of {"x": uint8 N,C,H,W, "y": int64 N, "num_classes": K}, read through a memory map. `x` may also
+    be N,H,W,C, or N,H,W where there is one channel."""
 
     locators = ("train", "test")
     train: str
+    """File of the training images."""
     test: str
+    """File of the test images."""
 
     def measure(self) -> str:
         train, test = self._load("train"), self._load("test")

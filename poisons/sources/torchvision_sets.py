@@ -17,8 +17,7 @@ from trainers.spec import InputError
 
 
 class TorchvisionSet(Source):
-    """A published set under `root`, downloaded there if it is missing. Its fingerprint is the published
-    checksum."""
+    """A published set. Its fingerprint is the published checksum."""
 
     locators = ("root",)
     published: ClassVar[str] = ""
@@ -26,6 +25,7 @@ class TorchvisionSet(Source):
     num_classes: ClassVar[int] = 10
     sizes: ClassVar[dict[Split, int]] = {"train": 50_000, "test": 10_000}
     root: str = "~/.cache/opsctl/torchvision"
+    """Folder of the files, which are downloaded there if they are missing."""
 
     def measure(self) -> str:
         return self.published

@@ -26,6 +26,7 @@ class CompactTransformer(Architecture):
     mlp_ratio: ClassVar[int] = 2
     convs: ClassVar[int] = 1  # of the tokenizer; 0 for one that cuts patches
     positions: Literal["learnable", "sine"] = "learnable"
+    """Positional embedding: learnt, or fixed sines and cosines."""
 
     def recipe(self) -> dict[str, Any]:
         return {

@@ -19,6 +19,7 @@ class DenseNet121(Architecture, kind="densenet121"):
     classes. Transitions have no ReLU, as in the paper's text and the One-Pixel Shortcut release."""
 
     growth: PositiveInt = 32
+    """Channels that each dense layer adds (paper: growth rate k)."""
     smoke: ClassVar[dict[str, Any]] = {"growth": 4}
 
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:

@@ -21,7 +21,7 @@ from trainers.spec import InputError, nearest
 
 
 class LibraryModel(Architecture):
-    """The network `name` of `package`; `options` are passed on to its constructor."""
+    """An untrained network of the library `package`, by its name there."""
 
     package: ClassVar[str]
     settled: ClassVar[
@@ -29,7 +29,9 @@ class LibraryModel(Architecture):
     ]  # options that are refused: the data determines them, or they load weights
     hint: ClassVar[str]
     name: str
+    """Name of the network in the library."""
     options: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of its constructor; classes, channels and weights cannot be set."""
 
     @classmethod
     @abstractmethod

@@ -14,14 +14,13 @@ from trainers.families import Architecture
 
 
 class PreactResNet18(Architecture, kind="preact_resnet18"):
-    """ResNet-18 with BatchNorm and ReLU before each convolution; 11,172,170 parameters for 10 classes.
-
-    `final_norm: false` drops the last BatchNorm and ReLU, as some adversarial training code does
-    (11,171,146).
-    """
+    """ResNet-18 with BatchNorm and ReLU before each convolution; 11,172,170 parameters for 10 classes,
+    11,171,146 without the final norm."""
 
     width: PositiveInt = 64
+    """Channels of the first stage; each further stage doubles them."""
     final_norm: bool = True
+    """Whether BatchNorm and ReLU follow the last block; some adversarial training code drops them."""
     smoke: ClassVar[dict[str, Any]] = {"width": 4}
 
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:

@@ -60,13 +60,15 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(Architecture):
-    """Four stages of residual blocks on `width` to 8·`width` channels. The `imagenet` stem divides the size
-    by 4 and comes with that network's weights, Kaiming normal ones; `cifar` has PyTorch's own."""
+    """Four stages of residual blocks on `width` to 8·`width` channels. Weights are PyTorch's own draws with
+    the `cifar` stem, Kaiming normal ones, as in that network, with `imagenet`."""
 
     blocks: ClassVar[tuple[int, int, int, int]]
     block: ClassVar[type[BasicBlock | Bottleneck]]
     width: PositiveInt = 64
+    """Channels of the first stage; each further stage doubles them."""
     stem: Literal["cifar", "imagenet"] = "cifar"
+    """First layers: a 3x3 convolution, or the paper's 7x7 one and a pooling, for a quarter of the size."""
     smoke: ClassVar[dict[str, Any]] = {"width": 4}
 
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
@@ -90,8 +92,7 @@ class ResNet(Architecture):
 
 
 class ResNet18(ResNet, kind="resnet18"):
-    """Four stages of two basic blocks, `width` to 8·`width` channels; 11,173,962 parameters for width 64,
-    10 classes."""
+    """Four stages of two basic blocks; 11,173,962 parameters for width 64 and 10 classes."""
 
     blocks = (2, 2, 2, 2)
     block = BasicBlock

@@ -9,10 +9,11 @@ from trainers.families import Architecture
 
 
 class Vgg16Bn(Architecture, kind="vgg16_bn"):
-    """Thirteen 3x3 convolutions and `hidden` + 1 linear layers; 15,253,578 parameters for 2 and 10 classes,
-    as in the One-Pixel Shortcut release, 14,728,266 for none."""
+    """Thirteen 3x3 convolutions and a classifier; 15,253,578 parameters for 10 classes, 14,728,266 without
+    hidden layers."""
 
     hidden: NonNegativeInt = 2
+    """Hidden linear layers of 512 units, with dropout 0.5; the One-Pixel Shortcut release has 2."""
 
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         layers: list[nn.Module] = []

@@ -19,12 +19,15 @@ from trainers.families import Architecture
 
 
 class WideResNet(Architecture, kind="wide_resnet"):
-    """WRN-`depth`-`width`: three stages of (depth - 4) / 6 blocks; 36,489,290 parameters for 28-10 and 10
-    classes, 36,479,194 in the original form. The paper trains 28-10 in batches of 64."""
+    """WRN-depth-width: three stages of residual blocks; 36,489,290 parameters for 28-10 and 10 classes,
+    36,479,194 in the original form. The paper trains 28-10 in batches of 64."""
 
     depth: PositiveInt = 28
+    """Number of layers, 6·n + 4 and at least 10: three stages of n blocks."""
     width: PositiveInt = 10
+    """Widening factor (paper: k): 16·k channels in the first stage, 64·k in the last."""
     form: Literal["released", "original"] = "released"
+    """The network of the One-Pixel Shortcut release, or that of the WideResNet paper."""
     smoke: ClassVar[dict[str, Any]] = {"depth": 10, "width": 1}
 
     @field_validator("depth")

@@ -18,8 +18,8 @@ SQUARE_ROWS = 5  # of Square's first perturbation in L2
 
 
 class AutoAttack(Attack, kind="auto_attack"):
-    """The `standard` version: APGD-CE, targeted APGD-DLR and FAB, and Square, one after another on the images
-    that are still classified correctly. `quick` is the first member alone. Needs the package `pyautoattack`.
+    """APGD-CE, targeted APGD-DLR and FAB, and Square, one after another on the images that are still
+    classified correctly. Needs the package `pyautoattack`.
 
     Members that the library cannot run on the images are left out: `apgd-t`, whose loss compares four logits,
     with fewer than 4 classes; `square` in L2, which cuts images into five rows, with images less than 5
@@ -27,6 +27,7 @@ class AutoAttack(Attack, kind="auto_attack"):
     """
 
     members: Literal["standard", "quick"] = "standard"
+    """The standard ensemble, or quick: its first member, APGD-CE, alone."""
     smoke: ClassVar[dict[str, Any]] = {"members": "quick"}
 
     @property

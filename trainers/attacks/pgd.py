@@ -14,10 +14,12 @@ from trainers.spec import Eps
 
 
 class Pgd(Attack, kind="pgd"):
-    """`steps` ascents of the cross-entropy of `step` (default 2.5·eps/steps) from a random start."""
+    """Ascents of the cross-entropy from a random start."""
 
     steps: PositiveInt = 20
+    """Gradient steps of the attack on each batch."""
     step: Eps | None = None
+    """Length of a step (paper: α), in units of the pixel range; null is 2.5·eps/steps."""
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
 
     @property

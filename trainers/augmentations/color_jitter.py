@@ -17,12 +17,16 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 
 class ColorJitter(Augmentation, kind="color_jitter"):
-    """Factors are uniform in [max(0, 1 - v), 1 + v], the turn of the hue in ±hue of the whole circle."""
+    """Changes every image by amounts of its own, drawn uniformly, in a random order."""
 
     brightness: Amount = 0.2
+    """Brightness is scaled by a factor drawn from [max(0, 1 - v), 1 + v]."""
     contrast: Amount = 0.2
+    """Contrast is scaled by a factor drawn from [max(0, 1 - v), 1 + v]."""
     saturation: Amount = 0.2
+    """Saturation is scaled by a factor drawn from [max(0, 1 - v), 1 + v]."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Hue is turned by a share of the whole circle drawn from [-v, v]; 0 leaves it out."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         amounts = (self.brightness, self.contrast, self.saturation)

@@ -15,12 +15,13 @@ from trainers.operations import inside
 
 
 class CutMix(Augmentation, kind="cutmix"):
-    """With probability `prob` (0.5 for CIFAR, 1 for ImageNet) an image gets a box that leaves about
-    Beta(alpha, alpha) of it, centred anywhere; published with one draw for a batch, here with one for each
-    image."""
+    """Pastes a box of another image, centred anywhere; published with one draw for a batch, here with one for
+    each image."""
 
     alpha: Annotated[float, Field(gt=0)] = 1.0
+    """Parameter of Beta(alpha, alpha), from which the area that stays is drawn (paper: α)."""
     prob: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Probability that an image is mixed; published as 0.5 for CIFAR and 1 for ImageNet."""
     mixes: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:

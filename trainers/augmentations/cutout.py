@@ -11,10 +11,10 @@ from trainers.operations import inside
 
 
 class Cutout(Augmentation, kind="cutout"):
-    """`size` is the square's side in pixels: 16 for CIFAR-10, 8 for CIFAR-100, 20 for SVHN. It overlaps the
-    border where its centre, any pixel, is near."""
+    """Blackens a square centred on any pixel, so that it may overlap the border."""
 
     size: PositiveInt = 16
+    """Side of the square in pixels; published as 16 for CIFAR-10, 8 for CIFAR-100 and 20 for SVHN."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         n, _, h, w = x.shape

@@ -12,11 +12,12 @@ from trainers.operations import matrix, warp
 
 
 class FlipCrop(Augmentation, kind="flip_crop"):
-    """Flips with probability 1/2 (unless `flip` is false: digits have a handedness), then crops from `pad`
-    zeros around."""
+    """A random flip, then a random crop of the padded image to its own size."""
 
     pad: NonNegativeInt = 4
+    """Zeros added on each side before the crop, in pixels."""
     flip: bool = True
+    """Whether images are mirrored with probability 1/2; false for digits, which have a handedness."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         n = len(x)

@@ -13,10 +13,12 @@ from trainers.families import Augmentation
 
 
 class Mixup(Augmentation, kind="mixup"):
-    """Shares are drawn from Beta(alpha, alpha): one per image, or one for the whole batch as published."""
+    """Blends every image and its label with another of the batch, in shares drawn at random."""
 
     alpha: Annotated[float, Field(gt=0)] = 1.0
+    """Parameter of Beta(alpha, alpha), from which the share of an image is drawn (paper: α)."""
     per: Literal["image", "batch"] = "image"
+    """Whether each image draws its own share, or the whole batch one, as published."""
     mixes: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:

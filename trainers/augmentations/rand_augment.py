@@ -21,11 +21,12 @@ Magnitude = Annotated[int, Field(ge=0, lt=BINS)]
 
 
 class RandAugment(Augmentation, kind="rand_augment"):
-    """`num_ops` of 14 operations, drawn with replacement, at `magnitude` 0..30; operations with a direction
-    get a random sign."""
+    """Some of 14 operations in a row; those with a direction get a random sign."""
 
     num_ops: PositiveInt = 2
+    """Operations in a row on each image (paper: N), drawn with replacement."""
     magnitude: Magnitude = 9
+    """Strength of all operations (paper: M); 30 is the full range."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         _, _, h, w = x.shape

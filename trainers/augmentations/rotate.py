@@ -13,9 +13,10 @@ from trainers.operations import matrix, rotation, warp
 
 
 class Rotate(Augmentation, kind="rotate"):
-    """The angle is uniform in ±`degrees`."""
+    """Turns every image by an angle of its own."""
 
     degrees: Annotated[float, Field(ge=0, le=180)] = 15.0
+    """Largest angle in degrees; angles are uniform up to it, in both directions."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         share = torch.rand(len(x), generator=gen, device=x.device)

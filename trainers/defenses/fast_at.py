@@ -13,16 +13,18 @@ from trainers.spec import Eps
 
 
 class FastAt(Defense, kind="fast_at"):
-    """Trains on adversarial inputs from one step of size `step` (default 1.25·eps) within `budget`, at a
-    sixth of the cost of ten-step PGD.
+    """Trains on adversarial inputs from one step, at a sixth of the cost of ten-step PGD.
 
     Long trainings at a high learning rate may overfit to the single step and suddenly lose all robustness:
     evaluate with `pgd`.
     """
 
     budget: Budget = Budget()
+    """The ball around each image in which the attack stays (paper: ε)."""
     step: Eps | None = None
+    """Length of the step (paper: α), in units of the pixel range; null is 1.25·eps."""
     mode: Literal["eval", "train"] = "eval"
+    """Mode of the network, and so of BatchNorm, during the attack; published code uses either."""
 
     @property
     def passes(self) -> Passes:

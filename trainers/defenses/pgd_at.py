@@ -15,16 +15,20 @@ from trainers.spec import Eps
 
 
 class PgdAt(Defense, kind="pgd_at"):
-    """Trains on adversarial inputs that PGD finds within `budget` from a random start.
+    """Trains on adversarial inputs that PGD finds from a random start.
 
-    `step` defaults to 2.5·eps/steps, which reaches the budget's edge for either norm and is the usual 2/255
-    for ℓ∞ 8/255 in 10 steps. `mode` is the network's mode during the attack; published code uses either.
+    The default step reaches the budget's edge for either norm and is the usual 2/255 for ℓ∞ 8/255 in 10
+    steps.
     """
 
     budget: Budget = Budget()
+    """The ball around each image in which the attack stays (paper: ε)."""
     steps: PositiveInt = 10
+    """Gradient steps of the attack on each batch."""
     step: Eps | None = None
+    """Length of a step (paper: α), in units of the pixel range; null is 2.5·eps/steps."""
     mode: Literal["eval", "train"] = "eval"
+    """Mode of the network, and so of BatchNorm, during the attack; published code uses either."""
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
 
     @property

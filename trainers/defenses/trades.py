@@ -20,16 +20,20 @@ START = (
 
 
 class Trades(Defense, kind="trades"):
-    """Minimises cross-entropy plus `beta` times the divergence between the predictions for an input and for
-    the worst input near it, which `steps` steps of size `step` (default 2.5·eps/steps) find within `budget`.
+    """Minimises cross-entropy plus a multiple of the divergence between the predictions for an input and for
+    the worst input found near it.
 
     The attack runs inside the loss, on the final batch: after mixup, if there is any.
     """
 
     budget: Budget = Budget()
+    """The ball around each image in which the attack stays (paper: ε)."""
     beta: PositiveFloat = 6.0
+    """Weight of the divergence beside the cross-entropy (paper: 1/λ)."""
     steps: PositiveInt = 10
+    """Gradient steps of the attack on each batch."""
     step: Eps | None = None
+    """Length of a step (paper: α), in units of the pixel range; null is 2.5·eps/steps."""
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
 
     @property

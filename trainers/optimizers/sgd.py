@@ -12,11 +12,14 @@ from trainers.families import Optimizer
 
 
 class Sgd(Optimizer, kind="sgd"):
-    """`lr` 0.1, momentum 0.9, weight decay 5e-4, plain or Nesterov."""
+    """SGD with plain or Nesterov momentum and weight decay."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Momentum; 0 is plain gradient descent."""
     weight_decay: NonNegativeFloat = 5e-4
+    """Coefficient of the L2 penalty on every weight."""
     nesterov: bool = False
+    """Whether momentum is Nesterov's, which needs a momentum above 0."""
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> Sgd:

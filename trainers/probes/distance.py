@@ -20,13 +20,14 @@ class Distance(Probe, kind="distance"):
     """After each epoch ||w_t - w_0||, the L2 distance over all parameters (no running statistics), and
     `relative`, the same in units of ||w_0||.
 
-    Metrics are those of the last epoch and, if it is reached, `epoch_at_90`, the first epoch whose training
-    accuracy is at least `threshold`. If weights are averaged, the average is measured. Costs no forward pass,
-    only two passes over the weights per epoch and a copy of them.
+    Metrics are those of the last epoch and, if the threshold is reached, `epoch_at_90`. If weights are
+    averaged, the average is measured. Costs no forward pass, only two passes over the weights per epoch and a
+    copy of them.
     """
 
     watches = True
     threshold: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Training accuracy whose first epoch is the metric `epoch_at_90` (for 0.9)."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from trainers.spec import InputError
 
 
 class EarlyStopping(Probe, kind="early_stopping"):
-    """Holds out a class-balanced `share` of the clean test images, and evaluates each epoch on both parts.
+    """Holds out some of the clean test images, and evaluates each epoch on both parts.
 
     `stopped_acc` is the accuracy on the rest at `stopped_epoch`, the first epoch that is best on the held-out
     part; `peak_acc` the best accuracy on the rest over all epochs, at `peak_epoch`, which a trainer could not
@@ -30,6 +30,7 @@ class EarlyStopping(Probe, kind="early_stopping"):
 
     watches = True
     share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the clean test images that is held out to choose the epoch."""
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -21,16 +21,17 @@ from trainers.spec import InputError
 
 class FineTune(Probe, kind="fine_tune", version=2):
     """For a trial trained on clean images: fine-tunes a copy of its network on each set, with the trial's
-    recipe and seed except for `epochs` and the full rate `lr`, through the whole schedule.
+    recipe and seed except for `epochs` and `lr`, through the whole schedule.
 
     The curve `<set>` is the accuracy on the test images before (index 0) and after each epoch; `<set>_acc` is
-    its last value, `<set>_peak_acc` the best after an epoch. With `lr` 0 the weights stay, but running
-    statistics become those of the set. Costs `epochs` epochs of training for each set, and a forward pass of
-    the test images after each epoch.
+    its last value, `<set>_peak_acc` the best after an epoch. Costs `epochs` epochs of training for each set,
+    and a forward pass of the test images after each epoch.
     """
 
     epochs: PositiveInt = 10
+    """Epochs of fine-tuning on each set."""
     lr: Annotated[float, Field(ge=0)] = 0.01
+    """Full learning rate of the fine-tuning; at 0 only running statistics change."""
     smoke: ClassVar[dict[str, Any]] = {"epochs": 1}
 
     def epochs_taken(self, sets: int) -> int:

@@ -25,9 +25,7 @@ DIGITS = 4  # significant ones, of a number that a picture is drawn from
 
 
 class FirstLayer(Probe, kind="first_layer"):
-    """The response of the first convolution, its mean magnitude over channels, on a class-balanced `limit` of
-    the `on` images. For a class-balanced `pictured` of them the response and its `channels` strongest
-    channels are stored.
+    """The response of the first convolution, its mean magnitude over channels.
 
     Metric `peak_share`: the share of an image's response at its largest position, mean over images; 1 over
     the number of positions if all are equal. With sets, `<set>_at_change`: the share of a set's images (as
@@ -39,9 +37,13 @@ class FirstLayer(Probe, kind="first_layer"):
     """
 
     on: Literal["train", "test"] = "train"
+    """Which images: those trained on, or the clean test images."""
     limit: PositiveInt | None = 1000
+    """Size of the class-balanced subset that is measured; null takes all."""
     pictured: PositiveInt = 4
+    """Size of the class-balanced subset whose responses are stored for pictures."""
     channels: PositiveInt = 4
+    """Strongest channels stored for each of these images."""
     smoke: ClassVar[dict[str, Any]] = {"limit": 8, "pictured": 2}
 
     @property

@@ -25,25 +25,25 @@ HISTORY = 10  # L-BFGS history; each step is as large as the classifier
 
 
 class LinearSeparability(Probe, kind="linear_separability"):
-    """Softmax regression on the difference between the training images and the set `clean` (the same
-    class-balanced `limit` of both), flattened and scaled to [0, 1] by the global minimum and maximum. It does
-    not use the network.
+    """Softmax regression on the difference between the training images and the set `clean`, flattened and
+    scaled to [0, 1] by the global minimum and maximum. It does not use the network.
 
-    `share` of each class is held out of the fit. Metrics `acc`, on the perturbations fitted, and
-    `held_out_acc`, on the others. With fewer images than values per image any noise is separable, so `acc`
-    alone says little; and noise clipped at 0 and 255 reveals the image under it. Fields `fitted` and
-    `held_out` (counts), `loss` (nats, after the fit).
+    Metrics `acc`, on the perturbations fitted, and `held_out_acc`, on the others. With fewer images than
+    values per image any noise is separable, so `acc` alone says little; and noise clipped at 0 and 255
+    reveals the image under it. Fields `fitted` and `held_out` (counts), `loss` (nats, after the fit).
 
-    The fit is full-batch L-BFGS from zero weights with at most `iterations`, the published number; the line
-    search is not the published one. Costs up to 1.25 passes over the perturbations per iteration, and two
-    bytes of memory for each of their values. InputError if `clean` does not hold the same images, row by row,
-    or if a class has no images left to fit.
+    The fit is full-batch L-BFGS from zero weights; the line search is not the published one. Costs up to 1.25
+    passes over the perturbations per iteration, and two bytes of memory for each of their values. InputError
+    if `clean` does not hold the same images, row by row, or if a class has no images left to fit.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("clean",)
     limit: PositiveInt | None = None
+    """Size of a class-balanced subset of the training images; null takes all."""
     share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of each class that is held out of the fit."""
     iterations: PositiveInt = 1000
+    """Most iterations of L-BFGS; the default is the published number."""
     smoke: ClassVar[dict[str, Any]] = {"iterations": 20}
 
     @property

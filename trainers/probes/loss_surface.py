@@ -29,13 +29,10 @@ Direction = tuple[nn.Parameter, Tensor, Tensor]  # a weight, and the two directi
 
 
 class LossSurface(Probe, kind="loss_surface"):
-    """Loss and accuracy at `points` x `points` points, ±`reach` along each of two directions, on a
-    class-balanced `limit` of the `on` images.
+    """Loss and accuracy on a square grid of points along two directions.
 
-    A direction is drawn from `seed`, so networks of one architecture share it. Each of its filters is scaled
-    to the norm of the network's filter, so at offset 1 each filter has moved by its own norm. Biases and
-    normalisation parameters stay fixed. `batch_norm: running` keeps the running statistics of BatchNorm;
-    `recomputed` recomputes them at every point from a class-balanced `limit` of the training images.
+    Each filter of a direction is scaled to the norm of the network's filter. Biases and normalisation
+    parameters stay fixed.
 
     Metrics `centre_loss` (nats), `centre_acc`, and `sharpness`, the mean loss on the border minus that of the
     centre. Fields `x`, `y` (offsets), `loss` and `acc` (a row for each y), `how`. Costs points² forward
@@ -43,11 +40,17 @@ class LossSurface(Probe, kind="loss_surface"):
     """
 
     points: PositiveInt = 21
+    """Points along each direction, an odd number from 3 on: one is the centre."""
     reach: PositiveFloat = 1.0
+    """Largest offset along each direction; at 1 each filter has moved by its own norm."""
     on: Literal["train", "test"] = "train"
+    """Which images: those trained on, or the clean test images."""
     limit: PositiveInt | None = 1000
+    """Size of the class-balanced subset that is evaluated at each point; null takes all."""
     batch_norm: Literal["running", "recomputed"] = "running"
+    """BatchNorm's statistics: the running ones, or those of `limit` training images at each point."""
     seed: int = 0
+    """Seed of the directions; networks of one architecture share them."""
     smoke: ClassVar[dict[str, Any]] = {"points": 3, "limit": 20}
 
     @field_validator("points")

@@ -13,11 +13,12 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Cosine(Schedule, kind="cosine"):
-    """Rises from 0 in a line over the first `warmup` share of the training, then falls along half a cosine
-    from the full rate to `floor` times it."""
+    """Rises from 0 in a line, then falls along half a cosine to a floor."""
 
     warmup: Share = 0.0
+    """Share of the training over which the rate first rises from 0 in a line."""
     floor: Share = 0.0
+    """Final learning rate, as a share of the full one."""
 
     def factor(self, progress: float) -> float:
         if progress < self.warmup:

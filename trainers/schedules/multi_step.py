@@ -10,11 +10,12 @@ from trainers.families import Schedule
 
 
 class MultiStep(Schedule, kind="multi_step"):
-    """Multiplies by `gamma` at each of `milestones` (shares of the training); the defaults are 100 and 150
-    of 200 epochs."""
+    """Multiplies the rate by a factor at each milestone; the defaults are epochs 100 and 150 of 200."""
 
     milestones: tuple[float, ...] = (0.5, 0.75)
+    """Ascending shares of the training, each in (0, 1), at which the rate falls."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor on the learning rate at each milestone."""
 
     @field_validator("milestones")
     @classmethod

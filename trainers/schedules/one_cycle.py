@@ -11,10 +11,10 @@ from trainers.families import Schedule
 
 
 class OneCycle(Schedule, kind="one_cycle"):
-    """Rises from 0 to the full rate over the first `warmup` share of the training, then falls to 0 at its
-    end."""
+    """Rises from 0 to the full rate, then falls to 0 at the end of the training."""
 
     warmup: Annotated[float, Field(gt=0, lt=1)] = 0.25
+    """Share of the training over which the rate rises; it falls over the rest."""
 
     def factor(self, progress: float) -> float:
         return progress / self.warmup if progress < self.warmup else (1 - progress) / (1 - self.warmup)
