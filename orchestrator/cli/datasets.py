@@ -18,6 +18,7 @@ from orchestrator.cli.terminal import Terminal
 from orchestrator.storage import garbage
 from orchestrator.storage.damage import damaged_files, in_quarantine
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.stores import storage_of
 from poisons import CraftContext, DataSpec, Store
 from poisons.arrow import read_index
 from poisons.base import Report
@@ -161,7 +162,7 @@ def verify(store: Store, console: Terminal, key: str | None) -> bool:
 
 def verify_ledger(store: Store, console: Terminal) -> bool:
     """Read every file of the ledger and every heartbeat; False if any is damaged."""
-    ledger = Ledger(store.where)
+    ledger = Ledger(storage_of(store))
     bad = damaged_files(ledger)
     for name, why in bad.items():
         console.say(("damaged", "red"), f" {store.where}/{name}: {why}")

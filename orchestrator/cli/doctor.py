@@ -13,8 +13,7 @@ from typing import Literal
 import torch
 
 import poisons  # noqa: F401  (its members join their families)
-from orchestrator.storage.locations import open_storage
-from orchestrator.storage.stores import open_store
+from orchestrator.storage.stores import open_store, storage_of
 from poisons.sources.base import Source
 from poisons.store.cached import CachedStore
 from trainers import InputError
@@ -73,7 +72,7 @@ def _gpus() -> Iterator[Finding]:
 def _space(where: str | Path) -> Iterator[Finding]:
     try:
         store = open_store(where)
-        storage = open_storage(store.where)
+        storage = storage_of(store)
         data, trials = (len(storage.names(name)) for name in ("data", "trials"))
     except (InputError, OSError) as error:
         yield Finding("store", "missing", str(error))

@@ -39,14 +39,14 @@ def plan_of(
         from orchestrator.planning.snapshot import version_of
         from orchestrator.planning.sweep_file import load
         from orchestrator.storage.ledger import Ledger
-        from orchestrator.storage.stores import open_store
+        from orchestrator.storage.stores import open_store, storage_of
 
         version = version_of(file, settings or ()) or ""
         spec = load(file, tuple(settings or ()))
         stored = open_store(store)
         todo = make_plan(spec, stored, str(file), version=version, retry=retry)
         with suppress(OSError):  # the disk may be full; status then plans the sweep itself
-            todo.snapshot.keep(Ledger(stored.where).storage, version)
+            todo.snapshot.keep(Ledger(storage_of(stored)).storage, version)
         return todo, stored
 
 
@@ -111,5 +111,6 @@ def name_of(file: Path, store: str) -> str:
 def status_of(todo: Plan, stored: Store) -> SweepStatus:
     from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.storage.ledger import Ledger
+    from orchestrator.storage.stores import storage_of
 
-    return read_status(todo.snapshot, Ledger(stored.where))
+    return read_status(todo.snapshot, Ledger(storage_of(stored)))

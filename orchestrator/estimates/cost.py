@@ -14,8 +14,8 @@ from orchestrator.estimates.rates import Rates, Run, device_name, processor
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.locations import open_storage
 from orchestrator.storage.records import Result
+from orchestrator.storage.stores import storage_of
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from trainers.flops import trial_work
@@ -35,7 +35,7 @@ class Costs:
     known: dict[Hashable, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.extents, self.flops = Extents(self.store), FlopsKept(open_storage(self.store.where))
+        self.extents, self.flops = Extents(self.store), FlopsKept(storage_of(self.store))
 
     @classmethod
     def given(cls, store: Store, tflops: float) -> Costs:
@@ -48,7 +48,7 @@ class Costs:
     ) -> Costs | None:
         """Rates from finished trials of the store, preferring those whose keys are in `prefer`: trials
         that ran on `place`, or else on the device that ran most of them. None if nothing has finished yet."""
-        ledger, extents = Ledger(store.where), Extents(store)
+        ledger, extents = Ledger(storage_of(store)), Extents(store)
         kept = FlopsKept(ledger.storage)
         records = ledger.summaries(_sample(prefer, ledger.done())).values()
         runs = [run for record in records if (run := read_run(record, extents, kept)) is not None]
@@ -58,7 +58,7 @@ class Costs:
     @classmethod
     def measured(cls, store: Store, *, place: torch.device, threads: int = 1) -> Costs:
         """The speed of this machine, measured in a few seconds the first time."""
-        rates = Rates.measured(open_storage(store.where), place, threads)
+        rates = Rates.measured(storage_of(store), place, threads)
         return cls(store, rates, CraftRates.learned(store))
 
     @classmethod

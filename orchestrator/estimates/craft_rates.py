@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.estimates.rates import Rates
-from orchestrator.storage.locations import open_storage
+from orchestrator.storage.stores import storage_of
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent
 from poisons.store.store import known
@@ -33,7 +33,7 @@ class CraftRates:
     @classmethod
     def learned(cls, store: Store) -> CraftRates:
         """From the records of the data sets in a store; None if there are none."""
-        storage = open_storage(store.where)
+        storage = storage_of(store)
         names = [f"data/{name}/record.json" for name in storage.names("data")[:LEARN]]
         found: dict[Group, list[float]] = defaultdict(list)
         for name, data in storage.read_all(names).items():

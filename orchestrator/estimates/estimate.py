@@ -19,7 +19,7 @@ from orchestrator.estimates.schedule import Job, makespan
 from orchestrator.estimates.shares import Measured
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.planning.spec import RunSpec
-from orchestrator.storage.locations import open_storage
+from orchestrator.storage.stores import storage_of
 from poisons import Store
 
 # From the command to the first trial: Ray, workers, their imports. In three sweeps on two cores it took 11 to
@@ -96,7 +96,7 @@ def estimate_on_this_machine(
     `sweeps` in sequence. None if there is no estimate: a plan is useful without one."""
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        run, kept = plan.sweep.run, packing.ShareStore(open_storage(store.where))
+        run, kept = plan.sweep.run, packing.ShareStore(storage_of(store))
         described = tflops is not None and slots is not None  # machines that are not this one
         measured = kept.device() if run.gpus_per_trial == "auto" else None
         take = partial(this_machine, run, cpus=os.cpu_count() or 1, gpus=gpus, slots=slots)

@@ -15,6 +15,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.storage import Storage
+from orchestrator.storage.stores import storage_of
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from poisons.records import Count
@@ -86,7 +87,7 @@ def choose_kept_weights(plan: Plan, store: Store) -> KeptWeights:
     run, training = plan.sweep.run, {task.key: task.trial for task in plan.missing if task.trains}
     if not training:
         return KeptWeights(run, {}, frozenset(), 0)
-    there, measure = Ledger(store.where).kept(), WeightSizes(store)
+    there, measure = Ledger(storage_of(store)).kept(), WeightSizes(store)
     sizes = {key: measure.of(trial) for key, trial in training.items() if key not in there}
     if run.keep == "auto":
         taken = sum(measure.of(task.trial) or 0 for task in plan.tasks if task.key in there)
@@ -132,7 +133,7 @@ class WeightSizes:
     known: dict[tuple[object, ...], int | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.extents, self.storage = Extents(self.store), Ledger(self.store.where).storage
+        self.extents, self.storage = Extents(self.store), Ledger(storage_of(self.store)).storage
 
     def of(self, trial: TrialSpec) -> int | None:
         """Bytes of the weights of a trial's network; None if it cannot be built here."""

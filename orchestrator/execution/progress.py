@@ -24,6 +24,7 @@ from orchestrator.planning.plan import Task
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.outage import Outage
 from orchestrator.storage.records import DriverState, Failure, Result, RunningTrial, Stopped
+from orchestrator.storage.stores import storage_of
 from poisons import DataSpec
 from trainers.families import Metrics
 
@@ -63,7 +64,7 @@ class Progress:
         keeps the order of the plan."""
         self._context, plan = context, context.plan
         self._shares = Shares.fixed(0.0)
-        self._ledger = Ledger(context.store.where)
+        self._ledger = Ledger(storage_of(context.store))
         self._search, self._pruner = Search.of(plan, self._ledger), Pruner.of(plan, self._ledger)
         self._tasks = {task.key: task for task in plan.tasks}
         self._seconds = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)

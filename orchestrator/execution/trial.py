@@ -17,6 +17,7 @@ from orchestrator.storage.backoff import patiently
 from orchestrator.storage.ledger import WEIGHTS, Ledger, with_findings
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import Finding, Result
+from orchestrator.storage.stores import storage_of
 from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
@@ -65,7 +66,7 @@ def run_trial(
     A trial that was killed resumes from its last checkpoint. Two runners of one trial on one machine take
     turns; the second finds it done.
     """
-    ledger, key = Ledger(store.where), trial.key
+    ledger, key = Ledger(storage_of(store)), trial.key
     take = images or (lambda spec: store.ensure(spec, CraftContext(device=device)))
     with FileLock(store.root / "locks" / f"trial-{key}.lock"):
         checkpoint = trial_checkpoint(store, key, every=run.checkpoint_seconds)

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from orchestrator.storage.locations import open_storage
+from orchestrator.storage.stores import storage_of
 from poisons import DataSpec, Store
 from poisons.records import Count, Shape
 from poisons.sources.base import Extent
@@ -33,7 +33,7 @@ class Extents:
     under `extents/`."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.storage = store, open_storage(store.where)
+        self.store, self.storage = store, storage_of(store)
         self.splits: dict[tuple[object, ...], Extent | None] = {}
 
     def of(self, spec: DataSpec) -> Extent:

@@ -18,6 +18,7 @@ from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.planning.spec import SweepSpec, is_seed
 from orchestrator.planning.trial_budget import Bound, Quota
 from orchestrator.storage.ledger import Ledger, ProbeKeys
+from orchestrator.storage.stores import storage_of
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source, Split
@@ -177,7 +178,7 @@ def make_plan(
     """The plan of `sweep`; `where` names its file in errors. Trials whose keys are in `retry` count as
     missing even if they failed or were stopped. Reads the fingerprints of the sources and the records of
     the store."""
-    ledger, measure = Ledger(store.where), cache(_extent)
+    ledger, measure = Ledger(storage_of(store)), cache(_extent)
     tasks = _tasks(sweep, where, ledger, measure, frozenset(retry))
     sweep = sweep.model_copy(update={"report": resolved_report(sweep, where)})
     bounds, bound = quota(sweep, {task.key: task.point for task in tasks}), None

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from orchestrator.storage.heartbeats import live_heartbeats
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS, Ledger
-from orchestrator.storage.locations import open_storage
 from orchestrator.storage.storage import FolderStorage, Storage
+from orchestrator.storage.stores import storage_of
 from poisons import Store
 from poisons.records import IMPORT, RECORD
 from trainers.stored import DamagedError
@@ -61,7 +61,7 @@ class Garbage:
 def entries(store: Store) -> list[Entry]:
     """Every data set, by name. What trials of the ledger and running sweeps name is needed, and so are its
     ancestors."""
-    records, storage = store.records(), open_storage(store.where)
+    records, storage = store.records(), storage_of(store)
     reasons = _used(storage)
     for name, sweeps in _claimed(storage).items():
         reasons.setdefault(name, []).extend(sweeps)
@@ -99,7 +99,7 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
             None if Path(p.last).stem in kept else "of a data set that goes, or is gone; drawn again"
         ),
     }
-    storage = open_storage(store.where)
+    storage = storage_of(store)
     now = storage.now()
     found = [
         Garbage(place.name, why, place.bytes)
@@ -117,7 +117,7 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
 
 def kept_weights(store: Store) -> tuple[int, int]:
     """The number of trials whose weights the store keeps, and their bytes."""
-    there = open_storage(store.where).files("trials")
+    there = storage_of(store).files("trials")
     sizes = [kept.bytes for name, kept in there.items() if name.partition("/")[2] == WEIGHTS]
     return len(sizes), sum(sizes)
 
@@ -158,7 +158,7 @@ def _histories(storage: Storage, now: float) -> Iterator[Garbage]:
     that was written lately may belong to a result that is about to replace a damaged one."""
     there = {f"trials/{name}": kept for name, kept in storage.files("trials").items()}
     old = [name for name, kept in there.items() if kept.changed is not None and now - kept.changed > DAY]
-    for name in sorted(Ledger(storage.where).superseded(old)):
+    for name in sorted(Ledger(storage).superseded(old)):
         yield Garbage(name, "of a result or finding that another came before", there[name].bytes)
 
 
@@ -183,7 +183,7 @@ def _places(storage: Storage, folder: str, now: float) -> Iterator[Place]:
 def remove(store: Store, item: Garbage) -> bool:
     """Remove it, unless a process on this machine is building a data set, which may be made from it, or a
     sweep that has started since needs it. Returns whether it was removed."""
-    storage = open_storage(store.where)
+    storage = storage_of(store)
     if PurePosixPath(item.name).name in _claimed(storage) or _building(store):
         return False
     here = FolderStorage(store.root).remove_all(item.name)
@@ -192,7 +192,7 @@ def remove(store: Store, item: Garbage) -> bool:
 
 def imports(store: Store) -> list[tuple[str, dict[str, Any]]]:
     """Every imported perturbation whose record is not damaged, by fingerprint."""
-    storage = open_storage(store.where)
+    storage = storage_of(store)
     names = sorted(storage.holders("imports", RECORD))
     read = storage.read_all([f"imports/{name}/{RECORD}" for name in names])
     found = []
@@ -217,7 +217,7 @@ def _used(storage: Storage) -> dict[str, list[str]]:
     """Names of data sets that trials of the ledger, finished or failed, and their probes read, with the
     number of trials."""
     needs: dict[str, set[str]] = defaultdict(set)
-    ledger = Ledger(storage.where)
+    ledger = Ledger(storage)
     for key, result in ledger.summaries(ledger.done()).items():
         needs[key].update(result.get("needs", ()))
     for key, failure in ledger.failures(ledger.failed()).items():

@@ -20,6 +20,7 @@ from orchestrator.storage.kinds import FAILURES, FINDINGS, RESULTS, STOPS, Kind,
 from orchestrator.storage.locations import open_storage
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import Failure, Finding, Result, Stopped, sealed
+from orchestrator.storage.storage import Storage
 from trainers.redaction import redacted_data
 from trainers.stored import DamagedError
 
@@ -34,8 +35,8 @@ _LOOK = re.compile(r"([^/]+)/look-([^/]+)\.json")
 class Ledger:
     """Results and failures of trials under `trials/<key>/` of the storage at `where`."""
 
-    def __init__(self, where: Path | str) -> None:
-        self.storage = open_storage(where)
+    def __init__(self, where: Storage | Path | str) -> None:
+        self.storage = where if isinstance(where, Storage) else open_storage(where)
         self.damaged: dict[str, str] = {}  # files that were read and are damaged, and why
 
     def result(self, key: str) -> Result | None:

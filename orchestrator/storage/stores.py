@@ -13,6 +13,7 @@ from pathlib import Path
 
 from orchestrator.storage.heartbeats import STALE_SECONDS, shows
 from orchestrator.storage.locations import as_url, local_folder, open_storage
+from orchestrator.storage.storage import FolderStorage, Storage
 from poisons import Store
 from poisons.durable import StoreError
 from poisons.store.cached import CachedStore
@@ -45,6 +46,14 @@ def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> 
             "; name a store that all machines share, --store s3://bucket/prefix or a folder on a shared disk"
         )
     return open_store(where)
+
+
+def storage_of(store: Store) -> Storage:
+    """The storage of a store: its folder, or what it is a cache of."""
+    if not isinstance(store, CachedStore):
+        return FolderStorage(store.root)
+    assert isinstance(store.remote, Storage), "open_store opened it"
+    return store.remote
 
 
 def _bound() -> int:

@@ -16,6 +16,7 @@ from orchestrator.storage.heartbeats import is_ours, live_heartbeats
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Result
+from orchestrator.storage.stores import storage_of
 from orchestrator.tracking import data_sets, page, payloads
 from orchestrator.tracking.connection import TROUBLE, Connection
 from orchestrator.tracking.dedupe import Copy, copies, discard, settle, unfinished, whole
@@ -38,7 +39,7 @@ class Tracker:
         """Connect and create the experiment, unless that is left to a later `attach`. Raises InputError if
         nothing answers at `uri`."""
         self.plan, self.store = plan, store
-        self.ledger = Ledger(store.where)
+        self.ledger = Ledger(storage_of(store))
         self.connection = Connection(uri, store.root / "mlartifacts")
         self.attached, self.experiment = False, ""
         try:

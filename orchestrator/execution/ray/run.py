@@ -37,7 +37,7 @@ from orchestrator.planning.resources import lacking
 from orchestrator.storage.heartbeats import Driver, remove_dead
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.locations import open_storage
+from orchestrator.storage.stores import storage_of
 from poisons import Store
 from trainers import InputError
 from trainers.spec import plain
@@ -77,7 +77,7 @@ def run_plan(
     """
     if address is None:
         check_ready(task.trial for task in plan.missing if task.trains)
-    storage, run, stop = open_storage(store.where), plan.sweep.run, threading.Event()
+    storage, run, stop = storage_of(store), plan.sweep.run, threading.Event()
     with ExitStack() as after:
         after.callback(observer.sweep_ended)
         remove_dead(storage)
@@ -98,7 +98,7 @@ def run_plan(
             shares, probes = _shares(plan, store, there)
             kept = choose_kept_weights(plan, store).kept
             for key in retry:
-                Ledger(store.where).forget(key)
+                Ledger(storage_of(store)).forget(key)
             progress.begin(shares)
             mailbox = start_mailbox()
             shared = Shared(mailbox, store.where, driver.id, json.dumps(plain(run)), work)
@@ -188,7 +188,7 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
     measured = run.gpus_per_trial == "auto" and given > 0
     if not measured and not 0 < given < 1:
         return Shares.fixed(given), None
-    kept, extents = packing.ShareStore(open_storage(store.where)), Extents(store)
+    kept, extents = packing.ShareStore(storage_of(store)), Extents(store)
     if not measured:
         return Given(given, kept, extents, there.gpu_model(), plan.missing), None
     shares = Measured(kept, extents, there.gpu_model(), plan.missing)
