@@ -49,7 +49,7 @@ class RunSpec(Spec):
     retries: NonNegativeInt = 1
     """Retries of a trial after a fault of its own, such as divergence."""
     machine_retries: NonNegativeInt = 5
-    """Retries since its last progress after a process, machine or disk failed."""
+    """Retries of a trial after its process, machine or disk failed, counted from its last progress."""
     scheduler: Literal["none", "asha", "median"] = "none"
     """What ends trials early that fall behind others at the same epoch."""
     search: Literal["grid", "random", "optuna"] = "grid"
@@ -109,8 +109,8 @@ class RunSpec(Spec):
 class ProbeSpec(Spec):
     """A probe of every trial of a sweep.
 
-    `sets: {em: {poison: em}, shuffled em: {poison: em, shuffled: true}}` compares two data sets. A probe
-    changes nothing about the trial, so it is no part of the trial's key.
+    `sets: {em: {poison: em}, shuffled em: {poison: em, shuffled: true}}` names two data sets to compare. A
+    probe changes nothing about the trial, so it is no part of the trial's key.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$")

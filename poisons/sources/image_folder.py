@@ -51,7 +51,7 @@ class ImageFolder(Source, kind="image_folder"):
 
     locators = ("root",)
     root: str
-    """Folder with train/ and test/ (or val/)."""
+    """Folder with train/ and test/, or val/ where there is no test/; in each a folder per class."""
     grey: bool = False
     """Whether images are read with one channel, not three."""
     classes: PositiveInt | None = None

@@ -68,7 +68,7 @@ class ResNet(Architecture):
     width: PositiveInt = 64
     """Channels of the first stage; each further stage doubles them."""
     stem: Literal["cifar", "imagenet"] = "cifar"
-    """First layers: a 3x3 convolution, or the paper's 7x7 one and a pooling, for a quarter of the size."""
+    """First layers: a 3x3 convolution, or the paper's 7x7 one and a pooling, which quarter the size."""
     smoke: ClassVar[dict[str, Any]] = {"width": 4}
 
     def build(self, *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:

@@ -20,13 +20,13 @@ class ColorJitter(Augmentation, kind="color_jitter"):
     """Changes every image by amounts of its own, drawn uniformly, in a random order."""
 
     brightness: Amount = 0.2
-    """Brightness is scaled by a factor drawn from [max(0, 1 - v), 1 + v]."""
+    """A value v scales brightness by a factor drawn from [max(0, 1 - v), 1 + v]."""
     contrast: Amount = 0.2
-    """Contrast is scaled by a factor drawn from [max(0, 1 - v), 1 + v]."""
+    """A value v scales contrast by a factor drawn from [max(0, 1 - v), 1 + v]."""
     saturation: Amount = 0.2
-    """Saturation is scaled by a factor drawn from [max(0, 1 - v), 1 + v]."""
+    """A value v scales saturation by a factor drawn from [max(0, 1 - v), 1 + v]."""
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    """Hue is turned by a share of the whole circle drawn from [-v, v]; 0 leaves it out."""
+    """A value v turns the hue by a share of the whole circle drawn from [-v, v]; 0 leaves it out."""
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         amounts = (self.brightness, self.contrast, self.saturation)
