@@ -31,6 +31,7 @@ class Perturbation(ABC):
 
     kind: ClassVar[str] = ""
     kinds: ClassVar[dict[str, type[Perturbation]]] = {}
+    changes: ClassVar[bool] = True  # whether it changes any image
 
     def __init_subclass__(cls, *, kind: str, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -42,6 +43,11 @@ class Perturbation(ABC):
         """The changed images. `rows` (int64 N) are their positions among the images that it was crafted from
         (default: all, in order); a perturbation that depends only on the class ignores them. InputError if it
         does not fit."""
+
+    def flat(self) -> tuple[Perturbation, ...]:
+        """The perturbations that it applies in sequence, each of which is stored in a file of its own: itself,
+        unless it is a chain."""
+        return (self,)
 
     def facts(self) -> dict[str, Any]:
         """Facts about this perturbation for the record of the data set, as JSON types."""
@@ -93,6 +99,11 @@ class Poison(Plugin, family="poison", package="poisons.methods"):
     def transfers(self) -> bool:
         """Whether its perturbation can be applied to other images of the same classes and shape."""
         return True
+
+    @property
+    def imports(self) -> str | None:
+        """The fingerprint of the imported perturbation that it uses; None if it is crafted."""
+        return None
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         """The computation in networks of crafting from `images` images of `shape` (C, H, W), as far as it is

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from trainers.checkpoint import Checkpoint
-from trainers.evaluate import EvaluationSpec, evaluate, metric_of
+from trainers.evaluate import Evaluation, EvaluationSpec, evaluate, metric_of
 from trainers.families import Report
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
@@ -123,19 +123,8 @@ class Trial(Spec):
             arithmetic=arithmetic,
         )
         start = time.monotonic()
-        memorises = spec.defense.memorises and spec.architecture.memorises
         with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):
-            assert trained.images is not None, "a training has images"
-            evaluation = evaluate(
-                trained.model,
-                trained.images,
-                test,
-                self.evaluation,
-                gen=generator(device, self.seed, 0),
-                batch_size=spec.batch_size,
-                memorises=memorises,
-                defense=spec.defense,
-            )
+            evaluation = self._evaluated(trained, test, device)
         return trained, {
             "spec": redacted_data(plain(self)),
             "metrics": summary(trained.history) | evaluation.metrics,
@@ -153,6 +142,19 @@ class Trial(Spec):
             **_computed_on(device, arithmetic, trained.platforms),
             "environment": environment(),
         }
+
+    def _evaluated(self, trained: Trained, test: Images, device: torch.device) -> Evaluation:
+        assert trained.images is not None, "a training has images"
+        return evaluate(
+            trained.model,
+            trained.images,
+            test,
+            self.evaluation,
+            gen=generator(device, self.seed, 0),
+            batch_size=self.train.batch_size,
+            memorises=self.train.defense.memorises and self.train.architecture.memorises,
+            defense=self.train.defense,
+        )
 
     def run_probes(
         self,

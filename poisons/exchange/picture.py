@@ -13,8 +13,6 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation
-from poisons.methods.clean import Identity
-from poisons.perturbations.chain import Chain
 from poisons.perturbations.pixel_write import PixelWrite
 from poisons.store.build import per_chunk
 from trainers.images import Images
@@ -42,7 +40,9 @@ def draw(clean: Images, poisoned: Images, perturbation: Perturbation | None = No
     """
     classes = poisoned.y.unique().tolist()
     shown = classes[:CLASSES]
-    rows = torch.tensor(_examples(clean, poisoned, shown, still=isinstance(perturbation, Identity)))
+    rows = torch.tensor(
+        _examples(clean, poisoned, shown, still=perturbation is not None and not perturbation.changes)
+    )
     writes = [link for link in _links(perturbation) if link.per == "class"]
     pixels = [("pixels", _pixels(write, shown, poisoned)) for write in writes]
     lines, notes = [("clean", clean.x[rows].cpu())], []
@@ -99,7 +99,7 @@ def _examples(clean: Images, poisoned: Images, classes: list[int], *, still: boo
 
 
 def _links(perturbation: Perturbation | None) -> Iterator[PixelWrite]:
-    links = perturbation.flat() if isinstance(perturbation, Chain) else (perturbation,)
+    links = () if perturbation is None else perturbation.flat()
     return (link for link in links if isinstance(link, PixelWrite))
 
 

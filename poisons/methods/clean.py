@@ -15,6 +15,8 @@ from trainers.stored import DamagedError
 class Identity(Perturbation, kind="identity"):
     """Leaves images as they are."""
 
+    changes = False
+
     def apply(self, images: Images, rows: Tensor | None = None) -> Images:
         return images
 

@@ -37,6 +37,10 @@ class Imported(Poison, kind="imported"):
     def transfers(self) -> bool:
         return self.per != "image"
 
+    @property
+    def imports(self) -> str:
+        return self.fingerprint
+
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if it is not in the store, is damaged, or was imported for other images."""
         found = None if context.imports is None else read_import(context.imports / self.fingerprint)

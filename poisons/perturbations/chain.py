@@ -26,10 +26,7 @@ class Chain(Perturbation, kind="chain"):
         return images
 
     def flat(self) -> tuple[Perturbation, ...]:
-        """Its links, with nested chains flattened."""
-        return tuple(
-            end for link in self.links for end in (link.flat() if isinstance(link, Chain) else (link,))
-        )
+        return tuple(end for link in self.links for end in link.flat())
 
     def facts(self) -> dict[str, Any]:
         """The facts of all links; if two have the same name, the later one wins."""

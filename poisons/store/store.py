@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -37,7 +37,6 @@ from poisons.durable import (
 from poisons.exchange.card import Tally
 from poisons.exchange.importing import store_import
 from poisons.methods.clean import Identity
-from poisons.methods.imported import Imported
 from poisons.perturbations.chain import Chain
 from poisons.perturbations.delta import Delta
 from poisons.records import (
@@ -324,7 +323,7 @@ class Store:
         )
         with self._import_of(spec):
             perturbation = spec.poison[0].craft(clean, seed=spec.seed, context=own_context)
-        links = list(perturbation.links) if isinstance(perturbation, Chain) else [perturbation]
+        links = perturbation.flat()
         about = {"facts": by_kind(spec, [perturbation.facts()]), "device": str(context.device), **of_source}
         about["platform"] = numerical_platform(context.device).to_json()
         about |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
@@ -351,7 +350,7 @@ class Store:
         self,
         spec: DataSpec,
         parts: Iterable[Part],
-        links: list[Perturbation],
+        links: Sequence[Perturbation],
         about: dict[str, Any],
         start: float,
     ) -> None:
@@ -437,8 +436,8 @@ class Store:
     def _import_of(self, spec: DataSpec) -> AbstractContextManager[None]:
         """Keep the import that a data set is made from, if any, on this machine for the length of the
         block."""
-        poison = spec.poison[0]
-        return self._held(f"imports/{poison.fingerprint}") if isinstance(poison, Imported) else nullcontext()
+        fingerprint = spec.poison[0].imports
+        return nullcontext() if fingerprint is None else self._held(f"imports/{fingerprint}")
 
     def _held(self, name: str) -> AbstractContextManager[None]:
         """Keep a folder on this machine for the length of the block."""

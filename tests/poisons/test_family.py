@@ -73,7 +73,7 @@ def test_a_stored_perturbation_changes_any_rows_in_any_order(
 
 def _stored(perturbation: Perturbation, folder: Path) -> Perturbation:
     """What is restored from its files, one for each link of a chain."""
-    links = perturbation.flat() if isinstance(perturbation, Chain) else (perturbation,)
+    links = perturbation.flat()
     for i, link in enumerate(links):
         arrow.write(folder / f"{i}.arrow", link.columns(), {"kind": link.kind, **link.to_json()})
     found = tuple(restored(folder / f"{i}.arrow") for i in range(len(links)))
