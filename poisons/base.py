@@ -45,8 +45,8 @@ class Perturbation(ABC):
         does not fit."""
 
     def flat(self) -> tuple[Perturbation, ...]:
-        """The perturbations that it applies in sequence, each of which is stored in a file of its own: itself,
-        unless it is a chain."""
+        """The perturbations that it applies in sequence, each stored in a file of its own: itself, unless it
+        is a chain."""
         return (self,)
 
     def facts(self) -> dict[str, Any]:
