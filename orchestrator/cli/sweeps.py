@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -39,9 +39,6 @@ from orchestrator.cli.options import (
 from orchestrator.cli.plan_display import show_batch, show_plan
 from orchestrator.cli.report_display import print_report, sheet_of
 from orchestrator.cli.running import run_sweep
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()
