@@ -12,7 +12,7 @@ from trainers import InputError
 from trainers.stored import DamagedError, JsonFile
 from trainers.yaml_text import plain_numbers, read_yaml
 
-BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # the name that `ray start --autoscaling-config` uses
+BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # --autoscaling-config in cluster.yaml
 MOST = 10_000  # machines; larger numbers are capped
 Machines = Annotated[int, Field(ge=0)]
 

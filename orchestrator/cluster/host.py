@@ -22,7 +22,7 @@ OWNER = "process"  # the file in it that names its process
 REMOVE_SECONDS = 5.0  # how long removing a scratch folder may take
 
 
-def knock(address: str) -> bool:
+def check_listening(address: str) -> bool:
     """True if something listens at `host:port`; raises OSError if not. False for any other `address`."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():

@@ -124,7 +124,7 @@ class Supervisor:
             found = self._has_heartbeat(process.pid)
             if requested.wait(POLL_SECONDS):
                 return False
-            if found:  # for a moment there are two heartbeats; a request to stop may name either
+            if found:  # for a moment there are two heartbeats; a stop request may name either
                 self._standin.leave()
                 return not requested.is_set()
         return True

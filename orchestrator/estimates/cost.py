@@ -20,8 +20,8 @@ from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from trainers.flops import trial_work
 
-LEARN = 300  # records that rates are learned from, at most
-START_SECONDS = 0.5  # of a trial or a data set: files are opened, a network is made
+LEARN = 300  # most records that rates are learned from
+START_SECONDS = 0.5  # overhead of a trial or a data set: opening files, creating a network
 
 
 @dataclass

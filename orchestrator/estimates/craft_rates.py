@@ -16,9 +16,9 @@ from poisons.sources.base import Extent
 from poisons.store.store import known
 from trainers.flops import Work
 
-LEARN = 300  # records that are read, at most
-VALUE_SECONDS = 5e-8  # to read, change and write one pixel value, where nothing is known
-SOURCE_SECONDS = 3.0  # for the libraries that read a source, in a process of its own: those of results/*.json
+LEARN = 300  # most records that are read
+VALUE_SECONDS = 5e-8  # to read, change and write one pixel value, if nothing is known
+SOURCE_SECONDS = 3.0  # to import the libraries that read a source, in a new process
 Group = tuple[str, ...]
 
 

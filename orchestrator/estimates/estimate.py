@@ -25,7 +25,7 @@ from poisons import Store
 # From the command to the first trial: Ray, workers, their imports. In three sweeps on two cores it took 11 to
 # 14 s: `whole` without `seconds` in benchmarks/results/trials.jsonl.
 SWEEP_SECONDS = 15.0
-COMPILE_SECONDS = 35.0  # of the first training of a recipe in a worker: benchmarks/README.md, train_step
+COMPILE_SECONDS = 35.0  # in the first training of a recipe in a worker: benchmarks/README.md, train_step
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Estimate:
     resources: Resources
     data: Mapping[str, float]
     trials: Mapping[str, float]
-    rate: float  # floating-point operations per second, of a usual trial
-    origin: str  # of the rate, in words
+    rate: float  # floating-point operations per second of a typical trial
+    origin: str  # where the rate comes from, as text
     startup: float = 0.0
 
     @cached_property
@@ -97,7 +97,7 @@ def estimate_on_this_machine(
     try:
         gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
         run, kept = plan.sweep.run, packing.ShareStore(storage_of(store))
-        described = tflops is not None and slots is not None  # machines that are not this one
+        described = tflops is not None and slots is not None  # other machines than this one
         measured = kept.device() if run.gpus_per_trial == "auto" else None
         take = partial(this_machine, run, cpus=os.cpu_count() or 1, gpus=gpus, slots=slots)
         resources = take(on_gpus=described or measured is not None)
@@ -117,7 +117,7 @@ def estimate(plan: Plan, costs: Costs, resources: Resources, *, sweeps: int = 1)
     missing = {task.key: costs.task_seconds(task) for task in plan.missing}
     likely = _likely(plan, missing)
     trials = {task.key: missing[task.key] for task in likely}
-    if not costs.rates.factors:  # of finished trials compilation is a part
+    if not costs.rates.factors:  # rates learned from finished trials include compilation
         for key in _compiling(likely, resources.slots):
             trials[key] += COMPILE_SECONDS
     startup = sweeps * SWEEP_SECONDS if data or trials else 0.0
@@ -159,7 +159,9 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
 def _measured(store: Store, resources: Resources) -> Costs:
     """Costs at the measured rate of this machine; a guess where it cannot be measured, for example on a
     full GPU."""
-    threads = min(resources.threads, os.cpu_count() or 1)  # more would wait for each other for minutes
+    threads = min(
+        resources.threads, os.cpu_count() or 1
+    )  # more threads than cores slow the measurement down to minutes
     try:
         return Costs.measured(store, place=resources.place, threads=threads)
     except Exception:  # noqa: BLE001  (drivers raise what they like, and a guess is worth more than no answer)

@@ -15,7 +15,7 @@ from trainers.families import Architecture
 from trainers.flops import Flops, PerPass, network_flops
 from trainers.stored import DamagedError, JsonFile
 
-# of a network that cannot be counted: those of a ResNet-18
+# for a network that cannot be counted: the operations of a ResNet-18
 USUAL = Flops(1.1e9, 2.2e9, 1.1e9, values=PerPass(1.8e6, 2.6e6, 1.8e6), kernels=PerPass(70, 180, 90))
 
 

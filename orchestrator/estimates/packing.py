@@ -21,11 +21,11 @@ from trainers.flops import Shape
 from trainers.spec import identity
 from trainers.stored import DamagedError, JsonFile
 
-ROOM = 0.9  # of a GPU's memory: fragments and the next step's peak want some
-OVERHEAD = 600 * 2**20  # bytes that a process takes beside its tensors: CUDA's context, cuBLAS, cuDNN
-MOST = 16  # trials on one GPU: each is a process with memory, a thread and files on the host
-FINE = 10_000  # Ray knows a share to four decimals: three times 0.3333 fit, three times 0.3334 do not
-ELSEWHERE = frozenset(("epochs", "schedule", "label_smoothing", "clip_norm"))  # decide no memory
+ROOM = 0.9  # usable part of a GPU's memory; the rest is for fragmentation and higher peaks
+OVERHEAD = 600 * 2**20  # bytes of a process besides its tensors: CUDA context, cuBLAS, cuDNN
+MOST = 16  # trials on one GPU: each process needs memory, a thread and files on the host
+FINE = 10_000  # Ray rounds shares to four decimals: 3 x 0.3333 fit, 3 x 0.3334 do not
+ELSEWHERE = frozenset(("epochs", "schedule", "label_smoothing", "clip_norm"))  # do not affect memory
 
 
 @more
@@ -91,7 +91,7 @@ class ShareStore:
         try:
             return None if data is None else SHARE.read(data)
         except DamagedError:
-            return None  # it is measured again
+            return None  # damaged: measure again
 
     def device(self) -> str | None:
         """The kind of device with the most records; None if there are none."""

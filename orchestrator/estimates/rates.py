@@ -22,8 +22,8 @@ from trainers.gpu_profile import Speed, training_speed
 from trainers.recipe import Precision, TrainSpec
 from trainers.stored import DamagedError, JsonFile
 
-BATCH_SECONDS = 0.0005  # of the host, for one pass of a batch through a network, however small that is
-# Where nothing is known: about what `training_speed` finds for a thread of a server's processor; two cores
+BATCH_SECONDS = 0.0005  # host time for one pass of a batch through a network of any size
+# If nothing is known: about what `training_speed` measures for one thread of a server's processor; two cores
 # reach 0.48 TFLOP/s in a wide network (benchmarks/README.md). No GPU was measured: its speed is a guess.
 USUAL = Speed(1e11, values=8e8, kernels=3e4)
 USUAL_OF_A_GPU = Speed(1e13, values=5e10, kernels=7e4)
@@ -71,9 +71,9 @@ class Rates:
     """
 
     device: str
-    origin: str  # in words: "learned from 812 trials on NVIDIA H200"
+    origin: str  # such as "learned from 812 trials on NVIDIA H200"
     speed: Speed = USUAL
-    auto: str = "float32"  # what `precision: auto` is there
+    auto: str = "float32"  # what `precision: auto` resolves to there
     factors: Mapping[Group, float] = field(default_factory=dict)
 
     @property
@@ -96,8 +96,8 @@ class Rates:
 
     @classmethod
     def learned(cls, runs: Iterable[Run], device: str) -> Rates | None:
-        """From the trainings on `device`, else on that which most ran on; None if there are none. Of a GPU
-        those on a processor tell nothing."""
+        """From the trainings on `device`, else on the device that most ran on; None if there are none.
+        Trainings on a processor do not count for a GPU."""
         known = [run for run in runs if is_gpu(run.device) or not is_gpu(device)]
         counts = Counter(run.device for run in known)
         if not counts:
@@ -123,7 +123,7 @@ class Rates:
 
     @classmethod
     def of_some_gpu(cls) -> Rates:
-        """A guess at what a GPU reaches of which nothing is known."""
+        """A guess for a GPU of which nothing is known."""
         return cls("", "a guess; say what a GPU reaches with --tflops", USUAL_OF_A_GPU)
 
     @classmethod
@@ -135,19 +135,19 @@ class Rates:
         if auto not in known:
             known[auto] = training_speed(place, auto, threads=threads)
             speeds = {precision: asdict(speed) for precision, speed in known.items()}
-            with suppress(OSError):  # a store that cannot be written only makes it measure again
+            with suppress(OSError):  # without the cached file it is measured again
                 storage.write(_place(name), json.dumps({"device": name, "speeds": speeds}, indent=1).encode())
         return cls(name, "measured on this machine", known[auto], auto)
 
 
 def unscaled(work: Work, speed: Speed) -> float:
-    """Seconds of work at this speed, with the host's for each batch."""
+    """Seconds of work at this speed, plus the host's time for each batch."""
     return speed.seconds(work) + BATCH_SECONDS * work.batches
 
 
 def device_name(place: torch.device, threads: int) -> str:
-    """As records name it: `NVIDIA H200`, `cpu, 2 threads`; how many threads decides what a processor does. A
-    GPU of another machine has no name here."""
+    """As records name it: `NVIDIA H200`, `cpu, 2 threads`; the speed of a processor depends on the number of
+    threads. Empty for a GPU of another machine."""
     if place.type != "cuda":
         return processor(threads)
     return torch.cuda.get_device_name(place) if torch.cuda.is_available() else ""
@@ -182,5 +182,5 @@ def _remembered(storage: Storage, device: str) -> dict[Precision, Speed]:
     try:
         speeds = {} if data is None else RATES.read(data)["speeds"]
     except DamagedError:
-        return {}  # or of an older opsctl: it is measured again
+        return {}  # damaged, or from an older opsctl: measure again
     return {precision: Speed(**speed) for precision, speed in speeds.items()}

@@ -59,7 +59,7 @@ class Shaped(Shares):
             return False
         shape = self.shapes[task.key]
         self.known[shape] = max(self.known.get(shape, 0.0), larger(share))
-        with suppress(OSError):  # a full disk: it is known here, if not to others
+        with suppress(OSError):  # on a full disk only this driver learns of it
             self.kept.grow(shape, self.device, share)
         return True
 
@@ -82,7 +82,7 @@ class Given(Shaped):
         return super().of(task) or self.share
 
     def _recalled(self, shape: str, record: packing.ShareRecord) -> None:
-        if record.get("grown"):  # what was merely measured is less than what somebody says
+        if record.get("grown"):  # the setting takes precedence over a measured share, but not over a failure
             self.known[shape] = max(self.share, float(record["share"]))
 
 
@@ -95,7 +95,7 @@ class Measured(Shaped):
     ) -> None:
         tasks = list(tasks)
         super().__init__(kept, extents, device, tasks)
-        self.wanted: dict[str, Task] = {}  # shapes to measure, and a trial to do it with
+        self.wanted: dict[str, Task] = {}  # shape to measure -> a trial to measure it with
         for task in tasks:
             if (shape := self.shapes[task.key]) not in self.known:
                 self.wanted.setdefault(shape, task)

@@ -1,5 +1,5 @@
 """The health of a cluster's machines. Without it a broken machine would fail trial after trial, since it is
-free again first.
+always the first to be free.
 
 A trial is not given to a machine where it failed while there are others. A machine where several different
 trials failed in a row is not used for a while, and for longer the next time. Imports no ray.
@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-ROW = 3  # failures of different trials in a row that are blamed on the machine
+ROW = 3  # different trials that fail in a row before the machine is blamed
 REST_SECONDS, LONGEST_REST = 10.0, 120.0
-AVOID_SECONDS = 600.0  # for which a trial avoids a machine where it failed
+AVOID_SECONDS = 600.0  # how long a trial avoids a machine where it failed
 
 
 @dataclass
@@ -21,9 +21,9 @@ class Health:
     """What is known about one machine."""
 
     row: set[str] = field(default_factory=set)  # keys of trials that failed since the last success
-    rest: float = 0.0  # length of its last rest, in seconds
-    until: float = 0.0  # when that ends
-    failed: dict[str, float] = field(default_factory=dict)  # when each trial failed here last
+    rest: float = 0.0  # length of its last pause, in seconds
+    until: float = 0.0  # when that pause ends
+    failed: dict[str, float] = field(default_factory=dict)  # when each trial last failed here
 
 
 class Nodes:

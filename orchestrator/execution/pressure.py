@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 
 ALONE = 4  # kills after which a trial is retried alone
-CALM_SECONDS = 600.0  # without a kill, after which the limit doubles: something else may have used the memory
+CALM_SECONDS = 600.0  # without a kill, after which the limit doubles: others may have used the memory
 
 
 class Pressure:
@@ -35,6 +35,6 @@ class Pressure:
             self._most = 1
         elif (
             self.killed[name] > 1 or risen
-        ) and at_once <= before:  # otherwise the surplus has not ended yet
+        ) and at_once <= before:  # else trials above the limit are still running
             self._most = max(1, at_once // 2)
         return self._most < before

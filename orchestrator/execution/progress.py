@@ -77,15 +77,15 @@ class Progress:
         self._broken: dict[str, Fault] = {}  # data sets that cannot be built, and the reason
         self._states = TrialStates()
         self._ready = Ready()  # the order of the ready trials
-        self._wake: dict[str, float] = {}  # when a trial that is paused or elsewhere is checked again
+        self._wake: dict[str, float] = {}  # when a paused trial, or one that runs elsewhere, is checked again
         self._live: dict[int, Attempt] = {}  # the attempts of the running trials, by number
         self._faults: Counter[str] = Counter()  # by kind
         self._retries = Retries(context.run)
-        self._furthest: dict[str, float] = {}  # the last epoch that was ever reported, by key
+        self._furthest: dict[str, float] = {}  # the last epoch reported by any attempt, by key
         self._leased: set[str] = set()
         self._mistake: str | None = None
         self._ahead = 2  # how many trials an adaptive search keeps in flight
-        self._search_failed = False  # storage did not answer when the search was asked
+        self._search_failed = False  # storage did not answer when the search wanted to propose trials
         self._outage = Outage(context.now)
         self._numbers = itertools.count(1)
 
@@ -237,7 +237,7 @@ class Progress:
             self.attempt_failed(number, Fault("config", f"InputError: {other}"))
             return
         del self._live[number]
-        self._settle(attempt.task, record)
+        self._complete(attempt.task, record)
 
     def attempt_pruned(self, number: int) -> None:
         """A trial ended because the scheduler pruned it."""
@@ -338,7 +338,7 @@ class Progress:
             "waiting": self._states.count(*WAITING),
             "running": [attempt.to_json() for attempt in self._live.values()],
             "faults": dict(self._faults),
-            "silent": self._outage.word,
+            "silent": self._outage.message,
         }
 
     # -- how a trial changes its state
@@ -367,10 +367,10 @@ class Progress:
         """Check a trial that another driver held. No worker waits for that."""
         try:
             if (record := self._ledger.complete(task.key, task.probe_keys)) is not None:
-                return self._settle(task, record)
+                return self._complete(task, record)
             if self._context.leases.free(task.key):
                 return self._place(task)
-        except OSError as error:  # the storage is away: it may come back
+        except OSError as error:  # storage is full or unreachable, perhaps only for a while
             self.unanswered(error)
         self._check_later(task, State.ELSEWHERE, POLL_SECONDS)
 
@@ -382,8 +382,8 @@ class Progress:
                 return False
             self._leased.add(task.key)
             if (record := self._ledger.complete(task.key, task.probe_keys)) is not None:
-                self._ledger.tidy(task.key)  # its worker may have been killed before it could
-                self._settle(task, record)
+                self._ledger.tidy(task.key)  # its worker may have been killed before it did this
+                self._complete(task, record)
                 return False
             if self._context.run.scheduler != "none" and (stop := self._ledger.stopped(task.key)) is not None:
                 self._stop(task, stop)
@@ -416,7 +416,7 @@ class Progress:
         self._context.observer.trial_stopped(task, stop)
         self._tell(task, None, stop)
 
-    def _settle(self, task: Task, record: Result) -> None:
+    def _complete(self, task: Task, record: Result) -> None:
         self._states.enter(task.key, State.DONE)
         self._release(task, done=True)
         self._pruner.learn(task, record)
@@ -425,10 +425,10 @@ class Progress:
 
     def _give_up(self, task: Task, fault: Fault, *, write: bool = True) -> None:
         """A trial failed and is not retried; `write` says whether to record that in the ledger."""
-        if fault.kind == "memory":  # not even a whole GPU was enough: no other driver need try
+        if fault.kind == "memory":  # a whole GPU was not enough: no other driver needs to try
             fault = replace(fault, kind="trial")
         if write:
-            with suppress(OSError):  # a full disk: the next run of the command tries it again
+            with suppress(OSError):  # a full disk: the next run of the sweep retries the trial
                 record: Failure = {
                     **fault.to_json(),
                     "key": task.key,
@@ -448,5 +448,5 @@ class Progress:
     def _release(self, task: Task, *, done: bool) -> None:
         if task.key in self._leased:
             self._leased.discard(task.key)
-            with suppress(OSError):  # it stays until this driver ends, and then any may take it
+            with suppress(OSError):  # the lease then expires with this driver
                 self._context.leases.release(task.key, done=done)

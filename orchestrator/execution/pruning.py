@@ -1,4 +1,4 @@
-"""Which trials end early because others are ahead of them: `scheduler: asha | median`. Knows no ray.
+"""Which trials end early because others are ahead of them: `scheduler: asha | median`. Imports no ray.
 
 Trials are compared at the same epoch, and only with trials that train for as many, whatever their cell and
 seed. `asha`, asynchronous successive halving (Li et al., MLSys 2020), keeps of those that came to epochs g,
@@ -21,9 +21,9 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Result, Stopped
 from trainers.families import Metrics
 
-REDUCTION = 3  # one of so many goes on
-STARTUP = 5  # finished trials before there is a median to speak of
-GRACE = 10  # nobody is judged before the first of so many parts of its epochs
+REDUCTION = 3  # one in this many trials continues
+STARTUP = 5  # finished trials needed for a meaningful median
+GRACE = 10  # no trial is pruned before 1/GRACE of its epochs
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # libraries report, they do not print
 
@@ -34,7 +34,7 @@ class Curve:
 
     trial: Trial  # optuna's
     values: dict[int, float] = field(default_factory=dict)  # by epoch
-    ended: bool | None = None  # early or not, once it has ended
+    ended: bool | None = None  # once it has ended: whether early
 
 
 class Pruner:
@@ -67,7 +67,7 @@ class OptunaPruner(Pruner):
         self.sweep = plan.sweep
         self.metric = plan.sweep.report.metric
         self.curves: dict[str, Curve] = {}
-        self.studies: dict[int, optuna.Study] = {}  # by the number of epochs
+        self.studies: dict[int, optuna.Study] = {}  # by number of epochs
         for task in plan.tasks:
             if task.trained or task.left == "stopped":
                 record = ledger.result(task.key) or ledger.stopped(task.key)
@@ -96,11 +96,11 @@ class OptunaPruner(Pruner):
         if curve.ended is not None:
             return
         for row in record.get("history", ()):
-            # it may have been stopped for another metric
+            # a record from a sweep with another metric lacks it
             if self.metric in row and int(row["epoch"]) not in curve.values:
                 curve.values[int(row["epoch"])] = row[self.metric]
                 curve.trial.report(row[self.metric], int(row["epoch"]))
-                curve.trial.should_prune()  # whatever it says, the trial takes its place in the comparison
+                curve.trial.should_prune()  # only for its effect: the trial joins the comparison
         self._end(curve, early="metrics" not in record)
 
     def _judged(self, task: Task, curve: Curve, epoch: int, value: float) -> bool | None:
@@ -132,7 +132,7 @@ class OptunaPruner(Pruner):
             self.studies[epochs] = optuna.create_study(
                 direction="maximize" if self.sweep.run.mode == "max" else "minimize",
                 pruner=_pruner(self.sweep.run, epochs),
-                sampler=optuna.samplers.RandomSampler(seed=0),  # there is nothing to sample
+                sampler=optuna.samplers.RandomSampler(seed=0),  # unused: there is nothing to sample
             )
         return self.studies[epochs]
 

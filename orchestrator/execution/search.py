@@ -1,10 +1,10 @@
-"""Which trials of a plan are run, as results come in. Knows no ray.
+"""Which trials of a plan are run, as results arrive. Imports no ray.
 
 A grid, or a sample that was drawn when it was planned, runs whole. `search: optuna` tries cell after cell,
 each with all of its seeds; its value is their mean, and optuna (a Parzen estimator, TPE, over the labels of
 the axes) suggests the next. The n-th cell of such a search is written down in the storage as
-`searches/<key>/<n>`: drivers that share storage share the search, and one that was interrupted goes on with
-the cells it had begun.
+`searches/<key>/<n>`: drivers that share storage share the search, and an interrupted one continues with
+the cells that it had begun.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.planning.plan import Plan, Task
 from orchestrator.storage.ledger import Ledger, with_findings
 from orchestrator.storage.records import Stopped
 
-STARTUP = 10  # cells that are tried at random before TPE has enough to go by, or a third of the sample
+STARTUP = 10  # random cells before TPE takes over; a third of the sample if that is fewer
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)  # libraries report, they do not print
 
@@ -49,8 +49,8 @@ class Search:
         return given
 
     def tell(self, task: Task, value: float | None, stop: Stopped | None = None) -> None:
-        """A trial has ended with this value of the report's metric; None if it failed, or was stopped with
-        what the ledger was told then."""
+        """A trial has ended with this value of the report's metric; None if it failed, or was stopped, as
+        recorded in `stop`."""
 
 
 @dataclass
@@ -61,10 +61,8 @@ class Candidate:
     tasks: list[Task] = field(default_factory=list)
     open: set[str] = field(default_factory=set)  # keys of trials that have not ended
     values: dict[str, float] = field(default_factory=dict)  # of finished trials
-    stops: list[tuple[int, float]] = field(
-        default_factory=list
-    )  # of trials that a scheduler ended: epoch, value
-    trial: Trial | None = None  # optuna's, once the cell is tried
+    stops: list[tuple[int, float]] = field(default_factory=list)  # of pruned trials: epoch, value
+    trial: Trial | None = None  # optuna's, once the cell is begun
     reported: bool = False
 
     @property
@@ -87,9 +85,9 @@ class OptunaSearch(Search):
         order = list(self.cells)
         random.Random(seed).shuffle(order)
         self.untried = dict.fromkeys(order)
-        self.slots = 0  # how many cells of this search are known to be written down
-        self.begun: deque[Candidate] = deque()  # of them, those whose trials were not given out here
-        self.out: set[str] = set()  # keys of trials that were given out and have not ended
+        self.slots = 0  # how many cells of this search were found in the storage
+        self.begun: deque[Candidate] = deque()  # those of them whose trials this driver has not returned yet
+        self.out: set[str] = set()  # keys of trials that were returned and have not ended
         self.axes = _axes(list(self.cells.values()))
         self.study = optuna.create_study(
             direction="maximize" if plan.sweep.run.mode == "max" else "minimize",
@@ -98,7 +96,7 @@ class OptunaSearch(Search):
         for cell in self.cells.values():
             if not cell.open and not cell.passed_over:
                 self._begin(cell)
-        self._hear()
+        self._read_begun()
 
     @property
     def tried(self) -> int:
@@ -111,7 +109,7 @@ class OptunaSearch(Search):
             try:
                 cell = self._next()
             except OSError:
-                if not given:  # else what is there already is reported first
+                if not given:  # else return the trials found so far first
                     raise
                 break
             if cell is None:
@@ -138,10 +136,10 @@ class OptunaSearch(Search):
         while not self.begun and self.untried and self.tried < self.most:
             name = f"searches/{self.key}/{self.slots}"
             self.storage.create(name, digest(self._suggested().labels).encode())
-            self._hear()  # which it is: another driver may have been first
+            self._read_begun()  # read it back: another driver may have been first
         return self.begun.popleft() if self.begun else None
 
-    def _hear(self) -> None:
+    def _read_begun(self) -> None:
         """Add the cells that other drivers have begun since."""
         while (found := self.storage.read(f"searches/{self.key}/{self.slots}")) is not None:
             self.slots += 1
@@ -159,7 +157,7 @@ class OptunaSearch(Search):
     def _suggested(self) -> Candidate:
         """The untried cell that optuna suggests, or else the one that differs from it on the fewest axes."""
         idea = self.study.ask(self.axes)
-        self.study.tell(idea, state=TrialState.FAIL)  # the cell gets a trial of its own, once it is ours
+        self.study.tell(idea, state=TrialState.FAIL)  # `_begin` creates the cell's own trial
         wanted = tuple(idea.params[axis] for axis in self.axes)
         near = min(self.untried, key=lambda cell: sum(a != b for a, b in zip(cell, wanted, strict=True)))
         return self.cells[near]

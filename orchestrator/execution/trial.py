@@ -75,7 +75,7 @@ def run_trial(
         if record is None or missing:
             runner = _Runner(trial, store, ledger, device, checkpoint)
             record = runner.carry_out(record, missing, take, report, keep=run.keep == "weights")
-        checkpoint.remove()  # a runner may have been killed between its result and this
+        checkpoint.remove()  # an earlier runner may have been killed right after publishing
     found = ledger.findings({key: {one.name: one.key for one in probes}})[key] if probes else {}
     return with_findings(record, found)
 
@@ -89,7 +89,7 @@ class _Runner:
     ledger: Ledger
     device: torch.device
     checkpoint: Checkpoint
-    warnings: list[str] = field(default_factory=list)  # on what was kept of an earlier training
+    warnings: list[str] = field(default_factory=list)  # about files kept from an earlier training
 
     def carry_out(
         self,
@@ -137,13 +137,13 @@ class _Runner:
         """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
         after a kill or a failure the training need not be repeated."""
 
-        def tell(row: Metrics) -> None:
+        def report(row: Metrics) -> None:
             report(row)
             if probe_runs and row["epoch"] >= self.trial.train.epochs:
                 self.checkpoint.every = 0.0
 
         trained, record = self.trial.train_and_evaluate(
-            train, test, device=self.device, report=tell, checkpoint=self.checkpoint, probe_runs=probe_runs
+            train, test, device=self.device, report=report, checkpoint=self.checkpoint, probe_runs=probe_runs
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-WELL_SECONDS = 60.0  # without an error, after which an outage is over
+OVER_SECONDS = 60.0  # an outage is over after this long without an error
 
 
 class Outage:
-    """The storage errors that a driver meets."""
+    """The storage errors of a driver."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self.now = now
@@ -17,11 +17,11 @@ class Outage:
 
     def begins(self, error: OSError) -> bool:
         """Record an error. Returns whether a new outage begins with it."""
-        before = self.word
+        before = self.message
         self._error, self._last = str(error) or type(error).__name__, self.now()
         return not before
 
     @property
-    def word(self) -> str:
+    def message(self) -> str:
         """The current error message; empty if there is no outage."""
-        return self._error if self.now() - self._last < WELL_SECONDS else ""
+        return self._error if self.now() - self._last < OVER_SECONDS else ""

@@ -175,10 +175,10 @@ def test_a_sweep_on_a_cluster_from_nothing_to_nothing(hosts: Hosts, tmp_path: Pa
 
 
 def reachable(url: str) -> bool:
-    from orchestrator.cluster.host import knock
+    from orchestrator.cluster.host import check_listening
 
     try:
-        knock(url.removeprefix("http://"))
+        check_listening(url.removeprefix("http://"))
     except OSError:
         return False
     return True

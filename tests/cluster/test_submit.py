@@ -171,7 +171,7 @@ def test_a_line_that_stays_broken_is_no_failed_trial(
         *("submit", file, "--address", cable.address, "--set", "run.cpus_per_trial=99", *ON_CPU)
     )
     assert code == 3, out + err
-    assert re.search(r"no longer answers .*; tiny-[0-9a-f]{8} goes on without us", err)
+    assert re.search(r"no longer answers .*; tiny-[0-9a-f]{8} continues on the cluster", err)
 
 
 @pytest.mark.cluster

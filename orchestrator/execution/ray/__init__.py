@@ -12,10 +12,10 @@ SETTINGS = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the older output can be silenced; ours is the display
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on the driver and in a trial
     "RAY_USAGE_STATS_ENABLED": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # files that nobody reads
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # we have our own, which also ends the building of data sets
-    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # nor does anybody read Tune's snapshot: the ledger knows more
-    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # workers that wait for machines
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # writes files that are not needed
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler also ends the building of data sets
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # snapshots are not needed: a sweep resumes from the ledger
+    "TUNE_MAX_PENDING_TRIALS_PG": "256",  # workers that may wait for machines
     "TUNE_WARN_THRESHOLD_S": "30",
 }
 for _name, _value in SETTINGS.items():  # Ray and Tune read them as they are imported

@@ -44,7 +44,7 @@ def build_data(
         ready: list[ray.ObjectRef] = []
         while not ready:
             ready, _ = ray.wait([ref], timeout=POLL_SECONDS)
-            with suppress(RayError):  # progress is a courtesy
+            with suppress(RayError):  # progress is not essential
                 for _, row in mail.get_nowait_batch(mail.qsize()):
                     if row:
                         report(row)
@@ -53,9 +53,9 @@ def build_data(
         except RayError as error:
             if not isinstance(found := cause(error), RayError):
                 raise found from None
-            said = f"{type(found).__name__}: {found}".splitlines()[0]
+            reason = f"{type(found).__name__}: {found}".splitlines()[0]
             raise OSError(
-                f"the process that built {spec.name} died ({said}); the same command goes on from there"
+                f"the process that built {spec.name} died ({reason}); run the same command again to resume"
             ) from None
 
 

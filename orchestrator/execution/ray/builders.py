@@ -31,13 +31,13 @@ class Builders:
     context: SweepContext
     progress: Progress
     cluster: Cluster
-    driver: str  # who has its heartbeat in the store
+    driver: str  # the id of its heartbeat in the store
     refs: dict[ray.ObjectRef, DataSpec] = field(default_factory=dict)
     mail: Queue | None = None
-    words: dict[str, str] = field(default_factory=dict)  # what each says last
-    later: dict[str, float] = field(default_factory=dict)  # name -> when to try, or to poll, again
-    rows: Counter[str] = field(default_factory=Counter)  # how often each has told of its work, this time
-    most: Counter[str] = field(default_factory=Counter)  # and at most, any time
+    status: dict[str, str] = field(default_factory=dict)  # the last progress of each, as text
+    later: dict[str, float] = field(default_factory=dict)  # name -> when to retry or poll
+    rows: Counter[str] = field(default_factory=Counter)  # progress reports of each, in this attempt
+    most: Counter[str] = field(default_factory=Counter)  # the most progress reports of each in any attempt
     pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
@@ -62,8 +62,8 @@ class Builders:
         return [claim for spec in self.refs.values() for claim in self._claims(spec)]
 
     def to_json(self) -> list[DataSetAtWork]:
-        """What a heartbeat says of them."""
-        return [{"name": s.name, "word": self.words.get(s.name, "")} for s in self.refs.values()]
+        """Their part of the heartbeat."""
+        return [{"name": s.name, "word": self.status.get(s.name, "")} for s in self.refs.values()]
 
     def abandon(self) -> None:
         """The sweep ends: release the leases of unfinished data sets."""
@@ -99,7 +99,7 @@ class Builders:
             if self.context.store.has(spec):
                 self.progress.data_built(spec)
                 return False
-        except OSError as error:  # the storage is full, or away: it may come back
+        except OSError as error:  # storage is full or unreachable, perhaps only for a while
             self.progress.unanswered(error)
         self.later[spec.name] = self.context.now() + POLL_SECONDS
         return False
@@ -152,20 +152,20 @@ class Builders:
             return
         try:
             news = self.mail.get_nowait_batch(self.mail.qsize())
-        except RayError:  # progress is a courtesy: its actor may have died with its node
+        except RayError:  # the queue's actor died with its node; progress is not essential
             self.mail = None
             return
         for name, row in news:
             spec = self.progress.data_set(name)
             if row:
-                self._heard(name)
-                self.words[name] = ", ".join(f"{key} {value}" for key, value in row.items())
+                self._count_report(name)
+                self.status[name] = ", ".join(f"{key} {value}" for key, value in row.items())
                 self.context.observer.data_progress(spec, row)
             else:
                 self.rows[name] = 0
                 self.context.observer.data_started(spec)
 
-    def _heard(self, name: str) -> None:
+    def _count_report(self, name: str) -> None:
         """A builder reported progress; one that resumed from a checkpoint repeats earlier reports."""
         self.rows[name] += 1
         if self.rows[name] > self.most[name]:

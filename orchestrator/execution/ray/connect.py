@@ -19,13 +19,13 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster.autoscaling import promised
-from orchestrator.cluster.host import knock, scratch
+from orchestrator.cluster.host import check_listening, scratch
 from orchestrator.cluster.token import find_token, make_private_token
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 
-LONGEST_FOLDER = 22  # characters of the folder that Ray's is in
-JOIN_SECONDS = 30.0  # in which the first machine of a cluster that has just come up may join its head
+LONGEST_FOLDER = 22  # characters in the path of the folder for Ray's
+JOIN_SECONDS = 30.0  # how long to wait for the first machine to join the head of a new cluster
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Cluster:
         """The amount of a resource on all machines together."""
         return sum(machine.get(resource, 0.0) for machine in self.machines())
 
-    def settle(self) -> None:
+    def wait_for_machines(self) -> None:
         """Wait for the first machine that can run something: right after it came up a cluster may consist
         of its head only, and others join within seconds."""
         end = time.monotonic() + JOIN_SECONDS
@@ -66,7 +66,7 @@ def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Clus
     to the instruction set `cpu_isa`, if given. InputError if no cluster answers, or if it does not accept
     our token."""
     for name in ("ray", "ray.tune", "ray.data"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # failures are told once, by the display
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the display reports failures, once
     if address is not None and "://" in address:
         raise InputError(
             f"{address}: Ray Client is not supported; give host:6379, or `auto` on the head node"
@@ -76,14 +76,14 @@ def cluster(address: str | None, *, cpu_isa: str | None = None) -> Iterator[Clus
         _init(address, cpu_isa, options)
         after.callback(ray.shutdown)
         there = Cluster(() if address is None else tuple(promised()))
-        there.settle()
+        there.wait_for_machines()
         yield there
 
 
 def _init(address: str | None, cpu_isa: str | None, options: dict[str, Any]) -> None:
     """Connect to Ray at `address`, or start it here with these options. InputError if that fails."""
     try:
-        if address and knock(address):  # Ray itself would wait for minutes
+        if address and check_listening(address):  # Ray itself would wait for minutes
             GcsClient(address=address)  # AuthenticationError at once; ray.init would hide it for 20 s
         ray.init(
             address or "local",
@@ -111,10 +111,12 @@ def _own_ray() -> Iterator[dict[str, Any]]:
     afterwards."""
     make_private_token()
     before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False  # Ray's own switch, which it has for other systems alone
+    ray_constants.ENABLE_RAY_CLUSTER = (
+        False  # so that Ray listens on loopback only, its default on other systems
+    )
     try:
         with scratch(_short_folder()) as folder:
-            # one in it, for Ray opens the one that it is given to everyone
+            # a subfolder, since Ray makes the folder that it is given accessible to everyone
             yield {"include_dashboard": False, "_temp_dir": str(folder / "r")}
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before

@@ -28,23 +28,23 @@ from orchestrator.execution.ray.tune import Workers
 from orchestrator.storage.records import DriverState
 from trainers.spec import plain
 
-HEAR_SECONDS = 0.1  # how long the driver waits for a message
-IDLE_SECONDS = 20.0  # a worker without work ends after this, and lets go of its GPU
-STARVED_SECONDS = 600.0  # in which every worker that starts is killed for memory: none will run
-DEATHS = 8  # workers that die before they ask for anything, one after the other: something is wrong with all
+RECEIVE_SECONDS = 0.1  # how long the driver waits for a message
+IDLE_SECONDS = 20.0  # an idle worker ends after this and releases its GPU
+STARVED_SECONDS = 600.0  # if every worker is killed for memory at its start for this long, the sweep fails
+DEATHS = 8  # workers in a row that may die before their first request
 
 
 @dataclass
 class WorkerProcess:
-    """A worker's process, as the driver knows it."""
+    """The driver's view of a worker's process."""
 
     number: int
     share: float
-    card: str = ""  # the GPU that it has its share of
-    node: str = ""  # the machine that it is on
+    card: str = ""  # the id of its GPU
+    node: str = ""  # the id of its machine
     attempt: Attempt | None = None
-    until: float = 0.0  # when that is expected to end
-    idle: float | None = field(default_factory=time.monotonic)  # since when it waits for an answer
+    until: float = 0.0  # when the attempt is expected to end
+    idle: float | None = field(default_factory=time.monotonic)  # when it began to wait for an answer
 
     @property
     def tenant(self) -> Tenant:
@@ -76,7 +76,7 @@ class Dispatcher:
         self.places = Places(context, progress, workers, there, self._claims, self._memory)
         self.processes: dict[str, WorkerProcess] = {}
         self.deaths = 0
-        self.starved: float | None = None  # since when workers are killed for memory as they start
+        self.starved: float | None = None  # when workers began to be killed for memory at their start
         self.slots = 0
         self._ends: set[int] = set()
         self._answers: Answers = {}
@@ -84,7 +84,7 @@ class Dispatcher:
     def step(self) -> None:
         """Process the messages of workers, and answer those that can be answered. Waits briefly if there
         are none."""
-        self._take(self._hear())
+        self._take(self._receive())
         self._send()
 
     def adjust(self) -> None:
@@ -95,7 +95,7 @@ class Dispatcher:
         self.slots = self.places.slots()
 
     def to_json(self) -> DriverState:
-        """What a heartbeat says of it."""
+        """Its part of the heartbeat."""
         return {"building": self.builders.to_json(), "slots": self.slots, "resting": self.nodes.resting}
 
     def dismiss(self) -> None:
@@ -104,11 +104,11 @@ class Dispatcher:
             self._end(worker)
         self._send()
 
-    def _hear(self) -> list[Message]:
+    def _receive(self) -> list[Message]:
         try:
-            return list(ray.get(self.mailbox.hear.remote(HEAR_SECONDS)))
-        except RayError:  # it died and is started again; the workers ask anew
-            time.sleep(HEAR_SECONDS)
+            return list(ray.get(self.mailbox.receive.remote(RECEIVE_SECONDS)))
+        except RayError:  # the mailbox died and is restarted; workers repeat their requests
+            time.sleep(RECEIVE_SECONDS)
             return []
 
     def _take(self, messages: list[Message]) -> None:
@@ -118,8 +118,8 @@ class Dispatcher:
                 self._asked(message)
             elif self.progress.reported(message["attempt"], message["rows"]):
                 self._ends.add(message["attempt"])
-        for number, why in self.workers.lost():
-            self._lost(number, why)
+        for number, why in self.workers.ended():
+            self._worker_died(number, why)
         for worker, process in list(self.processes.items()):
             if process.idle is not None and process.attempt is None and worker not in self._answers:
                 self._serve(worker, process)
@@ -127,7 +127,7 @@ class Dispatcher:
     def _send(self) -> None:
         if not self._answers and not self._ends:
             return
-        with suppress(RayError):  # what it loses is asked for again
+        with suppress(RayError):  # workers repeat requests whose answers are lost
             ray.get(self.mailbox.answer.remote(self._answers, self._ends))
         self._answers, self._ends = {}, set()
 
@@ -135,17 +135,17 @@ class Dispatcher:
         """A worker asks for a trial, and may report how its last attempt ended."""
         worker, ended = question["worker"], question["ended"]
         if question["number"] not in self.workers.open:
-            self._answers[worker] = {"end": True}  # it was let go, and has not heard of it
+            self._answers[worker] = {"end": True}  # it was dismissed, and has not received that answer yet
             return
         if worker not in self.processes:
-            self._lost(question["number"], "")  # the process that was there before
+            self._worker_died(question["number"], "")  # this process replaces one that died
             share, card, node = question["share"], question["card"], question["node"]
             self.processes[worker] = WorkerProcess(question["number"], share, card, node)
         process = self.processes[worker]
         self.deaths, self.workers.failures, self.starved = 0, 0, None
         if ended is not None and process.attempt is not None and process.attempt.number == ended["attempt"]:
             attempt, process.attempt, process.idle = process.attempt, None, time.monotonic()
-            self._settle(process, attempt, ended)
+            self._attempt_ended(process, attempt, ended)
         if ended is not None and ended.get("poisoned"):
             self._end(worker)
         elif process.attempt is not None:
@@ -153,7 +153,7 @@ class Dispatcher:
         elif process.idle is None:
             process.idle = time.monotonic()
 
-    def _settle(self, process: WorkerProcess, attempt: Attempt, ended: Ended) -> None:
+    def _attempt_ended(self, process: WorkerProcess, attempt: Attempt, ended: Ended) -> None:
         if "fault" in ended:
             self._failed(process, attempt, Fault.from_json(ended["fault"]))
             return
@@ -179,13 +179,13 @@ class Dispatcher:
     def _serve(self, worker: str, process: WorkerProcess) -> None:
         """Give a waiting worker a trial, or end it if others need its resources more."""
         if self._displaced(process):
-            self._let_go(worker)
+            self._dismiss(worker)
         elif (attempt := self._offered(process)) is not None:
             process.attempt, process.idle = attempt, None
             process.until = self.context.now() + self.progress.expected_seconds(attempt.task.key)
             self._answers[worker] = self._order(attempt)
         elif self._useless(process):
-            self._let_go(worker)
+            self._dismiss(worker)
 
     def _displaced(self, process: WorkerProcess) -> bool:
         """Whether a worker that could start its next trial should end instead, to free memory, processors
@@ -208,7 +208,7 @@ class Dispatcher:
         """What takes precedence over workers."""
         return [*self.builders.claims, *(self.probes.claims if self.probes is not None else ())]
 
-    def _let_go(self, worker: str) -> None:
+    def _dismiss(self, worker: str) -> None:
         """End a worker, and count on its resources from now on."""
         self.workers.open.pop(self.processes[worker].number, None)
         self._end(worker)
@@ -219,17 +219,17 @@ class Dispatcher:
         if process.attempt is not None:
             self._failed(process, process.attempt, died("its process was ended"))
 
-    def _lost(self, number: int, why: str) -> None:
+    def _worker_died(self, number: int, why: str) -> None:
         """The process of a worker died; its trial is retried."""
         known = [worker for worker, process in self.processes.items() if process.number == number]
-        if why and not known:  # a machine that is lost takes many workers with it, but those had started
-            self._died_young(why)
+        if why and not known:  # workers that had started may die together, with their machine
+            self._died_at_start(why)
         for worker in known:
             process = self.processes.pop(worker)
             if process.attempt is not None:
                 self._failed(process, process.attempt, self._death(process.attempt, why))
 
-    def _died_young(self, why: str) -> None:
+    def _died_at_start(self, why: str) -> None:
         """A worker died before it asked for anything. OSError if none can be started: all of them die, or
         there has not been enough memory for one for a while and no worker is running whose end would free
         some."""
@@ -238,7 +238,7 @@ class Dispatcher:
             self.starved = self.starved or time.monotonic()
             if not self.progress.running and time.monotonic() - self.starved > STARVED_SECONDS:
                 raise OSError(f"memory does not suffice to start a worker: {why}")
-        elif not self.workers.failures:  # those that Tune takes with it are counted there
+        elif not self.workers.failures:  # deaths caused by a failure of Tune are counted in `failures`
             self.deaths += 1
             if self.deaths > max(DEATHS, 2 * len(self.workers.open)):
                 raise OSError(f"workers die as they start: {why}")

@@ -25,9 +25,9 @@ from orchestrator.cluster.token import ANSWER_SECONDS, Token, find_token
 from trainers import InputError
 from trainers.stored import VALUE
 
-LOST_SECONDS = 60.0  # a tunnel may be opened again meanwhile
-QUIET_SECONDS = 20.0  # without a word, after which one asks whether anybody is there
-STOP_SECONDS = 60  # for a sweep that is told to stop to end cleanly, before Ray kills it
+LOST_SECONDS = 60.0  # how long to try to reconnect: a tunnel may be reopened
+QUIET_SECONDS = 20.0  # without output, after which the connection is checked
+STOP_SECONDS = 60  # that a sweep has to end cleanly after a request to stop, before Ray kills it
 CHATTY = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -39,7 +39,7 @@ NO_OPSCTL = (
     "python: not found",
     "python: command not found",
 )
-# what a line that breaks raises; ValueError: what came was cut short
+# the errors of a broken connection; ValueError: the response was truncated
 TROUBLE = (aiohttp.ClientError, RuntimeError, OSError, http.client.HTTPException, ValueError)
 
 
@@ -83,14 +83,14 @@ class Jobs:
         log, lost = Log(write), 0.0
         while True:
             try:
-                asyncio.run(log.copy(self._said(job)))
+                asyncio.run(log.copy(self._output(job)))
                 info = JobDetails(**_get(f"{self.address}/api/jobs/{job}", self._token))
             except TROUBLE as error:
-                if log.heard > lost:  # since it was lost before, if it was
+                if log.received > lost:  # the connection worked since the last error, if any
                     lost = time.monotonic()
                 if time.monotonic() - lost > LOST_SECONDS:
                     raise OSError(
-                        f"{self.address} no longer answers ({error}); {job} goes on without us"
+                        f"{self.address} no longer answers ({error}); {job} continues on the cluster"
                     ) from None
             else:
                 lost = 0.0
@@ -98,31 +98,31 @@ class Jobs:
                     return _exit_code(job, info)
             time.sleep(1)
 
-    async def _said(self, job: str) -> AsyncIterator[str]:
-        """The job's log from its beginning, as it grows. One of TROUBLE if the line breaks; or if nobody
-        answers at its end while nothing is said, for a tunnel may be dead and still open."""
+    async def _output(self, job: str) -> AsyncIterator[str]:
+        """The job's log from its beginning, as it grows. Raises one of TROUBLE if the connection
+        breaks. While there is no output, a request checks it: a dead tunnel may still look open."""
         stream = self._client.tail_job_logs(job)
         while True:
             text = asyncio.ensure_future(anext(stream, None))
             while not (await asyncio.wait({text}, timeout=QUIET_SECONDS))[0]:
                 await asyncio.to_thread(_get, f"{self.address}/api/version", self._token)
-            if (said := await text) is None:
+            if (part := await text) is None:
                 return
-            yield said
+            yield part
 
 
 class Log:
     """Writes every part of a log once, although the log starts over after a lost connection."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
-        self.write, self.seen = write, 0  # characters
-        self.heard = time.monotonic()  # when anything was, new or not
+        self.write, self.seen = write, 0  # seen: characters written so far
+        self.received = time.monotonic()  # when output last arrived, new or not
 
-    async def copy(self, said: AsyncIterator[str]) -> None:
-        """Write what is new in a log that is told from its beginning. Raises what `said` does."""
+    async def copy(self, parts: AsyncIterator[str]) -> None:
+        """Write what is new in a log that arrives from its beginning. Raises what `parts` raises."""
         place = 0
-        async for text in said:
-            place, self.heard = place + len(text), time.monotonic()
+        async for text in parts:
+            place, self.received = place + len(text), time.monotonic()
             if place > self.seen:
                 new = text[max(0, len(text) - (place - self.seen)) :]
                 self.seen = place

@@ -19,8 +19,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.execution.ray.messages import Answer, Answers, Ended, Message, Question, WorkerId
 from trainers.families import Metrics
 
-ASK_SECONDS = 10.0  # within which a question is answered, if only with "not yet"
-PATIENCE = 300.0  # how long a worker tries to reach a mailbox that does not answer
+ASK_SECONDS = 10.0  # a question is answered within this time, with None if there is no order yet
+PATIENCE_SECONDS = 300.0  # how long a worker tries to reach a mailbox that does not answer
 
 
 class Mailbox:
@@ -30,13 +30,13 @@ class Mailbox:
         self.messages: list[Message] = []
         self.ends: set[int] = set()
         self.answers: Answers = {}
-        self.news = asyncio.Event()
+        self.arrived = asyncio.Event()
         self.answered = asyncio.Condition()
 
     async def ask(self, question: Question) -> Answer | None:
         """A worker's question; the driver's answer, or None if there is none yet."""
         self.messages.append(question)
-        self.news.set()
+        self.arrived.set()
         worker = question["worker"]
         async with self.answered:
             try:
@@ -47,21 +47,21 @@ class Mailbox:
                 return None
             return self.answers.pop(worker)
 
-    async def say(self, attempt: int, rows: list[Metrics]) -> bool:
-        """A worker reports epochs of an attempt. Returns whether the driver wants the attempt to end."""
+    async def report(self, attempt: int, rows: list[Metrics]) -> bool:
+        """A worker reports epochs of an attempt. Returns whether the attempt is to end."""
         self.messages.append({"attempt": attempt, "rows": rows})
-        self.news.set()
+        self.arrived.set()
         return attempt in self.ends
 
-    async def hear(self, seconds: float) -> list[Message]:
+    async def receive(self, seconds: float) -> list[Message]:
         """All messages since the last call; waits up to `seconds` for the first."""
         try:
-            await asyncio.wait_for(self.news.wait(), timeout=seconds)
+            await asyncio.wait_for(self.arrived.wait(), timeout=seconds)
         except TimeoutError:
             return []
-        self.news.clear()
-        heard, self.messages = self.messages, []
-        return heard
+        self.arrived.clear()
+        received, self.messages = self.messages, []
+        return received
 
     async def answer(self, answers: Answers, ends: set[int]) -> None:
         """Leave answers for workers, and the numbers of attempts that are to end."""
@@ -78,18 +78,18 @@ def start_mailbox() -> ActorHandle:
     return actor(Mailbox).remote()
 
 
-class Line:
-    """The mailbox, as a worker uses it."""
+class MailboxClient:
+    """A worker's connection to the mailbox."""
 
     def __init__(self, mailbox: ActorHandle, worker: WorkerId) -> None:
         """`worker` identifies the worker in each question."""
         self.mailbox, self.worker = mailbox, worker
-        self._said: ray.ObjectRef | None = None
+        self._reported: ray.ObjectRef | None = None
 
     def ask(self, ended: Ended | None) -> Answer | None:
         """The next order, now that an attempt has `ended`; None if the mailbox stays unreachable."""
         last = time.monotonic()
-        while time.monotonic() - last < PATIENCE:
+        while time.monotonic() - last < PATIENCE_SECONDS:
             try:
                 question = Question(**self.worker, ended=ended)
                 answer = ray.get(self.mailbox.ask.remote(question), timeout=3 * ASK_SECONDS)
@@ -98,20 +98,20 @@ class Line:
                 time.sleep(1.0)
             else:
                 if answer is not None and (ended is None or answer.get("attempt") != ended["attempt"]):
-                    return answer  # an answer may come twice
+                    return answer  # not one to an earlier question, which may arrive twice
         return None
 
-    def say(self, attempt: int, rows: list[Metrics]) -> bool:
+    def report(self, attempt: int, rows: list[Metrics]) -> bool:
         """Report epochs without waiting. True if an earlier report was answered with the end of the
         attempt."""
         end = False
-        if self._said is not None:
-            ready, _ = ray.wait([self._said], timeout=0)
+        if self._reported is not None:
+            ready, _ = ray.wait([self._reported], timeout=0)
             try:
                 end = bool(ready) and ray.get(ready[0])
             except RayError:
                 end = False
-        self._said = self.mailbox.say.remote(attempt, rows)
+        self._reported = self.mailbox.report.remote(attempt, rows)
         return end
 
 

@@ -15,8 +15,8 @@ from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.tune import Workers
 
-MOST = 1000  # workers that are opened at once, at most
-REST_SECONDS = 60.0  # that nothing is opened in place of a worker that had to go: it would go as well
+MOST = 1000  # workers started at a time
+REST_SECONDS = 60.0  # after a worker gave up its GPU, none with its share starts: it would be ended too
 
 
 class Places:
@@ -37,7 +37,7 @@ class Places:
         self.claims, self.memory = claims, memory
         self.cpus = context.run.cpus_per_trial
         self.machines: list[dict[str, float]] = []
-        self._rest: dict[float, float] = {}  # share -> until when none of it is opened again
+        self._rest: dict[float, float] = {}  # share -> when workers with it may start again
 
     def open(self, tenants: Iterable[Tenant]) -> None:
         """Start workers where trials wait and there is room, or machines will join."""

@@ -46,11 +46,11 @@ class Probes:
             shape = self.refs.pop(ref)
             try:
                 self.shares.measured(shape, *ray.get(ref))
-            except (RayError, OSError):  # what its trials fail of, if they do, is told when they run
+            except (RayError, OSError):  # if its trials fail for the same reason, they report it
                 self.shares.unknown(shape)
 
 
-@ray.remote(max_retries=1, max_calls=1)  # its process ends with it: what it holds of the GPU is free
+@ray.remote(max_retries=1, max_calls=1)  # its process ends with the task, which frees its GPU memory
 def _probe(trial: str, train: Extent) -> tuple[GpuProfile, int]:
     """The profile of a trial, and the memory of the GPU in bytes."""
     spec, device = TrialSpec.parse(OBJECT.read(trial.encode()), "trial"), torch.device("cuda")

@@ -43,7 +43,7 @@ from trainers import InputError
 from trainers.spec import plain
 
 POLL_SECONDS = 0.2  # between two polls of builders, pauses, other drivers and the size of the cluster
-RAY_SECONDS = 120.0  # in which Ray fails at everything, and the sweep is ended
+RAY_SECONDS = 120.0  # if every call to Ray fails for this long, the sweep ends
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,14 @@ def run_plan(
     work: Work = run_trial,
     retry: Iterable[str] = (),
 ) -> Outcome:
-    """Build what is missing and run what is missing; results are in the ledger, the observer hears of them.
+    """Build what is missing and run what is missing; results are in the ledger, and the observer is notified.
 
     `address` is an existing Ray cluster (`auto` or `host:6379`); by default Ray is started on this machine.
     Failures of the trials whose keys are in `retry` are forgotten once it is certain that the sweep can run.
     A failed trial does not stop the others. SIGINT, SIGTERM and `opsctl stop` end the sweep at once, and
     nothing finished is lost. Raises InputError for a cluster that does not answer or can never give what a
-    trial asks for, for a sweep that asks for what cannot be, found out as a trial ran, and if trials that are
-    to run on this machine need a package that it lacks.
+    trial asks for, if a trial finds that the sweep asks for something impossible, and if trials that are to
+    run on this machine need a package that it lacks.
     """
     if address is None:
         check_ready(task.trial for task in plan.missing if task.trains)
@@ -86,12 +86,12 @@ def run_plan(
         )
         context = SweepContext(plan, store, observer, Leases(storage, driver.id))
         progress = Progress(context, seconds=_seconds(plan, store))
-        after.callback(progress.abandon)  # when nobody runs them any more
+        after.callback(progress.abandon)  # runs after all workers have ended
         with (
             cluster(address, cpu_isa=run.cpu_isa) as there,
             stoppable(stop),
             scratch() as folder,
-        ):  # Ray hears signals too
+        ):  # after `cluster`: Ray installs its own signal handlers
             pressure = Pressure()
             builders = Builders(context, progress, there, driver.id, pressure=pressure)
             after.callback(builders.abandon)
@@ -139,14 +139,14 @@ def _drive(
             well = time.monotonic()
         except RayError as error:
             if time.monotonic() - well > RAY_SECONDS:
-                said = str(error).strip().splitlines() or [""]
-                raise OSError(f"Ray no longer answers ({type(error).__name__}: {said[0]})") from None
+                lines = str(error).strip().splitlines() or [""]
+                raise OSError(f"Ray no longer answers ({type(error).__name__}: {lines[0]})") from None
             time.sleep(POLL_SECONDS)
     dispatcher.dismiss()
 
 
 class Every:
-    """Tells when this many seconds have passed since it last did."""
+    """`due` is true at most once in this many seconds."""
 
     def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
         self.seconds, self.now, self.last = seconds, now, -float("inf")
@@ -164,7 +164,7 @@ def _seconds(plan: Plan, store: Store) -> dict[str, float]:
     if len(set(map(_recipe, plan.missing))) < 2:
         return {task.key: 1.0 for task in plan.missing}
     wanted = [task.key for task in plan.tasks]
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # else: where most have run
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # without CUDA: as most ran
     threads = max(1, int(plan.sweep.run.cpus_per_trial))
     costs = Costs.learned(store, prefer=wanted, place=place, threads=threads) or Costs.usual(store)
     return {task.key: costs.task_seconds(task) for task in plan.missing}

@@ -31,13 +31,13 @@ from orchestrator.execution.ray.worker import Shared, worker
 from orchestrator.storage.backoff import pause
 
 MANY = 10**9
-FAILURES = 5  # of Tune itself, one after the other, before any worker asked for a trial
+FAILURES = 5  # of Tune itself, in a row, before any worker requests a trial
 UNKNOWN = "no reason is known"
-CLOSE_SECONDS = 2.0  # that Tune is given to end all workers; those at work then go with the connection to Ray
+CLOSE_SECONDS = 2.0  # that Tune has to end all workers; disconnecting from Ray ends the rest
 
 
 class Workers:
-    """Starts workers, and tells which have died or ended; from `with` to its end. Used from one thread.
+    """Starts workers and reports which have died or ended; from `with` to its end. Used from one thread.
 
     If Tune itself fails, all workers are lost, and Tune is started again.
     """
@@ -45,8 +45,8 @@ class Workers:
     def __init__(self, shared: Shared, folder: Path, *, cpus: float) -> None:
         """`shared` is what each worker is given; `folder` is Tune's, for this run; `cpus` are a worker's."""
         self.shared, self.folder, self.cpus = shared, folder, cpus
-        self.open: dict[int, float] = {}  # number of every worker that is to be -> its share of a GPU
-        self.failures = 0  # of Tune, since a worker asked for a trial; who hears workers sets it to 0
+        self.open: dict[int, float] = {}  # number of each ordered or existing worker -> its share of a GPU
+        self.failures = 0  # of Tune, since a worker last requested a trial; the dispatcher resets it
         self._numbers = self._runs = 0
         self._closed = threading.Event()
         self._start()
@@ -62,11 +62,11 @@ class Workers:
         self.open[self._numbers] = share
         self._orders.put({"number": self._numbers, "share": share})
 
-    def lost(self) -> Iterator[tuple[int, str]]:
+    def ended(self) -> Iterator[tuple[int, str]]:
         """The numbers of workers whose process died since the last call, with the reason, which Tune
         restarts; and of those that ended. OSError if Tune cannot be kept running."""
-        while not self._news.empty():
-            number, ended, why = self._news.get()
+        while not self._events.empty():
+            number, ended, why = self._events.get()
             if ended:
                 self.open.pop(number, None)
             if why or ended:
@@ -85,7 +85,7 @@ class Workers:
         """Run Tune in a thread of its own, without any worker."""
         self._runs += 1
         self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._news: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
         self._thread.start()
@@ -101,7 +101,7 @@ class Workers:
         self._thread.join(CLOSE_SECONDS)
 
     def _run(self) -> None:
-        cpus = self.cpus  # what is sent to workers holds no workers
+        cpus = self.cpus  # `wants` is pickled, and `self` cannot be
 
         def wants(config: dict[str, Any]) -> PlacementGroupFactory:
             return PlacementGroupFactory([{"CPU": cpus, "GPU": config["share"]}])
@@ -114,18 +114,18 @@ class Workers:
                 tune.with_resources(tune.with_parameters(worker, shared=self.shared), wants),
                 name=f"workers-{self._runs}",
                 storage_path=str(self.folder),
-                search_alg=_Feed(self._orders, self._closed),
+                search_alg=_WorkerGenerator(self._orders, self._closed),
                 num_samples=MANY,
-                callbacks=[_Ears(self._news)],
-                stop=_Brake(self._closed),
+                callbacks=[_WorkerCallback(self._events)],
+                stop=_CloseStopper(self._closed),
                 max_failures=-1,
                 raise_on_failed_trial=False,
                 trial_name_creator=_name,
                 trial_dirname_creator=_name,
-                progress_reporter=_Silence(),
+                progress_reporter=_SilentReporter(),
                 verbose=0,
             )
-        except BaseException as error:  # noqa: BLE001  (the driver's thread hears of it)
+        except BaseException as error:  # noqa: BLE001  (the driver's thread raises it in `ended`)
             if not self._closed.is_set():
                 self._error = error
 
@@ -147,11 +147,11 @@ class _Unsaved:
         return {}
 
 
-class _Feed(_Unsaved, SearchGenerator):
+class _WorkerGenerator(_Unsaved, SearchGenerator):
     """Gives Tune a worker for every order; it is not finished before it is closed."""
 
     def __init__(self, orders: queue.SimpleQueue[dict[str, Any]], closed: threading.Event) -> None:
-        super().__init__(_Orders(orders))
+        super().__init__(_OrderSearcher(orders))
         self.closed = closed
 
     def is_finished(self) -> bool:
@@ -160,7 +160,7 @@ class _Feed(_Unsaved, SearchGenerator):
     def save_to_dir(self, dirpath: str, session_str: str) -> None: ...
 
 
-class _Orders(_Unsaved, Searcher):
+class _OrderSearcher(_Unsaved, Searcher):
     """An order, in the form of a Tune configuration."""
 
     def __init__(self, orders: queue.SimpleQueue[dict[str, Any]]) -> None:
@@ -178,29 +178,29 @@ class _Orders(_Unsaved, Searcher):
     ) -> None: ...
 
 
-class _Ears(_Unsaved, TrialProgressCallback):
+class _WorkerCallback(_Unsaved, TrialProgressCallback):
     """Reports which workers died (with a reason) and which ended. It replaces Tune's own callback, which
     prints."""
 
-    def __init__(self, news: queue.SimpleQueue[tuple[int, bool, str]]) -> None:
+    def __init__(self, events: queue.SimpleQueue[tuple[int, bool, str]]) -> None:
         super().__init__()
-        self.news = news
+        self.events = events
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None: ...
 
     def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.news.put((trial.config["number"], False, _why(trial)))
+        self.events.put((trial.config["number"], False, _why(trial)))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.news.put((trial.config["number"], True, ""))
+        self.events.put((trial.config["number"], True, ""))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.news.put((trial.config["number"], True, _why(trial)))
+        self.events.put((trial.config["number"], True, _why(trial)))
 
 
-class _Brake(_Unsaved, tune.Stopper):
+class _CloseStopper(_Unsaved, tune.Stopper):
     """Ends every worker once they are closed."""
 
     def __init__(self, closed: threading.Event) -> None:
@@ -213,7 +213,7 @@ class _Brake(_Unsaved, tune.Stopper):
         return self.closed.is_set()
 
 
-class _Silence(tune.ProgressReporter):
+class _SilentReporter(tune.ProgressReporter):
     """Prints nothing: the display shows what happens."""
 
     def should_report(self, trials: list[Trial], done: bool = False) -> bool:

@@ -1,7 +1,6 @@
 """A worker: a process that runs one trial after another. To Tune it is one long trial.
 
-What a process pays once (starting Python, importing torch, a CUDA context, opening data sets) is so paid
-once.
+So the cost of starting Python, importing torch, creating a CUDA context and opening data sets is paid once.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ray.actor import ActorHandle
 
 from orchestrator.execution.faults import fault, two_versions
 from orchestrator.execution.ray.connect import device_of
-from orchestrator.execution.ray.mailbox import Line, gpu_id
+from orchestrator.execution.ray.mailbox import MailboxClient, gpu_id
 from orchestrator.execution.ray.messages import Ended, Order, WorkerId
 from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.spec import RunSpec
@@ -36,8 +35,8 @@ from trainers.families import Metrics
 from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
-OPEN = 8  # data sets that a worker keeps open
-Work = Callable[..., Result]  # orchestrator.execution.trial.run_trial, or what a benchmark puts in its place
+MAX_OPEN = 8  # data sets that a worker keeps open
+Work = Callable[..., Result]  # orchestrator.execution.trial.run_trial, or a benchmark's substitute
 
 
 class Stopped(BaseException):
@@ -50,7 +49,7 @@ class Shared:
 
     mailbox: ActorHandle
     store: str
-    driver: str  # who has its heartbeat in that store
+    driver: str  # the id of its heartbeat in that store
     run: str  # a RunSpec, as JSON
     work: Work
 
@@ -62,13 +61,13 @@ def worker(config: dict[str, Any], shared: Shared) -> None:
     who = WorkerId(
         worker=secrets.token_hex(8), number=config["number"], share=share, node=node, card=gpu_id()
     )
-    line = Line(shared.mailbox, who)
-    worker_state = Worker(shared, share, line)
+    mailbox = MailboxClient(shared.mailbox, who)
+    worker_state = Worker(shared, share, mailbox)
     ended: Ended | None = None
-    while (order := line.ask(ended)) is not None and "trial" in order:
+    while (order := mailbox.ask(ended)) is not None and "trial" in order:
         ended = worker_state.carry_out(order)
         if ended.get("poisoned"):
-            line.ask(ended)  # reported; another process takes the next order
+            mailbox.ask(ended)  # only reports the outcome: a new process takes the next order
             os._exit(1)
 
 
@@ -78,8 +77,8 @@ class Worker:
     Store and device are opened with the first order, so that an error there becomes the outcome of the order.
     """
 
-    def __init__(self, shared: Shared, share: float, line: Line) -> None:
-        self.shared, self.share, self.line = shared, share, line
+    def __init__(self, shared: Shared, share: float, mailbox: MailboxClient) -> None:
+        self.shared, self.share, self.mailbox = shared, share, mailbox
         self.run = RunSpec.parse(OBJECT.read(shared.run.encode()), "run")
         self.open: OrderedDict[str, Images] = OrderedDict()
 
@@ -99,7 +98,7 @@ class Worker:
     def carry_out(self, order: Order) -> Ended:
         """Run the trial of an order. Returns how it ended."""
         number = order["attempt"]
-        report = _Reporter(self.line, number)
+        report = _Reporter(self.mailbox, number)
         try:
             trial = TrialSpec.parse(OBJECT.read(order["trial"].encode()), "trial")
             if trial.key != order["key"]:
@@ -127,16 +126,16 @@ class Worker:
         if spec.name not in self.open:
             self.open[spec.name] = self.store.ensure(spec, CraftContext(device=self.device))
         self.open.move_to_end(spec.name)
-        while len(self.open) > OPEN:
+        while len(self.open) > MAX_OPEN:
             self.open.popitem(last=False)
         return self.open[spec.name]
 
 
 class _Reporter:
-    """Reports a trial's epochs in batches. Raises Stopped when the driver wants the trial to end."""
+    """Reports a trial's epochs in batches. Raises Stopped when the trial is to end."""
 
-    def __init__(self, line: Line, attempt: int) -> None:
-        self.line, self.attempt = line, attempt
+    def __init__(self, mailbox: MailboxClient, attempt: int) -> None:
+        self.mailbox, self.attempt = mailbox, attempt
         self.rows: list[Metrics] = []
         self.last = time.monotonic()
 
@@ -144,5 +143,5 @@ class _Reporter:
         self.rows.append(row)
         if time.monotonic() - self.last >= REPORT_SECONDS:
             rows, self.rows, self.last = self.rows, [], time.monotonic()
-            if self.line.say(self.attempt, rows):
+            if self.mailbox.report(self.attempt, rows):
                 raise Stopped

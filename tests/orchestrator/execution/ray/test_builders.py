@@ -38,12 +38,12 @@ def test_a_builder_that_gets_further_each_time_is_not_given_up(store: Store) -> 
     for rounds in (2, 3, 4):
         builders.rows[spec.name] = 0
         for _ in range(rounds):
-            builders._heard(spec.name)
+            builders._count_report(spec.name)
         builders._failed(spec, Fault("machine", "gone"))
         assert spec in builders.progress.unbuilt
     builders.rows[spec.name] = 0
     for _ in range(4):
-        builders._heard(spec.name)
+        builders._count_report(spec.name)
     builders._failed(spec, Fault("machine", "gone"))
     assert spec not in builders.progress.unbuilt
 

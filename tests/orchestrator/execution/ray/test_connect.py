@@ -20,7 +20,7 @@ def waited(monkeypatch: pytest.MonkeyPatch, joins: float) -> float:
     monkeypatch.setattr(
         Cluster, "machines", lambda self: [HEAD, *([WORKER] if clock.time - begun >= joins else [])]
     )
-    Cluster().settle()
+    Cluster().wait_for_machines()
     return clock.time - begun
 
 

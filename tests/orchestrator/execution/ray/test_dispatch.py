@@ -38,15 +38,15 @@ def dispatcher(store: Store) -> Dispatcher:
 def test_a_machine_that_takes_many_lanes_with_it_stops_no_sweep(dispatcher: Dispatcher) -> None:
     dispatcher.processes = {f"worker-{i}": WorkerProcess(i, 0.0) for i in range(5 * DEATHS)}
     for i in range(5 * DEATHS):
-        dispatcher._lost(i, "the node is gone")
+        dispatcher._worker_died(i, "the node is gone")
     assert dispatcher.processes == {}
 
 
 def test_workers_that_die_before_they_ask_stop_it_with_the_reason(dispatcher: Dispatcher) -> None:
     for i in range(DEATHS):
-        dispatcher._lost(i, "No module named nothing")
+        dispatcher._worker_died(i, "No module named nothing")
     with pytest.raises(OSError, match="workers die as they start: No module named nothing"):
-        dispatcher._lost(DEATHS, "No module named nothing")
+        dispatcher._worker_died(DEATHS, "No module named nothing")
 
 
 def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: Store) -> None:
@@ -58,7 +58,7 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     attempt = dispatcher._offered(bad)
     assert attempt is not None
     ended = {"attempt": attempt.number, "fault": Fault("machine", "Stale file handle").to_json()}
-    dispatcher._settle(bad, attempt, ended)
+    dispatcher._attempt_ended(bad, attempt, ended)
     clock.time += 1.1
     progress.poll()
     assert dispatcher._offered(bad) is None
@@ -142,7 +142,7 @@ def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) 
     for again in (False, True):
         order = orders[1]
         assert order is not None
-        dispatcher._lost(1, MEMORY)
+        dispatcher._worker_died(1, MEMORY)
         assert dispatcher.pressure.most == (2 if again else math.inf)
         sweep.now += 60
         sweep.progress.poll()
@@ -168,9 +168,9 @@ def test_lanes_that_are_killed_for_memory_as_they_start_are_waited_for(
     dispatcher = sweep.dispatcher
     dispatcher.adjust()
     for _ in range(5 * DEATHS):
-        dispatcher._lost(1, MEMORY)
+        dispatcher._worker_died(1, MEMORY)
     assert dispatcher.pressure.most == 1, "meanwhile there are fewer"
     assert asking(dispatcher, "a", 1) == {"end": True}
     monkeypatch.setattr(dispatch, "STARVED_SECONDS", 0.0)
     with pytest.raises(OSError, match="memory does not suffice to start a worker: OutOfMemoryError"):
-        dispatcher._lost(2, MEMORY)
+        dispatcher._worker_died(2, MEMORY)

@@ -19,7 +19,7 @@ def test_a_question_is_answered_once_there_is_an_answer() -> None:
     async def talk() -> None:
         mailbox = Mailbox()
         asked = asyncio.create_task(mailbox.ask({"worker": "a", "ended": None}))
-        assert await mailbox.hear(1.0) == [{"worker": "a", "ended": None}]
+        assert await mailbox.receive(1.0) == [{"worker": "a", "ended": None}]
         await mailbox.answer({"b": {"attempt": 2}, "a": {"attempt": 1}}, set())
         assert await asked == {"attempt": 1}
         assert await mailbox.ask({"worker": "b", "ended": None}) == {"attempt": 2}
@@ -34,7 +34,7 @@ def test_an_answer_that_comes_late_is_there_when_it_is_asked_for_again() -> None
         assert await mailbox.ask({"worker": "a", "ended": None}) is None
         await mailbox.answer({"a": {"attempt": 1}}, set())
         assert await mailbox.ask({"worker": "a", "ended": None}) == {"attempt": 1}
-        assert len(await mailbox.hear(1.0)) == 2, "the driver hears both, and knows that they are one"
+        assert len(await mailbox.receive(1.0)) == 2, "the driver hears both, and knows that they are one"
 
     asyncio.run(talk())
 
@@ -42,11 +42,11 @@ def test_an_answer_that_comes_late_is_there_when_it_is_asked_for_again() -> None
 def test_news_are_heard_once_and_say_whether_to_end() -> None:
     async def talk() -> None:
         mailbox = Mailbox()
-        assert not await mailbox.say(7, [{"epoch": 1.0}])
+        assert not await mailbox.report(7, [{"epoch": 1.0}])
         await mailbox.answer({}, {7})
-        assert await mailbox.say(7, [{"epoch": 2.0}])
-        assert not await mailbox.say(8, [{"epoch": 1.0}])
-        assert [message["attempt"] for message in await mailbox.hear(1.0)] == [7, 7, 8]
-        assert await mailbox.hear(0.01) == []
+        assert await mailbox.report(7, [{"epoch": 2.0}])
+        assert not await mailbox.report(8, [{"epoch": 1.0}])
+        assert [message["attempt"] for message in await mailbox.receive(1.0)] == [7, 7, 8]
+        assert await mailbox.receive(0.01) == []
 
     asyncio.run(talk())

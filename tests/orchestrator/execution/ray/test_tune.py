@@ -32,7 +32,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def failed(workers: Workers) -> list[tuple[int, str]]:
     """What is lost once Tune has failed."""
     assert settled(lambda: [] if workers._error else [workers]) == []
-    return list(workers.lost())
+    return list(workers.ended())
 
 
 def opened(folder: Path) -> Workers:
