@@ -1,12 +1,12 @@
 # make demo | test | check | quick | lint-fix | golden | generated | docs | picture | bench | fuzz | chaos |
 # cluster-token | cluster-test | clean.
-# Each makes .venv if it is missing.
+# Each creates .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STORE ?= opsctl-store
-# Two at a time, of one thread each: threads of two would wait for each other. Those of WHOLE in tests/conftest.py, which
-# start clusters or hosts, go one after the other.
+# Two processes of one thread each, since more threads would compete for the cores. Tests in WHOLE in tests/conftest.py,
+# which start clusters or hosts, run one after the other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
@@ -37,11 +37,11 @@ lint-fix: $(VENV)/.installed-dev
 golden: $(VENV)/.installed-dev
 	$(BIN)/python -m tests.golden
 
-# The pages and the schema that are made from the code.
+# The documentation pages and the JSON schema that are generated from the code.
 generated: $(VENV)/.installed-dev
 	$(BIN)/python -m docs.generate
 
-# docs/_build/html/index.html; a warning is an error.
+# Writes docs/_build/html/index.html; warnings are errors.
 docs: $(VENV)/.installed-dev
 	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build/html
 
@@ -62,7 +62,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)
 
-# As many malformed inputs as in `make test`, times TIMES: 24 take about an hour.
+# TIMES as many malformed inputs as in `make test`; 24 times take about an hour.
 fuzz: $(VENV)/.installed-dev
 	OPSCTL_FUZZ=$(or $(TIMES),24) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -s
 
@@ -70,7 +70,7 @@ chaos: $(VENV)/.installed-dev
 	OPSCTL_CHAOS_RUNS=$(or $(RUNS),3) OPSCTL_CHAOS_RESULTS=benchmarks/results/chaos.jsonl \
 	    $(BIN)/python -m pytest -m chaos tests -s
 
-# What opens a Ray cluster: made once, readable by you alone; docs/cluster.md.
+# The token of Ray clusters: created once, readable only by you; see docs/cluster.md.
 cluster-token:
 	@umask 077; mkdir -p ~/.ray; test -s ~/.ray/auth_token || \
 	    $(PYTHON) -c 'import secrets; print(secrets.token_hex(32), end="")' > ~/.ray/auth_token

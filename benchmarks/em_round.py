@@ -5,10 +5,10 @@
 Both move the noise of one batch 20 steps of 0.8/255 within 8/255 down the loss of a full-width ResNet-18 in
 eval mode, and then count its errors. The plain one does it as the released code (Huang, Ma, Erfani, Bailey,
 Wang; ICLR 2021): float32, tensors in the default layout, `loss.backward()`. That code freezes the weights
-first, and so does the plain one; with `--weight-gradients` it leaves them be, and forms their gradients too.
+first, and so does the plain one; with `--weight-gradients` it leaves them trainable, and computes their gradients too.
 What the released code spends on copying the noise image by image is left out. The two are timed in turn.
 Then both run whole rounds on a class-balanced subset with a narrow ResNet-18, from equal seeds: the errors
-after each round must tell the same story. Results are added to benchmarks/results/em_round.jsonl, unless the
+after each round must agree. Results are added to benchmarks/results/em_round.jsonl, unless the
 run is quick.
 """
 
@@ -158,11 +158,11 @@ def traces(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         seconds["ours"] += between - start
         seconds["plain"] += time.perf_counter() - between
         print(f"seed {seed}: errors of ours {errors['ours'][-1]}, of plain {errors['plain'][-1]}", flush=True)
-    told = {name: round(value, 1) for name, value in seconds.items()}
-    print(f"seconds of whole rounds: ours {told['ours']}, plain {told['plain']}", flush=True)
+    rounded = {name: round(value, 1) for name, value in seconds.items()}
+    print(f"seconds of whole rounds: ours {rounded['ours']}, plain {rounded['plain']}", flush=True)
     return {
         "errors": errors,
-        "seconds_of_rounds": told,
+        "seconds_of_rounds": rounded,
         "rounds_of": f"resnet18 width {args.width}, {args.limit} images, batch {em.batch_size}, {args.rounds} rounds",
     }
 

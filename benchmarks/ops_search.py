@@ -90,7 +90,7 @@ def peak(job: str, file: Path) -> float:
 def _peak(job: str, file: Path) -> float:
     JOBS[job](file)
     status = Path("/proc/self/status")
-    if status.exists():  # there getrusage still counts the process that started this one
+    if status.exists():  # on Linux getrusage includes the peak of the parent process
         lines = status.read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / MEGA
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (MEGA if sys.platform == "darwin" else 1e3)

@@ -1,9 +1,9 @@
-"""Images per second of a whole GPU with 1, 2, 4 and 8 trials on it, against one: what packing gains.
+"""Images per second of a whole GPU with 1, 2, 4 and 8 trials on it, compared with one trial.
 
     python benchmarks/packing.py [--device cuda] [--quick]
 
 Every trial is a process of its own, as Ray starts them, that trains a ResNet-18, or a narrow one (width 16), on
-random images; all begin at once, and what each trained while all of them ran is added up. Beside it: the share of a
+random images; all begin at once, and the images trained while all of them run are added up. Also reported: the share of a
 GPU that orchestrator/estimates/packing.py gives such a trial, from a probe of it. Results are added to
 benchmarks/results/packing.jsonl, unless the run is quick. Needs a GPU, and ends with 2 where there is none.
 """
@@ -103,7 +103,7 @@ def train(
         while time.perf_counter() - begin < seconds:
             taken += advance(steps, 5, place)
             number += 5
-        start.wait(timeout=300)  # nobody leaves the card while another is still on the clock
+        start.wait(timeout=300)  # keep the GPU busy until all have been timed
     rates.put(number * spec.batch_size / taken)
 
 

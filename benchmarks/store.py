@@ -4,7 +4,7 @@
 
 Ours is the store as a sweep uses it: Arrow, written piece by piece, flushed, read back and digested, known by its
 record. The plain one is torch.save of the same tensors and torch.load of all of them, as scripts do. Each is opened
-in a fresh process with its file out of the page cache, and says how many bytes the disk gave it. Results are added to
+in a fresh process with its file out of the page cache, and reports how many bytes it read from the disk. Results are added to
 benchmarks/results/store.jsonl, unless the run is quick.
 """
 
@@ -64,9 +64,9 @@ def compare(images: Images, folder: Path, repeats: int) -> dict[str, Any]:
         for name, seconds in fresh(_open_plain, file, str(file)).items():
             steps.setdefault(f"{name}, plain", []).append(seconds)
         file.unlink()
-    told = {name: record.spread([round(value, 5) for value in values]) for name, values in steps.items()}
+    spreads = {name: record.spread([round(value, 5) for value in values]) for name, values in steps.items()}
     ratio = statistics.median(steps["open, plain"]) / statistics.median(steps["open, ours"])
-    return {"images": len(images), "megabytes": images.x.nbytes / 1e6, **told, "open, plain/ours": ratio}
+    return {"images": len(images), "megabytes": images.x.nbytes / 1e6, **spreads, "open, plain/ours": ratio}
 
 
 def save(images: Images, file: Path) -> None:

@@ -1,11 +1,11 @@
-"""Tracking: what 2,000 trials of 50 epochs cost a sweep in MLflow, beside calls as a training script makes them.
+"""Tracking: what 2,000 trials of 50 epochs in MLflow cost a sweep, compared with the calls of a training script.
 
     python benchmarks/tracking.py [--quick] [--keep DIR]
 
-Ours is the observer that a sweep has, told of every epoch of trials that run 16 at a time, faster than any trial
-does, into a sqlite file, and into the server that `opsctl ui` starts. The plain side calls MLflow at every epoch, on
-a sample, one trial after the other: log_metric for each metric, and log_batch for all of them. Points are counted in
-the database. Results are added to benchmarks/results/tracking.jsonl, unless the run is quick.
+Ours is the observer of a sweep: it receives every epoch of trials that run 16 at a time, faster than real trials, and
+writes to a sqlite file or to the server that `opsctl ui` starts. The plain side calls MLflow at every epoch of a
+sample of trials, one after the other: log_metric for each metric, or log_batch for all of them. Points are counted
+in the database. Results are added to benchmarks/results/tracking.jsonl, unless the run is quick.
 """
 
 from __future__ import annotations
@@ -195,8 +195,8 @@ def _plain(tracker: Tracker, log: Any) -> float:
     records = [invented(task) for task in tracker.plan.tasks]
     start = time.perf_counter()
     for task, its in zip(tracker.plan.tasks, records, strict=True):
-        told = tags(task, tracker.plan, "unknown")
-        run_id = tracker.client.create_run(tracker.experiment, tags=told, run_name="plain").info.run_id
+        run_tags = tags(task, tracker.plan, "unknown")
+        run_id = tracker.client.create_run(tracker.experiment, tags=run_tags, run_name="plain").info.run_id
         tracker.client.log_batch(run_id, params=params(task.trial))
         for epoch, row in enumerate(its["history"], start=1):
             log(run_id, epoch, row)

@@ -112,7 +112,9 @@ def pool(count: int) -> dict[str, Any]:
 
         actors = ActorPool([Actor.remote(folder) for _ in range(SLOTS)])
         texts = [json.dumps(plain(task.trial)) for task in plan.tasks]
-        list(actors.map(lambda actor, text: actor.call.remote(text), texts[:SLOTS]))  # they are there now
+        list(
+            actors.map(lambda actor, text: actor.call.remote(text), texts[:SLOTS])
+        )  # wait until all actors have started
         first = time.perf_counter()
         list(actors.map(lambda actor, text: actor.call.remote(text), texts))
         seconds = time.perf_counter() - first
@@ -131,7 +133,7 @@ def compare(counts: tuple[int, ...], repeats: int) -> dict[str, Any]:
     rows: dict[str, Any] = {}
     for count in counts:
         mine, bare = [], []
-        for _ in range(repeats):  # in turn: a busy machine hurts both
+        for _ in range(repeats):  # in turn, so that other load affects both
             mine.append(alone("ours", count))
             bare.append(alone("pool", count))
         above = [1000 * (a["seconds"] - b["seconds"]) / count for a, b in zip(mine, bare, strict=True)]

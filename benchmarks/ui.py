@@ -1,13 +1,13 @@
-"""The MLflow pages of a sweep with 5,000 runs: how long the server takes for what they ask.
+"""The MLflow pages of a sweep with 5,000 runs: how long the server takes to answer their requests.
 
     python benchmarks/ui.py [--quick] [--runs N] [--keep DIR]
 
-Runs of trials that nobody ran, of a few points each, are written through the tracker into sqlite files, one of 200 runs
-and one of all, and asked for through the server that `opsctl ui` starts, as the page of an experiment asks: the
-experiment, the first hundred runs in the order of its saved view, the hundred after them, the same under a filter; and
-as the page of a run does: the run, and the history of one of its metrics. Every request is a new connection. Of each
-the clock's time is told, and that of the server on a processor, in which other work does not count. Results are added
-to benchmarks/results/ui.jsonl, unless the run is quick.
+Synthetic runs of a few points each are written through the tracker into two sqlite files, one of 200 runs and one of
+all. The server that `opsctl ui` starts then gets the requests of an experiment's page (the experiment, the first
+hundred runs in the order of its saved view, the next hundred, the same with a filter) and of a run's page (the run,
+and the history of one of its metrics). Every request is a new connection. Reported are the wall-clock time of each,
+and the server's processor time, which does not include other work. Results are added to
+benchmarks/results/ui.jsonl, unless the run is quick.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from orchestrator.planning.spec import SweepSpec
 from orchestrator.tracking import Tracker, page
 from poisons import Store
 
-FEW, SHOWN, EPOCHS = 200, 100, 3  # runs to compare with; runs that a page asks for; epochs of each
+FEW, SHOWN, EPOCHS = 200, 100, 3  # runs of the small database; runs per page; epochs of each run
 Request = Callable[[], dict[str, Any]]
 
 
@@ -59,8 +59,8 @@ def measure(folder: Path, runs: int, repeats: int) -> dict[str, Any]:
     there = tracker.copies()
     for task in tracker.plan.tasks:
         if task.key not in there:
-            told = invented(task)
-            tracker.complete(task, {**told, "history": told["history"][:EPOCHS]})
+            made_up = invented(task)
+            tracker.complete(task, {**made_up, "history": made_up["history"][:EPOCHS]})
     with serving(file) as server:
         return {"database, MB": file.stat().st_size / 1e6, "ms": asked(server, tracker, repeats)}
 

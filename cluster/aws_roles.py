@@ -33,7 +33,7 @@ TRUST = {
 START = [
     "ec2:Describe*",
     "ec2:RunInstances",
-    "ssm:GetParameters",  # the image's name stands for the newest image
+    "ssm:GetParameters",  # the image is given as a parameter that names the newest one
 ]
 INSTANCES = "arn:aws:ec2:*:*:instance/*"
 
@@ -79,9 +79,9 @@ def _allow(actions: list[str], resource: str, only: dict[str, str] | None = None
 
 def _list(bucket: str, prefix: str) -> dict[str, Any]:
     """List what lies below `prefix` of a bucket; all of it if the store is the whole bucket."""
-    told = _allow(["s3:ListBucket"], bucket)
+    statement = _allow(["s3:ListBucket"], bucket)
     below = {"s3:prefix": [prefix, f"{prefix}/", f"{prefix}/*"]}
-    return told | {"Condition": {"StringLike": below}} if prefix else told
+    return statement | {"Condition": {"StringLike": below}} if prefix else statement
 
 
 def _role(iam: Any, name: str, statements: list[dict[str, Any]]) -> str:

@@ -1,7 +1,9 @@
-"""Ends a cluster of own machines: `python cluster/down.py cluster/local.yaml`, in the repository's root.
+"""Stops Ray on a cluster of your own machines.
+
+Run `python cluster/down.py cluster/local.yaml` in the repository's root.
 
 `ray down` stops Ray on the head only: workers notice within a minute, and even then a process of Ray's stays
-on each. So each is told, by way of the head, as Ray itself reaches it.
+on each. So this script runs `ray stop` on each, over ssh through the head, as Ray itself does.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import yaml
 
 RAY = str(Path(sys.executable).with_name("ray"))
 QUIET = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
-STOP = "bash --login -i -c 'ray stop' 2> /dev/null"  # a login finds ray, as it did at the start
+STOP = "bash --login -i -c 'ray stop' 2> /dev/null"  # a login shell has ray on its PATH
 
 
 def main(file: str) -> int:
@@ -37,7 +39,7 @@ def main(file: str) -> int:
         if subprocess.run([*to_head, command], check=False, stdin=subprocess.DEVNULL).returncode:
             left.append(address)
     for address in left:
-        print(f"{address} could not be told: log in there and write `ray stop`", file=sys.stderr)
+        print(f"{address} could not be reached: log in there and run `ray stop`", file=sys.stderr)
     return 1 if left else 0
 
 

@@ -7,8 +7,8 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# before autodoc documents a field: it then rewrites annotations of pydantic's BaseModel, with which mlflow's
-# dependencies cannot be imported any more
+# Imported first: autodoc rewrites annotations of pydantic's BaseModel when it documents a field, and mlflow's
+# dependencies cannot be imported after that.
 import orchestrator.tracking.tracker  # noqa: F401
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def as_rst(app: Sphinx, what: str, name: str, obj: object, options: object, line
 
 
 def with_files(app: Sphinx, name: str, content: list[str]) -> None:
-    """A link to a file outside of docs/ is to the file itself: it is no page of this site."""
+    """Link to files outside docs/ as files, since they are not pages of this site."""
     content[0] = re.sub(r"\]\((\.\./[^)#]+)\)", r"](<path:\1>)", content[0])
 
 

@@ -114,7 +114,7 @@ def in_use(path: Path) -> bool:
     """Whether a process on this machine has the file memory-mapped."""
     try:
         file = open_file(path)
-    except DamagedError:  # no regular file: nobody maps it
+    except DamagedError:  # not a regular file, so not mapped by any process
         return False
     with file:
         try:

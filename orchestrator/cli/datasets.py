@@ -13,7 +13,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.cli.display import words
+from orchestrator.cli.display import progress_text
 from orchestrator.cli.terminal import Terminal
 from orchestrator.storage import garbage
 from orchestrator.storage.damage import damaged_files, in_quarantine
@@ -42,7 +42,7 @@ def make(spec: DataSpec, store: Store, console: Terminal, build: Build | None, d
     start, there = time.monotonic(), store.load(spec) is not None
 
     def report(row: dict[str, Any]) -> None:
-        console.say(f"[{time.monotonic() - start:7.1f} s] {words(row)}")
+        console.say(f"[{time.monotonic() - start:7.1f} s] {progress_text(row)}")
 
     if not there:
         console.say(f"{spec.name}: building")

@@ -49,7 +49,7 @@ class Lines(Observer):
         self.say(f"data   {spec.name}: building")
 
     def data_progress(self, spec: DataSpec, row: dict[str, Any]) -> None:
-        self.say(f"data   {spec.name}: {words(row)}")
+        self.say(f"data   {spec.name}: {progress_text(row)}")
 
     def data_built(self, spec: DataSpec) -> None:
         self.say(f"data   {spec.name}: built")
@@ -104,7 +104,7 @@ class Screen(Observer):
 
     def picture(self) -> Group:
         now = time.monotonic()
-        building = [Building(name, word, now - since) for name, (since, word) in list(self.building.items())]
+        building = [Building(name, text, now - since) for name, (since, text) in list(self.building.items())]
         running = [
             Running(
                 task.point.name,
@@ -132,7 +132,7 @@ class Screen(Observer):
 
     def data_progress(self, spec: DataSpec, row: dict[str, Any]) -> None:
         since, _ = self.building.get(spec.name, (time.monotonic(), ""))
-        self.building[spec.name] = (since, words(row))
+        self.building[spec.name] = (since, progress_text(row))
 
     def data_built(self, spec: DataSpec) -> None:
         self.building.pop(spec.name, None)
@@ -180,7 +180,7 @@ def probes(task: Task) -> str:
     return ", ".join(probe_run.name for probe_run in task.missing_probes)
 
 
-def words(row: dict[str, Any]) -> str:
+def progress_text(row: dict[str, Any]) -> str:
     """`round 3, error 0.4231, seconds 12.4`"""
     return ", ".join(
         f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"

@@ -16,7 +16,7 @@ from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from trainers import Budget, EvaluationSpec, Plugin, Spec, TrainSpec
 
-PARTS: dict[str, type[Spec]] = {  # of a sweep file that are no plug-ins
+PARTS: dict[str, type[Spec]] = {  # parts of a sweep file that are not plug-ins
     "sweep": SweepSpec,
     "base": TrialSpec,
     "data": DataSpec,
@@ -37,7 +37,7 @@ PLAIN: dict[Any, str] = {
     NoneType: "null",
     Any: "anything",
 }
-SHORT = 3  # fields of a spec whose default is written in full
+SHORT = 3  # a default spec with at most this many fields is written in full
 
 
 def accepted(spec: type[Spec], name: str) -> str:

@@ -16,7 +16,7 @@ from trainers.descriptions import descriptions
 from trainers.families import Architecture
 from trainers.spec import nearest, plain
 
-IN_TABLE = ("data", "train", "evaluation", "run", "report")  # the parts in the table of all
+IN_TABLE = ("data", "train", "evaluation", "run", "report")  # the parts in the overview table
 RECIPE = "From the recipe of its paper, in place of the default in `opsctl kinds train`."
 
 

@@ -23,7 +23,7 @@ from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.storage.records import Heartbeat
 from trainers.printable import one_line
 
-FAILURES = 5  # at most so many with --watch; without it all are shown
+FAILURES = 5  # most failures shown with --watch; without it all are shown
 
 
 def show(

@@ -205,7 +205,7 @@ def stop(
     raise typer.Exit(bool(left))
 
 
-UNKNOWN = 3  # exit code if it is unknown how a submitted sweep ended
+UNKNOWN = 3  # exit code if the outcome of a submitted sweep is unknown
 
 
 @app.command()

@@ -21,7 +21,7 @@ from trainers.redaction import shown
 
 COLOURS = {True: "green", False: "yellow", None: "dim"}  # of a published figure: within two std or not
 VERDICTS = {"holds": "green", "does not hold": "red", "not known yet": "yellow"}
-ROWS = 20  # most rows of running work, so that it fits a screen even on many machines
+ROWS = 20  # most rows of running work, to fit on a screen
 
 
 def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTable:
@@ -29,7 +29,7 @@ def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTab
     table = RichTable("running", "for", "epoch", "train acc", "test acc", box=None, padding=(0, 2, 0, 0))
     for data in building[:ROWS]:
         since = "" if data.seconds is None else elapsed(data.seconds)
-        table.add_row(Text.assemble((data.name, "cyan"), f" {data.word}"), since, "", "", "")
+        table.add_row(Text.assemble((data.name, "cyan"), f" {data.progress}"), since, "", "", "")
     for trial in running[: ROWS - min(ROWS, len(building))]:
         epoch = f"{'-' if trial.epoch is None else format(trial.epoch, '.0f')}/{trial.epochs}"
         accs = (

@@ -33,7 +33,7 @@ class Building:
     """A data set that is being built: its latest progress, and for how long (seconds) if that is known."""
 
     name: str
-    word: str
+    progress: str
     seconds: float | None = None
 
 

@@ -26,9 +26,9 @@ LISTS = (
     "loguniform",
 )
 SHAPE = ("distribution", "type", "log", "scale", "base", "step", "num", "q", "mu", "sigma", "prior")
-RANGE = frozenset((*LOW, *HIGH, *LISTS, *SHAPE))  # with which other tools describe what they draw from
-LOWEST = (*LOW, "from", "minimum", "lo", "log_min")  # less telling words, as labels are: they make a range
-HIGHEST = (*HIGH, "to", "maximum", "hi", "log_max")  # only where a number of each kind is given
+RANGE = frozenset((*LOW, *HIGH, *LISTS, *SHAPE))  # keys with which other tools describe a range
+LOWEST = (*LOW, "from", "minimum", "lo", "log_min")  # could also be labels: they describe a range
+HIGHEST = (*HIGH, "to", "maximum", "hi", "log_max")  # only if both LOWEST and HIGHEST have a number
 COUNTS = ("steps", "count", "n", "num", "points", "samples", "num_samples")
 BETWEEN = frozenset((*RANGE, *LOWEST, *HIGHEST, *COUNTS))
 DRAWN = re.compile(  # tune.loguniform(1e-4, 1e-1), np.linspace(...), range(5)
@@ -38,7 +38,7 @@ DRAWN = re.compile(  # tune.loguniform(1e-4, 1e-1), np.linspace(...), range(5)
 )
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?")
 
-NO_AXES = {  # what stands at the top of a sweep file
+NO_AXES = {  # the top-level sections of a sweep file
     "base": "; an axis is a path inside `base`: leave `base.` out",
     "run": "; `run` says how a sweep is run, which no axis varies",
     "report": "; `report` says what is shown, which no axis varies",
@@ -181,28 +181,28 @@ def _is_number(value: Any) -> bool:
 
 def _some_of(values: Mapping[str, Any]) -> list[Any]:
     """Values to suggest instead of the description of a range."""
-    said = dict(values)
+    given = dict(values)
     for name in ("uniform", "loguniform"):
-        if isinstance(said.get(name), list):
-            said |= dict(zip(("min", "max"), said[name], strict=False)) | {"log": name == "loguniform"}
+        if isinstance(given.get(name), list):
+            given |= dict(zip(("min", "max"), given[name], strict=False)) | {"log": name == "loguniform"}
     for name in ("values", "choices", "choice", "options", "categories", "grid_search"):
-        if isinstance(said.get(name), list):
-            return list(said[name])
-    if "value" in said:
-        return [said["value"]]
-    return _spread(said)
+        if isinstance(given.get(name), list):
+            return list(given[name])
+    if "value" in given:
+        return [given["value"]]
+    return _spread(given)
 
 
-def _spread(said: Mapping[str, Any]) -> list[Any]:
+def _spread(given: Mapping[str, Any]) -> list[Any]:
     """Values between the ends of a range."""
-    low, high = _bounds(said)
-    if low is not None and high is not None and "log_min" in said and -300 < low < 0 and high < 300:
+    low, high = _bounds(given)
+    if low is not None and high is not None and "log_min" in given and -300 < low < 0 and high < 300:
         low, high = 10.0**low, 10.0**high  # exponents
     if low is None or high is None or low >= high:
         return [1, 2, 4]
-    words = " ".join((*map(str, (said.get("distribution"), said.get("scale"))), *said.keys() - {"log"}))
-    last = next((said[n] for n in COUNTS if said.get(n) in range(2, 11)), 4) - 1
-    if low > 0 and (said.get("log") or "log" in words):
+    words = " ".join((*map(str, (given.get("distribution"), given.get("scale"))), *given.keys() - {"log"}))
+    last = next((given[n] for n in COUNTS if given.get(n) in range(2, 11)), 4) - 1
+    if low > 0 and (given.get("log") or "log" in words):
         steps = [low * (high / low) ** (i / last) for i in range(last + 1)]
     else:
         steps = [low + (high - low) * i / last for i in range(last + 1)]

@@ -83,8 +83,8 @@ class Batch:
         """A summary of one of the plans: `54 trials (3 shared with those above): 51 to run, 3 done`."""
         above = {task.key for one in _before(self.plans, plan) for task in one.tasks}
         shared = sum(task.key in above for task in plan.tasks)
-        said = f" ({shared} shared with those above)" if shared else ""
-        return f"{len(plan.tasks)} trials{said}: {plan.trials_left()}, {plan.finished} done"
+        note = f" ({shared} shared with those above)" if shared else ""
+        return f"{len(plan.tasks)} trials{note}: {plan.trials_left()}, {plan.finished} done"
 
 
 def _before(plans: Sequence[Plan], plan: Plan) -> Sequence[Plan]:

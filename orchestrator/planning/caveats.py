@@ -14,7 +14,7 @@ from orchestrator.planning.spec import is_seed
 from poisons.sources.base import Source
 from trainers import InputError
 
-MOST = 3  # trials that are named one by one
+MOST = 3  # trials named in a warning
 
 
 def remarks(plan: Plan) -> list[str]:

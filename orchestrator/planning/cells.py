@@ -47,7 +47,7 @@ def quota(sweep: SweepSpec, points: Mapping[str, Point]) -> Quota | None:
     key stays the same as long as the cells do, whatever their seeds."""
     if sweep.run.search != "optuna":
         return None
-    trials = {place(point.labels): point.trial for point in points.values()}  # one of each cell
+    trials = {place(point.labels): point.trial for point in points.values()}  # one trial per cell
     asked = sorted(map(content, trials.values()))
     search = digest([sweep.name, sweep.report.metric, sweep.run.mode, asked])
     cells = {key: digest(labels_of(point)) for key, point in points.items()}

@@ -56,7 +56,7 @@ def expand(sweep: SweepSpec, where: str) -> tuple[Point, ...]:
         here = f"{where} (at {', '.join(f'{axis}={name}' for axis, name in labels.items())})"
         trial = TrialSpec.parse(data, here)
         settings = tuple(name for axis, name in labels.items() if not is_seed(axis))
-        if settings not in checked:  # a seed changes no network
+        if settings not in checked:  # trials that differ only in seed have the same network
             checked.add(settings)
             check_networks(trial, here)
         points.append(Point(labels, trial))

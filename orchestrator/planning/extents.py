@@ -56,7 +56,7 @@ class Extents:
         if (record := self.store.record(whole)) is not None:
             return _read(record)
         place = f"extents/{whole.source.kind}-{whole.source.fingerprint}-{whole.split}.json".replace(":", "-")
-        with suppress(DamagedError):  # then it is measured again
+        with suppress(DamagedError):  # damaged: measure again
             if (data := self.storage.read(place)) is not None:
                 return _read(EXTENT.read(data))
         found = whole.source.extent(whole.split)

@@ -13,11 +13,11 @@ from trainers.families import Architecture
 from trainers.meta import built_on_meta
 from trainers.spec import specs_in
 
-WIDE = 4096  # a network with a setting beyond it is measured
-WIDEST = 100_000  # beyond it, it need not be: building it would take minutes
+WIDE = 4096  # a network with a larger setting is measured
+WIDEST = 100_000  # a larger setting is refused unmeasured: building the network would take minutes
 MOST_WEIGHTS = 5 * 10**10  # with gradients and momentum in float32 600 GB, twice what the largest GPU has
 BATCH = TrainSpec.model_fields["batch_size"].default
-SHAPE, CLASSES = (3, 32, 32), 10  # of what it is measured for: large networks hardly depend on it
+SHAPE, CLASSES = (3, 32, 32), 10  # for measuring; the size of a large network hardly depends on them
 
 
 def check_networks(trial: TrialSpec, where: str) -> None:
@@ -77,7 +77,7 @@ def _count(network: Architecture) -> float:
 
 
 def check_batches(trials: Mapping[str, TrialSpec], extents: Extents, where: str) -> None:
-    """InputError, beginning with `where`, for a batch size that somebody chose and that is larger than the
+    """InputError, beginning with `where`, for a batch size that was set explicitly and is larger than the
     training set. `trials` are by the name of their point.
 
     A subset (`data.limit`) may be smaller than a batch, and a small set than the default batch: then each

@@ -25,7 +25,7 @@ from poisons.sources.base import Extent, Source, Split
 from trainers import InputError
 from trainers.spec import nearest, plain
 
-# why a trial that is not done is left as it is, for good: how an earlier run ended it, or the search is over
+# why a trial that is not done will not be run: an earlier run ended it, or the search is over
 Left = Literal["failed", "stopped", "untried"]
 
 
@@ -40,9 +40,9 @@ class Task:
     needs: tuple[str, ...]
     left: Left | None = None
     probes: tuple[PlannedProbe, ...] = ()
-    missing_probes: tuple[PlannedProbe, ...] = ()  # those of them that have found nothing yet
-    trained: bool = False  # its result is there
-    kept: bool = False  # and its weights
+    missing_probes: tuple[PlannedProbe, ...] = ()  # those of them without a finding
+    trained: bool = False  # its result is in the ledger
+    kept: bool = False  # its weights are in the store
 
     @property
     def missing(self) -> bool:
@@ -90,7 +90,7 @@ class Plan:
     ready: frozenset[str]  # names of those that are in the store
     version: str = ""  # of the sweep's text, see snapshot.py
     quota: Quota | None = None  # of a search that tries only some cells
-    bound: Bound | None = None  # and what it leaves to run
+    bound: Bound | None = None  # and its limit on the trials that run
 
     @cached_property
     def missing(self) -> tuple[Task, ...]:
@@ -311,7 +311,7 @@ def _check_report(sweep: SweepSpec, points: tuple[Point, ...], where: str) -> No
             )
     found = tuple(metric for spec in sweep.probes for metric in metrics_found(spec))
     named = [(metric, "metrics" if sweep.report.metrics else "metric") for metric in sweep.report.measured]
-    if sweep.run.search != "grid":  # cells are ranked by it, whatever else is shown
+    if sweep.run.search != "grid":  # the search ranks cells by the metric of the report
         named.append((sweep.report.metric, "metric"))
     for metrics in {(*point.trial.metrics, *found) for point in points}:
         for metric, field in named:

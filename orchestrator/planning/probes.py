@@ -19,7 +19,7 @@ from trainers import InputError
 from trainers.probe import Probe, metrics_of
 from trainers.spec import identity, plain
 
-CLEAN = "clean"  # a set that a probe needs and is not given: the trial's own images without the poison
+CLEAN = "clean"  # the default of a required set: the trial's own images without the poison
 Pin = Callable[[Source], Source]
 Measure = Callable[[Source], Extent | None]
 
@@ -56,7 +56,7 @@ def metrics_found(spec: ProbeSpec) -> list[str]:
 
 
 def shown_probe(spec: ProbeSpec) -> ShownProbe:
-    """What reports know about a probe."""
+    """The description of a probe for reports."""
     return ShownProbe(metrics=metrics_found(spec), view=spec.probe.view(_set_names(spec)))
 
 

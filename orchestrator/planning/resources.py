@@ -19,7 +19,7 @@ def local_resources() -> dict[str, float]:
     """The resources that Ray can find on this machine."""
     gpus = torch.cuda.device_count()
     hidden = "CUDA_VISIBLE_DEVICES" in os.environ
-    if not gpus and not hidden:  # a torch for processors sees no GPU, but Ray does
+    if not gpus and not hidden:  # a CPU-only torch sees no GPU, but Ray does
         gpus = len(list(DEVICES.glob("nvidia[0-9]*")))
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}
 

@@ -23,10 +23,15 @@ from poisons.records import Count, Text
 from trainers.probe_view import PERCENT, ProbeView, Unit
 from trainers.stored import MB, DamagedError, JsonFile
 
-FORMAT = 6  # of the file; one of another format is not read
+FORMAT = 6  # of the file; other formats are not read
 METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 OWN = ("train/", "test/")  # metrics of a trial itself
-CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # which trials there are, or stay
+CHOOSES = (
+    "run.scheduler",
+    "run.search",
+    "run.num_samples",
+    "run.mode",
+)  # they determine which trials exist or survive
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Entry:
 
 
 class ShownProbe(TypedDict):
-    """What reports know about a probe: the metrics that it always reports, such as `distance/relative`, and
+    """A probe, for reports: the metrics that it always reports, such as `distance/relative`, and
     how they show its findings."""
 
     metrics: list[Text]
@@ -68,7 +73,7 @@ class Snapshot:
     column_axis: str | None
     stops: bool
     entries: tuple[Entry, ...]
-    best: Literal["max", "min"] | None = None  # of a search: which end of the metric is better
+    best: Literal["max", "min"] | None = None  # of a search: the direction of the metric
     report: Mapping[str, Any] = field(default_factory=dict)
     quota: Quota | None = None
     probes: Mapping[str, ShownProbe] = field(default_factory=dict)
@@ -161,7 +166,7 @@ def kept_snapshot(storage: Storage, version: str) -> Snapshot | None:
     try:
         return None if data is None else _snapshot(SNAPSHOT.read(data))
     except DamagedError:
-        return None  # or somebody else's: it is kept anew when the sweep is planned
+        return None  # damaged, or of another version: it is written again when the sweep is planned
 
 
 def _snapshot(record: SnapshotRecord) -> Snapshot:

@@ -23,12 +23,12 @@ from trainers import Spec
 from trainers.numerical_platform import CpuIsa
 from trainers.probe import Probe
 
-KEEP_GB = 4.0  # 10⁹ bytes: about ninety ResNet-18
+KEEP_GB = 4.0  # 10⁹ bytes: about ninety ResNet-18s
 Label = Annotated[str, BeforeValidator(lambda value: value if isinstance(value, dict) else label(value))]
 """The label of a value on an axis, which may be written as the value itself is: `16`, `[em, ops]`."""
 
 MOST_OF_A_MACHINE = {"CPU": 4096, "GPU": 64}
-JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial tells
+JUDGED = ("test/clean_acc", "train/acc", "train/loss")  # metrics that every epoch of a trial reports
 
 
 class RunSpec(Spec):

@@ -12,7 +12,7 @@ from trainers import InputError
 from trainers.spec import merged
 from trainers.yaml_text import parse_yaml, plain_numbers, read_yaml
 
-AS_WRITTEN = ("grid", "skip", "report")  # what has or names labels: numbers in it keep their spelling
+AS_WRITTEN = ("grid", "skip", "report")  # sections with labels: numbers in them keep their spelling
 
 
 def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:

@@ -29,7 +29,7 @@ class Entry:
 
     name: str
     record: dict[str, Any]
-    needed_by: tuple[str, ...]  # in words; empty: nobody
+    needed_by: tuple[str, ...]  # empty: not needed
 
     @property
     def bytes(self) -> int:
@@ -83,7 +83,7 @@ def find_garbage(store: Store, *, weights: bool = False) -> list[Garbage]:
     unneeded = {entry.name for entry in known if not entry.needed_by}
     kept = {entry.name for entry in known} - unneeded
     finished = {f"data-{entry.record['key']}.pt" for entry in known}
-    # where there are no locks for all, another machine may be writing it just now
+    # without shared locks, another machine may be writing it right now
     patience = 0 if store.shares_locks else DAY
     rules: dict[str, Rule] = {
         "data": lambda p: _why_not(p, kept, unneeded, patience),

@@ -27,8 +27,8 @@ from orchestrator.storage.storage import Storage
 from trainers.stored import DamagedError
 
 BEAT_SECONDS = 3.0
-STALE_SECONDS = 60.0  # without a beat: its driver is dead, or cut off
-REMOVE_SECONDS = 600.0  # without a beat: whatever it was, its heartbeat says nothing any more
+STALE_SECONDS = 60.0  # without a beat, after which a driver counts as dead or disconnected
+REMOVE_SECONDS = 600.0  # without a beat, after which any driver removes the heartbeat
 ROUND_BEATS = 20  # between two reads of the others' heartbeats
 ID = re.compile("[A-Za-z0-9_.-]{1,200}")
 
@@ -46,7 +46,7 @@ class Driver:
         needs: Sequence[str] = (),
         snapshot: str | None = None,
     ) -> None:
-        """`stop` is set when somebody asks this driver to stop. `needs` names the data sets that the sweep
+        """`stop` is set when this driver is asked to stop. `needs` names the data sets that the sweep
         uses, `snapshot` the version of its plan."""
         self.id = f"{sweep}-{os.getpid()}-{secrets.token_hex(4)}"
         self.storage, self.stop = storage, stop
@@ -89,9 +89,9 @@ class Driver:
     def _renew(self) -> None:
         others = Watch(self.storage)
         while not self._ended.wait(BEAT_SECONDS):
-            with suppress(OSError):  # storage that is full, or away for a while, must not end a sweep
+            with suppress(OSError):  # full or unreachable storage must not end a sweep
                 self.beat()
-            with suppress(OSError):  # and one that is full can still be asked
+            with suppress(OSError):  # full storage can still be read
                 if self.storage.read(f"drivers/{self.id}.stop") is not None:
                     self.stop.set()
             with suppress(OSError):
@@ -100,11 +100,13 @@ class Driver:
 
 
 class Watch:
-    """Tells which drivers are alive, as far as that can be seen from here."""
+    """Determines which drivers are alive, as far as that can be seen from here."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._seen: dict[str, tuple[int, float]] = {}  # id -> its last beat, and when it was first seen here
+        self._seen: dict[
+            str, tuple[int, float]
+        ] = {}  # id -> its last beat, and when this process first saw it
 
     def alive(self, driver: str) -> bool:
         """Whether it has a heartbeat, its process runs if it is on this machine, and it has beaten within

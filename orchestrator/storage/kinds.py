@@ -106,7 +106,7 @@ def _check_spec(record: Mapping[str, Any]) -> None:
     """Raises DamagedError unless the settings in a result of an earlier version, which has no digest, have
     its key."""
     from orchestrator.storage.trial_spec import (
-        TrialSpec,  # imports torch, for the results of such versions alone
+        TrialSpec,  # here, since it imports torch and only such results need it
     )
 
     try:

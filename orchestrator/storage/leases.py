@@ -33,7 +33,7 @@ class Leases:
             return self._confirmed(name, 0)
         owners = self._owners(name)
         mine = [n for n, owner in owners.items() if owner == self.driver]
-        if mine:  # storage failed before it was confirmed
+        if mine:  # an earlier attempt ended with an error of storage before it was confirmed
             return self._confirmed(name, mine[-1])
         if not owners or any(map(self.watch.alive, owners.values())):
             return False

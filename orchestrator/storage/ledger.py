@@ -27,7 +27,7 @@ from trainers.stored import DamagedError
 ProbeKeys = Mapping[str, str]  # of the probes of one trial: their keys by their names
 CHECKPOINT = "checkpoint.pt"  # in a trial's folder
 WEIGHTS = "weights.pt"
-BATCH = 500  # files that are in memory at a time
+BATCH = 500  # files in memory at a time
 Read = Callable[[Kind[T], Collection[str]], dict[str, T]]  # files of a kind, by their names
 _LOOK = re.compile(r"([^/]+)/look-([^/]+)\.json")
 
@@ -146,7 +146,10 @@ class Ledger:
 
     def tidy(self, key: str) -> None:
         """Remove the checkpoint of a finished trial."""
-        for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):  # without the first the other is ignored
+        for name in (
+            f"{CHECKPOINT}.sha256",
+            CHECKPOINT,
+        ):  # the digest first: without it the checkpoint is ignored
             self.storage.remove(f"trials/{key}/{name}")
 
     def _publish(self, kind: Kind[T], name: str, record: T) -> T | None:

@@ -42,5 +42,5 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except ProcessLookupError:
         return False
-    except OSError:  # another user's process, or not Linux
+    except OSError:  # another user's process, or not on Linux
         return True

@@ -23,10 +23,10 @@ from poisons.durable import flush
 from trainers.redaction import redacted
 from trainers.stored import open_regular
 
-DAY = 86_400  # seconds: nobody writes one file for longer
+DAY = 86_400  # seconds; no file takes longer to write
 
 
-LARGEST = 256 * 10**6  # bytes that `read` returns; what is larger is no file that opsctl reads whole
+LARGEST = 256 * 10**6  # bytes that `read` returns at most; opsctl reads no larger file whole
 PART = re.compile(r"[^/\\\x00-\x1f\x7f]{1,255}")
 
 
@@ -65,7 +65,7 @@ class Storage(ABC):
     could lie outside it. Listings contain safe names only; other files are ignored.
     """
 
-    where: str  # what `open_storage` takes to open it again, on any machine that can reach it
+    where: str  # opens it again with `open_storage`, on any machine that can reach it
 
     @property
     def shown(self) -> str:
@@ -140,7 +140,7 @@ class Storage(ABC):
         return time.time() if changed is None else changed
 
     def presence(self, folder: str) -> Callable[[str], bool]:
-        """A test whether a file is there, given its name, for many names in a folder. At a URL it knows what
+        """A test whether a file is there, given its name, for many names in a folder. At a URL it has what
         one listing had when `presence` was called."""
         return {f"{folder}/{name}" for name in self.files(folder)}.__contains__
 
@@ -180,7 +180,7 @@ class FolderStorage(Storage):
     def create(self, name: str, data: bytes, *, lasting: bool = True) -> bool:
         place, temporary = self._prepared(name, data, flush=lasting)
         try:
-            os.link(temporary, place)  # fails if it is there, and is whole at once
+            os.link(temporary, place)  # atomic; fails if the file exists
         except FileExistsError:
             return False
         finally:
@@ -189,7 +189,7 @@ class FolderStorage(Storage):
 
     def publish(self, name: str, data: bytes) -> bool:
         created = self.create(name, data)
-        flush(self._path(name).parent)  # not for each lease: it takes milliseconds
+        flush(self._path(name).parent)  # not for leases: it takes milliseconds
         return created
 
     def remove(self, name: str) -> None:
@@ -246,7 +246,7 @@ class FolderStorage(Storage):
         place = self._path(name)
         going = place.with_name(f"{place.name}.{secrets.token_hex(8)}.tmp")
         try:
-            os.rename(place, going)  # at once, so that nobody opens half of it
+            os.rename(place, going)  # atomic, so that no process opens a part of it
         except FileNotFoundError:
             return False
         shutil.rmtree(going) if going.is_dir() and not going.is_symlink() else going.unlink()
@@ -258,7 +258,9 @@ class FolderStorage(Storage):
         for name, process in left.items():
             with suppress(FileNotFoundError):
                 file = self.root / "tmp" / name
-                old = not here(process) and now - file.stat().st_mtime > DAY  # its process is out of sight
+                old = (
+                    not here(process) and now - file.stat().st_mtime > DAY
+                )  # its process is on another machine
                 if gone(process) or old:
                     file.unlink()
 

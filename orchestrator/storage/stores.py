@@ -40,7 +40,7 @@ def open_driven(where: str, driver: str, *, patience: float = STALE_SECONDS) -> 
         same = shows(storage, driver, patience=patience)
     except OSError as error:
         raise StoreError(f"the store {where} does not answer on {platform.node()}: {error}") from error
-    if not same:  # and nothing is made there
+    if not same:  # refused before anything is created there
         raise InputError(
             f"{where} on {platform.node()} is not the store of the driver: it lacks the heartbeat of {driver}"
             "; name a store that all machines share, --store s3://bucket/prefix or a folder on a shared disk"

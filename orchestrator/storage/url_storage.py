@@ -1,7 +1,7 @@
 """Storage at an fsspec URL, for example in an object store.
 
-There is no rename: one object appears whole, and of several the one that is written last says that all are
-there. Where a server is found, and who is allowed, is fsspec's and the server library's to know: for S3 the
+There is no rename: one object appears whole, and of several the one that is written last marks all as
+complete. The server's address and the credentials come from fsspec and the server's library: for S3 from the
 usual AWS_PROFILE, AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on, or fsspec's configuration files.
 """
 
@@ -22,12 +22,18 @@ from orchestrator.storage.storage import Kept, Storage, check_safe, safe
 from trainers.errors import InputError
 from trainers.redaction import redacted
 
-THREADS = 32  # of reads at a time
+THREADS = 32  # concurrent reads
 MARK = "record.json"
 LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
-# s3fs would ask for the size of each object before it reads it
+# else s3fs requests the size of each object before it reads it
 READING: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
-CHANGED = ("LastModified", "mtime", "updated", "last_modified", "created")  # as file systems call it
+CHANGED = (
+    "LastModified",
+    "mtime",
+    "updated",
+    "last_modified",
+    "created",
+)  # its names in different file systems
 _memory = threading.Lock()
 
 
@@ -76,7 +82,9 @@ class UrlStorage(Storage):
                 try:
                     return self._create(self._path(name), data)
                 except OSError as error:
-                    if _code(error) != "ConditionalRequestConflict":  # S3: others try it just now
+                    if (
+                        _code(error) != "ConditionalRequestConflict"
+                    ):  # S3: another writer is creating it at the same time
                         raise
                 time.sleep(pause)
             return self._create(self._path(name), data)
@@ -159,7 +167,7 @@ class UrlStorage(Storage):
             raise error
         bucket, _, key = f"{self.root}/{name}".partition("/")
         found = self.fs.call_s3("list_objects_v2", Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
-        if found and (key.endswith("/") or found[0]["Key"] == key):  # the first of those that begin with it
+        if found and (key.endswith("/") or found[0]["Key"] == key):  # the first key with this prefix
             raise error
 
     def _create(self, path: str, data: bytes) -> bool:

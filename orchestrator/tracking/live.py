@@ -102,7 +102,7 @@ class LiveTracker(Observer):
                 if closing and self._answers():  # it rejects something; retrying would not help
                     self._given_up = True
                 else:
-                    self._lost(error)
+                    self._back_off(error)
             if not (self.complete or self._given_up):
                 self.outbox.wait(self._away or self.every, patient=self._away is not None)
 
@@ -114,7 +114,7 @@ class LiveTracker(Observer):
             return False
         return self.tracker.attached
 
-    def _lost(self, error: Exception) -> None:
+    def _back_off(self, error: Exception) -> None:
         if self._away is None:
             self.warn(
                 f"MLflow no longer answers ({first_line(error)}); the sweep goes on, "

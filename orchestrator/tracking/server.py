@@ -68,11 +68,11 @@ def serve(uri: str, *, host: str, port: int, allowed: Sequence[str] = ()) -> sub
         ),
         "--x-frame-options": "SAMEORIGIN",
     }
-    words = [word for option in options.items() for word in option]
+    arguments = [part for option in options.items() for part in option]
     # in the environment: other users can list command lines, and the address may hold a password
     environment = {**os.environ, **SETTINGS, "MLFLOW_BACKEND_STORE_URI": with_driver(uri)}
     return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.tracking.tethered", "mlflow", "server", *words],
+        [sys.executable, "-m", "orchestrator.tracking.tethered", "mlflow", "server", *arguments],
         env=environment,
         stdin=subprocess.PIPE,
         start_new_session=True,

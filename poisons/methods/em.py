@@ -283,8 +283,8 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
                 seed=seed,
                 round=number,
             )
-            wrong, lost = noise.descend(descent, context)
-        if lost:
+            wrong, diverged = noise.descend(descent, context)
+        if diverged:
             what = f"the generator diverged in round {number}; try a smaller optimizer.lr"
             raise DivergenceError(what, training.history)
         return wrong / len(noise.images)

@@ -163,7 +163,7 @@ class LocalCache:
 
     def _pull(self, name: str, record: Record) -> bool:
         final = self.root / name
-        temporary = final.with_name(f"{final.name}.pull.tmp")  # nobody else uses it: the lock is held
+        temporary = final.with_name(f"{final.name}.pull.tmp")  # no other process uses it: the lock is held
         shutil.rmtree(temporary, ignore_errors=True)
         try:
             temporary.mkdir(parents=True)

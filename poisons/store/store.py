@@ -356,7 +356,7 @@ class Store:
     ) -> None:
         final = self.path(spec)
         temporary = final.with_name(final.name + ".tmp")
-        shutil.rmtree(temporary, ignore_errors=True)  # nobody else uses it: the lock is held
+        shutil.rmtree(temporary, ignore_errors=True)  # no other process uses it: the lock is held
         needed = crafted = sum(column.nbytes for link in links for column in link.columns().values())
         try:
             temporary.mkdir()

@@ -70,7 +70,7 @@ class Workers:
         self.open[self.opened] = share
         self.ordered.append((self.opened, share))
 
-    def lost(self) -> Iterator[tuple[int, str]]:
+    def ended(self) -> Iterator[tuple[int, str]]:
         return iter(())
 
 

@@ -15,7 +15,7 @@ from orchestrator.storage.backoff import pause
 from orchestrator.storage.heartbeats import Driver
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.outage import WELL_SECONDS
+from orchestrator.storage.outage import OVER_SECONDS
 from orchestrator.storage.records import Result
 from orchestrator.storage.storage import FolderStorage
 from poisons import DataSpec, Store
@@ -339,7 +339,7 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
     assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
     assert progress.to_json()["silent"] == "[Errno 28] No space left on device"
     assert progress.offer(0.0) is not None
-    clock.time += WELL_SECONDS
+    clock.time += OVER_SECONDS
     assert progress.to_json()["silent"] == ""
 
 
