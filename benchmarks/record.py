@@ -89,14 +89,14 @@ def _finish(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _command(words: list[str]) -> str:
-    """As typed, but for where the data lie."""
-    folder = words.index("--data") + 1 if "--data" in words else len(words)
-    return " ".join(["python", *("DIR" if i == folder else word for i, word in enumerate(words))])
+def _command(argv: list[str]) -> str:
+    """As typed, but with DIR for the folder of the data."""
+    folder = argv.index("--data") + 1 if "--data" in argv else len(argv)
+    return " ".join(["python", *("DIR" if i == folder else argument for i, argument in enumerate(argv))])
 
 
 def _cpu() -> str:
-    """The model's name as Linux tells it, else the architecture."""
+    """The model name from /proc/cpuinfo, else the architecture."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]

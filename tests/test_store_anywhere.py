@@ -338,7 +338,7 @@ def test_nodes_that_build_one_data_set_at_once_end_with_one(node: Nodes) -> None
 def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
     open_storage(node.where).write("store.json", b'{"format": 99}')
     with pytest.raises(
-        InputError, match=rf"the store {node.where} has format 99, this opsctl knows 1: upgrade"
+        InputError, match=rf"the store {node.where} has format 99, this opsctl supports 1: upgrade"
     ):
         node("a")
     assert open_storage(node.where).read("store.json") == b'{"format": 99}'

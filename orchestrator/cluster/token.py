@@ -34,7 +34,7 @@ class Token:
         """The error if the cluster at `where` rejects the token."""
         if self.value is None:
             return InputError(
-                f"the cluster at {where} wants a token: put the one that it was started with into "
+                f"the cluster at {where} requires a token: put the one that it was started with into "
                 f"{self.found} (readable only by you) or into RAY_AUTH_TOKEN"
             )
         return InputError(

@@ -18,7 +18,7 @@ from trainers.flops import Work
 
 LEARN = 300  # most records that are read
 VALUE_SECONDS = 5e-8  # to read, change and write one pixel value, if nothing is known
-SOURCE_SECONDS = 3.0  # to import the libraries that read a source, in a new process
+SOURCE_SECONDS = 3.0  # to import the libraries that read a source in a new process, in results/*.json
 Group = tuple[str, ...]
 
 

@@ -159,9 +159,7 @@ def best_costs(plan: Plan, store: Store, resources: Resources, tflops: float | N
 def _measured(store: Store, resources: Resources) -> Costs:
     """Costs at the measured rate of this machine; a guess where it cannot be measured, for example on a
     full GPU."""
-    threads = min(
-        resources.threads, os.cpu_count() or 1
-    )  # more threads than cores slow the measurement down to minutes
+    threads = min(resources.threads, os.cpu_count() or 1)  # with more, measuring would take minutes
     try:
         return Costs.measured(store, place=resources.place, threads=threads)
     except Exception:  # noqa: BLE001  (drivers raise what they like, and a guess is worth more than no answer)

@@ -59,7 +59,7 @@ class Shaped(Shares):
             return False
         shape = self.shapes[task.key]
         self.known[shape] = max(self.known.get(shape, 0.0), larger(share))
-        with suppress(OSError):  # on a full disk only this driver learns of it
+        with suppress(OSError):  # on a full disk only this driver has the new share
             self.kept.grow(shape, self.device, share)
         return True
 

@@ -85,7 +85,7 @@ class Progress:
         self._leased: set[str] = set()
         self._mistake: str | None = None
         self._ahead = 2  # how many trials an adaptive search keeps in flight
-        self._search_failed = False  # storage did not answer when the search wanted to propose trials
+        self._search_failed = False  # storage did not answer when the search was queried
         self._outage = Outage(context.now)
         self._numbers = itertools.count(1)
 

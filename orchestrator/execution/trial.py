@@ -137,18 +137,13 @@ class _Runner:
         """Train. If there are probes, the trained state is kept as a checkpoint: probes take long, and
         after a kill or a failure the training need not be repeated."""
 
-        def report_row(row: Metrics) -> None:
+        def on_row(row: Metrics) -> None:
             report(row)
             if probe_runs and row["epoch"] >= self.trial.train.epochs:
                 self.checkpoint.every = 0.0
 
         trained, record = self.trial.train_and_evaluate(
-            train,
-            test,
-            device=self.device,
-            report=report_row,
-            checkpoint=self.checkpoint,
-            probe_runs=probe_runs,
+            train, test, device=self.device, report=on_row, checkpoint=self.checkpoint, probe_runs=probe_runs
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}

@@ -27,7 +27,7 @@ LISTS = (
 )
 SHAPE = ("distribution", "type", "log", "scale", "base", "step", "num", "q", "mu", "sigma", "prior")
 RANGE = frozenset((*LOW, *HIGH, *LISTS, *SHAPE))  # keys with which other tools describe a range
-LOWEST = (*LOW, "from", "minimum", "lo", "log_min")  # could also be labels: they describe a range
+LOWEST = (*LOW, "from", "minimum", "lo", "log_min")  # weaker hints, since labels may be called so too
 HIGHEST = (*HIGH, "to", "maximum", "hi", "log_max")  # only if both LOWEST and HIGHEST have a number
 COUNTS = ("steps", "count", "n", "num", "points", "samples", "num_samples")
 BETWEEN = frozenset((*RANGE, *LOWEST, *HIGHEST, *COUNTS))

@@ -26,12 +26,7 @@ from trainers.stored import MB, DamagedError, JsonFile
 FORMAT = 6  # of the file; other formats are not read
 METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 OWN = ("train/", "test/")  # metrics of a trial itself
-CHOOSES = (
-    "run.scheduler",
-    "run.search",
-    "run.num_samples",
-    "run.mode",
-)  # they determine which trials exist or survive
+CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # determine which trials run
 
 
 @dataclass(frozen=True)

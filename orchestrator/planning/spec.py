@@ -101,7 +101,7 @@ class RunSpec(Spec):
             )
         if self.search != "grid" and self.num_samples is None:
             raise ValueError(
-                f"search: {self.search} needs to know how many cells it may try; write num_samples: 30"
+                f"search: {self.search} needs a limit on the number of cells; write num_samples: 30"
             )
         return self
 

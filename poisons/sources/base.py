@@ -132,7 +132,7 @@ def find(place: str) -> list[str]:
     try:
         found = [path] if fs.isfile(path) else sorted(f for f in fs.glob(path) if fs.isfile(f))
     except Exception as error:  # noqa: BLE001  (each of fsspec's many file systems has errors of its own)
-        raise InputError(f"cannot look at {place}: {type(error).__name__}: {error}") from None
+        raise InputError(f"cannot read {place}: {type(error).__name__}: {error}") from None
     if not found:
         raise InputError(f"no file at {place} (looked from {absolute('.')}), or it cannot be reached")
     return [fs.unstrip_protocol(f) for f in found]

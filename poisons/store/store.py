@@ -525,6 +525,6 @@ def check_format(mark: bytes | None, where: str) -> None:
         raise InputError(f"{where}/store.json is damaged ({error}); is {where} a store?") from None
     if found > FORMAT:
         raise InputError(
-            f"the store {where} has format {found}, this opsctl knows {FORMAT}: "
+            f"the store {where} has format {found}, this opsctl supports {FORMAT}: "
             "upgrade opsctl, or choose another store with --store"
         )

@@ -216,7 +216,7 @@ def test_a_log_that_is_told_from_its_beginning_again_is_written_once() -> None:
 @pytest.mark.parametrize(
     ("env", "says"),
     [
-        (NONE, "wants a token: put the one that it was started with into /nonexistent/token"),
+        (NONE, "requires a token: put the one that it was started with into /nonexistent/token"),
         (WRONG, "refuses the token in RAY_AUTH_TOKEN"),
     ],
 )

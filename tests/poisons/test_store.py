@@ -417,7 +417,7 @@ def test_a_killed_build_resumes_from_its_checkpoint(store: Store) -> None:
 
 def test_a_store_of_a_newer_version_is_refused(store: Store) -> None:
     (store.root / "store.json").write_text('{"format": 99}')
-    with pytest.raises(InputError, match="has format 99, this opsctl knows 1: upgrade opsctl"):
+    with pytest.raises(InputError, match="has format 99, this opsctl supports 1: upgrade opsctl"):
         Store(store.root)
 
 

@@ -114,7 +114,7 @@ def sines(count: int, dim: int) -> Tensor:
 
 
 class Tokens(nn.Module):
-    """Images N,C,H,W to tokens N,T,D that know their place."""
+    """Images N,C,H,W to tokens N,T,D with position embeddings."""
 
     def __init__(self, cut: nn.Module, positions: Tensor) -> None:
         super().__init__()

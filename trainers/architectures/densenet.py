@@ -1,5 +1,4 @@
-"""DenseNet (Huang, Liu, van der Maaten, Weinberger; CVPR 2017) with the 3x3 stem that 32-pixel images
-want."""
+"""DenseNet (Huang, Liu, van der Maaten, Weinberger; CVPR 2017) with a 3x3 stem for 32-pixel images."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""ResNet (He, Zhang, Ren, Sun; CVPR 2016), with the 3x3 stem that 32-pixel images want or the paper's 7x7
-one."""
+"""ResNet (He, Zhang, Ren, Sun; CVPR 2016), with a 3x3 stem for 32-pixel images or the paper's 7x7 one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VGG (Simonyan, Zisserman; ICLR 2015) with BatchNorm and the small classifier that 32-pixel images want."""
+"""VGG (Simonyan, Zisserman; ICLR 2015) with BatchNorm and a small classifier for 32-pixel images."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ from orchestrator.cluster.token import find_token, make_private_token
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 
-LONGEST_FOLDER = 22  # characters in the path of the folder for Ray's
+LONGEST_FOLDER = 22  # most characters in the path of the folder that contains Ray's
 JOIN_SECONDS = 30.0  # how long to wait for the first machine to join the head of a new cluster
 
 
@@ -111,9 +111,7 @@ def _own_ray() -> Iterator[dict[str, Any]]:
     afterwards."""
     make_private_token()
     before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = (
-        False  # so that Ray listens on loopback only, its default on other systems
-    )
+    ray_constants.ENABLE_RAY_CLUSTER = False  # makes Ray listen on loopback only
     try:
         with scratch(_short_folder()) as folder:
             # a subfolder, since Ray makes the folder that it is given accessible to everyone

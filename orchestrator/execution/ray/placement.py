@@ -15,7 +15,7 @@ from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.tune import Workers
 
-MOST = 1000  # workers started at a time
+MOST = 1000  # most workers started at a time
 REST_SECONDS = 60.0  # after a worker gave up its GPU, none with its share starts: it would be ended too
 
 

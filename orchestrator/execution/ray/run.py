@@ -164,7 +164,7 @@ def _seconds(plan: Plan, store: Store) -> dict[str, float]:
     if len(set(map(_recipe, plan.missing))) < 2:
         return {task.key: 1.0 for task in plan.missing}
     wanted = [task.key for task in plan.tasks]
-    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")  # without CUDA: as most ran
+    place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = max(1, int(plan.sweep.run.cpus_per_trial))
     costs = Costs.learned(store, prefer=wanted, place=place, threads=threads) or Costs.usual(store)
     return {task.key: costs.task_seconds(task) for task in plan.missing}

@@ -75,7 +75,7 @@ class Workers:
             why = _reason(self._error)
             self.failures += 1
             if self.failures > FAILURES:
-                raise OSError(f"Ray Tune fails again and again: {why}") from None
+                raise OSError(f"Ray Tune fails repeatedly: {why}") from None
             numbers = list(self.open)
             self.open.clear()
             self._start()

@@ -89,8 +89,8 @@ def test_a_plan_holds_the_sample_and_its_keys_are_those_of_the_grid(store: Store
     ("changes", "message"),
     [
         ({"run": {"num_samples": 3}}, "search: grid runs every cell, so num_samples: 3 says nothing; leave it out"),
-        ({"run": {"search": "random"}}, "search: random needs to know how many cells it may try; write num_samples: 30"),
-        ({"run": {"search": "optuna"}}, "search: optuna needs to know how many cells it may try; write num_samples: 30"),
+        ({"run": {"search": "random"}}, "search: random needs a limit on the number of cells; write num_samples: 30"),
+        ({"run": {"search": "optuna"}}, "search: optuna needs a limit on the number of cells; write num_samples: 30"),
         ({"run": {"search": "bayes"}}, "run.search: .*'grid', 'random' or 'optuna'"),
         (
             {"run": {"scheduler": "asha"}, "report": {"metric": "test/peak_clean_acc"}},

@@ -56,7 +56,7 @@ def test_when_it_never_runs_the_sweep_ends_with_the_reason(runs: list[str], tmp_
     with opened(tmp_path) as workers:
         for _ in range(FAILURES):
             failed(workers)
-        with pytest.raises(OSError, match="Ray Tune fails again and again: RuntimeError: Caught"):
+        with pytest.raises(OSError, match="Ray Tune fails repeatedly: RuntimeError: Caught"):
             failed(workers)
     assert threading.active_count() < 50
 
