@@ -35,5 +35,5 @@ def test_without_a_bootstrap_file_no_machines_are_expected(tmp_path: Path) -> No
     assert promised(tmp_path / "ray_bootstrap_config.yaml") == []
 
 
-def test_a_local_cluster_promises_no_further_machines(tmp_path: Path) -> None:
+def test_a_cluster_of_existing_machines_adds_none(tmp_path: Path) -> None:
     assert promised(ROOT / "cluster" / "local.yaml") == []

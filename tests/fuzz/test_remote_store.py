@@ -26,7 +26,9 @@ def below(folder: Path, *, without: Path) -> dict[Path, bytes]:
     return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file() and not f.is_relative_to(without)}
 
 
-def test_a_bucket_writes_on_no_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malicious_bucket_cannot_write_outside_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("OPSCTL_CACHE", str(cache))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -408,7 +408,7 @@ def test_a_killed_build_resumes_from_its_checkpoint(store: Store) -> None:
     assert list((store.root / "checkpoints").iterdir())
     rows: list[dict[str, object]] = []
     resumed = store.ensure(spec, CraftContext(report=rows.append))
-    assert rows[:3] == before[:3], "the rounds before are told again, not done again: the seconds are theirs"
+    assert rows[:3] == before[:3], "earlier rounds are reported again with their seconds, not computed again"
     assert len(rows) == 6
     fresh = Store(store.root.with_name("fresh"))
     assert torch.equal(resumed.x, fresh.ensure(spec).x)

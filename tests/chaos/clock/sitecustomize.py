@@ -20,7 +20,7 @@ def _shift(name: str) -> None:
     time.time_ns = lambda: steady_ns() + int(seconds() * 1e9)
 
 
-# Ray's own server for clients, which nobody uses, would wait in a busy loop: its waits are told their end, by a clock
-# that here it shares with nobody
+# Ray's own server for clients, which is not used, would wait in a busy loop: its deadlines come from a clock
+# that no other process shares
 if "OPSCTL_TEST_CLOCK" in os.environ and "ray.util.client.server" not in sys.orig_argv:
     _shift(os.environ["OPSCTL_TEST_CLOCK"])
