@@ -33,20 +33,22 @@ def main() -> None:
     train, test = cifar10(args.data, "train", args.limit), cifar10(args.data, "test")
     for seed in range(args.seeds):
         trial = Trial(train=TrainSpec.parse(recipe, "benchmark"), seed=seed)
-        _, told = trial.run(
+        _, result = trial.run(
             train, test, device=torch.device(args.device), report=lambda row: print(row, flush=True)
         )
         found = {
-            name: told["metrics"][name] for name in ("test/clean_acc", "test/peak_clean_acc", "train/acc")
+            name: result["metrics"][name] for name in ("test/clean_acc", "test/peak_clean_acc", "train/acc")
         }
         row = {
             **recipe,
             "seed": seed,
             "images": len(train),
-            "precision": told["precision"],
-            "seconds": told["seconds"],
+            "precision": result["precision"],
+            "seconds": result["seconds"],
         }
-        print(f"seed {seed}: {found}, {told['seconds']:.0f} s; the paper's full recipe: {PAPER}", flush=True)
+        print(
+            f"seed {seed}: {found}, {result['seconds']:.0f} s; the paper's full recipe: {PAPER}", flush=True
+        )
         if not args.quick:
             record.append("accuracy", {**row, **found, "paper": PAPER, "device": args.device})
 

@@ -158,11 +158,11 @@ def traces(args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
         seconds["ours"] += between - start
         seconds["plain"] += time.perf_counter() - between
         print(f"seed {seed}: errors of ours {errors['ours'][-1]}, of plain {errors['plain'][-1]}", flush=True)
-    told = {name: round(value, 1) for name, value in seconds.items()}
-    print(f"seconds of whole rounds: ours {told['ours']}, plain {told['plain']}", flush=True)
+    rounded = {name: round(value, 1) for name, value in seconds.items()}
+    print(f"seconds of whole rounds: ours {rounded['ours']}, plain {rounded['plain']}", flush=True)
     return {
         "errors": errors,
-        "seconds_of_rounds": told,
+        "seconds_of_rounds": rounded,
         "rounds_of": f"resnet18 width {args.width}, {args.limit} images, batch {em.batch_size}, {args.rounds} rounds",
     }
 

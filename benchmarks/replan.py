@@ -1,11 +1,11 @@
-"""A finished sweep of thousands of trials, planned again, and looked at.
+"""Planning and status of a finished sweep with thousands of trials.
 
     python benchmarks/replan.py [--quick]
 
 The results are of real records' size: each has a history of 200 epochs. Planning is `make_plan` on a local store:
-expansion, keys, and a look into every result. Status is `opsctl status` as a process, from its start to its end, with
-the table of all results; the sweep was planned before, as a sweep that runs was. Each is told in seconds of the clock
-and of the processor: on a busy machine the first says more of the others. Results are added to
+expansion, keys, and reading every result. Status is `opsctl status` as a process, from its start to its end, with
+the table of all results; the sweep was planned before, as a sweep that runs was. Each is measured in wall
+and CPU seconds: on a busy machine the former includes other processes. Results are added to
 benchmarks/results/replan.jsonl, unless the run is quick.
 """
 
@@ -58,8 +58,8 @@ def measure(trials: int, folder: Path, repeats: int) -> dict[str, Any]:
     for _ in range(repeats):
         note(steps, "make_plan", lambda: planned(file, store))
         note(steps, "opsctl status", lambda: opsctl("status", file, store))
-    told = {name: record.spread([round(value, 3) for value in values]) for name, values in steps.items()}
-    return {"trials": trials, "kilobytes a record": round(size / 1000, 1), **told}
+    spreads = {name: record.spread([round(value, 3) for value in values]) for name, values in steps.items()}
+    return {"trials": trials, "kilobytes a record": round(size / 1000, 1), **spreads}
 
 
 def written(trials: int, folder: Path) -> Path:
@@ -101,10 +101,10 @@ def finish(plan: Plan, ledger: Ledger) -> int:
                 for epoch in range(1, EPOCHS + 1)
             ]
             metrics = {name: rng.random() for name in task.trial.metrics}
-            told = {"spec": plain(task.trial), "metrics": metrics, "warnings": [], "history": history}
+            result = {"spec": plain(task.trial), "metrics": metrics, "warnings": [], "history": history}
             per_class = [rng.random() for _ in range(10)]
-            told |= {"per_class_acc": per_class, "seconds": 60.0, "environment": about, "needs": task.needs}
-            ledger.publish(task.key, told)
+            result |= {"per_class_acc": per_class, "seconds": 60.0, "environment": about, "needs": task.needs}
+            ledger.publish(task.key, result)
     finally:
         os.fsync = flush
     return len(ledger.storage.read(f"trials/{plan.tasks[-1].key}/result.json") or b"")
@@ -124,8 +124,8 @@ def note(steps: dict[str, list[float]], name: str, work: Callable[[], object]) -
 
 
 def processor() -> float:
-    told = os.times()
-    return told.user + told.system + told.children_user + told.children_system
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 if __name__ == "__main__":

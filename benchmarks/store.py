@@ -64,9 +64,9 @@ def compare(images: Images, folder: Path, repeats: int) -> dict[str, Any]:
         for name, seconds in fresh(_open_plain, file, str(file)).items():
             steps.setdefault(f"{name}, plain", []).append(seconds)
         file.unlink()
-    told = {name: record.spread([round(value, 5) for value in values]) for name, values in steps.items()}
+    spreads = {name: record.spread([round(value, 5) for value in values]) for name, values in steps.items()}
     ratio = statistics.median(steps["open, plain"]) / statistics.median(steps["open, ours"])
-    return {"images": len(images), "megabytes": images.x.nbytes / 1e6, **told, "open, plain/ours": ratio}
+    return {"images": len(images), "megabytes": images.x.nbytes / 1e6, **spreads, "open, plain/ours": ratio}
 
 
 def save(images: Images, file: Path) -> None:

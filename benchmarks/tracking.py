@@ -2,8 +2,8 @@
 
     python benchmarks/tracking.py [--quick] [--keep DIR]
 
-Ours is the observer that a sweep has, told of every epoch of trials that run 16 at a time, faster than any trial
-does, into a sqlite file, and into the server that `opsctl ui` starts. The plain side calls MLflow at every epoch, on
+Ours is the observer of a sweep. It receives every epoch of trials that run 16 at a time, faster than any real trial,
+and writes into a sqlite file, and into the server that `opsctl ui` starts. The plain side calls MLflow at every epoch, on
 a sample, one trial after the other: log_metric for each metric, and log_batch for all of them. Points are counted in
 the database. Results are added to benchmarks/results/tracking.jsonl, unless the run is quick.
 """
@@ -94,7 +94,7 @@ def planned(store: Store, trials: int, name: str = "load") -> Plan:
 
 
 def invented(task: Task) -> Result:
-    """The record of a trial that nobody ran."""
+    """An invented record of a trial."""
     draw = random.Random(task.key)
     history = [
         {"epoch": float(epoch), **{name: draw.random() for name in METRICS}} for epoch in range(1, EPOCHS + 1)
@@ -195,8 +195,8 @@ def _plain(tracker: Tracker, log: Any) -> float:
     records = [invented(task) for task in tracker.plan.tasks]
     start = time.perf_counter()
     for task, its in zip(tracker.plan.tasks, records, strict=True):
-        told = tags(task, tracker.plan, "unknown")
-        run_id = tracker.client.create_run(tracker.experiment, tags=told, run_name="plain").info.run_id
+        run_tags = tags(task, tracker.plan, "unknown")
+        run_id = tracker.client.create_run(tracker.experiment, tags=run_tags, run_name="plain").info.run_id
         tracker.client.log_batch(run_id, params=params(task.trial))
         for epoch, row in enumerate(its["history"], start=1):
             log(run_id, epoch, row)

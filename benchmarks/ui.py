@@ -2,11 +2,11 @@
 
     python benchmarks/ui.py [--quick] [--runs N] [--keep DIR]
 
-Runs of trials that nobody ran, of a few points each, are written through the tracker into sqlite files, one of 200 runs
+Runs of invented trials, with a few points each, are written through the tracker into sqlite files, one of 200 runs
 and one of all, and asked for through the server that `opsctl ui` starts, as the page of an experiment asks: the
 experiment, the first hundred runs in the order of its saved view, the hundred after them, the same under a filter; and
-as the page of a run does: the run, and the history of one of its metrics. Every request is a new connection. Of each
-the clock's time is told, and that of the server on a processor, in which other work does not count. Results are added
+as the page of a run does: the run, and the history of one of its metrics. Every request is a new connection. Each
+is measured in wall time and in CPU time of the server, which excludes other processes. Results are added
 to benchmarks/results/ui.jsonl, unless the run is quick.
 """
 
@@ -59,8 +59,8 @@ def measure(folder: Path, runs: int, repeats: int) -> dict[str, Any]:
     there = tracker.copies()
     for task in tracker.plan.tasks:
         if task.key not in there:
-            told = invented(task)
-            tracker.complete(task, {**told, "history": told["history"][:EPOCHS]})
+            result = invented(task)
+            tracker.complete(task, {**result, "history": result["history"][:EPOCHS]})
     with serving(file) as server:
         return {"database, MB": file.stat().st_size / 1e6, "ms": asked(server, tracker, repeats)}
 

@@ -24,7 +24,7 @@ FOLDERS = ("trainers", "poisons", "orchestrator", "benchmarks", "cluster", "docs
 KINDS = (".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".sh", ".j2", ".js")
 THEIRS = re.compile(r"pip3? +install[^\n`]*?[ '\"]opsctl\b|(?<!unlearnable-)\bopsctl\[")
 HINT = re.compile(r"pip3? +install +(?:-c +\S+(?: +|$)|-\S+ +)*+['\"]?([A-Za-z0-9][\w.-]*)", re.M)
-OTHERS = {"awscli", "gcsfs", "adlfs"}  # for the clouds of whoever has them; no part of ours needs them
+OTHERS = {"awscli", "gcsfs", "adlfs"}  # optional, for users of these clouds
 
 
 def texts() -> dict[Path, str]:

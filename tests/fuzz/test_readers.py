@@ -251,7 +251,7 @@ def test_leases_and_search_claims_survive_damage(tmp_path: Path) -> None:
         storage.write("leases/a.0", owner)
         leases = Leases(storage, "me-1-0")
         assert leases.free("a")
-        assert leases.take("a"), "nobody lives who has it"
+        assert leases.take("a"), "its holder is dead"
         leases.release("a", done=True)
         assert storage.names("leases") == []
         storage.write("searches/s/0", owner)

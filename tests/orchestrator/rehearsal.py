@@ -50,7 +50,7 @@ class Place:
     share: float
     cpus: float
     builds: Claim | None = None
-    card: str = ""
+    gpu: str = ""
 
 
 class Workers:
@@ -172,7 +172,7 @@ class Rehearsal:
                 number=place.number,
                 share=place.share,
                 node="",
-                card=place.card,
+                card=place.gpu,
                 ended=ended,
             )
         ]
@@ -213,10 +213,10 @@ class Rehearsal:
         return len(self.on) > before
 
     def _enter(self, name: str, place: Place, seconds: float) -> bool:
-        card = max(self.free, key=self.free.__getitem__, default="")
-        if self.cpus + TINY < place.cpus or (place.share and self.free[card] + TINY < place.share):
+        gpu = max(self.free, key=self.free.__getitem__, default="")
+        if self.cpus + TINY < place.cpus or (place.share and self.free[gpu] + TINY < place.share):
             return False
-        self.on[name] = replace(place, card=card if place.share else "")
+        self.on[name] = replace(place, gpu=gpu if place.share else "")
         self._take(self.on[name], 1)
         self._at(seconds, name, None)
         return True
@@ -226,8 +226,8 @@ class Rehearsal:
 
     def _take(self, place: Place, times: int) -> None:
         self.cpus -= times * place.cpus
-        if place.card:
-            self.free[place.card] -= times * place.share
+        if place.gpu:
+            self.free[place.gpu] -= times * place.share
 
     def _at(self, seconds: float, name: str, attempt: int | None) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._ties), name, attempt))

@@ -1,4 +1,4 @@
-"""A training that is killed goes on, and ends with the numbers it would have had; a checkpoint harms nothing."""
+"""A killed training resumes and ends with the numbers of an uninterrupted one; checkpoints do no harm."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ SETTINGS: dict[str, Any] = {
 
 
 class PowerError(Exception):
-    """The power goes."""
+    """A power failure."""
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(images: Images, tmp_path: Path) -> None:
-    """Dropout, momentum, averages, batch norm, the random draws: all go on as if nothing had been."""
+    """Dropout, momentum, averages, batch norm and random draws continue as without an interruption."""
     settings = {**SETTINGS, "architecture": "cct_2_3x2", "epochs": 4, "batch_size": 20}
     spec = TrainSpec.parse(settings, "test")
     whole = fit(spec, images, images, seed=1, device=CPU)
@@ -128,7 +128,7 @@ def test_an_unreadable_checkpoint_does_not_count_as_damaged(images: Images, tmp_
 
 
 def test_a_full_disk_gives_one_warning_and_stops_nothing(images: Images, tmp_path: Path) -> None:
-    """/dev/full says ENOSPC to whoever writes there."""
+    """Writing to /dev/full raises ENOSPC."""
     if not Path("/dev/full").exists():
         pytest.skip("this machine has no /dev/full")
 

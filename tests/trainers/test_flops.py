@@ -34,7 +34,7 @@ def test_a_small_network_by_hand() -> None:
 
 
 def test_the_values_and_kernels_of_lenet_are_those_of_its_layers() -> None:
-    """Two kernels normalise; a pool writes where its values come from, too."""
+    """Normalisation takes two kernels, and a pool also writes the indices of its values."""
     found = network_flops(LeNet5(), shape=CIFAR, num_classes=10)
     convolutions = 2 * 6 * 28**2 + 2 * 16 * 10**2  # each with its ReLU
     pools = 2 * 6 * 14**2 + 2 * 16 * 5**2

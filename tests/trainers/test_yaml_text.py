@@ -1,4 +1,4 @@
-"""What a sweep file says is what stands in it: YAML 1.2, keys as text, numbers that keep their spelling."""
+"""Sweep files are read literally: YAML 1.2, keys as text, numbers that keep their spelling."""
 
 from __future__ import annotations
 

@@ -336,7 +336,7 @@ def test_an_unreachable_server_gives_one_warning_and_gets_everything_later(
     watcher.trial_progress(during, records[1]["history"])
     watcher.trial_done(during, records[1])
     watcher.trial_progress(across, records[2]["history"])
-    assert time.monotonic() - start < 0.1, "nobody waits"
+    assert time.monotonic() - start < 0.1, "no call waits"
     wait_until(lambda: warnings)
     held = {key: len(entry.rows) for key, entry in watcher.outbox.entries.items()}
     assert held == {during.key: 0, across.key: 1}, "of a trial that is done only its key is kept"
