@@ -3,8 +3,8 @@
     python benchmarks/tracking.py [--quick] [--keep DIR]
 
 Ours is the observer of a sweep. It receives every epoch of trials that run 16 at a time, faster than any real trial,
-and writes into a sqlite file, and into the server that `opsctl ui` starts. The plain side calls MLflow at every epoch, on
-a sample, one trial after the other: log_metric for each metric, and log_batch for all of them. Points are counted in
+and writes into a sqlite file, and into the server that `opsctl ui` starts. The plain side calls MLflow at every
+epoch, on a sample, one trial after the other: log_metric for each metric, and log_batch for all of them. Points are counted in
 the database. Results are added to benchmarks/results/tracking.jsonl, unless the run is quick.
 """
 

@@ -141,10 +141,10 @@ class Node:
                 if "Ray runtime started" in self.log.read_text():
                     return
                 time.sleep(0.1)
-            said = self.log.read_text()
+            output = self.log.read_text()
             self.kill()
             self.start()
-        raise AssertionError(said)
+        raise AssertionError(output)
 
     def inside(self) -> list[psutil.Process]:
         return session(self.process.pid)

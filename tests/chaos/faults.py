@@ -51,14 +51,14 @@ class Scene:
     def serve(self) -> None:
         self.mlflow = self.server()
 
-    def said(self) -> str:
+    def output(self) -> str:
         """The output of the last driver."""
         return self.log.read_bytes()[self.began :].decode()
 
     @property
     def tracked(self) -> bool:
         """Whether MLflow's server was up when the last driver began; else its runs come with `opsctl track`."""
-        return "no MLflow tracking store answers" not in self.said()
+        return "no MLflow tracking store answers" not in self.output()
 
     def written(self) -> int:
         """The size of the diary in bytes."""
@@ -171,9 +171,9 @@ def fill_memory(scene: Scene, chance: random.Random) -> bool:
     share = float(scene.cluster.options.get(MEMORY, 1.0))
     if share == 1.0 or scene.driver is None or scene.driver.poll() is not None:
         return False
-    before = scene.said().count(KILLED)
+    before = scene.output().count(KILLED)
     with taken(share):
-        return until(lambda: scene.said().count(KILLED) > before, seconds=20)
+        return until(lambda: scene.output().count(KILLED) > before, seconds=20)
 
 
 def jump_clock(scene: Scene, chance: random.Random) -> bool:

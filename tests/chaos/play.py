@@ -31,7 +31,7 @@ WORKERS = 2  # machines, each with one worker or builder at a time
 
 def play(scene: Scene, alone: Path, faults: Sequence[Fault], *, seeds: int, count: int, seed: int) -> None:
     """Run the sweep with `count` of these faults, each kind as often as any other, in random order, and
-    verify what is there at the end. `alone` is a store for trials that run undisturbed."""
+    verify the results. `alone` is a store for trials that run undisturbed."""
     chance, begun, passed = random.Random(seed), time.monotonic(), False
     rounds = (chance.sample(faults, len(faults)) for _ in range(1 + count // len(faults)))
     try:

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_gpu_machines_of_cluster_yaml_count_before_there_is_one(
+def test_gpu_machines_of_cluster_yaml_count_before_they_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider

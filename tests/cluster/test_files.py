@@ -128,6 +128,6 @@ def test_mlflow_on_the_head_is_configured_as_by_opsctl_ui() -> None:
     assert "--host 127.0.0.1 " in command
 
 
-def test_both_files_start_ray_alike() -> None:
+def test_both_files_start_ray_in_the_same_way() -> None:
     aws, local = commands(read(AWS)), commands(read(LOCAL))
     assert [one.replace(" --num-cpus=0", "") for one in aws] == local

@@ -161,9 +161,9 @@ def test_a_lost_connection_is_not_reported_as_a_failed_trial(
     monkeypatch.setattr(jobs, "LOST_SECONDS", 3.0)
     copy = jobs.Log.copy
 
-    async def pulled(log: jobs.Log, said: AsyncIterator[str]) -> None:
+    async def pulled(log: jobs.Log, chunks: AsyncIterator[str]) -> None:
         cable.pull()
-        await copy(log, said)
+        await copy(log, chunks)
 
     monkeypatch.setattr(jobs.Log, "copy", pulled)
     file = write(tmp_path, tiny(grid={"seed": [0]}))
@@ -197,7 +197,7 @@ def test_a_killed_driver_is_restarted(tmp_path: Path, head: Head) -> None:
 def test_a_log_sent_again_from_the_start_is_written_once() -> None:
     from orchestrator.execution.ray.jobs import Log
 
-    async def said(*texts: str, ends: bool = True) -> AsyncIterator[str]:
+    async def chunks(*texts: str, ends: bool = True) -> AsyncIterator[str]:
         for text in texts:
             yield text
         if not ends:
@@ -207,8 +207,8 @@ def test_a_log_sent_again_from_the_start_is_written_once() -> None:
     log = Log(received.append)
     for texts in (("one\n", "two"), (), ("one\ntw", "o\nthree\n")):
         with pytest.raises(RuntimeError):
-            asyncio.run(log.copy(said(*texts, ends=False)))
-    asyncio.run(log.copy(said("o", "ne\ntwo\nthree\nfo", "ur\n")))
+            asyncio.run(log.copy(chunks(*texts, ends=False)))
+    asyncio.run(log.copy(chunks("o", "ne\ntwo\nthree\nfo", "ur\n")))
     assert received == ["one\n", "two", "\nthree\n", "fo", "ur\n"]
 
 

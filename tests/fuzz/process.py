@@ -69,19 +69,19 @@ class Command:
         started = server.ask("start", words=self.words, environment=environment, output=file.name)
         self.pid = started["pid"]
 
-    def said(self) -> str:
+    def printed(self) -> str:
         """What it has printed so far."""
         return self.output.read_bytes().decode(errors="replace")
 
     def wait(self, seconds: float) -> Ended:
         """Wait for its end; it is killed after so many seconds."""
         ended = self.server.ask("wait", pid=self.pid, seconds=seconds)
-        printed = self.said()
+        text = self.printed()
         self.output.unlink()
         return Ended(
             self.words,
             ended["code"],
-            printed,
+            text,
             time.monotonic() - self.begun,
             ended["cpu_seconds"],
             ended["megabytes"],

@@ -70,7 +70,7 @@ def test_track_fills_a_damaged_database(bench: Bench) -> None:
 def seen(bench: Bench) -> str:
     """The output of `opsctl ui`, which is stopped once it serves."""
     command, end = bench.command(["ui", "--port", str(free_port())]), time.monotonic() + MLFLOW_SECONDS
-    while not re.search("MLflow is at|error:", command.said()) and time.monotonic() < end:
+    while not re.search("MLflow is at|error:", command.printed()) and time.monotonic() < end:
         time.sleep(0.05)
     return bench.check(command.end(MLFLOW_SECONDS), seconds=MLFLOW_SECONDS).printed
 

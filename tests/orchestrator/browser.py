@@ -30,7 +30,7 @@ class Seen:
 
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     picture: bytes = b""
     printed: bytes = b""
 
@@ -70,7 +70,7 @@ async def _visit(
                     "new Promise(r => document.readyState == 'complete' ? r(1) : addEventListener('load', r))"
                 )
                 await _evaluate(call, ready)
-                seen.said = {name: await _evaluate(call, text) for name, text in ask.items()}
+                seen.results = {name: await _evaluate(call, text) for name, text in ask.items()}
                 if picture:
                     answer = await call("Page.captureScreenshot", captureBeyondViewport=True)
                     seen.picture = base64.b64decode(answer["data"])

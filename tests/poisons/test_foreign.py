@@ -73,7 +73,7 @@ def test_an_export_imports_as_the_same_bytes(
         json.dumps(report, allow_nan=False)
 
 
-def test_a_data_set_of_the_store_comes_back_from_every_form(store: Store, tmp_path: Path) -> None:
+def test_a_data_set_is_restored_from_every_export_format(store: Store, tmp_path: Path) -> None:
     spec = DataSpec.parse({"poison": "ops", "limit": 30}, "test").pinned()
     made, clean = store.ensure(spec), store.ensure(spec.clean)
     index = read_index(made.file)
@@ -391,7 +391,7 @@ def test_a_damaged_import_is_refused_and_repaired_by_importing_again(images: Ima
     assert torch.equal(poison.craft(images, seed=0, context=context).delta, delta.delta)
 
 
-def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path: Path) -> None:
+def test_an_import_for_other_images_is_refused(images: Images, tmp_path: Path) -> None:
     context = CraftContext(imports=tmp_path / "imports")
     fingerprint, _ = imported(tmp_path, images, 40)
     with pytest.raises(InputError, match=r"is for other images .digits., whose labels come in another order"):

@@ -358,7 +358,9 @@ def test_exact_arithmetic_decides_where_floats_are_wrong() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_candidates_are_ranked_alike_in_blocks(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_in_blocks_gives_the_same_candidates(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = np.random.default_rng(0).integers(0, 3, (6, 2, 5, 7)) * 127
     sums = moments(made(x, [0] * 6, 1))
     whole = ranking(sums, 0, objective, 30)

@@ -55,7 +55,7 @@ def parquet(tmp_path: Path) -> Parquet:
     return Parquet(train=f"{tmp_path}/train-*.parquet", test=f"{tmp_path}/test.parquet")
 
 
-def test_digits_are_split_alike_in_every_class() -> None:
+def test_every_class_of_digits_is_split_in_the_same_ratio() -> None:
     train, test = Digits().load("train"), Digits().load("test")
     assert (len(train), len(test)) == (1442, 355)
     assert train.shape == (3, 32, 32)
@@ -74,7 +74,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert torch.equal(ours[:, 0], ours[:, 2])
 
 
-def test_digits_come_in_any_size_each_a_data_set_of_its_own() -> None:
+def test_digits_of_each_size_are_a_separate_data_set() -> None:
     small, usual = Digits(size=8), Digits(size=32)
     grey = small.load("test").x[:, 0]
     assert sorted(set(grey.flatten().tolist())) == [round(level * 255 / 16) for level in range(17)]
@@ -276,7 +276,7 @@ def test_published_checksums_are_those_that_torchvision_verifies() -> None:
     }
 
 
-def test_real_cifar10_is_whole(cifar10: dict[str, str]) -> None:
+def test_real_cifar10_is_complete(cifar10: dict[str, str]) -> None:
     test = Source.parse(cifar10, "test").load("test")
     assert test.shape == (3, 32, 32)
     assert torch.bincount(test.y).tolist() == [1000] * 10

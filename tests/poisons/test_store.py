@@ -85,7 +85,7 @@ def test_arrow_files_hold_any_shape(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.arrow"]
 
 
-def test_chunks_come_from_the_file_and_are_the_images(tmp_path: Path) -> None:
+def test_chunks_read_from_the_file_equal_the_images(tmp_path: Path) -> None:
     x = torch.randint(256, (103, 3, 5, 4), dtype=torch.uint8)
     back = written(tmp_path / "a.arrow", Images(x, torch.arange(len(x)) % 7, 7), 50)
     chunks = list(back.chunks(40, 3, 100))

@@ -206,7 +206,7 @@ def test_mobilenet_is_torchvisions_with_more_projections_and_one_more_expansion(
     assert size("mobilenet_v2") == sum(p.numel() for p in plain.parameters()) + projections + expansion
 
 
-def test_kaiming_normal_weights_come_with_the_papers_forms_alone() -> None:
+def test_only_the_forms_of_the_paper_have_kaiming_normal_weights() -> None:
     for spec, std in (
         ({"kind": "resnet18", "stem": "imagenet"}, (2 / (9 * 64)) ** 0.5),
         ("resnet18", (1 / (3 * 9 * 64)) ** 0.5),

@@ -119,8 +119,8 @@ def test_a_checkpoint_of_another_training_is_refused(images: Images, tmp_path: P
 
 
 def test_an_unreadable_checkpoint_does_not_count_as_damaged(images: Images, tmp_path: Path) -> None:
-    """It may be whole: training again, and saving, would destroy it. That is no mistake of whoever asked: a
-    disk may answer again."""
+    """It may be intact, and a restarted training would overwrite it. The error is not the caller's: the disk may
+    recover."""
     (tmp_path / "c.pt").mkdir()
     spec = TrainSpec.parse({**SETTINGS, "epochs": 1}, "test")
     with pytest.raises(OSError, match="cannot be read: Is a directory"):
@@ -168,7 +168,7 @@ def test_a_file_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
         Images.load(tmp_path / "c.pt")
 
 
-def test_a_file_of_tensors_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_of_tensors_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"no/where|" + str(errno.ENOENT)):
         write_tensors(tmp_path / "no" / "where.pt", {})
     write_tensors(tmp_path / "a.pt", {"x": torch.ones(2)})
@@ -277,7 +277,7 @@ def compressed(file: Path) -> None:
 
 
 def claiming(file: Path) -> None:
-    """A storage that is said to be larger than it is."""
+    """A storage whose declared size exceeds its real one."""
     torch.save({"owner": "x", "state": {"a": torch.zeros(1000, dtype=torch.int8)}}, file)
     with zipfile.ZipFile(file) as whole:
         members = {name: whole.read(name) for name in whole.namelist()}

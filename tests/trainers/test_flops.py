@@ -158,7 +158,7 @@ def test_a_longer_training_a_stronger_attack_and_more_images_cost_more() -> None
     assert flops(epochs=2, batch_size=8) == plain
 
 
-def test_the_last_batch_counts_whole_as_a_batch() -> None:
+def test_an_incomplete_last_batch_counts_as_a_batch() -> None:
     assert over(33, 32, Passes(forward=1, backward=1), LENET) == Work(
         33 * (LENET.forward + LENET.backward), 4
     )

@@ -1,5 +1,5 @@
-"""A wall clock that can jump: Python imports this as it starts, where the folder is on its path, and from then
-on `time.time` is shifted by as many seconds as the file $OPSCTL_TEST_CLOCK holds (a C double)."""
+"""A wall clock that can jump: Python imports this module at startup if its folder is on the path. Then `time.time`
+is shifted by the number of seconds in the file $OPSCTL_TEST_CLOCK (a C double)."""
 
 import mmap
 import os

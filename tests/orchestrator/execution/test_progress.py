@@ -1,4 +1,4 @@
-"""Trials start once their data sets are built, fail with their own error, and each kind of fault has its own retries."""
+"""Trials start once their data sets are built and fail with their own error; each kind of fault has its retries."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def end(processes: list[subprocess.Popen[str]]) -> None:
         assert one.returncode == 0
 
 
-def mark_of(storage: Path) -> Path:
+def heartbeat_file(storage: Path) -> Path:
     (heartbeat,) = (storage / "drivers").glob("*.json")
     return heartbeat
 
@@ -192,7 +192,7 @@ def test_clocks_that_are_years_off_make_no_difference(tmp_path: Path, year: int)
     storage = FolderStorage(tmp_path)
     with Driver(storage, "sweep", threading.Event()) as other:
         assert Leases(storage, other.id).take("work")
-        heartbeat = mark_of(tmp_path)
+        heartbeat = heartbeat_file(tmp_path)
         content = json.loads(heartbeat.read_bytes()) | {
             "time": f"{year}-01-01T00:00:00+00:00",
             "machine": "another",
@@ -209,7 +209,7 @@ def test_clocks_that_jump_by_hours_neither_lose_nor_prolong_a_lease(tmp_path: Pa
     holder = process(HOLD, tmp_path, setup=JUMPY.format(machine="one"))
     go([holder])
     assert line(holder) == "True"
-    times = {json.loads(mark_of(tmp_path).read_bytes())["time"][:13]}
+    times = {json.loads(heartbeat_file(tmp_path).read_bytes())["time"][:13]}
     others = [process(TRY, tmp_path, setup=JUMPY.format(machine=name)) for name in ("two", "three")]
     owner = (tmp_path / "leases" / "work.0").read_text()
     go(others)

@@ -81,7 +81,7 @@ def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: 
 
 
 @pytest.mark.parametrize("lost", ["the first epoch", "an epoch between"])
-def test_epochs_that_were_lost_on_their_way_come_with_the_record(lost: str, store: Store) -> None:
+def test_epochs_whose_report_was_lost_are_sent_with_the_record(lost: str, store: Store) -> None:
     """A worker does not repeat what it reported: the machine in between may have died, or its cable be out."""
     sweep = tiny(grid={"seed": [0]})
     sweep["base"]["train"] = {**sweep["base"]["train"], "epochs": 4}
