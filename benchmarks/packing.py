@@ -35,7 +35,7 @@ NETWORKS: dict[str, Any] = {
 
 
 def main() -> None:
-    """Packs each network, prints what the card does, adds a line for each."""
+    """Measure each network on a shared GPU, print its throughput, and add a line for each."""
     parser = record.parser(__doc__, data=False)
     parser.set_defaults(device="cuda")
     parser.add_argument("--seconds", type=float, default=20.0, help="on the clock, for each number of trials")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def packed(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Images per second of the card by number of trials on it, and the share that packing would give."""
+    """Images per second of the GPU by number of trials on it, and the share that packing would give."""
     counts: Sequence[int] = (1, 2) if args.quick else (1, 2, 4, 8)
     seconds, images = (1.0, 512) if args.quick else (args.seconds, args.images)
     settings = {"train": {"architecture": NETWORKS[name]}}
@@ -74,7 +74,7 @@ def packed(name: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def together(count: int, settings: dict[str, Any], images: int, seconds: float, device: str) -> float:
-    """Images per second that so many processes train on one card together."""
+    """Images per second of several processes that train on one GPU."""
     context = multiprocessing.get_context("spawn")
     start, rates = context.Barrier(count), context.Queue()
     arguments = (start, rates, settings, images, seconds, device)
@@ -90,7 +90,7 @@ def together(count: int, settings: dict[str, Any], images: int, seconds: float, 
 def train(
     start: Barrier, rates: Any, settings: dict[str, Any], images: int, seconds: float, device: str
 ) -> None:
-    """One trial of those that share the card: puts its images per second, while all of them ran, into `rates`."""
+    """One of the trials on the GPU: puts its images per second, while all of them ran, into `rates`."""
     place = torch.device(device)
     spec = TrialSpec.parse(settings, "benchmark").train
     with repeatable():
@@ -108,7 +108,7 @@ def train(
 
 
 def probed(settings: dict[str, Any], images: int, device: str) -> dict[str, Any]:
-    """What a probe tells of the trial, and the share of the card that follows."""
+    """The GPU profile of a trial, and the share of the GPU that follows from it."""
     place = torch.device(device)
     profile = profile_trial(TrialSpec.parse(settings, "benchmark"), SHAPE, CLASSES, images, place)
     total = torch.cuda.get_device_properties(place).total_memory

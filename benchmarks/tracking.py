@@ -94,7 +94,7 @@ def planned(store: Store, trials: int, name: str = "load") -> Plan:
 
 
 def invented(task: Task) -> Result:
-    """The record of a trial that nobody ran."""
+    """An invented record of a trial."""
     draw = random.Random(task.key)
     history = [
         {"epoch": float(epoch), **{name: draw.random() for name in METRICS}} for epoch in range(1, EPOCHS + 1)

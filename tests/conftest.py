@@ -1,4 +1,4 @@
-"""What tests share: a store of their own, small images, the real CIFAR-10 where it is at hand, the command line."""
+"""Fixtures of all tests: a store, small images, the real CIFAR-10 if it is available, and the command line."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ WHOLE = ("chaos", "cluster", "test_sweep.py")  # what starts one Ray after anoth
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests that want the machine's processors for a cluster go one after the other, in one process of
-    pytest's; the others go beside them."""
+    """Run tests that start a cluster one after the other in one process of pytest, and the others in parallel."""
     if item.path.relative_to(ROOT / "tests").parts[0] in WHOLE:
         item.add_marker(pytest.mark.xdist_group("whole"))
     elif "bench" in getattr(item, "fixturenames", ()):  # of one store, which takes ten seconds to make
@@ -79,7 +78,7 @@ def opsctl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 
 
 def start(*arguments: object, store: Path | str, **options: str) -> subprocess.Popen[str]:
-    """`opsctl` as a process of its own, as a user starts it."""
+    """Start `opsctl` in a process of its own, as a user does."""
     return subprocess.Popen(
         [sys.executable, "-m", "orchestrator", *map(str, arguments)],
         env={**os.environ, "OPSCTL_STORE": str(store), "COLUMNS": "200", **options},
@@ -91,35 +90,35 @@ def start(*arguments: object, store: Path | str, **options: str) -> subprocess.P
 
 
 def finish(process: subprocess.Popen[str], *, seconds: float = 300) -> tuple[int, str]:
-    """Its exit code and all that it said."""
+    """Wait for a process; its exit code and output."""
     out, _ = process.communicate(timeout=seconds)
     return process.returncode, out
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
-    """The address of a server that speaks S3."""
+    """The address of an S3 server."""
     with s3.served() as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def narrow_s3_server() -> Iterator[str]:
-    """The address of one that lists no more than what lies below `some/prefix` of each bucket."""
+    """The address of an S3 server that lists only `some/prefix` of each bucket."""
     with s3.served(lists="some/prefix") as address:
         yield address
 
 
 @pytest.fixture
 def narrow_bucket(narrow_s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """A bucket whose user may list `some/prefix` of it alone."""
+    """A bucket whose user may list only `some/prefix`."""
     yield from _bucket(narrow_s3_server, monkeypatch, tmp_path)
 
 
 @pytest.fixture
 def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """`s3://...`, a bucket of its own, with the environment that a user would set; this node's copies of
-    stores are in `tmp_path / "cache"`."""
+    """The URL of a new bucket, with the environment that a user would set; the local cache is
+    `tmp_path / "cache"`."""
     yield from _bucket(s3_server, monkeypatch, tmp_path)
 
 

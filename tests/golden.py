@@ -20,7 +20,7 @@ SOURCE = {"kind": "digits", "fingerprint": "0" * 32}
 
 
 def current() -> dict[str, dict[str, Any]]:
-    """Every spec that can be made without an argument: its version, its key and its defaults."""
+    """Every spec that can be created without arguments: its version, key and defaults."""
     found: dict[str, Spec] = {
         "budget": Budget(),
         "evaluation": EvaluationSpec(),
@@ -48,7 +48,7 @@ def current() -> dict[str, dict[str, Any]]:
 
 
 def changed_in_silence(old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]) -> list[str]:
-    """Names whose key, or one of whose own old defaults, changed while their version did not."""
+    """Names whose key or one of whose defaults changed although their version did not."""
     return [
         name
         for name in old.keys() & new.keys()
@@ -61,7 +61,7 @@ def changed_in_silence(old: dict[str, dict[str, Any]], new: dict[str, dict[str, 
 
 
 def _unversioned(default: Any) -> Any:
-    """A default less the raised versions inside it: those show in the key by themselves."""
+    """A default without the raised versions inside it, which change the key anyway."""
     if isinstance(default, dict):
         return {name: _unversioned(value) for name, value in default.items() if name != "version"}
     return [_unversioned(value) for value in default] if isinstance(default, list) else default

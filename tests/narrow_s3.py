@@ -1,4 +1,4 @@
-"""A server that speaks S3 to somebody whose role lists a part of a bucket alone: `python -m tests.narrow_s3 PORT PREFIX`.
+"""An S3 server for a role that may list only a prefix of each bucket: `python -m tests.narrow_s3 PORT PREFIX`.
 
 Amazon then says "forbidden" of an object that is not there, and of a list that begins elsewhere.
 """
@@ -18,7 +18,7 @@ FORBIDDEN = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></
 
 
 def narrow(app: App, prefix: str) -> App:
-    """The same, as S3 answers those who may list what begins with `prefix/`."""
+    """The same application, with the answers of S3 to a role that may list only `prefix/`."""
 
     def answer(environ: dict[str, Any], begin: Callable[..., Any]) -> Iterable[bytes]:
         path, asked = environ["PATH_INFO"].strip("/"), environ["REQUEST_METHOD"]
@@ -28,11 +28,11 @@ def narrow(app: App, prefix: str) -> App:
         begins = query.get("prefix", [""])[0]
         if path and lists and begins != prefix and not begins.startswith(f"{prefix}/"):
             return refused(asked, begin)
-        told: list[Any] = []
-        body = list(app(environ, lambda *words: told.extend(words)))
-        if reads and "/" in path and str(told[0]).startswith("404"):
+        head: list[Any] = []
+        body = list(app(environ, lambda *words: head.extend(words)))
+        if reads and "/" in path and str(head[0]).startswith("404"):
             return refused(asked, begin)
-        begin(*told)
+        begin(*head)
         return body
 
     def refused(asked: str, begin: Callable[..., Any]) -> Iterable[bytes]:

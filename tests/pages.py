@@ -1,4 +1,4 @@
-"""The blocks of the documentation's pages, and how their commands are run."""
+"""The code blocks of the documentation, and how their commands are run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Block:
 
     @property
     def not_run(self) -> str | None:
-        """Why its commands are not run: the comment `<!-- not run: needs a cluster -->` before it."""
+        """Why its commands are not run, from a comment `<!-- not run: needs a cluster -->` before it."""
         found = NOT_RUN.search(self.before)
         return found[1] if found else None
 
@@ -45,22 +45,22 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The blocks of a page. AssertionError if one is not found, or is of a language that no test knows."""
+    """The blocks of a page. AssertionError if one is not found or its language has no test."""
     text = page.read_text()
     found = list(FENCE.finditer("\n\n" + text))
     assert 2 * len(found) == text.count("\n```"), f"{page}: every block is found"
     for one in found:
-        assert one["language"] in LANGUAGES, f"{page}: no test knows this block:\n{one['text']}"
+        assert one["language"] in LANGUAGES, f"{page}: this block has no test:\n{one['text']}"
         yield Block(page, one["before"], one["language"], one["text"])
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks."""
+    """The text of a page without its blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def installs(line: str) -> bool:
-    """Whether this is an installation; one that the repository does not offer is an AssertionError."""
+    """Whether a command installs something. AssertionError if the repository does not offer it."""
     first, *words = shlex.split(line)
     if first == "make":
         assert re.search(rf"^{re.escape(words[0])}:", (ROOT / "Makefile").read_text(), re.MULTILINE), line
@@ -86,13 +86,13 @@ def command_of(words: list[str]) -> tuple[typer.core.TyperCommand, list[str]]:
 
 
 def check_command(line: str) -> None:
-    """Raises click's UsageError, or AssertionError, if `opsctl ...` would refuse these words."""
+    """Raise click's UsageError, or AssertionError, if `opsctl ...` would refuse the command line."""
     command, arguments = command_of(shlex.split(line)[1:])
     command.make_context("opsctl", arguments)
 
 
 def check_options(line: str) -> None:
-    """AssertionError if a command of `opsctl`, which may lack arguments, has no such option."""
+    """Raise AssertionError if a command of `opsctl`, whose arguments may be missing, has no such option."""
     command, arguments = command_of(line.split()[1:])
     known = {name for one in command.params for name in (*one.opts, *one.secondary_opts)} | {"--help"}
     assert {word for word in arguments if word.startswith("--")} <= known, line

@@ -1,4 +1,4 @@
-"""A folder like ImageNet's, small: JPEG files of the usual size, in classes under train/ and val/."""
+"""A small folder like ImageNet's: JPEG files of the usual size, in classes under train/ and val/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server that speaks S3, for tests: a process of its own, with buckets in its memory."""
+"""An S3 server for tests, in a process of its own, with buckets in memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def free_port() -> int:
 
 @contextmanager
 def served(*, lists: str = "", **environment: str) -> Iterator[str]:
-    """The address of a server that ends with the block. With `lists` it lists, of every bucket, what lies
-    below that prefix alone."""
+    """The address of a server that runs for the duration of the block. With `lists` it lists only that prefix of
+    every bucket."""
     port = free_port()
     usual, narrow = ["moto.server", "-H", "127.0.0.1", "-p", str(port)], ["tests.narrow_s3", str(port), lists]
     server = subprocess.Popen(
@@ -60,9 +60,9 @@ def bucket(address: str, name: str) -> str:
     return f"s3://{name}"
 
 
-class Line:
-    """A line to a server that can be cut: from `cut_at` to `mend`, a request that holds the word is not passed
-    on, and its connection is closed; `cut` is set with the first."""
+class Connection:
+    """A connection to a server that can be cut: from `cut_at` to `mend`, requests that contain the word are not
+    passed on, and their sockets are closed; `cut` is set by the first."""
 
     def __init__(self, address: str) -> None:
         self.target = ("127.0.0.1", int(address.rpartition(":")[2]))

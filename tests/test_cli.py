@@ -1,4 +1,4 @@
-"""The command line tells, teaches, and answers a mistake with one message and exit code 2."""
+"""Commands print what they promise and answer a mistake with one message and exit code 2."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_plan_counts_what_a_sweep_would_do(opsctl: Opsctl) -> None:
     assert "5 data sets to build, 8 trials to run" in out
 
 
-def test_it_says_its_version(opsctl: Opsctl) -> None:
+def test_version_prints_the_version(opsctl: Opsctl) -> None:
     assert opsctl("--version")[:2] == (0, f"opsctl {opsctl_version()}\n")
     assert re.fullmatch(r"\d+\.\d+\.\d+", opsctl_version() or "")
 
@@ -66,7 +66,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert message in err
     assert err.startswith("error: ")
     assert "Traceback" not in err + out
-    assert not list((tmp_path / "store" / "trials").glob("*")), "nothing was begun"
+    assert not list((tmp_path / "store" / "trials").glob("*")), "nothing was started"
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,16 @@ def test_a_mistake_is_one_message_and_exit_code_2(
         ("a: b: c", "line 1"),
     ],
 )
-def test_yaml_that_is_no_sweep(opsctl: Opsctl, tmp_path: Path, text: str, message: str) -> None:
+def test_yaml_that_is_not_a_sweep_is_an_error(
+    opsctl: Opsctl, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "bad.yaml").write_text(text)
     code, _, err = opsctl("plan", tmp_path / "bad.yaml")
     assert code == 2
     assert message in err
 
 
-def test_stores_that_cannot_be_used(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_unusable_stores_are_errors(opsctl: Opsctl, tmp_path: Path) -> None:
     file = write(tmp_path, tiny())
     (tmp_path / "plain").write_text("")
     code, _, err = opsctl("plan", file, "--store", tmp_path / "plain" / "store")
@@ -108,7 +110,7 @@ def finished(tmp_path: Path) -> tuple[Path, Store]:
     return write(tmp_path, tiny()), store
 
 
-def test_status_and_report_read_the_disk(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_status_and_report_read_the_results_of_the_store(opsctl: Opsctl, tmp_path: Path) -> None:
     file, _ = finished(tmp_path)
     code, out, _ = opsctl("status", file)
     assert code == 0
@@ -127,7 +129,7 @@ def test_status_and_report_read_the_disk(opsctl: Opsctl, tmp_path: Path) -> None
     _, out, _ = opsctl("report", file, "--format", "svg")
     assert out.startswith("<svg")
     assert "Does it run?" in out.replace("&#160;", " ")
-    assert "@font-face" not in out, "a picture fetches nothing"
+    assert "@font-face" not in out, "a figure loads no fonts"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
@@ -144,7 +146,7 @@ def test_doubtful_results_are_named_by_report_and_status(opsctl: Opsctl, tmp_pat
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_track_sends_what_is_missing_and_is_harmless_to_repeat(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_track_sends_missing_trials_and_is_idempotent(opsctl: Opsctl, tmp_path: Path) -> None:
     file, _ = finished(tmp_path)
     out = opsctl("track", file)[1]
     assert "2 trials sent, 0 were there already" in out
@@ -188,7 +190,7 @@ def test_kinds_lists_every_member_with_its_fields(opsctl: Opsctl) -> None:
     )
 
 
-def test_doctor_tells_what_is_there(opsctl: Opsctl) -> None:
+def test_doctor_prints_what_is_installed(opsctl: Opsctl) -> None:
     code, out, _ = opsctl("doctor")
     assert code == 0
     for word in (
@@ -210,7 +212,9 @@ def test_ui_without_a_database_says_what_to_do(opsctl: Opsctl) -> None:
     assert (code, "run a sweep first" in err) == (2, True)
 
 
-def test_ui_says_what_will_not_do(opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ui_rejects_unusable_addresses_and_ports(
+    opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     code, _, err = opsctl("ui", "--tracking-uri", "http://127.0.0.1:9")
     assert (code, "no MLflow tracking store answers at http://127.0.0.1:9" in err) == (2, True)
@@ -222,12 +226,12 @@ def test_ui_says_what_will_not_do(opsctl: Opsctl, tmp_path: Path, monkeypatch: p
     assert (code, f"port {port} of 127.0.0.1 is in use" in err) == (2, True)
 
 
-def test_what_a_user_writes_is_shown_as_it_is(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_user_text_is_printed_literally(opsctl: Opsctl, tmp_path: Path) -> None:
     _, out, _ = opsctl("plan", write(tmp_path, tiny(question="Does [em, ops] beat [clean]?")))
     assert "Does [em, ops] beat [clean]?" in out
 
 
-def test_every_option_has_its_variable(opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_option_has_an_environment_variable(opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch) -> None:
     _, out, _ = opsctl("sweep", "--help")
     for name in (
         "STORE",

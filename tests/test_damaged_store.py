@@ -1,4 +1,4 @@
-"""What a store holds is data: it leads nowhere else, and it is used only if it is consistent."""
+"""The content of a store cannot reach files outside it and is used only if it is consistent."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ ONE = tiny(grid={"data.poison": ["clean"], "seed": [0, 1]})
 @pytest.mark.parametrize(
     "name", ["../../victim/new", "/{victim}/new", "..", "a/../../../victim/new", "data.arrow\0"]
 )
-def test_a_record_of_a_url_store_names_no_file_elsewhere(
+def test_a_record_of_a_url_store_cannot_name_files_outside_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who may write to the bucket must not write to the machines that read it."""
+    """Permission to write to a bucket must not allow writing to the machines that read it."""
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -49,13 +49,13 @@ def test_a_record_of_a_url_store_names_no_file_elsewhere(
     store.remote.fs.pipe_file(f"{store.remote.root}/{remote_name(place, target, digest)}", payload)  # type: ignore[attr-defined]
     shutil.rmtree(store.root)
     again = open_store(f"memory://{tmp_path.name}/x")
-    assert again.load(CLEAN) is None, "what is there is no record"
-    assert len(again.ensure(CLEAN)) == 20, "and is built again"
+    assert again.load(CLEAN) is None, "the record is invalid"
+    assert len(again.ensure(CLEAN)) == 20, "and the data set is rebuilt"
     assert list(victim.iterdir()) == []
 
 
 def finished(store: Store) -> tuple[Ledger, list[str]]:
-    """The ledger of a sweep of two trials that are done, and their keys."""
+    """The ledger of a sweep with two finished trials, and their keys."""
     plan = plan_of(ONE, store)
     for task in plan.tasks:
         run_trial(task.trial, store, device=CPU)
@@ -63,8 +63,8 @@ def finished(store: Store) -> tuple[Ledger, list[str]]:
 
 
 def rewritten(ledger: Ledger, trial: str, *, digests: str, changes: dict[str, Any]) -> None:
-    """Change a result's file: its digests are left as they `were`, are `none`, as in early versions, or one is
-    made `anew`."""
+    """Change the file of a result: its digests stay as they `were`, are `none` as in early versions, or one is
+    computed `anew`."""
     name = f"trials/{trial}/result.json"
     if digests == "none":
         merge(ledger.storage, name)
@@ -110,10 +110,10 @@ def test_a_result_that_is_not_consistent_counts_as_missing(
     assert opsctl("cache", "verify")[0] == 1
 
 
-def test_what_is_damaged_in_a_bucket_is_planned_again(
+def test_damaged_results_in_a_bucket_are_planned_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A listing does not tell what a file holds."""
+    """A listing does not show the content of a file."""
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
     store = open_store(f"memory://{tmp_path.name}/plan")
     ledger, (key, _) = finished(store)
@@ -130,7 +130,7 @@ def test_a_result_of_a_version_without_digests_is_accepted(store: Store) -> None
     assert ledger.damaged == {}
 
 
-def test_another_trials_result_is_none_of_this(store: Store) -> None:
+def test_the_result_of_another_trial_is_rejected(store: Store) -> None:
     ledger, (key, other) = finished(store)
     ledger.storage.write(
         f"trials/{key}/result.json", ledger.storage.read(f"trials/{other}/result.json") or b""
@@ -139,10 +139,10 @@ def test_another_trials_result_is_none_of_this(store: Store) -> None:
 
 
 @pytest.mark.parametrize("how", ["lost", "changed"])
-def test_a_lost_history_is_made_again_and_a_changed_one_is_named(
+def test_a_lost_history_is_recomputed_and_a_changed_one_is_reported(
     how: str, opsctl: Opsctl, store: Store, tmp_path: Path
 ) -> None:
-    """Plans and `opsctl status` see that a history is there; whether it is intact, only its readers see."""
+    """Plans and `opsctl status` check that a history exists; only its readers check whether it is intact."""
     _, (key, _) = finished(store)
     file, folder = write(tmp_path, ONE), store.root / "trials" / key
     (history,) = folder.glob("history-*.json")
@@ -173,7 +173,7 @@ def test_an_accuracy_of_a_probe_is_a_share(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
-def test_what_is_damaged_goes_to_quarantine_when_it_is_made_again(
+def test_damaged_files_are_quarantined_when_they_are_rebuilt(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))

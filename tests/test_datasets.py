@@ -1,4 +1,4 @@
-"""Data sets from the command line: made, shown, given away, taken in, kept tidy, as a user does it."""
+"""Data sets on the command line: built, shown, exported, imported and garbage-collected."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def spec(**more: Any) -> DataSpec:
     return DataSpec.parse({"poison": "ops", "limit": 60, **more}, "test").pinned()
 
 
-def test_a_poison_is_made_once_and_its_card_and_picture_shown(opsctl: Opsctl, stored: Store) -> None:
+def test_a_poison_is_built_once_and_its_card_and_picture_are_shown(opsctl: Opsctl, stored: Store) -> None:
     code, out, _ = opsctl("poison", OPS)
     assert code == 0
     assert stored.has(spec())
@@ -96,7 +96,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(
     assert "Traceback" not in err
 
 
-def test_what_was_given_away_comes_back_as_the_same_images(
+def test_an_exported_data_set_is_imported_as_the_same_images(
     opsctl: Opsctl, stored: Store, tmp_path: Path
 ) -> None:
     images = stored.ensure(spec())
@@ -122,8 +122,8 @@ def _fields(text: str) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_workers_that_share_the_noise_step_make_the_same_bytes(stored: Store) -> None:
-    """By Ray, in processes of their own, and in this one."""
+def test_a_noise_step_divided_among_workers_gives_the_same_bytes(stored: Store) -> None:
+    """In processes started by Ray, and in this process."""
     text = json.dumps({"poison": {**EM, "precision": "float32"}, "limit": 60})
     code, out = finish(start("poison", text, "--workers", 2, store=stored.root))
     assert code == 0, out
@@ -138,7 +138,7 @@ def test_workers_that_share_the_noise_step_make_the_same_bytes(stored: Store) ->
     assert torch.equal(stored.ensure(spec()).x, Store(stored.root.with_name("alone")).ensure(spec()).x)
 
 
-def test_damage_is_found_and_named(opsctl: Opsctl, stored: Store) -> None:
+def test_verify_detects_and_names_damage(opsctl: Opsctl, stored: Store) -> None:
     stored.ensure(spec())
     code, out, _ = opsctl("cache", "verify")
     assert (code, "2 data sets read, 0 files damaged" in out) == (0, True)
@@ -153,7 +153,7 @@ def used(store: Store, *needs: DataSpec) -> None:
     Ledger(store.where).publish("a" * 16, {"metrics": {}, "needs": [need.name for need in needs]})
 
 
-def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored: Store) -> None:
+def test_gc_lists_and_then_removes_unneeded_files(opsctl: Opsctl, stored: Store) -> None:
     kept, lost = spec(poison=["ops", "randpix"]), spec(limit=50)
     for one in (kept, lost):
         stored.ensure(one)
@@ -166,7 +166,7 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
     assert re.search(rf"{kept.key}.*1 trial", out)
     code, out, _ = opsctl("cache", "gc")
     assert code == 0
-    assert "nothing was removed" in out, "nobody was there to say yes"
+    assert "nothing was removed" in out, "there was no terminal to confirm"
     assert stored.has(lost)
     code, out, _ = opsctl("cache", "gc", "--yes")
     assert code == 0
@@ -178,7 +178,7 @@ def test_gc_removes_what_nobody_needs_and_says_so_before(opsctl: Opsctl, stored:
     assert find_garbage(stored) == []
 
 
-def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
+def test_gc_measures_the_age_of_a_file_by_the_clock_of_the_storage(
     stored: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     being_written = stored.root / "imports" / ".0123456789abcdef.7.tmp" / "perturbation.arrow"
@@ -192,9 +192,9 @@ def test_gc_knows_how_old_a_file_is_by_the_clock_that_dated_it(
     assert [item.name for item in find_garbage(stored)] == ["imports/.0123456789abcdef.7.tmp"]
 
 
-def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None:
-    """A worker was killed just after it had published. What a failed probe resumes from stays, what somebody
-    is at, and what is of today."""
+def test_gc_removes_checkpoints_of_finished_trials(stored: Store) -> None:
+    """They are left if a worker was killed just after publishing. Checkpoints that a failed probe resumes from, that
+    are in use, or that are recent stay."""
     ledger = Ledger(stored.where)
     for key in ("done", "fresh", "held", "failed-probe"):
         ledger.publish(key, {"metrics": {}, "needs": []})
@@ -211,7 +211,7 @@ def test_gc_knows_the_checkpoints_of_trials_that_are_done(stored: Store) -> None
     assert ledger.result("done") is not None
 
 
-def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store) -> None:
+def test_gc_keeps_data_sets_that_a_running_sweep_needs(opsctl: Opsctl, stored: Store) -> None:
     stored.ensure(spec())
     storage = open_storage(stored.where)
     with Driver(storage, "mine", threading.Event(), needs=[spec().name]):
@@ -223,20 +223,18 @@ def test_gc_spares_what_a_running_sweep_counts_on(opsctl: Opsctl, stored: Store)
     assert stored.has(spec().clean)
 
 
-def test_what_the_numbers_would_not_do_is_one_message_and_exit_code_1(opsctl: Opsctl) -> None:
+def test_a_divergence_is_one_message_and_exit_code_1(opsctl: Opsctl) -> None:
     wild = {**EM, "optimizer": {"kind": "sgd", "lr": 1e30}, "generator": {"kind": "resnet18", "width": 4}}
     text = json.dumps(
         {"poison": wild, "limit": 60, "source": {"kind": "digits"}, "split": "train", "seed": 0}
     )
-    code, _, err = opsctl("poison", text + " " * 200)  # too long for the name of a file
+    code, _, err = opsctl("poison", text + " " * 200)  # too long for a file name
     assert code == 1
     assert "the generator diverged in round 1; try a smaller optimizer.lr" in err
     assert "Traceback" not in err
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_data_set(
-    opsctl: Opsctl, stored: Store, tmp_path: Path
-) -> None:
+def test_a_failed_picture_does_not_fail_the_data_set(opsctl: Opsctl, stored: Store, tmp_path: Path) -> None:
     stored.ensure(spec())
     code, _, err = opsctl("show", spec().key, "--picture", tmp_path)
     assert (code, "--picture" in err) == (2, True)
@@ -245,9 +243,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_data_set(
     assert (code, "no picture:" in out) == (0, True)
 
 
-def test_gc_removes_nothing_while_a_data_set_is_built_that_may_be_made_from_it(
-    opsctl: Opsctl, stored: Store
-) -> None:
+def test_gc_keeps_possible_parents_of_a_data_set_being_built(opsctl: Opsctl, stored: Store) -> None:
     stored.ensure(spec().clean)
     with stored.lock(spec()):
         out = opsctl("cache", "gc", "--yes")[1]
@@ -256,7 +252,7 @@ def test_gc_removes_nothing_while_a_data_set_is_built_that_may_be_made_from_it(
     assert "removed 1 of 1" in opsctl("cache", "gc", "--yes")[1]
 
 
-def test_a_trial_that_failed_keeps_its_data_sets_from_gc(stored: Store) -> None:
+def test_gc_keeps_the_data_sets_of_failed_trials(stored: Store) -> None:
     stored.ensure(spec())
     Ledger(stored.where).fail("b" * 16, {"error": "Boom", "traceback": None, "needs": [spec().name]})
     assert find_garbage(stored) == []
@@ -265,7 +261,7 @@ def test_a_trial_that_failed_keeps_its_data_sets_from_gc(stored: Store) -> None:
 @pytest.mark.parametrize(
     "command", [["poison"], ["show"], ["export"], ["import"], ["cache"], ["cache", "gc"]]
 )
-def test_help_of_these_imports_nothing_heavy(command: list[str]) -> None:
+def test_help_of_data_set_commands_imports_nothing_heavy(command: list[str]) -> None:
     found = loaded(
         "import sys\nfrom orchestrator import cli\n"
         f"sys.argv = ['opsctl', *{command!r}, '--help']\n"
@@ -274,7 +270,7 @@ def test_help_of_these_imports_nothing_heavy(command: list[str]) -> None:
     assert not found & {"ray", "mlflow", "torch", "numpy"}
 
 
-def test_a_folder_that_mirrors_the_source_is_taken_in_by_name(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_a_folder_that_mirrors_the_source_is_imported_by_file_names(opsctl: Opsctl, tmp_path: Path) -> None:
     gen = torch.Generator().manual_seed(0)
     for split in ("train", "test"):
         for name in ("cat/b.png", "cat/a/a.png", "dog/a.png"):
@@ -325,7 +321,7 @@ RECORDS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("what", RECORDS)
-def test_a_data_set_of_a_malformed_record_is_named_and_made_again(
+def test_a_data_set_with_a_malformed_record_is_reported_and_rebuilt(
     opsctl: Opsctl, stored: Store, tmp_path: Path, what: str
 ) -> None:
     stored.ensure(spec())
@@ -390,8 +386,8 @@ cli.main()
 """
 
 
-def test_a_picture_appears_whole_or_not_at_all(opsctl: Opsctl, stored: Store, tmp_path: Path) -> None:
-    """A limit on the size of files stands for a full disk."""
+def test_a_picture_is_written_completely_or_not_at_all(opsctl: Opsctl, stored: Store, tmp_path: Path) -> None:
+    """A limit on file sizes simulates a full disk."""
     stored.ensure(spec())
     place = tmp_path / "out" / "p.png"
 
@@ -407,11 +403,13 @@ def test_a_picture_appears_whole_or_not_at_all(opsctl: Opsctl, stored: Store, tm
     good = place.read_bytes()
     assert len(good) > 4000
     assert on_a_full_disk().returncode == 2
-    assert place.read_bytes() == good, "the one before is still there"
+    assert place.read_bytes() == good, "the earlier picture is kept"
     assert [file.name for file in place.parent.iterdir()] == ["p.png"]
 
 
-def test_a_picture_may_go_through_a_link_or_to_a_pipe(opsctl: Opsctl, stored: Store, tmp_path: Path) -> None:
+def test_a_picture_may_be_written_through_a_link_or_to_a_device(
+    opsctl: Opsctl, stored: Store, tmp_path: Path
+) -> None:
     stored.ensure(spec())
     (tmp_path / "link.png").symlink_to(tmp_path / "real.png")
     (tmp_path / "real.png").touch()

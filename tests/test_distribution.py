@@ -1,4 +1,4 @@
-"""The distribution is `unlearnable-opsctl`: on PyPI `opsctl` is somebody else's, and nobody is told to install that."""
+"""The distribution is `unlearnable-opsctl`; no text recommends `opsctl` on PyPI, which is a foreign project."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ FOLDERS = ("trainers", "poisons", "orchestrator", "benchmarks", "cluster", "docs
 KINDS = (".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".sh", ".j2", ".js")
 THEIRS = re.compile(r"pip3? +install[^\n`]*?[ '\"]opsctl\b|(?<!unlearnable-)\bopsctl\[")
 HINT = re.compile(r"pip3? +install +(?:-c +\S+(?: +|$)|-\S+ +)*+['\"]?([A-Za-z0-9][\w.-]*)", re.M)
-OTHERS = {"awscli", "gcsfs", "adlfs"}  # for the clouds of whoever has them; no part of ours needs them
+OTHERS = {"awscli", "gcsfs", "adlfs"}  # optional, for users of these clouds
 
 
 def texts() -> dict[Path, str]:
-    """All that people and programs read of this project, but for this file."""
+    """All files of the project except this one."""
     files = [file for file in ROOT.iterdir() if file.suffix in KINDS or file.name == "Makefile"]
     files += [file for name in FOLDERS for file in (ROOT / name).rglob("*") if file.suffix in KINDS]
     return {file: file.read_text() for file in files if file != Path(__file__)}
 
 
 def libraries() -> set[str]:
-    """The names of all that the project can need."""
+    """The names of all dependencies, including optional ones."""
     groups = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
     names = {re.split(r"[\[><=!~ ]", wanted)[0] for group in groups for wanted in group}
     return {name.lower() for name in names} | OTHERS
 
 
-def test_nobody_is_told_to_install_what_is_not_ours() -> None:
+def test_no_text_recommends_the_foreign_distribution() -> None:
     found = texts()
     assert len(found) > 300
-    told = {f"{file}: {hint[0]}" for file, text in found.items() for hint in THEIRS.finditer(text)}
-    assert not told
+    hints = {f"{file}: {hint[0]}" for file, text in found.items() for hint in THEIRS.finditer(text)}
+    assert not hints
 
 
 def test_hints_name_libraries_that_the_project_uses() -> None:
@@ -62,7 +62,7 @@ def test_the_distribution_has_a_name_of_its_own() -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_where_another_project_is_called_opsctl(tmp_path: Path) -> None:
+def test_it_runs_beside_another_project_called_opsctl(tmp_path: Path) -> None:
     hatchling = pytest.importorskip(
         "hatchling", reason="building a wheel needs hatchling: pip install hatchling"
     )
@@ -88,7 +88,7 @@ def test_it_runs_where_another_project_is_called_opsctl(tmp_path: Path) -> None:
 
 
 def decoy(folder: Path) -> Path:
-    """A wheel of another project that is called opsctl, and does harm when it is imported."""
+    """A wheel of another project called opsctl that fails when it is imported."""
     file, about = folder / "opsctl-9.9-py3-none-any.whl", "opsctl-9.9.dist-info"
     with zipfile.ZipFile(file, "w") as wheel:
         wheel.writestr("opsctl/__init__.py", "raise SystemExit('this is another project')\n")
@@ -101,7 +101,7 @@ def decoy(folder: Path) -> Path:
 
 
 def run(command: Sequence[str | Path], **variables: str) -> str:
-    """What a command says; its environment has nothing of this project but these variables."""
+    """The output of a command whose environment has nothing of this project except these variables."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "OPSCTL"))}
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, cwd="/", env=clean | variables

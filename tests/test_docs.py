@@ -1,5 +1,5 @@
-"""What README.md and docs/ show is what opsctl does: sweeps are planned, commands run or, where they need a cluster,
-parse. docs/first_sweep.md has a test of its own, test_first_sweep.py."""
+"""The examples in README.md and docs/ work: sweeps are planned, and commands run or, if they need a cluster, parse.
+docs/first_sweep.md is tested in test_first_sweep.py."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RUN_APART = ("sweep", "retry", "track")  # Ray and MLflow: each in a process of 
 
 
 def as_sweep(block: Block) -> dict[str, Any]:
-    """The sweep that a block is, or is a part of."""
+    """The sweep in a block, completed if the block is only a part of one."""
     data = parse_yaml(block.text, block.page.name)
     assert isinstance(data, dict)
     base = {name: data.pop(name) for name in ("data", "train", "evaluation") if name in data}
@@ -48,7 +48,7 @@ def as_sweep(block: Block) -> dict[str, Any]:
     return whole | ({"base": base} if base else {})
 
 
-def test_pages_are_there() -> None:
+def test_the_documentation_has_its_pages() -> None:
     names = {page.name for page in PAGES}
     assert {"README.md", "sweep_file.md", "metrics.md", "store.md", "faults.md", "platforms.md"} <= names
     assert len(SWEEPS) > 8
@@ -69,14 +69,14 @@ def test_code_is_fenced_so_that_it_is_tested(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_are_valid(page: Path) -> None:
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text())]
     assert [link for link in links if link and "://" not in link and not (page.parent / link).exists()] == []
 
 
 @pytest.mark.parametrize("block", SWEEPS, ids=lambda block: f"{block.page.stem}-{block.text[:20]!r}")
-def test_a_sweep_is_understood(block: Block) -> None:
-    """Every network is built, on no device; images are not opened."""
+def test_every_shown_sweep_is_valid(block: Block) -> None:
+    """Every network is built on the meta device; images are not opened."""
     pytest.importorskip("timm")
     data = as_sweep(block)
     data = {
@@ -91,13 +91,13 @@ def test_a_sweep_is_understood(block: Block) -> None:
     } <= known
 
 
-def test_the_sweep_of_the_readme_has_the_trials_that_it_says() -> None:
+def test_the_sweep_of_the_readme_has_the_stated_number_of_trials() -> None:
     first = next(block for block in SWEEPS if block.page.name == "README.md")
     assert len(first.text.splitlines()) == 12
     assert len(expand(SweepSpec.parse(as_sweep(first), "README"), "README")) == 66
 
 
-def test_adversarial_inputs_are_crafted_where_the_page_says() -> None:
+def test_adversarial_inputs_are_crafted_at_the_documented_point() -> None:
     """Before the first augmentation that mixes."""
     (block,) = (block for block in SWEEPS if "label_smoothing" in block.text)
     train = TrainSpec.parse(as_sweep(block)["base"]["train"], block.page.name)
@@ -105,25 +105,25 @@ def test_adversarial_inputs_are_crafted_where_the_page_says() -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in COMMANDS if line.startswith("opsctl ")])
-def test_a_command_is_one(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_shown_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPSCTL_STORE", "s3://YOUR-BUCKET/opsctl")  # as the page of clusters has set it
     check_command(line)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_in_passing_have_their_options(page: Path) -> None:
+def test_options_of_commands_in_the_text_exist(page: Path) -> None:
     for span in re.findall(r"`(opsctl [a-z][^`]*)`", prose(page)):
         check_options(span)
     for name in re.findall(r"`(make [a-z-]+)", prose(page)):
         installs(name)
 
 
-def test_a_command_that_is_not_run_needs_what_a_test_lacks() -> None:
+def test_commands_are_skipped_only_for_known_reasons() -> None:
     reasons = {block.not_run for block in BLOCKS if block.not_run}
     assert reasons == {"needs a cluster", "needs cifar10", "a server that stays"}
 
 
-def test_the_sweeps_of_the_paper_have_as_many_trials_as_the_pages_say() -> None:
+def test_the_sweeps_of_the_paper_have_the_stated_numbers_of_trials() -> None:
     text = " ".join((ROOT / "docs" / "sweep_file.md").read_text().split())
     assert "The 13 files of `sweeps/paper/` list 352 trials." in text
     assert "and 274 remain when each is counted once" in text
@@ -149,7 +149,7 @@ def test_the_sweeps_of_the_paper_have_as_many_trials_as_the_pages_say() -> None:
 def test_commands_run(
     names: list[str], opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order of the pages, in a folder with the sweeps that ship, the quickstart made small."""
+    """In the order of the pages, in a folder with the shipped sweeps and a reduced quickstart."""
     for name in ("sweeps", "results"):
         shutil.copytree(ROOT / name, tmp_path / name)
     (tmp_path / "DIR").mkdir()
@@ -166,7 +166,7 @@ def test_commands_run(
 
 
 def run(line: str, opsctl: Opsctl, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One command, as a shell would run it in `folder`."""
+    """Run one command as a shell would in `folder`."""
     words = [word for one in shlex.split(line) for word in (sorted(map(str, Path().glob(one))) or [one])]
     program, first, *rest = words
     small = {"OPSCTL_SET": SMALL} if "quickstart" in line and "--set" not in line else {}
@@ -188,7 +188,7 @@ def run(line: str, opsctl: Opsctl, folder: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def write_bare(block: Block) -> None:
-    """The files that the page of a machine without Ray names."""
+    """The files named on the page about machines without Ray."""
     Path("poison.json").write_text(block.text)
     for name in ("clean", "train"):
         (text,) = re.findall(rf"`(\{{[^`]+\}})` in\s+`{name}.json`", block.page.read_text())

@@ -1,5 +1,5 @@
-"""A store that an earlier version wrote (commit 19a4450) is read as before: nothing is built or trained again, and
-what was interrupted goes on where it stopped."""
+"""A store written by an earlier version (commit 19a4450) is still read: nothing is built or trained again, and an
+interrupted trial resumes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def plan(store: Store) -> Plan:
     return make_plan(SweepSpec.parse(SWEEP, "test"), store, "test")
 
 
-def test_nothing_of_it_is_planned_again(store: Store) -> None:
+def test_nothing_of_an_earlier_store_is_planned_again(store: Store) -> None:
     todo = plan(store)
     assert set(todo.names) == DATA_SETS
     assert todo.to_build == ()
@@ -69,7 +69,7 @@ def test_nothing_of_it_is_planned_again(store: Store) -> None:
     assert {task.key for task in todo.tasks} == FINISHED | {INTERRUPTED}
 
 
-def test_its_numbers_are_reported(store: Store, opsctl: Opsctl, tmp_path: Path) -> None:
+def test_numbers_of_an_earlier_store_are_reported(store: Store, opsctl: Opsctl, tmp_path: Path) -> None:
     files = {key: store.root / "trials" / key / "result.json" for key in FINISHED}
     written = {key: json.loads(file.read_bytes())["metrics"]["test/clean_acc"] for key, file in files.items()}
     code, out, _ = opsctl("report", write(tmp_path, SWEEP), "--format", "trials.csv")
@@ -81,8 +81,10 @@ def test_its_numbers_are_reported(store: Store, opsctl: Opsctl, tmp_path: Path) 
     assert "3 of 4 trials done" in opsctl("status", write(tmp_path, SWEEP))[1]
 
 
-def test_its_histories_and_findings_are_read(store: Store, opsctl: Opsctl, tmp_path: Path) -> None:
-    """They are in the results and findings themselves."""
+def test_histories_and_findings_of_an_earlier_store_are_read(
+    store: Store, opsctl: Opsctl, tmp_path: Path
+) -> None:
+    """In that version they are part of the results and findings."""
     file, saved = write(tmp_path, SWEEP), tmp_path / "page.json"
     assert opsctl("plan", file)[0] == 0
     code, _, error = opsctl("report", file, "--html", str(saved))
@@ -93,14 +95,16 @@ def test_its_histories_and_findings_are_read(store: Store, opsctl: Opsctl, tmp_p
     for trial in done:
         assert trial["curves"]["epoch"] == [1, 2, 3]
         assert len(trial["findings"]["distance"]["curves"]["distance"]) == 3
-    assert not list(store.root.glob("trials/*/history-*")), "nothing of it was rewritten"
+    assert not list(store.root.glob("trials/*/history-*")), "no file was rewritten"
 
 
-def test_it_is_whole(opsctl: Opsctl, store: Store) -> None:
+def test_an_earlier_store_passes_verification(opsctl: Opsctl, store: Store) -> None:
     assert opsctl("cache", "verify")[0] == 0
 
 
-def test_its_interrupted_trial_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_trial_of_an_earlier_store_resumes(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two of three epochs are not trained again; all three are reported."""
     (task,) = plan(store).missing
     rows, steps, step = list[float](), list[None](), torch.optim.SGD.step
@@ -124,7 +128,7 @@ def test_its_interrupted_trial_goes_on(store: Store, monkeypatch: pytest.MonkeyP
     assert Ledger(store.where).done() == FINISHED | {INTERRUPTED}
 
 
-def test_it_is_tracked(store: Store, tmp_path: Path) -> None:
+def test_an_earlier_store_is_tracked(store: Store, tmp_path: Path) -> None:
     code, out = finish(start("track", write(tmp_path, SWEEP), store=store.root))
     assert code == 0, out
     assert "old: 3 trials sent, 0 were there already" in out

@@ -34,7 +34,7 @@ def loaded(code: str) -> set[str]:
 
 
 @pytest.mark.parametrize("package", ["trainers", "poisons"])
-def test_a_package_loads_what_is_used_of_it(package: str) -> None:
+def test_a_package_loads_its_names_lazily(package: str) -> None:
     assert (
         not loaded(f"import {package}, {package}.{'stored' if package == 'trainers' else 'records'}") & HEAVY
     )
@@ -42,7 +42,7 @@ def test_a_package_loads_what_is_used_of_it(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["trainers.trial", "poisons.store.store"])
-def test_lower_layers_run_on_a_bare_box(package: str) -> None:
+def test_lower_layers_need_no_optional_dependency(package: str) -> None:
     found = loaded(
         f"import {package}; from trainers.spec import Plugin\n[f.registry for f in Plugin.families.values()]"
     )
@@ -50,7 +50,7 @@ def test_lower_layers_run_on_a_bare_box(package: str) -> None:
     assert not found & {"ray", "mlflow", "typer", "rich", "sklearn", "torchvision", "PIL", "pandas"}
 
 
-def test_trainers_never_see_a_poison() -> None:
+def test_trainers_do_not_import_poisons() -> None:
     assert not loaded("from trainers import *") & {"poisons", "orchestrator"}
 
 
@@ -81,7 +81,7 @@ def test_help_imports_nothing_heavy(command: list[str]) -> None:
 
 
 def test_the_status_of_a_sweep_imports_nothing_heavy(tmp_path: Path) -> None:
-    """Nor does it open the store: importing torch takes longer than reading thousands of results."""
+    """It does not open the store either: importing torch takes longer than reading thousands of results."""
     store, file = Store(tmp_path / "store"), write(tmp_path, tiny())
     plan_of(tiny(), store).snapshot.keep(Ledger(store.where).storage, version_of(file) or "")
     for command in (["status", str(file)], ["report", str(file)], ["stop", str(file)], ["stop", "--all"]):
@@ -104,14 +104,14 @@ def test_planning_needs_no_ray_and_no_mlflow() -> None:
 
 
 @pytest.mark.parametrize("package", ["trainers", "poisons"])
-def test_the_public_surface_is_small_and_real(package: str) -> None:
+def test_the_public_interface_is_small_and_exists(package: str) -> None:
     module = importlib.import_module(package)
     assert 0 < len(module.__all__) <= 10
     assert all(hasattr(module, name) for name in module.__all__)
 
 
-def test_the_orchestrator_knows_no_probe() -> None:
-    """How the findings of a probe are shown is in the probe's own file."""
+def test_the_orchestrator_names_no_probe() -> None:
+    """The file of a probe describes how its findings are shown."""
     kinds = set(Probe.registry)
     assert len(kinds) > 5
     for file in (ROOT / "orchestrator").rglob("*.py"):
@@ -133,7 +133,7 @@ def test_the_orchestrator_knows_no_probe() -> None:
     ],
     ids=["one console", "one reader of YAML", "one rule for accuracies"],
 )
-def test_one_file_does_it(pattern: str, alone: str) -> None:
+def test_only_one_file_matches(pattern: str, alone: str) -> None:
     files = [file for package in PACKAGES for file in (ROOT / package).rglob("*.py")]
     assert len(files) > 200
     found = {file.relative_to(ROOT).as_posix() for file in files if re.search(pattern, file.read_text())}

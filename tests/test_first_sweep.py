@@ -1,4 +1,4 @@
-"""docs/first_sweep.md does what it says: its files are written and its commands run, in order, in a copy of the packages.
+"""docs/first_sweep.md works: its files are written and its commands run, in order, in a copy of the packages.
 
 What the page may hold, and a test of a page that holds anything else fails:
 
@@ -39,7 +39,7 @@ VARIES = (  # between machines, and between this and the page's eight epochs
 
 @dataclass
 class Walk:
-    """A reader at work in `folder`: how many commands were run, how many only looked at, what the last said."""
+    """A reader who follows the page in `folder`: counts of commands run and only read, and the last output."""
 
     folder: Path
     env: dict[str, str]
@@ -83,7 +83,7 @@ class Walk:
 
 
 def varied(text: str) -> Iterator[str]:
-    """Its lines, less what varies; `line in iterator` then finds them in order."""
+    """The lines without the parts that vary; `line in iterator` then finds them in order."""
     for line in text.splitlines():
         for pattern, name in VARIES:
             line = pattern.sub(name, line)
@@ -92,7 +92,7 @@ def varied(text: str) -> Iterator[str]:
 
 @pytest.fixture
 def walk(tmp_path: Path) -> Walk:
-    """A copy of what the commands need, with `opsctl` and `python` that use it."""
+    """A copy of the files that the commands need, with `opsctl` and `python` that use it."""
     folder, programs = tmp_path / "opsctl", tmp_path / "bin"
     for name in ("trainers", "poisons", "orchestrator", "tests"):
         shutil.copytree(ROOT / name, folder / name)
@@ -107,7 +107,7 @@ def walk(tmp_path: Path) -> Walk:
 
 
 @pytest.mark.slow
-def test_a_newcomer_gets_from_nothing_to_a_poison_of_their_own_in_a_report(walk: Walk) -> None:
+def test_the_tutorial_leads_to_a_report_on_a_new_poison(walk: Walk) -> None:
     for block in blocks(PAGE):
         if block.language == "sh":
             for line in block.commands:
@@ -122,10 +122,10 @@ def test_a_newcomer_gets_from_nothing_to_a_poison_of_their_own_in_a_report(walk:
     assert walk.written == ["first.yaml", "poisons/methods/stripes.py", "first.yaml"]
     assert (len(walk.ran), len(walk.seen), walk.compared) == (17, 3, 9)
     assert '"poison.stripes"' in (walk.folder / "tests" / "golden.json").read_text()
-    assert EPOCHS[1] in (walk.folder / "first.yaml").read_text(), "it ran small"
+    assert EPOCHS[1] in (walk.folder / "first.yaml").read_text(), "the sweep was reduced"
 
 
-def test_what_the_page_names_in_passing_is_there() -> None:
+def test_names_in_the_text_of_the_tutorial_exist() -> None:
     page = PAGE.read_text()
     targets = re.findall(r"`(make \w+)`", page)
     assert targets
@@ -138,8 +138,8 @@ def test_what_the_page_names_in_passing_is_there() -> None:
     assert [file for file in files if not (ROOT / file).exists()] == []
 
 
-def test_the_poison_of_the_page_is_written_as_the_house_writes() -> None:
-    """What people copy keeps the line length, and its first line says what it is and whose."""
+def test_the_poison_of_the_tutorial_follows_the_style() -> None:
+    """Code that readers copy keeps the line length, and its first line names the method and its authors."""
     (code,) = (block.text for block in blocks(PAGE) if block.language == "python")
     lines = code.splitlines()
     assert len(lines) <= 45

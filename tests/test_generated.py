@@ -1,5 +1,4 @@
-"""The pages and the schema that are made from the code are those of the code as it is; the schema takes every sweep
-that ships, and no misspelt one."""
+"""Generated pages and the schema are up to date; the schema accepts every shipped sweep and no misspelt one."""
 
 from __future__ import annotations
 
@@ -35,7 +34,7 @@ def test_a_generated_file_is_current(name: str) -> None:
     )
 
 
-def test_the_schema_is_one() -> None:
+def test_the_schema_is_valid() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     families = {family.family: family.registry for family in Plugin.families.values()}
     kinds = {f"{family}.{kind}" for family, members in families.items() for kind in members}
@@ -54,7 +53,7 @@ def test_the_schema_describes_every_field_and_every_axis() -> None:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(ROOT / "sweeps").as_posix())
-def test_a_sweep_that_ships_is_valid_and_a_misspelt_one_is_not(file: Path) -> None:
+def test_shipped_sweeps_match_the_schema_and_misspelt_ones_do_not(file: Path) -> None:
     sweep = plain_numbers(read_yaml(file, "a sweep that ships"))
     assert [error.message for error in VALIDATOR.iter_errors(sweep)] == []
     misspelt = list(with_a_misspelling(sweep))
@@ -63,7 +62,7 @@ def test_a_sweep_that_ships_is_valid_and_a_misspelt_one_is_not(file: Path) -> No
 
 
 def with_a_misspelling(sweep: Any) -> Iterator[tuple[str, Any]]:
-    """The sweep with one field misspelt, for every field of every mapping but those that hold labels."""
+    """The sweep with one field misspelt, for every field of every mapping except those of labels."""
     for path in list(fields(sweep)):
         changed = copy.deepcopy(sweep)
         holder = changed
@@ -91,7 +90,7 @@ def fields(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
 
 
 @pytest.mark.parametrize("block", PARTS, ids=lambda block: f"{block.page.stem}-{block.text[:20]!r}")
-def test_what_the_pages_show_is_valid(block: Any) -> None:
+def test_examples_on_the_pages_match_the_schema(block: Any) -> None:
     assert [error.message for error in VALIDATOR.iter_errors(as_sweep(block))] == []
 
 
@@ -118,7 +117,7 @@ def test_the_sweep_of_the_tutorial_is_valid() -> None:
         ("skip", [{"train.epoch": 1}]),
     ],
 )
-def test_a_mistake_is_refused(part: str, value: Any) -> None:
+def test_the_schema_rejects_mistakes(part: str, value: Any) -> None:
     sweep = {"name": "a", "question": "b?", "grid": {"seed": [0]}}
     assert VALIDATOR.is_valid(sweep)
     assert not VALIDATOR.is_valid(sweep | {part: value})
@@ -143,13 +142,13 @@ def test_a_mistake_is_refused(part: str, value: Any) -> None:
         ("report", {"rows": "seed", "claims": [{"says": "a", "lower": {"data.poison": 2}, "higher": 0.5}]}),
     ],
 )
-def test_the_short_forms_are_taken(part: str, value: Any) -> None:
+def test_short_forms_match_the_schema(part: str, value: Any) -> None:
     sweep = json.loads(json.dumps({"name": "a", "question": "b?", "grid": {"seed": [0]}, part: value}))
     assert [error.message for error in VALIDATOR.iter_errors(sweep)] == []
 
 
 @pytest.mark.slow
-def test_the_pages_are_built_without_a_warning(tmp_path: Path) -> None:
+def test_the_documentation_builds_without_warnings(tmp_path: Path) -> None:
     pytest.importorskip("myst_parser")
     command = [
         sys.executable,

@@ -1,4 +1,4 @@
-"""Keys that were given out stay: old results are found again, and never served for something new."""
+"""Keys do not change: old results are found again and never returned for another spec."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_keys_and_defaults_are_as_recorded() -> None:
     )
 
 
-def test_a_default_that_changes_in_silence_is_noticed() -> None:
+def test_a_default_changed_without_a_new_version_is_detected() -> None:
     new = copy.deepcopy(current())
     new["defense.pgd_at"]["defaults"]["steps"] = 7
     assert changed_in_silence(current(), new) == ["defense.pgd_at"]
@@ -24,7 +24,7 @@ def test_a_default_that_changes_in_silence_is_noticed() -> None:
     assert changed_in_silence(current(), new) == []
 
 
-def test_a_nested_default_that_changes_in_silence_is_noticed_and_a_raised_version_is_not() -> None:
+def test_a_nested_default_changed_without_a_new_version_is_detected() -> None:
     new = copy.deepcopy(current())
     new["train"]["defaults"]["schedule"]["gamma"] = 0.5
     assert changed_in_silence(current(), new) == ["train"]

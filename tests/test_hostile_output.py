@@ -1,5 +1,5 @@
-"""What files, stores and users say is text, in a terminal and in every form of a report: none of it is markup, a
-formula or an escape sequence, and passwords in URLs are hidden."""
+"""Content of files, stores and command lines is printed as text, in a terminal and in every format of a report, never
+as markup, a formula or an escape sequence, and passwords in URLs are hidden."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ HOSTILE = f"{FORMULA} {MARKUP} {ESCAPES} {URL}"
 
 @pytest.fixture
 def hostile(tmp_path: Path) -> tuple[Path, Store]:
-    """A sweep whose question, labels, claims, warnings and failures are hostile, and which somebody runs. Its file
-    cannot hold all of that; the store of somebody else can."""
+    """A running sweep whose question, labels, claims, warnings and failures are hostile. A sweep file cannot hold all
+    of that, but the store of another user can."""
     label = f"{FORMULA} {MARKUP}"
     grid = {"data.poison": {"clean": "clean", label: "ops"}, "seed": [0, 1]}
     claims = [{"says": HOSTILE, "lower": {"data.poison": label}, "higher": {"data.poison": "clean"}}]
@@ -73,7 +73,7 @@ FORMS = ("table", "md", "latex", "csv", "trials.csv", "json", "svg")
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store], form: str) -> None:
+def test_a_report_treats_all_content_as_text(opsctl: Opsctl, hostile: tuple[Path, Store], form: str) -> None:
     code, out, err = opsctl("report", hostile[0], "--format", form)
     assert (code, err) == (0, "")
     assert clean(out)
@@ -92,7 +92,7 @@ def test_a_report_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Pat
         assert json.loads(out)["question"] == redacted(HOSTILE), "JSON escapes what it holds"
 
 
-def test_status_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path, Store]) -> None:
+def test_status_treats_all_content_as_text(opsctl: Opsctl, hostile: tuple[Path, Store]) -> None:
     file, store = hostile
     claims = {"needs": [], "snapshot": ""}
     with Driver(Ledger(store.where).storage, "tiny", threading.Event(), **claims) as driver:
@@ -105,7 +105,7 @@ def test_status_obeys_nothing_that_it_shows(opsctl: Opsctl, hostile: tuple[Path,
     assert "[red][/b]<script>" in out
 
 
-def test_a_page_obeys_nothing_that_it_shows(
+def test_a_page_treats_all_content_as_text(
     opsctl: Opsctl, hostile: tuple[Path, Store], tmp_path: Path
 ) -> None:
     for name in ("page.html", "page.json"):
@@ -142,7 +142,7 @@ def test_a_path_may_have_any_name(opsctl: Opsctl, tmp_path: Path, name: str) -> 
     assert name.isprintable() is (name in opsctl("stop", "--all", "--store", tmp_path / name)[1])
 
 
-def test_a_sweep_file_has_no_control_characters(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_control_characters_in_a_sweep_file_are_refused(opsctl: Opsctl, tmp_path: Path) -> None:
     for label in ('"a\\x1b[2J"', '"a\\u202eb"', '"\\0"'):
         file = tmp_path / "bad.yaml"
         file.write_text(f"name: a\nquestion: b?\ngrid:\n  data.poison: {{{label}: ops}}\n")
@@ -165,7 +165,7 @@ def test_a_sweep_file_has_no_control_characters(opsctl: Opsctl, tmp_path: Path) 
         ("--set", f"data.nothing={URL}"),
     ],
 )
-def test_no_error_tells_a_password(
+def test_no_error_contains_a_password(
     opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, str]
 ) -> None:
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
@@ -185,7 +185,7 @@ def test_no_error_tells_a_password(
         f"postgresql://u:{PASSWORD}@127.0.0.1:1/db",
     ],
 )
-def test_no_command_tells_the_password_of_a_tracking_store(
+def test_no_command_prints_the_password_of_a_tracking_store(
     opsctl: Opsctl, tmp_path: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -202,12 +202,12 @@ def test_a_cache_folder_is_not_named_after_a_password(
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path))
     assert local_folder("s3://bucket/prefix").name == "s3-bucket-prefix-9737a7d8"
     first, second = (local_folder(f"s3://key:{secret}@bucket/prefix") for secret in (PASSWORD, "another"))
-    assert first == second, "a password that changes is no other store"
+    assert first == second, "a changed password does not mean another store"
     assert PASSWORD not in str(first)
     assert len({local_folder(f"s3://{name}") for name in ("b/a", "b/b", "k:p@b/a")}) == 3
 
 
-def test_an_error_of_storage_tells_no_password() -> None:
+def test_a_storage_error_contains_no_password() -> None:
     storage = open_storage(f"memory://user:{PASSWORD}@x")
     assert PASSWORD not in storage.shown
     with pytest.raises(
@@ -216,7 +216,7 @@ def test_an_error_of_storage_tells_no_password() -> None:
         open_storage(f"s3:/user:{PASSWORD}@x")
 
 
-def test_a_mistake_of_ours_is_shown_without_passwords() -> None:
+def test_an_internal_error_is_shown_without_passwords() -> None:
     code = f"from orchestrator.cli import entry\ndef app(): raise RuntimeError({HOSTILE!r})\nentry.app = app\nentry.main()"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 1
@@ -224,7 +224,7 @@ def test_a_mistake_of_ours_is_shown_without_passwords() -> None:
     assert clean(run.stderr.replace(repr(HOSTILE), ""))
 
 
-def test_the_password_of_a_source_is_used_and_never_kept(tmp_path: Path) -> None:
+def test_the_password_of_a_source_is_used_and_never_stored(tmp_path: Path) -> None:
     place = f"memory://user:{PASSWORD}@set/images.parquet"
     rng = np.random.default_rng(0)
     encoded = []
@@ -244,7 +244,7 @@ def test_the_password_of_a_source_is_used_and_never_kept(tmp_path: Path) -> None
     assert {param.value for param in params(task.trial) if param.key == "data.source.train"} == {
         "memory://user:***@set/images.parquet"
     }
-    assert Ledger(store.where).result(task.key), "it is that of its key"
+    assert Ledger(store.where).result(task.key), "the password is not part of the key"
     assert store.find("parquet-ops").key == task.trial.data.key
     kept = [file for file in store.root.rglob("*") if file.is_file()]
     assert len(kept) > 5
@@ -262,6 +262,6 @@ def test_a_job_of_a_cluster_gets_no_password(tmp_path: Path) -> None:
     for options in given:
         with pytest.raises(
             InputError, match="holds a password or a token, which the cluster's dashboard"
-        ) as told:
+        ) as error:
             prepare(file, **options)  # type: ignore[arg-type]
-        assert PASSWORD not in str(told.value)
+        assert PASSWORD not in str(error.value)

@@ -53,8 +53,8 @@ def change_pixel(store: Store) -> None:
     write_whole(record, found | {"files": {"data.arrow": stamp(file)}})
 
 
-def test_a_record_need_not_tell_when_its_files_were_written(tmp_path: Path) -> None:
-    remote = FolderStorage(tmp_path / "shelf")
+def test_a_record_without_modification_times_is_accepted(tmp_path: Path) -> None:
+    remote = FolderStorage(tmp_path / "remote")
     one, other = (LocalCache(tmp_path / name, remote) for name in "ab")
     build(tmp_path / "a", "imports/x", b"a")
     assert one.push("imports/x")
@@ -92,7 +92,7 @@ def test_a_record_that_cannot_be_read_is_replaced(tmp_path: Path) -> None:
     assert LocalCache(tmp_path / "b", remote).pull("imports/x")
 
 
-def test_a_node_whose_bytes_differ_from_the_remote_ones_takes_the_remote_ones(tmp_path: Path) -> None:
+def test_a_node_whose_bytes_differ_takes_the_remote_ones(tmp_path: Path) -> None:
     remote = FolderStorage(tmp_path / "remote")
     for name in "ab":
         Store(tmp_path / name).ensure(CLEAN)  # both on their own, while the network was down

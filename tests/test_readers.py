@@ -1,4 +1,4 @@
-"""Everything that opsctl reads back has one reader."""
+"""Every format that opsctl reads back has one reader."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ PARSERS = {
 
 
 def called(file: Path) -> set[str]:
-    """The names of what a file calls, `json.loads`."""
+    """The dotted names of the functions that a file calls, such as `json.loads`."""
     calls = (node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call))
     return {ast.unparse(call.func) for call in calls}
 
 
 @pytest.mark.parametrize("what", PARSERS)
-def test_one_file_parses(what: str) -> None:
+def test_only_one_file_parses_each_format(what: str) -> None:
     functions, allowed = PARSERS[what]
     found = defaultdict(set)
     files = [

@@ -54,21 +54,21 @@ def test_different_content_has_different_keys() -> None:
     assert len({Whole.parse(text, "test").key for text in texts}) == len(texts)
 
 
-def test_a_new_field_with_a_default_moves_no_key() -> None:
+def test_a_new_field_with_a_default_changes_no_key() -> None:
     class Longer(Whole):
         late: int = 7
 
     assert Longer().key == Whole().key
 
 
-def test_a_raised_version_shows_even_inside_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raised_version_changes_the_key_even_inside_a_default(monkeypatch: pytest.MonkeyPatch) -> None:
     before = Whole().key
     monkeypatch.setattr(Part, "version", 2)
     assert Whole().key != before
     assert identity(Whole()) == {"part": {"version": 2}}
 
 
-def test_what_has_no_stable_form_is_refused() -> None:
+def test_values_without_a_stable_form_are_refused() -> None:
     for value in (object(), {1: 2}, float("nan"), {3, 4}, b"bytes"):
         with pytest.raises(TypeError, match="stable plain form"):
             identity(value)
@@ -82,7 +82,7 @@ def test_budgets_are_exact_fractions(top: int, bottom: int) -> None:
 
 
 @pytest.mark.parametrize("eps", [0.031, "0.031", "8/0", "-1/255", "8 / 255 x", True, None, [8, 255]])
-def test_a_budget_that_is_no_fraction_is_refused_with_advice(eps: Any) -> None:
+def test_a_budget_that_is_not_a_fraction_is_refused_with_advice(eps: Any) -> None:
     with pytest.raises(InputError, match=r"eps: .*(8/255|1/2)"):
         Budgeted.parse({"eps": eps}, "test")
 

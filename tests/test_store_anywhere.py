@@ -1,4 +1,4 @@
-"""A store in an object store: nodes that share nothing else build, train and resume as on one disk."""
+"""Nodes that share only an object store build, train and resume as on one disk."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ open_store(sys.argv[1]).ensure(DataSpec.parse(json.loads(sys.argv[2]), "test").p
 
 
 class Nodes:
-    """Machines that share a store, each with a folder of its own."""
+    """Machines that share a store, each with its own local cache."""
 
     def __init__(self, where: str, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.where, self.folder, self.patch = where, folder, patch
@@ -62,31 +62,31 @@ def node(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Nodes:
 
 
 @pytest.fixture
-def line(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Line]:
-    """All that goes to the server goes over it."""
-    line = s3.Line(s3_server)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", line.address)
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # or a line that is cut is tried for a minute
+def connection(bucket: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Connection]:
+    """The connection for all requests to the server."""
+    connection = s3.Connection(s3_server)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", connection.address)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # or a cut connection is retried for a minute
     S3FileSystem.clear_instance_cache()
-    yield line
-    line.close()
+    yield connection
+    connection.close()
 
 
-def on_the_shelf(store: Store, spec: DataSpec) -> str:
-    """Where the images of a data set lie on the server."""
+def remote_file(store: Store, spec: DataSpec) -> str:
+    """The name of a data set's images on the server."""
     record = store.record(spec)
     assert record is not None
     return remote_name(f"data/{spec.name}", "data.arrow", record["files"]["data.arrow"]["sha256"])
 
 
 def rows_of(store: Store, spec: DataSpec) -> list[dict[str, Any]]:
-    """What building tells; nothing, if there was nothing to craft."""
+    """The rows that a build reports; none if nothing had to be crafted."""
     rows: list[dict[str, Any]] = []
     store.ensure(spec, CraftContext(report=rows.append))
     return rows
 
 
-def test_what_one_node_built_another_opens_as_a_memory_map(node: Nodes) -> None:
+def test_a_data_set_built_on_one_node_is_mapped_on_another(node: Nodes) -> None:
     a = node("a")
     built = a.ensure(OPS)
     b = node("b")
@@ -106,14 +106,14 @@ def test_what_one_node_built_another_opens_as_a_memory_map(node: Nodes) -> None:
     assert not [path for path in b.root.rglob("*") if path.name.endswith(".tmp")]
 
 
-def test_an_open_store_is_the_same_on_any_machine_by_its_where(node: Nodes) -> None:
+def test_a_store_has_the_same_url_on_every_machine(node: Nodes) -> None:
     node("a").ensure(OPS)
     where = node("a").where
     assert where == node.where
     assert open_store(where + "/").where == where
 
 
-def test_a_path_is_a_store_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_a_local_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for where in ("s", "~/s", f"file://{tmp_path}/s", tmp_path / "s"):
@@ -121,26 +121,26 @@ def test_a_path_is_a_store_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert (type(store), store.root, store.where) == (Store, tmp_path / "s", str(tmp_path / "s"))
 
 
-def test_a_store_in_memory_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_may_be_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path))
     store = open_store(f"memory://{tmp_path.name}")
     store.ensure(OPS)
     assert open_storage(store.where).names("data") == sorted([OPS.name, OPS.clean.name])
 
 
-def test_a_build_killed_before_its_record_left_nothing_and_is_done_again(node: Nodes, line: s3.Line) -> None:
+def test_a_build_killed_before_its_record_is_repeated(node: Nodes, connection: s3.Connection) -> None:
     node("killed")
-    line.cut_at(f"PUT /{node.where.removeprefix('s3://')}/data/{OPS.name}/record.json")
+    connection.cut_at(f"PUT /{node.where.removeprefix('s3://')}/data/{OPS.name}/record.json")
     victim = subprocess.Popen(
         [sys.executable, "-c", BUILD, node.where, json.dumps({"poison": "ops", "limit": 50})]
     )
-    assert line.cut.wait(60)
+    assert connection.cut.wait(60)
     victim.send_signal(signal.SIGKILL)
     victim.wait()
-    line.mend()
+    connection.mend()
     b = node("b")
     sent = " ".join(open_storage(node.where).names(f"data/{OPS.name}"))
-    assert re.search(r"\bdata-[0-9a-f]{16}\.arrow", sent), "it died between data and record"
+    assert re.search(r"\bdata-[0-9a-f]{16}\.arrow", sent), "it was killed between data and record"
     assert not b.has(OPS)
     assert b.load(OPS) is None
     assert b.record(OPS) is None
@@ -150,24 +150,24 @@ def test_a_build_killed_before_its_record_left_nothing_and_is_done_again(node: N
     assert torch.equal(pulled.x, built.x)
 
 
-def test_a_line_that_broke_costs_no_work(node: Nodes, line: s3.Line) -> None:
-    """What was built and could not be sent is sent by the next who needs it there; nothing is crafted twice."""
+def test_a_broken_connection_loses_no_work(node: Nodes, connection: s3.Connection) -> None:
+    """A data set that was built but not uploaded is uploaded when it is next needed; nothing is crafted twice."""
     a = node("a")
     a.ensure(NOISE.clean)
-    line.cut_at(f"data/{NOISE.name}/data-")
+    connection.cut_at(f"data/{NOISE.name}/data-")
     with pytest.raises(StoreError, match=r"is on this machine, but could not be written for others"):
         a.ensure(NOISE)
     assert not node("b").has(NOISE)
-    line.mend()
+    connection.mend()
     assert rows_of(a, NOISE) == []
     assert node("b").has(NOISE)
     assert rows_of(node("b"), NOISE) == []
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing", "no record"])
-def test_damage_on_the_server_is_noticed_and_built_again(node: Nodes, damage: str) -> None:
+def test_damage_on_the_server_is_detected_and_rebuilt(node: Nodes, damage: str) -> None:
     good = node("a").ensure(OPS).x.clone()
-    storage, name = open_storage(node.where), on_the_shelf(node("a"), OPS)
+    storage, name = open_storage(node.where), remote_file(node("a"), OPS)
     data = storage.read(name)
     assert data is not None
     if damage == "no record":
@@ -185,15 +185,15 @@ def test_damage_on_the_server_is_noticed_and_built_again(node: Nodes, damage: st
     assert torch.equal(pulled.x, good)
 
 
-def test_bytes_on_the_server_that_are_no_data_set_are_built_again(node: Nodes) -> None:
-    """Their digest is that of the record, and yet they hold no images."""
+def test_invalid_content_with_a_valid_digest_is_rebuilt(node: Nodes) -> None:
+    """The bytes match the digest in the record but hold no images."""
     good = node("a").ensure(OPS).x.clone()
     storage, record = open_storage(node.where), f"data/{OPS.name}/record.json"
-    told, data = json.loads(storage.read(record) or b""), b"no Arrow file"
+    content, data = json.loads(storage.read(record) or b""), b"no Arrow file"
     digest = hashlib.sha256(data).hexdigest()
-    told["files"]["data.arrow"] |= {"sha256": digest, "bytes": len(data)}
+    content["files"]["data.arrow"] |= {"sha256": digest, "bytes": len(data)}
     storage.write(remote_name(f"data/{OPS.name}", "data.arrow", digest), data)
-    storage.write(record, json.dumps(told).encode())
+    storage.write(record, json.dumps(content).encode())
     b = node("b")
     assert b.load(OPS) is None
     assert torch.equal(b.ensure(OPS).x, good)
@@ -202,20 +202,22 @@ def test_bytes_on_the_server_that_are_no_data_set_are_built_again(node: Nodes) -
     assert torch.equal(pulled.x, good)
 
 
-def test_damage_on_a_node_is_mended_from_the_server(node: Nodes) -> None:
+def test_a_damaged_local_copy_is_replaced_from_the_server(node: Nodes) -> None:
     a = node("a")
     good = a.ensure(OPS).x.clone()
     os.truncate(a.path(OPS) / "data.arrow", 1000)
-    mended = a.load(OPS)
-    assert mended is not None
-    assert torch.equal(mended.x, good)
+    repaired = a.load(OPS)
+    assert repaired is not None
+    assert torch.equal(repaired.x, good)
 
 
 def some(count: int) -> list[DataSpec]:
     return [DataSpec.parse({"limit": 1000, "seed": i}, "test").pinned() for i in range(count)]
 
 
-def test_a_node_keeps_the_data_sets_that_it_used_last(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_local_cache_keeps_the_most_recently_used_data_sets(
+    node: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     specs = some(4)
     for spec in specs:
         node("a").ensure(spec)
@@ -226,11 +228,11 @@ def test_a_node_keeps_the_data_sets_that_it_used_last(node: Nodes, monkeypatch: 
         assert b.load(spec) is not None
         os.utime(b.path(spec) / "record.json", (second, second))  # as if a second had passed
     assert sorted(f.name for f in (b.root / "data").iterdir()) == sorted(s.name for s in (specs[0], specs[2]))
-    assert all(node("b").has(spec) for spec in specs), "it is only this node that let go of them"
+    assert all(node("b").has(spec) for spec in specs), "they are evicted on this node only"
 
 
-def test_what_is_open_or_being_built_or_here_alone_is_not_let_go(
-    node: Nodes, line: s3.Line, monkeypatch: pytest.MonkeyPatch
+def test_data_sets_that_are_open_locked_or_only_local_are_not_evicted(
+    node: Nodes, connection: s3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     specs = some(5)
     for spec in specs[:4]:
@@ -239,10 +241,10 @@ def test_what_is_open_or_being_built_or_here_alone_is_not_let_go(
     b = node("b")
     opened = b.load(specs[0])
     assert opened is not None
-    line.cut_at(f"data/{specs[4].name}/data-")
+    connection.cut_at(f"data/{specs[4].name}/data-")
     with pytest.raises(StoreError):
         b.ensure(specs[4])
-    line.mend()
+    connection.mend()
     with b.lock(specs[1]):
         b.load(specs[1])
         b.load(specs[2])
@@ -252,13 +254,13 @@ def test_what_is_open_or_being_built_or_here_alone_is_not_let_go(
     assert len(list(opened.chunks(100))) == 10
 
 
-def test_a_bound_that_is_no_size_is_told(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_cache_size_is_an_error(node: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPSCTL_CACHE_GB", "many")
     with pytest.raises(InputError, match="OPSCTL_CACHE_GB=many is no size: write gigabytes"):
         node("a")
 
 
-def test_crafting_goes_on_where_another_node_was_killed(node: Nodes) -> None:
+def test_crafting_resumes_from_the_checkpoint_of_another_node(node: Nodes) -> None:
     before: list[dict[str, Any]] = []
 
     def die(row: dict[str, Any]) -> None:
@@ -271,12 +273,12 @@ def test_crafting_goes_on_where_another_node_was_killed(node: Nodes) -> None:
         with pytest.raises(KeyboardInterrupt):
             node("a").ensure(NOISE, CraftContext(report=die))
     rows = rows_of(node("b"), NOISE)
-    assert rows[:3] == before[:3], "the rounds before are told again, not done again: the seconds are theirs"
+    assert rows[:3] == before[:3], "earlier rounds are reported again with their seconds, not computed again"
     assert len(rows) == 6
     assert open_storage(node.where).names("checkpoints") == []
 
 
-def test_a_trial_goes_on_where_another_node_was_killed(node: Nodes, tmp_path: Path) -> None:
+def test_a_trial_resumes_from_the_checkpoint_of_another_node(node: Nodes, tmp_path: Path) -> None:
     sweep = tiny(base={"data": {"limit": 60}, "train": {**TRAIN, "epochs": 4}})
     trial = plan_of(sweep, node("a")).tasks[0].trial
     whole = run_trial(trial, Store(tmp_path / "other"), device=CPU)
@@ -297,7 +299,7 @@ def test_a_trial_goes_on_where_another_node_was_killed(node: Nodes, tmp_path: Pa
     record = run_trial(trial, b, device=CPU, report=seen.append, run=run)
     assert record["history"] == whole["history"]
     assert record["metrics"] == whole["metrics"]
-    assert not record["warnings"], "a damaged checkpoint would have begun again"
+    assert not record["warnings"], "a damaged checkpoint would have restarted the training"
     history, *others = storage.names(f"trials/{trial.key}")
     assert history.startswith("history-")
     assert others == ["result.json", "weights.pt"]
@@ -305,7 +307,9 @@ def test_a_trial_goes_on_where_another_node_was_killed(node: Nodes, tmp_path: Pa
     assert Ledger(node.where).done() == {trial.key}
 
 
-def test_a_perturbation_taken_in_here_is_used_there(node: Nodes, tmp_path: Path, opsctl: Opsctl) -> None:
+def test_a_perturbation_imported_on_one_node_is_used_on_another(
+    node: Nodes, tmp_path: Path, opsctl: Opsctl
+) -> None:
     noise = np.random.default_rng(0).integers(-8, 9, (60, 3, 32, 32), dtype=np.int8)
     np.save(tmp_path / "noise.npy", noise)
     node("a")
@@ -316,13 +320,13 @@ def test_a_perturbation_taken_in_here_is_used_there(node: Nodes, tmp_path: Path,
         {"poison": {"kind": "imported", "fingerprint": fingerprint}, "limit": 60, "ratio": 0.5}, "test"
     ).pinned()
     storage = open_storage(node.where)
-    storage.remove_all(f"data/{spec.crafted[0].name}")  # so that it is crafted there
+    storage.remove_all(f"data/{spec.crafted[0].name}")  # so that it is crafted on the other node
     b = node("b")
     poisoned, clean = b.ensure(spec), b.ensure(spec.clean)
     assert 29 <= (poisoned.x != clean.x).flatten(1).any(1).sum() <= 30
 
 
-def test_nodes_that_build_one_data_set_at_once_end_with_one(node: Nodes) -> None:
+def test_nodes_that_build_one_data_set_concurrently_end_with_one(node: Nodes) -> None:
     stores = [node(name) for name in "abc"]
     threads = [threading.Thread(target=store.ensure, args=(OPS,)) for store in stores]
     for thread in threads:
@@ -335,7 +339,7 @@ def test_nodes_that_build_one_data_set_at_once_end_with_one(node: Nodes) -> None
     assert torch.equal(pulled.x, made.x)
 
 
-def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
+def test_a_remote_store_of_a_newer_version_is_not_changed(node: Nodes) -> None:
     open_storage(node.where).write("store.json", b'{"format": 99}')
     with pytest.raises(
         InputError, match=rf"the store {node.where} has format 99, this opsctl supports 1: upgrade"
@@ -344,36 +348,36 @@ def test_a_store_of_a_newer_version_is_left_alone(node: Nodes) -> None:
     assert open_storage(node.where).read("store.json") == b'{"format": 99}'
 
 
-def test_a_place_that_is_no_store_is_told(node: Nodes) -> None:
+def test_a_location_that_is_no_store_is_an_error(node: Nodes) -> None:
     open_storage(node.where).write("store.json", b"[]")
     with pytest.raises(InputError, match=r"is damaged \(.*\); is s3://.* a store\?"):
         node("a")
 
 
-def told(opsctl: Opsctl, where: str) -> str:
+def error_of(opsctl: Opsctl, where: str) -> str:
     code, out, err = opsctl("cache", "ls", "--store", where)
     assert (code, out) == (2, "")
     assert "Traceback" not in err
     return err
 
 
-def test_a_server_that_does_not_answer_is_one_message(
+def test_an_unreachable_server_is_one_message(
     node: Nodes, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.free_port()}")
     S3FileSystem.clear_instance_cache()
     assert re.search(
-        rf"the store {node.where} cannot be written .*[Cc]ould not connect", told(opsctl, node.where)
+        rf"the store {node.where} cannot be written .*[Cc]ould not connect", error_of(opsctl, node.where)
     )
 
 
-def test_a_bucket_that_is_not_there_is_one_message(bucket: str, opsctl: Opsctl) -> None:
-    assert "there is no such bucket" in told(opsctl, f"{bucket}-not/x")
-    assert "write s3://bucket" in told(opsctl, "s3:/bucket")
-    assert "Protocol not known: nope" in told(opsctl, "nope://bucket")
+def test_a_missing_bucket_is_one_message(bucket: str, opsctl: Opsctl) -> None:
+    assert "there is no such bucket" in error_of(opsctl, f"{bucket}-not/x")
+    assert "write s3://bucket" in error_of(opsctl, "s3:/bucket")
+    assert "Protocol not known: nope" in error_of(opsctl, "nope://bucket")
 
 
-def test_credentials_that_are_wrong_or_missing_are_one_message(
+def test_wrong_or_missing_credentials_are_one_message(
     tmp_path: Path, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -385,14 +389,16 @@ def test_credentials_that_are_wrong_or_missing_are_one_message(
         for name in s3.KEYS:
             monkeypatch.delenv(name, raising=False)
         S3FileSystem.clear_instance_cache()
-        assert "Unable to locate credentials" in told(opsctl, where)
+        assert "Unable to locate credentials" in error_of(opsctl, where)
         for name, value in s3.KEYS.items():
             monkeypatch.setenv(name, value)
         S3FileSystem.clear_instance_cache()
-        assert re.search("(?i)access key", told(opsctl, where))
+        assert re.search("(?i)access key", error_of(opsctl, where))
 
 
-def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_path: Path) -> None:
+def test_the_commands_on_data_sets_work_on_a_remote_store(
+    node: Nodes, opsctl: Opsctl, tmp_path: Path
+) -> None:
     node("a")
 
     def run(*words: object) -> str:
@@ -411,7 +417,7 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     storage = open_storage(node.where)
     with Driver(storage, "mine", threading.Event(), needs=[OPS.name]):
         assert "nothing to remove" in run("cache", "gc", "--yes")
-    storage.write(on_the_shelf(node("b"), OPS), b"short")
+    storage.write(remote_file(node("b"), OPS), b"short")
     code, out, _ = opsctl("cache", "verify", OPS.key, "--store", node.where)
     assert (code, f"damaged {node.where}/data/{OPS.name}/data.arrow" in out) == (1, True)
     Ledger(node.where).publish("a" * 16, {"metrics": {}, "needs": [OPS.clean.name]})
@@ -423,7 +429,9 @@ def test_the_commands_on_data_sets_work_there(node: Nodes, opsctl: Opsctl, tmp_p
     assert find_garbage(open_store(node.where)) == []
 
 
-def test_plan_and_status_need_only_the_server(node: Nodes, opsctl: Opsctl, tmp_path: Path) -> None:
+def test_plan_and_doctor_work_from_a_node_without_local_files(
+    node: Nodes, opsctl: Opsctl, tmp_path: Path
+) -> None:
     a = node("a")
     file = write(tmp_path, tiny())
     for task in plan_of(tiny(), a).tasks[:3]:

@@ -1,4 +1,4 @@
-"""Whole sweeps with real Ray, real MLflow and real processes: nothing runs twice, nothing is lost, everything is told."""
+"""Whole sweeps with real Ray, real MLflow and real processes: nothing runs twice or is lost, everything is reported."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ pytestmark = [
         "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning"
     ),
 ]
-LONG = {**TRAIN, "epochs": 60}  # some seconds a trial: time to be killed in
+LONG = {**TRAIN, "epochs": 60}  # some seconds a trial, long enough to be killed
 RESULT = re.compile(r"trial +\d+/\d+ ([0-9a-f]{16}) \((.*?)\): [\d.]+ %")
 
 
@@ -65,7 +65,7 @@ def left_over(store: Path) -> list[Path]:
     return [p for p in store.rglob("*") if ".tmp" in p.name or p.parent.name == "tune"]
 
 
-def test_a_sweep_runs_once_and_its_numbers_are_those_of_a_trial_alone(tmp_path: Path) -> None:
+def test_a_sweep_runs_once_with_the_numbers_of_single_trials(tmp_path: Path) -> None:
     from orchestrator.execution.trial import run_trial
     from tests.conftest import CPU
 
@@ -114,7 +114,7 @@ def test_a_killed_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) ->
     before = finish_times(store)
     assert 3 <= len(before) < 8
     for result in (store / "trials").glob("*/result.json"):
-        json.loads(result.read_text())  # whole, every one
+        json.loads(result.read_text())  # every one is complete
 
     code, out = finish(start("sweep", file, store=store))
     assert code == 0, out
@@ -127,7 +127,7 @@ def test_a_killed_driver_loses_nothing_and_runs_nothing_twice(tmp_path: Path) ->
     assert left_over(store) == []
 
 
-def test_a_trial_that_fails_is_retried_told_and_stops_no_other(tmp_path: Path) -> None:
+def test_a_failing_trial_is_retried_and_reported_and_stops_no_other(tmp_path: Path) -> None:
     store = tmp_path / "store"
     sweep = tiny(grid={"train.optimizer.lr": [0.05, 1e9], "seed": [0, 1]})
     sweep["base"] = {**sweep["base"], "train": {**TRAIN, "optimizer": "sgd"}}
@@ -138,15 +138,15 @@ def test_a_trial_that_fails_is_retried_told_and_stops_no_other(tmp_path: Path) -
     assert "FAILED, DivergenceError: the training loss was not finite in epoch" in out
     assert "Traceback" not in out
     ledger, plan = Ledger(store), plan_of(sweep, Store(store))
-    assert plan.missing == (), "what failed by its own fault is left alone"
+    assert plan.missing == (), "trial faults are not run again"
     failures = [ledger.failure(task.key) for task in plan.failed]
-    assert [failure["attempts"] for failure in failures if failure] == [2, 2], "tried once more"
+    assert [failure["attempts"] for failure in failures if failure] == [2, 2], "retried once"
     assert all("DivergenceError" in failure["traceback"] for failure in failures if failure)
     statuses = tracked(sweep, store)
     assert sorted(status for (status,) in statuses.values()) == ["FAILED", "FAILED", "FINISHED", "FINISHED"]
 
 
-def test_a_data_set_that_cannot_be_built_fails_its_trials_and_no_other(tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_built_fails_only_its_own_trials(tmp_path: Path) -> None:
     store, folder = tmp_path / "store", tmp_path / "images"
     for split in ("train", "test"):
         (folder / split / "a").mkdir(parents=True)
@@ -160,7 +160,7 @@ def test_a_data_set_that_cannot_be_built_fails_its_trials_and_no_other(tmp_path:
     assert len(finish_times(store)) == 2
     code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
     assert code == 1, out
-    assert "2 of 2 trials failed" in out, "with nothing left that can run, it ends too"
+    assert "2 of 2 trials failed" in out, "it also ends if nothing can run"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
@@ -183,7 +183,7 @@ def test_a_signal_ends_the_sweep_cleanly(tmp_path: Path, number: signal.Signals)
     assert {s for group in statuses.values() for s in group} <= {"FINISHED", "KILLED"}
 
 
-def test_a_signal_while_data_are_built_ends_it_too(tmp_path: Path) -> None:
+def test_a_signal_during_a_build_ends_the_sweep(tmp_path: Path) -> None:
     em = {"kind": "em", "generator": "lenet5", "steps": 20, "max_rounds": 10_000, "stop_error": 0}
     sweep = tiny(grid={"data.poison": {"em": em}, "seed": [0, 1]})
     driver = start("sweep", write(tmp_path, sweep), store=tmp_path / "store")
@@ -194,12 +194,12 @@ def test_a_signal_while_data_are_built_ends_it_too(tmp_path: Path) -> None:
     assert finish_times(tmp_path / "store") == {}
 
 
-def test_a_dead_tracking_server_costs_the_sweep_nothing(tmp_path: Path) -> None:
+def test_a_sweep_finishes_without_a_tracking_server(tmp_path: Path) -> None:
     store, sweep = tmp_path / "store", tiny(grid={"seed": [0, 1]})
     file = write(tmp_path, sweep)
-    nobody = {"OPSCTL_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
-    nobody |= {"OPSCTL_TRACKING_WAIT": "1"}
-    code, out = finish(start("sweep", file, store=store, **nobody))
+    unreachable = {"OPSCTL_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+    unreachable |= {"OPSCTL_TRACKING_WAIT": "1"}
+    code, out = finish(start("sweep", file, store=store, **unreachable))
     assert code == 0, out
     assert "warning: no MLflow tracking store answers at http://127.0.0.1:9" in out
     assert "send them later with: opsctl track" in out
@@ -209,7 +209,7 @@ def test_a_dead_tracking_server_costs_the_sweep_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
-def test_a_real_server_is_tracked_and_may_die_on_the_way(tmp_path: Path) -> None:
+def test_a_sweep_finishes_if_the_tracking_server_dies(tmp_path: Path) -> None:
     store, port = tmp_path / "store", 5099
     server = start("ui", "--port", port, "--tracking-uri", f"sqlite:///{tmp_path}/server.db", store=store)
     wait_for(server, f"MLflow is at http://127.0.0.1:{port}")
@@ -239,7 +239,7 @@ def test_a_real_server_is_tracked_and_may_die_on_the_way(tmp_path: Path) -> None
 
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
-    """A Ray cluster of its own, with two processors and one GPU that is none; the variables to reach it."""
+    """Environment variables for a separate Ray cluster with two CPUs and one pretended GPU."""
     port = free_port()
     token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 64}
     begin = ["--head", f"--port={port}", "--num-cpus=2", "--num-gpus=1", "--include-dashboard=false"]
@@ -253,7 +253,7 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_an_existing_cluster_is_used_and_left_running(tmp_path: Path, cluster: dict[str, str]) -> None:
-    """Its GPU is none, so that nothing can be measured on it: each trial gets all of it."""
+    """Nothing can be measured on the pretended GPU, so each trial gets all of it."""
     store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": [0, 1]}))
     code, out = finish(start("sweep", file, "--gpus-per-trial", "auto", store=store, **cluster))
     assert code == 0, out
@@ -266,8 +266,8 @@ def test_an_existing_cluster_is_used_and_left_running(tmp_path: Path, cluster: d
 
 
 @pytest.mark.chaos
-def test_an_idle_worker_keeps_no_builder_waiting(tmp_path: Path, cluster: dict[str, str]) -> None:
-    """Trials take both processors; Tune keeps their workers for reuse; a data set is still to be built."""
+def test_idle_workers_do_not_block_builders(tmp_path: Path, cluster: dict[str, str]) -> None:
+    """Trials take both CPUs and Tune keeps their workers for reuse while a data set is still to be built."""
     em = {"kind": "em", "generator": "lenet5", "steps": 1, "max_rounds": 1}
     slow = {
         "kind": "em",
@@ -287,7 +287,7 @@ def test_an_idle_worker_keeps_no_builder_waiting(tmp_path: Path, cluster: dict[s
     assert len(finish_times(tmp_path / "store")) == 6
 
 
-def test_an_address_where_no_cluster_is_gets_one_error(tmp_path: Path) -> None:
+def test_an_address_without_a_cluster_is_one_error(tmp_path: Path) -> None:
     driver = start("sweep", write(tmp_path, tiny()), "--address", "127.0.0.1:1", store=tmp_path / "store")
     code, out = finish(driver)
     assert code == 2, out
@@ -296,7 +296,7 @@ def test_an_address_where_no_cluster_is_gets_one_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.chaos
-def test_trials_begin_before_every_data_set_is_built(tmp_path: Path) -> None:
+def test_trials_start_before_every_data_set_is_built(tmp_path: Path) -> None:
     em = {
         "kind": "em",
         "generator": "lenet5",
@@ -331,7 +331,7 @@ def test_data_sets_are_built_while_trials_run(tmp_path: Path) -> None:
     assert built < last, out
 
 
-def test_the_module_runs_as_the_command_does() -> None:
+def test_python_m_orchestrator_runs_the_command() -> None:
     run = subprocess.run(
         [sys.executable, "-m", "orchestrator", "--help"], capture_output=True, text=True, cwd=ROOT
     )
@@ -339,8 +339,8 @@ def test_the_module_runs_as_the_command_does() -> None:
     assert "quickstart.yaml" in run.stdout
 
 
-def test_a_fault_of_the_author_stops_the_sweep_with_one_error(tmp_path: Path) -> None:
-    """There is no such option; that shows when the network is built."""
+def test_a_config_fault_stops_the_sweep_with_one_error(tmp_path: Path) -> None:
+    """The invalid option is found only when the network is built."""
     store = tmp_path / "store"
     wrong = {"kind": "torchvision", "name": "resnet18", "options": {"colour": "red"}}
     grid = {"train.architecture": {"fine": "lenet5", "wrong": wrong}, "seed": [0]}
@@ -353,7 +353,7 @@ def test_a_fault_of_the_author_stops_the_sweep_with_one_error(tmp_path: Path) ->
     assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []
 
 
-def test_a_sweep_stops_when_it_is_told_to_from_elsewhere(tmp_path: Path) -> None:
+def test_opsctl_stop_ends_a_running_sweep(tmp_path: Path) -> None:
     store = tmp_path / "store"
     sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3, 4, 5, 6, 7]})
     file = write(tmp_path, sweep)
@@ -371,7 +371,7 @@ def test_a_sweep_stops_when_it_is_told_to_from_elsewhere(tmp_path: Path) -> None
     assert (code, "is not running" in out) == (0, True), out
 
 
-def test_a_wrong_token_gets_one_error_at_once(tmp_path: Path, cluster: dict[str, str]) -> None:
+def test_a_wrong_token_is_one_error_at_once(tmp_path: Path, cluster: dict[str, str]) -> None:
     file, wrong = write(tmp_path, tiny()), {**cluster, "RAY_AUTH_TOKEN": "b" * 64}
     code, out = finish(start("sweep", file, store=tmp_path / "store", **wrong))
     assert code == 2, out
@@ -380,7 +380,7 @@ def test_a_wrong_token_gets_one_error_at_once(tmp_path: Path, cluster: dict[str,
 
 
 @pytest.mark.chaos
-def test_a_guided_search_with_a_scheduler_runs_what_it_says(tmp_path: Path) -> None:
+def test_a_guided_search_with_a_scheduler_tries_the_requested_number_of_cells(tmp_path: Path) -> None:
     store = tmp_path / "store"
     grid = {
         "train.optimizer.lr": [0.001, 0.003, 0.01, 0.03, 0.1],
@@ -410,7 +410,7 @@ def findings_of(store: Path) -> dict[str, list[str]]:
     return {key: sorted(names) for key, names in found.items()}
 
 
-def test_probes_run_with_the_training_and_an_added_one_trains_nothing(tmp_path: Path) -> None:
+def test_probes_run_with_the_training_and_a_later_one_uses_kept_weights(tmp_path: Path) -> None:
     from orchestrator.tracking import Tracker, default_uri
 
     store, grid = tmp_path / "store", {"data.poison": ["clean", "ops"], "seed": [0]}
@@ -442,18 +442,18 @@ def test_probes_run_with_the_training_and_an_added_one_trains_nothing(tmp_path: 
     assert {key: [run.info.status for run in group] for key, group in runs.items()} == {
         key: ["FINISHED"] for key in keys
     }
-    told = {name for (run,) in runs.values() for name in run.data.metrics}
-    assert told >= {"distance/relative", "shuffle_test/shuffled_acc", "loss_surface/sharpness"}
+    sent = {name for (run,) in runs.values() for name in run.data.metrics}
+    assert sent >= {"distance/relative", "shuffle_test/shuffled_acc", "loss_surface/sharpness"}
 
 
-def test_a_probe_added_to_a_finished_sweep_hides_nothing_and_trains_nothing(tmp_path: Path) -> None:
+def test_a_probe_added_to_a_finished_sweep_keeps_its_results_and_trains_nothing(tmp_path: Path) -> None:
     store, grid = tmp_path / "store", {"data.poison": ["clean", "ops"], "seed": [0, 1]}
     sweep = tiny(grid=grid)
     file = write(tmp_path, sweep)
     code, out = finish(start("sweep", file, store=store))
     assert code == 0, out
     weights = {file: file.read_bytes() for file in (store / "trials").glob("*/weights.pt")}
-    assert len(weights) == 4, "they are kept unless the sweep says otherwise"
+    assert len(weights) == 4, "they are kept by default"
     before = finish_times(store)
     _, plain = finish(start("report", file, store=store))
     (cells,) = {tuple(re.findall(r"[\d.]+ ± [\d.]+", plain))}
@@ -487,7 +487,9 @@ def test_a_probe_added_to_a_finished_sweep_hides_nothing_and_trains_nothing(tmp_
 
 
 @pytest.mark.parametrize(("run", "kept"), [({"keep": "none"}, 0), ({"keep_gb": 0.0006}, 2)])
-def test_a_sweep_keeps_the_weights_that_its_plan_says(tmp_path: Path, run: dict[str, Any], kept: int) -> None:
+def test_a_sweep_keeps_the_weights_that_its_plan_announces(
+    tmp_path: Path, run: dict[str, Any], kept: int
+) -> None:
     store, file = tmp_path / "store", write(tmp_path, tiny(run=run))
     _, out = finish(start("plan", file, store=store))
     assert ("no weights are kept" if kept == 0 else "weights of 2 of 4 trials will be kept on disk") in out
@@ -501,7 +503,7 @@ def test_a_sweep_keeps_the_weights_that_its_plan_says(tmp_path: Path, run: dict[
 
 @pytest.mark.chaos
 def test_a_driver_killed_during_a_probe_loses_nothing(tmp_path: Path) -> None:
-    """The first finding is there, the second probe takes seconds: the training must not be repeated for it."""
+    """The first finding is published and the second probe takes seconds: the training must not be repeated."""
     import torch
 
     store = tmp_path / "store"
@@ -534,10 +536,10 @@ def test_a_driver_killed_during_a_probe_loses_nothing(tmp_path: Path) -> None:
     assert left_over(store) == []
 
 
-def test_a_sweep_here_is_reached_from_here_alone_and_leaves_nothing(
+def test_a_local_sweep_listens_on_loopback_only_and_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray's daemons, agents and workers listen on loopback; its token is private; its folder goes with it."""
+    """Ray's daemons, agents and workers listen on loopback; its token is private; its folder is removed."""
     home, temporary, store = tmp_path / "home", Path(tempfile.mkdtemp(prefix="oc-")), tmp_path / "store"
     home.mkdir()
     for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
@@ -554,7 +556,7 @@ def test_a_sweep_here_is_reached_from_here_alone_and_leaves_nothing(
             for one in process.net_connections(kind="inet")
             if one.status == psutil.CONN_LISTEN
         }
-        assert len(listening) > 5, "Ray was looked at"
+        assert len(listening) > 5, "Ray's sockets were found"
         assert [one for one in listening if not ipaddress.ip_address(one[1]).is_loopback] == []
         assert (home / ".ray").stat().st_mode & 0o777 == 0o700
         assert (home / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
@@ -569,8 +571,8 @@ def test_a_sweep_here_is_reached_from_here_alone_and_leaves_nothing(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def test_workers_that_are_killed_for_memory_cost_no_trial(tmp_path: Path) -> None:
-    """Ray's memory monitor kills what runs while the machine's memory is short; Tune alone would end there."""
+def test_workers_killed_for_memory_lose_no_trial(tmp_path: Path) -> None:
+    """Ray's memory monitor kills workers while memory is short; Tune alone would stop."""
     if (share := threshold()) is None:
         pytest.skip(f"needs {(ROOM + SPARE) // 2**30} GiB of free memory")
     sweep = tiny(base={"data": {"limit": 300}, "train": LONG}, grid={"seed": [0, 1, 2, 3]})
@@ -591,7 +593,7 @@ def test_workers_that_are_killed_for_memory_cost_no_trial(tmp_path: Path) -> Non
         finally:
             driver.kill()
             driver.wait()
-    said = log.read_text()
-    assert code == 0, said
-    assert "Traceback" not in said
+    output = log.read_text()
+    assert code == 0, output
+    assert "Traceback" not in output
     assert len(finish_times(tmp_path / "store")) == 4

@@ -18,20 +18,20 @@ from typing import Any, Protocol, Self
 import psutil
 
 from tests.chaos.memory import threshold
-from tests.chaos.yard import Yard, told
+from tests.chaos.yard import Yard, command_line
 from tests.conftest import ROOT
 
 RAY = str(Path(sys.executable).with_name("ray"))
-WORKER = re.compile(r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # a process that runs something of ours
+WORKER = re.compile(r"^ray::(?!IDLE|DashboardAgent|RuntimeEnvAgent)")  # a process that runs code of opsctl
 PATIENCE = {
     "RAY_gcs_rpc_server_reconnect_timeout_s": "5"
 }  # without the head, before a process gives up; not 60
 
-MEMORY = "RAY_memory_usage_threshold"  # the share of memory in use at which Ray kills workers
+MEMORY = "RAY_memory_usage_threshold"  # the share of memory in use above which Ray kills workers
 
 
 class Machine(Protocol):
-    """One machine of a cluster, with all that runs on it."""
+    """One machine of a cluster, with its processes."""
 
     def inside(self) -> list[psutil.Process]:
         """Its processes."""
@@ -39,27 +39,27 @@ class Machine(Protocol):
 
 
 class Cluster(Protocol):
-    """Machines under Ray: a head without processors of its own, where drivers and mailboxs are, and some
-    workers. From `with` to its end."""
+    """Machines under Ray: a head without CPUs for Ray, where drivers and mailboxes run, and some workers. A context
+    manager."""
 
     head: Machine
     workers: list[Any]
-    options: dict[str, str]  # what a command needs to reach it
+    options: dict[str, str]  # environment variables with which a command reaches it
 
     def add(self) -> None:
-        """One more machine joins."""
+        """Add one machine."""
         ...
 
     def drop(self, machine: Any) -> None:
-        """A machine is gone, all at once, no farewell."""
+        """Remove a machine at once, without a shutdown."""
         ...
 
     def restart(self) -> None:
-        """Ray is ended on all of it, and started again; it is whole when this returns."""
+        """Stop Ray on all machines and start it again; the cluster is complete when this returns."""
         ...
 
     def drive(self, words: Sequence[str], options: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
-        """Start a driver on the head: `opsctl`, whose lanes write a diary."""
+        """Start a driver on the head: `opsctl`, whose workers write a diary."""
         ...
 
     def cut(self, machine: Any) -> bool:
@@ -67,22 +67,22 @@ class Cluster(Protocol):
         ...
 
     def mend(self, machine: Any) -> None:
-        """Put it in again."""
+        """Reconnect it."""
         ...
 
     def rejoin(self, machine: Any) -> None:
-        """Start Ray anew on a machine that the cluster has given up."""
+        """Start Ray again on a machine that the cluster has given up."""
         ...
 
 
 def named(machine: Machine, word: str) -> list[psutil.Process]:
-    return [process for process in machine.inside() if word in told(process)]
+    return [process for process in machine.inside() if word in command_line(process)]
 
 
 def at_work(cluster: Cluster) -> list[psutil.Process]:
-    """Processes of all machines that run a lane, a builder or an actor."""
+    """Processes of all machines that run a worker, a builder or an actor."""
     found = (process for machine in (cluster.head, *cluster.workers) for process in machine.inside())
-    return [process for process in found if WORKER.match(told(process))]
+    return [process for process in found if WORKER.match(command_line(process))]
 
 
 def kill_all(processes: Sequence[psutil.Process]) -> bool:
@@ -94,7 +94,7 @@ def kill_all(processes: Sequence[psutil.Process]) -> bool:
 
 
 def tree(pid: int) -> list[psutil.Process]:
-    """A process, with all that it started and that has not been left behind."""
+    """A process and its descendants."""
     with suppress(psutil.NoSuchProcess):
         top = psutil.Process(pid)
         return [top, *top.children(recursive=True)]
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 
 def session(leader: int) -> list[psutil.Process]:
-    """All processes of a session, those too whose parent is gone."""
+    """All processes of a session, including those whose parent is gone."""
     found = []
     for process in psutil.process_iter():
         with suppress(OSError):
@@ -118,7 +118,7 @@ def session(leader: int) -> list[psutil.Process]:
 
 
 class Node:
-    """One `ray start --block`, with all it starts."""
+    """One `ray start --block`, with everything it starts."""
 
     def __init__(self, options: list[str], env: dict[str, str], log: Path) -> None:
         self.options, self.env, self.log = options, env, log
@@ -135,16 +135,16 @@ class Node:
             )
 
     def wait(self) -> None:
-        """Until the cluster knows it. Ray's start gives up now and then, and is tried again."""
+        """Wait until the cluster knows it. Starting Ray sometimes fails and is retried."""
         for _ in range(3):
             while self.process.poll() is None:
                 if "Ray runtime started" in self.log.read_text():
                     return
                 time.sleep(0.1)
-            said = self.log.read_text()
+            output = self.log.read_text()
             self.kill()
             self.start()
-        raise AssertionError(said)
+        raise AssertionError(output)
 
     def inside(self) -> list[psutil.Process]:
         return session(self.process.pid)

@@ -1,4 +1,4 @@
-"""What the tests of this folder share."""
+"""Fixtures and options of the tests in this folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("tests.chaos.play", "tests.chaos.witness")  # or they fail without a word
+pytest.register_assert_rewrite("tests.chaos.play", "tests.chaos.witness")  # or they fail without a message
 
 from tests.chaos.play import ROWS, total  # noqa: E402
 

@@ -1,6 +1,6 @@
-"""`opsctl`, whose lanes also write down what they do: `python -m tests.chaos.driver sweep FILE`.
+"""`opsctl` with workers that also record what they do: `python -m tests.chaos.driver sweep FILE`.
 
-What is run in a lane is an argument of `run_plan`, made for measurements; the command line gives the usual.
+The function that workers run is an argument of `run_plan`; the command line uses the default.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What can go wrong while a sweep runs, and how to bring it about."""
+"""Faults that may happen while a sweep runs, and how to cause them."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from pathlib import Path
 
 from tests.chaos.cluster import MEMORY, Cluster, at_work, kill_all, named, tree
 from tests.chaos.memory import taken, until
-from tests.chaos.yard import Yard, told
+from tests.chaos.yard import Yard, command_line
 
-KILLED = "ran out of memory"  # what a driver says of what Ray has killed for it
-GIVE_UP_SECONDS = 120.0  # in which a driver must end whose cluster is gone
+KILLED = "ran out of memory"  # a driver's message about a worker that Ray killed
+GIVE_UP_SECONDS = 120.0  # within which a driver must end once its cluster is gone
 
 
 @dataclass
 class Scene:
-    """A sweep that runs somewhere, with all that can be broken about it."""
+    """A running sweep, with everything that can be broken about it."""
 
     words: list[str]  # the command's
     store: Path
     cluster: Cluster
     options: dict[str, str]
     folder: Path  # for logs and databases
-    diary: Path  # what lanes write
+    diary: Path  # written by workers
     yard: Yard
-    disk: Path | None  # a small file system under the store, if that can be had
+    disk: Path | None  # a small file system under the store, if it can be mounted
     server: Callable[[], subprocess.Popen[str]]  # starts MLflow's
     machines: str  # of what kind they are
     driver: subprocess.Popen[bytes] | None = None
     mlflow: subprocess.Popen[str] | None = None
-    began: int = 0  # where in the log the last driver's words begin
+    began: int = 0  # where in the log the last driver's output begins
     done: Counter[str] = field(default_factory=Counter)  # faults by name
 
     @property
@@ -51,17 +51,17 @@ class Scene:
     def serve(self) -> None:
         self.mlflow = self.server()
 
-    def said(self) -> str:
-        """What the last driver has said."""
+    def output(self) -> str:
+        """The output of the last driver."""
         return self.log.read_bytes()[self.began :].decode()
 
     @property
     def tracked(self) -> bool:
         """Whether MLflow's server was up when the last driver began; else its runs come with `opsctl track`."""
-        return "no MLflow tracking store answers" not in self.said()
+        return "no MLflow tracking store answers" not in self.output()
 
     def written(self) -> int:
-        """How much lanes have written down."""
+        """The size of the diary in bytes."""
         return self.diary.stat().st_size if self.diary.exists() else 0
 
     def results(self) -> dict[str, int]:
@@ -69,29 +69,31 @@ class Scene:
         return {file.parent.name: file.stat().st_mtime_ns for file in files}
 
     def close(self) -> None:
-        """End what still runs of it."""
+        """Kill what still runs."""
         for process in (self.driver, self.mlflow):
             if process is not None:
                 kill_all(tree(process.pid) if process.poll() is None else [])
                 process.communicate(timeout=60)
 
 
-Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to break just now
+Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to break at the moment
 
 
 def kill_worker(scene: Scene, chance: random.Random) -> bool:
-    """A lane, a builder, or the mailbox."""
+    """Kill a worker, a builder, or the mailbox."""
     found = at_work(scene.cluster)
     return kill_all([chance.choice(found)]) if found else False
 
 
 def kill_mailbox(scene: Scene, chance: random.Random) -> bool:
-    """Where driver and lanes leave their messages."""
-    return kill_all([process for process in at_work(scene.cluster) if "ray::Mailbox" in told(process)])
+    """Kill the actor through which driver and workers exchange messages."""
+    return kill_all(
+        [process for process in at_work(scene.cluster) if "ray::Mailbox" in command_line(process)]
+    )
 
 
 def kill_raylet(scene: Scene, chance: random.Random) -> bool:
-    """Ray's daemon of a machine: the machine is lost to the cluster. Another joins."""
+    """Kill Ray's daemon on a machine: the cluster loses the machine, and another joins."""
     machine = chance.choice(scene.cluster.workers)
     if not kill_all(named(machine, "/raylet/raylet")):
         return False
@@ -102,14 +104,14 @@ def kill_raylet(scene: Scene, chance: random.Random) -> bool:
 
 
 def kill_node(scene: Scene, chance: random.Random) -> bool:
-    """A whole machine, as a spot instance goes; another joins."""
+    """Kill a whole machine, as a spot instance is reclaimed; another joins."""
     scene.cluster.drop(chance.choice(scene.cluster.workers))
     scene.cluster.add()
     return True
 
 
 def kill_driver(scene: Scene, chance: random.Random) -> bool:
-    """The command itself; the user types it again."""
+    """Kill the command itself; the user runs it again."""
     if scene.driver is None or scene.driver.poll() is not None:
         return False
     kill_all(tree(scene.driver.pid))
@@ -119,7 +121,7 @@ def kill_driver(scene: Scene, chance: random.Random) -> bool:
 
 
 def kill_gcs(scene: Scene, chance: random.Random) -> bool:
-    """What holds Ray's cluster together: the sweep ends. The cluster is started anew, and the user types the
+    """Kill the control service of the Ray cluster: the sweep ends. The cluster is restarted, and the user runs the
     same command again."""
     if scene.driver is None or scene.driver.poll() is not None:
         return False
@@ -132,7 +134,7 @@ def kill_gcs(scene: Scene, chance: random.Random) -> bool:
 
 
 def kill_server(scene: Scene, chance: random.Random) -> bool:
-    """MLflow's server; somebody starts it again some seconds later."""
+    """Kill MLflow's server and start it again some seconds later."""
     if scene.mlflow is None or scene.mlflow.poll() is not None:
         return False
     kill_all(tree(scene.mlflow.pid))
@@ -143,7 +145,7 @@ def kill_server(scene: Scene, chance: random.Random) -> bool:
 
 
 def pull_cable(scene: Scene, chance: random.Random) -> bool:
-    """A machine's network is gone for a moment; nobody need notice."""
+    """Cut a machine's network for a moment; the cluster need not notice."""
     machine = chance.choice(scene.cluster.workers)
     if not scene.cluster.cut(machine):
         return False
@@ -153,8 +155,8 @@ def pull_cable(scene: Scene, chance: random.Random) -> bool:
 
 
 def cut_network(scene: Scene, chance: random.Random) -> bool:
-    """A machine's network is gone until the cluster has given it up, while all on it runs on; then somebody
-    starts Ray there anew."""
+    """Cut a machine's network until the cluster has given it up, while its processes continue; then restart Ray
+    there."""
     machine = chance.choice(scene.cluster.workers)
     if not scene.cluster.cut(machine):
         return False
@@ -165,23 +167,23 @@ def cut_network(scene: Scene, chance: random.Random) -> bool:
 
 
 def fill_memory(scene: Scene, chance: random.Random) -> bool:
-    """The memory of the machine is full for a moment, and Ray kills workers until it no longer is."""
+    """Fill the memory of the machine for a moment; Ray kills workers until it is free again."""
     share = float(scene.cluster.options.get(MEMORY, 1.0))
     if share == 1.0 or scene.driver is None or scene.driver.poll() is not None:
         return False
-    before = scene.said().count(KILLED)
+    before = scene.output().count(KILLED)
     with taken(share):
-        return until(lambda: scene.said().count(KILLED) > before, seconds=20)
+        return until(lambda: scene.output().count(KILLED) > before, seconds=20)
 
 
 def jump_clock(scene: Scene, chance: random.Random) -> bool:
-    """The wall clock of all that runs is set some hours ahead, or back."""
+    """Set the wall clock of all processes some hours ahead or back."""
     scene.yard.jump(3600 * chance.uniform(-9, 9))
     return True
 
 
 def truncate_data(scene: Scene, chance: random.Random) -> bool:
-    """A data set loses its end, while lanes have it open."""
+    """Truncate a data set while workers have it open."""
     found = sorted((scene.store / "data").glob("*-train-*[0-9a-f]/data.arrow"))
     if not found:
         return False
@@ -192,7 +194,7 @@ def truncate_data(scene: Scene, chance: random.Random) -> bool:
 
 
 def fill_store(scene: Scene, chance: random.Random) -> bool:
-    """The disk under the store is full for some seconds."""
+    """Fill the disk under the store for some seconds."""
     if scene.disk is None:
         return False
     ballast = scene.disk / "ballast"

@@ -1,4 +1,4 @@
-"""A machine whose memory runs out: how much Ray lets its workers have here, and what takes the rest."""
+"""Memory pressure on this machine: the limit for Ray's workers, and a process that exceeds it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ PIECE = 2**28
 
 
 def threshold() -> float | None:
-    """The share of memory in use at which Ray is to kill workers, a while above what is in use now; None if
-    there is too little memory for that."""
+    """The share of memory in use at which Ray shall kill workers, somewhat above the present use; None if there is
+    too little memory for that."""
     memory = psutil.virtual_memory()
     used = memory.total - memory.available
     return (used + ROOM) / memory.total if used + ROOM + SPARE < memory.total else None
@@ -26,7 +26,7 @@ def threshold() -> float | None:
 
 @contextmanager
 def taken(share: float) -> Iterator[None]:
-    """Meanwhile more than this share of memory is in use, by a process that is none of Ray's."""
+    """Keep more than this share of memory in use by a process outside Ray during the block."""
     memory = psutil.virtual_memory()
     wanted = share * memory.total + SPARE / 2 - (memory.total - memory.available)
     process = subprocess.Popen([sys.executable, "-c", GROW, str(max(1, int(wanted / PIECE)))])
@@ -38,7 +38,7 @@ def taken(share: float) -> Iterator[None]:
 
 
 def until(seen: Callable[[], bool], *, seconds: float = 120.0) -> bool:
-    """Whether it is seen within a while."""
+    """Whether `seen` becomes true within some seconds."""
     end = time.monotonic() + seconds
     while not (found := seen()) and time.monotonic() < end:
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""A sweep run to its end with faults at random moments, and the check that nobody can tell."""
+"""A sweep run to its end with faults at random moments, and the check that its results are those of a quiet run."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from tests.chaos.cluster import at_work
 from tests.chaos.faults import Fault, Scene
 from tests.chaos.record import Diary
 from tests.chaos.witness import as_if_alone, nothing_left, sweep, tracked_whole
-from tests.chaos.yard import settled, told
+from tests.chaos.yard import command_line, settled
 from tests.conftest import finish, start
 from trainers.provenance import commit
 
 SECONDS = 900
-IDLE_SECONDS = 15.0  # in which lanes may get nothing to do
+IDLE_SECONDS = 15.0  # for which workers may be without work
 RUNS = int(os.environ.get("OPSCTL_CHAOS_RUNS", "3"))
 SEED = os.environ.get("OPSCTL_CHAOS_SEED")
 RESULTS = "OPSCTL_CHAOS_RESULTS"  # a file that gets a line for each run
 ROWS: list[dict[str, Any]] = []  # of every run of this session
-WORKERS = 2  # machines, each with one lane or builder at a time
+WORKERS = 2  # machines, each with one worker or builder at a time
 
 
 def play(scene: Scene, alone: Path, faults: Sequence[Fault], *, seeds: int, count: int, seed: int) -> None:
     """Run the sweep with `count` of these faults, each kind as often as any other, in random order, and
-    verify what is there at the end. `alone` is a store for trials that run undisturbed."""
+    verify the results. `alone` is a store for trials that run undisturbed."""
     chance, begun, passed = random.Random(seed), time.monotonic(), False
     rounds = (chance.sample(faults, len(faults)) for _ in range(1 + count // len(faults)))
     try:
@@ -41,13 +41,13 @@ def play(scene: Scene, alone: Path, faults: Sequence[Fault], *, seeds: int, coun
         verify(scene, seeds, alone)
         passed = True
     finally:
-        told = {"passed": passed, "seconds": round(time.monotonic() - begun), "seed": seed}
-        write_down(scene, told | {"trials": 3 * seeds})
+        outcome = {"passed": passed, "seconds": round(time.monotonic() - begun), "seed": seed}
+        write_down(scene, outcome | {"trials": 3 * seeds})
 
 
 def disturb(scene: Scene, chance: random.Random, faults: list[Fault]) -> None:
-    """Run the sweep to its end, with these faults on the way, at random moments. Between two of them lanes get
-    something to do, or else all would hit drivers that begin."""
+    """Run the sweep to its end with these faults at random moments. Between two faults workers get some work;
+    otherwise every fault would hit a driver that is starting."""
     scene.serve()
     scene.begin()
     seen: dict[str, int] = {}
@@ -68,8 +68,10 @@ def disturb(scene: Scene, chance: random.Random, faults: list[Fault]) -> None:
 
 
 def verify(scene: Scene, seeds: int, alone: Path) -> None:
-    """Every trial once, equal to one that ran alone; MLflow complete; nothing left."""
-    assert [told(process) for process in settled(lambda: at_work(scene.cluster))] == [], "lanes are left"
+    """Check that every trial ran once and equals an undisturbed one, MLflow is complete, and nothing is left."""
+    assert [command_line(process) for process in settled(lambda: at_work(scene.cluster))] == [], (
+        "workers are left"
+    )
     plan = as_if_alone(sweep(seeds), scene.store, alone)
     trained_once(Diary.read(scene.diary), {task.key for task in plan.tasks}, sum(scene.done.values()))
     database = f"sqlite:///{scene.folder}/server.db"
@@ -85,20 +87,20 @@ def verify(scene: Scene, seeds: int, alone: Path) -> None:
 
 
 def trained_once(diary: Diary, keys: set[str], faults: int) -> None:
-    """No trial was trained to its end twice, none by two lanes at a time, and none without a reason."""
+    """Check that no trial was completed twice, trained by two workers at a time, or restarted without a reason."""
     assert diary.together() == []
     assert set(diary.times("trains")) == keys
     assert max(diary.times("trained").values()) == 1
-    assert begun_again(diary) <= WORKERS * faults, "trainings were begun again for no reason"
+    assert begun_again(diary) <= WORKERS * faults, "trainings were restarted for no reason"
 
 
 def begun_again(diary: Diary) -> int:
-    """How many trainings went on from a checkpoint, or from the start, after they were interrupted."""
+    """How many trainings were resumed from a checkpoint or restarted after an interruption."""
     return sum(diary.times("trains").values()) - len(diary.times("trains"))
 
 
 def write_down(scene: Scene, about: dict[str, Any]) -> None:
-    """Say how a run went: to the reader, and in a file if one is named."""
+    """Print the outcome of a run, and append it to a file if one is named."""
     again = begun_again(Diary.read(scene.diary)) if scene.diary.exists() else 0
     row = about | {
         "machines": scene.machines,
@@ -114,7 +116,7 @@ def write_down(scene: Scene, about: dict[str, Any]) -> None:
 
 
 def total(rows: list[dict[str, Any]]) -> str:
-    """What runs came to, in a sentence."""
+    """A summary of runs in one sentence."""
     kinds = sum((Counter(row["faults"]) for row in rows), Counter[str]())
     each = ", ".join(f"{name} {times}" for name, times in sorted(kinds.items()))
     spoilt, seconds = sum(not row["passed"] for row in rows), sum(row["seconds"] for row in rows)

@@ -1,7 +1,7 @@
-"""What lanes do, written down by the lanes themselves: who was given which trial, and who trained it.
+"""A diary that workers write: which trial each was given, and which it trained.
 
 A result that is written twice looks like one that was written once, and a lock may hide that two were at work.
-Here every lane adds a line to a file for each trial that it is given, for each training that it begins and for
+Here every worker adds a line to a file for each trial that it is given, for each training that it begins and for
 each that it ends. While it trains it holds a lock of the kernel's, which goes with the process; another that
 trains the same trial meanwhile finds it taken, and says so.
 """
@@ -28,20 +28,20 @@ from trainers.families import Metrics, Report
 
 @dataclass(frozen=True)
 class Recorded:
-    """`run_trial`, by a lane of the driver `who`, with its lines in `file`. Everything else is as it is."""
+    """`run_trial` in a worker of the driver `who`, with its lines in `file`."""
 
     file: Path
     who: str = ""
 
-    def __call__(self, trial: TrialSpec, store: Store, *, report: Report, **told: Any) -> Result:
-        lane = _Lane(self, trial.key)
-        with lane.at_work():
-            return run_trial(trial, store, report=lane.hears(report), **told)
+    def __call__(self, trial: TrialSpec, store: Store, *, report: Report, **options: Any) -> Result:
+        attempt = _Attempt(self, trial.key)
+        with attempt.at_work():
+            return run_trial(trial, store, report=attempt.observed(report), **options)
 
 
 @dataclass
-class _Lane:
-    """One trial in a lane."""
+class _Attempt:
+    """One trial given to a worker."""
 
     of: Recorded
     key: str
@@ -50,29 +50,29 @@ class _Lane:
 
     @contextmanager
     def at_work(self) -> Iterator[None]:
-        self.says("given")
+        self.note("given")
         try:
             yield
         except BaseException:
-            self.says("failed")
+            self.note("failed")
             raise
         else:
-            self.says("found" if self.lock is None else "trained")
+            self.note("found" if self.lock is None else "trained")
         finally:
             if self.lock is not None:
                 os.close(self.lock)
 
-    def hears(self, report: Report) -> Callable[[Metrics], None]:
+    def observed(self, report: Report) -> Callable[[Metrics], None]:
         def reported(row: Metrics) -> None:
             if self.lock is None:
                 self.lock = os.open(self.of.file.with_name(f"{self.key}.lock"), os.O_CREAT | os.O_RDWR)
-                self.says("trains", alone=_taken(self.lock))
+                self.note("trains", alone=_taken(self.lock))
             report(row)
 
         return reported
 
-    def says(self, what: str, **told: Any) -> None:
-        line = {"what": what, "key": self.key, "who": self.of.who, "lane": self.name, **told}
+    def note(self, what: str, **fields: Any) -> None:
+        line = {"what": what, "key": self.key, "who": self.of.who, "attempt": self.name, **fields}
         with self.of.file.open("ab", buffering=0) as file:  # one write: lines do not mix
             file.write(f"{json.dumps(line)}\n".encode())
 
@@ -87,26 +87,26 @@ def _taken(lock: int) -> bool:
 
 @dataclass(frozen=True)
 class Diary:
-    """The lines of all lanes, in the order in which they came."""
+    """The lines of all workers, in the order in which they were written."""
 
     lines: list[dict[str, Any]]
 
     @classmethod
     def read(cls, file: Path) -> Diary:
         lines = [json.loads(line) for line in file.read_text().splitlines()]
-        assert lines, f"no lane wrote into {file}"
+        assert lines, f"no worker wrote into {file}"
         return cls(lines)
 
     def times(self, what: str) -> Counter[str]:
-        """How often that was said of each trial, by its key."""
+        """How often each trial has such a line, by its key."""
         return Counter(line["key"] for line in self.lines if line["what"] == what)
 
     def together(self) -> list[str]:
-        """Trials that two lanes trained at the same time."""
+        """Trials that two workers trained at the same time."""
         return [line["key"] for line in self.lines if not line.get("alone", True)]
 
     def unended(self, who: str) -> set[str]:
-        """Trials that lanes of a driver were given, and of which they said no more: they died."""
+        """Trials that workers of a driver were given and did not end, because the workers died."""
         mine = [line for line in self.lines if line["who"] == who]
-        ended = {line["lane"] for line in mine if line["what"] in ("trained", "found", "failed")}
-        return {line["key"] for line in mine if line["lane"] not in ended}
+        ended = {line["attempt"] for line in mine if line["what"] in ("trained", "found", "failed")}
+        return {line["key"] for line in mine if line["attempt"] not in ended}

@@ -1,4 +1,4 @@
-"""A Ray cluster of hosts with networks of their own: cables can be pulled, and power cut."""
+"""A Ray cluster of hosts with networks of their own, whose cables can be pulled and whose power can be cut."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Host:
         self.hosts, self.name = hosts, name
 
     def inside(self) -> list[psutil.Process]:
-        """All that runs on it, but what keeps it up: the first, and its ssh server."""
+        """Its processes, except the first and its ssh server, which keep it up."""
         first = self.hosts.pid_of(self.name)
         space = os.readlink(f"/proc/{first}/ns/pid")
         found = []
@@ -80,7 +80,7 @@ class Spaces:
         self.hosts.__exit__(None, None, None)
 
     def add(self) -> None:
-        """The host whose power was cut comes up."""
+        """Boot the host whose power was cut."""
         host = self._off.pop()
         self.hosts.boot(host.name)
         self._join(host)
@@ -92,7 +92,7 @@ class Spaces:
         self._off.append(machine)
 
     def restart(self) -> None:
-        """Of Ray alone: the hosts stay up."""
+        """Restart Ray only: the hosts stay up."""
         for machine in (self.head, *self.workers):
             self.on(machine.name, RAY, "stop", "--force")
         self._begin()
@@ -125,7 +125,7 @@ class Spaces:
         return self.hosts.run(name, self._shell(command), seconds=120)
 
     def temporary(self) -> list[str]:
-        """What drivers have left in the head's folder for temporary files."""
+        """Temporary files that drivers have left on the head."""
         return self.on(HEAD, "sh", "-c", "find /tmp/opsctl-* -mindepth 1").stdout.split()
 
     def _begin(self) -> None:
@@ -146,6 +146,6 @@ class Spaces:
         raise AssertionError(done.stdout + done.stderr)
 
     def _shell(self, command: Sequence[str], **settings: str) -> str:
-        """A line for a host's shell."""
-        told = (f"{name}={value}" for name, value in {**self.settings, **settings}.items())
-        return f"cd {ROOT} && exec env {shlex.join([*told, *command])}"
+        """A command line for a host's shell."""
+        assignments = (f"{name}={value}" for name, value in {**self.settings, **settings}.items())
+        return f"cd {ROOT} && exec env {shlex.join([*assignments, *command])}"

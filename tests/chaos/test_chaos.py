@@ -1,4 +1,4 @@
-"""Whatever dies while a sweep runs: every trial is there once, with the numbers of an undisturbed run, and
+"""Whatever dies while a sweep runs, every trial has one result with the numbers of an undisturbed run, and
 nothing is left behind.
 
 `make chaos RUNS=10` repeats it with faults at other moments; the seed of a run is printed, and
@@ -18,7 +18,7 @@ from tests.chaos.cluster import Nodes, free_port
 from tests.chaos.faults import FAULTS, MORE, Scene
 from tests.chaos.play import RUNS, SEED, WORKERS, play
 from tests.chaos.witness import sweep
-from tests.chaos.yard import Yard, settled, small_disk, told
+from tests.chaos.yard import Yard, command_line, settled, small_disk
 from tests.conftest import start
 from tests.orchestrator.sweeps import write
 from tests.test_sweep import wait_for
@@ -60,7 +60,7 @@ def scene(tmp_path: Path, disk: Path | None, request: pytest.FixtureRequest) -> 
         finally:
             scene.close()
             nodes.end()
-        left = [told(process) for process in settled(yard.processes)]
+        left = [command_line(process) for process in settled(yard.processes)]
         assert left == [], "processes are left"
 
 

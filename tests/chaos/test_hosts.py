@@ -18,7 +18,7 @@ from tests.chaos.faults import CABLES, FAULTS, MORE, Scene
 from tests.chaos.play import RUNS, SEED, play
 from tests.chaos.spaces import Spaces
 from tests.chaos.witness import sweep
-from tests.chaos.yard import Yard, settled, small_disk, told
+from tests.chaos.yard import Yard, command_line, settled, small_disk
 from tests.cluster.hosts import BOOTED, SHARED, lacking
 from tests.conftest import start
 from tests.orchestrator.sweeps import write
@@ -69,11 +69,11 @@ def scene(tmp_path: Path, shared: Path) -> Iterator[Scene]:
         finally:
             scene.close()
             spaces.end()
-        assert [told(process) for process in settled(yard.processes)] == [], "processes are left"
+        assert [command_line(process) for process in settled(yard.processes)] == [], "processes are left"
 
 
 @pytest.mark.parametrize("run", range(RUNS))
-def test_many_faults_at_random_moments_cables_among_them(scene: Scene, alone: Path, run: int) -> None:
+def test_many_faults_with_pulled_cables_at_random_moments(scene: Scene, alone: Path, run: int) -> None:
     seed = int(SEED or time.time_ns() % 2**31) + run
     print(f"OPSCTL_CHAOS_SEED={seed}")
     play(scene, alone, CABLES + FAULTS + MORE, seeds=SEEDS, count=16, seed=seed)

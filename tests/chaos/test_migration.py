@@ -1,4 +1,4 @@
-"""Whoever is killed while MLflow makes or migrates its database: the next command finds it whole."""
+"""If a process is killed while MLflow creates or migrates its database, the next command finds it complete."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from tests.orchestrator.sweeps import plan_of, tiny, write
 from tests.orchestrator.tracking.test_schema import beside, make_older
 
 pytestmark = [pytest.mark.chaos, pytest.mark.slow]
-SIZES = (1, 60_000, 200_000, 400_000, 520_000, 600_000)  # bytes of the database at which its maker is killed
+SIZES = (
+    1,
+    60_000,
+    200_000,
+    400_000,
+    520_000,
+    600_000,
+)  # bytes of the database at which its creator is killed
 
 
 def nothing(file: Path) -> None:
@@ -26,7 +33,7 @@ def nothing(file: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [nothing, make_older])
-def test_a_database_is_whole_whenever_its_maker_is_killed(
+def test_a_kill_at_any_moment_leaves_a_complete_database(
     tmp_path: Path, before: Callable[[Path], None]
 ) -> None:
     seed, begun = int(SEED or time.time_ns() % 2**31), time.monotonic()

@@ -1,8 +1,8 @@
-"""Drivers that share a store, with sweeps that overlap, at the same time: each trial and each data set once,
-whoever of them dies.
+"""Concurrent drivers with overlapping sweeps on one store run each trial and build each data set once, even if
+one of them dies.
 
-That a result is there once says little: a second run would write the same. Lanes write down what they are
-given and what they train (record.py).
+That a result exists once says little: a second run would write the same. Workers record what they are given and
+what they train (record.py).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from poisons import Store
 from tests.chaos.cluster import kill_all, tree
 from tests.chaos.record import Diary
 from tests.chaos.witness import nothing_left, tracked_whole
-from tests.chaos.yard import Yard, settled, told
+from tests.chaos.yard import Yard, command_line, settled
 from tests.conftest import ROOT, finish
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
 from tests.test_sweep import finish_times
@@ -38,7 +38,7 @@ pytestmark = [
 BASE = {"data": {"limit": 300}, "train": {**TRAIN, "epochs": 20}}
 ONE = tiny(name="one", base=BASE, grid={"data.poison": ["clean", "ops"], "seed": [0, 1, 2, 3]})
 TWO = tiny(name="two", base=BASE, grid={"data.poison": ["ops", "clean"], "seed": [3, 2, 1, 0, 4]})
-LANES = 2  # of a driver on this machine
+WORKERS = 2  # of a driver on this machine
 
 
 class Race:
@@ -48,8 +48,8 @@ class Race:
         self.folder, self.yard = folder, yard
         self.store, self.file = folder / "store", folder / "diary"
 
-    def enters(self, sweep: dict[str, Any], who: str) -> subprocess.Popen[str]:
-        """A driver begins."""
+    def start(self, sweep: dict[str, Any], who: str) -> subprocess.Popen[str]:
+        """Start a driver."""
         own = {"OPSCTL_STORE": self.store, "OPSCTL_TEST_DIARY": self.file, "OPSCTL_TEST_WHO": who}
         return subprocess.Popen(
             [sys.executable, "-m", "tests.chaos.driver", "sweep", str(write(self.folder, sweep))],
@@ -60,15 +60,15 @@ class Race:
             cwd=ROOT,
         )
 
-    def ends(self, *drivers: subprocess.Popen[str]) -> list[str]:
-        """Wait for drivers that have all that they want; what each said."""
+    def wait(self, *drivers: subprocess.Popen[str]) -> list[str]:
+        """Wait for drivers that must succeed; the output of each."""
         outs = [finish(driver) for driver in drivers]
         assert [code for code, _ in outs] == [0] * len(drivers), outs
         return [out for _, out in outs]
 
     def verify(self, reports: dict[str, tuple[dict[str, Any], str]]) -> Diary:
-        """Every trial is there, was trained to its end once, and stands in MLflow and in the report of each
-        sweep (by its driver: the sweep and what was said)."""
+        """Check that every trial is done, was completed once, and is in MLflow and in the report of each sweep.
+        `reports` has the sweep and the output of each driver."""
         done = finish_times(self.store)
         assert len(done) == 10
         for sweep, out in reports.values():
@@ -85,27 +85,29 @@ class Race:
 def race(tmp_path: Path) -> Iterator[Race]:
     with Yard() as yard:
         yield Race(tmp_path, yard)
-        left = settled(yard.processes, seconds=90)  # Ray's agents take a minute to see that nobody is there
-        assert [told(process) for process in left] == [], "processes are left"
+        left = settled(
+            yard.processes, seconds=90
+        )  # Ray's agents take a minute to notice that no cluster is left
+        assert [command_line(process) for process in left] == [], "processes are left"
         assert yard.files() == []
 
 
 def test_two_drivers_on_one_store_share_the_work(race: Race) -> None:
-    first, second = race.ends(race.enters(ONE, "one"), race.enters(TWO, "two"))
+    first, second = race.wait(race.start(ONE, "one"), race.start(TWO, "two"))
     diary = race.verify({"one": (ONE, first), "two": (TWO, second)})
     once = Counter(dict.fromkeys(finish_times(race.store), 1))
     assert diary.times("given") == diary.times("trains") == diary.times("trained") == once
-    assert {line["who"] for line in diary.lines} == {"one", "two"}, "it was no race"
+    assert {line["who"] for line in diary.lines} == {"one", "two"}, "both drivers ran trials"
     built = re.findall(r"data +(\S+): building", first + second)
     assert sorted(built) == sorted(set(built)), "no data set was built twice"
 
 
 @pytest.mark.parametrize("run", range(2))
-def test_one_of_two_drivers_is_killed_and_the_other_takes_its_work(race: Race, run: int) -> None:
-    """It comes back, too, while the other is still at work."""
+def test_the_work_of_a_killed_driver_is_taken_over_by_the_other(race: Race, run: int) -> None:
+    """It is also started again while the other still runs."""
     seed = time.time_ns() % 2**31
     print(f"seed {seed}")
-    chance, victim, other = random.Random(seed), race.enters(ONE, "one"), race.enters(TWO, "two")
+    chance, victim, other = random.Random(seed), race.start(ONE, "one"), race.start(TWO, "two")
     results = chance.randint(1, 4)
     while len(finish_times(race.store)) < results:
         assert victim.poll() is None
@@ -113,9 +115,9 @@ def test_one_of_two_drivers_is_killed_and_the_other_takes_its_work(race: Race, r
     time.sleep(chance.uniform(0, 1))
     kill_all(tree(victim.pid)[:1])  # its Ray must end by itself
     victim.communicate()
-    second, again = race.ends(other, race.enters(ONE, "one again"))
+    second, again = race.wait(other, race.start(ONE, "one again"))
     diary = race.verify({"one again": (ONE, again), "two": (TWO, second)})
     given, lost = diary.times("given"), diary.unended("one")
-    assert len(lost) <= LANES
-    assert {key for key, times in given.items() if times > 1} <= lost, "given to nobody else without a reason"
+    assert len(lost) <= WORKERS
+    assert {key for key, times in given.items() if times > 1} <= lost, "only lost trials were given out again"
     assert max(given.values()) <= 2

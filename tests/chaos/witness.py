@@ -1,4 +1,4 @@
-"""The sweep that is disturbed, what an undisturbed run of it says, and what must not be left of it."""
+"""The sweep that is disturbed, the numbers of an undisturbed run, and the check that nothing is left."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ def sweep(seeds: int) -> dict[str, Any]:
     )
 
 
-def as_if_alone(told: dict[str, Any], store: Path | str, other: Path) -> Plan:
-    """The plan of a sweep whose every trial is done, with the numbers that it has alone, to the last bit.
-    `other` is a store where trials run alone; it may know some from before."""
-    plan = plan_of(told, open_store(store))
+def as_if_alone(sweep: dict[str, Any], store: Path | str, other: Path) -> Plan:
+    """The plan of a sweep after a check that every trial equals an undisturbed one bit for bit.
+    `other` is a store where trials run undisturbed; it may hold some results already."""
+    plan = plan_of(sweep, open_store(store))
     compare(plan, store, other)
     return plan
 
 
 def compare(plan: Plan, store: Path | str, other: Path) -> None:
-    """Every trial of the plan is done in a store, with the numbers that it has alone, in `other`."""
+    """Check that every trial of the plan is done in a store, with the numbers of the undisturbed one in `other`."""
     assert plan.missing == ()
     alone, threads = Store(other), torch.get_num_threads()
     torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def compare(plan: Plan, store: Path | str, other: Path) -> None:
 
 
 def tracked_whole(plan: Plan, store: Path, uri: str) -> None:
-    """MLflow has one run of every trial, finished, with every point of its result once, to the last bit."""
+    """Check that MLflow has one finished run of every trial with each point of its result once, bit for bit."""
     from orchestrator.tracking import Tracker
 
     tracker, ledger = Tracker(uri, plan, Store(store)), Ledger(store)
@@ -74,18 +74,18 @@ def tracked_whole(plan: Plan, store: Path, uri: str) -> None:
 
 
 def points(record: Result) -> Points:
-    """What a run of a trial that is done must hold: each epoch's numbers, and the trial's own at the last."""
-    history, told = record["history"], {**record["metrics"], "seconds": record["seconds"]}
+    """The points that the run of a finished trial must have: each epoch's, and the trial's own at the last epoch."""
+    history, final = record["history"], {**record["metrics"], "seconds": record["seconds"]}
     found: Points = {}
     for row in history:
         for metric in row.keys() - {"epoch"}:
             found.setdefault(metric, []).append((int(row["epoch"]), row[metric]))
     last = int(history[-1]["epoch"])
-    return found | {metric: [(last, told[metric])] for metric in told.keys() - found.keys()}
+    return found | {metric: [(last, final[metric])] for metric in final.keys() - found.keys()}
 
 
 def nothing_left(store: Path) -> None:
-    """No file that was being written, no checkpoint, no lease, no heartbeat of a driver."""
+    """Check that there is no partial file, checkpoint, lease or heartbeat of a driver."""
     assert left_over(store) == []
     assert list(store.glob("trials/*/*checkpoint*")) == []
     assert [*(store / "leases").iterdir(), *(store / "drivers").iterdir()] == []

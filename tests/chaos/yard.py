@@ -1,4 +1,4 @@
-"""Where a run of a test may litter: it finds every process that was started in it and every temporary file."""
+"""A sandbox for a run of a test, which finds every process started in it and every temporary file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from typing import Self, TypeVar
 import psutil
 
 MARK = "OPSCTL_TEST_MARK"
-CLOCK = Path(__file__).with_name("clock")  # what Python starts with that has this folder on its path
+CLOCK = Path(__file__).with_name(
+    "clock"
+)  # Python imports sitecustomize from this folder if it is on its path
 Thing = TypeVar("Thing")
 
 
 class Yard:
-    """From `with` to its end. Give `env` to all that is started: it is inherited by what that starts."""
+    """A context manager. Pass `env` to every process started in it; their children inherit it."""
 
     def __init__(self, place: str = "/tmp") -> None:
-        self.heartbeat = secrets.token_hex(8)
-        self.folder = Path(tempfile.mkdtemp(prefix="oc-", dir=place))  # short: Ray has sockets in it
+        self.token = secrets.token_hex(8)
+        self.folder = Path(
+            tempfile.mkdtemp(prefix="oc-", dir=place)
+        )  # short, because Ray creates sockets in it
         self.temporary, self.ray = self.folder / "t", self.folder / "r"
         for folder in (self.temporary, self.ray):
             folder.mkdir()
@@ -34,7 +38,7 @@ class Yard:
         self.jump(0.0)
         paths = [str(CLOCK), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.env = {
-            MARK: self.heartbeat,
+            MARK: self.token,
             "TMPDIR": str(self.temporary),
             "RAY_TMPDIR": str(self.ray),
             "OPSCTL_TEST_CLOCK": str(self.clock),
@@ -42,20 +46,20 @@ class Yard:
         }
 
     def jump(self, seconds: float) -> None:
-        """Set the wall clock of every process that is started here, while it runs, so far from the true time."""
+        """Shift the wall clock of every process started here, while it runs, by so many seconds."""
         with self.clock.open("r+b" if self.clock.exists() else "wb") as file:
             file.write(struct.pack("d", seconds))
 
     def started(self, own: Mapping[str, object]) -> dict[str, str]:
-        """The environment of what is started here, with some variables of its own."""
+        """The environment for a process started here, with some variables of its own."""
         return {**os.environ, **self.env, **{name: str(value) for name, value in own.items()}}
 
     def processes(self) -> list[psutil.Process]:
-        """All that still run, whoever is their parent now."""
+        """All that still run, whatever their parent is now."""
         return [process for process in psutil.process_iter() if self._began(process)]
 
     def files(self) -> list[Path]:
-        """All that lies in the folder for temporary files."""
+        """All temporary files."""
         return [path for path in self.temporary.rglob("*") if not path.is_dir()]
 
     def __enter__(self) -> Self:
@@ -73,7 +77,7 @@ class Yard:
         with suppress(psutil.Error, OSError):
             if process.status() == psutil.STATUS_ZOMBIE:
                 return False
-            if process.environ().get(MARK) == self.heartbeat:
+            if process.environ().get(MARK) == self.token:
                 return True
             return any(Path(file.path).is_relative_to(self.ray) for file in process.open_files())
         return False
@@ -81,8 +85,8 @@ class Yard:
 
 @contextmanager
 def small_disk() -> Iterator[Path | None]:
-    """A file system of 64 MB, so that it can be full; None where none can be had. It lies outside pytest's
-    folders: pytest could not clear them away after a run that was killed."""
+    """A file system of 64 MB, small enough to fill; None if none can be mounted. It is outside pytest's folders,
+    which pytest could not remove after a run that was killed."""
     folder = Path(tempfile.mkdtemp(prefix="oc-disk-"))
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
@@ -94,15 +98,15 @@ def small_disk() -> Iterator[Path | None]:
         folder.rmdir()
 
 
-def told(process: psutil.Process) -> str:
-    """A process's command line; Ray's workers say in it what they do."""
+def command_line(process: psutil.Process) -> str:
+    """A process's command line; that of a Ray worker names its task."""
     with suppress(psutil.Error):
         return " ".join(process.cmdline())
     return ""
 
 
 def settled(read: Callable[[], list[Thing]], seconds: float = 15.0) -> list[Thing]:
-    """What `read` still returns after a while in which it could have gone."""
+    """What `read` still returns after it had time to become empty."""
     end = time.monotonic() + seconds
     while (found := read()) and time.monotonic() < end:
         time.sleep(0.2)

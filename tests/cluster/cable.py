@@ -1,4 +1,4 @@
-"""A cable to a server that can be pulled, or die while it seems to be in, and be mended."""
+"""A connection to a server that can be cut, or go silent while it stays open, and be restored."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from contextlib import suppress
 
 
 class Cable:
-    """`address` is the server's at its other end. What was connected before a fault stays lost after it."""
+    """`address` is that of the server. Connections that were open before a fault stay lost after it."""
 
     def __init__(self, address: str) -> None:
         self.target = ("127.0.0.1", int(address.rpartition(":")[2]))
         self._server = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
-        self._in, self._age = True, 0  # of connections: those of another age carry nothing
+        self._in, self._age = True, 0  # connections of another age transmit nothing
         self._ends: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
     def pull(self) -> None:
-        """Every connection breaks, and new ones too."""
+        """Break every connection, and new ones too."""
         self._in = False
         for end in self._ends:
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
 
     def die(self) -> None:
-        """Connections stay, and new ones are made, and nothing is ever heard on them."""
+        """Keep connections open and accept new ones, but transmit nothing."""
         self._age += 1
         self._in = False
 

@@ -20,7 +20,7 @@ TOKEN = "a" * 64
 
 @dataclass(frozen=True)
 class Head:
-    """Where it answers."""
+    """The addresses of a head."""
 
     address: str  # host:port
     dashboard: str  # URL
@@ -28,7 +28,7 @@ class Head:
 
 @contextmanager
 def ray_head(*, cpus: int) -> Iterator[Head]:
-    """A running head; it and all that it started are gone afterwards."""
+    """A running head; it and everything it started are stopped afterwards."""
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "ray-client-server-port")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     options = [f"--{name}={number}" for name, number in ports.items()]
@@ -63,7 +63,7 @@ def ray_head(*, cpus: int) -> Iterator[Head]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on just now."""
+    """Ports that are free at the moment."""
     with_sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     numbers = [one.getsockname()[1] for one in with_sockets]
     for one in with_sockets:

@@ -24,8 +24,8 @@ from typing import Self
 from tests.conftest import ROOT
 
 SHARED = Path("/mnt")  # where every host sees the folder that they share
-BOOTED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh-keygen")  # what it takes to have hosts,
-NEEDED = (*BOOTED, "ssh", "rsync")  # and what `ray up` takes beside
+BOOTED = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh-keygen")  # required for hosts,
+NEEDED = (*BOOTED, "ssh", "rsync")  # and by `ray up` in addition
 
 BOOT = """
 set -e
@@ -61,7 +61,7 @@ exec /usr/sbin/sshd -D -e -f /run/sshd/config
 
 
 def lacking(needed: Sequence[str] = NEEDED) -> str | None:
-    """Why hosts cannot be made on this machine; None if they can."""
+    """Why hosts cannot be created on this machine; None if they can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
     if ROOT.is_relative_to("/tmp"):
@@ -108,7 +108,7 @@ class Hosts:
         self._clean_up()
 
     def boot(self, name: str) -> None:
-        """Start a host, also one that was killed; it comes up with nothing in its home and /tmp."""
+        """Start a host, also one that was killed; its home and /tmp are empty."""
         space, link = self._space(name), self._link(name)
         _ip("netns", "add", space)
         _ip("link", "add", link, "type", "veth", "peer", "name", "eth0", "netns", space)
@@ -116,7 +116,7 @@ class Hosts:
         _ip("-n", space, "link", "set", "lo", "up")
         _ip("-n", space, "link", "set", "eth0", "up")
         _ip("-n", space, "address", "add", f"{self.address[name]}/24", "dev", "eth0")
-        _ip("-n", space, "route", "add", "default", "via", self.gateway)  # leads nowhere; Ray looks for one
+        _ip("-n", space, "route", "add", "default", "via", self.gateway)  # leads nowhere; Ray requires one
         _ip("-n", space, "route", "add", "unreachable", "169.254.0.0/16")
         env = self.environment | {"NAME": name, "ADDRESS": self.address[name]}
         env |= {"FOLDER": str(self.folder), "SHARED_FOLDER": str(self.shared)}
@@ -133,8 +133,7 @@ class Hosts:
         self._wait(name)
 
     def run(self, name: str, command: str, *, seconds: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run a shell command on a host, as root in its home, from outside its network: a cut link is no
-        hindrance."""
+        """Run a shell command on a host, as root in its home, from outside its network: it works with a cut link."""
         return subprocess.run(
             self.entering(name, f"cd /root && {command}"),
             env=self.environment,
@@ -145,7 +144,7 @@ class Hosts:
         )
 
     def entering(self, name: str, command: str) -> list[str]:
-        """What runs a shell command on a host, from outside its network, in `environment`."""
+        """The command line that runs a shell command on a host, from outside its network, in `environment`."""
         target = ["--target", str(self.pid_of(name))]
         return ["nsenter", *target, "--mount", "--pid", "--uts", "--ipc", "--net", "bash", "-c", command]
 
@@ -160,13 +159,13 @@ class Hosts:
         return ["ssh", "-i", str(self.key), *settings, *options, f"root@{self.address[name]}", *command]
 
     def processes(self, name: str) -> list[str]:
-        """What runs on a host, beside its ssh server and the one who looks."""
+        """The processes of a host, except its ssh server and this query."""
         seen = self.run(name, "ps -eo pid=,args=").stdout.splitlines()
         ours = ("sshd", "ps -eo", "bash -c cd /root && ps")
         return [line for line in seen if not line.split(maxsplit=1)[1].startswith(ours)]
 
     def cut(self, name: str) -> None:
-        """Pull a host's network cable; nobody is told."""
+        """Pull a host's network cable without notice to any process."""
         _ip("link", "set", self._link(name), "down")
 
     def mend(self, name: str) -> None:
@@ -174,7 +173,7 @@ class Hosts:
         _ip("link", "set", self._link(name), "up")
 
     def kill(self, name: str) -> None:
-        """Cut a host's power: every process on it is gone at once. `boot` starts it again."""
+        """Cut a host's power: every process on it dies at once. `boot` starts it again."""
         first = self._first.pop(name)
         with suppress(ProcessLookupError):
             os.killpg(first.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What a cluster may grow to is known before it has grown."""
+"""The machines that a cluster may add are known before they exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_gpu_machines_of_cluster_yaml_count_before_there_is_one(
+def test_gpu_machines_of_cluster_yaml_count_before_they_exist(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
@@ -31,9 +31,9 @@ def test_gpu_machines_of_cluster_yaml_count_before_there_is_one(
     assert {(machine["CPU"], machine["GPU"]) for machine in found} == {(4.0, 1.0)}
 
 
-def test_where_ray_left_nothing_nothing_is_promised(tmp_path: Path) -> None:
+def test_without_a_bootstrap_file_no_machines_are_expected(tmp_path: Path) -> None:
     assert promised(tmp_path / "ray_bootstrap_config.yaml") == []
 
 
-def test_own_machines_are_there_or_not(tmp_path: Path) -> None:
+def test_a_cluster_of_existing_machines_adds_none(tmp_path: Path) -> None:
     assert promised(ROOT / "cluster" / "local.yaml") == []

@@ -1,4 +1,4 @@
-"""`ray up cluster.yaml` against a mock of Amazon's servers, as far as it goes without a login."""
+"""`ray up cluster.yaml` against a mock of AWS, up to the point where it logs in by ssh."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ provider.create_node(config["available_node_types"]["gpu"]["node_config"], tags,
 
 @pytest.fixture(scope="module")
 def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """An empty account, as the variables that lead to it; a home with a token; an ssh that reaches nobody."""
+    """Environment variables for an empty account, a home with a token, and an ssh that reaches no machine."""
     home = tmp_path_factory.mktemp("home")
     (home / ".ray").mkdir()
     (home / ".ray" / "auth_token").write_text("a" * 64)
@@ -64,8 +64,7 @@ def account(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
 
 @pytest.fixture(scope="module")
 def ec2(account: dict[str, str]) -> Iterator[Any]:
-    """The account after its roles were made, `ray up`, and a
-    worker that Ray's autoscaler would ask for."""
+    """The account after its roles were created, after `ray up`, and with a worker as Ray's autoscaler requests it."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in account.items():
             patch.setenv(name, value)
@@ -73,7 +72,7 @@ def ec2(account: dict[str, str]) -> Iterator[Any]:
         client = boto3.client("ec2")
         open_to_the_world(client)
         roles["main"]("s3://bucket/opsctl", HOME, "198.51.100.0/24")
-        roles["main"]("s3://bucket/opsctl", HOME)  # again is harmless
+        roles["main"]("s3://bucket/opsctl", HOME)  # idempotent
         up = run(account, RAY, "up", "-y", "--no-config-cache", "cluster.yaml")
         assert "Launched a new head node" in up, up
         run(account, sys.executable, "-c", LAUNCH)
@@ -81,7 +80,7 @@ def ec2(account: dict[str, str]) -> Iterator[Any]:
 
 
 def open_to_the_world(ec2: Any) -> None:
-    """Leave a group as Ray makes it, and a second network, of which nobody thinks."""
+    """Leave a security group as Ray creates it, and a second network that is easily forgotten."""
     ec2.create_vpc(CidrBlock="10.9.0.0/16")
     (network,) = ec2.describe_vpcs(Filters=[{"Name": "is-default", "Values": ["true"]}])["Vpcs"]
     group = ec2.create_security_group(GroupName="opsctl", Description="Ray's", VpcId=network["VpcId"])
@@ -104,22 +103,22 @@ def machines(ec2: Any, kind: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_one_head_starts_with_the_right_to_start_others(ec2: Any) -> None:
+def test_one_head_starts_and_may_start_workers(ec2: Any) -> None:
     (head,) = machines(ec2, "head")
     assert head["InstanceType"] == "m7i.xlarge"
     assert head["IamInstanceProfile"]["Arn"].endswith("/opsctl-head")
-    assert "InstanceLifecycle" not in head, "nobody takes the head away"
+    assert "InstanceLifecycle" not in head, "the head is not a spot instance"
     assert head["MetadataOptions"]["HttpTokens"] == "required"
 
 
-def test_workers_are_spot_machines_that_may_use_the_bucket(ec2: Any) -> None:
+def test_workers_are_spot_instances_with_access_to_the_bucket(ec2: Any) -> None:
     (worker,) = machines(ec2, "gpu")
     assert worker["InstanceType"] == "g5.xlarge"
     assert worker.get("InstanceLifecycle") == "spot"
     assert worker["IamInstanceProfile"]["Arn"].endswith("/opsctl-worker")
 
 
-def test_the_world_reaches_nothing(ec2: Any) -> None:
+def test_no_port_is_open_to_the_internet(ec2: Any) -> None:
     used = {
         group["GroupId"]
         for kind in ("head", "gpu")
@@ -129,7 +128,7 @@ def test_the_world_reaches_nothing(ec2: Any) -> None:
     assert len(used) == 1, "head and workers are in one group"
     named = [{"Name": "group-name", "Values": ["opsctl"]}]
     groups = ec2.describe_security_groups(Filters=named)["SecurityGroups"]
-    assert len(groups) == 2, "one in each network, as Ray takes any"
+    assert len(groups) == 2, "one in each network, because Ray may use either"
     assert used < {group["GroupId"] for group in groups}
     for group in groups:
         reached = [
@@ -137,7 +136,7 @@ def test_the_world_reaches_nothing(ec2: Any) -> None:
             for rule in group["IpPermissions"]
             for block in rule["IpRanges"]
         ]
-        assert reached == [("tcp", 22, HOME)], "not even by those who were let in before"
+        assert reached == [("tcp", 22, HOME)], "earlier permissions are revoked"
         assert not any(rule.get("Ipv6Ranges") or rule.get("PrefixListIds") for rule in group["IpPermissions"])
         within = [
             pair["GroupId"] for rule in group["IpPermissions"] for pair in rule.get("UserIdGroupPairs", [])
@@ -145,7 +144,7 @@ def test_the_world_reaches_nothing(ec2: Any) -> None:
         assert within == [group["GroupId"]]
 
 
-def test_the_head_ends_and_names_no_machines_but_its_own(ec2: Any) -> None:
+def test_the_head_may_terminate_and_tag_only_its_own_machines(ec2: Any) -> None:
     policy = boto3.client("iam").get_role_policy(RoleName="opsctl-head", PolicyName="opsctl")
     rights = policy["PolicyDocument"]["Statement"]
     conditions = {
@@ -157,17 +156,19 @@ def test_the_head_ends_and_names_no_machines_but_its_own(ec2: Any) -> None:
     assert conditions["ec2:CreateTags"] == [{"StringEquals": {"ec2:CreateAction": "RunInstances"}}, own]
     for kind in ("head", "gpu"):
         (machine,) = machines(ec2, kind)
-        assert {"Key": "ray-cluster-name", "Value": "opsctl"} in machine["Tags"], "by which they are its own"
+        assert {"Key": "ray-cluster-name", "Value": "opsctl"} in machine["Tags"], (
+            "the tag identifies its own machines"
+        )
 
 
 @pytest.mark.parametrize("address", ["everybody", "203.0.113.700"])
-def test_an_address_that_is_none_is_told(address: str) -> None:
+def test_an_invalid_address_is_an_error_of_the_roles_script(address: str) -> None:
     roles = runpy.run_path(str(ROOT / "cluster" / "aws_roles.py"))
     with pytest.raises(SystemExit, match=rf"{address}: write an address or a block of them"):
         roles["main"]("s3://bucket/opsctl", address)
 
 
-def test_the_head_may_lend_the_workers_role_and_no_other(ec2: Any, account: dict[str, str]) -> None:
+def test_the_head_may_pass_only_the_role_of_workers(ec2: Any, account: dict[str, str]) -> None:
     iam = boto3.client("iam")
     rights = {
         name: iam.get_role_policy(RoleName=name, PolicyName="opsctl")["PolicyDocument"]["Statement"]
@@ -182,14 +183,14 @@ def test_the_head_may_lend_the_workers_role_and_no_other(ec2: Any, account: dict
     assert places == {"arn:aws:s3:::bucket", "arn:aws:s3:::bucket/opsctl/*"}
 
 
-def test_a_role_lists_the_store_and_no_other_part_of_the_bucket(ec2: Any) -> None:
+def test_a_role_may_list_only_the_store_in_the_bucket(ec2: Any) -> None:
     policy = boto3.client("iam").get_role_policy(RoleName="opsctl-worker", PolicyName="opsctl")
     (lists,) = [one for one in policy["PolicyDocument"]["Statement"] if "s3:ListBucket" in one["Action"]]
     assert lists["Condition"] == {"StringLike": {"s3:prefix": ["opsctl", "opsctl/", "opsctl/*"]}}
     assert lists["Action"] == ["s3:ListBucket"]
 
 
-def test_the_image_is_a_name_that_amazon_keeps_up_to_date(ec2: Any) -> None:
+def test_the_image_is_a_parameter_that_aws_updates(ec2: Any) -> None:
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     images = {one["node_config"]["ImageId"] for one in config["available_node_types"].values()}
     assert len(images) == 1

@@ -1,4 +1,4 @@
-"""cluster.yaml and cluster/local.yaml: Ray takes them, they hold no secret, nothing is open to the world."""
+"""cluster.yaml and cluster/local.yaml are valid for Ray, contain no secret and open no port to the internet."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def commands(config: dict[str, Any]) -> list[str]:
 
 
 @both
-def test_ray_takes_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_matches_rays_schema(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     jsonschema.validate(read(file), schema)
@@ -43,21 +43,21 @@ def test_ray_takes_the_file(file: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @both
-def test_a_misspelt_key_would_not_pass(file: Path) -> None:
+def test_a_misspelt_key_fails_validation(file: Path) -> None:
     schema = json.loads((Path(ray.autoscaler.__file__).parent / "ray-schema.json").read_text())
     with pytest.raises(jsonschema.ValidationError, match="idle_timeout_minute'"):
         jsonschema.validate(read(file) | {"idle_timeout_minute": 5}, schema)
 
 
 @both
-def test_every_command_of_ray_says_that_tokens_are_needed(file: Path) -> None:
+def test_every_ray_command_requires_tokens(file: Path) -> None:
     found = commands(read(file))
     assert len(found) == 4, "stop and start, on the head and on a worker"
     assert all("RAY_AUTH_MODE=token" in one for one in found)
 
 
 @both
-def test_the_token_travels_and_only_its_owner_reads_it(file: Path) -> None:
+def test_the_token_is_copied_with_private_permissions(file: Path) -> None:
     config = read(file)
     assert config["file_mounts"]["~/.ray/auth_token"] == "~/.ray/auth_token", (
         "the user's, outside the repository"
@@ -80,7 +80,7 @@ def test_no_secret_is_in_the_file(file: Path) -> None:
 
 
 @both
-def test_what_is_mounted_is_there_and_is_what_an_installation_needs(file: Path) -> None:
+def test_mounted_files_exist_and_suffice_for_an_installation(file: Path) -> None:
     mounts = {to: here for to, here in read(file)["file_mounts"].items() if to.startswith("~/opsctl/")}
     assert set(mounts.values()) >= {
         "trainers",
@@ -95,13 +95,13 @@ def test_what_is_mounted_is_there_and_is_what_an_installation_needs(file: Path) 
     assert "-c constraints.txt" in installs[0]
 
 
-def test_machines_that_cost_come_when_there_is_work_and_go_when_there_is_none() -> None:
+def test_gpu_machines_start_on_demand_and_end_when_idle() -> None:
     config = read(AWS)
     gpu = config["available_node_types"]["gpu"]
     assert gpu["min_workers"] == 0
     assert gpu["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
     assert config["idle_timeout_minutes"] <= 15
-    assert config["provider"]["cache_stopped_nodes"] is False, "what ends leaves no disk to pay for"
+    assert config["provider"]["cache_stopped_nodes"] is False, "terminated machines leave no disk to pay for"
 
 
 def test_no_trial_runs_on_the_head() -> None:
@@ -110,8 +110,8 @@ def test_no_trial_runs_on_the_head() -> None:
     assert "--num-cpus=0" in next(one for one in commands(config) if "--head" in one)
 
 
-def test_the_security_group_is_opened_nowhere() -> None:
-    assert set(read(AWS)["provider"]["security_group"]) == {"GroupName"}, "no IpPermissions of ours"
+def test_the_file_opens_no_port_of_the_security_group() -> None:
+    assert set(read(AWS)["provider"]["security_group"]) == {"GroupName"}, "no IpPermissions"
 
 
 def test_machines_have_roles_instead_of_keys() -> None:
@@ -121,13 +121,13 @@ def test_machines_have_roles_instead_of_keys() -> None:
     assert all(one["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for one in types.values())
 
 
-def test_mlflow_on_the_head_is_set_as_by_opsctl_ui() -> None:
+def test_mlflow_on_the_head_is_configured_as_by_opsctl_ui() -> None:
     (line,) = [one for one in read(AWS)[f"head_{START}"] if "mlflow server" in one]
     settings, command = line.split("nohup", 1)
     assert {f"{name}={value}" for name, value in SETTINGS.items()} <= set(settings.split())
     assert "--host 127.0.0.1 " in command
 
 
-def test_both_files_start_ray_alike() -> None:
+def test_both_files_start_ray_in_the_same_way() -> None:
     aws, local = commands(read(AWS)), commands(read(LOCAL))
     assert [one.replace(" --num-cpus=0", "") for one in aws] == local

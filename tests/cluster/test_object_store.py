@@ -1,4 +1,4 @@
-"""A whole sweep on a server that speaks S3, with MLflow's server as cluster.yaml starts it on the head."""
+"""A whole sweep on an S3 server, with MLflow's server as cluster.yaml starts it on the head."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ pytestmark = [
 
 
 class Head:
-    """What `ray up cluster.yaml` leaves on the head beside Ray: a home, and MLflow's server."""
+    """The head after `ray up cluster.yaml`, without Ray: a home and MLflow's server."""
 
     def __init__(self, home: Path, store: str) -> None:
         (home / "opsctl").mkdir(parents=True)
         (self.port,) = free_ports(1)
         commands = yaml.safe_load((ROOT / "cluster.yaml").read_text())["head_start_ray_commands"]
         (command,) = (one for one in commands if "mlflow server" in one)
-        assert command.count("5000") == 2, "the address that is knocked at is the one that is served"
+        assert command.count("5000") == 2, "the probed address must be the served one"
         self.command = command.replace("5000", str(self.port))
         self.env = {
             **os.environ,
@@ -61,7 +61,7 @@ class Head:
     def start(self) -> None:
         shell = subprocess.Popen(["bash", "-c", self.command], env=self.env, start_new_session=True)
         self.groups.append(shell.pid)
-        assert shell.wait(30) == 0, "it does not keep `ray up` waiting"
+        assert shell.wait(30) == 0, "the command must not block `ray up`"
         end = time.monotonic() + 300
         while not self._answers():
             assert time.monotonic() < end, self.log.read_text()
@@ -91,7 +91,7 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
     head.start()
     begun = head.log.read_text()
     head.start()
-    assert head.log.read_text().startswith(begun), "`ray up` again does not start a second one"
+    assert head.log.read_text().startswith(begun), "a second `ray up` does not start a second server"
 
     where, sweep = f"{bucket}/opsctl", tiny(grid={"data.poison": ["ops"], "seed": [0, 1]})
     file = write(tmp_path, sweep)
@@ -108,7 +108,7 @@ def test_a_sweep_on_an_object_store_runs_once_and_is_tracked(head: Head, bucket:
     assert {run.info.run_name: run.info.status for run in tracked} == {
         payloads.name(task): "FINISHED" for task in plan.tasks
     }
-    assert any(name.endswith(".png") for name in storage.files("mlartifacts")), "pictures lie in the bucket"
+    assert any(name.endswith(".png") for name in storage.files("mlartifacts")), "pictures are in the bucket"
 
     code, again = finish(start("sweep", file, *options, store=where), seconds=600)
     assert code == 0, again

@@ -1,4 +1,4 @@
-"""A whole cluster as a user has it: `ray up`, a tunnel, `opsctl submit`, the end, on three hosts.
+"""A whole cluster as a user runs it: `ray up`, a tunnel, `opsctl submit`, `ray down`, on three hosts.
 
 They are namespaces of this machine. What differs from cluster/local.yaml: addresses, the user, the token's
 file, one processor a host, and no installation, since hosts see this machine's files. Its numbers are those of
@@ -79,7 +79,7 @@ def config_for(hosts: Hosts, folder: Path) -> Path:
 
 
 def launcher(*command: object, seconds: float = 300) -> subprocess.CompletedProcess[str]:
-    """Ray's launcher, from the repository's root, with the autoscaler that leaves no machine out."""
+    """Run Ray's launcher from the repository's root, with the autoscaler that includes every machine."""
     env = {
         **os.environ,
         "RAY_UP_enable_autoscaler_v2": "0",
@@ -100,7 +100,7 @@ def launcher(*command: object, seconds: float = 300) -> subprocess.CompletedProc
 
 @contextmanager
 def tunnel(hosts: Hosts) -> Iterator[str]:
-    """The head's dashboard, which only the head reaches, at an address of this machine."""
+    """An address of this machine for the head's dashboard, which only the head can reach."""
     (port,) = free_ports(1)
     process = subprocess.Popen(hosts.ssh("head", options=["-N", "-L", f"{port}:127.0.0.1:8265"]))
     try:
@@ -111,7 +111,7 @@ def tunnel(hosts: Hosts) -> Iterator[str]:
 
 
 def until(true: Callable[[], bool], *, seconds: float, what: str) -> float:
-    """Wait for something; how long it took."""
+    """Wait until `true` is; the seconds it took."""
     begin = time.monotonic()
     while not true():
         assert time.monotonic() - begin < seconds, f"not within {seconds:.0f} s: {what}"
@@ -119,20 +119,20 @@ def until(true: Callable[[], bool], *, seconds: float, what: str) -> float:
     return time.monotonic() - begin
 
 
-def processors(hosts: Hosts) -> str:
-    told = hosts.run("head", "RAY_AUTH_MODE=token ~/opsctl/.venv/bin/ray status", seconds=60).stdout
-    found = re.search(r"[\d.]+/([\d.]+) CPU", told)
+def cpus(hosts: Hosts) -> str:
+    status = hosts.run("head", "RAY_AUTH_MODE=token ~/opsctl/.venv/bin/ray status", seconds=60).stdout
+    found = re.search(r"[\d.]+/([\d.]+) CPU", status)
     return found[1] if found else ""
 
 
-def test_a_sweep_on_a_cluster_from_nothing_to_nothing(hosts: Hosts, tmp_path: Path) -> None:
+def test_a_sweep_runs_on_a_cluster_from_ray_up_to_ray_down(hosts: Hosts, tmp_path: Path) -> None:
     file = config_for(hosts, tmp_path)
     begin = time.monotonic()
     up = launcher(RAY, "up", "-y", "--no-config-cache", file)
     assert up.returncode == 0, up.stdout + up.stderr
     print(f"ray up: {time.monotonic() - begin:.0f} s")
     try:
-        joined = until(lambda: processors(hosts) == "3.0", seconds=300, what="every host has joined")
+        joined = until(lambda: cpus(hosts) == "3.0", seconds=300, what="every host has joined")
         print(f"workers joined {joined:.0f} s later")
         listening = hosts.run("head", "ss -ltnH 'sport = :8265'").stdout
         assert listening.split()[3] == "127.0.0.1:8265"

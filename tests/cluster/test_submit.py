@@ -1,4 +1,4 @@
-"""Sweeps that are sent to a cluster run there as they do here, whoever looks; a refusal is one clear line."""
+"""Submitted sweeps run on a cluster as they do locally, followed or not; an error is one clear line."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def test_a_sweep_runs_on_the_cluster_and_is_followed_to_its_end(tmp_path: Path, 
     store, file = tmp_path / "a store", write(tmp_path, tiny(grid={"seed": [0, 1, 2]}))
     code, out = finish(send(file, head, "--set", "seed=[0, 1]", store=store))
     assert code == 0, out
-    assert len(results(store)) == 2, "the options travelled, whatever their spaces"
-    assert re.search(r"trial +2/2", out), "its words are seen here"
-    assert len(re.findall(r"trial +1/2", out)) == 1, "and once"
+    assert len(results(store)) == 2, "options are passed on, even with spaces"
+    assert re.search(r"trial +2/2", out), "the output is shown here"
+    assert len(re.findall(r"trial +1/2", out)) == 1, "and only once"
     assert "Does it run?" in out
 
 
@@ -78,7 +78,7 @@ def test_it_ends_with_the_exit_code_of_the_sweep(tmp_path: Path, head: Head) -> 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_it_goes_on_without_us(tmp_path: Path, head: Head) -> None:
+def test_the_job_continues_after_the_client_ends(tmp_path: Path, head: Head) -> None:
     store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": [0]}))
     watching = send(file, head, store=store)
     assert watching.stdout is not None
@@ -97,14 +97,14 @@ def test_it_goes_on_without_us(tmp_path: Path, head: Head) -> None:
     assert "opsctl stop" in out
     end = time.monotonic() + 240
     while not results(store):
-        assert time.monotonic() < end, "the sweep ended with the one who looked"
+        assert time.monotonic() < end, "the sweep ended with its client"
         time.sleep(1)
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_nobody_has_to_watch(tmp_path: Path, head: Head) -> None:
-    refused = ("--set", "run.cpus_per_trial=99")  # so that it does not go on beside the next test
+def test_no_follow_returns_at_once(tmp_path: Path, head: Head) -> None:
+    refused = ("--set", "run.cpus_per_trial=99")  # so that it does not run during the next test
     code, out = finish(send(write(tmp_path, tiny()), head, "--no-follow", *refused, store=tmp_path / "store"))
     assert code == 0, out
     assert re.search(r"^tiny-[0-9a-f]{8} runs on the cluster", out, re.MULTILINE)
@@ -113,7 +113,7 @@ def test_nobody_has_to_watch(tmp_path: Path, head: Head) -> None:
 
 @pytest.fixture
 def cable(head: Head, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
-    """All that goes to the dashboard goes over it; whoever is not answered soon asks again."""
+    """A connection for all requests to the dashboard, which are retried soon if they get no answer."""
     from orchestrator.execution.ray import jobs
 
     for name, value in TOKENS.items():
@@ -128,17 +128,17 @@ def cable(head: Head, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cable]:
 @pytest.mark.cluster
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", [Cable.pull, Cable.die], ids=["pulled", "dead and still in"])
-def test_after_a_broken_line_nothing_is_written_twice_and_nothing_is_missed(
+def test_a_broken_connection_repeats_and_loses_no_line_of_the_log(
     head: Head, cable: Cable, fault: Callable[[Cable], None]
 ) -> None:
     from orchestrator.execution.ray.jobs import Jobs
 
     counts = "import time\nfor i in range(30): print(f'<{i}>', flush=True); time.sleep(0.4)"
     job = Jobs(head.dashboard)._client.submit_job(entrypoint=shlex.join(["python", "-c", counts]))
-    heard: list[str] = []
+    received: list[str] = []
 
     def break_it() -> None:
-        while "<3>" not in "".join(heard):
+        while "<3>" not in "".join(received):
             time.sleep(0.1)
         fault(cable)
         time.sleep(4)
@@ -146,14 +146,14 @@ def test_after_a_broken_line_nothing_is_written_twice_and_nothing_is_missed(
 
     breaking = threading.Thread(target=break_it, daemon=True)
     breaking.start()
-    assert Jobs(cable.address).follow(job, heard.append) == 0
+    assert Jobs(cable.address).follow(job, received.append) == 0
     assert not breaking.is_alive()
-    assert re.findall(r"^<(\d+)>$", "".join(heard), re.MULTILINE) == [str(i) for i in range(30)]
+    assert re.findall(r"^<(\d+)>$", "".join(received), re.MULTILINE) == [str(i) for i in range(30)]
 
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_line_that_stays_broken_is_no_failed_trial(
+def test_a_lost_connection_is_not_reported_as_a_failed_trial(
     tmp_path: Path, head: Head, cable: Cable, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from orchestrator.execution.ray import jobs
@@ -161,9 +161,9 @@ def test_a_line_that_stays_broken_is_no_failed_trial(
     monkeypatch.setattr(jobs, "LOST_SECONDS", 3.0)
     copy = jobs.Log.copy
 
-    async def pulled(log: jobs.Log, said: AsyncIterator[str]) -> None:
+    async def pulled(log: jobs.Log, chunks: AsyncIterator[str]) -> None:
         cable.pull()
-        await copy(log, said)
+        await copy(log, chunks)
 
     monkeypatch.setattr(jobs.Log, "copy", pulled)
     file = write(tmp_path, tiny(grid={"seed": [0]}))
@@ -176,7 +176,7 @@ def test_a_line_that_stays_broken_is_no_failed_trial(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_a_driver_that_is_killed_at_night_is_begun_again(tmp_path: Path, head: Head) -> None:
+def test_a_killed_driver_is_restarted(tmp_path: Path, head: Head) -> None:
     store = tmp_path / "store"
     long = {**TRAIN, "epochs": 60}
     sweep = tiny(base={"data": {"limit": 300}, "train": long}, grid={"seed": [0, 1, 2]})
@@ -194,22 +194,22 @@ def test_a_driver_that_is_killed_at_night_is_begun_again(tmp_path: Path, head: H
     assert live_heartbeats(Ledger(store).storage) == []
 
 
-def test_a_log_that_is_told_from_its_beginning_again_is_written_once() -> None:
+def test_a_log_sent_again_from_the_start_is_written_once() -> None:
     from orchestrator.execution.ray.jobs import Log
 
-    async def said(*texts: str, ends: bool = True) -> AsyncIterator[str]:
+    async def chunks(*texts: str, ends: bool = True) -> AsyncIterator[str]:
         for text in texts:
             yield text
         if not ends:
             raise RuntimeError("WebSocket connection closed unexpectedly")
 
-    heard: list[str] = []
-    log = Log(heard.append)
+    received: list[str] = []
+    log = Log(received.append)
     for texts in (("one\n", "two"), (), ("one\ntw", "o\nthree\n")):
         with pytest.raises(RuntimeError):
-            asyncio.run(log.copy(said(*texts, ends=False)))
-    asyncio.run(log.copy(said("o", "ne\ntwo\nthree\nfo", "ur\n")))
-    assert heard == ["one\n", "two", "\nthree\n", "fo", "ur\n"]
+            asyncio.run(log.copy(chunks(*texts, ends=False)))
+    asyncio.run(log.copy(chunks("o", "ne\ntwo\nthree\nfo", "ur\n")))
+    assert received == ["one\n", "two", "\nthree\n", "fo", "ur\n"]
 
 
 @pytest.mark.slow
@@ -220,7 +220,7 @@ def test_a_log_that_is_told_from_its_beginning_again_is_written_once() -> None:
         (WRONG, "refuses the token in RAY_AUTH_TOKEN"),
     ],
 )
-def test_a_token_that_is_missing_or_wrong_is_one_error(
+def test_a_missing_or_wrong_token_is_one_error(
     tmp_path: Path, head: Head, env: dict[str, str], says: str
 ) -> None:
     words = ("submit", write(tmp_path, tiny()), "--address", head.dashboard)
@@ -239,7 +239,7 @@ def test_a_token_that_is_missing_or_wrong_is_one_error(
         "/bin/sh: 1: python: not found",
     ],
 )
-def test_a_head_without_opsctl_is_told(message: str) -> None:
+def test_a_head_without_opsctl_is_an_error(message: str) -> None:
     from ray.job_submission import JobDetails, JobStatus
 
     from orchestrator.execution.ray import jobs
@@ -256,7 +256,7 @@ def test_a_head_without_opsctl_is_told(message: str) -> None:
 
 
 @pytest.mark.slow
-def test_where_no_dashboard_is_there_is_one_error(tmp_path: Path, head: Head, opsctl: Opsctl) -> None:
+def test_a_missing_dashboard_is_one_error(tmp_path: Path, head: Head, opsctl: Opsctl) -> None:
     file = write(tmp_path, tiny())
     for address, says in (
         (f"http://127.0.0.1:{free_ports(1)[0]}", "no Ray dashboard answers at http://127.0.0.1"),
@@ -271,7 +271,7 @@ def test_where_no_dashboard_is_there_is_one_error(tmp_path: Path, head: Head, op
 
 
 @pytest.mark.slow
-def test_what_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from orchestrator.execution.ray import jobs
 
     monkeypatch.setattr(jobs, "ANSWER_SECONDS", 0.5)
@@ -282,7 +282,7 @@ def test_what_never_answers_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -
         jobs.Jobs(f"http://127.0.0.1:{silent.getsockname()[1]}")
 
 
-def test_what_is_wrong_with_a_sweep_stops_it_here(tmp_path: Path, opsctl: Opsctl) -> None:
+def test_an_invalid_sweep_is_not_submitted(tmp_path: Path, opsctl: Opsctl) -> None:
     file = write(tmp_path, tiny(grid={"train.epoch": [1]}))
     code, _, err = opsctl("submit", file, "--store", "/shared/store")
     assert code == 2
@@ -290,7 +290,7 @@ def test_what_is_wrong_with_a_sweep_stops_it_here(tmp_path: Path, opsctl: Opsctl
 
 
 @pytest.mark.parametrize("store", ["opsctl-store", "./here", "~/store"])
-def test_a_store_that_others_cannot_reach_is_refused(tmp_path: Path, opsctl: Opsctl, store: str) -> None:
+def test_a_store_unreachable_from_the_cluster_is_refused(tmp_path: Path, opsctl: Opsctl, store: str) -> None:
     code, _, err = opsctl("submit", write(tmp_path, tiny()), "--store", store)
     assert code == 2
     assert f"--store {store} is a folder of this machine" in err
@@ -298,25 +298,25 @@ def test_a_store_that_others_cannot_reach_is_refused(tmp_path: Path, opsctl: Ops
 
 
 @pytest.mark.parametrize("store", ["/shared/store", "file:///shared/store", "s3://bucket/opsctl"])
-def test_a_store_that_others_can_reach_is_taken(store: str) -> None:
+def test_a_store_reachable_from_the_cluster_is_accepted(store: str) -> None:
     submit.check_store(store)
 
 
-def test_a_password_does_not_travel(tmp_path: Path) -> None:
+def test_a_password_is_not_submitted(tmp_path: Path) -> None:
     file = write(tmp_path, tiny())
     uri = "postgresql://me:hunter2@db/mlflow"
-    with pytest.raises(InputError, match="--tracking-uri holds a password") as told:
+    with pytest.raises(InputError, match="--tracking-uri holds a password") as error:
         submit.prepare(file, store="/shared", settings=[], tracking_uri=uri)
-    assert "hunter2" not in str(told.value)
+    assert "hunter2" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "uri", ["sqlite:///mlflow.db", "sqlite:////home/me/mlflow.db", "file:///tmp/runs", "mlruns", "./mlruns"]
 )
-def test_runs_are_not_sent_to_a_file_of_another_machine(
+def test_a_tracking_file_of_this_machine_is_refused(
     tmp_path: Path, opsctl: Opsctl, monkeypatch: pytest.MonkeyPatch, uri: str
 ) -> None:
-    monkeypatch.setenv("OPSCTL_TRACKING_URI", uri)  # as it stands in a shell that runs sweeps here, too
+    monkeypatch.setenv("OPSCTL_TRACKING_URI", uri)  # as in a shell that also runs local sweeps
     code, _, err = opsctl("submit", write(tmp_path, tiny()), "--store", "/shared/store")
     assert code == 2
     assert f"--tracking-uri {uri} (or OPSCTL_TRACKING_URI) is a file of this machine" in err
@@ -324,11 +324,11 @@ def test_runs_are_not_sent_to_a_file_of_another_machine(
 
 
 @pytest.mark.parametrize("uri", ["http://db:5000", "https://db", "postgresql://me@db/mlflow"])
-def test_runs_are_sent_to_a_server(uri: str) -> None:
+def test_a_tracking_server_is_accepted(uri: str) -> None:
     submit.check_tracking(uri)
 
 
-def test_the_head_gets_the_options_that_were_given_here(tmp_path: Path) -> None:
+def test_the_job_has_the_options_of_the_command(tmp_path: Path) -> None:
     name, options = submit.prepare(
         write(tmp_path, tiny()),
         store="s3://b/o",
@@ -345,5 +345,5 @@ def test_the_head_gets_the_options_that_were_given_here(tmp_path: Path) -> None:
 
 def test_submit_has_the_options_of_sweep() -> None:
     ours, theirs = (set(inspect.signature(one).parameters) for one in (cli.sweeps.submit, cli.sweeps.sweep))
-    assert theirs - ours == {"dry_run"}, "opsctl plan shows it, wherever it will run"
+    assert theirs - ours == {"dry_run"}, "opsctl plan shows the cost"
     assert ours - theirs == {"follow"}

@@ -26,7 +26,7 @@ SWEEP = tiny(
 
 
 def make(root: Path) -> None:
-    """A store in which the sweep is done."""
+    """Create a store in which the sweep is done."""
     store = Store(root)
     run = RunSpec(keep="weights")
     for task in plan_of(SWEEP, store).tasks:
@@ -34,7 +34,7 @@ def make(root: Path) -> None:
 
 
 def add_other_files(root: Path) -> None:
-    """What a store in use has besides: a trial that failed and one that was stopped, heartbeats, leases, ..."""
+    """Add other files of a store in use: a failed and a pruned trial, heartbeats, leases, ..."""
     store = Store(root)
     plan, ledger = plan_of(SWEEP, store), Ledger(store.where)
     storage, keys = ledger.storage, [task.key for task in plan.tasks]

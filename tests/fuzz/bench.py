@@ -1,4 +1,4 @@
-"""A folder with a store to damage, and with things beside it that no command may touch."""
+"""A folder with a store to damage, beside files that no command may touch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DATABASE = "mlflow.db"
 
 
 class Bench:
-    """A store in `original`; `fresh` has it copied to `store`, where commands find it."""
+    """A store in `original`, which `fresh` copies to `store`, where commands find it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.store, self.original = folder, folder / "store", folder / "original"
@@ -50,7 +50,7 @@ class Bench:
         self.names = sorted(str(file.relative_to(self.original)) for file in files)
 
     def fresh(self) -> None:
-        """Have the store as it was made."""
+        """Restore the original store."""
         shutil.rmtree(self.store, ignore_errors=True)
         shutil.copytree(self.original, self.store)
 
@@ -61,7 +61,7 @@ class Bench:
         return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in files if f.is_file()}
 
     def command(self, words: Sequence[str]) -> Command:
-        """It is begun; some words stand for places."""
+        """Start a command; placeholders in its words are replaced by paths."""
         shutil.rmtree(self.folder / "out", ignore_errors=True)
         places = {
             "SWEEP": str(self.file),
@@ -71,17 +71,16 @@ class Bench:
         return Command(self.server, [places.get(word, word) for word in words], self.environment)
 
     def run(self, words: Sequence[str], *, seconds: float = SECONDS) -> Ended:
-        """It has ended, as `check` wants it to. By the clock it may take longer: the machine may have other
-        work."""
+        """Wait for a command and check its end. The limit is on CPU time, because the machine may be busy."""
         patience = float(os.environ.get("OPSCTL_FUZZ_PATIENCE", "6"))
         return self.check(self.command(words).wait(seconds * patience), seconds=seconds)
 
     def check(self, ended: Ended, *, seconds: float) -> Ended:
-        """Whatever it was given, a command does none of this."""
+        """Check the promises that a command keeps for any input."""
         self.ended.append(ended)
         what = f"opsctl {' '.join(ended.words)}\n{ended.printed[-20_000:]}"
         assert ended.code is not None, f"did not end within {ended.seconds:.1f} s: {what}"
-        assert ended.cpu_seconds < seconds, f"{ended.cpu_seconds:.1f} s of processor time: {what}"
+        assert ended.cpu_seconds < seconds, f"{ended.cpu_seconds:.1f} s of CPU time: {what}"
         assert ended.code in CODES, f"exit code {ended.code}: {what}"
         assert "Traceback" not in ended.printed, what
         assert not [c for c in ended.printed if ord(c) < 32 and c not in "\n\t\r"], (
@@ -92,7 +91,7 @@ class Bench:
         return ended
 
     def values(self) -> dict[str, str]:
-        """The accuracies that a report has of trials, by their keys."""
+        """The accuracies of trials in a report, by their keys."""
         ended = self.run(["report", "SWEEP", "--format", "trials.csv"])
         lines = ended.printed.splitlines(keepends=True)
         table = dropwhile(lambda line: "test/clean_acc" not in line, lines)  # warnings come before it
@@ -100,7 +99,7 @@ class Bench:
         return {row["key"]: row["test/clean_acc"] for row in rows if row.get("test/clean_acc")}
 
     def summary(self) -> str:
-        """How many commands there were, and the worst of them."""
+        """The number of commands, and the worst of them."""
         slow = max(self.ended, key=lambda ended: ended.cpu_seconds)
         large = max(self.ended, key=lambda ended: ended.megabytes)
         return (

@@ -1,4 +1,4 @@
-"""What damaged and hostile files hold: bytes of a real file that were changed, or its values replaced."""
+"""Contents of damaged and hostile files: a real file with changed bytes or replaced values."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ RAW = (
 
 
 def examples(number: int) -> settings:
-    """So many inputs, always the same ones, unless more are asked for."""
+    """Settings for a number of inputs, always the same ones unless more are requested."""
     return settings(
         max_examples=max(1, int(number * MORE)), deadline=None, derandomize=MORE == 1, database=None
     )
@@ -96,8 +96,8 @@ def changed_bytes(draw: st.DrawFn, data: bytes) -> bytes:
 
 @st.composite
 def changed_json(draw: st.DrawFn, data: bytes) -> bytes:
-    """A file of JSON in which a few values were replaced, removed or added. Half of them get digests anew, as
-    somebody who means harm would do."""
+    """A JSON file in which a few values were replaced, removed or added. Half of them get new digests, as an
+    attacker would compute."""
     value = json.loads(data)
     for _ in range(draw(st.integers(1, 3))):
         value = _changed(draw, value)
@@ -143,5 +143,5 @@ def _changed(draw: st.DrawFn, value: Any) -> Any:
 
 
 def damaged(data: bytes) -> st.SearchStrategy[bytes]:
-    """A file of JSON, damaged one way or the other."""
+    """A JSON file, damaged in bytes or in values."""
     return st.one_of(changed_bytes(data), changed_json(data))

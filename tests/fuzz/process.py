@@ -49,7 +49,7 @@ class Server:
         return answer
 
     def apply(self, name: str, root: Path) -> None:
-        """Do something of base.py to a store."""
+        """Call a function of base.py on a store."""
         with tempfile.NamedTemporaryFile() as file:
             assert self.ask(name, root=str(root), output=file.name)["code"] == 0, file.read().decode()
 
@@ -69,19 +69,19 @@ class Command:
         started = server.ask("start", words=self.words, environment=environment, output=file.name)
         self.pid = started["pid"]
 
-    def said(self) -> str:
+    def printed(self) -> str:
         """What it has printed so far."""
         return self.output.read_bytes().decode(errors="replace")
 
     def wait(self, seconds: float) -> Ended:
-        """Its end, which is brought about if it takes more than so many seconds from now."""
+        """Wait for its end; it is killed after so many seconds."""
         ended = self.server.ask("wait", pid=self.pid, seconds=seconds)
-        printed = self.said()
+        text = self.printed()
         self.output.unlink()
         return Ended(
             self.words,
             ended["code"],
-            printed,
+            text,
             time.monotonic() - self.begun,
             ended["cpu_seconds"],
             ended["megabytes"],

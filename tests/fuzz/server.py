@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Start a command, wait for one, or do something to a store, which may take ten minutes."""
+    """Start a command, wait for one, or change a store, which may take ten minutes."""
     match request["do"]:
         case "start":
             words, environment = tuple(request["words"]), request["environment"]
@@ -64,7 +64,7 @@ def preload() -> None:
 
 
 def fork(act: Callable[[], int], output: Path) -> int:
-    """The id of a process, the first of a group of its own, that does something and prints to a file."""
+    """Fork a process, in a process group of its own, that calls `act` and prints to a file; its id."""
     pid = os.fork()
     if pid:
         return pid

@@ -1,5 +1,5 @@
-"""Each command that reads a store, given one that is damaged or hostile, ends by itself within seconds, with an
-exit code of its own, and touches nothing outside the store."""
+"""Each command, given a damaged or hostile store, ends within seconds with a regular exit code and touches nothing
+outside the store."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def some(names: list[str]) -> st.SearchStrategy[list[str]]:
 
 
 def damage(store: Path, names: list[str], data: st.DataObject) -> None:
-    """Change these files of a store."""
+    """Damage these files of a store."""
     for name in names:
         file = store / name
         before = file.read_bytes()
@@ -50,7 +50,7 @@ def damage(store: Path, names: list[str], data: st.DataObject) -> None:
         file.write_bytes(data.draw(damaged(before) if is_json else changed_bytes(before)))
 
 
-def test_damaged_files(bench: Bench) -> None:
+def test_commands_survive_damaged_files(bench: Bench) -> None:
     """One to three files of the store are changed, and a command is run."""
 
     @given(st.data())
@@ -64,7 +64,7 @@ def test_damaged_files(bench: Bench) -> None:
 
 
 def test_no_number_of_a_damaged_result_is_reported(bench: Bench) -> None:
-    """Whatever bytes of results are changed, a report has only numbers that a trial published."""
+    """Whichever bytes of results are changed, a report has only numbers that a trial published."""
     results = [name for name in bench.names if name.startswith("trials/") and name.endswith(".json")]
 
     @given(st.data())
@@ -80,7 +80,7 @@ def test_no_number_of_a_damaged_result_is_reported(bench: Bench) -> None:
 
 
 def put_in_place(file: Path, kind: str, other: bytes, canary: Path) -> None:
-    """Have something else where a file was."""
+    """Replace a file by something else."""
     file.unlink()
     match kind:
         case "folder":
@@ -95,8 +95,8 @@ def put_in_place(file: Path, kind: str, other: bytes, canary: Path) -> None:
             file.write_bytes(other)
 
 
-def test_files_that_are_none(bench: Bench) -> None:
-    """In the place of a file there is a folder, a link, a named pipe, another file of the store, or nothing."""
+def test_commands_survive_links_pipes_and_folders_in_place_of_files(bench: Bench) -> None:
+    """A file is replaced by a folder, a link, a named pipe, another file of the store, or nothing."""
 
     @given(st.data())
     @examples(75)
@@ -110,8 +110,8 @@ def test_files_that_are_none(bench: Bench) -> None:
     check()
 
 
-def test_files_of_hostile_names(bench: Bench) -> None:
-    """Beside the files of the store lie others whose names are not those of any."""
+def test_commands_survive_files_with_hostile_names(bench: Bench) -> None:
+    """The store has additional files with hostile names."""
 
     @given(st.data())
     @examples(50)

@@ -1,4 +1,4 @@
-"""`opsctl import`, given files that are damaged or hostile."""
+"""`opsctl import` with damaged or hostile files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ PICTURE = saved(lambda file: Image.fromarray(np.zeros((32, 32, 3), dtype="uint8"
 
 
 def placed(folder: Path, name: str) -> Path:
-    """What a user would import, whole."""
+    """An intact file that a user would import."""
     path = folder / name
     if name in FILES:
         path.write_bytes(FILES[name])
@@ -45,7 +45,7 @@ def placed(folder: Path, name: str) -> Path:
     return path
 
 
-def test_files_to_import(bench: Bench) -> None:
+def test_import_survives_damaged_files(bench: Bench) -> None:
     names = [*FILES, "pictures"]
     bench.inbox.mkdir()
     for name in names:

@@ -1,5 +1,4 @@
-"""The commands that write to a damaged or hostile store: they mend it, and its numbers are those that an
-undamaged one has."""
+"""Commands that write to a damaged or hostile store repair it, and its numbers are those of an undamaged one."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ SWEEP_SECONDS, MLFLOW_SECONDS = 60.0, 30.0  # Ray starts and trains; MLflow make
 
 
 def spoil(bench: Bench, data: st.DataObject) -> None:
-    """Change a few files, or have something else in the place of one."""
+    """Damage a few files, or replace one by something else."""
     bench.fresh()
     if data.draw(st.booleans()):
         damage(bench.store, data.draw(some(bench.names)), data)
@@ -28,8 +27,8 @@ def spoil(bench: Bench, data: st.DataObject) -> None:
         put_in_place(file, kind, other.read_bytes(), bench.folder / "victim" / "canary")
 
 
-def test_a_sweep_ends_with_the_numbers_of_an_undamaged_store(bench: Bench) -> None:
-    """But for the trials that the store says have failed, all are there in the end."""
+def test_a_sweep_on_a_damaged_store_ends_with_the_right_numbers(bench: Bench) -> None:
+    """Except for trials recorded as failed, all are done in the end."""
 
     @given(st.data())
     @examples(2)
@@ -55,7 +54,7 @@ def spoil_database(bench: Bench, data: st.DataObject) -> None:
         )
 
 
-def test_track_fills_a_database_that_was_damaged(bench: Bench) -> None:
+def test_track_fills_a_damaged_database(bench: Bench) -> None:
     @given(st.data())
     @examples(3)
     def check(data: st.DataObject) -> None:
@@ -69,14 +68,14 @@ def test_track_fills_a_database_that_was_damaged(bench: Bench) -> None:
 
 
 def seen(bench: Bench) -> str:
-    """All that `opsctl ui` says until it is stopped, which it is once it serves."""
+    """The output of `opsctl ui`, which is stopped once it serves."""
     command, end = bench.command(["ui", "--port", str(free_port())]), time.monotonic() + MLFLOW_SECONDS
-    while not re.search("MLflow is at|error:", command.said()) and time.monotonic() < end:
+    while not re.search("MLflow is at|error:", command.printed()) and time.monotonic() < end:
         time.sleep(0.05)
     return bench.check(command.end(MLFLOW_SECONDS), seconds=MLFLOW_SECONDS).printed
 
 
-def test_ui_starts_on_a_database_that_was_damaged(bench: Bench) -> None:
+def test_ui_starts_on_a_damaged_database(bench: Bench) -> None:
     bench.fresh()
     assert "MLflow is at" in seen(bench)
 

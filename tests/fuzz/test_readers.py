@@ -1,4 +1,4 @@
-"""Each reader, given damaged and hostile files, returns a value of its type or says why there is none."""
+"""Each reader, given damaged and hostile files, returns a value of its type or an error with the reason."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ DATA_SET = {
 
 
 def ledger_with(folder: str) -> Ledger:
-    """A ledger that has a file of each kind."""
+    """A ledger with a file of each kind."""
     ledger = Ledger(f"memory://{folder}/x")
     ledger.publish(KEY, RESULT)
     ledger.publish_finding(KEY, KEY, PROBED)
@@ -139,7 +139,7 @@ def in_range(metrics: dict[str, Any]) -> bool:
     [*((name, False) for name in READ), ("result", True), ("look", True)],
     ids=[*READ, "result of an earlier version", "look of an earlier version"],
 )
-def test_the_ledger(name: str, merged: bool) -> None:
+def test_the_ledger_survives_damaged_files(name: str, merged: bool) -> None:
     ledger = ledger_with(secrets.token_hex(8))
     storage, read = ledger.storage, READ[name]
     (file,) = (f"trials/{KEY}/{n}" for n in storage.names(f"trials/{KEY}") if n.startswith(name))
@@ -190,7 +190,7 @@ OTHERS: dict[str, tuple[Callable[[bytes], Any], Any]] = {
 
 
 @pytest.mark.parametrize("kind", OTHERS)
-def test_other_files(kind: str) -> None:
+def test_other_readers_survive_damaged_files(kind: str) -> None:
     read, value = OTHERS[kind]
     data = json.dumps(value).encode()
     assert read(data)
@@ -219,7 +219,7 @@ def driver(storage: Storage) -> Driver:
     return found
 
 
-def test_heartbeats(tmp_path: Path) -> None:
+def test_heartbeats_survive_damage(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     one = driver(storage)
     data = storage.read(f"drivers/{one.id}.json") or b""
@@ -242,7 +242,7 @@ def test_heartbeats(tmp_path: Path) -> None:
     check()
 
 
-def test_leases_and_claims_of_a_search(tmp_path: Path) -> None:
+def test_leases_and_search_claims_survive_damage(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
 
     @given(st.one_of(st.binary(max_size=300), st.sampled_from([t.encode(errors="replace") for t in TEXTS])))
@@ -251,7 +251,7 @@ def test_leases_and_claims_of_a_search(tmp_path: Path) -> None:
         storage.write("leases/a.0", owner)
         leases = Leases(storage, "me-1-0")
         assert leases.free("a")
-        assert leases.take("a"), "nobody lives who has it"
+        assert leases.take("a"), "its holder is dead"
         leases.release("a", done=True)
         assert storage.names("leases") == []
         storage.write("searches/s/0", owner)
@@ -260,7 +260,7 @@ def test_leases_and_claims_of_a_search(tmp_path: Path) -> None:
     check()
 
 
-def test_snapshots(tmp_path: Path) -> None:
+def test_snapshots_survive_damage(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     claim = {"says": "x", "lower": {"p": "ops"}, "higher": 0.5, "where": {}, "margin": 0.0}
     report = {"metrics": {}, "reference": None, "compare": [["a", "b"]], "claims": [claim]}
@@ -293,7 +293,7 @@ def test_snapshots(tmp_path: Path) -> None:
     check()
 
 
-def test_documents_of_pages(tmp_path: Path) -> None:
+def test_page_documents_survive_damage(tmp_path: Path) -> None:
     file = tmp_path / "page.json"
     document = {"format": 2, "made": "2026-01-01T00:00:00+00:00", "sweeps": [], "data": []}
     save_document(document, file)
@@ -314,7 +314,7 @@ PARTS = st.one_of(
 )
 
 
-def test_names(tmp_path: Path) -> None:
+def test_hostile_names_are_handled(tmp_path: Path) -> None:
     """Whatever the name, nothing outside the folder is read, written or removed."""
     inside, outside = tmp_path / "a" / "b" / "store", tmp_path / "a" / "canary"
     storage = FolderStorage(inside)

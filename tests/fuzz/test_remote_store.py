@@ -1,5 +1,5 @@
-"""Records and files of a store at a URL, which whoever may write to the bucket can change: a machine that
-reads them writes only inside its own cache, and uses only the bytes that a record was published with."""
+"""Anyone with write access to a bucket can change its records and files: a machine that reads them writes only
+inside its own cache, and uses only the bytes that a record was published with."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ CLEAN = DataSpec.parse({"limit": 20}, "test").pinned()
 
 
 def below(folder: Path, *, without: Path) -> dict[Path, bytes]:
-    """The files of a folder, but for those of another."""
+    """The files of a folder, except those of another."""
     return {f: f.read_bytes() for f in folder.rglob("*") if f.is_file() and not f.is_relative_to(without)}
 
 
-def test_a_bucket_writes_on_no_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malicious_bucket_cannot_write_outside_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache = tmp_path / "cache"
     monkeypatch.setenv("OPSCTL_CACHE", str(cache))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a page, and says what it saw: errors, requests, sizes, a picture."""
+"""A headless Chromium that opens a page and records its errors, requests, sizes and a screenshot."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def browser() -> str | None:
 
 @dataclass
 class Seen:
-    """What a page did: the URLs that it asked for, its errors and messages, what JavaScript said of it, a PNG."""
+    """A loaded page: the URLs requested, its errors and messages, the result of a script, a PNG."""
 
     requests: list[str] = field(default_factory=list)
     messages: list[str] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
     picture: bytes = b""
     printed: bytes = b""
 
@@ -70,7 +70,7 @@ async def _visit(
                     "new Promise(r => document.readyState == 'complete' ? r(1) : addEventListener('load', r))"
                 )
                 await _evaluate(call, ready)
-                seen.said = {name: await _evaluate(call, text) for name, text in ask.items()}
+                seen.results = {name: await _evaluate(call, text) for name, text in ask.items()}
                 if picture:
                     answer = await call("Page.captureScreenshot", captureBeyondViewport=True)
                     seen.picture = base64.b64decode(answer["data"])
@@ -95,11 +95,11 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
 
 async def _address(folder: Path, session: aiohttp.ClientSession) -> str:
     """Of the browser's one page."""
-    told = folder / "DevToolsActivePort"
+    port_file = folder / "DevToolsActivePort"
     async with asyncio.timeout(PATIENCE):
-        while not told.exists() or not told.read_text().strip():
+        while not port_file.exists() or not port_file.read_text().strip():
             await asyncio.sleep(0.05)
-        port = told.read_text().split()[0]
+        port = port_file.read_text().split()[0]
         async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
             pages = [one for one in await answer.json() if one["type"] == "page"]
     return str(pages[0]["webSocketDebuggerUrl"])
@@ -117,17 +117,17 @@ def _talker(socket: aiohttp.ClientWebSocketResponse) -> tuple[Call, Seen]:
         await socket.send_json({"id": number, "method": method, "params": params})
         async with asyncio.timeout(PATIENCE):
             while True:
-                told = await socket.receive_json()
-                if told.get("id") == number:
-                    assert "error" not in told, told
-                    return dict(told["result"])
-                _note(told, seen)
+                message = await socket.receive_json()
+                if message.get("id") == number:
+                    assert "error" not in message, message
+                    return dict(message["result"])
+                _note(message, seen)
 
     return call, seen
 
 
-def _note(told: dict[str, Any], seen: Seen) -> None:
-    method, params = told["method"], told["params"]
+def _note(message: dict[str, Any], seen: Seen) -> None:
+    method, params = message["method"], message["params"]
     if method == "Network.requestWillBeSent":
         seen.requests.append(params["request"]["url"])
     elif method in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):

@@ -34,7 +34,7 @@ def heartbeat(driver: str, *, sweep: str = "tiny", beat: int = 1) -> bytes:
 
 @contextmanager
 def driving(where: str, sweep: str, *, snapshot: str = "", **state: Any) -> Iterator[Driver]:
-    """A driver of a sweep that does nothing, until it is asked to stop or the block ends."""
+    """An idle driver of a sweep until it is asked to stop or the block ends."""
     stop, begun, drivers = threading.Event(), threading.Event(), list[Driver]()
 
     def drive() -> None:
@@ -55,6 +55,6 @@ def driving(where: str, sweep: str, *, snapshot: str = "", **state: Any) -> Iter
         thread.join()
 
 
-def run(name: str, **told: Any) -> dict[str, Any]:
-    """A trial that runs, as a driver's state tells it."""
-    return {"key": "0" * 16, "name": name, "since": "2026-01-01T00:00:00+00:00", "epochs": 9, **told}
+def run(name: str, **fields: Any) -> dict[str, Any]:
+    """A running trial, as in the state of a driver."""
+    return {"key": "0" * 16, "name": name, "since": "2026-01-01T00:00:00+00:00", "epochs": 9, **fields}

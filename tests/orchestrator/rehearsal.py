@@ -1,5 +1,5 @@
-"""A sweep rehearsed: the real dispatcher and the real ledger, with workers and cards in name only. Time passes as
-trials take it, and nothing else does."""
+"""A simulated sweep: the real dispatcher and the real ledger with simulated workers and GPUs. Only the durations of
+trials advance the clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Machine = dict[str, float]
 
 @dataclass(frozen=True)
 class Start:
-    """When a trial or a builder began, how many seconds it takes, and its share of a GPU."""
+    """The start of a trial or builder: when, its duration in seconds, and its share of a GPU."""
 
     when: float
     seconds: float
@@ -44,17 +44,17 @@ class Start:
 
 @dataclass(frozen=True)
 class Place:
-    """What runs: a worker with its number, or what `builds`."""
+    """A running worker with its number, or a builder for `builds`."""
 
     number: int
     share: float
     cpus: float
     builds: Claim | None = None
-    card: str = ""
+    gpu: str = ""
 
 
 class Workers:
-    """Workers as the dispatcher knows them, and those of them that have no place yet."""
+    """Workers as the dispatcher knows them; those in `ordered` have no place yet."""
 
     def __init__(self) -> None:
         self.open: dict[int, float] = {}
@@ -89,8 +89,8 @@ class By(Shares):
 
 
 class Rehearsal:
-    """A sweep of trials that take so many seconds and want such shares of a GPU, on `machines`. Those that
-    need more, by their place, run out of memory after a minute."""
+    """A sweep of trials, each with its seconds and share of a GPU, on `machines`. Trials whose index in `needs` has
+    a larger share run out of memory after a minute."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Rehearsal:
         self.workers, self.claims = Workers(), list[Claim]()
         there = Cluster(coming=tuple(machines))
         self.dispatcher = Dispatcher(context, self.progress, self, self.workers, None, there)  # type: ignore[arg-type]
-        self.free = {f"card {i}": 1.0 for i in range(sum(int(m.get("GPU", 0)) for m in machines))}
+        self.free = {f"GPU {i}": 1.0 for i in range(sum(int(m.get("GPU", 0)) for m in machines))}
         self.cpus = sum(machine["CPU"] for machine in machines)
         self.on: dict[str, Place] = {}  # what runs, by its name
         self.waiting: list[tuple[Claim, float]] = []  # builders without a place, and how long they take
@@ -124,22 +124,22 @@ class Rehearsal:
         self._ties = itertools.count()
 
     def claim(self, claim: Claim, seconds: float) -> None:
-        """A builder is submitted."""
+        """Submit a builder."""
         self.claims.append(claim)
         self.waiting.append((claim, seconds))
 
     def play(self, until: float = math.inf) -> float:
-        """Go on to the end, or to some moment; the time then."""
+        """Run to the end, or until some moment; the time then."""
         self._settle([])
         while not self.progress.finished and self._next <= until:
             self.now, _, name, attempt = heapq.heappop(self._events)
             self._settle(self._said(name, attempt))
-            assert self.workers.opened < 1000, "workers come and go without end"
+            assert self.workers.opened < 1000, "workers start and end for ever"
         self.now = min(until, self.now) if self.progress.finished else until
         return self.now
 
     def record(self, number: int) -> dict[str, Any]:
-        """What the worker says of an attempt that ended well."""
+        """The record that a worker sends of a successful attempt."""
         return {"key": self._attempt(number).task.key, **RECORD}
 
     def _attempt(self, number: int) -> Attempt:
@@ -148,13 +148,13 @@ class Rehearsal:
 
     @property
     def _next(self) -> float:
-        """When something happens next."""
+        """The time of the next event."""
         if not self._events:
-            raise AssertionError("nothing runs, and nothing will")
+            raise AssertionError("nothing runs and nothing is scheduled")
         return self._events[0][0]
 
     def _said(self, name: str, number: int | None) -> list[Message]:
-        """What the driver hears when something has ended, or a worker has started."""
+        """The messages to the driver when something has ended or a worker has started."""
         place = self.on[name]
         if place.builds is not None:
             self._leave(name)
@@ -172,13 +172,13 @@ class Rehearsal:
                 number=place.number,
                 share=place.share,
                 node="",
-                card=place.card,
+                card=place.gpu,
                 ended=ended,
             )
         ]
 
     def _settle(self, messages: list[Message]) -> None:
-        """Have the driver hear this, and look to everything until nothing changes."""
+        """Deliver messages to the driver and let it act until nothing changes."""
         dispatcher = self.dispatcher
         for _ in range(100):
             self.progress.poll()
@@ -189,7 +189,7 @@ class Rehearsal:
             dispatcher.adjust()
             if not self._fill() and not answers and not self.progress.trials(State.PAUSED):
                 return
-        raise AssertionError("workers come and go without end")
+        raise AssertionError("workers start and end for ever")
 
     def _answered(self, worker: str, answer: Answer) -> None:
         if "end" in answer:
@@ -201,7 +201,7 @@ class Rehearsal:
         self._at(60.0 if share < self.needs.get(key, 0.0) else self.seconds[key], worker, attempt.number)
 
     def _fill(self) -> bool:
-        """Have begin what finds a place, each on the emptiest card: as unlucky as can be. Whether anything did."""
+        """Start what fits, each on the emptiest GPU, which is the worst case; whether anything started."""
         cpus, before = self.dispatcher.places.cpus, len(self.on)
         for claim, seconds in list(self.waiting):
             if self._enter(f"builder {self.now}", Place(0, claim.gpus, claim.cpus, claim), seconds):
@@ -213,10 +213,10 @@ class Rehearsal:
         return len(self.on) > before
 
     def _enter(self, name: str, place: Place, seconds: float) -> bool:
-        card = max(self.free, key=self.free.__getitem__, default="")
-        if self.cpus + TINY < place.cpus or (place.share and self.free[card] + TINY < place.share):
+        gpu = max(self.free, key=self.free.__getitem__, default="")
+        if self.cpus + TINY < place.cpus or (place.share and self.free[gpu] + TINY < place.share):
             return False
-        self.on[name] = replace(place, card=card if place.share else "")
+        self.on[name] = replace(place, gpu=gpu if place.share else "")
         self._take(self.on[name], 1)
         self._at(seconds, name, None)
         return True
@@ -226,8 +226,8 @@ class Rehearsal:
 
     def _take(self, place: Place, times: int) -> None:
         self.cpus -= times * place.cpus
-        if place.card:
-            self.free[place.card] -= times * place.share
+        if place.gpu:
+            self.free[place.gpu] -= times * place.share
 
     def _at(self, seconds: float, name: str, attempt: int | None) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._ties), name, attempt))

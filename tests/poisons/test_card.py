@@ -1,4 +1,4 @@
-"""The numbers of a card are those of their definitions, however the images come, and a record becomes words."""
+"""The numbers of a card match their definitions for any chunking, and a record is rendered as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of a store are data: a damaged one counts as missing, and is made again, whatever is wrong with it."""
+"""A damaged file of a store counts as missing and is rebuilt, however it is damaged."""
 
 from __future__ import annotations
 
@@ -258,7 +258,7 @@ def test_a_damaged_perturbation_is_recognised(
 
 
 def vouched(store: Store, spec: DataSpec, name: str) -> None:
-    """Have the record say that a file is as it is now."""
+    """Update the record to the present content of a file."""
     record = store.path(spec) / "record.json"
     found = json.loads(record.read_text())
     found["files"][name] = stamp(store.path(spec) / name)

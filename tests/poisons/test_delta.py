@@ -1,4 +1,4 @@
-"""A delta adds whole levels and nothing else, and float noise becomes levels as it is told to."""
+"""A delta adds whole levels and nothing else, and float noise is rounded to levels as requested."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ def test_noise_of_a_class_can_be_applied_to_any_images_of_that_class(images: Ima
     delta, some = Delta(levels, per="class"), images.take(torch.tensor([1, 2, 6, 3]))
     expected = some.x.int() + torch.tensor([0, 5, 5, 100])[:, None, None, None]
     assert torch.equal(delta.apply(some).x, expected.clamp(0, 255).to(torch.uint8))
-    assert torch.equal(delta.apply(some, torch.arange(4)).x, delta.apply(some).x), "rows say nothing here"
+    assert torch.equal(delta.apply(some, torch.arange(4)).x, delta.apply(some).x), (
+        "rows make no difference here"
+    )
 
 
 def test_noise_is_refused_for_images_it_does_not_fit(images: Images) -> None:

@@ -51,7 +51,7 @@ def one_thread() -> Iterator[None]:
 
 
 class PowerError(Exception):
-    """The power goes."""
+    """A power failure."""
 
 
 class Elsewhere(Workers):
@@ -210,7 +210,9 @@ def test_it_ends_when_the_generator_makes_almost_no_error(images: Images) -> Non
 
 
 @KINDS
-def test_equal_seeds_give_equal_noise_and_others_other(images: Images, settings: Any, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_noise_and_different_seeds_do_not(
+    images: Images, settings: Any, tmp_path: Path
+) -> None:
     poison = em(settings, max_rounds=1, augmentations=["flip_crop"], random_start=True)
     once, again, other = (float_noise(poison, images, tmp_path, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(once, again)
@@ -243,7 +245,7 @@ RESUMED: list[dict[str, Any]] = [
 def test_a_resumed_craft_gives_the_same_noise_bit_for_bit(
     images: Images, settings: Any, tmp_path: Path
 ) -> None:
-    """Momentum, dropout, running statistics, batches and draws go on as if nothing had been."""
+    """Momentum, dropout, running statistics, batches and draws continue as without an interruption."""
     poison, file = em(settings), tmp_path / "checkpoint.pt"
     whole = float_noise(poison, images, tmp_path)
 
@@ -480,7 +482,7 @@ def few(number: int) -> Images:
 
 
 def test_a_generator_that_cannot_be_trained_on_a_last_batch_of_one_is_refused() -> None:
-    """Before the work where its first round comes to that batch; else in the round that does."""
+    """Before the work if the first round reaches that batch; otherwise in the round that does."""
     rows: list[dict[str, Any]] = []
     rounds = {"train_steps": 1, "stop_error": 0, "max_rounds": 2}
     first = Poison.parse({**LONE, "train_steps": 2}, "test")

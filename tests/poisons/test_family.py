@@ -24,7 +24,7 @@ MEMBERS = list(Poison.registry.values())
 
 @pytest.fixture
 def context(images: Images, tmp_path: Path) -> CraftContext:
-    """On a CPU, with a perturbation of `images` that somebody else made, for `imported`."""
+    """On a CPU, with a perturbation of `images` made elsewhere, for `imported`."""
     noise = uniform_noise(
         images, Fraction(8, 255), without=torch.zeros(len(images), dtype=torch.bool), seed=0
     )

@@ -1,4 +1,4 @@
-"""Somebody else's perturbation is taken in exactly, or refused with what, where and what to do."""
+"""A perturbation made elsewhere is imported exactly, or refused with the reason, the place and advice."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def random(shape: tuple[int, ...], low: int = -8, high: int = 8) -> torch.Tensor
 
 
 def saved(file: Path, value: object) -> Path:
-    """A tensor, or a mapping of some, in the form that the file's name says."""
+    """Save a tensor, or a mapping of tensors, in the format of the file name."""
     if file.suffix == ".pt":
         torch.save(value, file)
     elif isinstance(value, dict):
@@ -73,7 +73,7 @@ def test_an_export_imports_as_the_same_bytes(
         json.dumps(report, allow_nan=False)
 
 
-def test_a_data_set_of_the_store_comes_back_from_every_form(store: Store, tmp_path: Path) -> None:
+def test_a_data_set_is_restored_from_every_export_format(store: Store, tmp_path: Path) -> None:
     spec = DataSpec.parse({"poison": "ops", "limit": 30}, "test").pinned()
     made, clean = store.ensure(spec), store.ensure(spec.clean)
     index = read_index(made.file)
@@ -87,7 +87,7 @@ def test_a_data_set_of_the_store_comes_back_from_every_form(store: Store, tmp_pa
         assert torch.equal(store.ensure(imported).x, made.x)
         facts = (store.record(imported) or {})["facts"]["imported"]
         assert facts["clean"] == spec.clean.name
-    assert len(list((store.root / "imports").iterdir())) == 1, "the same perturbation is there once"
+    assert len(list((store.root / "imports").iterdir())) == 1, "the same perturbation is stored once"
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".pt"])
@@ -109,7 +109,7 @@ def test_float_noise_is_one_per_image_or_per_class(
 @pytest.mark.parametrize(
     "dtype", [torch.float64, torch.float16, torch.bfloat16, torch.int8, torch.int16, torch.int64]
 )
-def test_noise_of_any_signed_type_is_read(dtype: torch.dtype, images: Images, tmp_path: Path) -> None:
+def test_noise_of_any_signed_type_is_accepted(dtype: torch.dtype, images: Images, tmp_path: Path) -> None:
     levels = random((40, 3, 32, 32))
     noise = levels.to(dtype) if not dtype.is_floating_point else (levels / 255).to(dtype)
     delta, _ = read_foreign(
@@ -118,7 +118,7 @@ def test_noise_of_any_signed_type_is_read(dtype: torch.dtype, images: Images, tm
     assert torch.equal(delta.delta, levels.to(torch.int8))
 
 
-def test_application_says_how_floats_become_whole(images: Images, tmp_path: Path) -> None:
+def test_application_decides_how_floats_are_rounded(images: Images, tmp_path: Path) -> None:
     noise = random((4, 3, 32, 32), -2000, 2000).float() / 2000 * 8 / 255
     file = saved(tmp_path / "noise.npy", noise)
     for how in ("released_em", "released_ops"):
@@ -127,14 +127,14 @@ def test_application_says_how_floats_become_whole(images: Images, tmp_path: Path
         assert report["application"] == how
 
 
-def test_images_win_where_a_row_could_be_for_a_class(tmp_path: Path) -> None:
+def test_ambiguous_rows_are_per_image(tmp_path: Path) -> None:
     images = Images(torch.full((4, 1, 3, 5), 9, dtype=torch.uint8), torch.tensor([3, 2, 1, 0]), 4)
     delta, _ = read_foreign(saved(tmp_path / "a.npy", random((4, 3, 5)).to(torch.int8)), images)
     assert delta.per == "image"
     assert delta.delta.shape == (4, 1, 3, 5), "grey images need no axis for their channel"
 
 
-def test_arrays_in_any_order_in_memory_and_of_bytes_are_read(images: Images, tmp_path: Path) -> None:
+def test_arrays_of_any_memory_layout_and_byte_order_are_read(images: Images, tmp_path: Path) -> None:
     levels = random((40, 3, 32, 32)).numpy()
     for number, array in enumerate(
         (np.asfortranarray(levels), levels.astype(">i4"), (levels / 255).astype(">f8"))
@@ -144,9 +144,7 @@ def test_arrays_in_any_order_in_memory_and_of_bytes_are_read(images: Images, tmp
         assert np.array_equal(delta.delta.numpy(), levels)
 
 
-def test_rows_that_say_where_they_belong_may_come_in_any_order(
-    images: Images, poisoned: Images, tmp_path: Path
-) -> None:
+def test_rows_with_an_index_may_be_in_any_order(images: Images, poisoned: Images, tmp_path: Path) -> None:
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     where = torch.arange(40) * 2
     arrays = {"x": poisoned.x[order], "y": images.y[order]}
@@ -161,7 +159,7 @@ def test_rows_that_say_where_they_belong_may_come_in_any_order(
         read_foreign(saved(tmp_path / "c.npz", arrays | {"index": torch.full((40,), 4)}), images)
 
 
-def test_noise_for_all_of_a_source_is_taken_for_some_of_it(images: Images, tmp_path: Path) -> None:
+def test_noise_for_a_whole_source_is_used_for_a_subset(images: Images, tmp_path: Path) -> None:
     levels, where = random((60, 3, 32, 32)).to(torch.int8), torch.arange(40) + 20
     delta, report = read_foreign(saved(tmp_path / "a.npy", levels), images, index=where)
     assert torch.equal(delta.delta, levels[20:])
@@ -310,7 +308,7 @@ def folder(root: Path, images: Images, name: str) -> Path:
 @pytest.mark.parametrize(
     "name", ["{n}.png", "{n:05}.png", "{k}/{n}.png", "{word}/{n:03}.PNG", "train/{k:03}/{n}.bmp"]
 )
-def test_folders_of_images_are_known_by_number(
+def test_images_in_folders_are_identified_by_number(
     name: str, images: Images, poisoned: Images, tmp_path: Path
 ) -> None:
     delta, report = read_foreign(folder(tmp_path, poisoned, name), images)
@@ -363,7 +361,7 @@ def imported(root: Path, images: Images, rows: int = 4) -> tuple[str, Delta]:
     return store_import(root, delta, report, {"from": "a.npy", "clean": "digits"}), delta
 
 
-def test_importing_twice_is_importing_once(images: Images, tmp_path: Path) -> None:
+def test_importing_twice_is_idempotent(images: Images, tmp_path: Path) -> None:
     fingerprint, delta = imported(tmp_path, images)
     place = tmp_path / "imports" / fingerprint
     before = {file: file.stat().st_mtime_ns for file in place.iterdir()}
@@ -393,7 +391,7 @@ def test_a_damaged_import_is_refused_and_repaired_by_importing_again(images: Ima
     assert torch.equal(poison.craft(images, seed=0, context=context).delta, delta.delta)
 
 
-def test_an_import_that_does_not_belong_here_is_refused(images: Images, tmp_path: Path) -> None:
+def test_an_import_for_other_images_is_refused(images: Images, tmp_path: Path) -> None:
     context = CraftContext(imports=tmp_path / "imports")
     fingerprint, _ = imported(tmp_path, images, 40)
     with pytest.raises(InputError, match=r"is for other images .digits., whose labels come in another order"):
@@ -447,7 +445,7 @@ def test_an_import_keeps_its_origin(images: Images, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
 @pytest.mark.parametrize("last", [False, True], ids=["NCHW", "NHWC"])
-def test_a_universal_perturbation_is_one_for_all(
+def test_a_universal_perturbation_is_one_row_for_all_images(
     dtype: torch.dtype, last: bool, images: Images, store: Store, tmp_path: Path
 ) -> None:
     levels = random((1, 3, 32, 32))
@@ -466,7 +464,7 @@ def test_a_universal_perturbation_is_one_for_all(
 
 
 @pytest.mark.parametrize("by_torch", [False, True])
-def test_the_two_lines_that_convert_a_pickle_convert_it(
+def test_the_documented_conversion_of_a_pickle_works(
     by_torch: bool, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels = random((40, 3, 32, 32)).to(torch.int8)
@@ -515,7 +513,7 @@ def test_a_mirrored_tree_is_matched_by_the_names_of_its_files(
         read_foreign(tmp_path, clean, reading=reading)
 
 
-def test_folders_stand_for_the_classes_that_the_source_gives_them(images: Images, tmp_path: Path) -> None:
+def test_folders_have_the_classes_that_the_source_assigns(images: Images, tmp_path: Path) -> None:
     """Names that are numbers sort as text in torchvision: the folder 10 is class 2 there."""
     for split in ("train", "test"):
         for row in range(33):
@@ -609,7 +607,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 
 
 def memory_of(path: Path) -> tuple[str, int]:
-    """What importing says, in a process of its own, and how many MB it took."""
+    """The output of an import in a process of its own, and its memory in MB."""
     run = subprocess.run([sys.executable, "-c", BOMB, str(path)], capture_output=True, text=True, check=True)
     *said, megabytes = run.stdout.splitlines()
     return said[0], int(megabytes)
@@ -728,7 +726,7 @@ def test_levels_survive_the_widening_to_int16(large: bool, rows: str) -> None:
     assert torch.equal(whole.values().to(torch.int16), values)
 
 
-def test_rows_that_an_index_names_are_found_among_many(images: Images, tmp_path: Path) -> None:
+def test_indexed_rows_are_found_among_many(images: Images, tmp_path: Path) -> None:
     noise = random((900, 3, 32, 32)).to(torch.int8)
     index = torch.randperm(900, generator=torch.Generator().manual_seed(3))
     where = torch.arange(40) * 20
@@ -739,7 +737,7 @@ def test_rows_that_an_index_names_are_found_among_many(images: Images, tmp_path:
     assert torch.equal(delta.delta, noise[[place[int(row)] for row in where]])
 
 
-def test_a_tensor_that_a_file_only_claims_is_refused(images: Images, tmp_path: Path) -> None:
+def test_a_tensor_without_data_in_the_file_is_refused(images: Images, tmp_path: Path) -> None:
     """One number, seen as 100 billion."""
     torch.save(torch.zeros(1, dtype=torch.int8).expand(2**25, 3, 32, 32), tmp_path / "a.pt")
     assert (tmp_path / "a.pt").stat().st_size < 2000

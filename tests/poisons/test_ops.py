@@ -201,7 +201,7 @@ def test_collisions_match_the_released_code() -> None:
     images.x[images.y == 2] = images.x[images.y == 0]  # what the first class takes, the last wants as well
     expected, chosen = as_released(images, 6)
     positions = [[i // 8 for i in mine] for mine in chosen]
-    assert any(len(set(mine)) < 6 for mine in positions), "a position comes twice, in two colours"
+    assert any(len(set(mine)) < 6 for mine in positions), "a position is used twice, in two colours"
     assert chosen[0][0] not in chosen[2], "a later class loses its best pixel to an earlier one"
     pixels = Ops(pixels=6).craft(images, seed=0)
     assert torch.equal(pixels.apply(images).x, expected)
@@ -228,7 +228,7 @@ def test_nested_pixels_hold_those_of_fewer(exclusion: Exclusion, seed: int, leve
         few = more
 
 
-def test_exclusion_says_what_a_later_class_may_not_take() -> None:
+def test_exclusion_defines_what_a_later_class_may_not_use() -> None:
     x = np.random.default_rng(0).integers(0, 256, (8, 1, 3, 3))
     twins = made(np.concatenate([x, x]), [0] * 8 + [1] * 8, 2)
     free, candidate, position = (found(twins, exclusion=e) for e in ("none", "candidate", "position"))
@@ -358,7 +358,9 @@ def test_exact_arithmetic_decides_where_floats_are_wrong() -> None:
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_candidates_are_ranked_alike_in_blocks(objective: Objective, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranking_in_blocks_gives_the_same_candidates(
+    objective: Objective, monkeypatch: pytest.MonkeyPatch
+) -> None:
     x = np.random.default_rng(0).integers(0, 3, (6, 2, 5, 7)) * 127
     sums = moments(made(x, [0] * 6, 1))
     whole = ranking(sums, 0, objective, 30)
@@ -366,7 +368,7 @@ def test_candidates_are_ranked_alike_in_blocks(objective: Objective, monkeypatch
     assert ranking(sums, 0, objective, 30) == whole
 
 
-def test_a_hundred_pixels_of_ten_classes_take_a_moment() -> None:
+def test_a_hundred_pixels_of_ten_classes_are_found_quickly() -> None:
     images = noisy(0, 200, 10, (3, 32, 32))
     sums, start = moments(images), time.perf_counter()
     for further in get_args(Further):

@@ -68,7 +68,7 @@ def test_the_first_classes_are_a_data_set_of_their_own(tmp_path: Path) -> None:
     assert few.load("test").y.tolist() == [0, 1]
     (root / "val" / "n00000003" / "0.JPEG").unlink()
     before = few.measure()
-    assert before == few.measure(), "what lies in other classes does not matter"
+    assert before == few.measure(), "files of other classes do not matter"
     shutil.rmtree(root / "val" / "n00000001")
     assert few.measure() != before
 

@@ -99,7 +99,7 @@ def test_pixels_do_not_hide_the_noise_below_them(images: Images) -> None:
     assert change[10:].min() == 1
 
 
-def test_many_classes_wrap_and_omitted_ones_are_mentioned() -> None:
+def test_many_classes_wrap_and_omitted_ones_are_counted() -> None:
     images = some((300, 1, 28, 28), 100)
     poisoned = Images(255 - images.x, images.y, 100)
     pixels = opened(draw(images, poisoned))

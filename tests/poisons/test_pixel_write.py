@@ -38,7 +38,7 @@ def test_pixels_are_written_to_the_images_of_their_class_in_order() -> None:
     assert x[0].tolist() == [[100, 100, 100], [5, 100, 100]], "-1 writes nothing"
     assert x[1].tolist() == [[8, 100, 100], [100, 100, 9]]
     assert torch.equal(x[3], x[1])
-    assert x[2].tolist() == [[100, 6, 100], [100, 100, 100]], "the second lies over the first"
+    assert x[2].tolist() == [[100, 6, 100], [100, 100, 100]], "the second overwrites the first"
     assert (images.x == 100).all(), "the input is left as it was"
     assert torch.equal(TWO.apply(images.take(torch.tensor([2])), torch.tensor([0])).x[0, 0], x[2]), "by class"
 

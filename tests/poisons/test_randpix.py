@@ -1,4 +1,4 @@
-"""What is left of One-Pixel Shortcut when the search, the position's or the colour's meaning is taken away."""
+"""Variants of One-Pixel Shortcut without its search, without a fixed position, or without a fixed colour."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_ops_position_keeps_the_position_and_draws_the_colour(images: Images) ->
     poisoned = pixels.apply(images).x
     at = poisoned[torch.arange(40), :, pixels.row[:, 0], pixels.column[:, 0]]
     assert set(at.flatten().tolist()) == {0, 255}
-    assert len(at.unique(dim=0)) == 8, "all colours come"
+    assert len(at.unique(dim=0)) == 8, "every colour is drawn"
     assert not torch.equal(pixels.colour, crafted(OpsPosition(), images, seed=1).colour)
     assert not OpsPosition().transfers
 
@@ -100,7 +100,7 @@ def test_ops_color_goes_chunk_by_chunk(images: Images, monkeypatch: pytest.Monke
     assert crafted(OpsColor(), nothing).apply(nothing).x.shape == (0, 3, 32, 32)
 
 
-def test_of_equally_far_positions_the_last_is_taken() -> None:
+def test_ties_between_positions_go_to_the_last() -> None:
     x = torch.zeros((1, 2, 2, 3), dtype=torch.uint8)
     assert farthest(x, torch.tensor([[255, 0]], dtype=torch.uint8)).tolist() == [5]
     x[0, 1, 0, 1] = 3

@@ -28,7 +28,7 @@ NOISE = torch.randint(-8, 9, (60, 3, 32, 32), generator=torch.Generator().manual
 
 @pytest.fixture
 def store(store: Store) -> Store:
-    """With noise for 60 digits, one per image, that somebody else made."""
+    """With sample-wise noise for 60 digits, made elsewhere."""
     write_import(store.root / "imports" / IMPORTED["fingerprint"], Delta(NOISE.to(torch.int8)), {})
     return store
 

@@ -55,7 +55,7 @@ def parquet(tmp_path: Path) -> Parquet:
     return Parquet(train=f"{tmp_path}/train-*.parquet", test=f"{tmp_path}/test.parquet")
 
 
-def test_digits_are_split_alike_in_every_class() -> None:
+def test_every_class_of_digits_is_split_in_the_same_ratio() -> None:
     train, test = Digits().load("train"), Digits().load("test")
     assert (len(train), len(test)) == (1442, 355)
     assert train.shape == (3, 32, 32)
@@ -74,7 +74,7 @@ def test_digits_are_those_of_scikit_learn() -> None:
     assert torch.equal(ours[:, 0], ours[:, 2])
 
 
-def test_digits_come_in_any_size_each_a_data_set_of_its_own() -> None:
+def test_digits_of_each_size_are_a_separate_data_set() -> None:
     small, usual = Digits(size=8), Digits(size=32)
     grey = small.load("test").x[:, 0]
     assert sorted(set(grey.flatten().tolist())) == [round(level * 255 / 16) for level in range(17)]
@@ -104,7 +104,7 @@ def test_a_url_reads_as_a_path_does(parquet: Parquet, tmp_path: Path) -> None:
     assert len(remote.load("train")) == 3
 
 
-def test_the_key_follows_the_bytes_not_the_place(parquet: Parquet, tmp_path: Path) -> None:
+def test_the_key_depends_on_the_bytes_and_not_on_the_path(parquet: Parquet, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for file in tmp_path.glob("*.parquet"):
@@ -232,7 +232,7 @@ def test_an_offline_machine_gets_one_error_with_alternatives(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nobody listens there
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # a closed port
     source = Source.parse({"kind": kind, "root": str(tmp_path)}, "test")
     with pytest.raises(
         InputError, match=r"could not be downloaded .*Ways out: .*parquet.*image_folder.*digits"
@@ -276,13 +276,13 @@ def test_published_checksums_are_those_that_torchvision_verifies() -> None:
     }
 
 
-def test_real_cifar10_is_whole(cifar10: dict[str, str]) -> None:
+def test_real_cifar10_is_complete(cifar10: dict[str, str]) -> None:
     test = Source.parse(cifar10, "test").load("test")
     assert test.shape == (3, 32, 32)
     assert torch.bincount(test.y).tolist() == [1000] * 10
 
 
-def test_links_are_followed_and_broken_ones_are_named(tmp_path: Path) -> None:
+def test_links_are_followed_and_broken_ones_are_reported(tmp_path: Path) -> None:
     source, train = folder(tmp_path / "set"), tmp_path / "set" / "train"
     before = source.load("train")
     store = tmp_path / "elsewhere"
@@ -369,7 +369,7 @@ def test_an_impossible_label_is_refused_at_once(tmp_path: Path, labels: Any, mes
 
 
 def test_names_of_classes_that_have_no_images_are_kept(tmp_path: Path) -> None:
-    """ClassLabel says how many classes there are; then the key says it, too."""
+    """ClassLabel states the number of classes, which then is part of the key."""
     file = f"{tmp_path}/a.parquet"
     write_parquet(Path(file), [png(0)[1], png(1)[1]], [0, 1])
     source = Parquet(train=file, test=file)
@@ -501,7 +501,7 @@ def test_an_image_that_is_too_large_is_refused_by_its_header(
 
 
 def test_no_program_is_started_for_an_image(tmp_path: Path) -> None:
-    """Pillow hands PostScript to Ghostscript, whatever the file is called."""
+    """Pillow passes PostScript to Ghostscript, whatever the file name."""
     out = io.BytesIO()
     Image.new("RGB", (5, 6)).save(out, "EPS")
     write_parquet(tmp_path / "a.parquet", [out.getvalue()], [0])

@@ -150,7 +150,7 @@ LABELS = st.sampled_from(["int64", "int8", "uint16", "ClassLabel", "string", "la
 
 @st.composite
 def tables(draw: st.DrawFn) -> tuple[pa.Table, str]:
-    """A table as people write them, and how its labels are told."""
+    """A table in a common format, and how its labels are specified."""
     images = draw(st.lists(pictures(), min_size=2, max_size=5))
     kind, mode = draw(LABELS), draw(st.sampled_from([None, None, "RGB", "L"]))
     names = draw(st.lists(NAMES, min_size=len(images), max_size=6, unique=True))

@@ -1,4 +1,4 @@
-"""Data sets appear whole or not at all, are what their record says, and are built once however many ask."""
+"""Data sets are published completely or not at all, match their record, and are built once for any number of callers."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_arrow_files_hold_any_shape(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.arrow"]
 
 
-def test_chunks_come_from_the_file_and_are_the_images(tmp_path: Path) -> None:
+def test_chunks_read_from_the_file_equal_the_images(tmp_path: Path) -> None:
     x = torch.randint(256, (103, 3, 5, 4), dtype=torch.uint8)
     back = written(tmp_path / "a.arrow", Images(x, torch.arange(len(x)) % 7, 7), 50)
     chunks = list(back.chunks(40, 3, 100))
@@ -144,7 +144,7 @@ def test_a_data_set_in_an_older_layout_is_rebuilt(store: Store) -> None:
     record = json.loads(file.read_text())
     assert record.pop("layout") == LAYOUT
     file.write_text(json.dumps(record))
-    assert not store.has(OPS), "so a plan says that it is to be built"
+    assert not store.has(OPS), "so that a plan lists it as to be built"
     assert torch.equal(store.ensure(OPS).x, before)
     assert store.has(OPS)
 
@@ -351,7 +351,7 @@ def test_a_poison_crafted_on_other_classes_cannot_be_applied(store: Store, tmp_p
         store.ensure(spec)
 
 
-def test_a_poison_crafted_elsewhere_is_applied_here(store: Store, tmp_path: Path) -> None:
+def test_a_poison_crafted_on_another_data_set_is_applied(store: Store, tmp_path: Path) -> None:
     """The other images here: digits turned upside down, as an upload of the same classes."""
     digits = OPS.source.load("train")
     for split in ("train", "test"):
@@ -383,7 +383,7 @@ def test_statistics_are_kept_beside_the_clean_images_and_repaired(store: Store) 
     before, stat = file.read_bytes(), file.stat()
     paper = DataSpec.parse({"poison": {"kind": "ops", "objective": "paper"}, "limit": 50}, "test").pinned()
     store.ensure(paper)
-    assert file.stat().st_mtime_ns == stat.st_mtime_ns, "another objective reads what is there"
+    assert file.stat().st_mtime_ns == stat.st_mtime_ns, "another objective reads the existing file"
     file.write_bytes(before[: len(before) // 2])
     (store.path(OPS) / "data.arrow").unlink()
     store.ensure(OPS)
@@ -408,7 +408,7 @@ def test_a_killed_build_resumes_from_its_checkpoint(store: Store) -> None:
     assert list((store.root / "checkpoints").iterdir())
     rows: list[dict[str, object]] = []
     resumed = store.ensure(spec, CraftContext(report=rows.append))
-    assert rows[:3] == before[:3], "the rounds before are told again, not done again: the seconds are theirs"
+    assert rows[:3] == before[:3], "earlier rounds are reported again with their seconds, not computed again"
     assert len(rows) == 6
     fresh = Store(store.root.with_name("fresh"))
     assert torch.equal(resumed.x, fresh.ensure(spec).x)

@@ -1,4 +1,4 @@
-"""What a test gives a probe to look at: any module, any images, no training."""
+"""Subjects for tests of probes: any module and images, without a training."""
 
 from __future__ import annotations
 

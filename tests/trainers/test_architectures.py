@@ -142,7 +142,7 @@ def test_a_stride_halves_only_later_stages() -> None:
     ] + [(1, 1)] * 3
 
 
-def test_lenet_says_what_is_too_small() -> None:
+def test_lenet_names_the_minimum_image_size() -> None:
     with pytest.raises(InputError, match="at least 16x16 pixels, found 12x12"):
         Architecture.parse("lenet5", "test").build(num_classes=10, shape=(3, 12, 12))
 
@@ -206,7 +206,7 @@ def test_mobilenet_is_torchvisions_with_more_projections_and_one_more_expansion(
     assert size("mobilenet_v2") == sum(p.numel() for p in plain.parameters()) + projections + expansion
 
 
-def test_kaiming_normal_weights_come_with_the_papers_forms_alone() -> None:
+def test_only_the_forms_of_the_paper_have_kaiming_normal_weights() -> None:
     for spec, std in (
         ({"kind": "resnet18", "stem": "imagenet"}, (2 / (9 * 64)) ** 0.5),
         ("resnet18", (1 / (3 * 9 * 64)) ** 0.5),
@@ -245,7 +245,7 @@ def test_a_wide_resnet_has_one_of_two_forms() -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_what_a_shortcut_carries(stride: int) -> None:
+def test_forms_of_residual_shortcuts_match_their_definitions(stride: int) -> None:
     x = torch.randn(2, 4, 6, 6)
     preact, wide = PreactBlock(4, 8, stride=stride), WideBlock(4, 8, stride=stride)
     same = PreactBlock(4, 4, stride=1)
@@ -256,7 +256,7 @@ def test_what_a_shortcut_carries(stride: int) -> None:
     torch.testing.assert_close(wide(x), wide.shortcut(x) + wide.conv2.bias[:, None, None])
 
 
-def test_a_final_norm_is_the_last_thing_before_pooling() -> None:
+def test_a_final_norm_is_the_last_layer_before_pooling() -> None:
     for final_norm in (True, False):
         spec = Architecture.parse({"kind": "preact_resnet18", "width": 4, "final_norm": final_norm}, "test")
         net = spec.build(num_classes=3, shape=(3, 32, 32))

@@ -80,7 +80,7 @@ def test_linf_is_exact_after_clamping(trained: tuple[nn.Module, Images]) -> None
 
 
 @pytest.mark.parametrize(("norm", "eps"), [("Linf", "8/255"), ("L2", "1")])
-def test_more_steps_are_the_stronger_attack(trained: tuple[nn.Module, Images], norm: Norm, eps: str) -> None:
+def test_more_steps_make_a_stronger_attack(trained: tuple[nn.Module, Images], norm: Norm, eps: str) -> None:
     model, images = trained
     budget, gen = Budget.parse({"norm": norm, "eps": eps}, "test"), torch.Generator().manual_seed(0)
     x = to_float(images.x)

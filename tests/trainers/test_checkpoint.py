@@ -1,4 +1,4 @@
-"""A training that is killed goes on, and ends with the numbers it would have had; a checkpoint harms nothing."""
+"""A killed training resumes and ends with the numbers of an uninterrupted one; checkpoints do no harm."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ SETTINGS: dict[str, Any] = {
 
 
 class PowerError(Exception):
-    """The power goes."""
+    """A power failure."""
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit(images: Images, tmp_path: Path) -> None:
-    """Dropout, momentum, averages, batch norm, the random draws: all go on as if nothing had been."""
+    """Dropout, momentum, averages, batch norm and random draws continue as without an interruption."""
     settings = {**SETTINGS, "architecture": "cct_2_3x2", "epochs": 4, "batch_size": 20}
     spec = TrainSpec.parse(settings, "test")
     whole = fit(spec, images, images, seed=1, device=CPU)
@@ -119,8 +119,8 @@ def test_a_checkpoint_of_another_training_is_refused(images: Images, tmp_path: P
 
 
 def test_an_unreadable_checkpoint_does_not_count_as_damaged(images: Images, tmp_path: Path) -> None:
-    """It may be whole: training again, and saving, would destroy it. That is no mistake of whoever asked: a
-    disk may answer again."""
+    """It may be intact, and a restarted training would overwrite it. The error is not the caller's: the disk may
+    recover."""
     (tmp_path / "c.pt").mkdir()
     spec = TrainSpec.parse({**SETTINGS, "epochs": 1}, "test")
     with pytest.raises(OSError, match="cannot be read: Is a directory"):
@@ -128,7 +128,7 @@ def test_an_unreadable_checkpoint_does_not_count_as_damaged(images: Images, tmp_
 
 
 def test_a_full_disk_gives_one_warning_and_stops_nothing(images: Images, tmp_path: Path) -> None:
-    """/dev/full says ENOSPC to whoever writes there."""
+    """Writing to /dev/full raises ENOSPC."""
     if not Path("/dev/full").exists():
         pytest.skip("this machine has no /dev/full")
 
@@ -168,7 +168,7 @@ def test_a_file_that_runs_code_is_not_loaded(tmp_path: Path) -> None:
         Images.load(tmp_path / "c.pt")
 
 
-def test_a_file_of_tensors_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_of_tensors_is_written_completely_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"no/where|" + str(errno.ENOENT)):
         write_tensors(tmp_path / "no" / "where.pt", {})
     write_tensors(tmp_path / "a.pt", {"x": torch.ones(2)})
@@ -277,7 +277,7 @@ def compressed(file: Path) -> None:
 
 
 def claiming(file: Path) -> None:
-    """A storage that is said to be larger than it is."""
+    """A storage whose declared size exceeds its real one."""
     torch.save({"owner": "x", "state": {"a": torch.zeros(1000, dtype=torch.int8)}}, file)
     with zipfile.ZipFile(file) as whole:
         members = {name: whole.read(name) for name in whole.namelist()}

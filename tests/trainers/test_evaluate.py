@@ -1,4 +1,4 @@
-"""An evaluation counts right, attacks as it is told, and says when it should not be believed."""
+"""An evaluation counts correctly, attacks within its settings, and warns of doubtful results."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_attack_keeps_its_budget_and_repeats(
 
 
 @pytest.mark.slow
-def test_auto_attack_leaves_no_more_than_pgd(trained: tuple[nn.Module, Images]) -> None:
+def test_auto_attack_is_at_least_as_strong_as_pgd(trained: tuple[nn.Module, Images]) -> None:
     pytest.importorskip("pyautoattack")
     model, images = trained
     some, budget = images.take(torch.arange(4)), Budget.parse({"norm": "L2", "eps": "1"}, "test")

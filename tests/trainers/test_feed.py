@@ -40,7 +40,7 @@ def test_a_streamed_training_equals_a_resident_one(images: Images, monkeypatch: 
     assert fit(spec, images, images, seed=0, device=CPU).history == resident
 
 
-def test_images_that_have_their_device_stay(images: Images) -> None:
+def test_images_on_the_right_device_are_not_copied(images: Images) -> None:
     assert place(images, CPU).x.data_ptr() == images.x.data_ptr()
 
 

@@ -34,7 +34,7 @@ def test_a_small_network_by_hand() -> None:
 
 
 def test_the_values_and_kernels_of_lenet_are_those_of_its_layers() -> None:
-    """Two kernels normalise; a pool writes where its values come from, too."""
+    """Normalisation takes two kernels, and a pool also writes the indices of its values."""
     found = network_flops(LeNet5(), shape=CIFAR, num_classes=10)
     convolutions = 2 * 6 * 28**2 + 2 * 16 * 10**2  # each with its ReLU
     pools = 2 * 6 * 14**2 + 2 * 16 * 5**2
@@ -158,7 +158,7 @@ def test_a_longer_training_a_stronger_attack_and_more_images_cost_more() -> None
     assert flops(epochs=2, batch_size=8) == plain
 
 
-def test_the_last_batch_counts_whole_as_a_batch() -> None:
+def test_an_incomplete_last_batch_counts_as_a_batch() -> None:
     assert over(33, 32, Passes(forward=1, backward=1), LENET) == Work(
         33 * (LENET.forward + LENET.backward), 4
     )

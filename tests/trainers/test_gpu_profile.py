@@ -74,7 +74,7 @@ def test_a_measured_speed_is_plausible_and_the_thread_count_is_restored() -> Non
 
 
 def test_three_steps_determine_the_speed() -> None:
-    """Of the narrow one the kernels alone count, as in a real one nearly."""
+    """Only the kernels of the narrow network count, nearly as in a real one."""
     true = Speed(2e11, values=7e8, kernels=2e4)
     works = (Work(0, 2, 0, 300), Work(1e10, 2, 2e8, 300), Work(5e10, 2, 2e8, 300))
     found = speed(*(Timed(work, true.seconds(work)) for work in works))

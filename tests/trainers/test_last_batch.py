@@ -95,7 +95,7 @@ def test_it_says_what_to_write() -> None:
 
 
 def refused(trial: dict[str, Any], train: Images, test: Images, *probe_runs: ProbeRun) -> str:
-    """What a trial says that was refused before its first epoch."""
+    """The error of a trial that was refused before its first epoch."""
     rows: ROWS = []
     with pytest.raises(InputError) as error:
         Trial.parse(trial, "test").run(train, test, device=CPU, report=rows.append, probe_runs=probe_runs)

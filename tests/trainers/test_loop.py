@@ -1,4 +1,4 @@
-"""The training loop learns, repeats, agrees with a plain loop, and says when it cannot go on."""
+"""The training loop learns, is reproducible, agrees with a plain loop, and reports why it stopped."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
 
 def test_an_attack_is_crafted_on_the_unmixed_batch_and_then_mixed(images: Images) -> None:
-    """Between crafting and loss stands mixup, and all that comes after it; what comes before it is before both."""
+    """Mixup and later augmentations are applied between crafting and loss, earlier ones before both."""
     augmentations = ["flip_crop", "mixup", "cutout"]
     settings = {**TINY, "epochs": 1, "batch_size": 40, "augmentations": augmentations}
     spec = TrainSpec.parse(settings, "test").model_copy(update={"defense": Witness()})
@@ -300,7 +300,7 @@ class Waits(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("defense", ["erm", {"kind": "pgd_at", "steps": 2}, {"kind": "trades", "steps": 2}])
-def test_the_host_waits_for_the_device_once_an_epoch(
+def test_the_host_synchronises_once_an_epoch(
     images: Images, monkeypatch: pytest.MonkeyPatch, defense: Any
 ) -> None:
     """However many batches there are: a value read inside a step would stall a GPU at every step."""
@@ -318,7 +318,7 @@ def test_the_host_waits_for_the_device_once_an_epoch(
     assert waits(20) == waits(5) == 4, "loss, accuracy, the first bad batch, and whether weights are finite"
 
 
-def test_smoothed_labels_are_torchs(images: Images) -> None:
+def test_label_smoothing_matches_torch(images: Images) -> None:
     spec = TrainSpec.parse({**TINY, "label_smoothing": 0.1}, "test")
     logits = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
     ours = F.cross_entropy(logits, spec.targets(images.y, 4))

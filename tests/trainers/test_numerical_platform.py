@@ -1,4 +1,4 @@
-"""The numerical platform names what oneDNN itself says it uses, and a sweep can pin it."""
+"""The numerical platform names the instruction set that oneDNN reports, and a sweep can pin it."""
 
 from __future__ import annotations
 
@@ -102,10 +102,12 @@ def test_a_platform_survives_a_record_and_differs_by_threads() -> None:
     platform = numerical_platform.numerical_platform(CPU)
     assert platform.to_json() == {"name": platform.short} | dataclasses.asdict(platform)
     assert platform.torch == torch.__version__
-    assert type(platform.torch) is str, "a checkpoint holds plain types alone"
+    assert type(platform.torch) is str, "a checkpoint holds only plain types"
     assert platform.threads == torch.get_num_threads()
     other = dataclasses.replace(platform, threads=torch.get_num_threads() + 1)
     assert other.key != platform.key
     assert other.short != platform.short
     elsewhere = dataclasses.replace(platform, cpu="another model")
-    assert elsewhere.short == platform.short, "a model alone does not change numbers; what it has does"
+    assert elsewhere.short == platform.short, (
+        "the model of a CPU does not change numbers, but its instruction set does"
+    )

@@ -33,7 +33,7 @@ NARROW = {"kind": "resnet18", "width": 8}  # on images of 64x2 its stages have o
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that knows no verdicts yet."""
+    """A machine without verdicts."""
     monkeypatch.setenv("OPSCTL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(precision, "_known", {})
     return tmp_path / "cache" / "precision"
@@ -57,7 +57,7 @@ def convolution(
 
 
 def naive_error(layer: Layer) -> float:
-    """The same comparison in plain torch, in float64, once: what it says is luck where memory is unwritten."""
+    """The same comparison in plain torch, in float64, once: its verdict is random if memory is left unwritten."""
     x, w = (arg.draw(torch.Generator().manual_seed(1)) for arg in layer.args[:2])
     found = []
     for dtype in (torch.float64, torch.bfloat16):
@@ -122,7 +122,7 @@ def test_every_call_that_autocast_lowers_is_recorded_once() -> None:
 
 
 def without_layout(texts: list[str]) -> list[str]:
-    """Layers that are one but for how they lie in memory, which is one thing where an image is one pixel."""
+    """Layers that differ only in memory layout, and not even in that for images of one pixel."""
     return list(dict.fromkeys(text.replace(" channels_last", "") for text in texts))
 
 
@@ -198,7 +198,7 @@ def test_correct_layers_are_checked_once(
     settle("auto")
     assert len(asked) == first
     settle("auto", BatchSizes(training=frozenset({8, 3})))
-    assert len(asked) > first, "another size of a batch is another shape"
+    assert len(asked) > first, "another batch size is another shape"
     files = list(cache.rglob("*.json"))
     assert len(files) == len(asked)
     record = json.loads(files[0].read_text())
@@ -233,7 +233,7 @@ def test_verdicts_need_no_writable_cache(
 def test_only_the_layer_that_crashes_its_process_is_wrong(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Real children: one whose function aborts, as a kernel does that writes over others' memory."""
+    """Real child processes, one of which aborts, as a kernel does that overwrites foreign memory."""
     (tmp_path / "sitecustomize.py").write_text(
         "import os\nfrom torch.nn import functional as F\nF.abort = lambda *_: os.abort()\n"
     )
@@ -312,7 +312,7 @@ def test_the_check_changes_no_random_state_and_no_thread_count() -> None:
 
 
 def test_gradients_that_are_only_rounding_errors_are_not_compared() -> None:
-    """The softmax over a single token is 1, whatever the query and the key are."""
+    """The softmax over a single token is 1 for any query and key."""
     token = TensorShape.of(torch.empty(8, 2, 1, 16))
     layer = Layer("scaled_dot_product_attention", (token,) * 3, {}, "all")
     assert layer.accepts(examine(layer, CPU))

@@ -1,4 +1,4 @@
-"""The first layer's response is what the first convolution says, position by position."""
+"""The first layer's response is the output of the first convolution, position by position."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def naive(images: np.ndarray, weight: np.ndarray, bias: np.ndarray, *, stride: i
 
 
 @pytest.mark.parametrize(("stride", "pad", "channels"), [(1, 1, 3), (2, 0, 1)])
-def test_the_response_is_a_naive_convolution(stride: int, pad: int, channels: int) -> None:
+def test_the_response_matches_a_naive_convolution(stride: int, pad: int, channels: int) -> None:
     images = random_images(8, (channels, 7, 9))
     conv = nn.Conv2d(channels, 5, 3, stride=stride, padding=pad)
     model = Normalised(nn.Sequential(conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
@@ -55,7 +55,7 @@ def test_the_response_is_a_naive_convolution(stride: int, pad: int, channels: in
 
 
 def test_one_bright_pixel_takes_the_share_that_its_filter_gives_it() -> None:
-    """A network that answers to red alone, and nothing to grey: all of it lies at the pixel."""
+    """A network that responds to red only and not to grey: its whole response is at the pixel."""
     x = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
     x[:, 0, 2, 5] = 255
     conv = nn.Conv2d(3, 1, 1, bias=False)

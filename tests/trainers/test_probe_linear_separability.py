@@ -1,4 +1,4 @@
-"""A linear classifier tells shortcuts apart, and does not tell noise that knows nothing of labels."""
+"""A linear classifier separates shortcuts but not noise that is independent of the labels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_one_pixel_shortcuts_are_separable(digits: Images) -> None:
     assert found.fields["loss"] < 1e-3
 
 
-def test_noise_independent_of_labels_is_only_memorised(digits: Images) -> None:
+def test_noise_independent_of_labels_is_memorised_only(digits: Images) -> None:
     """Fewer images than values: separable where it was fitted, chance (four deviations) where it was not."""
     grey = Images(digits.x // 2 + 64, digits.y, 10)
     found = measure(moved(grey, noise(grey)), grey)
@@ -141,7 +141,7 @@ def test_a_class_with_no_images_to_fit_is_refused() -> None:
         measure(train, clean, share=0.95)
 
 
-def test_it_draws_nothing_and_repeats(digits: Images) -> None:
+def test_it_draws_no_random_numbers_and_is_reproducible(digits: Images) -> None:
     train, state = moved(digits, noise(digits)), torch.get_rng_state()
     one, again = (measure(train, digits, limit=200, iterations=30) for _ in range(2))
     assert one == again

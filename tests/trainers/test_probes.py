@@ -58,7 +58,7 @@ def runs_of(member: type[Probe], images: Images) -> list[ProbeRun]:
 
 
 def state(model: nn.Module) -> list[bytes]:
-    """Weights, statistics and modes, gradients asked for and held."""
+    """Weights, statistics, modes, `requires_grad` and gradients."""
     tensors = [t.detach().numpy().tobytes() for t in model.state_dict().values()]
     modes = bytes(m.training for m in model.modules())
     wanted = bytes(p.requires_grad for p in model.parameters())
@@ -97,7 +97,7 @@ def test_every_probe_changes_nothing_and_returns_its_metrics(
             again = TRIAL.run_probes(
                 model, poisoned, images, probe_runs, device=CPU, history=record["history"]
             )
-        assert {**again["probe"], "seconds": 0} == {**found, "seconds": 0}, "from weights alone, the same"
+        assert {**again["probe"], "seconds": 0} == {**found, "seconds": 0}, "the same from weights alone"
 
 
 def check_view(view: ProbeView, found: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ def test_a_watch_does_not_change_the_network(member: type[Probe], images: Images
 
 
 class PowerError(Exception):
-    """The power goes."""
+    """A power failure."""
 
 
 def watching() -> list[ProbeRun]:
@@ -191,7 +191,7 @@ def subject(model: nn.Module, images: Images, **changes: Any) -> Subject:
 
 
 def test_the_distance_is_a_sum_over_weights_in_float64(images: Images) -> None:
-    """After every epoch of a training, counted by hand from the weights; before it, none."""
+    """After every epoch, computed by hand from the weights; before the training, none."""
     spec = TrainSpec.parse({**SETTINGS, "ema": None}, "test")
     first = spec.architecture.network(num_classes=4, shape=(3, 32, 32), seed=1)
     assert distance(first, first) == 0
@@ -237,7 +237,7 @@ class Says(nn.Module):
 
 
 class ReadsThePixel(nn.Module):
-    """The class whose colour the pixel has, and nothing else."""
+    """Predict the class of the pixel's colour from nothing else."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return -(x[:, 0, 3, 5, None] * 255 - 80 * torch.arange(4)).abs()

@@ -1,4 +1,4 @@
-"""A record names the commit that it was made from, and says if that is not the whole truth."""
+"""A record names the commit of the code, marked if files differ from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str | 
     return provenance.commit.__wrapped__
 
 
-def test_a_commit_is_itself_until_a_file_is_changed_or_added(
+def test_a_commit_is_marked_once_a_file_is_changed_or_added(
     tree: Callable[[], str | None], tmp_path: Path
 ) -> None:
     clean = tree()

@@ -1,4 +1,4 @@
-"""What a sweep file says is what stands in it: YAML 1.2, keys as text, numbers that keep their spelling."""
+"""Sweep files are read literally: YAML 1.2, keys as text, numbers that keep their spelling."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TAGS = (
 @pytest.mark.parametrize(
     "text", ["on", "off", "yes", "no", "y", "N", "2026-11-28", "12:30", "1.2.3", "8/255", "12e4567"]
 )
-def test_what_looks_like_text_is_text(text: str) -> None:
+def test_text_is_read_as_text(text: str) -> None:
     assert parse_yaml(f"[{text}]", "test") == [text]
     assert parse_yaml(f"{{{text}: 1}}", "test") == {text: 1}
 
@@ -42,7 +42,7 @@ def test_what_looks_like_text_is_text(text: str) -> None:
     ("text", "number"),
     [("1e-3", 1e-3), ("1E5", 1e5), ("-1.5e+3", -1500.0), (".5", 0.5), ("1.", 1.0), ("0.10", 0.1), ("010", 10), ("0x1F", 31), ("0o17", 15), ("1_000", 1000)],
 )  # fmt: skip
-def test_what_looks_like_a_number_is_one_and_keeps_its_spelling(text: str, number: float) -> None:
+def test_numbers_are_read_as_numbers_and_keep_their_spelling(text: str, number: float) -> None:
     (found,) = parse_yaml(f"[{text}]", "test")
     assert found == number
     assert spelling(copy.deepcopy(found)) == text

@@ -1,5 +1,5 @@
-"""A wall clock that can jump: Python imports this as it starts, where the folder is on its path, and from then
-on `time.time` is shifted by as many seconds as the file $OPSCTL_TEST_CLOCK holds (a C double)."""
+"""A wall clock that can jump: Python imports this module at startup if its folder is on the path. Then `time.time`
+is shifted by the number of seconds in the file $OPSCTL_TEST_CLOCK (a C double)."""
 
 import mmap
 import os
@@ -20,7 +20,7 @@ def _shift(name: str) -> None:
     time.time_ns = lambda: steady_ns() + int(seconds() * 1e9)
 
 
-# Ray's own server for clients, which nobody uses, would wait in a busy loop: its waits are told their end, by a clock
-# that here it shares with nobody
+# Ray's own server for clients, which is not used, would wait in a busy loop: its deadlines come from a clock
+# that no other process shares
 if "OPSCTL_TEST_CLOCK" in os.environ and "ray.util.client.server" not in sys.orig_argv:
     _shift(os.environ["OPSCTL_TEST_CLOCK"])

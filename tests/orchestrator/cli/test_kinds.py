@@ -1,4 +1,4 @@
-"""`opsctl kinds poison em` says what each field means, which values it takes and what it is by default."""
+"""`opsctl kinds poison em` prints the meaning, accepted values and default of each field."""
 
 from __future__ import annotations
 

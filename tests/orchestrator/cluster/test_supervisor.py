@@ -122,7 +122,7 @@ def test_stop_reaches_the_sweep_itself_once_it_runs(storage: FolderStorage) -> N
     until(lambda: [heartbeat["pid"] for heartbeat in live_heartbeats(storage)] not in ([], [os.getpid()]))
     until(lambda: len(live_heartbeats(storage)) == 1)
     (heartbeat,) = live_heartbeats(storage)
-    assert heartbeat["pid"] != os.getpid(), "status tells of one who runs it, not of two"
+    assert heartbeat["pid"] != os.getpid(), "status shows one driver, not two"
     assert stop_drivers(storage, [heartbeat], wait=30) == []
     thread.join(30)
     assert codes == [STOPPED]

@@ -1,4 +1,4 @@
-"""How many trials fit is what a search over all placements says, and no share spans two GPUs."""
+"""The number of trials that fit equals that of a search over all placements, and no share spans two GPUs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from orchestrator.estimates.capacity import Claim, crowded, room
         ([{"CPU": 2}], {0.0: 5}, 0.0, 1, [], 0),
     ],
 )
-def test_as_many_fit_as_do(
+def test_capacity_matches_an_exhaustive_search(
     machines: list[dict[str, float]],
     taken: dict[float, int],
     share: float,
@@ -56,12 +56,12 @@ def test_as_many_fit_as_do(
         (4, [Claim(1), Claim(2)], 8, 1, False),
         (3, [Claim(1.5)], 4, 1, True),  # two and a half are left
         (2, [Claim(1)] * 8, 8, 1, True),
-        (1, [Claim(1)] * 8, 8, 1, False),  # one stays beside helpers
-        (1, [Claim(8)], 8, 1, True),  # but not beside one that takes all
+        (1, [Claim(1)] * 8, 8, 1, False),  # one worker may run beside builders
+        (1, [Claim(8)], 8, 1, True),  # but not beside one that needs all CPUs
         (0, [Claim(8)], 8, 1, False),
     ],
 )
-def test_lanes_leave_the_processors_that_builders_wait_for(
+def test_workers_give_up_the_cpus_that_builders_wait_for(
     workers: int, claims: list[Claim], whole: float, cpus: float, too_many: bool
 ) -> None:
     assert crowded(workers, claims, whole, cpus=cpus) == too_many

@@ -1,4 +1,4 @@
-"""A cost is reckoned before it is spent: from what was done here, else measured, else given; and never fails."""
+"""Costs are estimated from a given rate, finished work or a measurement, and an estimate never fails."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ from trainers.gpu_profile import Speed
 CORE = Resources(slots=2, gpus=0.0, cpus=1.0)
 
 
-def test_a_given_rate_is_divided_by(store: Store) -> None:
+def test_a_given_rate_determines_the_seconds(store: Store) -> None:
     task = plan_of(tiny(), store).tasks[0]
     network = network_flops(task.trial.train.architecture, shape=(3, 32, 32), num_classes=10)
     work = trial_work(task.trial, network, train=60, test=355)
@@ -55,7 +55,7 @@ def test_a_given_rate_is_divided_by(store: Store) -> None:
     assert Costs.given(store, 0.03).trial_seconds(task.trial) == pytest.approx(wanted)
 
 
-def test_what_a_finished_trial_took_is_what_its_like_will_take(store: Store) -> None:
+def test_similar_trials_take_as_long_as_a_finished_one(store: Store) -> None:
     plan = plan_of(tiny(), store)
     assert Costs.learned(store, place=CPU) is None
     record = run_trial(plan.tasks[0].trial, store, device=CPU)
@@ -96,21 +96,21 @@ def test_a_rate_is_that_of_the_nearest_group() -> None:
     def of(**train: Any) -> float:
         return rates.of(TrainSpec.parse(train, "test"))
 
-    assert of() == 10e12, "the median of its like, as `precision: auto` is here"
+    assert of() == 10e12, "the median of similar trials, with the precision of `auto` on this machine"
     assert of(architecture={"kind": "resnet18", "width": 16}) == 2e12
-    assert of(architecture={"kind": "resnet18", "width": 32}) == 9e12, "a network of its kind"
-    assert of(architecture="vgg16_bn") == 10e12, "any in this precision"
+    assert of(architecture={"kind": "resnet18", "width": 32}) == 9e12, "another network of the same kind"
+    assert of(architecture="vgg16_bn") == 10e12, "any network in this precision"
     assert of(architecture="vgg16_bn", precision="float32") == 1e12
     assert rates.auto == "bfloat16"
 
 
-def test_another_device_is_better_than_none() -> None:
+def test_the_rate_of_another_device_is_better_than_none() -> None:
     rates = Rates.learned([run(1e12, "A"), run(2e12, "B"), run(4e12, "B")], "cpu, 1 thread")
     assert rates is not None
     assert (rates.origin, rates.usual) == ("learned from 2 trials on B", pytest.approx(3e12))
 
 
-def test_records_that_cannot_be_read_teach_nothing(store: Store) -> None:
+def test_unreadable_records_are_ignored(store: Store) -> None:
     ledger = Ledger(store.where)
     for i, record in enumerate(({}, {"spec": {"train": {"epoch": 1}}}, {"spec": 7}, {"spec": {}})):
         ledger.publish(f"{i:016x}", record)
@@ -120,16 +120,16 @@ def test_records_that_cannot_be_read_teach_nothing(store: Store) -> None:
 def test_a_machine_is_measured_once(store: Store) -> None:
     first = Costs.measured(store, place=CPU)
     (file,) = (store.root / "rates").glob("cpu-1-thread.json")
-    told = json.loads(file.read_text())
-    assert told["speeds"][first.rates.auto]["flops"] == first.rates.usual > 1e8
-    told["speeds"][first.rates.auto]["flops"] = 123.0
-    file.write_text(json.dumps(told))
+    content = json.loads(file.read_text())
+    assert content["speeds"][first.rates.auto]["flops"] == first.rates.usual > 1e8
+    content["speeds"][first.rates.auto]["flops"] = 123.0
+    file.write_text(json.dumps(content))
     assert Costs.measured(store, place=CPU).rates.usual == 123.0
     file.write_text("{")
     assert Costs.measured(store, place=CPU).rates.usual > 1e8
 
 
-def test_data_sets_are_learned_from_those_that_were_made(store: Store) -> None:
+def test_the_cost_of_data_sets_is_learned_from_built_ones(store: Store) -> None:
     plan = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}), store)
     guess = Costs.usual(store)
     ops = plan.to_build[-1]
@@ -143,7 +143,7 @@ def test_data_sets_are_learned_from_those_that_were_made(store: Store) -> None:
     assert learned.data_seconds(twice) == pytest.approx(200 + START_SECONDS)
 
 
-def test_crafting_with_a_network_takes_longer_the_more_it_computes(store: Store) -> None:
+def test_crafting_time_grows_with_the_computation(store: Store) -> None:
     def takes(**settings: Any) -> float:
         spec = DataSpec.parse({"poison": {"kind": "em", **settings}}, "test").pinned()
         return Costs.given(store, 1.0).data_seconds(spec)
@@ -166,7 +166,7 @@ def test_extents_are_known_before_a_data_set_is_built(store: Store) -> None:
     assert Extents(store).of(spec) == Extent(len(images), images.shape, images.num_classes)
 
 
-def test_published_sets_are_known_without_a_download(tmp_path: Path) -> None:
+def test_the_extent_of_published_sets_needs_no_download(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
     assert Cifar10(root=nowhere).extent("train") == Extent(50_000, (3, 32, 32), 10)
     assert Svhn(root=nowhere).extent("test").images == 26_032
@@ -182,7 +182,7 @@ def test_a_folder_of_images_knows_its_extent(tmp_path: Path) -> None:
     assert source.extent("train") == Extent(3, (3, 16, 20), 3)
 
 
-def test_a_source_that_is_gone_is_taken_to_be_as_usual(store: Store, tmp_path: Path) -> None:
+def test_a_missing_source_has_the_usual_extent(store: Store, tmp_path: Path) -> None:
     source = {
         "kind": "tensors",
         "train": str(tmp_path / "no"),
@@ -192,7 +192,7 @@ def test_a_source_that_is_gone_is_taken_to_be_as_usual(store: Store, tmp_path: P
     assert Extents(store).of(DataSpec.parse({"source": source}, "test")) == USUAL["train"]
 
 
-def test_a_network_that_cannot_be_built_costs_as_a_usual_one(store: Store) -> None:
+def test_a_network_that_cannot_be_built_has_the_usual_cost(store: Store) -> None:
     def seconds(architecture: Any) -> float:
         trial = TrialSpec.parse({"train": {"architecture": architecture}}, "test")
         trial = trial.model_copy(update={"data": trial.data.pinned()})
@@ -202,7 +202,7 @@ def test_a_network_that_cannot_be_built_costs_as_a_usual_one(store: Store) -> No
     assert seconds(broken) == pytest.approx(seconds("resnet18"), rel=0.02)
 
 
-def test_five_thousand_trials_are_reckoned_at_once(store: Store) -> None:
+def test_five_thousand_trials_are_estimated_quickly(store: Store) -> None:
     pinned = DataSpec().pinned()
     widths = [{"kind": "resnet18", "width": 4 * (1 + i % 5)} for i in range(5)]
     widths[4] = {"kind": "torchvision", "name": "resnet18", "options": {"zero_init_residual": True}}
@@ -235,7 +235,9 @@ def test_five_thousand_trials_are_reckoned_at_once(store: Store) -> None:
         ({"gpus_per_trial": 2}, 8, 4, 2, "GPU-hours"),
     ],
 )
-def test_slots_of_a_machine(run: dict[str, Any], cpus: int, gpus: int, slots: int, unit: str) -> None:
+def test_the_number_of_slots_of_a_machine(
+    run: dict[str, Any], cpus: int, gpus: int, slots: int, unit: str
+) -> None:
     found = this_machine(RunSpec.parse(run, "test"), cpus=cpus, gpus=gpus)
     assert (found.slots, found.unit) == (slots, unit)
     assert this_machine(RunSpec.parse(run, "test"), cpus=cpus, gpus=gpus, slots=64).slots == 64
@@ -250,50 +252,48 @@ def test_slots_of_a_machine(run: dict[str, Any], cpus: int, gpus: int, slots: in
         ({"gpus_per_trial": 0}, 8, 0.0),
     ],
 )
-def test_of_gpus_that_are_elsewhere_a_trial_takes_its_share(
-    run: dict[str, Any], slots: int, share: float
-) -> None:
+def test_a_trial_takes_its_share_of_remote_gpus(run: dict[str, Any], slots: int, share: float) -> None:
     found = this_machine(RunSpec.parse(run, "test"), cpus=8, gpus=0, on_gpus=True, auto=0.5)
     assert (found.slots, found.gpus) == (slots, share)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_hours_on_gpus_are_told_where_there_is_none(store: Store) -> None:
-    """On a laptop, of a sweep that a cluster will run."""
+def test_gpu_hours_are_estimated_on_a_machine_without_gpus(store: Store) -> None:
+    """For example on a laptop, for a sweep that a cluster will run."""
     plain, wants = (plan_of(tiny(run=run), store) for run in ({}, {"gpus_per_trial": 1}))
     auto = plan_of(tiny(run={"gpus_per_trial": "auto"}), store)
 
-    def told(plan: Plan, **options: Any) -> tuple[str, float, str]:
+    def cost_of(plan: Plan, **options: Any) -> tuple[str, float, str]:
         cost = estimate_on_this_machine(plan, store, **options)
         assert cost is not None
         return cost.resources.unit, cost.resources.gpus, cost.origin
 
-    assert told(plain)[0] == told(plain, tflops=30)[0] == told(auto)[0] == "CPU-hours"
-    assert told(wants) == ("GPU-hours", 1.0, "a guess; say what a GPU reaches with --tflops")
-    assert told(wants, tflops=30) == ("GPU-hours", 1.0, "given")
-    assert told(plain, tflops=30, slots=8) == ("GPU-hours", 1.0, "given")
+    assert cost_of(plain)[0] == cost_of(plain, tflops=30)[0] == cost_of(auto)[0] == "CPU-hours"
+    assert cost_of(wants) == ("GPU-hours", 1.0, "a guess; say what a GPU reaches with --tflops")
+    assert cost_of(wants, tflops=30) == ("GPU-hours", 1.0, "given")
+    assert cost_of(plain, tflops=30, slots=8) == ("GPU-hours", 1.0, "given")
 
     kept, extent = ShareStore(open_storage(store.where)), Extents(store).of(plain.tasks[0].trial.data)
     shape = shape_key(plain.tasks[0].trial, extent.shape, extent.images, extent.num_classes)
     kept.remember(shape, "NVIDIA A10G", {"share": 0.25})
-    assert told(auto, tflops=30) == ("GPU-hours", 0.25, "given")
+    assert cost_of(auto, tflops=30) == ("GPU-hours", 0.25, "given")
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)  # not as many as a trial would have here
     record = run_trial(plain.tasks[0].trial, store, device=CPU)
     torch.set_num_threads(threads)
-    assert told(wants)[2].startswith("a guess"), "a processor tells nothing of a GPU"
+    assert cost_of(wants)[2].startswith("a guess"), "a CPU says nothing about a GPU"
     for task in plain.tasks[1:3]:
         Ledger(store.where).publish(task.key, record | {"device": "NVIDIA A10G"})
     learned = ("GPU-hours", 1.0, "learned from 2 trials on NVIDIA A10G")
-    assert told(wants) == told(plain) == learned, "most ran there"
+    assert cost_of(wants) == cost_of(plain) == learned, "most trials ran on that device"
 
 
-def test_hours_are_those_of_all_that_is_missing_and_slots_share_them(store: Store) -> None:
+def test_hours_cover_all_missing_work_divided_among_slots(store: Store) -> None:
     plan = plan_of(tiny(base={"data": {"limit": 60}, "train": {"epochs": 50}}), store)
     costs = Costs.given(store, 0.001)
     one, two = (estimate(plan, costs, Resources(slots, 0.0, 2.0)) for slots in (1, 2))
-    assert one.hours == pytest.approx(2 * sum(one.trials.values()) / 3600), "two processors each"
+    assert one.hours == pytest.approx(2 * sum(one.trials.values()) / 3600), "two CPUs each"
     assert one.wall == pytest.approx(SWEEP_SECONDS + sum(one.trials.values()) + sum(one.data.values()))
     assert SWEEP_SECONDS + max(one.trials.values()) < two.wall < one.wall
     assert list(one.data) == [spec.name for spec in plan.to_build]
@@ -311,7 +311,7 @@ def test_a_network_is_compiled_once_in_each_worker(store: Store) -> None:
     assert seconds(3, "compiled", **more) - seconds(3, "eager", **more) == pytest.approx(2 * COMPILE_SECONDS)
 
 
-def test_each_sweep_starts_ray_and_one_that_is_done_does_not(store: Store) -> None:
+def test_each_unfinished_sweep_includes_the_start_of_ray(store: Store) -> None:
     plan, costs = plan_of(tiny(), store), Costs.given(store, 1.0)
     one, three = (estimate(plan, costs, CORE, sweeps=sweeps) for sweeps in (1, 3))
     assert (one.startup, three.startup) == (SWEEP_SECONDS, 3 * SWEEP_SECONDS)
@@ -322,8 +322,8 @@ def test_each_sweep_starts_ray_and_one_that_is_done_does_not(store: Store) -> No
     assert (done.startup, done.wall) == (0.0, 0.0)
 
 
-def test_a_narrow_network_takes_longer_than_its_operations(store: Store) -> None:
-    """A ResNet-18 of width 8 has a sixteenth of the operations of one of width 32, and a quarter of the values."""
+def test_a_narrow_network_takes_longer_than_its_operations_suggest(store: Store) -> None:
+    """Compared with width 32, a ResNet-18 of width 8 has a sixteenth of the operations but a quarter of the values."""
     costs = Costs.usual(store)
     spec = {"data": {"limit": 60}, "train": {"architecture": {"kind": "resnet18", "width": 8}, "epochs": 50}}
     narrow = TrialSpec.parse(spec, "test")
@@ -335,9 +335,9 @@ def test_a_narrow_network_takes_longer_than_its_operations(store: Store) -> None
     assert seconds[1] < 12 * seconds[0]
 
 
-def test_a_factor_that_was_learned_is_that_of_a_speed_and_not_of_operations_alone() -> None:
-    """What LeNet takes tells of ResNet-18, though it does a tenth of the operations in a second."""
-    true = Speed(1e11, values=4e8, kernels=1.5e4)  # half as fast as is usual, but for operations
+def test_a_learned_factor_applies_to_all_parts_of_a_speed() -> None:
+    """LeNet's time predicts that of ResNet-18, although LeNet reaches a tenth of the operations per second."""
+    true = Speed(1e11, values=4e8, kernels=1.5e4)  # half the usual speed, except for operations
     small, large = Work(1e9, 100, 2e7, 4000), Work(1e12, 100, 5e9, 20_000)
     lenet = TrainSpec.parse({"architecture": "lenet5"}, "test")
     learned = Rates.learned(
@@ -348,8 +348,8 @@ def test_a_factor_that_was_learned_is_that_of_a_speed_and_not_of_operations_alon
     assert true.seconds(large) / 2 < learned.seconds(large, TrainSpec()) < 2 * true.seconds(large)
 
 
-def test_what_cannot_be_measured_is_guessed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a GPU that others have filled, say."""
+def test_a_failed_measurement_falls_back_to_a_guess(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example on a GPU without free memory."""
     monkeypatch.setattr(Costs, "measured", lambda *_, **__: 1 / 0)
     found = estimate_on_this_machine(plan_of(tiny(run={"gpus_per_trial": 0}), store), store)
     assert found is not None
@@ -357,17 +357,17 @@ def test_what_cannot_be_measured_is_guessed(store: Store, monkeypatch: pytest.Mo
     assert "about" in lines(found)[1]
 
 
-def test_what_an_older_opsctl_counted_of_a_network_is_counted_again(store: Store) -> None:
+def test_operations_counted_by_an_older_version_are_counted_again(store: Store) -> None:
     spec = DataSpec().pinned()
     trial = TrialSpec().model_copy(update={"data": spec})
     seconds = Costs.usual(store).trial_seconds(trial)
     (file,) = (store.root / "flops").glob("resnet18-*.json")
-    told = json.loads(file.read_text())
-    file.write_text(json.dumps({name: told[name] for name in ("forward", "backward", "inputs")}))
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({name: content[name] for name in ("forward", "backward", "inputs")}))
     assert Costs.usual(store).trial_seconds(trial) == pytest.approx(seconds)
 
 
-def test_the_best_rate_is_given_else_learned_else_measured(store: Store) -> None:
+def test_a_given_rate_precedes_a_learned_and_a_measured_one(store: Store) -> None:
     plan = plan_of(tiny(), store)
     assert best_costs(plan, store, CORE).rates.origin == "measured on this machine"
     run_trial(plan.tasks[0].trial, store, device=CPU)
@@ -376,10 +376,10 @@ def test_the_best_rate_is_given_else_learned_else_measured(store: Store) -> None
     assert best_costs(again, store, CORE, 30).rates.origin == "given"
 
 
-def test_a_rate_is_learned_from_the_sweep_s_own_trials_after_a_probe_is_added(
+def test_the_rate_is_learned_from_trials_of_the_sweep_after_a_probe_is_added(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though none of them is done, and others are many."""
+    """Although none of them is done, and there are many others."""
     own = tiny(grid={"seed": [0]})
     (task,) = plan_of(own, store).tasks
     record, ledger = run_trial(task.trial, store, device=CPU), Ledger(store.where)
@@ -391,15 +391,15 @@ def test_a_rate_is_learned_from_the_sweep_s_own_trials_after_a_probe_is_added(
     assert (after.origin, after.usual) == (before.origin, before.usual)
 
 
-def test_a_plan_is_worth_more_than_its_cost(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_estimate_that_fails_does_not_fail_the_plan(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of(tiny(), store)
     (store.root / "rates").write_text("in the way")
-    assert estimate_on_this_machine(plan, store) is not None, "what cannot be remembered is measured again"
+    assert estimate_on_this_machine(plan, store) is not None, "a rate that cannot be stored is measured again"
     monkeypatch.setattr(Costs, "trial_seconds", lambda *_: 1 / 0)
     assert estimate_on_this_machine(plan, store) is None
 
 
-def test_a_plan_says_how_long_it_takes(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_a_plan_prints_its_duration(opsctl: Opsctl, tmp_path: Path) -> None:
     file = write(tmp_path, tiny(base={"data": {"limit": 1000}, "train": {"epochs": 200}}))
     code, out, err = opsctl("plan", file, "--tflops", 30, "--slots", 3)
     assert (code, err) == (0, "")
@@ -413,7 +413,7 @@ def test_a_plan_says_how_long_it_takes(opsctl: Opsctl, tmp_path: Path) -> None:
     )
 
 
-def test_a_plan_with_nothing_left_says_nothing_of_hours(opsctl: Opsctl, store: Store, tmp_path: Path) -> None:
+def test_a_plan_with_nothing_left_prints_no_hours(opsctl: Opsctl, store: Store, tmp_path: Path) -> None:
     plan = plan_of(tiny(), store)
     for task in plan.tasks:
         run_trial(task.trial, store, device=CPU)
@@ -440,7 +440,7 @@ def test_a_plan_with_nothing_left_says_nothing_of_hours(opsctl: Opsctl, store: S
         (36e6, "10,000 h"),
     ],
 )
-def test_times_as_people_say_them(seconds: float, words: str) -> None:
+def test_durations_are_readable(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
@@ -448,9 +448,9 @@ def test_times_as_people_say_them(seconds: float, words: str) -> None:
     ("number", "words"),
     [(0.001, "under 0.01"), (0.25, "about 0.25"), (12.34, "about 12.3"), (1234.5, "about 1,234")],
 )
-def test_hours_as_people_say_them(number: float, words: str) -> None:
+def test_hours_are_readable(number: float, words: str) -> None:
     assert hours(number) == words
 
 
-def test_digits_know_their_extent() -> None:
+def test_the_extent_of_digits_is_known() -> None:
     assert Digits().extent("train") == Extent(1442, (3, 32, 32), 10)

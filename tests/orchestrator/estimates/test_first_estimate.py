@@ -1,6 +1,6 @@
-"""The first estimate of a sweep, with nothing of it done, against what the sweeps of results/ took.
+"""The estimate of a sweep without finished trials, compared with the recorded times of the sweeps in results/.
 
-They ran on two cores of an AMD EPYC beside other work, a thread a trial, in bfloat16. Nothing is timed here.
+Those ran on two cores of a busy AMD EPYC, one thread per trial, in bfloat16. Nothing is timed here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SWEEPS = [*sorted((ROOT / "sweeps" / "digits").glob("*.yaml")), ROOT / "sweeps" 
 
 @cache
 def recorded() -> dict[str, Any]:
-    """The documents' sweeps by name."""
+    """The sweeps of the documents by name."""
     documents = [
         json.loads((ROOT / "results" / name).read_text()) for name in ("digits.json", "cifar10_small.json")
     ]
@@ -59,14 +59,14 @@ def near(found: float, taken: float) -> bool:
 
 
 @pytest.mark.parametrize("file", SWEEPS, ids=lambda file: file.stem)
-def test_trials_take_about_what_they_took(file: Path, store: Store, costs: Costs) -> None:
+def test_estimates_of_trials_are_near_their_recorded_times(file: Path, store: Store, costs: Costs) -> None:
     plan = planned(file, store)
     taken = {tuple(t["labels"].values()): t["seconds"] for t in recorded()[plan.sweep.name]["trials"]}
     seconds = {tuple(task.point.labels.values()): costs.trial_seconds(task.trial) for task in plan.tasks}
     assert seconds.keys() == taken.keys()
     assert near(sum(seconds.values()), sum(taken.values())), (sum(seconds.values()), sum(taken.values()))
     within = [near(seconds[labels], taken[labels]) for labels in taken]
-    assert sum(within) > 0.6 * len(within), "trials of one kind took 5 to 12 s, as others were at work or not"
+    assert sum(within) > 0.6 * len(within), "equal trials took 5 to 12 s, depending on the load"
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_sweep_takes_about_as_long_as_the_readme_says(
     assert near(found.wall, 60 * minutes), found.wall
 
 
-def test_crafting_takes_about_what_it_took(store: Store, costs: Costs) -> None:
+def test_estimates_of_crafting_are_near_the_recorded_times(store: Store, costs: Costs) -> None:
     document = json.loads((ROOT / "results" / "digits.json").read_text())
     taken = {data["name"]: data["seconds"] for data in document["data"]}
     plan = planned(ROOT / "sweeps" / "digits" / "table2.yaml", store)

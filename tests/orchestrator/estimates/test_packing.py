@@ -1,4 +1,4 @@
-"""Trials share a GPU as far as its memory and its time go; what was learned the hard way is not forgotten."""
+"""Memory and time decide how many trials share a GPU, and shares that were too small are remembered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_memory_or_time_decides_how_many_share(peak: int, total: int, busy: floa
     total=st.integers(GIB, 200 * GIB),
     busy=st.floats(0, 1, exclude_min=True),
 )
-def test_what_shares_a_gpu_fits_on_it(peak: int, total: int, busy: float) -> None:
+def test_trials_that_share_a_gpu_fit_on_it(peak: int, total: int, busy: float) -> None:
     part = share(peak, total, busy)
     fine = round(part * FINE)
     assert part == fine / FINE, "Ray knows four decimals"
@@ -49,12 +49,12 @@ def test_what_shares_a_gpu_fits_on_it(peak: int, total: int, busy: float) -> Non
 
 
 @pytest.mark.parametrize("busy", [0.0, -1.0, 1.5])
-def test_a_share_of_time_is_a_share(busy: float) -> None:
+def test_a_busy_share_outside_its_range_is_an_error(busy: float) -> None:
     with pytest.raises(ValueError, match=r"in \(0, 1\]"):
         share(1, 2, busy)
 
 
-def test_after_too_little_memory_twice_as_much() -> None:
+def test_a_memory_fault_doubles_the_share() -> None:
     assert [larger(part) for part in (0.125, 0.3333, 0.5, 0.75, 1.0)] == [0.25, 0.6666, 1.0, 1.0, 1.0]
 
 
@@ -73,7 +73,7 @@ def key(count: int = 1000, shape: tuple[int, int, int] = SHAPE, **changes: Any) 
         {"data": {"seed": 4}},
     ],
 )
-def test_what_takes_no_memory_is_the_same_shape(changes: dict[str, Any]) -> None:
+def test_settings_that_do_not_affect_memory_keep_the_shape(changes: dict[str, Any]) -> None:
     assert key(**changes) == key()
 
 
@@ -93,7 +93,7 @@ def test_what_takes_no_memory_is_the_same_shape(changes: dict[str, Any]) -> None
         {"shape": (1, 32, 32)},
     ],
 )
-def test_what_takes_memory_is_another_shape(changes: dict[str, Any]) -> None:
+def test_settings_that_affect_memory_change_the_shape(changes: dict[str, Any]) -> None:
     assert key(**changes) != key()
 
 
@@ -110,7 +110,7 @@ def test_shares_are_remembered_for_a_shape_and_a_device(tmp_path: Path) -> None:
     assert (tmp_path / "shapes" / "aa-nvidia-h200.json").exists()
 
 
-def test_after_too_little_memory_a_share_only_grows(tmp_path: Path) -> None:
+def test_after_a_memory_fault_a_share_only_grows(tmp_path: Path) -> None:
     shares = ShareStore(open_storage(tmp_path))
     shares.remember("aa", "gpu", {"share": 0.25, "peak_bytes": 7})
     assert shares.grow("aa", "gpu", 0.25) == 0.5
@@ -124,7 +124,7 @@ def test_after_too_little_memory_a_share_only_grows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"share": 0}', '{"share": "much"}'])
-def test_a_damaged_memory_is_none(tmp_path: Path, text: str) -> None:
+def test_a_damaged_stored_share_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "shapes").mkdir()
     (tmp_path / "shapes" / "aa-gpu.json").write_text(text)
     assert ShareStore(open_storage(tmp_path)).recall("aa", "gpu") is None

@@ -1,5 +1,5 @@
-"""No slot idles while a trial could run, long trials do not come last, and data sets come in the order of the work
-that waits for them."""
+"""No slot idles while a trial could run, long trials do not come last, and data sets are ordered by the work that
+waits for them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def longest_first(times: Sequence[float]) -> list[Job]:
 
 
 def best(times: Sequence[float], slots: int) -> float:
-    """The least makespan there is, by trying every assignment."""
+    """The smallest makespan, by exhaustive search."""
     ways = itertools.product(range(slots), repeat=len(times))
     return min(
         max(sum(t for t, s in zip(times, way, strict=True) if s == i) for i in range(slots)) for way in ways
@@ -42,7 +42,7 @@ def best(times: Sequence[float], slots: int) -> float:
 
 
 @given(st.lists(st.integers(1, 20).map(float), min_size=1, max_size=6), st.integers(1, 3))
-def test_longest_first_keeps_grahams_bound(times: list[float], slots: int) -> None:
+def test_longest_first_satisfies_grahams_bound(times: list[float], slots: int) -> None:
     found = makespan(longest_first(times), slots)
     assert found <= (4 / 3 - 1 / (3 * slots)) * best(times, slots) + 1e-9
 
@@ -118,7 +118,7 @@ def busy(spans: object, moment: float) -> int:
     return sum(span.start <= moment < span.end for span in spans)  # type: ignore[attr-defined]
 
 
-def test_nothing_takes_no_time_and_what_is_no_job_is_there() -> None:
+def test_no_jobs_take_no_time_and_needs_outside_the_jobs_are_met() -> None:
     assert makespan([], 4) == 0
     assert play([Job("a", 2.0, ("in the store",)), Job("b", 1.0, ("a",))], 4) == {
         "a": Span(0.0, 2.0),
@@ -128,7 +128,7 @@ def test_nothing_takes_no_time_and_what_is_no_job_is_there() -> None:
 
 
 def data_sets(*poison: object) -> list[DataSpec]:
-    """Data sets of these poisons, each after what it is made from."""
+    """Data sets of these poisons, each after its parents."""
     found: dict[str, DataSpec] = {}
     for i, kind in enumerate(poison):
         spec = DataSpec.model_validate({"source": Digits(fingerprint="f"), "poison": kind, "seed": i})
@@ -143,7 +143,7 @@ def test_equally_long_trials_keep_the_order_of_the_plan() -> None:
     assert [task.key for task in ordered] == ["1", "3", "0", "2"]
 
 
-def test_work_behind_a_child_waits_for_its_parents_too() -> None:
+def test_work_that_waits_for_a_child_waits_for_its_parents_too() -> None:
     clean, em, ops, both = data_sets(["em", "ops"])
     assert [spec.poison[0].kind for spec in (clean, em, ops)] == ["clean", "em", "ops"]
     tasks = tasks_of((clean.name,), (ops.name,), (both.name,), (both.name, clean.name))
@@ -164,9 +164,9 @@ def test_parents_stay_before_their_children(turn: int) -> None:
         assert all(place[parent.name] < place[spec.name] for parent in spec.parents)
 
 
-def test_data_sets_that_much_work_waits_for_come_first() -> None:
-    """Four data sets with a short trial each, and a fifth with a long one: as the file has it, the long one
-    starts when the others are over."""
+def test_data_sets_that_block_the_most_work_come_first() -> None:
+    """Four data sets with a short trial each, and a fifth with a long one: in the order of the file, the long one
+    starts when the others have ended."""
     specs = [spec for spec in data_sets("ops", "ops", "ops", "ops", "ops") if spec.parents]
     times = {"0": 1.0, "1": 1.0, "2": 1.0, "3": 1.0, "4": 40.0}
     tasks = tasks_of(*[(spec.name,) for spec in specs])
@@ -179,11 +179,11 @@ def test_data_sets_that_much_work_waits_for_come_first() -> None:
     assert order_data(specs, waiting)[0] is specs[4]
     plan_order, ours = takes(specs, tasks), takes(order_data(specs, waiting), order_trials(tasks, times))
     assert plan_order == 72
-    assert ours == 50 == times["4"] + 10, "no order does better: this trial waits for its data set"
+    assert ours == 50 == times["4"] + 10, "no order is faster: this trial waits for its data set"
 
 
 @pytest.mark.parametrize("slots", [1, 8, 64])
-def test_thousands_of_trials_are_played_through_at_once(slots: int) -> None:
+def test_thousands_of_trials_are_scheduled_quickly(slots: int) -> None:
     jobs = [Job(str(i), 1.0 + i % 7) for i in range(5000)]
     total = sum(job.seconds for job in jobs)
     assert math.isclose(makespan(jobs, slots), total / slots, rel_tol=0.02)

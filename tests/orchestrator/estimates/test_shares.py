@@ -1,4 +1,4 @@
-"""`gpus_per_trial: auto` measures each shape once, remembers it, and gives more where it was too little."""
+"""`gpus_per_trial: auto` measures each shape once, stores its share, and raises shares that were too small."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def measured(store: Store) -> tuple[Measured, list[str]]:
 
 def test_trials_of_one_shape_are_measured_once(store: Store) -> None:
     shares, shapes = measured(store)
-    assert len(shapes) == 2, "poison and seed decide no memory"
+    assert len(shapes) == 2, "poison and seed do not affect memory"
     tasks = {shape: task for shape, task in shares.wanted.items()}
     assert [shares.of(task) for task in tasks.values()] == [None, None]
     assert shares.measured(shapes[0], GpuProfile(2 * GB, 0.3, 0.01), 40 * GB) == 0.25
@@ -34,13 +34,13 @@ def test_trials_of_one_shape_are_measured_once(store: Store) -> None:
     assert shares.wanted == {}
 
 
-def test_what_was_measured_is_known_to_the_next_sweep(store: Store) -> None:
+def test_measured_shares_are_stored_for_the_next_sweep(store: Store) -> None:
     shares, shapes = measured(store)
     shares.measured(shapes[0], GpuProfile(2 * GB, 0.3, 0.01), 40 * GB)
     assert measured(store)[1] == [shapes[1]]
 
 
-def test_a_lack_of_memory_grows_the_share_of_all_like_it_for_good(store: Store) -> None:
+def test_a_memory_fault_permanently_raises_the_share_of_the_shape(store: Store) -> None:
     shares, shapes = measured(store)
     task = shares.wanted[shapes[0]]
     shares.measured(shapes[0], GpuProfile(2 * GB, 0.3, 0.01), 40 * GB)
@@ -49,18 +49,18 @@ def test_a_lack_of_memory_grows_the_share_of_all_like_it_for_good(store: Store) 
     again, _ = measured(store)
     assert again.of(task) == 0.5
     assert again.grow(task, 0.5)
-    assert not again.grow(task, 1.0), "there is no more"
+    assert not again.grow(task, 1.0), "there is no larger share"
 
 
 def given(store: Store, share: float) -> tuple[Given, Task, Task]:
-    """And a trial of each of two shapes."""
+    """A given share, and a trial of each of two shapes."""
     plan = plan_of(tiny(grid={"train": TWO, "data.poison": ["clean", "ops"], "seed": [0, 1]}), store)
     shares = Given(share, packing.ShareStore(open_storage(store.where)), Extents(store), "H200", plan.tasks)
     one = plan.tasks[0]
     return shares, one, next(t for t in plan.tasks if shares.shapes[t.key] != shares.shapes[one.key])
 
 
-def test_a_share_given_by_hand_is_kept_but_for_those_that_it_was_too_little_for(store: Store) -> None:
+def test_a_given_share_is_kept_except_for_shapes_that_need_more(store: Store) -> None:
     shares, one, other = given(store, 0.25)
     assert (shares.of(one), shares.of(other)) == (0.25, 0.25)
     assert shares.grow(one, 0.25)
@@ -71,7 +71,7 @@ def test_a_share_given_by_hand_is_kept_but_for_those_that_it_was_too_little_for(
     assert not shares.grow(one, 1.0)
 
 
-def test_the_next_sweep_knows_what_a_share_given_by_hand_was_too_little_for(store: Store) -> None:
+def test_the_next_sweep_knows_for_which_shapes_a_given_share_was_too_small(store: Store) -> None:
     shares, one, other = given(store, 0.25)
     shares.grow(one, 0.25)
     again, _, _ = given(store, 0.25)
@@ -80,13 +80,13 @@ def test_the_next_sweep_knows_what_a_share_given_by_hand_was_too_little_for(stor
     assert (larger.of(one), larger.of(other)) == (0.75, 0.75)
 
 
-def test_what_was_measured_does_not_overrule_what_is_said(store: Store) -> None:
+def test_a_measured_share_does_not_override_a_given_one(store: Store) -> None:
     found, shapes = measured(store)
     found.measured(shapes[0], GpuProfile(2 * GB, 1.0, 0.01), 40 * GB)
     assert given(store, 0.25)[0].known == {}
 
 
-def test_all_of_a_gpu_and_none_of_it_do_not_grow(store: Store) -> None:
+def test_shares_of_zero_and_one_do_not_grow(store: Store) -> None:
     task = plan_of(tiny(), store).tasks[0]
     for share in (0.0, 1.0):
         shares = Shares.fixed(share)

@@ -1,4 +1,4 @@
-"""Whose fault it is decides what happens next."""
+"""The kind of a fault decides whether work is retried."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from trainers.loop import DivergenceError, OutOfMemoryError
         (KeyError("x"), "trial", False),
     ],
 )
-def test_every_exception_has_an_owner(error: Exception, kind: str, poisoned: bool) -> None:
+def test_every_exception_is_classified(error: Exception, kind: str, poisoned: bool) -> None:
     found = fault(error)
     assert (found.kind, found.poisoned) == (kind, poisoned)
     assert found.error.startswith(type(error).__name__)
     assert "poisoned" not in found.to_json()
 
 
-def test_a_divergence_brings_the_epochs_before_it() -> None:
+def test_a_divergence_keeps_the_epochs_before_it() -> None:
     assert fault(DivergenceError("no", [{"epoch": 1.0}])).to_json()["history"] == [{"epoch": 1.0}]

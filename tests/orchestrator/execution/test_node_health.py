@@ -1,4 +1,4 @@
-"""One bad machine does not eat all trials."""
+"""One bad machine does not fail all trials."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from orchestrator.execution.node_health import AVOID_SECONDS, LONGEST_REST, REST
 from tests.orchestrator.execution.test_progress import Clock
 
 
-def test_a_trial_goes_elsewhere_than_where_it_failed_while_there_is_an_elsewhere() -> None:
+def test_a_trial_is_retried_on_another_machine_if_there_is_one() -> None:
     nodes = Nodes(clock := Clock())
     nodes.failed("bad", "trial")
     assert nodes.barred("bad", ["bad", "good"]) == {"trial"}
     assert nodes.barred("good", ["bad", "good"]) == set()
-    assert nodes.barred("bad", ["bad"]) == set(), "there is no other"
+    assert nodes.barred("bad", ["bad"]) == set(), "there is no other machine"
     clock.time += AVOID_SECONDS + 1
     assert nodes.barred("bad", ["bad", "good"]) == set(), "it has waited long enough"
 
 
-def test_a_trial_that_failed_everywhere_is_tried_anywhere() -> None:
+def test_a_trial_that_failed_on_every_machine_may_run_on_any() -> None:
     nodes = Nodes(Clock())
     for node in ("one", "two"):
         nodes.failed(node, "trial")
@@ -24,14 +24,14 @@ def test_a_trial_that_failed_everywhere_is_tried_anywhere() -> None:
     assert nodes.barred("one", ["one", "two", "three"]) == {"trial"}
 
 
-def test_a_machine_where_trials_fail_in_a_row_rests_and_longer_each_time() -> None:
+def test_a_machine_with_consecutive_failures_is_paused_longer_each_time() -> None:
     nodes = Nodes(clock := Clock())
     for i in range(ROW):
         assert not nodes.rests("bad")
         nodes.failed("bad", f"trial-{i}")
     assert nodes.rests("bad")
     assert nodes.resting == 1
-    nodes.failed("bad", "which was on it already")  # that costs no longer rest
+    nodes.failed("bad", "was running already")  # does not lengthen the pause
     seconds = REST_SECONDS
     for again in range(8):
         clock.time += seconds - 0.1
@@ -42,7 +42,7 @@ def test_a_machine_where_trials_fail_in_a_row_rests_and_longer_each_time() -> No
         seconds = min(LONGEST_REST, 2 * seconds)
 
 
-def test_one_trial_that_fails_often_or_a_success_between_makes_no_bad_machine() -> None:
+def test_repeated_failures_of_one_trial_do_not_pause_a_machine() -> None:
     nodes = Nodes(Clock())
     for _ in range(2 * ROW):
         nodes.failed("box", "the same")

@@ -1,4 +1,4 @@
-"""Where memory does not suffice for all that runs, less runs at a time, until something runs alone."""
+"""If memory does not suffice for all workers, fewer run at a time, down to one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from orchestrator.execution.pressure import CALM_SECONDS, Pressure
 from tests.orchestrator.execution.test_progress import Clock
 
 
-def test_one_kill_may_be_bad_luck_and_the_second_halves_what_runs() -> None:
+def test_the_second_kill_of_a_trial_halves_the_number_of_workers() -> None:
     pressure = Pressure()
     assert not pressure.note("a", 8)
     assert not pressure.note("b", 8)
@@ -18,22 +18,22 @@ def test_one_kill_may_be_bad_luck_and_the_second_halves_what_runs() -> None:
 
 
 def test_a_burst_of_kills_counts_once() -> None:
-    """Those that are too many go on until their trials end."""
+    """Surplus workers continue until their trials end."""
     pressure = Pressure()
     for name in "abcd" * 2:
         pressure.note(name, 8)
     assert pressure.most == 4
 
 
-def test_what_is_killed_time_and_again_runs_alone_before_it_is_given_up() -> None:
+def test_a_repeatedly_killed_trial_runs_alone_before_it_is_given_up() -> None:
     pressure = Pressure()
     found = [pressure.note("a", 100) and pressure.most for _ in range(5)]
     assert found == [False, 50, False, 1, False]
     assert Pressure().most == math.inf
 
 
-def test_when_nothing_is_killed_for_a_while_more_may_run_again() -> None:
-    """Something else had the memory; if it was the trials, the next kill halves them at once."""
+def test_the_limit_rises_again_after_a_while_without_kills() -> None:
+    """Another process may have used the memory; if it was the trials, the next kill halves the limit at once."""
     clock = Clock()
     pressure = Pressure(lambda: clock.time)
     for _ in range(2):

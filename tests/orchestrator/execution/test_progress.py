@@ -1,4 +1,4 @@
-"""What can start, starts; what cannot, fails with its own reason and no other; each fault gets its own answer."""
+"""Trials start once their data sets are built and fail with their own error; each kind of fault has its retries."""
 
 from __future__ import annotations
 
@@ -24,33 +24,33 @@ from tests.orchestrator.sweeps import plan_of, tiny
 RECORD = {"metrics": {"test/clean_acc": 0.5}, "history": [{"epoch": 1.0}]}
 
 
-class Told(Observer):
-    """Writes down what it hears."""
+class Recorder(Observer):
+    """Records the events of a sweep."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[str, str]] = []
+        self.events: list[tuple[str, str]] = []
 
     def data_retried(self, spec: DataSpec, why: str) -> None:
-        self.heard.append((spec.name.rpartition("-")[0], f"again {why}"))
+        self.events.append((spec.name.rpartition("-")[0], f"again {why}"))
 
     def data_failed(self, spec: DataSpec, error: str) -> None:
-        self.heard.append((spec.name.rpartition("-")[0], error))
+        self.events.append((spec.name.rpartition("-")[0], error))
 
     def trial_retried(self, task: Task, why: str) -> None:
-        self.heard.append((task.point.name, f"again {why}"))
+        self.events.append((task.point.name, f"again {why}"))
 
     def trial_done(self, task: Task, record: Result) -> None:
-        self.heard.append((task.point.name, "done"))
+        self.events.append((task.point.name, "done"))
 
     def store_silent(self, error: str) -> None:
-        self.heard.append(("store", error))
+        self.events.append(("store", error))
 
     def trial_failed(self, task: Task, error: str) -> None:
-        self.heard.append((task.point.name, error))
+        self.events.append((task.point.name, error))
 
 
 class Clock:
-    """A time that passes when it is told to."""
+    """A clock that tests advance."""
 
     def __init__(self) -> None:
         self.time = 0.0
@@ -69,16 +69,16 @@ class Growing(Shares):
 
 def begun(
     store: Store, *, built: bool = False, driver: str = "one", shares: Shares | None = None, **changes: object
-) -> tuple[Progress, Told, Clock]:
-    told, clock = Told(), Clock()
+) -> tuple[Progress, Recorder, Clock]:
+    recorder, clock = Recorder(), Clock()
     leases = Leases(Ledger(store.where).storage, driver)
     plan = plan_of(tiny(**changes), store)
-    progress = Progress(SweepContext(plan, store, Observers(told), leases, now=clock))
+    progress = Progress(SweepContext(plan, store, Observers(recorder), leases, now=clock))
     progress.begin(shares or Shares.fixed(0.0))
     while built and progress.unbuilt:
         for spec in progress.buildable():
             progress.data_built(spec)
-    return progress, told, clock
+    return progress, recorder, clock
 
 
 def build(progress: Progress, word: str) -> None:
@@ -96,7 +96,7 @@ def done(progress: Progress, attempt: Attempt) -> None:
     progress.ended(attempt.number, {"key": attempt.task.key, **RECORD})
 
 
-def test_a_trial_can_start_when_its_own_data_sets_are_there(store: Store) -> None:
+def test_a_trial_can_start_once_its_own_data_sets_are_built(store: Store) -> None:
     progress, *_ = begun(store, grid={"data.poison": ["ops", "clean"], "seed": [0, 1]})
     assert [spec.name.rpartition("-")[0] for spec in progress.buildable()] == [
         "digits-clean-test",
@@ -106,12 +106,12 @@ def test_a_trial_can_start_when_its_own_data_sets_are_there(store: Store) -> Non
     assert progress.offer(0.0) is None
     build(progress, "clean-test")
     first = offered(progress).task.point.name
-    assert first == "data.poison=clean, seed=0", "not the first in the file, but the first that can"
+    assert first == "data.poison=clean, seed=0", "not the first in the file, but the first that can start"
     build(progress, "ops")
     assert offered(progress).task.point.name == "data.poison=ops, seed=0"
 
 
-def test_long_trials_are_given_out_first_and_what_they_wait_for_is_built_first(store: Store) -> None:
+def test_long_trials_start_first_and_their_data_sets_are_built_first(store: Store) -> None:
     plan = plan_of(tiny(), store)
     seconds = {task.key: float(s) for task, s in zip(plan.tasks, (1, 3, 9, 2), strict=True)}
     leases = Leases(Ledger(store.where).storage, "one")
@@ -127,7 +127,7 @@ def test_long_trials_are_given_out_first_and_what_they_wait_for_is_built_first(s
     assert [seconds[offered(progress).task.key] for _ in plan.tasks] == [9, 3, 2, 1]
 
 
-def test_no_more_run_than_may(store: Store) -> None:
+def test_max_concurrent_limits_running_trials(store: Store) -> None:
     progress, *_ = begun(store, built=True, grid={"seed": [0, 1]}, run={"max_concurrent": 1})
     attempt = offered(progress)
     assert progress.offer(0.0) is None
@@ -136,24 +136,24 @@ def test_no_more_run_than_may(store: Store) -> None:
     assert progress.offer(0.0) is not None
 
 
-def test_what_is_made_from_a_broken_data_set_is_broken_too(store: Store) -> None:
-    progress, told, _ = begun(store, grid={"data.poison": ["clean", ["em", "ops"]], "seed": [0]})
+def test_a_failed_data_set_fails_those_derived_from_it(store: Store) -> None:
+    progress, recorder, _ = begun(store, grid={"data.poison": ["clean", ["em", "ops"]], "seed": [0]})
     build(progress, "clean-train")
     (em,) = [spec for spec in progress.buildable() if "em" in spec.name]
     progress.data_failed(em, Fault("machine", "Boom: no"))
-    assert told.heard == [
+    assert recorder.events == [
         ("digits-em-train", "Boom: no"),
         ("digits-em-ops-train", "Boom: no"),
         ("data.poison=em+ops, seed=0", "Boom: no"),
     ]
     build(progress, "test")
     done(progress, offered(progress))
-    assert progress.buildable() == [], "ops is not broken, but nobody waits for it any more"
+    assert progress.buildable() == [], "no trial needs ops any more"
     assert progress.finished
 
 
-def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_given_up(store: Store) -> None:
-    progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 3})
+def test_a_machine_fault_is_retried_with_growing_pauses_and_then_given_up(store: Store) -> None:
+    progress, recorder, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 3})
     for wait in (1.0, 2.0, 4.0):
         progress.attempt_failed(offered(progress).number, Fault("machine", "gone"))
         clock.time += wait - 0.1
@@ -163,7 +163,7 @@ def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_giv
         progress.poll()
     attempt = offered(progress)
     progress.attempt_failed(attempt.number, Fault("machine", "gone"))
-    assert told.heard[-1] == ("seed=0", "gone")
+    assert recorder.events[-1] == ("seed=0", "gone")
     failure = Ledger(store.where).failure(attempt.task.key)
     assert failure is not None
     assert (failure["kind"], failure["attempts"]) == ("machine", 4)
@@ -171,9 +171,9 @@ def test_a_fault_of_a_machine_is_tried_again_after_pauses_that_grow_and_then_giv
     assert [pause(n) for n in (1, 5, 7, 100)] == [1.0, 16.0, 60.0, 60.0]
 
 
-def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> None:
-    """Ten hours on machines that are taken away every hour. Epochs that are told again are no progress."""
-    progress, told, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 1})
+def test_a_trial_that_makes_progress_is_not_given_up(store: Store) -> None:
+    """Machines may be taken away every hour for ten hours. Epochs that are reported again are no progress."""
+    progress, recorder, clock = begun(store, built=True, grid={"seed": [0]}, run={"machine_retries": 1})
     for epoch in (1.0, 2.0, 3.0, 3.0):
         assert progress.trials(State.FAILED) == []
         attempt = offered(progress)
@@ -181,19 +181,19 @@ def test_a_trial_that_gets_further_each_time_is_not_given_up(store: Store) -> No
         progress.attempt_failed(attempt.number, Fault("machine", "gone"))
         clock.time += 1.1
         progress.poll()
-    assert told.heard == [*[("seed=0", "again in 1 s: gone")] * 3, ("seed=0", "gone")]
+    assert recorder.events == [*[("seed=0", "again in 1 s: gone")] * 3, ("seed=0", "gone")]
 
 
-def test_a_worker_of_another_version_is_an_authors_fault(store: Store) -> None:
-    """It has kept its result under another key, where nobody looks."""
+def test_a_worker_of_another_version_is_a_config_fault(store: Store) -> None:
+    """It would store its result under another key, where nothing reads it."""
     progress, *_ = begun(store, built=True)
     progress.ended(offered(progress).number, {"key": "f" * 16, **RECORD})
     assert progress.trials(State.DONE) == []
     assert "two versions of opsctl; install the same one" in str(progress.mistake)
 
 
-def test_a_result_whose_worker_was_killed_leaves_no_checkpoint(store: Store) -> None:
-    progress, told, clock = begun(store, built=True, grid={"seed": [0]})
+def test_the_checkpoint_is_removed_if_the_worker_was_killed_after_publishing(store: Store) -> None:
+    progress, recorder, clock = begun(store, built=True, grid={"seed": [0]})
     attempt, ledger = offered(progress), Ledger(store.where)
     ledger.publish(attempt.task.key, RECORD)
     checkpoint = store.root / "trials" / attempt.task.key / "checkpoint.pt"
@@ -202,25 +202,23 @@ def test_a_result_whose_worker_was_killed_leaves_no_checkpoint(store: Store) -> 
     clock.time += 1.1
     progress.poll()
     assert progress.offer(0.0) is None
-    assert told.heard[-1] == ("seed=0", "done")
+    assert recorder.events[-1] == ("seed=0", "done")
     assert not checkpoint.exists()
 
 
-def test_a_mistake_in_a_data_set_stops_the_sweep_if_all_trials_read_it(store: Store) -> None:
-    """Or each trial would fail of it, one by one."""
+def test_a_config_fault_in_a_data_set_stops_the_sweep_if_all_trials_read_it(store: Store) -> None:
+    """Otherwise every trial would fail with it, one by one."""
     for word, stops in (("ops", False), ("clean-test", True)):
-        progress, told, _ = begun(store, grid={"data.poison": ["clean", "ops"], "seed": [0]})
+        progress, recorder, _ = begun(store, grid={"data.poison": ["clean", "ops"], "seed": [0]})
         build(progress, "clean-train")
         (spec,) = [spec for spec in progress.buildable() if word in spec.name]
         progress.data_failed(spec, Fault("config", "InputError: torn"))
         assert (progress.mistake is not None) == stops
-        assert len(progress.trials(State.FAILED)) == (not stops), told.heard
+        assert len(progress.trials(State.FAILED)) == (not stops), recorder.events
 
 
-def test_what_the_judge_and_the_search_learn_is_read_once(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A store that goes away just as a trial has ended must not end it twice, nor the sweep."""
+def test_a_result_is_read_once_for_pruner_and_search(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that becomes unreachable just as a trial has ended must neither end it twice nor stop the sweep."""
     run = {"scheduler": "asha", "search": "optuna", "num_samples": 4}
     progress, *_ = begun(store, run=run)
     while wanted := progress.buildable():
@@ -247,73 +245,77 @@ def test_what_the_judge_and_the_search_learn_is_read_once(
     assert progress.trials(State.PRUNED) == [other.key]
 
 
-def test_a_fault_of_the_trial_is_tried_once_more_and_then_recorded(store: Store) -> None:
-    progress, told, _ = begun(store, built=True, grid={"seed": [0]})
+def test_a_trial_fault_is_retried_once_and_then_recorded(store: Store) -> None:
+    progress, recorder, _ = begun(store, built=True, grid={"seed": [0]})
     progress.attempt_failed(
         offered(progress).number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},))
     )
     progress.poll()
     attempt = offered(progress)
-    assert Ledger(store.where).failure(attempt.task.key) is None, "not before it is final"
+    assert Ledger(store.where).failure(attempt.task.key) is None, (
+        "a failure is recorded only once it is final"
+    )
     progress.attempt_failed(attempt.number, Fault("trial", "diverged", "Traceback", ({"epoch": 1.0},)))
-    assert told.heard == [("seed=0", "again once more: diverged"), ("seed=0", "diverged")]
+    assert recorder.events == [("seed=0", "again once more: diverged"), ("seed=0", "diverged")]
     failure = Ledger(store.where).failure(attempt.task.key)
     assert failure is not None
     assert (failure["kind"], failure["attempts"], failure["history"]) == ("trial", 2, [{"epoch": 1.0}])
 
 
-def test_a_fault_of_the_author_ends_the_sweep_with_one_error(store: Store) -> None:
+def test_a_config_fault_ends_the_sweep_with_one_error(store: Store) -> None:
     progress, *_ = begun(store, built=True)
     progress.attempt_failed(offered(progress).number, Fault("config", "InputError: 8x8 is too small"))
     assert progress.mistake == "data.poison=clean, seed=0: InputError: 8x8 is too small"
 
 
-def test_a_lack_of_memory_gets_a_larger_share_until_there_is_none(store: Store) -> None:
-    progress, told, _ = begun(store, built=True, shares=Growing(0.25), grid={"seed": [0]}, run={"retries": 0})
+def test_a_memory_fault_is_retried_with_a_larger_share_up_to_a_whole_gpu(store: Store) -> None:
+    progress, recorder, _ = begun(
+        store, built=True, shares=Growing(0.25), grid={"seed": [0]}, run={"retries": 0}
+    )
     for share in (0.25, 0.5, 1.0):
         assert progress.offer(share / 2) is None
         progress.attempt_failed(offered(progress, share).number, Fault("memory", "out of memory"))
         progress.poll()
-    assert [what for _, what in told.heard] == [
+    assert [what for _, what in recorder.events] == [
         "again with 0.5 of a GPU: out of memory",
         "again with 1 of a GPU: out of memory",
         "out of memory",
     ]
     failure = Ledger(store.where).failure(progress.trials(State.FAILED)[0])
     assert failure is not None
-    assert failure["kind"] == "trial", "at the largest share it is the trial's own"
+    assert failure["kind"] == "trial", "at the largest share it is a trial fault"
 
 
-def test_what_another_driver_runs_is_waited_for_and_counted(store: Store) -> None:
+def test_trials_of_another_driver_are_waited_for_and_counted(store: Store) -> None:
     storage = Ledger(store.where).storage
     with Driver(storage, "other", __import__("threading").Event()) as other:
         theirs, _, _ = begun(store, built=True, driver=other.id, grid={"seed": [0]})
-        ours, told, clock = begun(store, built=True, grid={"seed": [0, 1]})
+        ours, recorder, clock = begun(store, built=True, grid={"seed": [0, 1]})
         attempt = offered(theirs)
         assert offered(ours).task.point.name == "seed=1"
         assert ours.to_json()["elsewhere"] == 1
         clock.time += POLL_SECONDS + 0.1
         ours.poll()
-        assert ours.wants() == {}, "nothing that a worker could do"
+        assert ours.wants() == {}, "no work for a worker"
         assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)
         clock.time += POLL_SECONDS + 0.1
         ours.poll()
-    assert told.heard == [("seed=0", "done")]
+    assert recorder.events == [("seed=0", "done")]
     assert len(ours.trials(State.DONE)) == 1
 
 
-def test_a_trial_that_failed_under_another_driver_is_not_run_again_here(store: Store) -> None:
-    ours, told, _ = begun(store, built=True, grid={"seed": [0]})
+def test_a_trial_that_failed_under_another_driver_is_not_run_again(store: Store) -> None:
+    ours, recorder, _ = begun(store, built=True, grid={"seed": [0]})
     key = ours._context.plan.tasks[0].key
     Ledger(store.where).fail(key, {"error": "diverged", "kind": "trial"})
     assert ours.offer(0.0) is None
-    assert told.heard == [("seed=0", "diverged")]
+    assert recorder.events == [("seed=0", "diverged")]
     assert ours.finished
 
 
-def test_what_ran_is_free_for_others_when_a_sweep_ends(store: Store) -> None:
+def test_leases_are_released_when_a_sweep_ends(store: Store) -> None:
     one, *_ = begun(store, built=True, grid={"seed": [0]})
     attempt = offered(one)
     one.abandon()
@@ -321,10 +323,10 @@ def test_what_ran_is_free_for_others_when_a_sweep_ends(store: Store) -> None:
     assert offered(other).task.key == attempt.task.key
 
 
-def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
+def test_a_store_that_cannot_be_written_only_delays_the_sweep(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    progress, told, clock = begun(store, built=True, grid={"seed": [0]})
+    progress, recorder, clock = begun(store, built=True, grid={"seed": [0]})
 
     def full(name: str) -> bool:
         raise OSError(28, "No space left on device")
@@ -336,29 +338,31 @@ def test_a_store_that_cannot_be_written_for_a_while_costs_a_pause(
             clock.time += POLL_SECONDS + 0.1
             progress.poll()
         assert not progress.finished
-    assert told.heard == [("store", "[Errno 28] No space left on device")], "once, however often it is asked"
+    assert recorder.events == [("store", "[Errno 28] No space left on device")], (
+        "reported once, however often it is polled"
+    )
     assert progress.to_json()["silent"] == "[Errno 28] No space left on device"
     assert progress.offer(0.0) is not None
     clock.time += OVER_SECONDS
     assert progress.to_json()["silent"] == ""
 
 
-def test_news_of_an_attempt_that_is_over_change_nothing(store: Store) -> None:
-    progress, told, _ = begun(store, built=True, grid={"seed": [0]})
+def test_late_messages_about_a_finished_attempt_change_nothing(store: Store) -> None:
+    progress, recorder, _ = begun(store, built=True, grid={"seed": [0]})
     attempt = offered(progress)
     done(progress, attempt)
     done(progress, attempt)
     progress.attempt_failed(attempt.number, Fault("machine", "late"))
     assert not progress.reported(attempt.number, [{"epoch": 2.0}])
-    assert told.heard == [("seed=0", "done")]
+    assert recorder.events == [("seed=0", "done")]
     assert progress.finished
 
 
-def test_clean_images_that_cannot_be_read_break_each_thing_once(store: Store) -> None:
-    progress, told, _ = begun(store, grid={"data.poison": ["em", ["em", "ops"]], "seed": [0]})
+def test_unreadable_clean_images_fail_each_dependent_once(store: Store) -> None:
+    progress, recorder, _ = begun(store, grid={"data.poison": ["em", ["em", "ops"]], "seed": [0]})
     (clean,) = [spec for spec in progress.buildable() if "clean-train" in spec.name]
     progress.data_failed(clean, Fault("machine", "Boom: torn"))
     broken = ["digits-clean-train", "digits-em-train", "digits-em-ops-train", "digits-ops-train"]
-    assert sorted(name for name, _ in told.heard if name.startswith("digits")) == sorted(broken)
+    assert sorted(name for name, _ in recorder.events if name.startswith("digits")) == sorted(broken)
     assert len(progress.trials(State.FAILED)) == 2
     assert not progress.trials(State.BLOCKED)

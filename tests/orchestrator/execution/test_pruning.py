@@ -1,4 +1,4 @@
-"""A scheduler ends what is hopeless, never what is best, and never by an epoch that others have not reached."""
+"""A scheduler prunes hopeless trials, never the best, and compares only epochs that others have reached."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def race(judge: Pruner, tasks: list[Task], *, workers: int, sign: float = 1.0) -
 
 
 def halved(tasks: list[Task], *, workers: int, epochs: int) -> dict[str, int]:
-    """Asynchronous successive halving, written down again: at g, 3 g, 9 g, ... of those that came so far the
-    best third goes on, or the best, where there is no third."""
+    """A plain implementation of asynchronous successive halving: at g, 3 g, 9 g, ... the best third of the trials
+    that reached this epoch continues, or the best one if there are fewer than three."""
     rungs: dict[int, list[float]] = {}
     epoch = math.ceil(epochs / 10)
     while epoch <= epochs:
@@ -83,7 +83,9 @@ def halved(tasks: list[Task], *, workers: int, epochs: int) -> dict[str, int]:
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("workers", [1, 4, 24])
-def test_asha_halves_as_it_is_written_and_keeps_the_best(store: Store, seed: int, workers: int) -> None:
+def test_asha_matches_a_plain_implementation_and_keeps_the_best(
+    store: Store, seed: int, workers: int
+) -> None:
     todo = plan(store, "asha")
     tasks = list(todo.tasks)
     random.Random(seed).shuffle(tasks)
@@ -96,7 +98,9 @@ def test_asha_halves_as_it_is_written_and_keeps_the_best(store: Store, seed: int
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_median_rule_ends_the_worse_half_after_five_and_keeps_the_best(store: Store, seed: int) -> None:
+def test_the_median_rule_prunes_the_worse_half_after_five_trials_and_keeps_the_best(
+    store: Store, seed: int
+) -> None:
     todo = plan(store, "median")
     tasks = list(todo.tasks)
     random.Random(seed).shuffle(tasks)
@@ -111,14 +115,14 @@ def test_the_median_rule_ends_the_worse_half_after_five_and_keeps_the_best(store
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_where_less_is_better_the_least_is_kept(store: Store, scheduler: str) -> None:
+def test_the_lowest_is_kept_if_lower_is_better(store: Store, scheduler: str) -> None:
     todo = plan(store, scheduler, mode="min")
     last = race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), workers=4, sign=-1)
     other = plan(store, scheduler, mode="max")
     assert last == race(Pruner.of(other, Ledger(store.where)), list(other.tasks), workers=4)
 
 
-def test_trials_of_other_lengths_are_not_compared(store: Store) -> None:
+def test_trials_of_different_lengths_are_not_compared(store: Store) -> None:
     todo = plan(store, "asha", epochs=[9, 27])
     judge = Pruner.of(todo, Ledger(store.where))
     short, long = ([task for task in todo.tasks if task.trial.train.epochs == n] for n in (9, 27))
@@ -127,14 +131,14 @@ def test_trials_of_other_lengths_are_not_compared(store: Store) -> None:
     assert race(judge, [worst], workers=1) == {worst.key: 9}
 
 
-def test_nobody_is_ended_after_the_last_epoch(store: Store) -> None:
+def test_no_trial_is_pruned_after_its_last_epoch(store: Store) -> None:
     todo = plan(store, "asha", epochs=1)
     assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), workers=4).values()) == {1}
     judge = Pruner.of(todo, Ledger(store.where))
     assert not any(judge.report(task, 1, {"test/clean_acc": -i}) for i, task in enumerate(todo.tasks))
 
 
-def test_rows_that_are_told_twice_change_nothing(store: Store) -> None:
+def test_a_row_reported_twice_changes_nothing(store: Store) -> None:
     todo = plan(store, "asha")
     once, twice = Pruner.of(todo, Ledger(store.where)), Pruner.of(todo, Ledger(store.where))
     for task in todo.tasks[::-1]:
@@ -145,8 +149,8 @@ def test_rows_that_are_told_twice_change_nothing(store: Store) -> None:
             assert [twice.report(task, e, row) for e in range(1, epoch + 1)] == [said] * epoch
 
 
-def test_epochs_whose_report_was_lost_come_with_the_record(store: Store) -> None:
-    """Trials count as finished with all of their epochs, or nothing could be compared with them."""
+def test_epochs_whose_report_was_lost_are_taken_from_the_record(store: Store) -> None:
+    """A finished trial counts with all of its epochs; otherwise nothing could be compared with it."""
     planned = plan(store, "median")
     ranked = sorted(planned.tasks, key=lambda task: -curve(task, EPOCHS))
     best, worst = ranked[:5], ranked[-1]
@@ -160,7 +164,7 @@ def test_epochs_whose_report_was_lost_come_with_the_record(store: Store) -> None
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "median"])
-def test_a_sweep_that_goes_on_judges_as_if_it_had_not_been_interrupted(store: Store, scheduler: str) -> None:
+def test_a_resumed_sweep_prunes_as_if_it_had_not_been_interrupted(store: Store, scheduler: str) -> None:
     ledger, todo = Ledger(store.where), plan(store, scheduler)
     tasks = list(todo.tasks)
     random.Random(1).shuffle(tasks)
@@ -179,32 +183,32 @@ def test_a_sweep_that_goes_on_judges_as_if_it_had_not_been_interrupted(store: St
     assert race(Pruner.of(again, ledger), tasks[14:], workers=1) == race(whole, tasks[14:], workers=1)
 
 
-def test_the_verdict_says_when_by_what_and_for_whom(store: Store) -> None:
+def test_the_verdict_names_epoch_metric_scheduler_and_sweep(store: Store) -> None:
     todo = plan(store, "asha")
     judge = Pruner.of(todo, Ledger(store.where))
     best, worst = todo.tasks[-1], todo.tasks[0]
     race(judge, [best], workers=1)
     assert race(judge, [worst], workers=1) == {worst.key: 3}
     row = {"epoch": 3.0, "test/clean_acc": curve(worst, 3), "lr": 0.1}
-    told = judge.verdict(worst, row)
-    assert told["history"] == [{"epoch": float(e), "test/clean_acc": curve(worst, e)} for e in (1, 2, 3)]
-    assert {name: told[name] for name in told if name != "history"} == {
+    verdict = judge.verdict(worst, row)
+    assert verdict["history"] == [{"epoch": float(e), "test/clean_acc": curve(worst, e)} for e in (1, 2, 3)]
+    assert {name: verdict[name] for name in verdict if name != "history"} == {
         "epoch": 3, "metric": "test/clean_acc", "value": curve(worst, 3), "scheduler": "asha", "sweep": "tiny",
     }  # fmt: skip
 
 
-def test_without_a_scheduler_nothing_ends_early(store: Store) -> None:
+def test_without_a_scheduler_nothing_is_pruned(store: Store) -> None:
     todo = plan(store, "none")
     assert set(race(Pruner.of(todo, Ledger(store.where)), list(todo.tasks), workers=4).values()) == {EPOCHS}
     assert remarks(todo) == []
 
 
-def test_means_over_seeds_that_a_scheduler_thins_are_warned_of(store: Store) -> None:
+def test_a_scheduler_that_thins_means_over_seeds_gives_a_warning(store: Store) -> None:
     (remark,) = remarks(plan(store, "median"))
     assert remark.startswith("scheduler: median ends trials early, and stopped trials are not in the means")
 
 
-def test_what_can_be_judged_is_what_every_epoch_tells(store: Store) -> None:
+def test_metrics_for_pruning_are_those_reported_every_epoch(store: Store) -> None:
     rows: list[dict[str, float]] = []
     trial = TrialSpec.parse(tiny()["base"], "test")
     pinned = trial.model_copy(update={"data": trial.data.pinned()})

@@ -1,4 +1,4 @@
-"""The first that can start is found at once, however many wait for something else."""
+"""The first trial that can start is found at once, however many wait for something else."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from orchestrator.execution.ready_queue import Ready
 
 
-def test_each_share_has_its_own_in_their_order() -> None:
+def test_trials_of_each_share_are_taken_in_order() -> None:
     ready = Ready()
     for rank, share in ((3, 0.5), (1, 0.25), (0, 0.5), (2, 0.25)):
         ready.add(f"trial {rank}", rank, share)
@@ -17,7 +17,7 @@ def test_each_share_has_its_own_in_their_order() -> None:
     assert ready.shares == [0.5]
 
 
-def test_what_wants_more_by_now_is_found_there_and_in_its_order() -> None:
+def test_a_trial_whose_share_grew_moves_to_that_share_in_order() -> None:
     ready = Ready()
     for rank in range(4):
         ready.add(f"trial {rank}", rank, 0.25)
@@ -28,8 +28,8 @@ def test_what_wants_more_by_now_is_found_there_and_in_its_order() -> None:
     ]
 
 
-def test_what_others_want_costs_nothing() -> None:
-    """Ten thousand trials of another share would be looked through for each of these."""
+def test_trials_of_other_shares_cost_no_time() -> None:
+    """A linear scan would pass ten thousand trials of another share for each of these."""
     ready = Ready()
     for rank in range(10_000):
         ready.add(f"a {rank:05}", rank, 0.25)

@@ -1,4 +1,4 @@
-"""One rule says what is tried again, and when."""
+"""One policy decides what is retried, and when."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def test_pauses_after_machine_faults_grow_until_the_work_is_given_up() -> None:
     retries = Retries(RunSpec(machine_retries=8))
     waits = [retries.after("a", GONE) for _ in range(9)]
     assert waits == [*(Retry(float(wait)) for wait in (1, 2, 4, 8, 16, 32, 60, 60)), None]
-    assert retries.after("b", GONE) == Retry(1.0), "each piece of work is counted for itself"
+    assert retries.after("b", GONE) == Retry(1.0), "each piece of work has its own count"
 
 
-def test_progress_forgives_machine_faults_and_no_others() -> None:
+def test_progress_resets_the_count_of_machine_faults_only() -> None:
     retries = Retries(RunSpec(retries=1, machine_retries=1))
     own = Fault("trial", "diverged")
     assert str(retries.after("a", GONE)) == "in 1 s"
@@ -30,5 +30,5 @@ def test_progress_forgives_machine_faults_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("run", [RunSpec(), RunSpec(retries=5, machine_retries=5)])
-def test_a_config_fault_is_never_tried_again(run: RunSpec) -> None:
+def test_a_config_fault_is_never_retried(run: RunSpec) -> None:
     assert Retries(run).after("a", Fault("config", "no such option")) is None

@@ -1,4 +1,4 @@
-"""A search tries cells with all of their seeds, none twice, no more than it was told to, and goes on where it was."""
+"""A search tries cells with all of their seeds, none twice, at most as many as it may, and resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sampled(n: int, grid: dict[str, Any] = GRID, name: str = "a") -> tuple[Point
 
 
 @given(st.integers(1, 70), st.integers(0, 70))
-def test_a_random_sample_is_exact_repeatable_and_inside_a_larger_one(n: int, more: int) -> None:
+def test_a_random_sample_is_exact_reproducible_and_part_of_a_larger_one(n: int, more: int) -> None:
     found = [point.name for point in sampled(n)]
     assert found == [point.name for point in sampled(n)]
     assert len(found) == 2 * min(n, 60), "whole cells, each with both seeds"
@@ -59,7 +59,7 @@ def test_a_random_sample_is_exact_repeatable_and_inside_a_larger_one(n: int, mor
     assert [point.name for point in WHOLE if point.name in set(found)] == found, "in the order of the file"
 
 
-def test_a_sample_stays_when_seeds_or_values_are_added_and_differs_by_name() -> None:
+def test_a_sample_is_stable_when_seeds_or_values_are_added_and_differs_by_name() -> None:
     cells = {place(point.labels) for point in sampled(20)}
     assert {place(point.labels) for point in sampled(20, {**CELLS, "seed": [0, 1, 2]})} == cells
     wider = {place(point.labels) for point in sampled(75, {**GRID, "train.epochs": [1, 2, 3, 4, 5, 6]})}
@@ -77,7 +77,7 @@ def test_a_sample_is_fair() -> None:
     assert all(120 < counts[cell] < 200 for cell in counts), counts  # 160 each, and a deviation of 10
 
 
-def test_a_plan_holds_the_sample_and_its_keys_are_those_of_the_grid(store: Store) -> None:
+def test_a_plan_contains_the_sample_with_the_keys_of_the_grid(store: Store) -> None:
     grid, run = {"train.epochs": [1, 2, 3, 4], "seed": [0, 1]}, {"search": "random", "num_samples": 2}
     plan, whole = plan_of(tiny(grid=grid, run=run), store), plan_of(tiny(grid=grid), store)
     assert len(plan.tasks) == 4
@@ -99,7 +99,7 @@ def test_a_plan_holds_the_sample_and_its_keys_are_those_of_the_grid(store: Store
         ),
     ],
 )  # fmt: skip
-def test_a_search_that_cannot_be_is_told(changes: dict[str, Any], message: str) -> None:
+def test_an_impossible_search_is_an_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         SweepSpec.parse(tiny(**changes), "test")
 
@@ -140,7 +140,7 @@ def run(search: Search, room: int = 1) -> list[Task]:
         search.tell(task, worth(task))
 
 
-def test_the_shipped_search_is_planned_whole(store: Store) -> None:
+def test_the_plan_of_the_shipped_search_has_every_cell(store: Store) -> None:
     file = ROOT / "sweeps" / "strongest_defense.yaml"
     plan = make_plan(load(file, ("data.source=digits",)), store, str(file))
     assert len(plan.tasks) == 96 * 2
@@ -178,7 +178,7 @@ def test_optuna_finds_the_best_more_often_than_chance(store: Store) -> None:
 
 
 @pytest.mark.parametrize("room", [1, 5, 16])
-def test_it_tries_whole_cells_none_twice_and_repeats_itself(store: Store, tmp_path: Any, room: int) -> None:
+def test_it_tries_complete_cells_once_and_is_reproducible(store: Store, tmp_path: Any, room: int) -> None:
     plan = optuna_plan(store, 9, grid=GRID)
     ran = run(Search.of(plan, Ledger(tmp_path / "one")), room)
     assert len({task.key for task in ran}) == len(ran) == 18
@@ -187,7 +187,7 @@ def test_it_tries_whole_cells_none_twice_and_repeats_itself(store: Store, tmp_pa
     assert [task.key for task in again] == [task.key for task in ran]
 
 
-def test_no_more_are_out_than_there_is_room_for(store: Store) -> None:
+def test_no_more_trials_are_asked_for_than_there_are_workers(store: Store) -> None:
     search = Search.of(optuna_plan(store, 30, grid=GRID), Ledger(store.where))
     first = search.ask(4)
     assert len(first) == 4
@@ -204,7 +204,7 @@ def test_a_sample_larger_than_the_grid_is_the_grid(store: Store) -> None:
     assert remarks(plan) == ["search: optuna tries at most 3 of 3 cells, each with all of its seeds"]
 
 
-def test_what_is_done_costs_nothing_and_what_was_begun_is_finished_first(store: Store) -> None:
+def test_finished_cells_are_free_and_started_cells_come_first(store: Store) -> None:
     ledger = Ledger(store.where)
     first = Search.of(optuna_plan(store, 10, grid=GRID), ledger)
     assert isinstance(first, OptunaSearch)
@@ -245,7 +245,7 @@ def test_drivers_that_share_storage_share_the_search(store: Store) -> None:
     plan, ledger = optuna_plan(store, 12), Ledger(store.where)
     one, two = Search.of(plan, ledger), Search.of(plan, ledger)
     mine, theirs = one.ask(5), two.ask(3)
-    assert [task.key for task in theirs] == [task.key for task in mine[:3]], "its lease says whose it is"
+    assert [task.key for task in theirs] == [task.key for task in mine[:3]], "leases decide who runs them"
     for task in mine:
         one.tell(task, worth(task))
         two.tell(task, worth(task))
@@ -253,7 +253,7 @@ def test_drivers_that_share_storage_share_the_search(store: Store) -> None:
     assert len(everything) == 12
 
 
-def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None:
+def test_a_failed_or_pruned_cell_is_never_the_best(store: Store) -> None:
     plan, ledger = optuna_plan(store, 60, grid=GRID, scheduler="asha"), Ledger(store.where)
     search = Search.of(plan, ledger)
     assert isinstance(search, OptunaSearch)
@@ -264,8 +264,8 @@ def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None
         ledger.stop(task.key, stop)
     for task, value in zip(tasks, [None, None, None, 0.75, None, None, 0.5, 0.5], strict=True):
         search.tell(task, value, stops.get(task.key))
-    told = [(trial.state.name, trial.value) for trial in search.study.trials if trial.state.is_finished()]
-    judged = [state for state in told if state != ("FAIL", None)]
+    states = [(trial.state.name, trial.value) for trial in search.study.trials if trial.state.is_finished()]
+    judged = [state for state in states if state != ("FAIL", None)]
     assert judged == [("PRUNED", 0.25), ("COMPLETE", 0.5), ("COMPLETE", 0.5)]
     settled = Search.of(optuna_plan(store, 60, grid=GRID, scheduler="asha"), ledger).ask(1000)
     assert not {task.key for task in tasks[:3]} & {task.key for task in settled}
@@ -276,7 +276,7 @@ def test_a_cell_that_failed_or_was_stopped_is_no_ones_best(store: Store) -> None
 
 
 class Shaky(FolderStorage):
-    """A folder that does not answer now and then."""
+    """A folder that raises an error on every third call."""
 
     calls = 0
 
@@ -287,7 +287,7 @@ class Shaky(FolderStorage):
         return super().create(name, data, lasting=lasting)
 
 
-def test_storage_that_does_not_answer_costs_no_trial(store: Store) -> None:
+def test_unreachable_storage_loses_no_trial(store: Store) -> None:
     ledger = Ledger(store.where)
     ledger.storage = Shaky(store.root)
     search = Search.of(optuna_plan(store, 12, grid=GRID), ledger)
@@ -320,7 +320,7 @@ def finished(store: Store, name: str = "strongest_defense") -> SweepSpec:
     return sweep
 
 
-def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: Store) -> None:
+def test_a_finished_search_leaves_nothing_to_run_build_or_estimate(store: Store) -> None:
     plan = make_plan(finished(store), store, "strongest_defense")
     assert (plan.missing, plan.to_build, plan.most) == ((), (), 0)
     assert (plan.done, len(plan.stopped), len(plan.tasks)) == (43, 21, 192)
@@ -332,7 +332,7 @@ def test_a_finished_search_leaves_nothing_to_run_to_build_or_to_pay_for(store: S
     assert kept_snapshot(again, "v") == plan.snapshot
 
 
-def test_of_a_search_on_its_way_what_is_begun_and_what_it_may_yet_try_is_left(store: Store) -> None:
+def test_an_unfinished_search_has_its_started_and_remaining_cells_left(store: Store) -> None:
     ledger, plan = Ledger(store.where), optuna_plan(store, 10, grid=GRID)
     assert plan.work == "at most 2 data sets to build, 20 trials to run"
     begun = Search.of(plan, ledger).ask(8)
@@ -356,7 +356,9 @@ def test_a_search_costs_as_much_as_the_trials_that_it_tries(store: Store) -> Non
     cost = estimate(plan, costs, Resources(1, 0.0, 1.0))
     assert len(cost.trials) == plan.most == 12
     mean = sum(whole.values()) / len(whole)
-    assert sum(cost.trials.values()) == pytest.approx(12 * mean, rel=0.1), "long and short ones alike"
+    assert sum(cost.trials.values()) == pytest.approx(12 * mean, rel=0.1), (
+        "the mean over long and short trials"
+    )
     sure = {task.key for task in Search.of(plan, Ledger(store.where)).ask(3)}
     again = estimate(optuna_plan(store, 6, grid=GRID), costs, Resources(1, 0.0, 1.0))
     assert again.trials.keys() >= sure

@@ -29,14 +29,14 @@ def cells(name: str) -> list[TrialSpec]:
     return [trial for trial in found if trial.data.poison == (Ops(),) and trial.train == TrainSpec()]
 
 
-def test_the_cell_that_tables_and_figures_share_has_one_key_for_each_seed() -> None:
+def test_the_cell_shared_by_tables_and_figures_has_one_key_per_seed() -> None:
     keys = {name: {trial.seed: trial.key for trial in cells(name)} for name in HAVE_IT}
     assert keys["table2"].keys() == {0, 1, 2}
     assert len(set(keys["table2"].values())) == 3
     assert all(found == keys["table2"] for found in keys.values()), keys
 
 
-def test_no_other_table_of_the_paper_has_it() -> None:
+def test_no_other_table_contains_the_shared_cell() -> None:
     others = {file.stem for file in PAPER.glob("*.yaml")} - HAVE_IT
     assert others == {"table3", "table4", "table_b", "table_d"}
     assert [name for name in sorted(others - {"table4"}) if cells(name)] == []  # 4 is of larger images

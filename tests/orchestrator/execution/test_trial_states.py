@@ -1,4 +1,4 @@
-"""A trial is in exactly one state, whatever it goes through."""
+"""A trial is in exactly one state after any sequence of changes."""
 
 from __future__ import annotations
 

@@ -190,7 +190,7 @@ def test_watch_in_a_pipe_prints_a_line_per_change_and_ends_with_the_sweep(tmp_pa
         ledger.fail(plan.tasks[3].key, {"error": "Boom: [no]", "traceback": None})
         while "3 of 4 trials done, 1 failed" not in view.last:
             assert watching.is_alive()
-        assert watching.is_alive(), "its driver may go on yet"
+        assert watching.is_alive(), "its driver may still continue"
     watching.join(10)
     assert not watching.is_alive()
     lines = [line[12:].strip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
@@ -205,7 +205,7 @@ def test_watch_of_a_finished_sweep_shows_it_and_ends(opsctl: Opsctl, tmp_path: P
     code, out, _ = opsctl("status", file, "--watch")
     assert code == 0
     assert "4 of 4 trials done, 0 failed, 0 missing; no driver is running" in out
-    assert "Does it run?" in out.replace("\n", " "), "the report is there"
+    assert "Does it run?" in out.replace("\n", " "), "the report is printed"
 
 
 def test_the_watch_screen_shows_everything(store: Store) -> None:

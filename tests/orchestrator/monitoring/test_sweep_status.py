@@ -70,7 +70,7 @@ def test_a_stopped_trial_counts_as_ended_only_for_a_sweep_with_a_scheduler(store
     ledger.stop(plan.tasks[0].key, {"epoch": 1})
     assert [task.key for task in plan_of(sweep, store).stopped] == [plan.tasks[0].key]
     assert len(plan_of(sweep, store).missing) == 3
-    assert len(plan_of(tiny(), store).missing) == 4, "others want its result"
+    assert len(plan_of(tiny(), store).missing) == 4, "other sweeps need its result"
     assert (
         read_status(plan.snapshot, ledger).counts
         == "0 of 4 trials done, 0 failed, 1 stopped early, 3 missing"

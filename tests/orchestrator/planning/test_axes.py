@@ -1,4 +1,4 @@
-"""An axis lists values of a setting that trials have; anything else is refused, with what to write instead."""
+"""An axis lists values of a setting of trials; anything else is refused, with what to write instead."""
 
 from __future__ import annotations
 
@@ -78,11 +78,11 @@ def test_a_learning_rate_sweep_can_be_planned(opsctl: Opsctl, tmp_path: Path) ->
         ("train.optimizer.lr: {to: 0.1, maximum: 0.2}", ["to", "maximum"]),
     ],
 )
-def test_labels_are_as_they_are_written(tmp_path: Path, axis: str, labels: list[str]) -> None:
+def test_labels_keep_their_spelling(tmp_path: Path, axis: str, labels: list[str]) -> None:
     assert [next(iter(p.labels.values())) for p in points(tmp_path, f"grid: {{{axis}}}")] == labels
 
 
-def test_numbers_are_numbers_whatever_their_spelling(tmp_path: Path) -> None:
+def test_numbers_are_equal_whatever_their_spelling(tmp_path: Path) -> None:
     found = points(
         tmp_path, "grid: {train.optimizer.lr: [1e-3, 0.001, 5e-1]}\nskip: [{train.optimizer.lr: 0.5}]"
     )
@@ -92,7 +92,7 @@ def test_numbers_are_numbers_whatever_their_spelling(tmp_path: Path) -> None:
     assert all(type(p.trial.train.optimizer.lr) is float for p in found)
 
 
-def test_a_report_may_write_labels_as_the_grid_does(tmp_path: Path) -> None:
+def test_a_report_may_spell_labels_as_the_grid_does(tmp_path: Path) -> None:
     report = "report: {compare: [[1, 2]], claims: [{says: x, lower: {train.epochs: 1}, higher: {train.epochs: 2}}]}"
     file = tmp_path / "a.yaml"
     file.write_text(f"{HEAD}grid: {{train.epochs: [1, 2]}}\n{report}")
@@ -126,7 +126,7 @@ def test_a_report_may_write_labels_as_the_grid_does(tmp_path: Path) -> None:
         ("range(3)", "[0, 1, 2]"),
     ],
 )
-def test_a_range_is_no_axis(tmp_path: Path, values: str, instead: str) -> None:
+def test_a_range_is_not_a_list_of_values(tmp_path: Path, values: str, instead: str) -> None:
     found = refused(tmp_path, f"grid: {{train.optimizer.lr: {values}}}")
     assert "a.yaml: grid: train.optimizer.lr: " in found
     assert f"an axis lists its values: write train.optimizer.lr: {instead}" in found
@@ -149,7 +149,7 @@ def test_a_range_is_no_axis(tmp_path: Path, values: str, instead: str) -> None:
         ("grid: {train.optimizer: {lr: [1e-3]}}", "for an axis over it write `train.optimizer.lr: [1e-3]`"),
     ],
 )  # fmt: skip
-def test_an_axis_that_no_trial_has_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_an_unknown_axis_is_an_error(tmp_path: Path, text: str, message: str) -> None:
     assert message in refused(tmp_path, text)
 
 
@@ -167,5 +167,5 @@ def test_an_axis_that_no_trial_has_is_told(tmp_path: Path, text: str, message: s
         ("base: {data: {poison: {eps: 8/255}}}\ngrid: {seed: [0]}", "this poison needs `kind`, one of: em"),
     ],
 )  # fmt: skip
-def test_words_of_other_tools_are_understood(tmp_path: Path, text: str, message: str) -> None:
+def test_keywords_of_other_tools_get_advice(tmp_path: Path, text: str, message: str) -> None:
     assert message in refused(tmp_path, text)

@@ -21,7 +21,7 @@ def pair(store: Store) -> Batch:
     return Batch((plan_of(tiny(), store), plan_of(tiny(name="other", grid=grid), store)))
 
 
-def test_what_sweeps_share_counts_once(store: Store) -> None:
+def test_trials_and_data_sets_shared_by_sweeps_count_once(store: Store) -> None:
     batch = pair(store)
     by_hand = {task.key for plan in batch.plans for task in plan.tasks}
     assert [task.key for task in batch.tasks] == list(
@@ -35,7 +35,7 @@ def test_what_sweeps_share_counts_once(store: Store) -> None:
         assert {parent.name for parent in spec.parents} <= set(names[:i])
 
 
-def test_what_is_done_is_done_in_all_of_them(store: Store) -> None:
+def test_a_finished_trial_is_done_in_every_sweep(store: Store) -> None:
     shared = next(task for task in pair(store).plans[0].tasks if task.point.labels["data.poison"] == "ops")
     run_trial(shared.trial, store, device=CPU)
     batch = pair(store)
@@ -44,13 +44,13 @@ def test_what_is_done_is_done_in_all_of_them(store: Store) -> None:
     assert batch.of(batch.plans[1]) == "8 trials (2 shared with those above): 7 to run, 1 done"
 
 
-def test_of_a_search_no_more_is_counted_than_it_tries(store: Store) -> None:
+def test_a_search_counts_only_the_trials_that_it_tries(store: Store) -> None:
     search = plan_of(tiny(run={"search": "optuna", "num_samples": 1}, name="search"), store)
     assert Batch((search,)).most == search.most == 2
     assert Batch((search, plan_of(tiny(), store))).most == 4  # the grid runs whatever the search would try
 
 
-def test_the_command_says_what_they_come_to_together(opsctl: Opsctl, tmp_path: Path) -> None:
+def test_the_plan_command_prints_the_total_of_several_sweeps(opsctl: Opsctl, tmp_path: Path) -> None:
     files = [
         write(tmp_path, tiny()),
         write(tmp_path, tiny(name="more", grid={"data.poison": ["ops", "em"], "seed": [0, 1]})),
@@ -61,8 +61,8 @@ def test_the_command_says_what_they_come_to_together(opsctl: Opsctl, tmp_path: P
     assert "4 data sets to build, 6 trials to run, 0 trials already done" in out
 
 
-def test_a_sweep_that_cannot_be_planned_costs_the_others_nothing(opsctl: Opsctl, tmp_path: Path) -> None:
-    """ImageNet is not everywhere."""
+def test_a_sweep_that_cannot_be_planned_does_not_affect_the_others(opsctl: Opsctl, tmp_path: Path) -> None:
+    """A source may be missing on this machine, as ImageNet often is."""
     source = {"kind": "image_folder", "root": "nowhere"}
     odd = write(tmp_path, tiny(name="odd", base={"data": {"source": source}}))
     files = [write(tmp_path, tiny()), odd, write(tmp_path, tiny(name="again"))]

@@ -1,4 +1,4 @@
-"""A sweep is the product of its axes: every point once, valid, and told apart."""
+"""A sweep is the product of its axes: every point once, valid, and with distinct labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def points(grid: Any, **rest: Any) -> tuple[Point, ...]:
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3))
-def test_the_product_is_whole_and_in_order(a: int, b: int, c: int) -> None:
+def test_the_product_is_complete_and_in_order(a: int, b: int, c: int) -> None:
     found = points(
         {
             "train.epochs": list(range(1, a + 1)),
@@ -66,11 +66,11 @@ def test_values_may_have_labels_of_their_own() -> None:
         ({"kind": "pgd_at", "budget": {"norm": "L2", "eps": "1/2"}}, "pgd_at budget=norm=L2 eps=1/2"),
     ],
 )
-def test_labels_read_well(value: Any, text: str) -> None:
+def test_labels_are_readable(value: Any, text: str) -> None:
     assert label(value) == text
 
 
-def test_skip_leaves_out_what_it_names() -> None:
+def test_skip_leaves_out_the_named_points() -> None:
     grid = {"data.poison": ["clean", "ops"], "seed": [0, 1, 2]}
     found = points(grid, skip=[{"data.poison": "clean", "seed": [1, 2]}])
     assert [p.name for p in found] == [
@@ -98,13 +98,13 @@ def test_skip_leaves_out_what_it_names() -> None:
         ({"train.defense.budget.eps": [0.03]}, {"base": {"train": {"defense": "pgd_at"}}}, "a budget is a fraction: write `8/255`"),
     ],
 )  # fmt: skip
-def test_an_axis_that_is_wrong_is_told(grid: Any, rest: Any, message: str) -> None:
+def test_an_invalid_axis_is_an_error(grid: Any, rest: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         points(grid, **rest)
     assert str(error.value).startswith("a.yaml")
 
 
-def test_a_chain_may_be_skipped_and_so_may_several_values() -> None:
+def test_skip_accepts_a_chain_or_several_values() -> None:
     grid = {"data.poison": ["clean", "ops", "em", ["em", "ops"]]}
     kinds = [p.labels["data.poison"] for p in points(grid, skip=[{"data.poison": ["em", "ops"]}])]
     assert kinds == ["clean", "ops", "em"]
@@ -112,7 +112,7 @@ def test_a_chain_may_be_skipped_and_so_may_several_values() -> None:
     assert kinds == ["ops", "em+ops"]
 
 
-def test_a_grid_wide_by_mistake_is_told_before_it_is_expanded() -> None:
+def test_a_huge_grid_is_refused_before_it_is_expanded() -> None:
     grid = {
         "seed": list(range(1000)),
         "train.epochs": list(range(1, 101)),
@@ -134,11 +134,11 @@ def test_every_shipped_sweep_is_valid_and_asks_a_question(file: Path) -> None:
     assert len(expand(sweep, str(file))) > 1
 
 
-def test_sweeps_ship() -> None:
+def test_there_are_shipped_sweeps() -> None:
     assert {"quickstart.yaml", "width.yaml"} <= {file.name for file in SHIPPED}
 
 
-def test_a_report_names_numbers_in_any_spelling_as_skip_does(tmp_path: Path) -> None:
+def test_a_report_accepts_numbers_in_any_spelling_as_skip_does(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text(
         "name: a\nquestion: b?\n"
@@ -153,5 +153,7 @@ def test_a_report_names_numbers_in_any_spelling_as_skip_does(tmp_path: Path) -> 
         {"train.optimizer.lr": "1e-2"},
         {"train.optimizer.lr": "0.10"},
     )
-    assert report.claims[1].where == {"train.optimizer.lr": ("1e-2", "0.2")}, "what is no label stays"
+    assert report.claims[1].where == {"train.optimizer.lr": ("1e-2", "0.2")}, (
+        "values that are not labels are kept"
+    )
     assert report.claims[1].lower == {"data.poison": "ops"}

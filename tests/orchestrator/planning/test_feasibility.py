@@ -1,4 +1,4 @@
-"""What can never work is told by the plan, at once, and not by a machine, hours later."""
+"""The plan refuses impossible settings at once, before a machine fails hours later."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def training(**changes: Any) -> dict[str, Any]:
         ({"defense": {"kind": "pgd_at", "steps": 10**9}}, "train.defense: steps: 1,000,000,000 is more than can ever work"),
     ],
 )  # fmt: skip
-def test_a_plan_refuses_what_can_never_work(store: Store, change: dict[str, Any], message: str) -> None:
+def test_a_plan_refuses_impossible_settings(store: Store, change: dict[str, Any], message: str) -> None:
     begun = time.monotonic()
     with pytest.raises(InputError, match=rf"test \(at seed=0\): {message}"):
         plan_of(training(**change), store)
     assert time.monotonic() - begun < 60, "nothing that large was built"
 
 
-def test_a_poison_s_network_and_a_seed_are_checked_too(store: Store) -> None:
+def test_the_network_of_a_poison_and_a_seed_are_checked_too(store: Store) -> None:
     em = {"kind": "em", "generator": {"kind": "resnet18", "width": 10**6}}
     with pytest.raises(InputError, match=r"data\.poison\.0.generator.width: 1,000,000 makes a resnet18"):
         plan_of(tiny(grid={"data.poison": [em]}), store)
@@ -55,20 +55,20 @@ def test_a_poison_s_network_and_a_seed_are_checked_too(store: Store) -> None:
         plan_of(tiny(grid={"seed": [2**63]}), store)
 
 
-def test_what_is_large_and_works_is_planned(store: Store) -> None:
+def test_large_but_possible_settings_are_planned(store: Store) -> None:
     assert plan_of(training(batch_size=DIGITS), store).most == 1
     assert plan_of(training(architecture={"kind": "resnet18", "width": 512}), store).most == 1
     assert plan_of(tiny(grid={"seed": [2**63 - 1, -5]}), store).most == 2
 
 
-def test_a_batch_larger_than_a_subset_is_warned_of(store: Store) -> None:
+def test_a_batch_larger_than_the_subset_gives_a_warning(store: Store) -> None:
     plan = plan_of(tiny(base={"data": {"limit": 20}, "train": TRAIN}), store)
     assert warnings(plan) == [
         "train.batch_size 32 is larger than data.limit 20: each step takes all of the images"
     ]
 
 
-def test_a_submitted_sweep_is_checked_before(tmp_path: Path) -> None:
+def test_a_sweep_is_checked_before_it_is_submitted(tmp_path: Path) -> None:
     file = write(tmp_path, training(architecture={"kind": "resnet18", "width": 10**6}))
     with pytest.raises(InputError, match="which fits no device"):
         prepare(file, store="s3://bucket/opsctl", settings=())
@@ -86,7 +86,9 @@ def test_a_submitted_sweep_is_checked_before(tmp_path: Path) -> None:
         ({"retries": 10**12}, "run: retries: 1,000,000,000,000 is more than can ever work"),
     ],
 )
-def test_no_machine_has_what_none_can_have(store: Store, run: dict[str, Any], message: str) -> None:
+def test_requests_that_no_machine_can_meet_are_refused(
+    store: Store, run: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         plan_of(tiny(run=run), store)
 
@@ -102,12 +104,12 @@ def test_no_machine_has_what_none_can_have(store: Store, run: dict[str, Any], me
         ({"cpus_per_data": 5}, "5 CPU asked for, but no machine has more than 4; see --set run.cpus_per_data=..."),
     ],
 )  # fmt: skip
-def test_what_a_machine_lacks_is_told(run: dict[str, Any], problem: str | None) -> None:
+def test_the_error_names_what_a_machine_lacks(run: dict[str, Any], problem: str | None) -> None:
     assert lacking(RunSpec.parse(run, "test"), {"CPU": 4.0, "GPU": 1.0}) == problem
 
 
-def test_a_torch_for_processors_hides_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray finds it, and gives it to trials."""
+def test_a_cpu_build_of_torch_hides_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray detects the GPU and assigns it to trials."""
     monkeypatch.setattr(resources.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(resources, "DEVICES", tmp_path)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -118,10 +120,8 @@ def test_a_torch_for_processors_hides_no_gpu(tmp_path: Path, monkeypatch: pytest
     assert local_resources()["GPU"] == 0
 
 
-def test_a_sweep_that_this_machine_cannot_run_is_refused_before_anything_is_started(
-    opsctl: Opsctl, tmp_path: Path
-) -> None:
-    """MLflow is opened first, then Ray is started."""
+def test_a_sweep_that_this_machine_cannot_run_is_refused_at_once(opsctl: Opsctl, tmp_path: Path) -> None:
+    """Before MLflow is opened and Ray is started."""
     file = write(tmp_path, tiny())
     code, out, err = opsctl("sweep", file, "--gpus-per-trial", 64)
     assert code == 2
@@ -134,7 +134,7 @@ def test_a_sweep_that_this_machine_cannot_run_is_refused_before_anything_is_star
     assert "or run it on a cluster (--address, opsctl submit)" in out
 
 
-def test_an_instruction_set_that_this_processor_has_not_is_refused_before_anything_is_started(
+def test_an_instruction_set_missing_on_this_cpu_is_refused_at_once(
     opsctl: Opsctl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     avx2 = frozenset(FLAGS["sse41"] + FLAGS["avx"] + FLAGS["avx2"])
@@ -150,8 +150,8 @@ def test_an_instruction_set_that_this_processor_has_not_is_refused_before_anythi
     assert "has no instruction set of x86; leave" in (lacking_here(RunSpec(cpu_isa="avx")) or "")
 
 
-def test_a_trial_of_more_processors_than_there_are_is_planned_at_once(opsctl: Opsctl, tmp_path: Path) -> None:
-    """What this machine computes in a second is measured with as many threads as it has processors."""
+def test_a_trial_of_more_cpus_than_the_machine_has_is_planned_quickly(opsctl: Opsctl, tmp_path: Path) -> None:
+    """The speed of this machine is measured with no more threads than it has CPUs."""
     begun = time.monotonic()
     code, out, _ = opsctl("plan", write(tmp_path, tiny()), "--set", "run.cpus_per_trial=4096")
     assert time.monotonic() - begun < 60

@@ -1,5 +1,4 @@
-"""The sweeps behind the paper's tables and figures stand for the trials that these have, at the paper's recipe, and
-fill every cell."""
+"""The sweeps of the paper's tables and figures consist of the paper's trials, with its recipe, and fill every cell."""
 
 from __future__ import annotations
 
@@ -47,20 +46,20 @@ UNIQUE = 18 + 6 + 4 + 33 + 2 + 10 + 4 + 9  # Tables 2, 3, 4, 5 (new), A, B, C, D
 
 @pytest.fixture(scope="module")
 def imagenet(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
-    """What makes Table 4 one of three classes of small photographs."""
+    """Settings that reduce Table 4 to three classes of small photographs."""
     root = photographs(tmp_path_factory.mktemp("photographs"), classes=3, train=4, val=2)
     return (f"data.source.root={root}", "data.source.classes=3")
 
 
 @pytest.fixture(scope="module")
 def plans(imagenet: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
-    """Every file's plan, by its name."""
+    """The plan of every file, by its name."""
     store = Store(tmp_path_factory.mktemp("planned"))
     settings = {"table4": imagenet}
     return {f.stem: make_plan(load(f, settings.get(f.stem, ())), store, f.stem) for f in FILES}
 
 
-def test_every_file_is_under_test(plans: dict[str, Plan]) -> None:
+def test_every_sweep_of_the_paper_is_tested(plans: dict[str, Plan]) -> None:
     assert set(plans) == set(CELLS)
     assert {name: plan.sweep.name for name, plan in plans.items()} == {
         name: f"paper_{name}" for name in CELLS
@@ -68,7 +67,7 @@ def test_every_file_is_under_test(plans: dict[str, Plan]) -> None:
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_the_trials_are_all_there_and_all_different(plans: dict[str, Plan], name: str) -> None:
+def test_the_trials_are_complete_and_distinct(plans: dict[str, Plan], name: str) -> None:
     cells, seeds, data_sets = CELLS[name]
     tasks = plans[name].tasks
     assert len({task.key for task in tasks}) == len(tasks) == cells * seeds
@@ -78,8 +77,8 @@ def test_the_trials_are_all_there_and_all_different(plans: dict[str, Plan], name
 
 
 @pytest.mark.parametrize("name", CELLS)
-def test_every_published_figure_has_its_cell(plans: dict[str, Plan], name: str, store: Store) -> None:
-    """And every cell its figure, where the paper has a table of them."""
+def test_every_published_number_has_a_cell(plans: dict[str, Plan], name: str, store: Store) -> None:
+    """And every cell has a published number where the paper has a table."""
     snapshot = plans[name].snapshot
     sheet = make_sheet(read_status(snapshot, Ledger(store.where)), FOLDER / f"{name}.yaml")
     assert sheet.notes == ()
@@ -88,12 +87,12 @@ def test_every_published_figure_has_its_cell(plans: dict[str, Plan], name: str, 
         beside = [cell.published for cell in sheet.table.cells.values()]
         assert None not in beside
         whole = len(find(f"ops_paper/{name}", FOLDER / f"{name}.yaml").cells)
-        assert len(beside) == whole - (name == "table_c"), "at 100 % no image is left to be noisy"
-    assert sheet.claims, "a sweep says what it is run to see"
+        assert len(beside) == whole - (name == "table_c"), "at 100 % no image is left for noise"
+    assert sheet.claims, "every sweep has claims"
     assert [claim.why for claim in sheet.claims] == [None] * len(sheet.claims)
 
 
-def test_the_recipe_is_the_papers(plans: dict[str, Plan]) -> None:
+def test_the_recipe_is_that_of_the_paper(plans: dict[str, Plan]) -> None:
     tasks = [task for plan in plans.values() for task in plan.tasks]
     assert {task.trial.train.epochs for task in tasks} == {200}
     assert {task.trial.data.source.kind for task in plans["table4"].tasks} == {"image_folder"}
@@ -156,8 +155,10 @@ def test_pixels_are_those_of_the_paper(plans: dict[str, Plan]) -> None:
 # -- together
 
 
-def test_all_of_them_together_are_the_papers_trainings_and_twelve_of_table_6(plans: dict[str, Plan]) -> None:
-    """86 is counted without Table 6, most of which is in Table 5: its two to four pixels are 12 more."""
+def test_all_sweeps_together_are_the_trainings_of_the_paper_and_twelve_of_table_6(
+    plans: dict[str, Plan],
+) -> None:
+    """86 does not count Table 6, most of which is in Table 5: its two to four pixels add 12."""
     batch = Batch(tuple(plans.values()))
     assert batch.points == sum(cells * seeds for cells, seeds, _ in CELLS.values()) == 352
     assert batch.single_seed == UNIQUE + 12 == 98
@@ -176,8 +177,8 @@ def test_all_of_them_together_are_the_papers_trainings_and_twelve_of_table_6(pla
     assert len(more) == 12 * 3
 
 
-def test_a_training_that_several_of_them_have_is_one(plans: dict[str, Plan]) -> None:
-    """ResNet-18 without a strategy on the pixel of the paper: Tables 1, 2, 5, 6, A and C, and the figures."""
+def test_a_training_shared_by_several_sweeps_is_one_trial(plans: dict[str, Plan]) -> None:
+    """ResNet-18 without a strategy on the paper's pixel is in Tables 1, 2, 5, 6, A and C, and in the figures."""
     where: dict[str, list[str]] = {}
     for name, plan in plans.items():
         for task in plan.tasks:
@@ -210,9 +211,9 @@ SETS = {"probes.0.sets.em.poison": EM, "probes.0.sets.shuffled_em.poison": EM}
 
 
 def smoke(name: str, store: Store, changes: dict[str, str]) -> Plan:
-    """The plan of a file at smoke size; one seed where `changes` does not say otherwise."""
-    told = {**SMOKE, **({} if name == "table_b" else {"seed": "[0]"}), **changes}
-    settings = tuple(f"{path}={value}" for path, value in told.items())
+    """The plan of a file at smoke size, with one seed unless `changes` sets others."""
+    values = {**SMOKE, **({} if name == "table_b" else {"seed": "[0]"}), **changes}
+    settings = tuple(f"{path}={value}" for path, value in values.items())
     return make_plan(load(FOLDER / f"{name}.yaml", settings), store, name)
 
 
@@ -222,8 +223,7 @@ def run(tasks: Iterable[Task], store: Store) -> list[Result]:
 
 
 def filled(name: str, store: Store, changes: dict[str, str]) -> list[Result]:
-    """The records of a sweep's trials, run one after the other; every cell has its number and every claim its
-    verdict."""
+    """The records of a sweep's trials, after a check that every cell has its number and every claim its verdict."""
     plan = smoke(name, store, changes)
     records = run(plan.tasks, store)
     sheet = make_sheet(read_status(plan.snapshot, Ledger(store.where)), FOLDER / f"{name}.yaml")
@@ -248,13 +248,15 @@ def filled(name: str, store: Store, changes: dict[str, str]) -> list[Result]:
         ("table3", {"train.architecture.width": "[1, 2]", "train.architecture.depth": "10"}, 2),
     ],
 )
-def test_a_table_of_pixels_is_filled(name: str, changes: dict[str, str], trials: int, store: Store) -> None:
-    if name == "table3":  # it claims something of all widths
+def test_every_cell_of_a_table_of_pixels_gets_its_number(
+    name: str, changes: dict[str, str], trials: int, store: Store
+) -> None:
+    if name == "table3":  # its claims need all widths
         changes = {**changes, "report.claims": "[]"}
     assert len(filled(name, store, changes)) == trials
 
 
-def test_the_table_of_photographs_is_filled(store: Store, tmp_path: Path) -> None:
+def test_every_cell_of_the_table_of_photographs_gets_its_number(store: Store, tmp_path: Path) -> None:
     root = photographs(tmp_path / "photographs", classes=2, train=3, val=1)
     source = f"{{kind: image_folder, root: {root}, classes: 2, resize: 256, size: 224}}"
     changes = {"data.source": source, "data.limit": "null", "train.architecture.width": "4"}
@@ -266,7 +268,7 @@ def test_the_table_of_photographs_is_filled(store: Store, tmp_path: Path) -> Non
 
 
 def test_table_1_and_the_figures_use_the_same_networks(store: Store) -> None:
-    """Figure 4 observes every epoch and keeps the weights that the others need: nothing is trained twice."""
+    """Figure 4 watches every epoch and keeps the weights that the others need: nothing is trained twice."""
     probes = {
         "figure4": {},
         "figure1": {"probes.0.limit": "8", "probes.0.pictured": "2"},
@@ -280,7 +282,7 @@ def test_table_1_and_the_figures_use_the_same_networks(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_of_architectures_is_filled(store: Store) -> None:
+def test_every_cell_of_the_table_of_architectures_gets_its_number(store: Store) -> None:
     records = filled("table2", store, {**THREE, "data.limit": "20", "evaluation.limit": "10"})
     sizes = {record["spec"]["train"]["architecture"]["kind"]: record["parameters"] for record in records}
     assert len(records) == 18
@@ -289,7 +291,9 @@ def test_the_table_of_architectures_is_filled(store: Store) -> None:
 
 
 @pytest.mark.slow
-def test_the_table_of_strategies_is_filled_with_robust_accuracies_too(store: Store) -> None:
+def test_every_cell_of_the_table_of_strategies_gets_its_numbers_including_robust_accuracies(
+    store: Store,
+) -> None:
     poisons = f"{{clean: clean, em: {EM}, ops: ops, CIFAR-10-S: [{EM}, ops]}}"
     robust = {"evaluation": "{attacks: [pgd], attack_limit: 20, limit: 20}"}
     records = filled("table5", store, {**NARROW, **robust, "data.poison": poisons})
@@ -298,5 +302,5 @@ def test_the_table_of_strategies_is_filled_with_robust_accuracies_too(store: Sto
 
 
 @pytest.mark.slow
-def test_the_table_of_budgets_is_filled(store: Store) -> None:
+def test_every_cell_of_the_table_of_budgets_gets_its_number(store: Store) -> None:
     assert len(filled("table_d", store, {**NARROW, **THREE})) == 9

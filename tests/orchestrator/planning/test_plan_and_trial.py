@@ -1,4 +1,4 @@
-"""A plan names what is missing and nothing else; a trial runs once and leaves its record."""
+"""A plan lists exactly what is missing; a trial runs once and leaves its record."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainers.loop import DivergenceError
 FOUND = Digits().measure()
 
 
-def test_a_plan_lists_each_data_set_once_after_what_it_is_made_from(store: Store) -> None:
+def test_a_plan_lists_each_data_set_once_after_its_parents(store: Store) -> None:
     sweep = tiny(grid={"data.poison": ["ops", ["em", "ops"], "em"], "seed": [0, 1, 2]})
     plan = plan_of(sweep, store)
     assert len(plan.tasks) == len(plan.missing) == 9
@@ -42,7 +42,7 @@ def test_a_plan_lists_each_data_set_once_after_what_it_is_made_from(store: Store
     assert list(store.root.glob("data/*")) == [], "planning builds nothing"
 
 
-def test_what_is_done_and_what_is_built_is_left_out(store: Store) -> None:
+def test_finished_trials_and_built_data_sets_are_left_out(store: Store) -> None:
     plan = plan_of(tiny(), store)
     run_trial(plan.tasks[0].trial, store, device=CPU)
     after = plan_of(tiny(), store)
@@ -55,7 +55,7 @@ def test_what_is_done_and_what_is_built_is_left_out(store: Store) -> None:
     assert [task.done for task in other.tasks] == [True, False], "another sweep's results count"
 
 
-def test_parents_of_finished_data_sets_need_not_come_back(store: Store) -> None:
+def test_parents_of_built_data_sets_are_not_rebuilt(store: Store) -> None:
     plan = plan_of(tiny(grid={"data.poison": ["ops"], "seed": [0]}), store)
     for spec in plan.data:
         store.ensure(spec)
@@ -91,7 +91,7 @@ def test_parents_of_finished_data_sets_need_not_come_back(store: Store) -> None:
         ),
     ],
 )
-def test_equal_points_and_reports_that_cannot_be_made_are_told_before_the_work(
+def test_equal_points_and_impossible_reports_are_refused_before_the_work(
     store: Store, changes: dict[str, Any], message: str | None
 ) -> None:
     if message is None:
@@ -101,7 +101,7 @@ def test_equal_points_and_reports_that_cannot_be_made_are_told_before_the_work(
         plan_of(tiny(**changes), store)
 
 
-def test_splits_of_different_sizes_are_told(store: Store, tmp_path: Path) -> None:
+def test_splits_with_different_image_sizes_are_an_error(store: Store, tmp_path: Path) -> None:
     for split, size in (("train", 16), ("test", 20)):
         (tmp_path / split / "a").mkdir(parents=True)
         Image.new("RGB", (size, 16)).save(tmp_path / split / "a" / "0.png")
@@ -115,13 +115,13 @@ def test_splits_of_different_sizes_are_told(store: Store, tmp_path: Path) -> Non
 
 
 def test_the_sweep_of_widths_plans_to_the_right_counts(store: Store) -> None:
-    """Rows x columns x 3 seeds; data sets: the columns' own, and the clean test images."""
+    """Rows x columns x 3 seeds; one data set per column, and the clean test images."""
     plan = make_plan(load(ROOT / "sweeps" / "width.yaml"), store, "width")
     assert len(plan.missing) == 6 * 3 * 3
     assert len(plan.to_build) == 4
 
 
-def test_a_trial_that_was_killed_goes_on_and_ends_alike(store: Store, tmp_path: Path) -> None:
+def test_a_killed_trial_resumes_and_ends_with_the_same_numbers(store: Store, tmp_path: Path) -> None:
     trial = plan_of(tiny(base={"data": {"limit": 60}, "train": {**TRAIN, "epochs": 4}}), store).tasks[0].trial
     whole = run_trial(trial, Store(tmp_path / "other"), device=CPU)
     run = RunSpec(checkpoint_seconds=0, keep="weights")
@@ -143,7 +143,7 @@ def test_a_trial_that_was_killed_goes_on_and_ends_alike(store: Store, tmp_path: 
     assert sum(w.numel() for w in weights.values()) == record["parameters"] == 62_006
 
 
-def test_weights_that_cannot_be_kept_cost_no_result(store: Store) -> None:
+def test_a_failure_to_keep_weights_loses_no_result(store: Store) -> None:
     trial = plan_of(tiny(), store).tasks[0].trial
     (store.root / "trials" / trial.key / ".weights.pt.tmp").mkdir(parents=True)
     record = run_trial(trial, store, device=CPU, run=RunSpec(keep="weights"))
@@ -152,7 +152,7 @@ def test_weights_that_cannot_be_kept_cost_no_result(store: Store) -> None:
 
 
 def test_the_epochs_before_a_divergence_are_kept(store: Store) -> None:
-    """The rate rises until the loss is no number; what came before stays in the ledger."""
+    """The learning rate rises until the loss is NaN; the earlier epochs stay in the ledger."""
     wild = {
         **TRAIN,
         "epochs": 40,
@@ -173,7 +173,7 @@ def test_the_width_sweep_plans_to_the_right_counts(store: Store) -> None:
     assert {task.trial.train.architecture.width for task in plan.tasks} == {1, 2, 4, 8, 16, 20}  # type: ignore[attr-defined]
 
 
-def test_a_trial_leaves_a_record_that_says_everything(store: Store) -> None:
+def test_a_trial_leaves_a_complete_record(store: Store) -> None:
     trial = plan_of(tiny(), store).tasks[3].trial
     rows: list[dict[str, float]] = []
     record = run_trial(trial, store, device=CPU, report=rows.append)
@@ -202,17 +202,17 @@ def test_run_twice_runs_once(store: Store) -> None:
     assert len(rows) == trial.train.epochs
 
 
-def test_a_trial_that_raises_says_why_and_may_run_again(store: Store) -> None:
+def test_a_failed_trial_records_its_error_and_may_run_again(store: Store) -> None:
     sweep = tiny(base={"data": {"limit": 60}, "train": {**TRAIN, "optimizer": {"kind": "sgd", "lr": 1e9}}})
     trial, ledger = plan_of(sweep, store).tasks[0].trial, Ledger(store.where)
     for _ in range(2):
         with pytest.raises(DivergenceError) as caught:
             run_trial(trial, store, device=CPU)
-        told = fault(caught.value).to_json()
-        assert told["error"].startswith("DivergenceError: the training loss was not finite in epoch 1")
-        assert told["history"] == []
-        assert "in run_trial" in told["traceback"]
-    ledger.fail(trial.key, {**told, "attempts": 2})
+        failure = fault(caught.value).to_json()
+        assert failure["error"].startswith("DivergenceError: the training loss was not finite in epoch 1")
+        assert failure["history"] == []
+        assert "in run_trial" in failure["traceback"]
+    ledger.fail(trial.key, {**failure, "attempts": 2})
     assert ledger.result(trial.key) is None
     assert (ledger.failure(trial.key) or {})["attempts"] == 2
     ledger.publish(trial.key, {"metrics": {}})

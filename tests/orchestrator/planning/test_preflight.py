@@ -1,4 +1,4 @@
-"""What is sure to fail is refused by the plan: before a data set is built, and with what to write instead."""
+"""The plan refuses settings that must fail, before a data set is built, and says what to write instead."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def sweep(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_is_sure_to_fail_is_refused(changes: dict[str, Any], message: str, store: Store) -> None:
+def test_settings_that_must_fail_are_refused(changes: dict[str, Any], message: str, store: Store) -> None:
     with pytest.raises(InputError, match=message):
         plan_of(tiny(grid={"seed": [0]}, **changes), store)
     assert list(store.root.glob("data/*")) == []
 
 
-def test_what_can_be_trained_is_planned(store: Store) -> None:
+def test_settings_that_can_be_trained_are_planned(store: Store) -> None:
     for train in ({"batch_size": 15}, {"batch_size": 17}, {"architecture": "lenet5"}):
         assert plan_of(sweep({**LONE, "train": {**LONE["train"], **train}}), store).missing
     em = {"kind": "em", "generator": RESNET18, "batch_size": 16, "drop_last": True}
@@ -86,12 +86,12 @@ def test_what_can_be_trained_is_planned(store: Store) -> None:
 
 
 def test_a_probe_of_kept_weights_is_checked_too(store: Store) -> None:
-    told = sweep({"data": {"limit": 40}, "train": TRAIN})
-    (task,) = plan_of(told, store).tasks
+    plain = sweep({"data": {"limit": 40}, "train": TRAIN})
+    (task,) = plan_of(plain, store).tasks
     run_trial(task.trial, store, device=CPU, run=RunSpec(keep="weights"))
     impossible = {"kind": "linear_separability", "sets": {"clean": {"poison": "clean", "limit": 20}}}
     with pytest.raises(InputError, match=r"test: the trial \(seed=0\): .*linear_separability"):
-        plan_of(told | {"probes": [impossible]}, store)
+        plan_of(plain | {"probes": [impossible]}, store)
     probes = SweepProbes(
         [ProbeSpec.parse(one, "test") for one in ("distance", impossible)],
         "test",
@@ -105,7 +105,7 @@ def test_a_probe_of_kept_weights_is_checked_too(store: Store) -> None:
     )
 
 
-def test_trials_that_differ_in_seeds_alone_are_checked_once(
+def test_trials_that_differ_only_in_their_seeds_are_checked_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, check = [], Preflight.trial
@@ -125,9 +125,7 @@ def tensors(folder: Path, name: str, images: Images) -> str:
     return str(file)
 
 
-def test_test_images_of_other_classes_are_refused_by_the_plan(
-    tmp_path: Path, store: Store, images: Images
-) -> None:
+def test_the_plan_refuses_test_images_of_other_classes(tmp_path: Path, store: Store, images: Images) -> None:
     train = tensors(tmp_path, "train", images)
     test = tensors(tmp_path, "test", Images(images.x, images.y, 5))
     source = {"kind": "tensors", "train": train, "test": test}
@@ -135,7 +133,7 @@ def test_test_images_of_other_classes_are_refused_by_the_plan(
         plan_of(sweep({"data": {"source": source}, "train": {**TRAIN, "batch_size": 4}}), store)
 
 
-def test_auto_attack_on_two_classes_runs_and_its_result_says_without_what(
+def test_auto_attack_on_two_classes_records_what_it_left_out(
     tmp_path: Path, images: Images, opsctl: Opsctl
 ) -> None:
     pytest.importorskip("pyautoattack")
@@ -155,7 +153,7 @@ def test_auto_attack_on_two_classes_runs_and_its_result_says_without_what(
     assert "auto_attack_Linf_1_255 without apgd-t: it needs at least 4 classes, these images have 2" in out
 
 
-def test_a_package_that_is_missing_is_said_by_the_plan_and_stops_a_sweep_on_this_machine(
+def test_a_missing_package_is_reported_by_the_plan_and_stops_a_local_sweep(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(auto_attack, "find_spec", lambda _: None)
@@ -171,7 +169,7 @@ def test_a_package_that_is_missing_is_said_by_the_plan_and_stops_a_sweep_on_this
 
 
 def test_a_large_plan_tries_each_network_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 trials that end with a single image, of one architecture that takes it."""
+    """200 trials whose last batch is a single image, of one architecture that accepts it."""
     monkeypatch.setattr(last_batch, "_known", {})
     lenet = {**LONE["train"], "architecture": "lenet5"}
     plan = plan_of(tiny(base={**LONE, "train": lenet}, grid={"seed": [*range(200)]}), store)

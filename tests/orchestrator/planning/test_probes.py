@@ -1,5 +1,5 @@
-"""Looks at trials: planned before the work, published beside the result, never paid for twice, and told wherever
-results are."""
+"""Probes are planned before the work, published beside the result, never computed twice, and shown wherever results
+are."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ KEEP = RunSpec(keep="weights")
 
 @pytest.fixture
 def epochs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The epochs that were trained, whoever asked for them."""
+    """The epochs that were trained, by any caller."""
     trained: list[int] = []
     whole = loop.train_epoch
 
@@ -101,7 +101,7 @@ def test_probes_change_no_trial_key_and_their_data_sets_are_built_while_findings
     assert [task.done for task in after.tasks] == [True] * 4
     assert after.data == ()
     assert [task.needs for task in after.tasks] == [task.needs for task in plain.tasks]
-    assert plan_of(tiny(), store).done == 4, "a sweep without probes finds its trials done"
+    assert plan_of(tiny(), store).done == 4, "without probes the trials are done"
 
 
 def test_the_key_of_a_finding_depends_on_probe_and_images_and_not_on_the_name(store: Store) -> None:
@@ -116,12 +116,12 @@ def test_the_key_of_a_finding_depends_on_probe_and_images_and_not_on_the_name(st
     swapped = {**SHUFFLE, "sets": dict(reversed(SHUFFLE["sets"].items()))}  # type: ignore[attr-defined]
     assert keys(SHUFFLE) == keys(swapped)
     assert keys(SHUFFLE) != keys({**SHUFFLE, "sets": {"ops": {"poison": {"kind": "ops", "pixels": 2}}}})
-    told = first(store, **BOTH).probes[1]
-    again = PlannedProbe.read(json.loads(json.dumps(told.to_json())))
-    assert (again, again.key) == (told, told.key)
+    planned = first(store, **BOTH).probes[1]
+    again = PlannedProbe.read(json.loads(json.dumps(planned.to_json())))
+    assert (again, again.key) == (planned, planned.key)
 
 
-def test_a_set_is_the_trials_own_data_set_with_some_fields_changed(store: Store) -> None:
+def test_a_set_is_the_data_set_of_the_trial_with_some_fields_changed(store: Store) -> None:
     grid = {"data.poison": [{"kind": "ops", "pixels": 2}], "seed": [0]}
     sets = {"clean": {"poison": "clean"}, "more": {"poison.0.pixels": 3}, "other": {"seed": 7}}
     task = first(store, grid=grid, probes=[{"kind": "shuffle_test", "sets": sets}])
@@ -132,7 +132,7 @@ def test_a_set_is_the_trials_own_data_set_with_some_fields_changed(store: Store)
     assert {spec.limit for spec in found.values()} == {60}
 
 
-def test_a_probe_that_needs_clean_images_gets_the_trials_own(store: Store) -> None:
+def test_a_probe_that_needs_clean_images_gets_those_of_the_trial(store: Store) -> None:
     task = plan_of(
         tiny(probes=["linear_separability"], report={"metric": "linear_separability/acc"}), store
     ).tasks[2]
@@ -179,7 +179,7 @@ def test_an_impossible_probe_is_an_error_before_the_work(
         plan_of(tiny(**changes), store)
 
 
-def test_images_that_do_not_fit_are_told_before_the_work(store: Store, tmp_path: Path) -> None:
+def test_images_that_do_not_fit_are_refused_before_the_work(store: Store, tmp_path: Path) -> None:
     from PIL import Image
 
     for split in ("train", "test"):
@@ -227,7 +227,7 @@ def test_a_probe_changes_nothing_and_its_finding_is_published_beside_the_result(
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
-def test_what_is_added_later_is_found_at_kept_weights_without_training(
+def test_a_probe_added_later_runs_on_kept_weights_without_training(
     tmp_path: Path, where: str, epochs: list[int]
 ) -> None:
     store = open_store(tmp_path / "store" if where == "folder" else f"memory://{secrets.token_hex(8)}/store")
@@ -245,7 +245,7 @@ def test_what_is_added_later_is_found_at_kept_weights_without_training(
 
 
 @pytest.mark.parametrize("kept", ["nothing", "damaged weights", "weights"])
-def test_where_weights_are_not_enough_it_is_trained_again_and_its_result_stays(
+def test_a_trial_is_trained_again_if_weights_are_not_enough_and_its_result_stays(
     store: Store, tmp_path: Path, epochs: list[int], kept: str
 ) -> None:
     run(store, first(store), run=RunSpec() if kept == "nothing" else KEEP)
@@ -300,7 +300,7 @@ def in_its_place(make: Callable[[Path], Any]) -> Callable[[Path], Any]:
     ],
     ids=["missing", "more", "shape", "text", "nan", "list", "pipe", "link"],
 )
-def test_kept_weights_that_are_not_those_of_the_network_count_as_not_kept(
+def test_kept_weights_that_do_not_fit_the_network_count_as_not_kept(
     store: Store, epochs: list[int], damage: Callable[[Path], Any]
 ) -> None:
     run(store, first(store), run=KEEP)
@@ -310,10 +310,10 @@ def test_kept_weights_that_are_not_those_of_the_network_count_as_not_kept(
     epochs.clear()
     run(store, task, run=KEEP)
     assert epochs == [1, 2], "it was trained again"
-    told = found(store, task)["shuffle_test"]
-    (warning,) = told["warnings"]
+    finding = found(store, task)["shuffle_test"]
+    (warning,) = finding["warnings"]
     assert re.search(r"the kept weights were damaged \(.+\); the trial was trained again", warning)
-    assert told["of"] == "another training"
+    assert finding["of"] == "another training"
     (aside,) = (store.root / "quarantine").iterdir()
     assert aside.name.startswith(f"trials-{task.key}-weights.pt-")
     assert read_tensors(file), "weights are kept again"
@@ -328,12 +328,12 @@ def test_a_damaged_finding_is_missing_and_computed_again(store: Store, end: int)
     file.write_bytes(file.read_bytes()[:end])
     again = first(store, **BOTH)
     assert [lacking.name for lacking in again.missing_probes] == ["distance"]
-    assert again.trains, "its probe watches"
+    assert again.trains, "its probe watches the training"
     run(store, again)
     assert found(store, task)["distance"]["curves"] == whole["curves"]
 
 
-def test_a_probe_that_fails_costs_neither_the_result_nor_another_finding(
+def test_a_failed_probe_loses_neither_the_result_nor_another_finding(
     store: Store, monkeypatch: pytest.MonkeyPatch, epochs: list[int]
 ) -> None:
     task = first(store, probes=[SHUFFLE, "distance"])
@@ -342,18 +342,18 @@ def test_a_probe_that_fails_costs_neither_the_result_nor_another_finding(
         for _ in range(2):
             with pytest.raises(ZeroDivisionError, match="no images") as caught:
                 run(store, task)
-    assert epochs == [1, 2], "the second attempt went on from the end of the first"
-    told = fault(caught.value)
-    assert told.kind == "trial"
+    assert epochs == [1, 2], "the second attempt resumed from the end of the first"
+    failure = fault(caught.value)
+    assert failure.kind == "trial"
     assert (
-        told.error
+        failure.error
         == "ZeroDivisionError: no images (in the probe 'shuffle_test'; the result of the training is kept)"
     )
     result = Ledger(store.where).result(task.key)
     assert result is not None
     assert result["warnings"] == ["the probe 'shuffle_test' failed: no images"]
     assert set(found(store, task)) == {"distance"}
-    Ledger(store.where).fail(task.key, told.to_json())
+    Ledger(store.where).fail(task.key, failure.to_json())
     plan = plan_of(tiny(probes=[SHUFFLE, "distance"]), store)
     assert [one.key for one in plan.failed] == [task.key]
     assert (
@@ -397,10 +397,10 @@ def test_a_kill_during_a_probe_does_not_repeat_the_training(
     assert (record["metrics"], record["history"]) == (whole["metrics"], whole["history"])
 
 
-# -- told
+# -- reported
 
 
-def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
+def test_a_sweep_status_includes_the_metrics_of_findings(store: Store) -> None:
     plan, ledger = plan_of(tiny(**BOTH), store), Ledger(store.where)
     plan.snapshot.keep(ledger.storage, "v")
     assert kept_snapshot(ledger.storage, "v") == plan.snapshot
@@ -417,8 +417,8 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
     assert bare.key not in status.findings
     (store.root / "trials" / done.key / f"look-{done.probe_keys['distance']}.json").unlink()
     seen = read_status(plan.snapshot, ledger, status)
-    assert seen.results == status.results, "what was seen is not read again"
-    assert seen.findings[done.key]["distance"]["curves"], "nor is a finding"
+    assert seen.results == status.results, "known results are not read again"
+    assert seen.findings[done.key]["distance"]["curves"], "nor are known findings"
     assert read_status(plan.snapshot, ledger).counts.startswith(
         "2 of 4 trials done, 2 lack distance, 1 lacks "
     )
@@ -427,7 +427,7 @@ def test_a_standing_has_what_was_found_among_its_metrics(store: Store) -> None:
 
 
 @pytest.mark.parametrize("where", ["folder", "memory"])
-def test_the_summary_of_a_finding_is_all_but_its_curves(store: Store, where: str) -> None:
+def test_the_summary_of_a_finding_omits_its_curves(store: Store, where: str) -> None:
     ledger = Ledger(store.where if where == "folder" else f"memory://{secrets.token_hex(8)}/x")
     record: Finding = {
         "metrics": {"a": 1.0},
@@ -464,7 +464,7 @@ def test_a_plan_shows_trials_that_only_lack_findings(store: Store) -> None:
     assert remarks(plan_of(tiny(), store)) == []
 
 
-def test_data_sets_of_probes_are_needed(store: Store) -> None:
+def test_data_sets_of_probes_count_as_needed(store: Store) -> None:
     task = first(store, probes=[SHUFFLE])
     run(store, task)
     needed = {entry.name: entry.needed_by for entry in entries(store)}
@@ -475,7 +475,7 @@ def test_data_sets_of_probes_are_needed(store: Store) -> None:
     assert [entry.name for entry in entries(store) if not entry.needed_by] >= [shuffled.name]
 
 
-def test_a_search_can_optimise_a_probe_s_metric(store: Store) -> None:
+def test_a_search_can_optimise_the_metric_of_a_probe(store: Store) -> None:
     changes = {
         **BOTH,
         "run": {"search": "optuna", "num_samples": 2},
@@ -492,11 +492,11 @@ def test_a_search_can_optimise_a_probe_s_metric(store: Store) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_mlflow_gets_what_was_found_once_even_if_it_is_found_later(store: Store) -> None:
+def test_findings_are_sent_to_mlflow_once_even_if_they_come_later(store: Store) -> None:
     def tracker(**changes: Any) -> Tracker:
         return Tracker(default_uri(store.root), plan_of(tiny(**changes), store), store)
 
-    def told(tracker: Tracker) -> dict[str, Sequence[tuple[int, float]]]:
+    def metrics_of(tracker: Tracker) -> dict[str, Sequence[tuple[int, float]]]:
         (run,) = tracker.runs()[tasks[0].key]
         history = {
             name: tracker.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics
@@ -508,20 +508,20 @@ def test_mlflow_gets_what_was_found_once_even_if_it_is_found_later(store: Store)
     tasks = plan_of(tiny(**BOTH), store).tasks
     run_trial(tasks[0].trial, store, device=CPU, run=KEEP)
     assert tracker().sync() == 1
-    bare = told(tracker())
+    bare = metrics_of(tracker())
     probing = tracker(**BOTH)
-    assert probing.sync() == 0, "without its findings it is not done"
-    assert told(probing) == bare
+    assert probing.sync() == 0, "without its findings a trial is not done"
+    assert metrics_of(probing) == bare
     for task in tasks[:2]:
         run(store, task)
-    assert probing.sync() == 1, "the other has a run"
+    assert probing.sync() == 1, "the other already has a run"
     one = found(store, tasks[0])
     curves = {
         f"distance/{name}": list(enumerate(values, 1)) for name, values in one["distance"]["curves"].items()
     }
     numbers = {f"shuffle_test/{name}": [(2, value)] for name, value in one["shuffle_test"]["metrics"].items()}
-    assert told(probing) == bare | curves | numbers
+    assert metrics_of(probing) == bare | curves | numbers
     (late,), (early,) = (probing.runs()[task.key] for task in tasks[:2])
     assert late.data.metrics.keys() == early.data.metrics.keys()
     assert probing.sync() == tracker(**BOTH).sync() == 0
-    assert told(probing) == bare | curves | numbers
+    assert metrics_of(probing) == bare | curves | numbers

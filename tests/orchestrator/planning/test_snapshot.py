@@ -1,4 +1,4 @@
-"""A sweep that was planned can be looked at without planning it, and another version of it is told apart."""
+"""A planned sweep can be read without planning it again, and its versions are distinguished."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from poisons import Store
 from tests.orchestrator.sweeps import plan_of, tiny, write
 
 
-def test_a_snapshot_is_read_as_it_was_kept(store: Store) -> None:
+def test_a_snapshot_is_read_back_unchanged(store: Store) -> None:
     plan = plan_of(tiny(report={"rows": "data.poison"}), store)
     snapshot, storage = plan.snapshot, Ledger(store.where).storage
     assert kept_snapshot(storage, "v") is None
@@ -23,8 +23,8 @@ def test_a_snapshot_is_read_as_it_was_kept(store: Store) -> None:
     assert (snapshot.row_axes, snapshot.column_axis, snapshot.stops) == (("data.poison",), None, False)
 
 
-def test_probes_declare_units_and_those_of_trials_are_known(store: Store) -> None:
-    """Also where a probe is named as metrics of trials begin."""
+def test_the_units_of_probes_and_trials_are_in_the_snapshot(store: Store) -> None:
+    """Also if the name of a probe is a prefix of metrics of trials."""
     probes = ["loss_surface", {"kind": "early_stopping", "name": "test"}]
     snapshot = plan_of(tiny(probes=probes), store).snapshot
     units = {
@@ -44,13 +44,13 @@ def test_probes_declare_units_and_those_of_trials_are_known(store: Store) -> Non
 @pytest.mark.parametrize(
     "text", ["", "[]", "{}", '{"format": 0}', '{"format": 1, "axes": [], "trials": [[]]}']
 )
-def test_what_is_no_snapshot_is_none(store: Store, text: str) -> None:
+def test_a_malformed_snapshot_is_none(store: Store, text: str) -> None:
     storage = Ledger(store.where).storage
     storage.write("sweeps/v.json", text.encode())
     assert kept_snapshot(storage, "v") is None
 
 
-def test_text_and_settings_make_a_version_and_how_it_is_run_does_not(tmp_path: Path) -> None:
+def test_text_and_settings_change_the_version_and_run_options_do_not(tmp_path: Path) -> None:
     file = write(tmp_path, tiny())
     plain, one, other = version_of(file), version_of(file, ["seed=[0]"]), version_of(file, ["seed=[1]"])
     assert len({plain, one, other}) == 3

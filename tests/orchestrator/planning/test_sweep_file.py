@@ -1,4 +1,4 @@
-"""Sweep files are parsed safely, and their mistakes are told with their place."""
+"""Sweep files are parsed safely, and errors name the place of a mistake."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def write(tmp_path: Path, text: str) -> Path:
         (GOOD + "run: {retries: -1}\n", "run.retries: .*greater than or equal to 0, found -1"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_sweep_is_refused(tmp_path: Path, text: str, message: str) -> None:
+def test_a_file_that_is_not_a_sweep_is_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         load(write(tmp_path, text))
     assert str(tmp_path / "sweep.yaml") in str(error.value)
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no file .*nowhere.yaml; the sweeps that ship are in sweeps/"):
         load(tmp_path / "nowhere.yaml")
     with pytest.raises(InputError, match="cannot be read"):
@@ -82,7 +82,7 @@ def test_settings_change_the_probes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setting", ["epochs", "=3", "train.epochs=[1"])
-def test_a_setting_that_is_none_is_refused(tmp_path: Path, setting: str) -> None:
+def test_an_invalid_setting_is_refused(tmp_path: Path, setting: str) -> None:
     with pytest.raises(InputError, match="--set"):
         load(write(tmp_path, GOOD), (setting,))
 
@@ -125,7 +125,7 @@ def test_aliases_are_copies_and_merge_keys_merge(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD + merged)).base["b"] == {"x": 1, "y": 3}
 
 
-def test_an_empty_base_can_be_set_and_a_wrong_one_is_told(tmp_path: Path) -> None:
+def test_an_empty_base_can_be_set_and_an_invalid_one_is_an_error(tmp_path: Path) -> None:
     assert load(write(tmp_path, GOOD + "base:\n"), ("train.epochs=2",)).base == {"train": {"epochs": 2}}
     with pytest.raises(InputError, match="nothing to set at"):
         load(write(tmp_path, GOOD + "base: 3\n"), ("train.epochs=2",))
@@ -135,6 +135,6 @@ def test_an_empty_base_can_be_set_and_a_wrong_one_is_told(tmp_path: Path) -> Non
     ("before", "path"),
     [({"a": 1}, "a.b"), ({"a": []}, "a.0.b"), ({"a": ["x"]}, "a.x.b"), ({"a": [1]}, "a.²")],
 )
-def test_there_is_nothing_below_a_number(before: Any, path: str) -> None:
+def test_a_setting_below_a_number_is_an_error(before: Any, path: str) -> None:
     with pytest.raises(InputError, match="there is nothing to set at"):
         set_path(before, path, 1, "test")

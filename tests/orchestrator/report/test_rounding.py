@@ -74,7 +74,7 @@ def test_a_mean_is_rounded_as_its_fraction_is(right: list[tuple[int, int]]) -> N
 @example(right=(1, 160))
 @example(right=(3, 160))
 @example(right=(10_000, 10_000))
-def test_every_format_shows_a_trial_alike(right: tuple[int, int]) -> None:
+def test_every_format_shows_a_trial_in_the_same_way(right: tuple[int, int]) -> None:
     acc, expected = right[0] / right[1], exact([right])
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
@@ -118,7 +118,7 @@ def trial_numbers(page: str) -> set[str]:
 @given(right=st.lists(counts, min_size=2, max_size=3))
 @example(right=[(1801, 2000), (1802, 2000)])
 @example(right=[(9915, 10000), (9916, 10000)])
-def test_every_format_shows_a_mean_alike(right: list[tuple[int, int]]) -> None:
+def test_every_format_shows_a_mean_in_the_same_way(right: list[tuple[int, int]]) -> None:
     grid = {"data.poison": ["ops"], "seed": list(range(len(right)))}
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)

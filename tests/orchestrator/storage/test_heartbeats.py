@@ -1,4 +1,4 @@
-"""A driver's heartbeat says that it lives, for as long as it does, and brings it the wish that it stop."""
+"""A driver's heartbeat exists for as long as the driver runs, and requests to stop are placed beside it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """A driver that is a process of its own."""
+    """A driver in a process of its own."""
     process = subprocess.Popen(
         [sys.executable, "-c", SLEEPER, str(tmp_path)],
         stdin=subprocess.PIPE,
@@ -89,7 +89,7 @@ def eventually(true: Callable[[], object]) -> bool:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_heartbeat_appears_beats_and_vanishes(storage: FolderStorage) -> None:
+def test_a_heartbeat_is_created_updated_and_removed(storage: FolderStorage) -> None:
     with Driver(storage, "sweep", threading.Event()) as driver:
         (heartbeat,) = live_heartbeats(storage)
         who = {"id": driver.id, "sweep": "sweep", "pid": os.getpid(), "machine": machine()}
@@ -109,7 +109,7 @@ def test_a_heartbeat_appears_beats_and_vanishes(storage: FolderStorage) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(storage: FolderStorage) -> None:
+def test_a_request_to_stop_reaches_one_driver_only(storage: FolderStorage) -> None:
     stop, go_on = threading.Event(), threading.Event()
     with Driver(storage, "sweep", stop) as one, Driver(storage, "sweep", go_on):
         ask_to_stop(storage, one.id)
@@ -119,7 +119,7 @@ def test_a_driver_that_is_asked_to_stop_hears_of_it_and_no_other_does(storage: F
 
 
 def undisturbed(folder: Path, act: Callable[[], object]) -> None:
-    """Do this to a folder that the driver may create at any moment, to write its heartbeat."""
+    """Call `act` on a folder that the driver may create at any moment to write its heartbeat."""
     for _ in range(1000):
         try:
             act()
@@ -131,7 +131,7 @@ def undisturbed(folder: Path, act: Callable[[], object]) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_storage_that_is_away_for_a_while_ends_nothing(tmp_path: Path) -> None:
+def test_temporarily_unavailable_storage_does_not_stop_a_driver(tmp_path: Path) -> None:
     stop, folder = threading.Event(), tmp_path / "storage"
     with Driver(FolderStorage(folder), "sweep", stop) as driver:
         away = folder.rename(tmp_path / "away")
@@ -145,7 +145,7 @@ def test_storage_that_is_away_for_a_while_ends_nothing(tmp_path: Path) -> None:
         assert stop.wait(20)
 
 
-def test_who_was_killed_on_this_machine_is_known_to_be_dead_and_is_buried(
+def test_a_driver_killed_on_this_machine_is_known_to_be_dead_and_removed(
     storage: FolderStorage, other: subprocess.Popen[str]
 ) -> None:
     assert other.stdout is not None
@@ -158,14 +158,14 @@ def test_who_was_killed_on_this_machine_is_known_to_be_dead_and_is_buried(
     other.wait()
     assert not watch.alive(name)
     assert live_heartbeats(storage) == []
-    assert read_heartbeat(storage, name) is not None, "its heartbeat is there still"
+    assert read_heartbeat(storage, name) is not None, "its heartbeat still exists"
     ask_to_stop(storage, name)
     remove_dead(storage)
     remove_dead(storage)
     assert storage.names("drivers") == []
 
 
-def test_the_number_of_a_process_says_nothing_of_another_machine(
+def test_process_ids_of_other_machines_are_not_compared(
     storage: FolderStorage, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert other.stdout is not None
@@ -181,7 +181,7 @@ def test_the_number_of_a_process_says_nothing_of_another_machine(
     assert eventually(lambda: not watch.alive(name))
 
 
-def test_who_is_silent_for_long_on_another_machine_is_buried_by_whoever_runs(
+def test_a_stale_heartbeat_of_another_machine_is_removed_by_any_driver(
     storage: FolderStorage, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert other.stdout is not None
@@ -195,10 +195,12 @@ def test_who_is_silent_for_long_on_another_machine_is_buried_by_whoever_runs(
     with Driver(storage, "sweep", threading.Event()) as driver:
         assert {heartbeat["id"] for heartbeat in live_heartbeats(storage)} == {name, driver.id}
         assert eventually(lambda: [heartbeat["id"] for heartbeat in live_heartbeats(storage)] == [driver.id])
-        assert eventually(lambda: storage.names("drivers") == [f"{driver.id}.json"]), "what asked it, too"
+        assert eventually(lambda: storage.names("drivers") == [f"{driver.id}.json"]), (
+            "the request to stop is removed too"
+        )
 
 
-def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
+def test_a_dead_driver_that_was_asked_to_stop_leaves_no_heartbeat(
     storage: FolderStorage, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert other.stdout is not None
@@ -206,7 +208,7 @@ def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
     other.kill()
     other.wait()
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
-    assert len(stop_drivers(storage, live_heartbeats(storage), wait=0)) == 1, "it may answer yet"
+    assert len(stop_drivers(storage, live_heartbeats(storage), wait=0)) == 1, "it may still respond"
     assert len(live_heartbeats(storage)) == 1
     monkeypatch.setattr(heartbeats, "STALE_SECONDS", 0.05)
     assert stop_drivers(storage, live_heartbeats(storage), wait=20) == []
@@ -215,8 +217,8 @@ def test_who_was_asked_to_stop_and_is_found_dead_leaves_no_mark(
     assert storage.names("drivers") == []
 
 
-def test_a_machine_is_not_known_by_its_name_alone() -> None:
-    """Thousands of machines are called localhost, and the first process of each container is number 1."""
+def test_a_machine_is_not_identified_by_its_hostname_alone() -> None:
+    """Thousands of machines are called localhost, and the first process of every container has id 1."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     if not boot.exists():
         pytest.skip("this system does not number its starts")
@@ -224,14 +226,14 @@ def test_a_machine_is_not_known_by_its_name_alone() -> None:
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"id": "x"}', b"\xff\xfe"])
-def test_what_is_no_mark_is_nobody(storage: FolderStorage, damage: bytes) -> None:
+def test_a_malformed_heartbeat_is_no_driver(storage: FolderStorage, damage: bytes) -> None:
     storage.write("drivers/x.json", damage)
     assert live_heartbeats(storage) == []
     assert not Watch(storage).alive("x")
     remove_dead(storage)
 
 
-def test_on_a_full_disk_nothing_half_written_stays_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_no_partial_file_and_loses_nothing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL, str(tmp_path)], capture_output=True, text=True, check=True, cwd=ROOT
     )
@@ -240,7 +242,7 @@ def test_on_a_full_disk_nothing_half_written_stays_and_nothing_is_lost(tmp_path:
     assert (tmp_path / "trials" / "a" / "result.json").read_bytes() == b"old"
 
 
-def test_threads_that_write_one_name_leave_one_of_their_texts(storage: FolderStorage) -> None:
+def test_concurrent_writes_of_one_name_leave_one_complete_text(storage: FolderStorage) -> None:
     texts = [bytes([i]) * 20_000 for i in range(8)]
     threads = [threading.Thread(target=storage.write, args=("a/b", text)) for text in texts]
     for thread in threads:
@@ -251,7 +253,7 @@ def test_threads_that_write_one_name_leave_one_of_their_texts(storage: FolderSto
     assert [file.name for file in (storage.root / "a").iterdir()] == ["b"]
 
 
-def test_heartbeats_are_json_that_anybody_can_read(storage: FolderStorage) -> None:
+def test_heartbeats_are_plain_json(storage: FolderStorage) -> None:
     with Driver(storage, "sweep", threading.Event()) as driver:
         heartbeat = json.loads((storage.root / "drivers" / f"{driver.id}.json").read_bytes())
     assert {

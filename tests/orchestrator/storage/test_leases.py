@@ -1,4 +1,4 @@
-"""Of drivers that share storage, one does each piece of work: whoever races, dies, or has another clock."""
+"""Each piece of work is done by one of the drivers that share storage, despite races, deaths and wrong clocks."""
 
 from __future__ import annotations
 
@@ -57,14 +57,14 @@ from datetime import datetime
 from orchestrator.storage import heartbeats
 steady = time.time
 def jumpy():
-    return steady() + random.uniform(-9, 9) * 3600  # every look at it finds another hour
+    return steady() + random.uniform(-9, 9) * 3600  # another hour at every reading
 class Jumpy(datetime):
     @classmethod
     def now(cls, tz=None):
         return cls.fromtimestamp(jumpy(), tz)
 time.time, heartbeats.datetime = jumpy, Jumpy
 heartbeats.BEAT_SECONDS, heartbeats.STALE_SECONDS = 0.1, 1.5
-heartbeats.machine = lambda: {machine!r}  # of another's processes nobody can tell, so that beats decide
+heartbeats.machine = lambda: {machine!r}  # processes of other machines cannot be checked, so that heartbeats decide
 """
 HOLD = """
     print(leases.take("work"), flush=True)
@@ -87,7 +87,7 @@ TRY = """
 
 
 def process(body: str, storage: Path, *, setup: str = "") -> subprocess.Popen[str]:
-    """A driver of its own that waits for a line before each step; it is ready when this returns."""
+    """A driver in a process of its own that waits for a line before each step; it is ready when this returns."""
     started = subprocess.Popen(
         [sys.executable, "-c", WORKER.format(setup=setup, body=body), str(storage)],
         stdin=subprocess.PIPE,
@@ -118,12 +118,12 @@ def end(processes: list[subprocess.Popen[str]]) -> None:
         assert one.returncode == 0
 
 
-def mark_of(storage: Path) -> Path:
+def heartbeat_file(storage: Path) -> Path:
     (heartbeat,) = (storage / "drivers").glob("*.json")
     return heartbeat
 
 
-def test_eight_processes_that_race_for_two_hundred_leases_take_each_once(tmp_path: Path) -> None:
+def test_eight_racing_processes_take_each_of_two_hundred_leases_once(tmp_path: Path) -> None:
     racers = [process(TAKE, tmp_path) for _ in range(8)]
     go(racers)
     taken = Counter(int(n) for racer in racers for n in line(racer).split())
@@ -132,7 +132,7 @@ def test_eight_processes_that_race_for_two_hundred_leases_take_each_once(tmp_pat
     assert list((tmp_path / "drivers").iterdir()) == []
 
 
-def test_from_a_process_that_was_killed_a_lease_is_stolen_at_once(tmp_path: Path) -> None:
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
     victim = process("    leases.take('work'); print('has it', flush=True); sys.stdin.readline()", tmp_path)
     go([victim])
     assert line(victim) == "has it"
@@ -141,12 +141,12 @@ def test_from_a_process_that_was_killed_a_lease_is_stolen_at_once(tmp_path: Path
     victim.send_signal(signal.SIGKILL)
     victim.communicate()
     assert leases.take("work")
-    assert leases.take("work"), "it is this driver's still"
+    assert leases.take("work"), "this driver still holds it"
     leases.release("work", done=True)
     assert list((tmp_path / "leases").iterdir()) == []
 
 
-def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> None:
+def test_one_of_eight_takes_over_the_lease_of_an_unreachable_machine(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
     storage.write("drivers/dead.json", heartbeat("dead", beat=7))
     assert storage.create("leases/work.0", b"dead")
@@ -159,13 +159,15 @@ def test_from_a_machine_that_fell_silent_one_of_eight_steals(tmp_path: Path) -> 
     end(stealers)
 
 
-def test_a_lease_that_a_machine_left_empty_as_it_lost_its_power_is_anybodys(tmp_path: Path) -> None:
+def test_a_lease_left_empty_by_a_power_failure_can_be_taken(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
     assert storage.create("leases/work.0", b"", lasting=False)
     assert Leases(storage, "me").take("work")
 
 
-def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_keeps_a_lease_and_silence_loses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = 1000.0
     monkeypatch.setattr("orchestrator.storage.heartbeats.time.monotonic", lambda: now)
     monkeypatch.setattr(heartbeats, "machine", lambda: "another")
@@ -186,28 +188,28 @@ def test_a_beat_keeps_a_lease_and_silence_loses_it(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("year", [1971, 2999])
-def test_clocks_that_are_years_off_change_nothing(tmp_path: Path, year: int) -> None:
+def test_clocks_that_are_years_off_make_no_difference(tmp_path: Path, year: int) -> None:
     storage = FolderStorage(tmp_path)
     with Driver(storage, "sweep", threading.Event()) as other:
         assert Leases(storage, other.id).take("work")
-        heartbeat = mark_of(tmp_path)
-        told = json.loads(heartbeat.read_bytes()) | {
+        heartbeat = heartbeat_file(tmp_path)
+        content = json.loads(heartbeat.read_bytes()) | {
             "time": f"{year}-01-01T00:00:00+00:00",
             "machine": "another",
         }
-        heartbeat.write_text(json.dumps(told))
+        heartbeat.write_text(json.dumps(content))
         for file in (heartbeat, tmp_path / "leases" / "work.0"):
             os.utime(file, (0, (year - 1970) * 365 * 86400))
         assert not Leases(storage, "me").take("work")
-    assert Leases(storage, "me").take("work"), "it ended, and its heartbeat is gone"
+    assert Leases(storage, "me").take("work"), "the other driver has ended and its heartbeat is gone"
 
 
-def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: Path) -> None:
-    """Of the one who has it and of those who want it, while they are at it."""
+def test_clocks_that_jump_by_hours_neither_lose_nor_prolong_a_lease(tmp_path: Path) -> None:
+    """The clocks of the holder and of those that want the lease jump while they run."""
     holder = process(HOLD, tmp_path, setup=JUMPY.format(machine="one"))
     go([holder])
     assert line(holder) == "True"
-    times = {json.loads(mark_of(tmp_path).read_bytes())["time"][:13]}
+    times = {json.loads(heartbeat_file(tmp_path).read_bytes())["time"][:13]}
     others = [process(TRY, tmp_path, setup=JUMPY.format(machine=name)) for name in ("two", "three")]
     owner = (tmp_path / "leases" / "work.0").read_text()
     go(others)
@@ -217,7 +219,7 @@ def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: P
     for other in others:
         tries, taken = line(other).split()
         assert (int(tries) > 50, int(taken)) == (True, 0)
-    assert len(times) > 3, "its clock did not jump"
+    assert len(times) > 3, "the clock did not jump"
     assert [file.name for file in (tmp_path / "leases").iterdir()] == ["work.0"]
     assert (tmp_path / "leases" / "work.0").read_text() == owner
 
@@ -226,11 +228,11 @@ def test_clocks_that_jump_by_hours_neither_lose_a_lease_nor_keep_one(tmp_path: P
         one.send_signal(signal.SIGKILL)
         one.communicate()
     go([thief])
-    assert 0.5 < float(line(thief)) < 10, "it is stolen when no beat came for a while, and not before"
+    assert 0.5 < float(line(thief)) < 10, "it is taken over after a while without heartbeats, and not before"
     end([thief])
 
 
-def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_path: Path) -> None:
+def test_a_released_lease_is_free_and_finished_work_leaves_no_file(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
     with (
         Driver(storage, "sweep", threading.Event()) as a,
@@ -240,19 +242,19 @@ def test_what_is_given_back_undone_is_free_and_what_is_done_leaves_nothing(tmp_p
         assert mine.take("work")
         assert mine.take("work")
         assert not theirs.take("work")
-        theirs.release("work", done=False)  # it never had it
+        theirs.release("work", done=False)  # it never held it
         assert not theirs.take("work")
         mine.release("work", done=False)
         assert theirs.take("work")
         assert not mine.take("work")
-        assert mine.take("work.1"), "a name may look like another's file"
+        assert mine.take("work.1"), "a name may look like the lease file of another"
         theirs.release("work", done=True)
         assert storage.names("leases") == ["work.1.0"]
 
 
-def test_who_was_thought_dead_does_not_give_back_what_is_anothers_now(tmp_path: Path) -> None:
+def test_a_driver_presumed_dead_does_not_release_a_lease_that_was_taken_over(tmp_path: Path) -> None:
     storage = FolderStorage(tmp_path)
-    slow = Leases(storage, "slow")  # it has no heartbeat: to others it is dead
+    slow = Leases(storage, "slow")  # without a heartbeat, others presume it dead
     assert slow.take("work")
     with Driver(storage, "sweep", threading.Event()) as quick:
         thief = Leases(storage, quick.id)
@@ -272,7 +274,7 @@ class Wants(BaseException):
 
 
 class Replayed(FolderStorage):
-    """A storage that gives the answers of the past, and ends its driver at the first step beyond."""
+    """A storage that replays past answers and ends its driver at the first step beyond them."""
 
     def __init__(self, past: tuple[Any, ...]) -> None:
         self.past = iter(past)
@@ -297,7 +299,7 @@ class Replayed(FolderStorage):
 
 @cache
 def next_step(driver: str, past: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """What a driver does after these answers: it takes the lease if it can, gives it back, and ends."""
+    """The next step of a driver after these answers: it takes the lease if it can, releases it, and ends."""
     storage = Replayed(past)
     leases = Leases(storage, driver)
     try:
@@ -313,7 +315,7 @@ def next_step(driver: str, past: tuple[Any, ...]) -> tuple[Any, ...] | None:
 
 @dataclass(frozen=True)
 class State:
-    """All there is between two steps."""
+    """The whole system between two steps."""
 
     files: frozenset[tuple[str, bytes]]
     pasts: tuple[tuple[Any, ...] | None, ...]  # of each driver; None once it is dead, or has ended
@@ -357,12 +359,17 @@ class State:
         )
 
 
-STALE = (False, ("x.0",), b"gone", None)  # what a slow one heard: x.0 was there, of a driver that is no more
+STALE = (
+    False,
+    ("x.0",),
+    b"gone",
+    None,
+)  # a slow driver's last answers: x.0 existed and its owner had no heartbeat
 
 
 def begun(count: int, *, deaths: int, left: tuple[str, ...] = (), slow: bool = False) -> State:
-    """So many drivers, of which so many may die; `left` is what the dead left, and a slow driver is one that
-    looked before all that."""
+    """`count` drivers, of which `deaths` may die; `left` names leases of dead drivers, and a slow driver has read
+    the storage before they were left."""
     files = {f"drivers/{i}.json": heartbeat(str(i)) for i in range(count)} | {
         f"leases/{name}": b"gone" for name in left
     }
@@ -370,7 +377,7 @@ def begun(count: int, *, deaths: int, left: tuple[str, ...] = (), slow: bool = F
 
 
 def reached(start: State) -> Iterator[State]:
-    """Every state that any order of steps and deaths leads to."""
+    """Every state reachable by any order of steps and deaths."""
     seen, todo = {start}, [start]
     while todo:
         state = todo.pop()
@@ -393,7 +400,7 @@ def reached(start: State) -> Iterator[State]:
     ],
     ids=lambda start: f"{len(start.pasts)} drivers, {start.deaths} deaths, {len(start.files)} files",
 )
-def test_never_do_two_living_drivers_hold_a_lease_and_the_dead_block_nobody(start: State) -> None:
+def test_two_live_drivers_never_hold_one_lease_and_dead_ones_block_none(start: State) -> None:
     held = ends = 0
     for state in reached(start):
         assert len(state.holding) < 2, state
@@ -406,7 +413,7 @@ def test_never_do_two_living_drivers_hold_a_lease_and_the_dead_block_nobody(star
 
 
 def taken_by_one_more(state: State) -> bool:
-    """Whether a driver that comes when all others are gone gets the lease."""
+    """Whether a new driver gets the lease once all others are gone."""
     number = str(len(state.pasts))
     new = f"drivers/{number}.json"
     state = replace(state, files=state.files | {(new, heartbeat(number))}, pasts=(*state.pasts, ()), deaths=0)

@@ -1,5 +1,5 @@
-"""A result and its history are two files: whoever writes them, whenever it is killed, and whatever happens to one of
-them, a result is read with its own history or not at all."""
+"""A result and its history are two files. Whoever writes them, whenever it is killed, and however one of them is
+damaged, a result is read with its own history or not at all."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FILE = "trials/k/result.json"
 
 
 def result(value: float) -> Result:
-    """That of one writer: its numbers agree with each other, and with no other's."""
+    """The result of one writer: its numbers agree with each other and with no other writer's."""
     rows = [{"epoch": float(epoch), "train/loss": value * epoch} for epoch in (1, 2, 3)]
     return {"metrics": {"train/loss": 3 * value}, "history": rows}
 
@@ -54,7 +54,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
 
 @pytest.fixture(params=["result", "finding"])
 def publish(request: pytest.FixtureRequest, ledger: Ledger) -> Callable[[float], None]:
-    """Publishes a result, or a finding, with some number in all of its fields."""
+    """Publishes a result, or a finding, with a given number in all of its fields."""
     if request.param == "result":
         return lambda value: void(ledger.publish("k", result(value)))
     return lambda value: ledger.publish_finding("k", "p", finding(value))
@@ -64,7 +64,7 @@ def void(_: object) -> None:
     pass
 
 
-def test_the_history_is_in_a_file_of_its_own(ledger: Ledger) -> None:
+def test_the_history_is_a_separate_file(ledger: Ledger) -> None:
     ledger.publish("k", result(1.0))
     head = json.loads(ledger.storage.read(FILE) or b"")
     assert "history" not in head
@@ -75,7 +75,7 @@ def test_the_history_is_in_a_file_of_its_own(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("before", ["nothing", "a damaged result", "a result without its history"])
-def test_of_several_writers_one_is_read_with_its_own_history(ledger: Ledger, before: str) -> None:
+def test_one_of_several_writers_is_read_with_its_own_history(ledger: Ledger, before: str) -> None:
     if before != "nothing":
         ledger.publish("k", result(9.0))
     if before == "a damaged result":
@@ -111,7 +111,7 @@ for key in range(40):
 """
 
 
-def test_of_two_processes_one_is_read_with_its_own_history(tmp_path: Path) -> None:
+def test_one_of_two_processes_is_read_with_its_own_history(tmp_path: Path) -> None:
     """Two drivers on different platforms train the same trials."""
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     writers = [subprocess.Popen([*command, value], cwd=ROOT) for value in ("1", "2")]
@@ -161,7 +161,7 @@ STEP = st.one_of(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.lists(STEP, max_size=8))
-def test_whatever_is_killed_and_damaged_the_next_writer_is_read(steps: list[tuple[str, object, int]]) -> None:
+def test_after_any_kills_and_damage_the_next_writer_is_read(steps: list[tuple[str, object, int]]) -> None:
     """Writers with three different histories are killed after any change, and files are truncated and lost
     in between: what is read is consistent, and a last writer always ends with a result that is read."""
     ledger = Ledger(f"memory://{secrets.token_hex(8)}/x")
@@ -181,7 +181,7 @@ def test_whatever_is_killed_and_damaged_the_next_writer_is_read(steps: list[tupl
     assert ledger.result("k") == last
 
 
-def test_a_writer_that_is_killed_between_the_files_has_published_nothing(tmp_path: Path) -> None:
+def test_a_writer_killed_between_the_files_has_published_nothing(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from orchestrator.storage.ledger import Ledger\n"
@@ -195,7 +195,7 @@ def test_a_writer_that_is_killed_between_the_files_has_published_nothing(tmp_pat
     ledger = Ledger(tmp_path)
     assert os.listdir(tmp_path / "trials" / "k") == histories(ledger) != []
     assert (ledger.done(), ledger.result("k"), ledger.summaries(["k"])) == (set(), None, {})
-    assert damaged_files(ledger) == {}, "a trial that is not done is not damaged"
+    assert damaged_files(ledger) == {}, "an unfinished trial is not damaged"
     ledger.publish("k", result(2.0))
     assert ledger.result("k") == {"key": "k", **result(2.0)}
 
@@ -225,7 +225,7 @@ def test_a_result_without_its_history_counts_as_missing(ledger: Ledger, damage: 
 
 
 @pytest.mark.parametrize("damage", ["missing", "truncated"])
-def test_a_history_that_is_computed_again_makes_its_result_whole(ledger: Ledger, damage: str) -> None:
+def test_a_recomputed_history_repairs_its_result(ledger: Ledger, damage: str) -> None:
     """A trial that is trained again on the same platform has the same history, bit for bit."""
     first = ledger.publish("k", {**result(1.0), "seconds": 1.0})
     file = f"trials/k/{histories(ledger)[0]}"
@@ -238,7 +238,7 @@ def test_a_history_that_is_computed_again_makes_its_result_whole(ledger: Ledger,
     assert ledger.storage.names("quarantine") == []
 
 
-def test_a_result_of_an_earlier_version_stays(ledger: Ledger) -> None:
+def test_a_result_of_an_earlier_version_is_kept(ledger: Ledger) -> None:
     ledger.publish("k", result(1.0))
     merge(ledger.storage, FILE)
     assert histories(ledger) == []
@@ -261,7 +261,7 @@ def removed(ledger: Ledger, tmp_path: Path) -> set[str]:
     return {item.name.rpartition("/")[2] for item in found}
 
 
-def test_only_what_was_not_published_is_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_unpublished_files_are_garbage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger(tmp_path)
     ledger.publish("k", result(1.0))
     ledger.publish_finding("k", "p", finding(1.0))
@@ -284,7 +284,7 @@ def test_only_what_was_not_published_is_garbage(tmp_path: Path, monkeypatch: pyt
 def test_without_a_result_no_history_is_garbage(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trial may be about to get it."""
+    """A writer may be about to publish the result."""
     ledger = Ledger(tmp_path)
     ledger.publish("k", result(1.0))
     ledger.publish("k", result(2.0))
@@ -294,7 +294,7 @@ def test_without_a_result_no_history_is_garbage(
     assert len(histories(ledger)) == 2
 
 
-def test_files_of_an_object_store_are_told_apart_likewise(ledger: Ledger) -> None:
+def test_unpublished_files_of_an_object_store_are_recognised(ledger: Ledger) -> None:
     ledger.publish("k", result(1.0))
     (kept,) = histories(ledger)
     ledger.publish("k", result(2.0))
@@ -305,7 +305,7 @@ def test_files_of_an_object_store_are_told_apart_likewise(ledger: Ledger) -> Non
     assert FINDINGS.owner(f"trials/k/curves-p-2-{'0' * 16}.json") == finding_file("k", "p-2")
 
 
-def test_first_is_kept_for_results_and_findings(ledger: Ledger, publish: Callable[[float], None]) -> None:
+def test_the_first_result_or_finding_is_kept(ledger: Ledger, publish: Callable[[float], None]) -> None:
     publish(1.0)
     before = {name: ledger.storage.read(f"trials/k/{name}") for name in ledger.storage.names("trials/k")}
     publish(2.0)

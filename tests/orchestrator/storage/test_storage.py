@@ -1,4 +1,4 @@
-"""A folder, an object store and memory keep the same promises."""
+"""A folder, an object store and memory behave alike."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]
         yield open_storage(tmp_path if request.param == "folder" else f"memory://{secrets.token_hex(8)}/x")
 
 
-def test_what_was_written_is_read_replaced_and_removed(storage: Storage) -> None:
+def test_bytes_are_written_read_replaced_and_removed(storage: Storage) -> None:
     assert storage.read("a/b/c.json") is None
     storage.write("a/b/c.json", b"one")
     assert storage.read("a/b/c.json") == b"one"
@@ -46,8 +46,8 @@ def test_what_was_written_is_read_replaced_and_removed(storage: Storage) -> None
     assert open_storage(storage.where).where == storage.where
 
 
-def test_what_another_wrote_since_is_seen(storage: Storage) -> None:
-    """No listing is kept: a lease must not be taken for free because it was so a moment ago."""
+def test_changes_by_other_processes_are_visible_at_once(storage: Storage) -> None:
+    """Listings are not cached: a lease that was free a moment ago may be taken now."""
     assert storage.names("leases") == []
     open_storage(storage.where).write("leases/a.0", b"x")
     assert storage.names("leases") == ["a.0"]
@@ -58,7 +58,7 @@ def test_what_another_wrote_since_is_seen(storage: Storage) -> None:
     assert storage.names("leases") == []
 
 
-def test_of_many_who_create_one_wins_and_its_bytes_stay(storage: Storage) -> None:
+def test_of_concurrent_creators_one_wins_and_its_bytes_stay(storage: Storage) -> None:
     for turn in range(3):
         won: list[int] = []
         ready = threading.Barrier(8)
@@ -80,8 +80,8 @@ def test_of_many_who_create_one_wins_and_its_bytes_stay(storage: Storage) -> Non
     assert not storage.create("leases/a.0", b"late")
 
 
-def test_a_result_that_is_there_stays_unless_it_is_damaged(storage: Storage) -> None:
-    """A worker whose driver was cut off, and whose trial another has run meanwhile, comes back."""
+def test_an_existing_result_is_kept_unless_it_is_damaged(storage: Storage) -> None:
+    """The worker of a disconnected driver may publish after another driver has run the trial."""
     ledger = Ledger(storage.where)
     first, late = ({"metrics": {"a": n}, "history": [{"epoch": 1.0, "a": n}]} for n in (1.0, 2.0))
     assert ledger.publish("k", first) == {"key": "k", **first}
@@ -102,7 +102,7 @@ def test_a_result_that_is_there_stays_unless_it_is_damaged(storage: Storage) -> 
     assert found["metrics"] == {"a": 2.0, "probe/a": 2.0}
 
 
-def test_folders_are_listed_by_what_lies_in_them(storage: Storage) -> None:
+def test_folders_are_listed_by_their_content(storage: Storage) -> None:
     for name in (
         "trials/a/result.json",
         "trials/b/failure.json",
@@ -131,7 +131,7 @@ def test_only_files_are_present(storage: Storage) -> None:
     assert not storage.presence("nowhere")("nowhere/a")
 
 
-def test_names_that_begin_alike_are_apart(storage: Storage) -> None:
+def test_names_with_a_common_prefix_are_distinct(storage: Storage) -> None:
     storage.write("data/a/record.json", b"1")
     storage.write("data/ab/record.json", b"2")
     assert list(storage.files("data/a")) == ["record.json"]
@@ -139,7 +139,7 @@ def test_names_that_begin_alike_are_apart(storage: Storage) -> None:
     assert storage.names("data") == ["ab"]
 
 
-def test_a_folder_goes_with_all_in_it(storage: Storage) -> None:
+def test_a_folder_is_removed_with_its_content(storage: Storage) -> None:
     for name in ("data/a/record.json", "data/a/data.arrow", "checkpoints/b.pt"):
         storage.write(name, b"1")
     assert storage.remove_all("data/a")
@@ -148,7 +148,7 @@ def test_a_folder_goes_with_all_in_it(storage: Storage) -> None:
     assert (storage.names("data"), storage.names("checkpoints")) == ([], [])
 
 
-def test_files_go_there_and_come_back(storage: Storage, tmp_path: Path) -> None:
+def test_files_are_uploaded_and_downloaded(storage: Storage, tmp_path: Path) -> None:
     data = os.urandom(3 * 2**20)
     (tmp_path / "there").write_bytes(data)
     storage.upload(tmp_path / "there", "data/a/data.arrow")
@@ -158,7 +158,7 @@ def test_files_go_there_and_come_back(storage: Storage, tmp_path: Path) -> None:
     assert not (tmp_path / "no").exists()
 
 
-def test_storage_tells_the_time_of_its_own_clock(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_storage_uses_its_own_clock(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     before = time.time()
     if not storage.where.startswith("memory"):  # which is this process's own
         monkeypatch.setattr(time, "time", lambda: before + 1e6)
@@ -166,7 +166,7 @@ def test_storage_tells_the_time_of_its_own_clock(storage: Storage, monkeypatch: 
     assert storage.files("tmp") == {}
 
 
-def test_what_others_write_just_now_is_left_alone_whatever_clocks_say(
+def test_tidying_keeps_files_being_written_whatever_the_clocks_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage, long_ago = FolderStorage(tmp_path), time.time() - 3 * 86_400
@@ -186,7 +186,7 @@ def test_what_others_write_just_now_is_left_alone_whatever_clocks_say(
     assert storage.names("tmp") == sorted(list(left)[:2])
 
 
-def test_many_are_read_at_once(storage: Storage) -> None:
+def test_many_failures_are_read_in_one_call(storage: Storage) -> None:
     for i in range(40):
         storage.write(f"trials/{i}/failure.json", b'{"key": "%d", "error": "", "attempts": 1}' % i)
     storage.write("trials/41/failure.json", b'{"key"')
@@ -204,12 +204,12 @@ def test_many_are_read_at_once(storage: Storage) -> None:
         ("nope://bucket", "nope://bucket cannot be opened: Protocol not known"),
     ],
 )
-def test_a_place_that_cannot_be_is_told(where: str, message: str) -> None:
+def test_an_invalid_location_is_an_error(where: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         open_storage(where)
 
 
-def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_library_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     import fsspec
 
     monkeypatch.setitem(sys.modules, "gcsfs", None)  # what Python does for a package that is not there
@@ -218,7 +218,7 @@ def test_a_library_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         open_storage("gs://bucket")
 
 
-def test_paths_stay_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_a_folder_and_a_url_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for where in ("store", "./store", f"file://{tmp_path}/store", tmp_path / "store", "~/store"):
@@ -230,15 +230,19 @@ def test_paths_stay_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert local_folder("s3://a/b") != local_folder("s3://a-b")
 
 
-def test_a_bucket_that_is_not_there_is_no_empty_one(bucket: str) -> None:
+def test_a_missing_bucket_is_an_error_and_not_empty(bucket: str) -> None:
     storage = open_storage(f"{bucket}-not/x")
-    for look in (lambda: storage.read("a"), lambda: storage.names("a"), lambda: storage.write("a", b"")):
+    for read_or_write in (
+        lambda: storage.read("a"),
+        lambda: storage.names("a"),
+        lambda: storage.write("a", b""),
+    ):
         with pytest.raises(OSError, match=f"{bucket}-not/x: .*bucket"):
-            look()
+            read_or_write()
 
 
-def test_what_may_not_be_listed_is_not_taken_for_empty(narrow_bucket: str) -> None:
-    """A role for one store does not see the others of its bucket."""
+def test_a_prefix_without_permission_is_an_error_and_not_empty(narrow_bucket: str) -> None:
+    """A role for one store has no access to others in its bucket."""
     other = open_storage(f"{narrow_bucket}/other")
     with pytest.raises(OSError, match="other"):
         other.names("trials")
@@ -246,7 +250,7 @@ def test_what_may_not_be_listed_is_not_taken_for_empty(narrow_bucket: str) -> No
         other.read("trials/x/result.json")
 
 
-def test_a_server_that_does_not_answer_is_an_error_soon(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_soon_gives_an_error(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{s3.free_port()}")
     S3FileSystem.clear_instance_cache()
     start = time.monotonic()
@@ -263,7 +267,7 @@ def test_reading_a_folder_imports_no_fsspec() -> None:
     }
 
 
-def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+def test_a_symbolic_link_in_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     secret = tmp_path / "secret"
     secret.write_text("of this machine")
     storage = FolderStorage(tmp_path / "store")

@@ -81,7 +81,7 @@ def test_epochs_arrive_while_a_trial_runs_and_not_twice(tracker: Tracker, task: 
 
 
 @pytest.mark.parametrize("lost", ["the first epoch", "an epoch between"])
-def test_epochs_that_were_lost_on_their_way_come_with_the_record(lost: str, store: Store) -> None:
+def test_epochs_whose_report_was_lost_are_sent_with_the_record(lost: str, store: Store) -> None:
     """A worker does not repeat what it reported: the machine in between may have died, or its cable be out."""
     sweep = tiny(grid={"seed": [0]})
     sweep["base"]["train"] = {**sweep["base"]["train"], "epochs": 4}
@@ -336,7 +336,7 @@ def test_an_unreachable_server_gives_one_warning_and_gets_everything_later(
     watcher.trial_progress(during, records[1]["history"])
     watcher.trial_done(during, records[1])
     watcher.trial_progress(across, records[2]["history"])
-    assert time.monotonic() - start < 0.1, "nobody waits"
+    assert time.monotonic() - start < 0.1, "no call waits"
     wait_until(lambda: warnings)
     held = {key: len(entry.rows) for key, entry in watcher.outbox.entries.items()}
     assert held == {during.key: 0, across.key: 1}, "of a trial that is done only its key is kept"

@@ -156,8 +156,8 @@ def test_cards_and_pictures_are_served_where_the_store_is_now(moved: Moved) -> N
 def test_a_link_opens_the_table_of_trials_in_a_fresh_browser(moved: Moved, tmp_path: Path) -> None:
     link = printed(moved)["tiny"]
     seen = visit(link, tmp_path, width=1600, ask={"text": TEXT_WITH_TABLE})
-    assert set(seen.said["text"].splitlines()) >= TABLE, seen.said["text"]
-    assert "Traces\n0" not in seen.said["text"]
+    assert set(seen.results["text"].splitlines()) >= TABLE, seen.results["text"]
+    assert "Traces\n0" not in seen.results["text"]
     outside = [
         url for url in seen.requests if url.startswith("http") and not url.startswith(moved.server.uri)
     ]
@@ -169,7 +169,7 @@ def test_the_page_of_a_data_set_shows_its_picture(moved: Moved, tmp_path: Path) 
     experiment = re.search(r"experiments/(\d+)", printed(moved)["opsctl data sets"])
     assert experiment is not None
     page = f"{moved.server.uri}/#/experiments/{experiment[1]}/runs/{moved.data_run}/artifacts/picture.png"
-    assert visit(page, tmp_path, width=1600, ask={"shown": HAS_PICTURE}).said["shown"]
+    assert visit(page, tmp_path, width=1600, ask={"shown": HAS_PICTURE}).results["shown"]
 
 
 # -- names of artifacts

@@ -1,4 +1,4 @@
-"""A builder that fails is dealt with as a trial is; what is tried here asks nothing of Ray."""
+"""A failed builder is retried as a trial is. These tests do not start Ray."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from orchestrator.execution.faults import Fault
 from orchestrator.execution.ray.builders import Builders
 from orchestrator.execution.ray.connect import Cluster
 from poisons import DataSpec, Store
-from tests.orchestrator.execution.test_progress import Told, begun
+from tests.orchestrator.execution.test_progress import Recorder, begun
 
 
-def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Told]:
-    progress, told, _ = begun(store, run=run)
+def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Recorder]:
+    progress, recorder, _ = begun(store, run=run)
     builders = Builders(progress._context, progress, Cluster(), "driver")
-    return builders, progress.buildable()[0], told
+    return builders, progress.buildable()[0], recorder
 
 
 @pytest.mark.parametrize(("kind", "tries"), [("config", 1), ("trial", 2), ("memory", 2), ("machine", 4)])
-def test_each_fault_gets_its_own_number_of_tries(store: Store, kind: str, tries: int) -> None:
-    builders, spec, told = scene(store, machine_retries=3)
+def test_each_kind_of_fault_has_its_own_number_of_retries(store: Store, kind: str, tries: int) -> None:
+    builders, spec, recorder = scene(store, machine_retries=3)
     for _ in range(tries):
         assert spec in builders.progress.unbuilt
         builders._failed(spec, Fault(kind, "no"))  # type: ignore[arg-type]
     assert spec not in builders.progress.unbuilt
-    retried = [what for _, what in told.heard if what.startswith("again")]
+    retried = [what for _, what in recorder.events if what.startswith("again")]
     how = ["in 1 s", "in 2 s", "in 4 s"] if kind == "machine" else ["once more"]
     assert retried == [f"again {word}: no" for word in how[: tries - 1]]
 
 
-def test_a_builder_that_gets_further_each_time_is_not_given_up(store: Store) -> None:
-    """One that goes on from its checkpoint tells its rounds again: that is no progress."""
+def test_a_builder_that_makes_progress_is_not_given_up(store: Store) -> None:
+    """A builder that resumes from its checkpoint reports its rounds again; that is no progress."""
     builders, spec, _ = scene(store, machine_retries=1)
     for rounds in (2, 3, 4):
         builders.rows[spec.name] = 0
@@ -48,10 +48,10 @@ def test_a_builder_that_gets_further_each_time_is_not_given_up(store: Store) -> 
     assert spec not in builders.progress.unbuilt
 
 
-def test_one_that_was_killed_for_memory_is_a_machines_fault_and_gets_less_beside_it(store: Store) -> None:
+def test_an_out_of_memory_kill_is_a_machine_fault_and_reduces_the_number_of_workers(store: Store) -> None:
     builders, spec, _ = scene(store, workers_per_data=4)
     memory = OutOfMemoryError("Task was killed due to the node running low on memory.\nand so on")
-    helper = RayTaskError("_build", "Traceback", memory)  # a helper was killed, of a builder that lives
+    helper = RayTaskError("_build", "Traceback", memory)  # one worker of a live builder was killed
     for error in (memory, helper):
         fault = builders._fault(spec, error)
         assert fault.kind == "machine"

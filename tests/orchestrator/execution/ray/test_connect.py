@@ -1,4 +1,4 @@
-"""What a sweep finds when it reaches a cluster."""
+"""A sweep waits for the machines of a cluster that is starting."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HEAD, WORKER = {"memory": 1e9}, {"CPU": 4.0}
 
 
 def waited(monkeypatch: pytest.MonkeyPatch, joins: float) -> float:
-    """How long a cluster of a head alone is waited for whose first machine joins after so many seconds."""
+    """Seconds spent waiting for a cluster whose first worker machine joins the head after `joins` seconds."""
     clock = Clock()
     begun = clock.time
     monkeypatch.setattr(connect.time, "monotonic", lambda: clock.time)
@@ -24,7 +24,7 @@ def waited(monkeypatch: pytest.MonkeyPatch, joins: float) -> float:
     return clock.time - begun
 
 
-def test_the_first_machine_of_a_cluster_that_has_just_come_up_is_waited_for(
+def test_a_new_cluster_is_given_time_for_its_first_worker_machine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert waited(monkeypatch, joins=0) == 0

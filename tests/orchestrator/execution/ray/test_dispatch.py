@@ -1,5 +1,5 @@
-"""Workers that die: a lost machine is no reason to stop, workers that cannot start are. What a worker says twice is done
-once, and what it did not hear is said again."""
+"""A sweep survives the loss of a machine but stops if workers cannot start. Repeated requests are handled once, and
+lost answers are sent again."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from tests.orchestrator.sweeps import plan_of, tiny
 
 @pytest.fixture
 def dispatcher(store: Store) -> Dispatcher:
-    """With workers in name only: what is tried here asks nothing of Ray."""
+    """With stand-ins for workers: these tests do not start Ray."""
     leases = Leases(Ledger(store.where).storage, "one")
     context = SweepContext(plan_of(tiny(), store), store, Observer(), leases)
     return Dispatcher(context, Progress(context), None, SimpleNamespace(open={}, failures=0), None, Cluster())  # type: ignore[arg-type]
 
 
-def test_a_machine_that_takes_many_lanes_with_it_stops_no_sweep(dispatcher: Dispatcher) -> None:
+def test_losing_many_workers_with_their_machine_does_not_stop_the_sweep(dispatcher: Dispatcher) -> None:
     dispatcher.processes = {f"worker-{i}": WorkerProcess(i, 0.0) for i in range(5 * DEATHS)}
     for i in range(5 * DEATHS):
         dispatcher._worker_died(i, "the node is gone")
     assert dispatcher.processes == {}
 
 
-def test_workers_that_die_before_they_ask_stop_it_with_the_reason(dispatcher: Dispatcher) -> None:
+def test_workers_that_die_at_startup_stop_the_sweep_with_the_reason(dispatcher: Dispatcher) -> None:
     for i in range(DEATHS):
         dispatcher._worker_died(i, "No module named nothing")
     with pytest.raises(OSError, match="workers die as they start: No module named nothing"):
         dispatcher._worker_died(DEATHS, "No module named nothing")
 
 
-def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: Store) -> None:
+def test_a_trial_lost_with_its_machine_runs_on_another_machine(store: Store) -> None:
     progress, _, clock = begun(store, built=True, grid={"seed": [0]})
     none = SimpleNamespace(open={}, failures=0)
     dispatcher = Dispatcher(progress._context, progress, None, none, None, Cluster())  # type: ignore[arg-type]
@@ -67,9 +67,7 @@ def test_a_trial_that_fell_with_its_machine_is_given_to_another_machine(store: S
     assert again.task == attempt.task
 
 
-def test_a_lane_on_a_machine_that_rests_is_not_replaced_by_another(
-    store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_worker_on_a_paused_machine_is_not_replaced(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     dispatcher = Rehearsal(store, [{"CPU": 1.0}], [(10.0, 0.0)]).dispatcher
     process = WorkerProcess(1, 0.0, node="bad", idle=time.monotonic() - 60)
     assert dispatcher._useless(process)
@@ -85,7 +83,7 @@ def asking(dispatcher: Dispatcher, worker: str, number: int, ended: Ended | None
     return dispatcher._answers.pop(worker, None)
 
 
-def test_a_question_that_comes_again_gets_the_same_trial(store: Store) -> None:
+def test_a_repeated_request_gets_the_same_trial(store: Store) -> None:
     sweep = Rehearsal(store, [{"CPU": 2.0}], [(9.0, 0.0)] * 3)
     sweep.dispatcher.adjust()
     first = asking(sweep.dispatcher, "a", 1)
@@ -99,7 +97,7 @@ def test_a_question_that_comes_again_gets_the_same_trial(store: Store) -> None:
     assert len(sweep.progress.trials(State.DONE)) == 1
 
 
-def test_a_lane_that_was_let_go_and_did_not_hear_it_is_told_again(store: Store) -> None:
+def test_a_worker_that_missed_its_order_to_end_gets_it_again(store: Store) -> None:
     sweep = Rehearsal(store, [{"CPU": 2.0}], [(9.0, 0.0)] * 3)
     sweep.dispatcher.adjust()
     sweep.claims.append(Claim(2))
@@ -109,7 +107,7 @@ def test_a_lane_that_was_let_go_and_did_not_hear_it_is_told_again(store: Store) 
     assert not sweep.progress.running
 
 
-def test_a_process_that_is_started_again_has_lost_its_trial_and_gets_one(store: Store) -> None:
+def test_a_restarted_process_loses_its_trial_and_gets_a_new_attempt(store: Store) -> None:
     sweep = Rehearsal(store, [{"CPU": 2.0}], [(9.0, 0.0)] * 3)
     sweep.dispatcher.adjust()
     first = asking(sweep.dispatcher, "before", 1)
@@ -120,10 +118,10 @@ def test_a_process_that_is_started_again_has_lost_its_trial_and_gets_one(store: 
     assert sweep.progress.to_json()["faults"] == {"machine": 1}
 
 
-def test_a_lane_without_work_stays_unless_another_could_work_in_its_place(store: Store) -> None:
+def test_an_idle_worker_stays_unless_another_could_work_in_its_place(store: Store) -> None:
     sweep = Rehearsal(store, [{"CPU": 4.0, "GPU": 1.0}], [(900.0, 0.5), (600.0, 1.0)])
     sweep.play(until=905)
-    assert list(sweep.workers.open.values()) == [0.5], "the other one finds no room yet"
+    assert list(sweep.workers.open.values()) == [0.5], "the other one does not fit yet"
     sweep.play(until=911)
     assert list(sweep.workers.open.values()) == [1.0]
     sweep.play(until=1500)
@@ -133,8 +131,8 @@ def test_a_lane_without_work_stays_unless_another_could_work_in_its_place(store:
 MEMORY = "OutOfMemoryError: Task was killed due to the node running low on memory."
 
 
-def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) -> None:
-    """Workers that are too many are let go as their trials end, and none is opened in their place."""
+def test_after_repeated_out_of_memory_kills_fewer_workers_run(store: Store) -> None:
+    """Surplus workers end with their trials and are not replaced."""
     sweep = Rehearsal(store, [{"CPU": 4.0}], [(9.0, 0.0)] * 8)
     dispatcher = sweep.dispatcher
     dispatcher.adjust()
@@ -160,16 +158,16 @@ def test_what_is_killed_for_memory_again_runs_with_less_beside_it(store: Store) 
     assert sweep.progress.trials(State.FAILED) == []
 
 
-def test_lanes_that_are_killed_for_memory_as_they_start_are_waited_for(
+def test_workers_killed_for_memory_at_startup_are_retried(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The machine may have other work; one that never has memory for a worker ends the sweep."""
+    """Other processes may use the memory for a while; if it never suffices for a worker, the sweep ends."""
     sweep = Rehearsal(store, [{"CPU": 4.0}], [(9.0, 0.0)] * 8)
     dispatcher = sweep.dispatcher
     dispatcher.adjust()
     for _ in range(5 * DEATHS):
         dispatcher._worker_died(1, MEMORY)
-    assert dispatcher.pressure.most == 1, "meanwhile there are fewer"
+    assert dispatcher.pressure.most == 1, "fewer workers run meanwhile"
     assert asking(dispatcher, "a", 1) == {"end": True}
     monkeypatch.setattr(dispatch, "STARVED_SECONDS", 0.0)
     with pytest.raises(OSError, match="memory does not suffice to start a worker: OutOfMemoryError"):

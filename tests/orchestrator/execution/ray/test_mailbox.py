@@ -1,4 +1,4 @@
-"""What is lost on the way is said again, and what comes twice is done once."""
+"""Lost messages are sent again, and repeated ones are handled once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "ASK_SECONDS", 0.05)
 
 
-def test_a_question_is_answered_once_there_is_an_answer() -> None:
+def test_a_request_waits_for_its_answer() -> None:
     async def talk() -> None:
         mailbox = Mailbox()
         asked = asyncio.create_task(mailbox.ask({"worker": "a", "ended": None}))
@@ -28,18 +28,18 @@ def test_a_question_is_answered_once_there_is_an_answer() -> None:
     asyncio.run(talk())
 
 
-def test_an_answer_that_comes_late_is_there_when_it_is_asked_for_again() -> None:
+def test_a_late_answer_is_returned_to_the_repeated_request() -> None:
     async def talk() -> None:
         mailbox = Mailbox()
         assert await mailbox.ask({"worker": "a", "ended": None}) is None
         await mailbox.answer({"a": {"attempt": 1}}, set())
         assert await mailbox.ask({"worker": "a", "ended": None}) == {"attempt": 1}
-        assert len(await mailbox.receive(1.0)) == 2, "the driver hears both, and knows that they are one"
+        assert len(await mailbox.receive(1.0)) == 2, "the driver receives both and recognises the repetition"
 
     asyncio.run(talk())
 
 
-def test_news_are_heard_once_and_say_whether_to_end() -> None:
+def test_reports_are_delivered_once_and_return_whether_to_end() -> None:
     async def talk() -> None:
         mailbox = Mailbox()
         assert not await mailbox.report(7, [{"epoch": 1.0}])

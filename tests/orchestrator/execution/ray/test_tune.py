@@ -1,4 +1,4 @@
-"""Tune may fail: its workers are lost, not the sweep."""
+"""If Tune fails, its workers are lost but the sweep continues."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def opened(folder: Path) -> Workers:
     return Workers({"not": "sent"}, folder, cpus=1.0)  # type: ignore[arg-type]
 
 
-def test_when_tune_fails_its_lanes_are_lost_and_it_runs_anew(runs: list[str], tmp_path: Path) -> None:
+def test_when_tune_fails_its_workers_are_lost_and_it_is_restarted(runs: list[str], tmp_path: Path) -> None:
     with opened(tmp_path) as workers:
         workers.order(0.0)
         workers.order(0.5)
@@ -47,12 +47,12 @@ def test_when_tune_fails_its_lanes_are_lost_and_it_runs_anew(runs: list[str], tm
         assert failed(workers) == [(1, why), (2, why)]
         assert workers.open == {}
         workers.order(0.25)
-        assert workers.open == {3: 0.25}, "a worker that Tune did not end must not be taken for a new one"
+        assert workers.open == {3: 0.25}, "a worker that Tune left running must not be taken for a new one"
         assert [number for number, _ in failed(workers)] == [3]
     assert len(set(runs)) == len(runs) >= 2
 
 
-def test_when_it_never_runs_the_sweep_ends_with_the_reason(runs: list[str], tmp_path: Path) -> None:
+def test_if_tune_never_runs_the_sweep_ends_with_the_reason(runs: list[str], tmp_path: Path) -> None:
     with opened(tmp_path) as workers:
         for _ in range(FAILURES):
             failed(workers)
@@ -61,7 +61,7 @@ def test_when_it_never_runs_the_sweep_ends_with_the_reason(runs: list[str], tmp_
     assert threading.active_count() < 50
 
 
-def test_a_lane_that_asks_shows_that_tune_runs(runs: list[str], tmp_path: Path) -> None:
+def test_a_request_from_a_worker_resets_the_count_of_tune_failures(runs: list[str], tmp_path: Path) -> None:
     with opened(tmp_path) as workers:
         for _ in range(3 * FAILURES):
             failed(workers)

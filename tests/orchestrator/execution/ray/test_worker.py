@@ -1,4 +1,4 @@
-"""What is wrong where a worker works is told as the outcome of a trial, and whose fault that is."""
+"""A problem on a worker's machine ends its trial with a fault of the right kind."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainers.spec import plain
 
 
 def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
-    """How a worker that has no line and no store at `where` ends a trial."""
+    """The fault with which a worker without a mailbox and without a store at `where` ends a trial."""
     task = plan_of(tiny(), store).tasks[0]
     worker_state = Worker(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
     trial = json.dumps(plain(task.trial))
@@ -32,7 +32,7 @@ def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
     return dict(ended["fault"])
 
 
-def test_a_store_that_does_not_answer_as_a_worker_starts_is_a_fault_of_the_machine(
+def test_an_unreachable_store_at_worker_startup_is_a_machine_fault(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.storage.backoff.pause", lambda faults: 0.0)
@@ -56,8 +56,8 @@ def test_a_worker_of_another_version_says_what_to_do(store: Store, tmp_path: Pat
     assert "two versions of opsctl; install the same one on every machine" in fault["error"]
 
 
-def test_a_worker_makes_no_store_of_its_own(store: Store, tmp_path: Path) -> None:
-    """A path of the driver's machine alone: its results would be seen by nobody."""
+def test_a_worker_never_creates_a_store(store: Store, tmp_path: Path) -> None:
+    """The path may exist only on the driver's machine; results stored under it elsewhere would be lost."""
     with pytest.raises(
         InputError, match=r"not the store of the driver.* --store s3://bucket/prefix or a folder"
     ):
@@ -67,8 +67,8 @@ def test_a_worker_makes_no_store_of_its_own(store: Store, tmp_path: Path) -> Non
         assert open_driven(store.where, driver.id, patience=0.0).root == store.root
 
 
-def test_a_store_that_shows_the_mark_late_is_waited_for(store: Store) -> None:
-    """As a folder on a network does, whose listings may be a minute old."""
+def test_a_heartbeat_that_becomes_visible_late_is_waited_for(store: Store) -> None:
+    """Listings of a network folder may be a minute old."""
     driver = Driver(open_storage(store.where), "sweep", threading.Event())
     late = threading.Timer(0.3, driver.beat)
     late.start()
@@ -76,14 +76,14 @@ def test_a_store_that_shows_the_mark_late_is_waited_for(store: Store) -> None:
     late.join()
 
 
-def test_storage_that_does_not_answer_is_no_other_store(store: Store, tmp_path: Path) -> None:
+def test_unreachable_storage_is_not_taken_for_another_store(store: Store, tmp_path: Path) -> None:
     (tmp_path / "drivers").symlink_to("drivers")  # ELOOP, as ESTALE would be
     with pytest.raises(StoreError, match="does not answer on"):
         open_driven(str(tmp_path), "me", patience=0.0)
 
 
-def test_a_card_that_no_longer_works_is_told_and_one_that_is_none_is_not(tmp_path: Path) -> None:
-    """Ray can be told of cards that no machine has, as tests do; a trial must not crawl on a processor."""
+def test_a_broken_gpu_is_an_error_but_a_missing_one_is_not(tmp_path: Path) -> None:
+    """Ray can be given GPUs that no machine has, as tests do; a trial must not silently train on a CPU."""
     assert given(gpu=True, works=True, built=True).type == "cuda"
     assert given(gpu=True, works=False, built=True, devices=tmp_path).type == "cpu"
     (tmp_path / "nvidiactl").touch()

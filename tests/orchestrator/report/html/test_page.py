@@ -161,13 +161,13 @@ def test_it_is_quiet_self_contained_and_readable(page: Path, tmp_path: Path, wid
     seen = visit(page, tmp_path, width=width, dark=dark, ask={"open": OPEN, **ASK}, picture=True)
     assert seen.messages == []
     assert fetched(seen) == [page.resolve().as_uri()]
-    assert seen.said["width"] <= 0, "it is as wide as the window"
-    assert seen.said["wide"] == []
-    assert seen.said["pale"] == [], "text of a contrast below 4.5 to 1"
-    assert seen.said["tiny"] == []
-    assert seen.said["broken"] == 0
-    assert len(set(seen.said["ids"])) == len(seen.said["ids"]) > 10
-    assert seen.said["text"] > 3000
+    assert seen.results["width"] <= 0, "it is not wider than the window"
+    assert seen.results["wide"] == []
+    assert seen.results["pale"] == [], "text of a contrast below 4.5 to 1"
+    assert seen.results["tiny"] == []
+    assert seen.results["broken"] == 0
+    assert len(set(seen.results["ids"])) == len(seen.results["ids"]) > 10
+    assert seen.results["text"] > 3000
     assert seen.picture.startswith(b"\x89PNG")
 
 

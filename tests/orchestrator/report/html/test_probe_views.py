@@ -103,7 +103,7 @@ def run(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_new_probe_is_on_the_page_as_it_describes_itself(run: Path, store: Store, tmp_path: Path) -> None:
-    """Rendered by processes that do not know the probe, and from the document alone."""
+    """Also in processes without the probe's code, and from the document alone."""
     page, document = tmp_path / "page.html", tmp_path / "page.json"
     for out in (page, document):
         code, said = finish(start("report", run, "--html", out, store=store.root))
