@@ -112,9 +112,8 @@ def pool(count: int) -> dict[str, Any]:
 
         actors = ActorPool([Actor.remote(folder) for _ in range(SLOTS)])
         texts = [json.dumps(plain(task.trial)) for task in plan.tasks]
-        list(
-            actors.map(lambda actor, text: actor.call.remote(text), texts[:SLOTS])
-        )  # wait until all actors have started
+        # wait until all actors have started
+        list(actors.map(lambda actor, text: actor.call.remote(text), texts[:SLOTS]))
         first = time.perf_counter()
         list(actors.map(lambda actor, text: actor.call.remote(text), texts))
         seconds = time.perf_counter() - first

@@ -104,9 +104,7 @@ class Watch:
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
-        self._seen: dict[
-            str, tuple[int, float]
-        ] = {}  # id -> its last beat, and when this process first saw it
+        self._seen: dict[str, tuple[int, float]] = {}  # id -> its last beat, and when it was first seen here
 
     def alive(self, driver: str) -> bool:
         """Whether it has a heartbeat, its process runs if it is on this machine, and it has beaten within

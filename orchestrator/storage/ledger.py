@@ -146,10 +146,8 @@ class Ledger:
 
     def tidy(self, key: str) -> None:
         """Remove the checkpoint of a finished trial."""
-        for name in (
-            f"{CHECKPOINT}.sha256",
-            CHECKPOINT,
-        ):  # the digest first: without it the checkpoint is ignored
+        # the digest first: without it the checkpoint is ignored
+        for name in (f"{CHECKPOINT}.sha256", CHECKPOINT):
             self.storage.remove(f"trials/{key}/{name}")
 
     def _publish(self, kind: Kind[T], name: str, record: T) -> T | None:

@@ -22,9 +22,7 @@ def open_storage(where: str | Path) -> Storage:
     InputError if it cannot be used."""
     if (url := as_url(where)) is None:
         return FolderStorage(local_folder(where))
-    from orchestrator.storage.url_storage import (
-        UrlStorage,
-    )  # here, since it imports fsspec, which a folder does not need
+    from orchestrator.storage.url_storage import UrlStorage  # imports fsspec, which a folder does not need
 
     return UrlStorage(url)
 

@@ -65,7 +65,7 @@ class Storage(ABC):
     could lie outside it. Listings contain safe names only; other files are ignored.
     """
 
-    where: str  # opens it again with `open_storage`, on any machine that can reach it
+    where: str  # its address for `open_storage`, valid on any machine that can reach it
 
     @property
     def shown(self) -> str:
@@ -258,9 +258,8 @@ class FolderStorage(Storage):
         for name, process in left.items():
             with suppress(FileNotFoundError):
                 file = self.root / "tmp" / name
-                old = (
-                    not here(process) and now - file.stat().st_mtime > DAY
-                )  # its process is on another machine
+                # whether a process on another machine still runs cannot be checked
+                old = not here(process) and now - file.stat().st_mtime > DAY
                 if gone(process) or old:
                     file.unlink()
 

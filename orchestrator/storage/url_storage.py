@@ -27,13 +27,7 @@ MARK = "record.json"
 LIBRARIES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 # else s3fs requests the size of each object before it reads it
 READING: dict[str, dict[str, Any]] = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
-CHANGED = (
-    "LastModified",
-    "mtime",
-    "updated",
-    "last_modified",
-    "created",
-)  # its names in different file systems
+CHANGED = ("LastModified", "mtime", "updated", "last_modified", "created")  # in different file systems
 _memory = threading.Lock()
 
 
@@ -82,9 +76,7 @@ class UrlStorage(Storage):
                 try:
                     return self._create(self._path(name), data)
                 except OSError as error:
-                    if (
-                        _code(error) != "ConditionalRequestConflict"
-                    ):  # S3: another writer is creating it at the same time
+                    if _code(error) != "ConditionalRequestConflict":  # S3: another write is in progress
                         raise
                 time.sleep(pause)
             return self._create(self._path(name), data)
