@@ -51,7 +51,7 @@ def poison(
 ) -> None:
     """Build one data set outside any sweep and show its card. A data set that is already in the store is not
     built again."""
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.planning.sweep_file import load_data
     from orchestrator.storage.stores import open_store
     from trainers import InputError
@@ -67,10 +67,10 @@ def poison(
             make_private_token(console_of())
         from functools import partial
 
-        from orchestrator.execution.ray.build import build_data
+        from orchestrator.execution.ray.build_task import build_data
 
         build = partial(build_data, workers=workers, address=address)
-    datasets.make(wanted, stored, console_of(), build, device)
+    data_actions.make(wanted, stored, console_of(), build, device)
 
 
 @app.command()
@@ -83,11 +83,11 @@ def show(
     ] = None,
 ) -> None:
     """Show a data set's card (what changed, by how much, and how it was made) and draw its picture."""
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.storage.stores import open_store
 
     stored = open_store(store)
-    datasets.show(stored.find(key), stored, console_of(), picture=picture)
+    data_actions.show(stored.find(key), stored, console_of(), picture=picture)
 
 
 @app.command()
@@ -102,11 +102,11 @@ def export(
     Torchvision's ImageFolder reads image_folder, Hugging Face's datasets reads parquet and hf, and numpy
     reads npz. A test split may be written into the same folder. Existing files are never overwritten.
     """
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.storage.stores import open_store
 
     stored = open_store(store)
-    datasets.give(stored.find(key), stored, console_of(), form=format.value, to=to)
+    data_actions.give(stored.find(key), stored, console_of(), form=format.value, to=to)
 
 
 @app.command(name="import")
@@ -145,13 +145,13 @@ def import_(
     image, one per class or one for all images, or the poisoned images (uint8). Files that need pickle are
     rejected.
     """
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.planning.sweep_file import load_source
     from orchestrator.storage.stores import open_store
     from trainers.spec import parse_eps
 
     stored = open_store(store)
-    datasets.take(
+    data_actions.take(
         path,
         load_source(clean).pinned(),
         stored,
@@ -164,10 +164,10 @@ def import_(
 @cache.command(name="ls")
 def cache_list(store: StoreOption = STORE) -> None:
     """List the data sets of the store, and what needs them."""
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.storage.stores import open_store
 
-    datasets.list_all(open_store(store), console_of())
+    data_actions.list_all(open_store(store), console_of())
 
 
 @cache.command(name="show")
@@ -183,13 +183,13 @@ def cache_verify(
 ) -> None:
     """Read every byte of the data sets, every result and every heartbeat, and check them. Exit code 0:
     everything is intact; 1: something is damaged."""
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.storage.stores import open_store
 
     opened, console = open_store(store), console_of()
-    whole = datasets.verify(opened, console, key)
+    whole = data_actions.verify(opened, console, key)
     if key is None:
-        whole &= datasets.verify_ledger(opened, console)
+        whole &= data_actions.verify_ledger(opened, console)
     raise typer.Exit(0 if whole else 1)
 
 
@@ -210,10 +210,10 @@ def cache_gc(
     Data sets that a recorded trial or a running sweep needs, and those that they were made from, are never
     removed. Kept weights are removed only with --weights.
     """
-    from orchestrator.cli import datasets
+    from orchestrator.cli import data_actions
     from orchestrator.storage.stores import open_store
 
-    datasets.collect(open_store(store), console_of(), lambda: yes or _agreed(), weights=weights)
+    data_actions.collect(open_store(store), console_of(), lambda: yes or _agreed(), weights=weights)
 
 
 def _agreed() -> bool:

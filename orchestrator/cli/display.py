@@ -19,8 +19,8 @@ from rich.progress import (
 
 from orchestrator.cli.tables import at_work
 from orchestrator.cli.terminal import Terminal
+from orchestrator.monitoring.driver_status import Building, Running
 from orchestrator.monitoring.observer import Observer
-from orchestrator.monitoring.status import Building, Running
 from orchestrator.planning.plan import Plan, Task
 from orchestrator.report.wording import number
 from orchestrator.storage.records import Result, Stopped

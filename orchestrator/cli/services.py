@@ -1,4 +1,4 @@
-"""The other commands: MLflow, checks of this machine, and the list of plug-ins."""
+"""The commands that run no sweep: `track` and `ui` for MLflow, `doctor`, `kinds`."""
 
 from __future__ import annotations
 

@@ -18,7 +18,14 @@ from rich.text import Text
 from orchestrator import report
 from orchestrator.cli.tables import at_work, rich_table
 from orchestrator.cli.terminal import Terminal
-from orchestrator.monitoring.status import building, doubts_by_text, driver_line, elapsed, pace, running
+from orchestrator.monitoring.driver_status import (
+    building,
+    doubts_by_text,
+    driver_line,
+    elapsed,
+    pace,
+    running,
+)
 from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.storage.records import Heartbeat
 from trainers.printable import one_line

@@ -181,7 +181,7 @@ def stop(
 
     Exit code 0: it has stopped, or was not running; 1: a driver did not respond in time.
     """
-    from orchestrator.monitoring.status import place
+    from orchestrator.monitoring.driver_status import place
     from orchestrator.monitoring.stop import stop_drivers
     from orchestrator.storage.heartbeats import live_heartbeats
 

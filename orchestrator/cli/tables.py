@@ -13,7 +13,7 @@ from rich.text import Text
 
 from orchestrator import report
 from orchestrator.cli import terminal
-from orchestrator.monitoring.status import Building, Running, elapsed
+from orchestrator.monitoring.driver_status import Building, Running, elapsed
 from orchestrator.report import lines
 from orchestrator.report.wording import number
 from trainers.probe_view import PERCENT

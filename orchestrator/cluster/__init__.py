@@ -1,3 +1,4 @@
-"""Running sweeps on a cluster: the token, autoscaling, submitting a sweep, and the supervisor of a submitted
-one. Code that needs a Ray client is in execution/ray.
+"""Running sweeps on a Ray cluster: the token, autoscaling, the checks before a sweep is submitted, the
+supervisor that runs a submitted one on the head, and what a driver needs of its machine. Code that needs Ray
+is in execution/ray; how a cluster is started is in cluster.yaml and cluster/.
 """

@@ -1,4 +1,5 @@
-"""Submitting a sweep to a cluster: the checks before it is sent, and the instructions printed afterwards."""
+"""What comes before a sweep is submitted to a cluster, and after: checks, and the instructions to print. The
+submission itself is in execution/ray/jobs.py."""
 
 from __future__ import annotations
 

@@ -3,12 +3,12 @@
 Imports only light modules, so that a report starts instantly.
 """
 
-from orchestrator.report.comma_separated import comma_separated
+from orchestrator.report.csv_table import comma_separated
+from orchestrator.report.csv_trials import trials_csv
 from orchestrator.report.latex import latex
 from orchestrator.report.markdown import markdown, sheet_markdown
 from orchestrator.report.sheet import Sheet, as_json, make_sheet
 from orchestrator.report.table import Cell, Table, summarised, tabulate
-from orchestrator.report.trials import trials_csv
 from orchestrator.report.warning import SheetWarning, warning_lines
 from orchestrator.report.wording import caption, published, shown, source, text
 

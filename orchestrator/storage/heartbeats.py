@@ -1,5 +1,5 @@
 """Heartbeats: a driver writes one to storage, renews it every few seconds, and finds there whether it is
-asked to stop.
+asked to stop. A driver whose heartbeat does not change for STALE_SECONDS counts as dead.
 
 A heartbeat has a counter, and whoever watches it uses its own clock, so clocks that differ or jump do no
 harm. Imports nothing heavy, so that `opsctl status` is instant.

@@ -1,5 +1,5 @@
-"""Leases on work, among drivers that share storage: one driver holds a lease, and another may take it when
-that driver is dead.
+"""Leases on trials and data sets, among drivers that share storage: one driver holds a lease, and another may
+take it when that driver is dead. When a driver counts as dead: STALE_SECONDS of heartbeats.py.
 
 A lease is a file `leases/<name>.<n>` that contains the id of its driver. To take it, a driver creates the
 file with the next n, if all existing ones belong to dead drivers, then lists the files again and withdraws if

@@ -1,1 +1,2 @@
-"""The augmentations: one file each, imported when the family's kinds are first needed."""
+"""The augmentations: one file each, which registers itself by the kind in its class line. CONTRIBUTING.md
+says how to add one."""

@@ -16,7 +16,7 @@ from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, fault, killed_for_memory
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import POLL_SECONDS, Progress
-from orchestrator.execution.ray.build import start_build, with_gpu
+from orchestrator.execution.ray.build_task import start_build, with_gpu
 from orchestrator.execution.ray.connect import Cluster, cause
 from orchestrator.execution.retries import Retries
 from orchestrator.storage.records import DataSetAtWork

@@ -17,7 +17,7 @@ from orchestrator import report
 from orchestrator.cli.display import Lines
 from orchestrator.cli.tables import at_work, picture, rich_table
 from orchestrator.cli.terminal import RenderableType, Terminal
-from orchestrator.monitoring.status import Running
+from orchestrator.monitoring.driver_status import Running
 from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.plan import Plan
 from orchestrator.report.html import document_of, page_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence, Set
 
 from orchestrator.planning.snapshot import Entry
-from orchestrator.report.comma_separated import joined
+from orchestrator.report.csv_table import joined
 from orchestrator.report.csv_text import csv_text
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.warning import SheetWarning

@@ -16,8 +16,8 @@ from orchestrator.cli.display import Lines, Screen
 from orchestrator.cli.tables import ROWS, at_work
 from orchestrator.cli.terminal import Terminal
 from orchestrator.execution.trial import run_trial
-from orchestrator.monitoring import status, watch
-from orchestrator.monitoring.status import Building, Running
+from orchestrator.monitoring import driver_status, watch
+from orchestrator.monitoring.driver_status import Building, Running
 from orchestrator.monitoring.sweep_status import read_status
 from orchestrator.planning.snapshot import version_of
 from orchestrator.storage.heartbeats import live_heartbeats
@@ -71,10 +71,12 @@ def test_status_reports_a_driver_without_a_recent_heartbeat(store: Store) -> Non
     with driving(store.where, "tiny"):
         (heartbeat,) = live_heartbeats(Ledger(store.where).storage)
     silent = heartbeat | {"state": heartbeat["state"] | {"silent": "it is full", "resting": 1}}
-    assert "the store does not answer: it is full" in status.driver_line(silent, None)
-    assert "1 machines paused" in status.driver_line(silent, None)
-    assert "NO HEARTBEAT" not in status.driver_line(heartbeat, None)
-    assert "NO HEARTBEAT for" in status.driver_line(heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None)
+    assert "the store does not answer: it is full" in driver_status.driver_line(silent, None)
+    assert "1 machines paused" in driver_status.driver_line(silent, None)
+    assert "NO HEARTBEAT" not in driver_status.driver_line(heartbeat, None)
+    assert "NO HEARTBEAT for" in driver_status.driver_line(
+        heartbeat | {"time": "2026-01-01T00:00:00+00:00"}, None
+    )
 
 
 def test_status_reads_the_snapshot_of_a_planned_sweep_and_plans_an_edited_file(

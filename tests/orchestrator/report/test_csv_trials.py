@@ -14,7 +14,7 @@ from orchestrator import report
 from orchestrator.monitoring.sweep_status import SweepStatus, read_status
 from orchestrator.planning.snapshot import Entry, Snapshot
 from orchestrator.report.csv_text import csv_text, neutralised
-from orchestrator.report.trials import trials_csv
+from orchestrator.report.csv_trials import trials_csv
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import Opsctl
