@@ -194,7 +194,7 @@ def _merged(specs: Iterable[type[Spec]], defs: dict[str, Schema]) -> dict[str, S
     descriptions of all."""
     found: dict[str, list[Schema]] = {}
     texts: dict[str, dict[str, None]] = {}  # in order, each once
-    for spec in specs:
+    for spec in sorted(specs, key=lambda one: (one.__module__, one.__qualname__)):  # not as imported
         for name in spec.model_fields:
             schema = {key: value for key, value in _field(spec, name, defs).items() if key != "default"}
             text, known = schema.pop("description"), found.setdefault(name, [])

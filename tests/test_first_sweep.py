@@ -54,7 +54,7 @@ class Walk:
             self.seen.append(line)
             return
         run = subprocess.run(
-            ["bash", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=300
+            ["bash", "-c", line], cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=900
         )
         assert run.returncode == 0, f"{line}\n{run.stdout}\n{run.stderr}"
         self.ran.append(line)

@@ -51,7 +51,7 @@ sys.exit(130)
 @pytest.fixture
 def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderStorage:
     monkeypatch.setattr(supervisor, "PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(supervisor, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
     return FolderStorage(tmp_path)
 
 
