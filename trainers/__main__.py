@@ -50,7 +50,7 @@ def _run(options: argparse.Namespace) -> None:
     )
     if options.weights:
         write_tensors(options.weights, trained.model.state_dict())
-    found, failed = _found(trial, trained, train, test, probe_runs, device)
+    found, failed = _found(trial, trained, test, probe_runs, device)
     say(record | ({"findings": found} if probe_runs else {}))
     if failed is not None:
         raise failed
@@ -61,7 +61,6 @@ def _run(options: argparse.Namespace) -> None:
 def _found(
     trial: Trial,
     trained: Trained,
-    train: Images,
     test: Images,
     probe_runs: list[ProbeRun],
     device: torch.device,
@@ -74,7 +73,7 @@ def _found(
         try:
             found |= trial.run_probes(
                 trained.model,
-                train,
+                trained.images,
                 test,
                 [run],
                 device=device,

@@ -57,11 +57,11 @@ class Trained:
     on, after its defense prepared them."""
 
     model: nn.Module
+    images: Images
     history: list[Metrics]
     seconds: float
     watched: dict[str, list[Row]] = field(default_factory=dict)
     platforms: tuple[PlatformRecord, ...] = ()  # that it was trained on, in order
-    images: Images | None = None  # None for a network loaded from a file
 
 
 class Progress(TypedDict):
@@ -264,11 +264,11 @@ def fit(
                 checkpoint.save(training.state(), owner=owner)
     return Trained(
         training.eval_model,
+        images,
         training.history,
         training.seconds,
         training.watched,
         tuple(training.platforms),
-        images,
     )
 
 
@@ -280,7 +280,8 @@ def prepared(
     device: torch.device,
     report: Report = lambda _: None,
 ) -> Images:
-    """The images that a training of `spec` on `images` is trained on: what its defense makes of them."""
+    """The images that a training of `spec` on `images` is trained on: what its defense makes of them.
+    `report` is given the progress of the preparation; `fit` reports epochs only."""
     gen = generator(device, seed, 0, PREPARATION)
     return spec.defense.prepare(images, device=device, gen=gen, report=report)
 

@@ -14,7 +14,7 @@ from trainers.evaluate import Evaluation, EvaluationSpec, evaluate, metric_of
 from trainers.families import Report
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.loop import Trained, arithmetic_of, fit, generator, memory_named, prepared, summary
+from trainers.loop import Trained, arithmetic_of, fit, generator, memory_named, summary
 from trainers.numerical_platform import PlatformRecord
 from trainers.pgd import Frozen
 from trainers.precision import Arithmetic
@@ -83,7 +83,7 @@ class Trial(Spec):
         )
         found = self.run_probes(
             trained.model,
-            train,
+            trained.images,
             test,
             probe_runs,
             device=device,
@@ -144,7 +144,6 @@ class Trial(Spec):
         }
 
     def _evaluated(self, trained: Trained, test: Images, device: torch.device) -> Evaluation:
-        assert trained.images is not None, "a training has images"
         return evaluate(
             trained.model,
             trained.images,
@@ -170,7 +169,8 @@ class Trial(Spec):
         """The findings of each probe on this trial's trained network, which is on `device`, as JSON types by
         name: `metrics`, `curves`, `fields`, and the `seconds` that it took.
 
-        `history` is that of the training; `watched` holds, by probe key, the rows of probes that watch. A
+        `train` are the images that it was trained on, `Trained.images`. `history` is that of the training;
+        `watched` holds, by probe key, the rows of probes that watch. A
         network loaded from a file has no such rows, so a probe that watches is an InputError there.
         """
         check_probes(probe_runs, test)
@@ -181,7 +181,6 @@ class Trial(Spec):
                 f"probe {late[0].name!r}: {late[0].probe.kind!r} watches every epoch, so final weights are "
                 "not enough; train the trial again with it"
             )
-        train = prepared(self.train, train, seed=self.seed, device=device)
         found, arithmetic = {}, self._arithmetic(train, test, device)
         with (
             memory_named(self.train, train, device),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -39,6 +39,9 @@ from orchestrator.cli.options import (
 from orchestrator.cli.plan_display import show_batch, show_plan
 from orchestrator.cli.report_display import print_report, sheet_of
 from orchestrator.cli.running import run_sweep
+
+if TYPE_CHECKING:
+    from orchestrator.execution.ray.jobs import Jobs
 
 
 @app.command()
@@ -253,23 +256,28 @@ def submit(
         file, store=store, settings=settings, tracking_uri=tracking_uri, tracking_wait=tracking_wait
     )
     with console_of().status("contacting the cluster"):
-        from orchestrator.cli.terminal import without_colours
         from orchestrator.execution.ray.jobs import Jobs
         from trainers.redaction import shown
 
         jobs = Jobs(address)
         job = jobs.submit(file, name, arguments)
     typer.echo(shown(sending.after(file, job, store=store, settings=settings, address=jobs.address)))
-    code = 0
-    if follow:
-        try:
-            code = jobs.follow(job, lambda text: typer.echo(without_colours(text), nl=False))
-        except KeyboardInterrupt:
-            typer.echo(f"\n{job} keeps running; see above")
-        except OSError as error:
-            typer.echo(shown(f"\n{error}; see above"), err=True)
-            code = UNKNOWN
-    raise typer.Exit(code)
+    raise typer.Exit(_followed(jobs, job) if follow else 0)
+
+
+def _followed(jobs: Jobs, job: str) -> int:
+    """Print the output of a submitted sweep until it ends; its exit code."""
+    from orchestrator.cli.terminal import without_colours
+    from trainers.redaction import shown
+
+    try:
+        return jobs.follow(job, lambda text: typer.echo(without_colours(text), nl=False))
+    except KeyboardInterrupt:
+        typer.echo(f"\n{job} keeps running; see above")
+        return 0
+    except OSError as error:
+        typer.echo(shown(f"\n{error}; see above"), err=True)
+        return UNKNOWN
 
 
 @app.command()

@@ -24,7 +24,7 @@ from poisons import CraftContext, DataSpec, Store
 from trainers import Images
 from trainers.checkpoint import Checkpoint
 from trainers.families import Metrics, Report
-from trainers.loop import Trained
+from trainers.loop import Trained, prepared
 from trainers.numerical_platform import numerical_platform
 from trainers.probe import ProbeRun, check_probe_inputs
 from trainers.provenance import environment
@@ -118,7 +118,7 @@ class _Runner:
         failed = []
         for planned, probe_run in zip(missing, probe_runs, strict=True):
             try:
-                self._probe(trained, train, test, planned, probe_run, origin)
+                self._probe(trained, test, planned, probe_run, origin)
             except Exception as error:  # noqa: BLE001  (the result is published whatever a probe raises)
                 record["warnings"].append(f"the probe {planned.name!r} failed: {error}")
                 error.add_note(f"in the probe {planned.name!r}; the result of the training is kept")
@@ -157,15 +157,16 @@ class _Runner:
         digest = record.get("files", {}).get("data.arrow", {}).get("sha256")
         return {"sha256": digest, "platform": (record.get("platform") or {}).get("name")}
 
-    def _kept(self, done: Result, like: Images) -> Trained | None:
+    def _kept(self, done: Result, train: Images) -> Trained | None:
         """The state of a finished training, if its weights were kept and are intact."""
         architecture = self.trial.train.architecture
-        model = architecture.network(num_classes=like.num_classes, shape=like.shape, seed=self.trial.seed)
+        model = architecture.network(num_classes=train.num_classes, shape=train.shape, seed=self.trial.seed)
         if (weights := self._weights(model)) is None:
             return None
         model.load_state_dict(weights)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return Trained(model.eval(), done["history"], 0.0)
+        images = prepared(self.trial.train, train, seed=self.trial.seed, device=self.device)
+        return Trained(model.eval(), images, done["history"], 0.0)
 
     def _weights(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The kept weights for a network. Damaged ones are moved to quarantine, with a warning, and count
@@ -191,7 +192,6 @@ class _Runner:
     def _probe(
         self,
         trained: Trained,
-        train: Images,
         test: Images,
         planned: PlannedProbe,
         probe_run: ProbeRun,
@@ -199,7 +199,7 @@ class _Runner:
     ) -> None:
         """Run a probe on the network, which comes from `origin`, and publish what it finds."""
         options = {"device": self.device, "history": trained.history, "watched": trained.watched}
-        findings = self.trial.run_probes(trained.model, train, test, [probe_run], **options)  # type: ignore[arg-type]
+        findings = self.trial.run_probes(trained.model, trained.images, test, [probe_run], **options)  # type: ignore[arg-type]
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": planned.name, "probe": plain(planned.probe), "sets": sets, "of": origin}
         record |= findings[planned.name]

@@ -40,9 +40,8 @@ def draw(clean: Images, poisoned: Images, perturbation: Perturbation | None = No
     """
     classes = poisoned.y.unique().tolist()
     shown = classes[:CLASSES]
-    rows = torch.tensor(
-        _examples(clean, poisoned, shown, still=perturbation is not None and not perturbation.changes)
-    )
+    still = perturbation is not None and not perturbation.changes
+    rows = torch.tensor(_examples(clean, poisoned, shown, still=still))
     writes = [link for link in _links(perturbation) if link.per == "class"]
     pixels = [("pixels", _pixels(write, shown, poisoned)) for write in writes]
     lines, notes = [("clean", clean.x[rows].cpu())], []

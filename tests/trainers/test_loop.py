@@ -25,8 +25,10 @@ from trainers.loop import (
     summary,
     train_epoch,
 )
+from trainers.probe import Finding, Probe, ProbeRun, Subject
 from trainers.recipe import native_bfloat16
 from trainers.spec import Plugin, plain
+from trainers.trial import Trial
 
 TINY: dict[str, Any] = {"architecture": "lenet5", "epochs": 2, "batch_size": 16, "augmentations": []}
 TINY |= {"precision": "float32"}
@@ -264,7 +266,6 @@ def test_a_defense_prepares_what_is_trained_on_and_purifies_what_is_tested(image
     spec = plain.model_copy(update={"defense": Negative()})
     negatives = Images(255 - images.x, images.y, images.num_classes)
     done = fit(spec, images, images, seed=3, device=CPU)
-    assert done.images is not None
     assert 5 < (done.images.x != images.x).flatten(1).any(1).sum() < 35
     same = prepared(spec, images, seed=3, device=CPU)
     assert torch.equal(done.images.x, same.x)
@@ -282,6 +283,36 @@ def test_a_defense_prepares_what_is_trained_on_and_purifies_what_is_tested(image
     right = (done.model(1 - attacked).argmax(1) == images.y).double().mean().item()
     assert found.metrics[metric_of(evaluation.attacks[0])] == right
     assert done.model.training is False
+
+
+def test_images_are_prepared_once_however_many_probes_see_them(
+    images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.Tensor] = []
+
+    class Sees(Probe, kind="sees"):
+        """Keeps the training images that it is given."""
+
+        def run(self, subject: Subject) -> Finding:
+            given.append(subject.train.x)
+            return Finding()
+
+    del Probe.registry["sees"]
+    calls: list[Images] = []
+    prepare = Negative.prepare
+
+    def counted(self: Negative, images: Images, **options: Any) -> Images:
+        calls.append(images)
+        return prepare(self, images, **options)
+
+    monkeypatch.setattr(Negative, "prepare", counted)
+    spec = TrainSpec.parse({**TINY, "epochs": 1, "batch_size": 20}, "test")
+    trial = Trial(train=spec.model_copy(update={"defense": Negative()}))
+    trial.run(images, images, device=CPU, probe_runs=[ProbeRun(name, Sees()) for name in "ab"])
+    assert len(calls) == 1
+    expected = prepared(spec.model_copy(update={"defense": Negative()}), images, seed=0, device=CPU).x
+    assert all(torch.equal(x, expected) for x in given)
+    assert len(given) == 2
 
 
 class Waits(TorchDispatchMode):
