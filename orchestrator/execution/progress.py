@@ -167,10 +167,6 @@ class Progress:
                 return self._start(task, share)
         return None
 
-    def wants(self) -> Counter[float]:
-        """The number of trials that could start now, by the share of a GPU that they need."""
-        return Counter({s: int(min(self._ready.count(s), self._free_places)) for s in self._ready.shares})
-
     def waiting(self, share: float) -> Iterator[float]:
         """Expected durations (seconds) of the trials that could start now with that share, in their order."""
         return map(self.expected_seconds, self._ready.keys(share) if self._free_places else ())

@@ -13,16 +13,10 @@ class Ready:
     def __init__(self) -> None:
         self._waiting: dict[float, list[tuple[int, str]]] = {}  # share -> rank and key, in their order
 
-    def __len__(self) -> int:
-        return sum(map(len, self._waiting.values()))
-
     @property
     def shares(self) -> list[float]:
         """The shares that waiting trials need."""
         return list(self._waiting)
-
-    def count(self, share: float) -> int:
-        return len(self._waiting.get(share, ()))
 
     def keys(self, share: float) -> Iterator[str]:
         """The trials that need this share, in their order."""

@@ -38,10 +38,6 @@ class TrialStates:
         self._of[key] = state
         self._in[state][key] = None
 
-    def of(self, key: str) -> State | None:
-        """The state of a trial; None if it has none."""
-        return self._of.get(key)
-
     def keys(self, state: State) -> list[str]:
         """The trials in a state, in the order in which they entered it."""
         return list(self._in[state])

@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypedDict
 
 from orchestrator.planning.cells import digest
 from orchestrator.planning.snapshot import ShownProbe
@@ -24,6 +24,14 @@ Pin = Callable[[Source], Source]
 Measure = Callable[[Source], Extent | None]
 
 
+class PlannedProbeRecord(TypedDict):
+    """A `PlannedProbe`, as JSON types."""
+
+    name: str
+    probe: dict[str, Any]  # a Probe
+    sets: dict[str, dict[str, Any]]  # DataSpecs, by name
+
+
 @dataclass(frozen=True)
 class PlannedProbe:
     """A probe of one trial, under the name of its finding, and the data set behind each of its sets."""
@@ -37,13 +45,13 @@ class PlannedProbe:
         """Identifies its finding among those of the trial. Does not depend on its name."""
         return digest([identity(self.probe), {name: spec.key for name, spec in self.sets.items()}])
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> PlannedProbeRecord:
         """As JSON types, for a worker."""
         sets = {name: plain(spec) for name, spec in self.sets.items()}
         return {"name": self.name, "probe": plain(self.probe), "sets": sets}
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> PlannedProbe:
+    def from_json(cls, record: PlannedProbeRecord) -> PlannedProbe:
         """The inverse of `to_json`."""
         probe = ProbeSpec.parse({"name": record["name"], "probe": record["probe"]}, "probe").probe
         sets = {name: DataSpec.parse(spec, f"probe: {name}") for name, spec in record["sets"].items()}
@@ -111,9 +119,8 @@ class SweepProbes:
                 fields[field].pop("fingerprint", None)  # it belongs to other images
             set_path(fields, path, copy.deepcopy(value), where)
         spec = DataSpec.parse(fields, where).pinned(self.pin)
-        spec = (
-            spec.clean if spec.clean.poison == spec.poison else spec
-        )  # clean images do not depend on the seed
+        if spec.clean.poison == spec.poison:  # clean images do not depend on the seed
+            spec = spec.clean
         if spec.source != data.source:
             self._check_alike(spec.source, data.source, where)
         return spec

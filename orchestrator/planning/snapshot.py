@@ -131,8 +131,7 @@ class QuotaRecord(TypedDict):
 
 class SnapshotRecord(TypedDict):
     """`sweeps/<version>.json`: a snapshot. A row of `trials` has a key, a label for each of the `axes`,
-    and a key for each of the
-    `probe_names`."""
+    and a key for each of the `probe_names`."""
 
     format: Literal[6]
     name: Text

@@ -93,7 +93,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     stop_error: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Error of the generator on noisy images that ends crafting (paper: λ); 0.1 by default if class_wise."""
     share: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Share of each class on which class-wise noise is updated and judged; 0.2 by default if class_wise."""
+    """Share of each class used for class-wise noise and for its error; 0.2 by default if class_wise."""
     random_start: bool = False
     """Whether the noise starts at random within ±eps, not at zero."""
     batch_size: PositiveInt = 512

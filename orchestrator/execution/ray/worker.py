@@ -108,7 +108,7 @@ class Worker:
             options: dict[str, Any] = {"device": device, "report": report, "run": run, "images": self.images}
             if "probes" in order:
                 options["probes"] = [
-                    PlannedProbe.read(planned) for planned in VALUE.read(order["probes"].encode())
+                    PlannedProbe.from_json(planned) for planned in VALUE.read(order["probes"].encode())
                 ]
             record = self.shared.work(trial, store, **options)
         except Stopped:

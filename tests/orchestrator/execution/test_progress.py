@@ -131,7 +131,7 @@ def test_max_concurrent_limits_running_trials(store: Store) -> None:
     progress, *_ = begun(store, built=True, grid={"seed": [0, 1]}, run={"max_concurrent": 1})
     attempt = offered(progress)
     assert progress.offer(0.0) is None
-    assert progress.wants()[0.0] == 0
+    assert list(progress.waiting(0.0)) == []
     done(progress, attempt)
     assert progress.offer(0.0) is not None
 
@@ -296,7 +296,7 @@ def test_trials_of_another_driver_are_waited_for_and_counted(store: Store) -> No
         assert ours.to_json()["elsewhere"] == 1
         clock.time += POLL_SECONDS + 0.1
         ours.poll()
-        assert ours.wants() == {}, "no work for a worker"
+        assert ours.ready_shares == [], "no work for a worker"
         assert ours.to_json()["elsewhere"] == 1
         Ledger(store.where).publish(attempt.task.key, RECORD)
         done(theirs, attempt)

@@ -117,7 +117,7 @@ def test_the_key_of_a_finding_depends_on_probe_and_images_and_not_on_the_name(st
     assert keys(SHUFFLE) == keys(swapped)
     assert keys(SHUFFLE) != keys({**SHUFFLE, "sets": {"ops": {"poison": {"kind": "ops", "pixels": 2}}}})
     planned = first(store, **BOTH).probes[1]
-    again = PlannedProbe.read(json.loads(json.dumps(planned.to_json())))
+    again = PlannedProbe.from_json(json.loads(json.dumps(planned.to_json())))
     assert (again, again.key) == (planned, planned.key)
 
 
