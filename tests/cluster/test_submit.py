@@ -79,7 +79,8 @@ def test_it_ends_with_the_exit_code_of_the_sweep(tmp_path: Path, head: Head) -> 
 @pytest.mark.cluster
 @pytest.mark.slow
 def test_the_job_continues_after_the_client_ends(tmp_path: Path, head: Head) -> None:
-    store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": [0]}))
+    seeds = [0, 1, 2, 3]  # enough for the sweep to outlast the interrupt
+    store, file = tmp_path / "store", write(tmp_path, tiny(grid={"seed": seeds}))
     watching = send(file, head, store=store)
     assert watching.stdout is not None
     lines = []
@@ -96,7 +97,7 @@ def test_the_job_continues_after_the_client_ends(tmp_path: Path, head: Head) -> 
     assert "opsctl status" in out
     assert "opsctl stop" in out
     end = time.monotonic() + 240
-    while not results(store):
+    while len(results(store)) < len(seeds):
         assert time.monotonic() < end, "the sweep ended with its client"
         time.sleep(1)
 
