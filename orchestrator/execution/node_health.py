@@ -1,14 +1,14 @@
 """The health of a cluster's machines. Without it a broken machine would fail trial after trial, since it is
 always the first to be free.
 
-A trial is not given to a machine where it failed while there are others. A machine where several different
+A trial is not retried on a machine where it failed while there are others. A machine where several different
 trials failed in a row is not used for a while, and for longer the next time. Imports no ray.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 ROW = 3  # different trials that fail in a row before the machine is blamed
@@ -47,26 +47,24 @@ class Nodes:
         if (health := self._known.get(node)) is not None:
             health.row, health.rest, health.until = set(), 0.0, 0.0
 
-    def rests(self, node: str) -> bool:
-        return node in self._known and self.now() < self._known[node].until
+    @property
+    def resting(self) -> dict[str, float]:
+        """The machines that are resting, and for how many more seconds."""
+        left = {node: health.until - self.now() for node, health in self._known.items()}
+        return {node: seconds for node, seconds in left.items() if seconds > 0}
 
     @property
-    def resting(self) -> int:
-        """How many machines are resting."""
-        return sum(map(self.rests, self._known))
+    def failures(self) -> set[str]:
+        """Keys of the trials that failed recently on some machine."""
+        return {key for node in self._known for key in self._failed_lately(node)}
 
-    def barred(self, node: str, others: Iterable[str]) -> set[str]:
-        """Keys of trials that failed there recently, and have not failed on all of the `others`."""
-        if node not in self._known:
-            return set()
-        mine = self._failed_lately(node)
-        everywhere = mine.copy()
-        for other in set(others) - {node}:
-            everywhere &= self._failed_lately(other)
-        return mine - everywhere
+    def avoided(self, key: str, nodes: Collection[str]) -> frozenset[str]:
+        """The machines where a trial failed recently; none if it failed on all of the `nodes`."""
+        bad = frozenset(node for node in self._known if key in self._failed_lately(node))
+        return bad if set(nodes) - bad else frozenset()
 
     def _failed_lately(self, node: str) -> set[str]:
-        health, since = self._known.get(node, Health()), self.now() - AVOID_SECONDS
+        health, since = self._known[node], self.now() - AVOID_SECONDS
         for key in [key for key, when in health.failed.items() if when < since]:
             del health.failed[key]
         return set(health.failed)

@@ -4,9 +4,8 @@ ray."""
 from __future__ import annotations
 
 import itertools
-import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from orchestrator.estimates.order import order_data, order_trials, waiting_secon
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, two_versions
+from orchestrator.execution.pace import Pace
 from orchestrator.execution.pruning import Pruner
 from orchestrator.execution.ready_queue import Ready
 from orchestrator.execution.retries import Retries
@@ -33,12 +33,12 @@ POLL_SECONDS = 2.0  # between two checks of a trial that another driver runs
 
 @dataclass
 class Attempt:
-    """A trial that a worker was given to run, with a share of a GPU."""
+    """A trial that was suggested to Tune, with a share of a GPU; `since` when a worker runs it."""
 
     number: int
     task: Task
     share: float
-    since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    since: str = ""
     row: Metrics = field(default_factory=dict)
 
     def to_json(self) -> RunningTrial:
@@ -58,18 +58,19 @@ class Progress:
     """The state of one run of a plan: every trial in one `State`, every data set built, unbuilt or broken.
     All calls come from one thread; the observer is notified of each change."""
 
-    def __init__(self, context: SweepContext, *, seconds: Mapping[str, float] | None = None) -> None:
-        """`seconds` maps the key of each missing trial to its expected duration: long trials start first, and
-        the data sets that most work waits for are built first. By default all durations are equal, which
-        keeps the order of the plan."""
+    def __init__(self, context: SweepContext, pace: Pace | None = None) -> None:
+        """`pace` has the expected duration of each missing trial: long trials start first, and the data sets
+        that most work waits for are built first. By default all durations are equal, which keeps the order of
+        the plan."""
         self._context, plan = context, context.plan
         self._shares = Shares.fixed(0.0)
         self._ledger = Ledger(storage_of(context.store))
         self._search, self._pruner = Search.of(plan, self._ledger), Pruner.of(plan, self._ledger)
         self._tasks = {task.key: task for task in plan.tasks}
-        self._seconds = seconds or dict.fromkeys((task.key for task in plan.missing), 1.0)
-        self._rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, self._seconds))}
-        waiting = waiting_seconds(plan.data, plan.missing, self._seconds)
+        self.pace = pace or Pace({}, {})
+        seconds = {task.key: self.pace.expected(task.key) for task in plan.missing}
+        self._rank = {task.key: i for i, task in enumerate(order_trials(plan.missing, seconds))}
+        waiting = waiting_seconds(plan.data, plan.missing, seconds)
         self._data = {spec.name: spec for spec in order_data(plan.data, waiting)}
         self._parents = {name: {parent.name for parent in spec.parents} for name, spec in self._data.items()}
         self._unbuilt = {name: spec for name, spec in self._data.items() if name not in plan.ready}
@@ -78,7 +79,7 @@ class Progress:
         self._states = TrialStates()
         self._ready = Ready()  # the order of the ready trials
         self._wake: dict[str, float] = {}  # when a paused trial, or one that runs elsewhere, is checked again
-        self._live: dict[int, Attempt] = {}  # the attempts of the running trials, by number
+        self._live: dict[int, Attempt] = {}  # attempts at suggested and running trials, by number
         self._faults: Counter[str] = Counter()  # by kind
         self._retries = Retries(context.run)
         self._furthest: dict[str, float] = {}  # the last epoch reported by any attempt, by key
@@ -159,31 +160,24 @@ class Progress:
 
         Its lease is taken here. A trial that turns out to be done, or to run elsewhere, changes its state.
         """
-        while self._free_places and (key := self._ready.take(share, barred)) is not None:
+        while (key := self._ready.take(share, barred)) is not None:
             task = self._tasks[key]
             if self._shares.of(task) != share:  # a trial of the same shape ran out of memory meanwhile
                 self._place(task)
             elif self._mine(task):
-                return self._start(task, share)
+                return self._suggest(task, share)
         return None
 
     def waiting(self, share: float) -> Iterator[float]:
         """Expected durations (seconds) of the trials that could start now with that share, in their order."""
-        return map(self.expected_seconds, self._ready.keys(share) if self._free_places else ())
-
-    def expected_seconds(self, key: str) -> float:
-        """The expected duration of a trial."""
-        return self._seconds.get(key, 1.0)
+        return map(self.pace.expected, self._ready.keys(share))
 
     @property
     def ready_shares(self) -> list[float]:
-        """The shares of a GPU that trials which could start need."""
-        return self._ready.shares
-
-    @property
-    def _free_places(self) -> float:
-        """How many more trials may run at the same time."""
-        return max(0, (self._context.run.max_concurrent or math.inf) - len(self._live))
+        """The shares of a GPU that trials which could start need: the share of the longest first, and of
+        equally long ones the larger."""
+        shares = self._ready.shares
+        return sorted(shares, key=lambda share: (next(self.waiting(share)), share), reverse=True)
 
     def poll(self) -> None:
         """Retry what has waited long enough. To be called every few seconds."""
@@ -210,6 +204,18 @@ class Progress:
         self._ready.sort_out(lambda key: self._shares.of(self._tasks[key]) or 0.0)
 
     # -- trials that run
+
+    def started(self, number: int) -> None:
+        """A worker starts a trial."""
+        if (attempt := self._live.get(number)) is not None and not attempt.since:
+            attempt.since = datetime.now(UTC).isoformat(timespec="seconds")
+            self._states.enter(attempt.task.key, State.RUNNING)
+            self._context.observer.trial_started(attempt.task)
+
+    def returned(self, number: int) -> None:
+        """A trial was not started: it is ready again."""
+        if (attempt := self._live.pop(number, None)) is not None:
+            self._place(attempt.task)
 
     def reported(self, number: int, rows: list[Metrics]) -> bool:
         """A trial reported epochs. Returns whether the scheduler prunes it now."""
@@ -267,7 +273,8 @@ class Progress:
             self._give_up(task, fault)
 
     def abandon(self) -> None:
-        """The sweep ends: release the leases of running trials, and remove those of finished work."""
+        """The sweep ends: release the leases of trials that have not ended, and remove those of finished
+        work."""
         for attempt in self._live.values():
             self._release(attempt.task, done=False)
         self._live.clear()
@@ -289,12 +296,12 @@ class Progress:
     @property
     def running(self) -> list[Attempt]:
         """The attempts that run."""
-        return list(self._live.values())
+        return [attempt for attempt in self._live.values() if attempt.since]
 
     @property
     def idle(self) -> bool:
         """Whether no trial runs, and none could start."""
-        return not self._states.count(State.READY, State.RUNNING)
+        return not self._states.count(State.READY, State.SUGGESTED, State.RUNNING)
 
     @property
     def unbuilt(self) -> list[DataSpec]:
@@ -332,7 +339,7 @@ class Progress:
             "stopped": self._states.count(State.PRUNED),
             "elsewhere": self._states.count(State.ELSEWHERE),
             "waiting": self._states.count(*WAITING),
-            "running": [attempt.to_json() for attempt in self._live.values()],
+            "running": [attempt.to_json() for attempt in self.running],
             "faults": dict(self._faults),
             "silent": self._outage.message,
         }
@@ -394,11 +401,10 @@ class Progress:
             return False
         return True
 
-    def _start(self, task: Task, share: float) -> Attempt:
+    def _suggest(self, task: Task, share: float) -> Attempt:
         attempt = Attempt(next(self._numbers), task, share)
         self._live[attempt.number] = attempt
-        self._states.enter(task.key, State.RUNNING)
-        self._context.observer.trial_started(task)
+        self._states.enter(task.key, State.SUGGESTED)
         return attempt
 
     def _again(self, task: Task, fault: Fault, how: str, wait: float) -> None:

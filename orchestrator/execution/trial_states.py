@@ -14,13 +14,14 @@ class State(StrEnum):
     READY = "ready"
     PAUSED = "paused"  # after a fault
     ELSEWHERE = "elsewhere"  # another driver holds its lease
+    SUGGESTED = "suggested"  # to Tune: it waits for resources, or for its turn in a bundle
     RUNNING = "running"
     DONE = "done"
     FAILED = "failed"
     PRUNED = "pruned"
 
 
-WAITING = (State.BLOCKED, State.UNMEASURED, State.READY, State.PAUSED)
+WAITING = (State.BLOCKED, State.UNMEASURED, State.READY, State.PAUSED, State.SUGGESTED)
 SETTLED = (State.DONE, State.FAILED, State.PRUNED)
 
 

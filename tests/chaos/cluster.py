@@ -39,7 +39,7 @@ class Machine(Protocol):
 
 
 class Cluster(Protocol):
-    """Machines under Ray: a head without CPUs for Ray, where drivers and mailboxes run, and some workers. A context
+    """Machines under Ray: a head without CPUs for Ray, where drivers run, and some workers. A context
     manager."""
 
     head: Machine

@@ -80,16 +80,9 @@ Fault = Callable[[Scene, random.Random], bool]  # False: there was nothing to br
 
 
 def kill_worker(scene: Scene, chance: random.Random) -> bool:
-    """Kill a worker, a builder, or the mailbox."""
+    """Kill a worker or a builder."""
     found = at_work(scene.cluster)
     return kill_all([chance.choice(found)]) if found else False
-
-
-def kill_mailbox(scene: Scene, chance: random.Random) -> bool:
-    """Kill the actor through which driver and workers exchange messages."""
-    return kill_all(
-        [process for process in at_work(scene.cluster) if "ray::Mailbox" in command_line(process)]
-    )
 
 
 def kill_raylet(scene: Scene, chance: random.Random) -> bool:
@@ -211,7 +204,6 @@ def fill_store(scene: Scene, chance: random.Random) -> bool:
 
 FAULTS: tuple[Fault, ...] = (
     kill_worker,
-    kill_mailbox,
     kill_raylet,
     kill_node,
     kill_driver,

@@ -11,15 +11,15 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.util.queue import Queue
 
-from orchestrator.estimates.capacity import Claim
 from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault, fault, killed_for_memory
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import POLL_SECONDS, Progress
 from orchestrator.execution.ray.build_task import start_build, with_gpu
 from orchestrator.execution.ray.connect import Cluster, cause
+from orchestrator.execution.requests import Request
 from orchestrator.execution.retries import Retries
-from orchestrator.storage.records import DataSetAtWork
+from orchestrator.storage.records import DataSetAtWork, DriverState
 from orchestrator.storage.stores import open_driven
 from poisons import DataSpec
 
@@ -38,6 +38,7 @@ class Builders:
     later: dict[str, float] = field(default_factory=dict)  # name -> when to retry or poll
     rows: Counter[str] = field(default_factory=Counter)  # progress reports of each, in this attempt
     most: Counter[str] = field(default_factory=Counter)  # the most progress reports of each in any attempt
+    began: set[str] = field(default_factory=set)  # names of those that have started
     pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
@@ -57,13 +58,28 @@ class Builders:
                 self._submit(spec)
 
     @property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[Request]:
         """The resources that builders hold or wait for."""
         return [claim for spec in self.refs.values() for claim in self._claims(spec)]
 
-    def to_json(self) -> list[DataSetAtWork]:
+    @property
+    def holding(self) -> list[Request]:
+        """The resources of builders that have started, and of those that help them."""
+        return [
+            claim
+            for spec in self.refs.values()
+            for claim in self._claims(spec)[0 if spec.name in self.began else 1 :]
+        ]
+
+    @property
+    def waiting(self) -> list[Request]:
+        """The resources of builders that have not started."""
+        return [self._claims(spec)[0] for spec in self.refs.values() if spec.name not in self.began]
+
+    def to_json(self) -> DriverState:
         """Their part of the heartbeat."""
-        return [{"name": s.name, "word": self.status.get(s.name, "")} for s in self.refs.values()]
+        at_work = (DataSetAtWork(name=s.name, word=self.status.get(s.name, "")) for s in self.refs.values())
+        return {"building": list(at_work)}
 
     def abandon(self) -> None:
         """The sweep ends: release the leases of unfinished data sets."""
@@ -128,11 +144,11 @@ class Builders:
         workers = self.context.run.workers_per_data if spec.crafts else 1
         return int(min(workers, self.pressure.most))
 
-    def _claims(self, spec: DataSpec) -> list[Claim]:
+    def _claims(self, spec: DataSpec) -> list[Request]:
         """The resources of the tasks that build a data set; with GPUs there are at most as many tasks as
         GPUs."""
         gpus = self._gpus(spec)
-        one = Claim(self.context.run.cpus_per_data, min(1, gpus))
+        one = Request(self.context.run.cpus_per_data, min(1, gpus))
         return [one] * (gpus or self._workers(spec))
 
     def _gpus(self, spec: DataSpec) -> int:
@@ -146,6 +162,7 @@ class Builders:
         opener = partial(open_driven, self.context.store.where, self.driver)
         ref = start_build(spec, opener, self.mail, cpus=cpus, gpus=gpus, workers=workers)
         self.refs[ref] = spec
+        self.began.discard(spec.name)
 
     def _read_mail(self) -> None:
         if self.mail is None:
@@ -163,6 +180,7 @@ class Builders:
                 self.context.observer.data_progress(spec, row)
             else:
                 self.rows[name] = 0
+                self.began.add(name)
                 self.context.observer.data_started(spec)
 
     def _count_report(self, name: str) -> None:

@@ -21,6 +21,7 @@ from ray.exceptions import AuthenticationError
 from orchestrator.cluster.autoscaling import promised
 from orchestrator.cluster.host import check_listening, scratch
 from orchestrator.cluster.token import find_token, make_private_token
+from orchestrator.execution.requests import Capacity
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 
@@ -46,6 +47,14 @@ class Cluster:
     def total(self, resource: str) -> float:
         """The amount of a resource on all machines together."""
         return sum(machine.get(resource, 0.0) for machine in self.machines())
+
+    def capacity(self) -> Capacity:
+        """Its processors and GPUs."""
+        return Capacity(self.total("CPU"), self.total("GPU"))
+
+    def alive(self) -> list[str]:
+        """The ids of the machines that are alive."""
+        return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
     def wait_for_machines(self) -> None:
         """Wait for the first machine that can run something: right after it came up a cluster may consist

@@ -9,8 +9,8 @@ import ray
 import torch
 from ray.exceptions import RayError
 
-from orchestrator.estimates.capacity import Claim
 from orchestrator.estimates.shares import Measured
+from orchestrator.execution.requests import Request
 from orchestrator.planning.extents import Extents
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons.sources.base import Extent
@@ -20,7 +20,7 @@ from trainers.stored import OBJECT
 
 
 @dataclass
-class Probes:
+class Profiles:
     """The profiling tasks of a sweep: each has a GPU to itself, and they take precedence over trials."""
 
     shares: Measured
@@ -29,16 +29,16 @@ class Probes:
     refs: dict[ray.ObjectRef, str] = field(default_factory=dict)
 
     @property
-    def claims(self) -> list[Claim]:
+    def claims(self) -> list[Request]:
         """The resources that they hold or wait for."""
-        return [Claim(self.cpus, 1.0)] * len(self.refs)
+        return [Request(self.cpus, 1.0)] * len(self.refs)
 
     def poll(self) -> None:
         """Start the profiling tasks that are needed, and collect results."""
         started = set(self.refs.values())
         for shape, task in self.shares.wanted.items():
             if shape not in started:
-                ask = _probe.options(name=f"probe-{shape}", num_gpus=1, num_cpus=self.cpus)
+                ask = _profile.options(name=f"profile-{shape}", num_gpus=1, num_cpus=self.cpus)
                 trial = json.dumps(plain(task.trial))
                 self.refs[ask.remote(trial, self.extents.of(task.trial.data))] = shape
         ready, _ = ray.wait(list(self.refs), num_returns=len(self.refs), timeout=0) if self.refs else ([], [])
@@ -51,7 +51,7 @@ class Probes:
 
 
 @ray.remote(max_retries=1, max_calls=1)  # its process ends with the task, which frees its GPU memory
-def _probe(trial: str, train: Extent) -> tuple[GpuProfile, int]:
+def _profile(trial: str, train: Extent) -> tuple[GpuProfile, int]:
     """The profile of a trial, and the memory of the GPU in bytes."""
     spec, device = TrialSpec.parse(OBJECT.read(trial.encode()), "trial"), torch.device("cuda")
     found = profile_trial(spec, train.shape, train.num_classes, train.images, device)

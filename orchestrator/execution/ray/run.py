@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -18,15 +18,15 @@ from orchestrator.estimates.cost import Costs
 from orchestrator.estimates.kept_weights import choose_kept_weights
 from orchestrator.estimates.shares import Given, Measured, Shares
 from orchestrator.execution.context import SweepContext
+from orchestrator.execution.pace import Pace
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.builders import Builders
 from orchestrator.execution.ray.connect import Cluster, cluster
-from orchestrator.execution.ray.dispatch import Dispatcher
-from orchestrator.execution.ray.mailbox import start_mailbox
-from orchestrator.execution.ray.profiling import Probes
-from orchestrator.execution.ray.tune import Workers
+from orchestrator.execution.ray.profiling import Profiles
+from orchestrator.execution.ray.tune import Tuning
 from orchestrator.execution.ray.worker import Shared, Work
+from orchestrator.execution.scheduler import Claims, Scheduler
 from orchestrator.execution.trial import run_trial
 from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
@@ -85,7 +85,7 @@ def run_plan(
             Driver(storage, plan.sweep.name, stop, needs=plan.names, snapshot=plan.version)
         )
         context = SweepContext(plan, store, observer, Leases(storage, driver.id))
-        progress = Progress(context, seconds=_seconds(plan, store))
+        progress = Progress(context, _pace(plan, store))
         after.callback(progress.abandon)  # runs after all workers have ended
         with (
             cluster(address, cpu_isa=run.cpu_isa) as there,
@@ -95,20 +95,24 @@ def run_plan(
             pressure = Pressure()
             builders = Builders(context, progress, there, driver.id, pressure=pressure)
             after.callback(builders.abandon)
-            shares, probes = _shares(plan, store, there)
+            shares, profiles = _shares(plan, store, there)
             kept = choose_kept_weights(plan, store).kept
             for key in retry:
                 Ledger(storage_of(store)).forget(key)
             progress.begin(shares)
-            mailbox = start_mailbox()
-            shared = Shared(mailbox, store.where, driver.id, json.dumps(plain(run)), work)
-            with Workers(shared, folder, cpus=run.cpus_per_trial) as workers:
+            shared = Shared(store.where, driver.id, json.dumps(plain(run)), work)
+
+            def claims() -> Claims:
+                waiting = [*builders.waiting, *(profiles.claims if profiles else ())]
+                return Claims(builders.holding, waiting)
+
+            with Tuning(shared, folder) as tuning:
                 observer.sweep_started(plan)
-                dispatcher = Dispatcher(
-                    context, progress, builders, workers, mailbox, there, probes, kept, pressure
+                scheduler = Scheduler(
+                    context, progress, tuning, there.capacity, there.alive, claims, kept, pressure
                 )
-                polls = [builders.poll, *([probes.poll] if probes else []), progress.poll, dispatcher.adjust]
-                _drive(progress, dispatcher, driver, stop, polls)
+                polls = [builders.poll, *([profiles.poll] if profiles else []), progress.poll]
+                _drive(progress, builders, scheduler, driver, stop, polls)
     done, failed, pruned = map(progress.trials, (State.DONE, State.FAILED, State.PRUNED))
     if progress.mistake is not None:
         raise InputError(
@@ -119,7 +123,8 @@ def run_plan(
 
 def _drive(
     progress: Progress,
-    dispatcher: Dispatcher,
+    builders: Builders,
+    scheduler: Scheduler,
     driver: Driver,
     stop: threading.Event,
     polls: Sequence[Callable[[], None]],
@@ -132,17 +137,16 @@ def _drive(
             if polled.due():
                 for poll in polls:
                     poll()
-                driver.state = progress.to_json() | dispatcher.to_json()
+                driver.state = progress.to_json() | builders.to_json() | scheduler.to_json()
             if progress.finished:
                 break
-            dispatcher.step()
+            scheduler.step()
             well = time.monotonic()
         except RayError as error:
             if time.monotonic() - well > RAY_SECONDS:
                 lines = str(error).strip().splitlines() or [""]
                 raise OSError(f"Ray no longer answers ({type(error).__name__}: {lines[0]})") from None
             time.sleep(POLL_SECONDS)
-    dispatcher.dismiss()
 
 
 class Every:
@@ -158,26 +162,29 @@ class Every:
         return True
 
 
-def _seconds(plan: Plan, store: Store) -> dict[str, float]:
-    """The expected duration of each missing trial, by key: from finished trials, or a guess that orders
-    them. Trials that differ only in seed and poison take equally long, so each recipe is estimated once."""
-    if len(set(map(_recipe, plan.missing))) < 2:
-        return {task.key: 1.0 for task in plan.missing}
-    wanted = [task.key for task in plan.tasks]
+def _pace(plan: Plan, store: Store) -> Pace:
+    """The expected duration of each missing trial: from finished trials, or a guess that orders them. Trials
+    that differ only in seed and poison take equally long."""
+    recipes = {task.key: _recipe(task) for task in plan.missing}
     place = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     threads = max(1, int(plan.sweep.run.cpus_per_trial))
-    costs = Costs.learned(store, prefer=wanted, place=place, threads=threads) or Costs.usual(store)
-    return {task.key: costs.task_seconds(task) for task in plan.missing}
+    keys = [task.key for task in plan.tasks]
+    costs = Costs.learned(store, prefer=keys, place=place, threads=threads)
+    if costs is None and len(set(recipes.values())) < 2:
+        return Pace({}, recipes)
+    known = costs or Costs.usual(store)
+    seconds = {task.key: known.task_seconds(task) for task in plan.missing}
+    return Pace(seconds, recipes, learned=costs is not None)
 
 
-def _recipe(task: Task) -> tuple[object, ...]:
+def _recipe(task: Task) -> Hashable:
     """The part of a trial that determines its duration."""
     trial = task.trial
     keys = (trial.train.key, trial.evaluation.key, trial.test_data.key)
     return (*keys, trial.data.limit, task.trains, task.probe_epochs)
 
 
-def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | None]:
+def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Profiles | None]:
     """The share of a GPU for each trial: as the sweep says, or as measured, or a whole GPU where there are
     any. InputError if no machine of the cluster has the resources."""
     run = plan.sweep.run
@@ -192,4 +199,4 @@ def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Probes | 
     if not measured:
         return Given(given, kept, extents, there.gpu_model(), plan.missing), None
     shares = Measured(kept, extents, there.gpu_model(), plan.missing)
-    return shares, Probes(shares, extents, run.cpus_per_trial)
+    return shares, Profiles(shares, extents, run.cpus_per_trial)

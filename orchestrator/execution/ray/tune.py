@@ -1,14 +1,15 @@
-"""The workers as Tune trials: long-running, each with its share of the cluster, restarted when they die.
+"""Bundles of trainings as Tune trials.
 
-Tune runs in a thread of its own. It places workers, and asks a cluster that can grow for machines; the driver
-decides which trial a worker runs.
+`tune.run` runs in a thread of its own, with a searcher that suggests the bundles which the driver hands over,
+a scheduler that ends those which the driver prunes, and a callback that passes on what workers report. So
+slow storage never makes a training wait.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import Counter
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -23,111 +24,126 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.execution import tune_controller
 from ray.tune.experiment import Trial
 from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.search_generator import SearchGenerator
 
+from orchestrator.execution.bundles import Bundle
 from orchestrator.execution.faults import is_out_of_memory
-from orchestrator.execution.ray.worker import Shared, worker
+from orchestrator.execution.ray.worker import Shared, train
+from orchestrator.execution.requests import Request
+from orchestrator.execution.scheduler import Event, Over, Reported, holds
 from orchestrator.storage.backoff import pause
 
 MANY = 10**9
-FAILURES = 5  # of Tune itself, in a row, before any worker requests a trial
+FAILURES = 5  # of Tune itself, in a row, before any worker reports
 UNKNOWN = "no reason is known"
+WAIT_SECONDS = 0.1  # how long the driver waits for an event
 CLOSE_SECONDS = 2.0  # that Tune has to end all workers; disconnecting from Ray ends the rest
 
 
-class Workers:
-    """Starts workers and reports which have died or ended; from `with` to its end. Used from one thread.
+class Tuning:
+    """Runs bundles as Tune trials, from `with` to its end. All methods are called from the driver's thread.
 
-    If Tune itself fails, all workers are lost, and Tune is started again.
+    If Tune itself fails, all bundles are lost, and Tune is started again.
     """
 
-    def __init__(self, shared: Shared, folder: Path, *, cpus: float) -> None:
-        """`shared` is what each worker is given; `folder` is Tune's, for this run; `cpus` are a worker's."""
-        self.shared, self.folder, self.cpus = shared, folder, cpus
-        self.open: dict[int, float] = {}  # number of each ordered or existing worker -> its share of a GPU
-        self.failures = 0  # of Tune, since a worker last requested a trial; the dispatcher resets it
-        self._numbers = self._runs = 0
-        self._closed = threading.Event()
-        self._start()
-
-    @property
-    def shares(self) -> Counter[float]:
-        """The number of workers that exist or are ordered, by share."""
-        return Counter(self.open.values())
-
-    def order(self, share: float) -> None:
-        """Start one more worker with that share of a GPU, as soon as there is room."""
-        self._numbers += 1
-        self.open[self._numbers] = share
-        self._orders.put({"number": self._numbers, "share": share})
-
-    def ended(self) -> Iterator[tuple[int, str]]:
-        """The numbers of workers whose process died since the last call, with the reason, which Tune
-        restarts; and of those that ended. OSError if Tune cannot be kept running."""
-        while not self._events.empty():
-            number, ended, why = self._events.get()
-            if ended:
-                self.open.pop(number, None)
-            if why or ended:
-                yield number, why
-        if self._error is not None:
-            why = _reason(self._error)
-            self.failures += 1
-            if self.failures > FAILURES:
-                raise OSError(f"Ray Tune fails repeatedly: {why}") from None
-            numbers = list(self.open)
-            self.open.clear()
-            self._start()
-            yield from ((number, f"Ray Tune failed: {why}") for number in numbers)
-
-    def _start(self) -> None:
-        """Run Tune in a thread of its own, without any worker."""
-        self._runs += 1
-        self._orders: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self._events: queue.SimpleQueue[tuple[int, bool, str]] = queue.SimpleQueue()
-        self._error: BaseException | None = None
+    def __init__(self, shared: Shared, folder: Path) -> None:
+        """`shared` is what each worker is given; `folder` is Tune's, for this run."""
+        self.shared, self.folder = shared, folder
+        self.failures = 0
+        self.stopping: set[int] = set()
+        self.held: frozenset[str] = frozenset()
+        self.more = False
+        self.bundles: queue.SimpleQueue[Bundle] = queue.SimpleQueue()  # that Tune has not taken yet
+        self.heard: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
+        self.closed = threading.Event()
+        self._open: set[int] = set()  # the numbers of the bundles that are not over
         self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
-        self._thread.start()
+
+    def suggest(self, bundle: Bundle) -> None:
+        self._open.add(bundle.number)
+        self.bundles.put(bundle)
+
+    def events(self) -> Iterator[Event]:
+        """What happened since the last call; waits briefly if nothing did. OSError if Tune cannot be kept
+        running."""
+        wait = WAIT_SECONDS
+        with suppress(queue.Empty):
+            while True:
+                event = self.heard.get(timeout=wait) if wait else self.heard.get_nowait()
+                wait = 0.0
+                if isinstance(event, BaseException):
+                    yield from self._failed(event)
+                    continue
+                if isinstance(event, Over):
+                    self._open.discard(event.bundle)
+                yield event
+
+    def _failed(self, error: BaseException) -> Iterator[Event]:
+        """Tune failed, and all of its trials with it."""
+        why = _reason(error)
+        self.failures += 1
+        if self.failures > FAILURES:
+            raise OSError(f"Ray Tune fails repeatedly: {why}") from None
+        with suppress(queue.Empty):
+            while True:
+                self.bundles.get_nowait()
+        lost, self._open = self._open, set()
+        yield from (Over(number, f"Ray Tune failed: {why}") for number in sorted(lost))
+        self._thread = self._started()
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._run, name="tune", daemon=True)
+        thread.start()
+        return thread
 
     def __enter__(self) -> Self:
+        self._thread = self._started()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """End all workers at once."""
-        self._closed.set()
+        """End all bundles at once."""
+        self.closed.set()
         self._thread.join(CLOSE_SECONDS)
 
+    # -- in the thread of Tune
+
     def _run(self) -> None:
-        cpus = self.cpus  # `wants` is pickled, and `self` cannot be
-
-        def wants(config: dict[str, Any]) -> PlacementGroupFactory:
-            return PlacementGroupFactory([{"CPU": cpus, "GPU": config["share"]}])
-
+        """Run Tune whenever there are bundles. It ends when it has none, which frees its workers."""
         try:
             if self.failures:
-                self._closed.wait(pause(self.failures))
+                self.closed.wait(pause(self.failures))
             tune_controller.RayActorManager = _ActorManager
-            tune.run(
-                tune.with_resources(tune.with_parameters(worker, shared=self.shared), wants),
-                name=f"workers-{self._runs}",
-                storage_path=str(self.folder),
-                search_alg=_WorkerGenerator(self._orders, self._closed),
-                num_samples=MANY,
-                callbacks=[_WorkerCallback(self._events)],
-                stop=_CloseStopper(self._closed),
-                max_failures=-1,
-                raise_on_failed_trial=False,
-                trial_name_creator=_name,
-                trial_dirname_creator=_name,
-                progress_reporter=_SilentReporter(),
-                verbose=0,
-            )
-        except BaseException as error:  # noqa: BLE001  (the driver's thread raises it in `ended`)
-            if not self._closed.is_set():
-                self._error = error
+            while not self.closed.is_set():
+                if self.bundles.empty():
+                    time.sleep(0.02)
+                else:
+                    self._tune()
+        except BaseException as error:  # noqa: BLE001  (the driver's thread raises it in `events`)
+            if not self.closed.is_set():
+                self.heard.put(error)
+
+    def _tune(self) -> None:
+        tune.run(
+            tune.with_resources(tune.with_parameters(train, shared=self.shared), _resources),
+            name=f"trainings-{time.time_ns()}",
+            storage_path=str(self.folder),
+            search_alg=_Bundles(self),
+            scheduler=_Decisions(self),
+            callbacks=[_Reports(self)],
+            stop=_CloseStopper(self),
+            num_samples=MANY,
+            reuse_actors=True,
+            max_failures=0,
+            raise_on_failed_trial=False,
+            trial_name_creator=_name,
+            trial_dirname_creator=_folder,
+            progress_reporter=_SilentReporter(),
+            verbose=0,
+        )
 
 
 class _ActorManager(RayActorManager):
@@ -140,36 +156,43 @@ class _ActorManager(RayActorManager):
         super()._actor_task_failed(tracked_actor_task=tracked_actor_task, exception=exception)
 
 
-class _Unsaved:
-    """State that Tune must not write into its snapshots: a sweep resumes from our ledger."""
+class _Part:
+    """A part of Tune that works for a `Tuning`. It has no state that Tune could write into its snapshots: a
+    sweep resumes from our ledger."""
+
+    tuning: Tuning
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
 
-class _WorkerGenerator(_Unsaved, SearchGenerator):
-    """Gives Tune a worker for every order; it is not finished before it is closed."""
+class _Bundles(_Part, SearchGenerator):
+    """Suggests the bundles of the driver.
 
-    def __init__(self, orders: queue.SimpleQueue[dict[str, Any]], closed: threading.Event) -> None:
-        super().__init__(_OrderSearcher(orders))
-        self.closed = closed
+    Once the search is finished, Tune lets workers go that no trial waits for, and ends when no trial is left.
+    So the search is finished whenever there is nothing to suggest and nothing is expected soon.
+    """
+
+    def __init__(self, tuning: Tuning) -> None:
+        super().__init__(_NextBundle(tuning))
+        self.tuning = tuning
 
     def is_finished(self) -> bool:
-        return self.closed.is_set()
+        return self.tuning.closed.is_set() or (self.tuning.bundles.empty() and not self.tuning.more)
 
     def save_to_dir(self, dirpath: str, session_str: str) -> None: ...
 
 
-class _OrderSearcher(_Unsaved, Searcher):
-    """An order, in the form of a Tune configuration."""
+class _NextBundle(_Part, Searcher):
+    """The next bundle, in the form of a Tune configuration."""
 
-    def __init__(self, orders: queue.SimpleQueue[dict[str, Any]]) -> None:
+    def __init__(self, tuning: Tuning) -> None:
         super().__init__()
-        self.orders = orders
+        self.tuning = tuning
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         try:
-            return self.orders.get_nowait()
+            return {"bundle": self.tuning.bundles.get_nowait()}
         except queue.Empty:
             return None
 
@@ -178,39 +201,63 @@ class _OrderSearcher(_Unsaved, Searcher):
     ) -> None: ...
 
 
-class _WorkerCallback(_Unsaved, TrialProgressCallback):
-    """Reports which workers died (with a reason) and which ended. It replaces Tune's own callback, which
+class _Decisions(_Part, FIFOScheduler):
+    """Ends trials that the driver prunes, and those that begin although others wait for their resources.
+    Trials start in the order in which they are suggested."""
+
+    def __init__(self, tuning: Tuning) -> None:
+        super().__init__()
+        self.tuning = tuning
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        bundle: Bundle = trial.config["bundle"]
+        begins = any("node" in message for message in result.get("messages", ()))
+        refused = begins and holds(self.tuning.held, bundle.request)
+        pruned = not self.tuning.stopping.isdisjoint(order["attempt"] for order in bundle.orders)
+        return TrialScheduler.STOP if refused or pruned else TrialScheduler.CONTINUE
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        return None  # Tune's own queue has the right order, and does not search all trials
+
+
+class _Reports(_Part, TrialProgressCallback):
+    """Passes on what workers report, and which trials are over. It replaces Tune's own callback, which
     prints."""
 
-    def __init__(self, events: queue.SimpleQueue[tuple[int, bool, str]]) -> None:
+    def __init__(self, tuning: Tuning) -> None:
         super().__init__()
-        self.events = events
+        self.tuning = tuning
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Gives the calls of a worker the name of its trial, which Ray's state API and dashboard show."""
+        worker = trial.temporary_state.ray_actor
+        plain = vars(worker).setdefault("unnamed_train", worker.train)
+        worker.train = plain.options(name=_name(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
-    ) -> None: ...
-
-    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.events.put((trial.config["number"], False, _why(trial)))
+    ) -> None:
+        if messages := result.pop("messages", None):  # Tune need not keep them
+            self.tuning.heard.put(Reported(_number(trial), messages))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.events.put((trial.config["number"], True, ""))
+        self.tuning.heard.put(Over(_number(trial)))
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.events.put((trial.config["number"], True, _why(trial)))
+        self.tuning.heard.put(Over(_number(trial), _why(trial)))
 
 
-class _CloseStopper(_Unsaved, tune.Stopper):
-    """Ends every worker once they are closed."""
+class _CloseStopper(_Part, tune.Stopper):
+    """Ends every trial once the sweep ends."""
 
-    def __init__(self, closed: threading.Event) -> None:
-        self.closed = closed
+    def __init__(self, tuning: Tuning) -> None:
+        self.tuning = tuning
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.closed.is_set()
+        return self.tuning.closed.is_set()
 
 
 class _SilentReporter(tune.ProgressReporter):
@@ -222,13 +269,29 @@ class _SilentReporter(tune.ProgressReporter):
     def report(self, trials: list[Trial], done: bool, *sys_info: dict[str, Any]) -> None: ...
 
 
+def _resources(config: dict[str, Any]) -> PlacementGroupFactory:
+    request: Request = config["bundle"].request
+    options: dict[str, Any] = {}
+    if request.avoid:
+        options["bundle_label_selector"] = [{"ray.io/node-id": f"!in({','.join(sorted(request.avoid))})"}]
+    return PlacementGroupFactory([{"CPU": request.cpus, "GPU": request.gpus}], **options)
+
+
+def _number(trial: Trial) -> int:
+    return trial.config["bundle"].number
+
+
 def _name(trial: Trial) -> str:
-    return f"worker-{trial.config['number']}"
+    return trial.config["bundle"].name
+
+
+def _folder(trial: Trial) -> str:
+    return trial.config["bundle"].folder
 
 
 def _why(trial: Trial) -> str:
-    """Why a worker died, from the last error that Tune recorded: that it was killed for memory, or else
-    the last line."""
+    """Why a worker died, from the error that Tune recorded: that it was killed for memory, or else the last
+    line."""
     with suppress(OSError):
         text = Path(trial.error_file).read_text().rpartition("Failure # ")[2]
         lines = [line.strip()[:300] for line in text.splitlines()[1:] if line.strip()]

@@ -1,13 +1,13 @@
-"""A worker: a process that runs one trial after another. To Tune it is one long trial.
+"""A Tune trial: a worker runs the trainings of a bundle, one after another.
 
-So the cost of starting Python, importing torch, creating a CUDA context and opening data sets is paid once.
+Tune gives the same process one bundle after another (`reuse_actors`). So the cost of starting Python,
+importing torch, creating a CUDA context and opening data sets is paid once.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from typing import Any
 
 import ray
 import torch
-from ray.actor import ActorHandle
+from ray import tune
 
+from orchestrator.execution.bundles import Bundle
 from orchestrator.execution.faults import fault, two_versions
+from orchestrator.execution.messages import Ended, Message, Order
 from orchestrator.execution.ray.connect import device_of
-from orchestrator.execution.ray.mailbox import MailboxClient, gpu_id
-from orchestrator.execution.ray.messages import Ended, Order, WorkerId
 from orchestrator.planning.probes import PlannedProbe
 from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.backoff import patiently
@@ -34,51 +34,62 @@ from trainers import Images, InputError
 from trainers.families import Metrics
 from trainers.stored import OBJECT, VALUE
 
-REPORT_SECONDS = 0.5  # a trial's epochs reach the driver in batches, at most this often
+REPORT_SECONDS = 0.5  # messages reach the driver in batches, at most this often
 MAX_OPEN = 8  # data sets that a worker keeps open
 Work = Callable[..., Result]  # orchestrator.execution.trial.run_trial, or a benchmark's substitute
 
 
-class Stopped(BaseException):
-    """Raised inside a training to end it."""
-
-
 @dataclass(frozen=True)
 class Shared:
-    """What all workers of a sweep share: the mailbox, the store and its driver, and how trials are run."""
+    """What all workers of a sweep share: the store and its driver, and how trials are run."""
 
-    mailbox: ActorHandle
     store: str
     driver: str  # the id of its heartbeat in that store
     run: str  # a RunSpec, as JSON
     work: Work
 
 
-def worker(config: dict[str, Any], shared: Shared) -> None:
-    """Ask for trials and run them until the driver has no more."""
-    share = float(config["share"])
+def train(config: dict[str, Any], shared: Shared) -> None:
+    """Run a bundle. Tune may end it at any report."""
+    bundle: Bundle = config["bundle"]
     node = ray.get_runtime_context().get_node_id()
-    who = WorkerId(
-        worker=secrets.token_hex(8), number=config["number"], share=share, node=node, card=gpu_id()
-    )
-    mailbox = MailboxClient(shared.mailbox, who)
-    worker_state = Worker(shared, share, mailbox)
-    ended: Ended | None = None
-    while (order := mailbox.ask(ended)) is not None and "trial" in order:
-        ended = worker_state.carry_out(order)
-        if ended.get("poisoned"):
-            mailbox.ask(ended)  # only reports the outcome: a new process takes the next order
+    reporter = Reporter()
+    rest = bundle.resting.get(node, 0.0)
+    reporter.add({"node": node, "rests": rest > 0})
+    reporter.send()
+    if rest > 0:
+        time.sleep(rest)  # an ended worker would be replaced by another on this machine
+        return
+    worker = worker_of(shared, bundle.request.gpus)
+    for order in bundle.orders:
+        reporter.add({"started": order["attempt"]})
+        ended, poisoned = worker.carry_out(order, reporter)
+        reporter.add(ended)
+        if poisoned:
+            reporter.send()
             os._exit(1)
+    reporter.send()
+
+
+def worker_of(shared: Shared, share: float) -> Worker:
+    """The worker of this process, which survives from bundle to bundle. Its share never changes: Tune gives
+    a process only bundles with equal resources."""
+    if shared.driver not in WORKERS:
+        WORKERS[shared.driver] = Worker(shared, share)
+    return WORKERS[shared.driver]
+
+
+WORKERS: dict[str, Worker] = {}  # of this process, by driver
 
 
 class Worker:
-    """The state of a worker: the store with its open data sets, the device, the mailbox.
+    """The store with its open data sets, and the device.
 
-    Store and device are opened with the first order, so that an error there becomes the outcome of the order.
+    Both are opened with the first order, so that an error there becomes the outcome of the order.
     """
 
-    def __init__(self, shared: Shared, share: float, mailbox: MailboxClient) -> None:
-        self.shared, self.share, self.mailbox = shared, share, mailbox
+    def __init__(self, shared: Shared, share: float) -> None:
+        self.shared, self.share = shared, share
         self.run = RunSpec.parse(OBJECT.read(shared.run.encode()), "run")
         self.open: OrderedDict[str, Images] = OrderedDict()
 
@@ -95,31 +106,33 @@ class Worker:
             )  # running out of its share fails this trial only
         return device
 
-    def carry_out(self, order: Order) -> Ended:
-        """Run the trial of an order. Returns how it ended."""
-        number = order["attempt"]
-        report = _Reporter(self.mailbox, number)
+    def carry_out(self, order: Order, reporter: Reporter) -> tuple[Ended, bool]:
+        """Run the trial of an order. Returns how it ended, and whether this process must not be used
+        again."""
+        number, start = order["attempt"], time.monotonic()
         try:
-            trial = TrialSpec.parse(OBJECT.read(order["trial"].encode()), "trial")
-            if trial.key != order["key"]:
-                raise InputError(two_versions("trial", order["key"], trial.key, platform.node()))
-            store, device = self.store, self.device
-            run = self.run.with_kept_weights(keep=order["keep"])
-            options: dict[str, Any] = {"device": device, "report": report, "run": run, "images": self.images}
-            if "probes" in order:
-                options["probes"] = [
-                    PlannedProbe.from_json(planned) for planned in VALUE.read(order["probes"].encode())
-                ]
-            record = self.shared.work(trial, store, **options)
-        except Stopped:
-            return {"attempt": number, "stopped": True, "rows": report.rows}
+            record = self._result(order, lambda row: reporter.epoch(number, row))
         except Exception as error:  # noqa: BLE001  (any exception is the outcome of the trial)
             found = fault(error)
-            return {"attempt": number, "fault": found.to_json(), "poisoned": found.poisoned}
+            seconds = time.monotonic() - start
+            return {"ended": number, "seconds": seconds, "fault": found.to_json()}, found.poisoned
         finally:
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()  # other processes may share the GPU
-        return {"attempt": number, "record": record}
+        return {"ended": number, "seconds": time.monotonic() - start, "record": record}, False
+
+    def _result(self, order: Order, report: Callable[[Metrics], None]) -> Result:
+        trial = TrialSpec.parse(OBJECT.read(order["trial"].encode()), "trial")
+        if trial.key != order["key"]:
+            raise InputError(two_versions("trial", order["key"], trial.key, platform.node()))
+        store, device = self.store, self.device
+        run = self.run.with_kept_weights(keep=order["keep"])
+        options: dict[str, Any] = {"device": device, "report": report, "run": run, "images": self.images}
+        if "probes" in order:
+            options["probes"] = [
+                PlannedProbe.from_json(planned) for planned in VALUE.read(order["probes"].encode())
+            ]
+        return self.shared.work(trial, store, **options)
 
     def images(self, spec: DataSpec) -> Images:
         """A data set, kept open. It is opened if need be, and built if it is missing."""
@@ -131,17 +144,36 @@ class Worker:
         return self.open[spec.name]
 
 
-class _Reporter:
-    """Reports a trial's epochs in batches. Raises Stopped when the trial is to end."""
+class Reporter:
+    """Reports messages to Tune in batches, with the last epoch as Tune's metrics. A report may end the thread
+    of the bundle, where Tune stops its trial."""
 
-    def __init__(self, mailbox: MailboxClient, attempt: int) -> None:
-        self.mailbox, self.attempt = mailbox, attempt
-        self.rows: list[Metrics] = []
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.row: Metrics = {}
         self.last = time.monotonic()
 
-    def __call__(self, row: Metrics) -> None:
-        self.rows.append(row)
+    def epoch(self, attempt: int, row: Metrics) -> None:
+        """An epoch of an attempt has ended."""
+        self.row = row
+        last = self.messages[-1] if self.messages else None
+        if last is not None and "rows" in last and last["attempt"] == attempt:
+            last["rows"].append(row)
+            self._send_if_due()
+        else:
+            self.add({"attempt": attempt, "rows": [row]})
+
+    def add(self, message: Message) -> None:
+        """Report a message soon."""
+        self.messages.append(message)
+        self._send_if_due()
+
+    def send(self) -> None:
+        """Report all messages now."""
+        messages, self.messages = self.messages, []
+        tune.report({**self.row, "messages": messages})
+        self.last = time.monotonic()
+
+    def _send_if_due(self) -> None:
         if time.monotonic() - self.last >= REPORT_SECONDS:
-            rows, self.rows, self.last = self.rows, [], time.monotonic()
-            if self.mailbox.report(self.attempt, rows):
-                raise Stopped
+            self.send()

@@ -7,6 +7,7 @@ import pytest
 from orchestrator.estimates.shares import Shares
 from orchestrator.execution.context import SweepContext
 from orchestrator.execution.faults import Fault
+from orchestrator.execution.pace import Pace
 from orchestrator.execution.progress import POLL_SECONDS, Attempt, Progress
 from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer, Observers
@@ -115,7 +116,7 @@ def test_long_trials_start_first_and_their_data_sets_are_built_first(store: Stor
     plan = plan_of(tiny(), store)
     seconds = {task.key: float(s) for task, s in zip(plan.tasks, (1, 3, 9, 2), strict=True)}
     leases = Leases(Ledger(store.where).storage, "one")
-    progress = Progress(SweepContext(plan, store, Observer(), leases), seconds=seconds)
+    progress = Progress(SweepContext(plan, store, Observer(), leases), Pace(seconds, {}))
     progress.begin(Shares.fixed(0.0))
     assert [spec.name.rpartition("-")[0] for spec in progress.unbuilt] == [
         "digits-clean-test",
@@ -125,15 +126,6 @@ def test_long_trials_start_first_and_their_data_sets_are_built_first(store: Stor
     while progress.unbuilt:
         progress.data_built(progress.buildable()[0])
     assert [seconds[offered(progress).task.key] for _ in plan.tasks] == [9, 3, 2, 1]
-
-
-def test_max_concurrent_limits_running_trials(store: Store) -> None:
-    progress, *_ = begun(store, built=True, grid={"seed": [0, 1]}, run={"max_concurrent": 1})
-    attempt = offered(progress)
-    assert progress.offer(0.0) is None
-    assert list(progress.waiting(0.0)) == []
-    done(progress, attempt)
-    assert progress.offer(0.0) is not None
 
 
 def test_a_failed_data_set_fails_those_derived_from_it(store: Store) -> None:
@@ -366,3 +358,29 @@ def test_unreadable_clean_images_fail_each_dependent_once(store: Store) -> None:
     assert sorted(name for name, _ in recorder.events if name.startswith("digits")) == sorted(broken)
     assert len(progress.trials(State.FAILED)) == 2
     assert not progress.trials(State.BLOCKED)
+
+
+def test_a_suggested_trial_waits_until_a_worker_starts_it(store: Store) -> None:
+    progress, _, _ = begun(store, built=True, grid={"seed": [0, 1]})
+    first = progress.offer(0.0)
+    other = progress.offer(0.0)
+    assert first is not None
+    assert other is not None
+    assert progress.trials(State.SUGGESTED) == [first.task.key, other.task.key]
+    assert (progress.to_json()["waiting"], progress.running, progress.idle) == (2, [], False)
+    progress.started(first.number)
+    progress.returned(other.number)
+    assert [attempt.task.key for attempt in progress.running] == [first.task.key]
+    assert progress.trials(State.READY) == [other.task.key]
+    again = progress.offer(0.0)
+    assert again is not None
+    assert (again.task, again.number) == (other.task, 3)
+
+
+def test_of_equally_long_trials_those_with_larger_shares_come_first(store: Store) -> None:
+    progress, _, _ = begun(store, built=True, grid={"seed": [0, 1]}, shares=Growing(0.25))
+    first = progress.offer(0.25)
+    assert first is not None
+    progress.attempt_failed(first.number, Fault("memory", "too small"))
+    progress._ready.add(first.task.key, 0, 0.5)
+    assert progress.ready_shares == [0.5, 0.25]

@@ -1,7 +1,9 @@
-"""If Tune fails, its workers are lost but the sweep continues."""
+"""If Tune fails, its trials are lost but the sweep continues."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.ray import tune as module
-from orchestrator.execution.ray.tune import FAILURES, Workers
-from tests.chaos.yard import settled
+from orchestrator.execution.ray.tune import FAILURES, Tuning
+from orchestrator.execution.scheduler import Over
+from tests.orchestrator.execution.ray.bundles import bundle, until
 
 RAISED = RuntimeError("Caught unexpected exception: OutOfMemoryError")
 
@@ -29,40 +32,38 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def failed(workers: Workers) -> list[tuple[int, str]]:
-    """What is lost once Tune has failed."""
-    assert settled(lambda: [] if workers._error else [workers]) == []
-    return list(workers.ended())
-
-
-def opened(folder: Path) -> Workers:
-    return Workers({"not": "sent"}, folder, cpus=1.0)  # type: ignore[arg-type]
-
-
-def test_when_tune_fails_its_workers_are_lost_and_it_is_restarted(runs: list[str], tmp_path: Path) -> None:
-    with opened(tmp_path) as workers:
-        workers.order(0.0)
-        workers.order(0.5)
+def test_when_tune_fails_its_trials_are_lost_and_it_is_restarted(runs: list[str], tmp_path: Path) -> None:
+    with Tuning({"not": "sent"}, tmp_path) as tuning:  # type: ignore[arg-type]
         why = "Ray Tune failed: RuntimeError: Caught unexpected exception: OutOfMemoryError"
-        assert failed(workers) == [(1, why), (2, why)]
-        assert workers.open == {}
-        workers.order(0.25)
-        assert workers.open == {3: 0.25}, "a worker that Tune left running must not be taken for a new one"
-        assert [number for number, _ in failed(workers)] == [3]
-    assert len(set(runs)) == len(runs) >= 2
+        tuning.suggest(bundle(1, "a"))
+        tuning.suggest(bundle(2, "b"))
+        assert until(tuning, lambda events: len(events) == 2) == [Over(1, why), Over(2, why)]
+        tuning.suggest(bundle(3, "a"))
+        assert until(tuning, bool) == [Over(3, why)]
+    assert len(set(runs)) == len(runs) == 2
 
 
 def test_if_tune_never_runs_the_sweep_ends_with_the_reason(runs: list[str], tmp_path: Path) -> None:
-    with opened(tmp_path) as workers:
-        for _ in range(FAILURES):
-            failed(workers)
+    with Tuning({"not": "sent"}, tmp_path) as tuning:  # type: ignore[arg-type]
+        for number in range(FAILURES):
+            tuning.suggest(bundle(number, "a"))
+            until(tuning, bool)
+        tuning.suggest(bundle(99, "a"))
         with pytest.raises(OSError, match="Ray Tune fails repeatedly: RuntimeError: Caught"):
-            failed(workers)
+            until(tuning, bool)
     assert threading.active_count() < 50
 
 
-def test_a_request_from_a_worker_resets_the_count_of_tune_failures(runs: list[str], tmp_path: Path) -> None:
-    with opened(tmp_path) as workers:
-        for _ in range(3 * FAILURES):
-            failed(workers)
-            workers.failures = 0  # as the dispatcher does when a worker asks
+def test_tune_is_not_started_before_there_is_a_bundle(runs: list[str], tmp_path: Path) -> None:
+    with Tuning({"not": "sent"}, tmp_path) as tuning:  # type: ignore[arg-type]
+        assert list(tuning.events()) == []
+    assert runs == []
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("whole")
+def test_on_a_cluster() -> None:
+    """See on_tune.py; one process and one cluster for all checks, since it takes long to start."""
+    run = [sys.executable, "-m", "tests.orchestrator.execution.ray.on_tune"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.execution.ray.connect import given
-from orchestrator.execution.ray.worker import Shared, Worker
+from orchestrator.execution.ray.worker import Reporter, Shared, Worker
 from orchestrator.execution.trial import run_trial
 from orchestrator.storage.backoff import ATTEMPTS
 from orchestrator.storage.heartbeats import Driver
@@ -24,11 +24,11 @@ from trainers.spec import plain
 
 
 def carried_out(where: Path, store: Store, **order: Any) -> dict[str, Any]:
-    """The fault with which a worker without a mailbox and without a store at `where` ends a trial."""
+    """The fault with which a worker without a store at `where` ends a trial."""
     task = plan_of(tiny(), store).tasks[0]
-    worker_state = Worker(Shared(None, str(where), "nobody", "{}", run_trial), 0.0, None)  # type: ignore[arg-type]
-    trial = json.dumps(plain(task.trial))
-    ended = worker_state.carry_out({"attempt": 1, "key": task.key, "trial": trial, **order})
+    worker = Worker(Shared(str(where), "nobody", "{}", run_trial), 0.0)
+    given = {"attempt": 1, "key": task.key, "trial": json.dumps(plain(task.trial)), "keep": False}
+    ended, _ = worker.carry_out(given | order, Reporter())  # type: ignore[arg-type]
     return dict(ended["fault"])
 
 
