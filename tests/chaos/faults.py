@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.chaos.cluster import MEMORY, Cluster, at_work, kill_all, named, tree
 from tests.chaos.memory import taken, until
-from tests.chaos.yard import Yard, command_line
+from tests.chaos.yard import Yard
 
 KILLED = "ran out of memory"  # a driver's message about a worker that Ray killed
 GIVE_UP_SECONDS = 120.0  # within which a driver must end once its cluster is gone
