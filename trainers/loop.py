@@ -369,9 +369,11 @@ def train_step(
 
 
 def compiled(spec: TrainSpec, model: nn.Module) -> nn.Module:
-    """The model in the execution mode of the spec; it shares the weights."""
+    """The model in the execution mode of the spec; it shares the weights. torch raises FailOnRecompileLimitHit
+    if it would run without compilation because it has compiled too many graphs."""
     if spec.execution == "eager":
         return model
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     mode = "reduce-overhead" if spec.execution == "cuda_graphs" else "default"
     return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 

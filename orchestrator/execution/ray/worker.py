@@ -32,6 +32,7 @@ from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
 from trainers import Images, InputError
 from trainers.families import Metrics
+from trainers.process_state import reset_process_state
 from trainers.stored import OBJECT, VALUE
 
 REPORT_SECONDS = 0.5  # messages reach the driver in batches, at most this often
@@ -110,6 +111,7 @@ class Worker:
         """Run the trial of an order. Returns how it ended, and whether this process must not be used
         again."""
         number, start = order["attempt"], time.monotonic()
+        reset_process_state()
         try:
             record = self._result(order, lambda row: reporter.epoch(number, row))
         except Exception as error:  # noqa: BLE001  (any exception is the outcome of the trial)
