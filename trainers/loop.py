@@ -369,8 +369,8 @@ def train_step(
 
 
 def compiled(spec: TrainSpec, model: nn.Module) -> nn.Module:
-    """The model in the execution mode of the spec; it shares the weights. torch raises FailOnRecompileLimitHit
-    if it would run without compilation because it has compiled too many graphs."""
+    """The model in the execution mode of the spec; it shares the weights. Raises torch's
+    FailOnRecompileLimitHit rather than run without compilation because too many graphs were compiled."""
     if spec.execution == "eager":
         return model
     torch._dynamo.config.fail_on_recompile_limit_hit = True

@@ -1,5 +1,5 @@
-"""What a training could leave behind in its process for the next one: settings of torch, global random streams,
-compiled graphs."""
+"""What a training could leave behind in its process for the next one: settings of torch, global random
+streams, compiled graphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def reset_process_state() -> None:
     more than a log line (torch.compile's `recompile_limit`); so its graphs are dropped.
     """
     random.seed(0)
-    np.random.seed(0)  # noqa: NPY002  (a plug-in may use the global stream)
+    np.random.seed(0)
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float32)
     torch.set_grad_enabled(True)

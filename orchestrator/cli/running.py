@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,9 +41,10 @@ def run_sweep(
     if options.address is None and todo.missing:
         _check_this_machine(todo)
         make_private_token(console)
-    tracker = open_tracker(options.tracking_uri, todo, stored, console)
-    live = _live(tracker, options.tracking_wait, console) if tracker is not None and todo.missing else None
-    code = _run(todo, stored, live, options.address, file, console, retry) if todo.missing else 0
+    with ThreadPoolExecutor(1) as background:  # MLflow's imports and migrations take as long as Ray's start
+        opening = background.submit(_trackers, todo, stored, options, console)
+        code = _run(todo, stored, opening, options.address, file, console, retry) if todo.missing else 0
+        tracker, live = opening.result()
     if tracker is not None:
         _check_tracked(live.complete if live is not None else _synced(tracker), file, stored, console)
     print_report([sheet_of(status_of(todo, stored), file)], Format.table, console)
@@ -60,20 +62,19 @@ def run_sweep(
 def _run(
     todo: Plan,
     stored: Store,
-    live: LiveTracker | None,
+    opening: Future[tuple[Tracker | None, LiveTracker | None]],
     address: str | None,
     file: Path,
     console: Terminal,
     retry: Collection[str],
 ) -> int:
     from orchestrator.cli import display
-    from orchestrator.monitoring.observer import Observers
+    from orchestrator.execution.ray.run import run_plan
+    from orchestrator.monitoring.observer import Awaited, Observers
 
     view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
-    observers = [view] if live is None else [view, live]
-    from orchestrator.execution.ray.run import run_plan
-
-    outcome = run_plan(todo, stored, Observers(*observers), address=address, retry=retry)
+    live = Awaited(lambda: opening.result()[1])  # first: it shows that it waits
+    outcome = run_plan(todo, stored, Observers(live, view), address=address, retry=retry)
     if outcome.interrupted:
         console.say(
             ("interrupted", "yellow"), f" after {outcome.done} trials; run the same command again to continue"
@@ -105,10 +106,17 @@ def make_private_token(console: Terminal) -> None:
         warn(console, warning)
 
 
-def _live(tracker: Tracker, patience: float, console: Terminal) -> LiveTracker:
+def _trackers(
+    todo: Plan, stored: Store, options: RunOptions, console: Terminal
+) -> tuple[Tracker | None, LiveTracker | None]:
+    """The tracker, and what sends it the events of the sweep, if there are any."""
+    tracker = open_tracker(options.tracking_uri, todo, stored, console)
+    if tracker is None or not todo.missing:
+        return tracker, None
     from orchestrator.tracking import LiveTracker
 
-    return LiveTracker(tracker, lambda message: warn(console, message), patience=patience)
+    wait = options.tracking_wait
+    return tracker, LiveTracker(tracker, lambda message: warn(console, message), patience=wait)
 
 
 def _synced(tracker: Tracker) -> bool:

@@ -111,6 +111,7 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.context.now)
+        self._capacity = self.capacity()
         self._number = 0
         self._busy = -math.inf  # when trainings were last suggested
 
@@ -139,9 +140,8 @@ class Scheduler:
         """Suggest trainings as far as there is room for them, and a few ahead, which workers take over when
         they become free."""
         self.progress.keep_ahead(len(self.live) + 1)
-        claims = self.claims()
-        self.tune.held = claims.held
-        now = self.context.now()
+        claims, now = self.claims(), self.context.now()
+        self.tune.held, self._capacity = claims.held, self.capacity()
         while (share := self._next_share()) is not None and self._suggest(share):
             self._busy = now
         self.tune.more = not claims.all and now - self._busy < IDLE_SECONDS
@@ -204,7 +204,7 @@ class Scheduler:
     def _room(self, request: Request) -> int:
         """For how many more bundles with such a request there is room."""
         running = [live.bundle.request for live in self.live.values()]
-        room = self.capacity().room(request, running, self.claims().all)
+        room = self._capacity.room(request, running, self.claims().all)
         return int(max(0, min(room, self._most - len(self.live))))
 
     @property
@@ -241,6 +241,7 @@ class Scheduler:
             self._ended(live.node, attempt, message)
 
     def _ended(self, node: str, attempt: Attempt, ended: Ended) -> None:
+        self.tune.stopping.discard(attempt.number)
         if "fault" in ended:
             self._failed(node, attempt, Fault.from_json(ended["fault"]))
             return

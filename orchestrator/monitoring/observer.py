@@ -68,3 +68,16 @@ def _pass_on(event: str) -> Callable[..., None]:
 
 for _event in [name for name in vars(Observer) if not name.startswith("_")]:
     setattr(Observers, _event, _pass_on(_event))
+
+
+class Awaited(Observers):
+    """An observer that is made while Ray starts; the sweep does not begin before it is there."""
+
+    def __init__(self, made: Callable[[], Observer | None]) -> None:
+        """`made` waits for the observer; it may give none."""
+        super().__init__()
+        self.made = made
+
+    def sweep_started(self, plan: Plan) -> None:
+        self.observers = tuple(filter(None, [self.made()]))
+        super().sweep_started(plan)

@@ -50,7 +50,8 @@ class Cluster:
 
     def capacity(self) -> Capacity:
         """Its processors and GPUs."""
-        return Capacity(self.total("CPU"), self.total("GPU"))
+        machines = self.machines()
+        return Capacity(*(sum(machine.get(kind, 0.0) for machine in machines) for kind in ("CPU", "GPU")))
 
     def alive(self) -> list[str]:
         """The ids of the machines that are alive."""
