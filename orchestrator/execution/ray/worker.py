@@ -64,6 +64,8 @@ def train(config: dict[str, Any], shared: Shared) -> None:
     worker = worker_of(shared, bundle.request.gpus)
     for order in bundle.orders:
         reporter.add({"started": order["attempt"]})
+        if order is bundle.orders[0]:
+            reporter.send()  # the first epoch may take long
         ended, poisoned = worker.carry_out(order, reporter)
         reporter.add(ended)
         if poisoned:

@@ -62,8 +62,10 @@ def test_tune_is_not_started_before_there_is_a_bundle(runs: list[str], tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("whole")
-def test_on_a_cluster() -> None:
-    """See on_tune.py; one process and one cluster for all checks, since it takes long to start."""
-    run = [sys.executable, "-m", "tests.orchestrator.execution.ray.on_tune"]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=300, check=False)
+@pytest.mark.parametrize("script", ["on_tune", "on_gpus"])
+def test_on_a_cluster(script: str) -> None:
+    """See on_tune.py and on_gpus.py; each is one process with one cluster for all checks, which takes long to
+    start."""
+    run = [sys.executable, "-m", f"tests.orchestrator.execution.ray.{script}"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]

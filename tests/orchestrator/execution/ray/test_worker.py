@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from orchestrator.execution.ray import worker as module
 from orchestrator.execution.ray.connect import given
 from orchestrator.execution.ray.worker import Reporter, Shared, Worker
 from orchestrator.execution.trial import run_trial
@@ -18,6 +20,7 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.stores import open_driven
 from poisons import Store
 from poisons.durable import StoreError
+from tests.orchestrator.execution.ray.bundles import bundle
 from tests.orchestrator.sweeps import plan_of, tiny
 from trainers import InputError
 from trainers.spec import plain
@@ -93,3 +96,58 @@ def test_a_broken_gpu_is_an_error_but_a_missing_one_is_not(tmp_path: Path) -> No
     assert given(gpu=True, works=False, built=False, devices=tmp_path).type == "cpu"
     with pytest.raises(RuntimeError, match="CUDA error"):
         given(gpu=True, works=False, built=True, devices=tmp_path)
+
+
+class Ended(BaseException):
+    """The process has ended."""
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The messages that workers report; the process of the test takes the place of theirs, on node `here`."""
+    found: list[Any] = []
+
+    def end(code: int) -> None:
+        raise Ended
+
+    monkeypatch.setattr(module.tune, "report", lambda metrics: found.extend(metrics["messages"]))
+    monkeypatch.setattr(
+        module.ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here")
+    )
+    monkeypatch.setattr(module.os, "_exit", end)
+    monkeypatch.setattr(module, "WORKERS", {})
+    return found
+
+
+def test_a_worker_whose_device_is_broken_reports_that_and_ends(
+    reported: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = {"ended": 100, "seconds": 1.0, "fault": {"kind": "machine", "error": "CUDA error"}}
+    monkeypatch.setattr(Worker, "carry_out", lambda self, order, reporter: (fault, True))
+    with pytest.raises(Ended):
+        module.train({"bundle": bundle(1, "first", "second")}, Shared("", "one", "{}", run_trial))
+    assert reported == [{"node": "here", "rests": False}, {"started": 100}, fault]
+
+
+def test_a_worker_on_a_machine_that_rests_starts_nothing_and_stays(
+    reported: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", slept.append)
+    resting = bundle(1, "first", resting={"here": 20.0, "there": 5.0})
+    module.train({"bundle": resting}, Shared("", "one", "{}", run_trial))
+    assert reported == [{"node": "here", "rests": True}]
+    assert slept == [20.0]
+
+
+def test_epochs_are_reported_in_batches_with_the_last_as_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent, clock = list[Any](), [0.0]
+    monkeypatch.setattr(module.tune, "report", sent.append)
+    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
+    reporter = Reporter()
+    for epoch in range(1, 11):
+        clock[0] += 0.2
+        reporter.epoch(7, {"epoch": float(epoch)})
+    rows = [[row["epoch"] for row in message["rows"]] for report in sent for message in report["messages"]]
+    assert rows == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]
+    assert [report["epoch"] for report in sent] == [3.0, 6.0, 9.0]
