@@ -59,7 +59,7 @@ class Tuning:
         self.heard: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self.closed = threading.Event()
         self._open: set[int] = set()  # the numbers of the bundles that are not over
-        self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def suggest(self, bundle: Bundle) -> None:
         self._open.add(bundle.number)
@@ -91,15 +91,14 @@ class Tuning:
                 self.bundles.get_nowait()
         lost, self._open = self._open, set()
         yield from (Over(number, f"Ray Tune failed: {why}") for number in sorted(lost))
-        self._thread = self._started()
+        self._start()
 
-    def _started(self) -> threading.Thread:
-        thread = threading.Thread(target=self._run, name="tune", daemon=True)
-        thread.start()
-        return thread
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="tune", daemon=True)
+        self._thread.start()
 
     def __enter__(self) -> Self:
-        self._thread = self._started()
+        self._start()
         return self
 
     def __exit__(
@@ -107,7 +106,8 @@ class Tuning:
     ) -> None:
         """End all bundles at once."""
         self.closed.set()
-        self._thread.join(CLOSE_SECONDS)
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
 
     # -- in the thread of Tune
 
