@@ -373,6 +373,7 @@ def compiled(spec: TrainSpec, model: nn.Module) -> nn.Module:
     FailOnRecompileLimitHit rather than run without compilation because too many graphs were compiled."""
     if spec.execution == "eager":
         return model
+    torch._dynamo.reset()  # the graphs of earlier trainings count too
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     mode = "reduce-overhead" if spec.execution == "cuda_graphs" else "default"
     return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]

@@ -1,21 +1,17 @@
 """What a training could leave behind in its process for the next one: settings of torch, global random
-streams, compiled graphs."""
+streams."""
 
 from __future__ import annotations
 
 import random
-import sys
 
 import numpy as np
 import torch
 
 
 def reset_process_state() -> None:
-    """Make this process like a new one for the next training. Imports, the CUDA context and open files stay.
-
-    `torch.compile` gives up after a few graphs of one function and then runs without compilation, with no
-    more than a log line (torch.compile's `recompile_limit`); so its graphs are dropped.
-    """
+    """Make this process like a new one for the next training. Imports, the CUDA context and open files stay;
+    compiled graphs are dropped by the next training that compiles."""
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
@@ -26,5 +22,3 @@ def reset_process_state() -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = False
     torch.backends.cudnn.allow_tf32 = True
-    if "torch._dynamo" in sys.modules:
-        torch._dynamo.reset()

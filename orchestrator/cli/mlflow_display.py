@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 def open_tracker(uri: str | None, todo: Plan, stored: Store, console: Terminal) -> Tracker | None:
     """The tracker. If its store does not answer, it is returned unattached, with a warning, and the sweep
     goes on. None, with a warning, if the store cannot be used at all, as without its driver."""
+    from orchestrator import tracking
     from trainers import InputError
 
-    with console.status("opening MLflow"):
-        from orchestrator import tracking
-
-        tracker = tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored, attach=False)
-        try:
-            tracker.attach()
-        except tracking.TROUBLE as error:
-            silent = tracker.connection.silent(error)
-            warn(console, f"{silent}; the sweep goes on, and MLflow gets what it missed when it answers")
-        except InputError as error:
-            warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
-            return None
+    tracker = tracking.Tracker(uri or tracking.default_uri(stored.root), todo, stored, attach=False)
+    try:
+        tracker.attach()
+    except tracking.TROUBLE as error:
+        silent = tracker.connection.silent(error)
+        warn(console, f"{silent}; the sweep goes on, and MLflow gets what it missed when it answers")
+    except InputError as error:
+        warn(console, f"{error}; the sweep goes on without it, see `opsctl track --help`")
+        return None
     for warning in tracker.connection.warnings:
         warn(console, warning)
     return tracker

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,12 +42,14 @@ def run_sweep(
     if options.address is None and todo.missing:
         _check_this_machine(todo)
         make_private_token(console)
-    with ThreadPoolExecutor(1) as background:  # MLflow's imports and migrations take as long as Ray's start
-        opening = background.submit(_trackers, todo, stored, options, console)
-        code = _run(todo, stored, opening, options.address, file, console, retry) if todo.missing else 0
-        tracker, live = opening.result()
+    opening = _Opening(options, todo, stored, console)
+    code = _run(todo, stored, opening, options.address, file, console, retry) if todo.missing else 0
+    tracker = opening.tracker()
     if tracker is not None:
+        live = opening.live
         _check_tracked(live.complete if live is not None else _synced(tracker), file, stored, console)
+    elif not opening.done:
+        _check_tracked(False, file, stored, console)
     print_report([sheet_of(status_of(todo, stored), file)], Format.table, console)
     if todo.failed:
         warn(
@@ -62,7 +65,7 @@ def run_sweep(
 def _run(
     todo: Plan,
     stored: Store,
-    opening: Future[tuple[Tracker | None, LiveTracker | None]],
+    opening: _Opening,
     address: str | None,
     file: Path,
     console: Terminal,
@@ -70,11 +73,10 @@ def _run(
 ) -> int:
     from orchestrator.cli import display
     from orchestrator.execution.ray.run import run_plan
-    from orchestrator.monitoring.observer import Awaited, Observers
+    from orchestrator.monitoring.observer import Observers
 
     view: Observer = display.Screen(console) if console.is_terminal else display.Lines(console)
-    live = Awaited(lambda: opening.result()[1])  # first: it shows that it waits
-    outcome = run_plan(todo, stored, Observers(live, view), address=address, retry=retry)
+    outcome = run_plan(todo, stored, Observers(opening.observer, view), address=address, retry=retry)
     if outcome.interrupted:
         console.say(
             ("interrupted", "yellow"), f" after {outcome.done} trials; run the same command again to continue"
@@ -106,17 +108,42 @@ def make_private_token(console: Terminal) -> None:
         warn(console, warning)
 
 
-def _trackers(
-    todo: Plan, stored: Store, options: RunOptions, console: Terminal
-) -> tuple[Tracker | None, LiveTracker | None]:
-    """The tracker, and what sends it the events of the sweep, if there are any."""
-    tracker = open_tracker(options.tracking_uri, todo, stored, console)
-    if tracker is None or not todo.missing:
-        return tracker, None
-    from orchestrator.tracking import LiveTracker
+class _Opening:
+    """MLflow, opened in the background: its imports and migrations take as long as the start of Ray."""
 
-    wait = options.tracking_wait
-    return tracker, LiveTracker(tracker, lambda message: warn(console, message), patience=wait)
+    def __init__(self, options: RunOptions, todo: Plan, stored: Store, console: Terminal) -> None:
+        from orchestrator.monitoring.observer import Awaited
+
+        self.options, self.todo, self.stored, self.console = options, todo, stored, console
+        self.live: LiveTracker | None = None
+        self._tracker: Future[Tracker | None] = Future()
+        self._live: Future[Observer | None] = Future()
+        self.observer = Awaited(self._live, patience=options.tracking_wait)
+        threading.Thread(target=self._open, name="open-mlflow", daemon=True).start()
+
+    @property
+    def done(self) -> bool:
+        """Whether it is open, or cannot be opened."""
+        return self._tracker.done()
+
+    def tracker(self) -> Tracker | None:
+        """The tracker; None if there is none, or if a sweep has run and it is not there yet."""
+        return None if self.todo.missing and not self.done else self._tracker.result()
+
+    def _open(self) -> None:
+        try:
+            tracker = open_tracker(self.options.tracking_uri, self.todo, self.stored, self.console)
+            if tracker is not None and self.todo.missing:
+                from orchestrator.tracking import LiveTracker
+
+                wait = self.options.tracking_wait
+                self.live = LiveTracker(tracker, lambda text: warn(self.console, text), patience=wait)
+        except BaseException as error:  # noqa: BLE001  (raised where the tracker is asked for)
+            self._live.set_result(None)
+            self._tracker.set_exception(error)
+        else:
+            self._live.set_result(self.live)
+            self._tracker.set_result(tracker)
 
 
 def _synced(tracker: Tracker) -> bool:

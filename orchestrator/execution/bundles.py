@@ -1,14 +1,14 @@
 """Bundles: the trainings that run one after another in one Tune trial. Pure.
 
 A training of minutes is a bundle of its own. Tune takes tens of milliseconds from one trial to the next, and
-it starves slots if trials take less time than the start of a process; so trainings of seconds travel
-together.
+leaves slots idle if trials are shorter than the start of a process; so trainings of seconds travel together.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.execution.messages import Order
 from orchestrator.execution.requests import Request
@@ -21,7 +21,8 @@ PARTS = 2  # what is left makes at least this many bundles for each slot
 @dataclass(frozen=True)
 class Bundle:
     """A Tune trial: its number, its name and folder in Tune, its resources, and its trainings. `resting` maps
-    the ids of machines that must not be used now to the seconds that this will last."""
+    the ids of machines that must not be used to the seconds that this lasted when the bundle was `made`
+    (seconds since 1970)."""
 
     number: int
     name: str
@@ -29,6 +30,12 @@ class Bundle:
     request: Request
     orders: tuple[Order, ...]
     resting: Mapping[str, float]
+    made: float = field(default_factory=time.time)
+
+    def rest(self, node: str) -> float:
+        """For how many more seconds a machine must not be used. Clocks of machines may differ."""
+        seconds = self.resting.get(node, 0.0)
+        return min(seconds, max(0.0, self.made + seconds - time.time()))
 
     def __str__(self) -> str:  # Tune writes configurations into tags
         return self.name

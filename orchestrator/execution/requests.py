@@ -6,7 +6,7 @@ Ray places processes on machines and GPUs. These counts only keep the number tha
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 TINY = 1e-6  # shares such as 1/3 do not add up to 1
@@ -20,6 +20,28 @@ class Request:
     cpus: float
     gpus: float = 0.0
     avoid: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What takes precedence over trainings, builders of data sets and profiling tasks: those that hold their
+    resources, and those that wait for them."""
+
+    holding: tuple[Request, ...] = ()
+    waiting: tuple[Request, ...] = ()
+
+    def __add__(self, other: Claims) -> Claims:
+        return Claims(self.holding + other.holding, self.waiting + other.waiting)
+
+    @property
+    def all(self) -> tuple[Request, ...]:
+        return self.holding + self.waiting
+
+    def held(self, fitting: Callable[[Request], Collection[str]]) -> frozenset[str]:
+        """Resources, "cpus" or "gpus", of which nothing else may take any: what a waiting claim needs must
+        become free on one machine, or one GPU. `fitting` gives the machines that are large enough."""
+        there = (claim for claim in self.waiting if fitting(claim))
+        return frozenset("gpus" if claim.gpus else "cpus" for claim in there)
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,15 @@ from orchestrator.execution.messages import Ended, Message, Order
 from orchestrator.execution.node_health import Nodes
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import Attempt, Progress
-from orchestrator.execution.requests import Capacity, Request
+from orchestrator.execution.requests import Capacity, Claims, Request
 from orchestrator.storage.records import DriverState
 from trainers.spec import plain
 
 AHEAD = 8  # one bundle for this many workers waits to be taken over by one that becomes free
 IDLE_SECONDS = 10.0  # how long a worker without work is kept
+SUGGEST_SECONDS = 0.5  # for suggestions at a time: each takes leases, and events wait meanwhile
 STARVED_SECONDS = 600.0  # if every worker is killed for memory at its start for this long, the sweep fails
-DEATHS = 8  # workers in a row that may die before their first report
+DEATHS = 8  # workers in a row that may die before they start a training
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Tune(Protocol):
 
     failures: int  # of Tune itself, since a worker last reported; the scheduler resets it
     stopping: set[int]  # attempts whose bundle is to end at the next report
+    withdrawn: set[int]  # bundles that are to end if they have not begun
     held: frozenset[str]  # "cpus", "gpus": a bundle that takes any of these may not begin
     more: bool  # whether a worker without work is kept
 
@@ -66,22 +68,14 @@ class Tune(Protocol):
         running."""
 
 
-@dataclass(frozen=True)
-class Claims:
-    """What takes precedence over trainings, builders of data sets and profiling tasks: those that hold their
-    resources, and those that wait for them."""
+class Machines(Protocol):
+    """What the scheduler needs to know of a cluster."""
 
-    holding: Sequence[Request] = ()
-    waiting: Sequence[Request] = ()
+    def capacity(self) -> Capacity:
+        """All its processors and GPUs."""
 
-    @property
-    def all(self) -> list[Request]:
-        return [*self.holding, *self.waiting]
-
-    @property
-    def held(self) -> frozenset[str]:
-        """Resources of which nothing else may take any: what is free must add up on one machine or GPU."""
-        return frozenset("gpus" if claim.gpus else "cpus" for claim in self.waiting)
+    def fitting(self, request: Request) -> Collection[str]:
+        """The ids of the machines that are alive and could meet a request if nothing else ran there."""
 
 
 @dataclass
@@ -91,6 +85,7 @@ class Live:
     bundle: Bundle
     attempts: dict[int, Attempt]
     node: str = ""  # the id of the machine on which it runs, once it has begun
+    ran: bool = False  # whether any of its trainings has started
 
 
 @dataclass
@@ -100,23 +95,24 @@ class Scheduler:
     context: SweepContext
     progress: Progress
     tune: Tune
-    capacity: Callable[[], Capacity]  # of the cluster
-    machines: Callable[[], Collection[str]]  # the ids of those that are alive
+    cluster: Machines
     claims: Callable[[], Claims]
     kept: Set[str] = frozenset()  # keys of the trials that keep their weights
     pressure: Pressure = field(default_factory=Pressure)  # shared with the builders
     live: dict[int, Live] = field(default_factory=dict)
-    deaths: int = 0  # of workers that died before their first report, since one reported
+    deaths: int = 0  # of workers that died before they started a training, since one did
     starved: float | None = None  # when workers began to be killed for memory at their start
 
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.context.now)
-        self._capacity = self.capacity()
+        self._capacity, self._claims = self.cluster.capacity(), Claims()
+        self._together = 0  # bundles at the beginning of this step
         self._number = 0
         self._busy = -math.inf  # when trainings were last suggested
 
     def step(self) -> None:
         """Process what Tune reports, and suggest what may run next."""
+        self._together = len(self.live)
         for event in self.tune.events():
             if (live := self.live.get(event.bundle)) is None:
                 continue
@@ -140,11 +136,23 @@ class Scheduler:
         """Suggest trainings as far as there is room for them, and a few ahead, which workers take over when
         they become free."""
         self.progress.keep_ahead(len(self.live) + 1)
-        claims, now = self.claims(), self.context.now()
-        self.tune.held, self._capacity = claims.held, self.capacity()
-        while (share := self._next_share()) is not None and self._suggest(share):
+        self._claims, self._capacity = self.claims(), self.cluster.capacity()
+        self.tune.held = self._claims.held(self.cluster.fitting)
+        self._withdraw()
+        now, end = self.context.now(), time.monotonic() + SUGGEST_SECONDS
+        while (share := self._next_share()) is not None and self._suggest(share, end):
             self._busy = now
-        self.tune.more = not claims.all and now - self._busy < IDLE_SECONDS
+            if time.monotonic() > end:
+                break
+        soon = bool(self.progress.ready_shares) or now - self._busy < IDLE_SECONDS
+        self.tune.more = soon and not self._claims.all
+
+    def _withdraw(self) -> None:
+        """Take back what can no longer begin: the machines that it does not avoid are gone."""
+        for number, live in self.live.items():
+            request = live.bundle.request
+            if request.avoid and not live.node and not set(self.cluster.fitting(request)) - request.avoid:
+                self.tune.withdrawn.add(number)
 
     def _next_share(self) -> float | None:
         """The share of a GPU of the next training to suggest. On GPUs the order is strict: nothing is
@@ -164,19 +172,24 @@ class Scheduler:
         """Whether one more bundle may be suggested for which there is no room yet."""
         alike = [live for live in self.live.values() if bool(live.bundle.request.gpus) == bool(request.gpus)]
         waiting = sum(not live.node for live in alike)
+        begun = [live.bundle.request for live in self.live.values() if live.node]
+        if self._claims.all and self._capacity.room(request, begun, self._claims.all) < 0:
+            return False  # those that help a builder wait for what the next worker frees
         return waiting < 1 + (len(alike) - waiting) // AHEAD
 
-    def _suggest(self, share: float) -> bool:
-        """Suggest the next trainings with this share; whether there was one."""
-        attempts = self._attempts(share)
+    def _suggest(self, share: float, end: float) -> bool:
+        """Suggest the next trainings with this share, as many as can be leased until `end`; whether there was
+        one."""
+        attempts = self._attempts(share, end)
         if not attempts:
             return False
         first, self._number = attempts[0], self._number + 1
+        machines = self.cluster.fitting(self._request(share))
         bundle = Bundle(
             number=self._number,
             name=first.task.point.name + (f" and {len(attempts) - 1} more" if len(attempts) > 1 else ""),
             folder=f"{first.task.key}-{first.number}",
-            request=self._request(share, avoid=self.nodes.avoided(first.task.key, self.machines())),
+            request=self._request(share, avoid=self.nodes.avoided(first.task.key, machines)),
             orders=tuple(map(self._order, attempts)),
             resting=self.nodes.resting,
         )
@@ -184,7 +197,7 @@ class Scheduler:
         self.tune.suggest(bundle)
         return True
 
-    def _attempts(self, share: float) -> list[Attempt]:
+    def _attempts(self, share: float, end: float) -> list[Attempt]:
         """The next trainings with this share that travel together. A training runs alone if its duration is
         not known, if it failed on some machine, or if it may be pruned."""
         slots = min(self._most, len(self.live) + max(1, self._room(self._request(share))))
@@ -194,7 +207,8 @@ class Scheduler:
             attempts.append(attempt)
             key = attempt.task.key
             pruned = self.context.run.scheduler != "none"
-            if pruned or key in failed or not self.progress.pace.known(key):
+            alone = pruned or key in failed or not self.progress.pace.known(key)
+            if alone or time.monotonic() > end:
                 break
         return attempts
 
@@ -204,13 +218,13 @@ class Scheduler:
     def _room(self, request: Request) -> int:
         """For how many more bundles with such a request there is room."""
         running = [live.bundle.request for live in self.live.values()]
-        room = self._capacity.room(request, running, self.claims().all)
+        room = self._capacity.room(request, running, self._claims.all)
         return int(max(0, min(room, self._most - len(self.live))))
 
     @property
     def _most(self) -> float:
         """The maximum number of bundles at a time: as the sweep says, or fewer where memory is short."""
-        memory = max(0.0, self.pressure.most - len(self.claims().all))
+        memory = max(0.0, self.pressure.most - len(self._claims.all))
         return min(self.context.run.max_concurrent or math.inf, memory)
 
     def _order(self, attempt: Attempt) -> Order:
@@ -228,11 +242,12 @@ class Scheduler:
     # -- what was reported
 
     def _reported(self, live: Live, message: Message) -> None:
-        if "node" in message:  # it begins: workers can be started
-            live.node, self.deaths, self.tune.failures, self.starved = message["node"], 0, 0, None
+        if "node" in message:
+            live.node, self.tune.failures, self.starved = message["node"], 0, None
             if message["rests"]:
                 self._return(live)
-        elif "started" in message:
+        elif "started" in message:  # workers can be started
+            self.deaths, live.ran = 0, True
             self.progress.started(message["started"])
         elif "rows" in message:
             if self.progress.reported(message["attempt"], message["rows"]):
@@ -257,7 +272,7 @@ class Scheduler:
     def _over(self, live: Live, why: str) -> None:
         """A bundle is over: of its trainings that have not ended, one was running if its process died, or was
         pruned, and the others are ready again."""
-        if why and not live.node:
+        if why and live.attempts and not live.ran:
             self._died_at_start(why)
         for number, attempt in live.attempts.items():
             if number in self.tune.stopping:
@@ -276,21 +291,21 @@ class Scheduler:
         live.attempts.clear()
 
     def _died_at_start(self, why: str) -> None:
-        """A worker died before it reported anything. OSError if none can be started: all of them die, or
+        """A worker died before it started a training. OSError if none can be started: all of them die, or
         there has not been enough memory for one for a while and nothing runs whose end would free some."""
         if is_out_of_memory(why):
-            self.pressure.note("a worker that starts", 1 + len(self.live) + len(self.claims().all))
+            self.pressure.note("a worker that starts", 1 + len(self.live) + len(self._claims.all))
             self.starved = self.starved or time.monotonic()
             if not self.progress.running and time.monotonic() - self.starved > STARVED_SECONDS:
                 raise OSError(f"memory does not suffice to start a worker: {why}")
         elif not self.tune.failures:  # deaths caused by a failure of Tune are counted in `failures`
             self.deaths += 1
-            if self.deaths > max(DEATHS, 2 * len(self.live)):
+            if self.deaths > max(DEATHS, 2 * self._together):
                 raise OSError(f"workers die as they start: {why}")
 
     def _death(self, attempt: Attempt, why: str) -> Fault:
         """The fault of an attempt whose process died."""
         if not is_out_of_memory(why):
             return died(why)
-        fewer = self.pressure.note(attempt.task.key, len(self.progress.running) + len(self.claims().all))
+        fewer = self.pressure.note(attempt.task.key, len(self.progress.running) + len(self._claims.all))
         return killed_for_memory(self.pressure.most if fewer else None)

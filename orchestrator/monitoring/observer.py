@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, wait
 from typing import Any
 
 from orchestrator.planning.plan import Plan, Task
@@ -57,27 +58,35 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         self.observers = observers
 
-
-def _pass_on(event: str) -> Callable[..., None]:
-    def pass_on(self: Observers, *args: object) -> None:
+    def pass_on(self, event: str, *args: object) -> None:
         for observer in self.observers:
             getattr(observer, event)(*args)
 
-    return pass_on
+
+def _passing_on(event: str) -> Callable[..., None]:
+    return lambda self, *args: self.pass_on(event, *args)
 
 
 for _event in [name for name in vars(Observer) if not name.startswith("_")]:
-    setattr(Observers, _event, _pass_on(_event))
+    setattr(Observers, _event, _passing_on(_event))
 
 
 class Awaited(Observers):
-    """An observer that is made while Ray starts; the sweep does not begin before it is there."""
+    """An observer that is still being made while the sweep begins: it gets the events that it missed once it
+    is there."""
 
-    def __init__(self, made: Callable[[], Observer | None]) -> None:
-        """`made` waits for the observer; it may give none."""
+    def __init__(self, made: Future[Observer | None], *, patience: float) -> None:
+        """At the end of the sweep, `made` is waited for up to `patience` seconds; it may give None."""
         super().__init__()
-        self.made = made
+        self.made, self.patience = made, patience
+        self._missed: list[tuple[str, tuple[object, ...]]] = []
 
-    def sweep_started(self, plan: Plan) -> None:
-        self.observers = tuple(filter(None, [self.made()]))
-        super().sweep_started(plan)
+    def pass_on(self, event: str, *args: object) -> None:
+        self._missed.append((event, args))
+        if event == "sweep_ended" and len(self._missed) > 1:  # else nothing has happened
+            wait([self.made], self.patience)
+        if self.made.done():
+            self.observers = tuple(filter(None, [self.made.result()]))
+            for name, given in self._missed:
+                super().pass_on(name, *given)
+            self._missed.clear()

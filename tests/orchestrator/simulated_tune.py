@@ -22,8 +22,8 @@ from orchestrator.execution.faults import Fault
 from orchestrator.execution.messages import Ended
 from orchestrator.execution.pace import Pace
 from orchestrator.execution.progress import Progress
-from orchestrator.execution.requests import TINY, Capacity, Request
-from orchestrator.execution.scheduler import Claims, Event, Over, Reported, Scheduler, holds
+from orchestrator.execution.requests import TINY, Capacity, Claims, Request
+from orchestrator.execution.scheduler import Event, Over, Reported, Scheduler, holds
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Task
 from orchestrator.storage.leases import Leases
@@ -77,7 +77,8 @@ class SimulatedTune:
         self, machines: Sequence[Machine], seconds: Callable[[str, float], tuple[float, bool]]
     ) -> None:
         """`seconds` gives the duration of a training with a share of a GPU, and whether it runs out of memory."""
-        self.failures, self.stopping, self.held, self.more = 0, set[int](), frozenset[str](), False
+        self.failures, self.stopping, self.withdrawn = 0, set[int](), set[int]()
+        self.held, self.more = frozenset[str](), False
         self.seconds = seconds
         self.now = 0.0
         self.cpus = sum(cpus for cpus, _ in machines)
@@ -213,6 +214,20 @@ class SimulatedTune:
         heapq.heappush(self._events, (self.now + seconds, next(self._ties), happen))
 
 
+@dataclass
+class Fixed:
+    """A cluster all of whose machines meet any request."""
+
+    total: Capacity
+    machines: list[str]
+
+    def capacity(self) -> Capacity:
+        return self.total
+
+    def fitting(self, request: Request) -> list[str]:
+        return self.machines
+
+
 class SimulatedSweep:
     """A sweep of trials, each with its seconds and share of a GPU, on machines. Trials whose index in `needs` has a
     larger share run out of memory after a minute."""
@@ -246,11 +261,11 @@ class SimulatedSweep:
             self.progress.data_built(self.progress.buildable()[0])
         total = Capacity(self.tune.cpus, float(len(self.tune.gpus)))
         self.scheduler = Scheduler(
-            self.context, self.progress, self.tune, lambda: total, lambda: ["here"], self._claims
+            self.context, self.progress, self.tune, Fixed(total, ["here"]), self._claims
         )
 
     def _claims(self) -> Claims:
-        return Claims(self.tune.claims, [request for request, _ in self.tune.builders])
+        return Claims(tuple(self.tune.claims), tuple(request for request, _ in self.tune.builders))
 
     @property
     def started(self) -> list[Start]:

@@ -13,6 +13,8 @@ SETTINGS = {
     "RAY_ENABLE_AUTO_CONNECT": "0",  # a thread that outlives a sweep must not start another Ray
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same on the driver and in a trial
     "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_INIT": "1",
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # that a pruned training has to end before its worker is reused
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # writes files that are not needed
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # our own handler also ends the building of data sets
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # snapshots are not needed: a sweep resumes from the ledger

@@ -17,7 +17,7 @@ from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import POLL_SECONDS, Progress
 from orchestrator.execution.ray.build_task import start_build, with_gpu
 from orchestrator.execution.ray.connect import Cluster, cause
-from orchestrator.execution.requests import Request
+from orchestrator.execution.requests import Claims, Request
 from orchestrator.execution.retries import Retries
 from orchestrator.storage.records import DataSetAtWork, DriverState
 from orchestrator.storage.stores import open_driven
@@ -63,18 +63,14 @@ class Builders:
         return [claim for spec in self.refs.values() for claim in self._claims(spec)]
 
     @property
-    def holding(self) -> list[Request]:
-        """The resources of builders that have started, and of those that help them."""
-        return [
-            claim
-            for spec in self.refs.values()
-            for claim in self._claims(spec)[0 if spec.name in self.began else 1 :]
-        ]
-
-    @property
-    def waiting(self) -> list[Request]:
-        """The resources of builders that have not started."""
-        return [self._claims(spec)[0] for spec in self.refs.values() if spec.name not in self.began]
+    def claimed(self) -> Claims:
+        """The same, by whether they hold them: helpers of a builder are not known to wait."""
+        found = Claims()
+        for spec in self.refs.values():
+            first, *helpers = self._claims(spec)
+            main = Claims((first,)) if spec.name in self.began else Claims((), (first,))
+            found += main + Claims(tuple(helpers))
+        return found
 
     def to_json(self) -> DriverState:
         """Their part of the heartbeat."""
@@ -169,8 +165,9 @@ class Builders:
             return
         try:
             news = self.mail.get_nowait_batch(self.mail.qsize())
-        except RayError:  # the queue's actor died with its node; progress is not essential
+        except RayError:  # the queue's actor died with its node: builders that have started cannot say so
             self.mail = None
+            self.began.update(spec.name for spec in self.refs.values())
             return
         for name, row in news:
             spec = self.progress.data_set(name)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +22,42 @@ from ray.exceptions import AuthenticationError
 from orchestrator.cluster.autoscaling import promised
 from orchestrator.cluster.host import check_listening, scratch
 from orchestrator.cluster.token import find_token, make_private_token
-from orchestrator.execution.requests import Capacity
+from orchestrator.execution.requests import Capacity, Request
 from trainers import InputError
 from trainers.numerical_platform import check_pinned_isa, isa_environment
 
 LONGEST_FOLDER = 22  # most characters in the path of the folder that contains Ray's
+POLL_SECONDS = 0.2  # between two looks at which machines are alive
 JOIN_SECONDS = 30.0  # how long to wait for the first machine to join the head of a new cluster
 
 
-@dataclass(frozen=True)
+@dataclass
 class Cluster:
     """The resources of a cluster. `coming` has those of all machines that it may grow to."""
 
     coming: tuple[dict[str, float], ...] = ()
+    _alive: dict[str, dict[str, float]] = field(default_factory=dict)
+    _polled: float = -math.inf
+
+    def alive(self) -> dict[str, dict[str, float]]:
+        """The resources of the machines that are alive, by id; up to POLL_SECONDS old."""
+        if time.monotonic() - self._polled > POLL_SECONDS:
+            self._alive = {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"]}
+            self._polled = time.monotonic()
+        return self._alive
+
+    def fitting(self, request: Request) -> list[str]:
+        """The ids of the machines that are alive and could meet a request if nothing else ran there."""
+        return [
+            machine
+            for machine, has in self.alive().items()
+            if has.get("CPU", 0.0) >= request.cpus and has.get("GPU", 0.0) >= request.gpus
+        ]
 
     def machines(self) -> list[dict[str, float]]:
         """The resources of every machine: of all that the cluster may grow to, or else of those that are
         alive."""
-        return list(self.coming) or [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        return list(self.coming) or list(self.alive().values())
 
     def most(self, resource: str) -> float:
         """The largest amount of a resource on any machine."""
@@ -50,12 +69,7 @@ class Cluster:
 
     def capacity(self) -> Capacity:
         """Its processors and GPUs."""
-        machines = self.machines()
-        return Capacity(*(sum(machine.get(kind, 0.0) for machine in machines) for kind in ("CPU", "GPU")))
-
-    def alive(self) -> list[str]:
-        """The ids of the machines that are alive."""
-        return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+        return Capacity(self.total("CPU"), self.total("GPU"))
 
     def wait_for_machines(self) -> None:
         """Wait for the first machine that can run something: right after it came up a cluster may consist

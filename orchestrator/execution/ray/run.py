@@ -26,7 +26,8 @@ from orchestrator.execution.ray.connect import Cluster, cluster
 from orchestrator.execution.ray.profiling import Profiles
 from orchestrator.execution.ray.tune import Tuning
 from orchestrator.execution.ray.worker import Shared, Work
-from orchestrator.execution.scheduler import Claims, Scheduler
+from orchestrator.execution.requests import Claims
+from orchestrator.execution.scheduler import Scheduler
 from orchestrator.execution.trial import run_trial
 from orchestrator.execution.trial_states import State
 from orchestrator.monitoring.observer import Observer
@@ -103,14 +104,11 @@ def run_plan(
             shared = Shared(store.where, driver.id, json.dumps(plain(run)), work)
 
             def claims() -> Claims:
-                waiting = [*builders.waiting, *(profiles.claims if profiles else ())]
-                return Claims(builders.holding, waiting)
+                return builders.claimed + profiles.claimed if profiles else builders.claimed
 
             with Tuning(shared, folder) as tuning:
                 observer.sweep_started(plan)
-                scheduler = Scheduler(
-                    context, progress, tuning, there.capacity, there.alive, claims, kept, pressure
-                )
+                scheduler = Scheduler(context, progress, tuning, there, claims, kept, pressure)
                 polls = [builders.poll, *([profiles.poll] if profiles else []), progress.poll]
                 _drive(progress, builders, scheduler, driver, stop, polls)
     done, failed, pruned = map(progress.trials, (State.DONE, State.FAILED, State.PRUNED))

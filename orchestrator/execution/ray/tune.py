@@ -53,12 +53,14 @@ class Tuning:
         self.shared, self.folder = shared, folder
         self.failures = 0
         self.stopping: set[int] = set()
+        self.withdrawn: set[int] = set()
         self.held: frozenset[str] = frozenset()
         self.more = False
         self.bundles: queue.SimpleQueue[Bundle] = queue.SimpleQueue()  # that Tune has not taken yet
         self.heard: queue.SimpleQueue[Event | BaseException] = queue.SimpleQueue()
         self.closed = threading.Event()
-        self._open: set[int] = set()  # the numbers of the bundles that are not over
+        self.taken: set[int] = set()  # numbers of the bundles that Tune has taken and that are not over
+        self._open: set[int] = set()  # the numbers of all bundles that are not over
         self._thread: threading.Thread | None = None
 
     def suggest(self, bundle: Bundle) -> None:
@@ -127,6 +129,7 @@ class Tuning:
                 self.heard.put(error)
 
     def _tune(self) -> None:
+        self.taken.clear()
         tune.run(
             tune.with_resources(tune.with_parameters(train, shared=self.shared), _resources),
             name=f"trainings-{time.time_ns()}",
@@ -144,6 +147,8 @@ class Tuning:
             progress_reporter=_SilentReporter(),
             verbose=0,
         )
+        for number in self.taken:  # Tune reports nothing if a worker cannot be reused
+            self.heard.put(Over(number, UNKNOWN))
 
 
 class _ActorManager(RayActorManager):
@@ -192,9 +197,11 @@ class _NextBundle(_Part, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         try:
-            return {"bundle": self.tuning.bundles.get_nowait()}
+            bundle = self.tuning.bundles.get_nowait()
         except queue.Empty:
             return None
+        self.tuning.taken.add(bundle.number)
+        return {"bundle": bundle}
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -202,8 +209,8 @@ class _NextBundle(_Part, Searcher):
 
 
 class _Decisions(_Part, FIFOScheduler):
-    """Ends trials that the driver prunes, and those that begin although others wait for their resources.
-    Trials start in the order in which they are suggested."""
+    """Ends trials that the driver prunes or withdraws, and those that begin although others wait for their
+    resources. Trials start in the order in which they are suggested."""
 
     def __init__(self, tuning: Tuning) -> None:
         super().__init__()
@@ -217,6 +224,11 @@ class _Decisions(_Part, FIFOScheduler):
         return TrialScheduler.STOP if refused or pruned else TrialScheduler.CONTINUE
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        if self.tuning.withdrawn:
+            waiting = (one for one in tune_controller.get_live_trials() if one.status == Trial.PENDING)
+            for trial in [one for one in waiting if _number(one) in self.tuning.withdrawn]:
+                tune_controller.stop_trial(trial)
+            self.tuning.withdrawn.clear()
         return None  # Tune's own queue has the right order, and does not search all trials
 
 
@@ -237,14 +249,19 @@ class _Reports(_Part, TrialProgressCallback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if messages := result.pop("messages", None):  # Tune need not keep them
+        result.pop("config", None)  # Tune would keep a copy of the bundle for every trial
+        if messages := result.pop("messages", None):
             self.tuning.heard.put(Reported(_number(trial), messages))
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.tuning.heard.put(Over(_number(trial)))
+        self._over(trial, "")
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self.tuning.heard.put(Over(_number(trial), _why(trial)))
+        self._over(trial, _why(trial))
+
+    def _over(self, trial: Trial, why: str) -> None:
+        self.tuning.taken.discard(_number(trial))
+        self.tuning.heard.put(Over(_number(trial), why))
 
 
 class _CloseStopper(_Part, tune.Stopper):

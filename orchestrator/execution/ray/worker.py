@@ -55,22 +55,20 @@ def train(config: dict[str, Any], shared: Shared) -> None:
     bundle: Bundle = config["bundle"]
     node = ray.get_runtime_context().get_node_id()
     reporter = Reporter()
-    rest = bundle.resting.get(node, 0.0)
-    reporter.add({"node": node, "rests": rest > 0})
-    reporter.send()
+    rest = bundle.rest(node)
+    reporter.add({"node": node, "rests": rest > 0}, now=True)
     if rest > 0:
         time.sleep(rest)  # an ended worker would be replaced by another on this machine
         return
     worker = worker_of(shared, bundle.request.gpus)
     for order in bundle.orders:
-        reporter.add({"started": order["attempt"]})
-        if order is bundle.orders[0]:
-            reporter.send()  # the first epoch may take long
+        reporter.add({"started": order["attempt"]}, now=order is bundle.orders[0])  # an epoch may take long
         ended, poisoned = worker.carry_out(order, reporter)
-        reporter.add(ended)
-        if poisoned:
-            reporter.send()
-            os._exit(1)
+        try:
+            reporter.add(ended, now=poisoned)
+        finally:  # whatever Tune answers
+            if poisoned:
+                os._exit(1)
     reporter.send()
 
 
@@ -86,15 +84,18 @@ WORKERS: dict[str, Worker] = {}  # of this process, by driver
 
 
 class Worker:
-    """The store with its open data sets, and the device.
+    """The settings, the store with its open data sets, and the device.
 
-    Both are opened with the first order, so that an error there becomes the outcome of the order.
+    They are opened with the first order, so that an error there becomes the outcome of the order.
     """
 
     def __init__(self, shared: Shared, share: float) -> None:
         self.shared, self.share = shared, share
-        self.run = RunSpec.parse(OBJECT.read(shared.run.encode()), "run")
         self.open: OrderedDict[str, Images] = OrderedDict()
+
+    @cached_property
+    def run(self) -> RunSpec:
+        return RunSpec.parse(OBJECT.read(self.shared.run.encode()), "run")
 
     @cached_property
     def store(self) -> Store:
@@ -149,8 +150,8 @@ class Worker:
 
 
 class Reporter:
-    """Reports messages to Tune in batches, with the last epoch as Tune's metrics. A report may end the thread
-    of the bundle, where Tune stops its trial."""
+    """Reports messages to Tune in batches, with the last epoch as Tune's metrics. A report ends the thread
+    of the bundle if Tune stops its trial."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -167,10 +168,13 @@ class Reporter:
         else:
             self.add({"attempt": attempt, "rows": [row]})
 
-    def add(self, message: Message) -> None:
-        """Report a message soon."""
+    def add(self, message: Message, *, now: bool = False) -> None:
+        """Report a message soon, or now."""
         self.messages.append(message)
-        self._send_if_due()
+        if now:
+            self.send()
+        else:
+            self._send_if_due()
 
     def send(self) -> None:
         """Report all messages now."""

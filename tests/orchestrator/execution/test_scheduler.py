@@ -12,12 +12,12 @@ from orchestrator.execution import scheduler as module
 from orchestrator.execution.bundles import Bundle
 from orchestrator.execution.faults import Fault
 from orchestrator.execution.messages import Message
-from orchestrator.execution.requests import Capacity, Request
-from orchestrator.execution.scheduler import DEATHS, Claims, Event, Over, Reported, Scheduler
+from orchestrator.execution.requests import Capacity, Claims, Request
+from orchestrator.execution.scheduler import DEATHS, Event, Over, Reported, Scheduler
 from orchestrator.execution.trial_states import State
 from poisons import Store
 from tests.orchestrator.execution.test_progress import RECORD, begun
-from tests.orchestrator.simulated_tune import START_SECONDS, SimulatedSweep
+from tests.orchestrator.simulated_tune import START_SECONDS, Fixed, SimulatedSweep
 
 MEMORY = "OutOfMemoryError: Task was killed due to the node running low on memory."
 
@@ -26,7 +26,8 @@ class Told:
     """Tune, as a test tells it: it keeps what is suggested, and reports what it is given."""
 
     def __init__(self) -> None:
-        self.failures, self.stopping, self.held, self.more = 0, set[int](), frozenset[str](), False
+        self.failures, self.stopping, self.withdrawn = 0, set[int](), set[int]()
+        self.held, self.more = frozenset[str](), False
         self.bundles: list[Bundle] = []
         self.next: list[Event] = []
 
@@ -51,7 +52,7 @@ def scheduled(
     for task in progress._context.plan.tasks:
         progress.pace.took(task.key, seconds)
     tune = Told()
-    found = Scheduler(progress._context, progress, tune, lambda: Capacity(cpus), lambda: nodes, Claims)
+    found = Scheduler(progress._context, progress, tune, Fixed(Capacity(cpus), list(nodes)), Claims)
     found.clock = clock  # type: ignore[attr-defined]
     found.step()
     return found, tune
@@ -316,3 +317,70 @@ def test_a_worker_without_work_is_kept_for_a_moment_but_not_if_a_builder_waits(s
     scheduler.clock.time += module.IDLE_SECONDS + 1  # type: ignore[attr-defined]
     scheduler.step()
     assert not tune.more
+
+
+def test_helpers_of_a_builder_get_what_the_next_workers_free(store: Store) -> None:
+    """They are tasks of the builder; nobody knows whether they wait."""
+    scheduler, tune = scheduled(store, cpus=4, grid={"seed": list(range(12))})
+    first = tune.bundles[:4]
+    for bundle in first:
+        begin(scheduler, tune, bundle)
+    scheduler.claims = lambda: Claims((Request(1),) * 4)
+    count = len(tune.bundles)
+    said(scheduler, tune, first[0], done(first[0]), why="")
+    assert len(tune.bundles) == count, "a bundle ahead would take what this one frees"
+    for bundle in (*first[1:], *tune.bundles[4:]):
+        said(scheduler, tune, bundle, done(bundle), why="")
+    assert len(scheduler.live) == 1, "one training goes on beside them"
+
+
+def test_a_builder_that_no_machine_can_hold_stops_nothing(store: Store) -> None:
+    scheduler, tune = scheduled(store)
+    scheduler.claims = lambda: Claims((), (Request(1),))
+    scheduler.step()
+    assert tune.held == {"cpus"}
+    scheduler.cluster = Fixed(Capacity(2), [])
+    scheduler.step()
+    assert tune.held == frozenset()
+
+
+def test_a_bundle_is_withdrawn_if_only_machines_are_left_that_it_avoids(store: Store) -> None:
+    scheduler, tune = scheduled(store, grid={"seed": [0]})
+    first = tune.bundles[0]
+    begin(scheduler, tune, first, node="a")
+    said(scheduler, tune, first, failed(first), why="")
+    scheduler.clock.time += 60  # type: ignore[attr-defined]
+    scheduler.progress.poll()
+    scheduler.step()
+    again = tune.bundles[-1]
+    assert (again.request.avoid, tune.withdrawn) == ({"a"}, set())
+    scheduler.cluster = Fixed(Capacity(1), ["a"])
+    scheduler.step()
+    assert tune.withdrawn == {again.number}
+    said(scheduler, tune, again, why="")
+    assert tune.bundles[-1].request.avoid == frozenset()
+
+
+def test_a_worker_that_fails_before_its_first_training_counts_as_one_that_cannot_start(store: Store) -> None:
+    """Such as one with another version of opsctl, which cannot read its settings."""
+    scheduler, tune = scheduled(store)
+    begins: Message = {"node": "a", "rests": False}
+    for _ in range(DEATHS):
+        said(scheduler, tune, tune.bundles[-1], begins, why="InputError: unknown field")
+    with pytest.raises(OSError, match="workers die as they start: InputError"):
+        said(scheduler, tune, tune.bundles[-1], begins, why="InputError: unknown field")
+
+
+def test_many_workers_that_start_may_die_together_with_their_machine(store: Store) -> None:
+    scheduler, tune = scheduled(store, cpus=16, grid={"seed": list(range(40))})
+    tune.next = [Over(bundle.number, "the node is gone") for bundle in tune.bundles]
+    scheduler.step()
+    assert scheduler.progress.to_json()["failed"] == 0
+
+
+def test_a_machine_rests_no_longer_than_when_the_bundle_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = Bundle(1, "a", "a", Request(1), (), {"a": 100.0}, made=1000.0)
+    for now, left in ((1000.0, 100.0), (1070.0, 30.0), (1200.0, 0.0), (500.0, 100.0)):
+        monkeypatch.setattr("time.time", lambda now=now: now)
+        assert bundle.rest("a") == left
+        assert bundle.rest("b") == 0.0

@@ -22,8 +22,8 @@ from orchestrator.execution.progress import Progress
 from orchestrator.execution.ray.connect import Cluster
 from orchestrator.execution.ray.tune import Tuning
 from orchestrator.execution.ray.worker import Shared
-from orchestrator.execution.requests import Request
-from orchestrator.execution.scheduler import Claims, Scheduler
+from orchestrator.execution.requests import Claims, Request
+from orchestrator.execution.scheduler import Scheduler
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.heartbeats import Driver
@@ -96,13 +96,13 @@ def run(plan: Plan, store: Store, folder: Path, driver: str) -> list[dict[str, A
     def claims() -> Claims:
         started = any(line["key"] == "builder" for line in lines(file))
         ended = not built or bool(ray.wait(built, timeout=0)[0])
-        request = [] if ended else [Request(1, 1)]
-        return Claims(request, []) if started else Claims([], request)
+        request = () if ended else (Request(1, 1),)
+        return Claims(request) if started else Claims((), request)
 
     there = Cluster()
     work = Sleeping(file, {keys[GROWS]: 1.0})
     with Tuning(Shared(store.where, driver, "{}", work), folder) as tuning:
-        scheduler = Scheduler(context, progress, tuning, there.capacity, there.alive, claims)
+        scheduler = Scheduler(context, progress, tuning, there, claims)
         end = time.monotonic() + 360
         while not progress.finished:
             if time.monotonic() > end:

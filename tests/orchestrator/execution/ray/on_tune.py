@@ -110,6 +110,17 @@ def a_machine_is_avoided(tuning: Tuning) -> None:
         assert nodes(until(tuning, over(number)), number) == [good]
 
 
+def a_bundle_that_no_machine_can_take_is_withdrawn(tuning: Tuning) -> None:
+    everywhere = frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    tuning.suggest(bundle(35, "0.1", avoid=everywhere))
+    time.sleep(2)
+    assert list(tuning.events()) == []
+    tuning.withdrawn.add(35)
+    assert why(until(tuning, over(35)), 35) == ""
+    tuning.suggest(bundle(36, "0.1"))
+    assert processes(until(tuning, over(36)), 36)
+
+
 def a_bundle_does_not_begin_while_a_builder_waits(tuning: Tuning) -> None:
     tuning.held = frozenset(["gpus"])
     tuning.suggest(bundle(41, "0.1", gpus=0.5))
@@ -147,6 +158,7 @@ CHECKS = (
     a_dead_process_loses_only_its_bundle,
     a_pruned_training_ends_at_its_next_report,
     a_machine_is_avoided,
+    a_bundle_that_no_machine_can_take_is_withdrawn,
     a_bundle_does_not_begin_while_a_builder_waits,
     resources_are_free_when_nothing_is_left,
     the_running_calls_have_the_names_of_trials,
