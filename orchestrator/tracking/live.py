@@ -50,6 +50,7 @@ class LiveTracker(Observer):
         self._away: float | None = None if tracker.attached else SHORTEST_PAUSE
         self._updated = float("-inf")
         self._given_up = False
+        self._rejections = 0  # in a row, at the end of the sweep
         self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
 
     # -- called by the driver
@@ -99,12 +100,20 @@ class LiveTracker(Observer):
                     self.tracker.sync()
                     self.complete = True
             except TROUBLE as error:
-                if closing and self._answers():  # it rejects something; retrying would not help
-                    self._given_up = True
-                else:
-                    self._back_off(error)
+                self._troubled(error, closing=closing)
             if not (self.complete or self._given_up):
-                self.outbox.wait(self._away or self.every, patient=self._away is not None)
+                pause = self._away or (SHORTEST_PAUSE if self._rejections else None)
+                self.outbox.wait(pause or self.every, patient=pause is not None)
+
+    def _troubled(self, error: Exception, *, closing: bool) -> None:
+        """What follows from an error: wait for a store that does not answer. At the end of a sweep, give up
+        if it answers and rejects something twice: the first time it may have been started anew meanwhile."""
+        if closing and self._answers():
+            self._rejections += 1
+            self._given_up = self._rejections >= REFUSALS
+        else:
+            self._rejections = 0
+            self._back_off(error)
 
     def _answers(self) -> bool:
         try:

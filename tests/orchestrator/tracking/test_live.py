@@ -434,3 +434,32 @@ def test_a_store_that_never_answers_is_not_waited_for(store: Store, tmp_path: Pa
     watcher.sweep_ended()
     assert not watcher.complete
     assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(("failures", "complete"), [(1, True), (9, False)])
+def test_a_store_that_was_started_anew_at_the_end_gets_everything(
+    failures: int,
+    complete: bool,
+    tracker: Tracker,
+    task: Task,
+    record: Result,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The call that fails meets the old server, and the check that follows the new one. If calls go on failing
+    while the store answers, it rejects something."""
+    left = [failures]
+    plain = tracker.sync
+
+    def sync() -> int:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise TROUBLE[0]("connection reset")
+        return plain()
+
+    monkeypatch.setattr(tracker, "sync", sync)
+    watcher = live(tracker, [])
+    watcher.trial_started(task)
+    watcher.trial_done(task, record)
+    watcher.sweep_ended()
+    assert watcher.complete is complete
+    assert left == [9 - 2 if failures == 9 else -1]
