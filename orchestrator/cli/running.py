@@ -39,9 +39,11 @@ def run_sweep(
     if options.dry_run:
         show_plan(todo, stored, console)
         return
-    if options.address is None and todo.missing:
-        _check_this_machine(todo)
-        make_private_token(console)
+    if todo.missing:
+        if options.address is None:
+            _check_this_machine(todo)
+            make_private_token(console)
+        import orchestrator.execution.ray.run  # noqa: F401  (two threads should not import at a time)
     opening = _Opening(options, todo, stored, console)
     code = _run(todo, stored, opening, options.address, file, console, retry) if todo.missing else 0
     tracker = opening.tracker()
