@@ -141,11 +141,11 @@ class _Opening:
                 wait = self.options.tracking_wait
                 self.live = LiveTracker(tracker, lambda text: warn(self.console, text), patience=wait)
         except BaseException as error:  # noqa: BLE001  (raised where the tracker is asked for)
-            self._live.set_result(None)
             self._tracker.set_exception(error)
+            self._live.set_result(None)
         else:
-            self._live.set_result(self.live)
             self._tracker.set_result(tracker)
+            self._live.set_result(self.live)
 
 
 def _synced(tracker: Tracker) -> bool:
