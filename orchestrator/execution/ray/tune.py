@@ -39,7 +39,8 @@ MANY = 10**9
 FAILURES = 5  # of Tune itself, in a row, before any worker reports
 UNKNOWN = "no reason is known"
 WAIT_SECONDS = 0.1  # how long the driver waits for an event
-CLOSE_SECONDS = 2.0  # that Tune has to end all workers; disconnecting from Ray ends the rest
+CLOSE_SECONDS = 2.0  # that Tune has to end workers that are training; disconnecting from Ray ends the rest
+END_SECONDS = 30.0  # that it has if none is: a call to Ray after the driver disconnects would end the process
 
 
 class Tuning:
@@ -109,7 +110,7 @@ class Tuning:
         """End all bundles at once."""
         self.closed.set()
         if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
+            self._thread.join(CLOSE_SECONDS if self._open else END_SECONDS)
 
     # -- in the thread of Tune
 
