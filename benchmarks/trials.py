@@ -4,7 +4,7 @@ it (with and without `reuse_actors`), and through a bare pool of Ray actors that
     python benchmarks/trials.py [--quick]
 
 `busy` is the share of its slots that a side keeps busy between the first training of its last worker and the start of
-its last training. The slots are processors that Ray is told of; all trials sleep.
+its last training. Ray is configured with as many processors as there are slots; all trials sleep.
 """
 
 from __future__ import annotations

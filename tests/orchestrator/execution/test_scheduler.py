@@ -81,6 +81,16 @@ def failed(bundle: Bundle, index: int = 0, kind: str = "machine") -> Message:
     return {"ended": bundle.orders[index]["attempt"], "seconds": 1.0, "fault": fault}
 
 
+def retried(scheduler: Scheduler, tune: Told, bundle: Bundle, node: str) -> Bundle:
+    """The next bundle, after the training of this one failed on a machine and its pause is over."""
+    begin(scheduler, tune, bundle, node=node)
+    said(scheduler, tune, bundle, failed(bundle), why="")
+    scheduler.clock.time += 60  # type: ignore[attr-defined]
+    scheduler.progress.poll()
+    scheduler.step()
+    return tune.bundles[-1]
+
+
 # -- what runs next
 
 
@@ -240,20 +250,11 @@ def test_workers_that_die_at_startup_stop_the_sweep_with_the_reason(store: Store
 def test_a_training_lost_with_its_machine_avoids_that_machine(store: Store) -> None:
     scheduler, tune = scheduled(store, grid={"seed": [0]})
     first = tune.bundles[0]
-    begin(scheduler, tune, first, node="a")
-    said(scheduler, tune, first, failed(first), why="")
-    scheduler.clock.time += 60  # type: ignore[attr-defined]
-    scheduler.progress.poll()
-    scheduler.step()
-    again = tune.bundles[-1]
+    again = retried(scheduler, tune, first, node="a")
     assert again.orders[0]["key"] == first.orders[0]["key"]
     assert again.request.avoid == {"a"}
-    begin(scheduler, tune, again, node="b")
-    said(scheduler, tune, again, failed(again), why="")
-    scheduler.clock.time += 60  # type: ignore[attr-defined]
-    scheduler.progress.poll()
-    scheduler.step()
-    assert tune.bundles[-1].request.avoid == frozenset(), "it has failed on all of them"
+    third = retried(scheduler, tune, again, node="b")
+    assert third.request.avoid == frozenset(), "it has failed on all of them"
 
 
 def test_a_machine_where_several_trainings_failed_gets_none_for_a_while(store: Store) -> None:
@@ -347,12 +348,7 @@ def test_a_builder_that_no_machine_can_hold_stops_nothing(store: Store) -> None:
 def test_a_bundle_is_withdrawn_if_only_machines_are_left_that_it_avoids(store: Store) -> None:
     scheduler, tune = scheduled(store, grid={"seed": [0]})
     first = tune.bundles[0]
-    begin(scheduler, tune, first, node="a")
-    said(scheduler, tune, first, failed(first), why="")
-    scheduler.clock.time += 60  # type: ignore[attr-defined]
-    scheduler.progress.poll()
-    scheduler.step()
-    again = tune.bundles[-1]
+    again = retried(scheduler, tune, first, node="a")
     assert (again.request.avoid, tune.withdrawn) == ({"a"}, set())
     scheduler.cluster = Fixed(Capacity(1), ["a"])
     scheduler.step()
