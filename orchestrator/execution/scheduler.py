@@ -23,7 +23,6 @@ from trainers.spec import plain
 AHEAD = 8  # one bundle for this many workers waits to be taken over by one that becomes free
 IDLE_SECONDS = 10.0  # how long a worker without work is kept
 SUGGEST_SECONDS = 0.5  # for suggestions at a time: each takes leases, and events wait meanwhile
-DRAIN_SECONDS = 5.0  # at the end of a sweep, for Tune to end what has ended
 STARVED_SECONDS = 600.0  # if every worker is killed for memory at its start for this long, the sweep fails
 DEATHS = 8  # workers in a row that may die before they start a training
 
@@ -124,12 +123,6 @@ class Scheduler:
                 del self.live[event.bundle]
                 self._over(live, event.why)
         self.suggest()
-
-    def drain(self) -> None:
-        """Wait briefly until Tune, too, has ended the bundles whose trainings have ended."""
-        end = time.monotonic() + DRAIN_SECONDS
-        while self.live and time.monotonic() < end:
-            self.step()
 
     def to_json(self) -> DriverState:
         """Its part of the heartbeat."""

@@ -137,7 +137,6 @@ def _drive(
                     poll()
                 driver.state = progress.to_json() | builders.to_json() | scheduler.to_json()
             if progress.finished:
-                scheduler.drain()
                 break
             scheduler.step()
             well = time.monotonic()

@@ -38,9 +38,10 @@ from orchestrator.storage.backoff import pause
 MANY = 10**9
 FAILURES = 5  # of Tune itself, in a row, before any worker reports
 UNKNOWN = "no reason is known"
-WAIT_SECONDS = 0.1  # how long the driver waits for an event
-CLOSE_SECONDS = 2.0  # that Tune has to end workers that are training; disconnecting from Ray ends the rest
-END_SECONDS = 30.0  # that it has if none is: a call to Ray after the driver disconnects would end the process
+WAIT_SECONDS = 0.1  # how long the driver waits for an event, and Tune for one of Ray
+END_SECONDS = (
+    30.0  # that Tune's thread has to end: a call to Ray after the driver disconnects would end the process
+)
 
 
 class Tuning:
@@ -107,10 +108,10 @@ class Tuning:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        """End all bundles at once."""
+        """End Tune at once. Workers end when the driver disconnects from Ray."""
         self.closed.set()
         if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS if self._open else END_SECONDS)
+            self._thread.join(END_SECONDS)
 
     # -- in the thread of Tune
 
@@ -119,7 +120,7 @@ class Tuning:
         try:
             if self.failures:
                 self.closed.wait(pause(self.failures))
-            tune_controller.RayActorManager = _ActorManager
+            tune_controller.RayActorManager = type("ActorManager", (_ActorManager,), {"closed": self.closed})
             while not self.closed.is_set():
                 if self.bundles.empty():
                     time.sleep(0.02)
@@ -138,7 +139,6 @@ class Tuning:
             search_alg=_Bundles(self),
             scheduler=_Decisions(self),
             callbacks=[_Reports(self)],
-            stop=_CloseStopper(self),
             num_samples=MANY,
             reuse_actors=True,
             max_failures=0,
@@ -152,9 +152,25 @@ class Tuning:
             self.heard.put(Over(number, UNKNOWN))
 
 
+class _ClosedError(Exception):
+    """The sweep has ended."""
+
+
 class _ActorManager(RayActorManager):
-    """Tune's actor manager, for which every worker that Ray lost has died. For one that Ray's memory
-    monitor killed, Tune would raise a RuntimeError, which would end Tune and all workers."""
+    """Tune's actor manager, with two differences.
+
+    - Every worker that Ray lost has died. For one that Ray's memory monitor killed, Tune would raise a
+      RuntimeError, which would end Tune and all workers.
+    - Once the sweep has ended, so does Tune, at its next wait. By itself it would wait for its workers, for
+      15 seconds if they are training.
+    """
+
+    closed: threading.Event
+
+    def next(self, timeout: float | None = None) -> bool:
+        if self.closed.is_set():
+            raise _ClosedError
+        return super().next(WAIT_SECONDS if timeout is None else min(timeout, WAIT_SECONDS))
 
     def _actor_task_failed(self, tracked_actor_task: TrackedActorTask, exception: Exception) -> None:
         if isinstance(exception, RayError) and not isinstance(exception, RayActorError | RayTaskError):
@@ -263,19 +279,6 @@ class _Reports(_Part, TrialProgressCallback):
     def _over(self, trial: Trial, why: str) -> None:
         self.tuning.taken.discard(_number(trial))
         self.tuning.heard.put(Over(_number(trial), why))
-
-
-class _CloseStopper(_Part, tune.Stopper):
-    """Ends every trial once the sweep ends."""
-
-    def __init__(self, tuning: Tuning) -> None:
-        self.tuning = tuning
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.tuning.closed.is_set()
 
 
 class _SilentReporter(tune.ProgressReporter):

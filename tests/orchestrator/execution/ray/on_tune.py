@@ -153,6 +153,17 @@ def the_running_calls_have_the_names_of_trials(tuning: Tuning) -> None:
     until(tuning, over(61))
 
 
+def it_ends_at_once_although_a_training_goes_on(tuning: Tuning) -> None:
+    """The last check: by itself, Tune would wait for the worker."""
+    tuning.suggest(bundle(71, "60"))
+    until(tuning, lambda events: bool(messages(events, 71)))
+    start = time.monotonic()
+    tuning.__exit__(None, None, None)
+    assert tuning._thread is not None
+    assert not tuning._thread.is_alive()
+    assert time.monotonic() - start < 5
+
+
 CHECKS = (
     a_worker_is_reused_and_trainings_are_reported_one_by_one,
     a_dead_process_loses_only_its_bundle,
@@ -162,6 +173,7 @@ CHECKS = (
     a_bundle_does_not_begin_while_a_builder_waits,
     resources_are_free_when_nothing_is_left,
     the_running_calls_have_the_names_of_trials,
+    it_ends_at_once_although_a_training_goes_on,
 )
 
 
