@@ -95,11 +95,18 @@ def _field(spec: type[Spec], name: str, defs: dict[str, Schema]) -> Schema:
         annotation = Annotated[annotation, *field.metadata]
     schema = _type(annotation, defs)
     if name in spec.one_or_many:
-        schema = {"anyOf": [schema["anyOf"][0]["items"] if "anyOf" in schema else schema["items"], schema]}
+        schema = _one_or_many(schema)
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
     if isinstance(default, bool | int | float | str):
         schema = {**schema, "default": default}
     return {**schema, "description": descriptions(spec).get(name, "")}
+
+
+def _one_or_many(schema: Schema) -> Schema:
+    """What accepts one item beside a list of them, or a list beside one item."""
+    listed = schema["anyOf"][0] if "anyOf" in schema else schema
+    one = listed.get("items")
+    return {"anyOf": [one, schema] if one else [schema, {"type": "array", "items": schema, "minItems": 1}]}
 
 
 def _type(annotation: Any, defs: dict[str, Schema]) -> Schema:

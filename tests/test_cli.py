@@ -190,6 +190,17 @@ def test_kinds_lists_every_member_with_its_fields(opsctl: Opsctl) -> None:
     )
 
 
+def test_kinds_says_what_a_defense_needs_and_costs(opsctl: Opsctl) -> None:
+    defenses = Plugin.families["defense"].registry
+    _, out, _ = opsctl("kinds", "defense")
+    assert " ".join(out.split()).count("Needs") == len(defenses)
+    for kind, words in (("pgd_at", "a step costs 7.7 plain ones"), ("coin", "adds no passes")):
+        _, page, _ = opsctl("kinds", "defense", kind)
+        assert f"Needs no clean images; {words}." in page
+    table = (ROOT / "docs" / "defenses.md").read_text()
+    assert [kind for kind in defenses if f"`{kind}`" not in table] == []
+
+
 def test_doctor_prints_what_is_installed(opsctl: Opsctl) -> None:
     code, out, _ = opsctl("doctor")
     assert code == 0

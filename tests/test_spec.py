@@ -116,7 +116,7 @@ def test_a_budget_that_is_not_a_fraction_is_refused_with_advice(eps: Any) -> Non
         ({"batchsize": 8}, "unknown field: 'batchsize'; did you mean 'batch_size'"),
         ({"epochs": [1, 2]}, "epochs: .*found .1, 2.; to try several values, make it an axis of a sweep's grid"),
         ({"optimizer": {"lr": {"min": 0.1, "max": 1}}}, "optimizer.lr: .*; to try several values, make it an axis"),
-        ({"defense": ["erm", "pgd_at"]}, "expected a kind of defense.*; to try several values, make it an axis"),
+        ({"defense": ["erm", "pgd_at"]}, "erm, plain training, cannot be combined .*; to try several values, make it an axis"),
         ("resnet18", "expected a mapping with some of the fields architecture, .*; found 'resnet18'"),
         ({"schedule": {"kind": "multi_step", "milestones": [1.5]}}, "schedule.milestones: milestones are shares of the training"),
     ],

@@ -31,6 +31,12 @@ class Passes:
     backward: float = 0
     inputs: float = 0
 
+    @property
+    def relative(self) -> float:
+        """The operations as a multiple of those of plain training, if a backward pass takes as many as two
+        forward ones."""
+        return (self.forward + 2 * self.backward + self.inputs) / 3
+
 
 class Normalised(nn.Module):
     """Maps images in [0, 1] to about zero mean and unit scale, the same for every data set, then runs
@@ -82,6 +88,11 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     batch, change the loss, or purify inputs at test time."""
 
     memorises: ClassVar[bool] = False  # whether training fits every training image in the end
+    whole_levels: ClassVar[bool] = True  # whether prepared images are uint8, else FloatImages
+    needs: ClassVar[str] = "no clean images"  # its threat model: what it takes beside the training images
+
+    def check(self, images: Extent) -> None:
+        """InputError if images of this extent cannot be trained on with it. Called before a training."""
 
     @property
     def passes(self) -> Passes:
@@ -91,7 +102,7 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     def prepare(
         self, images: Images, *, device: torch.device, gen: torch.Generator, report: Report
     ) -> Images:
-        """The images to train on in place of `images`, with equal labels and shape; called once. All
+        """The images to train on in place of `images` (uint8), with equal labels and shape; called once. All
         randomness comes from `gen`, on `device`; long work reports its progress as rows of metrics."""
         return images
 
@@ -102,6 +113,11 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     def deployed(self, model: nn.Module) -> nn.Module:
         """A trained `model` as it is used at test time: it classifies purified inputs."""
         return model if type(self).purify is Defense.purify else Purified(self, model)
+
+    def at(self, progress: float) -> Defense:
+        """The defense of an epoch, in `perturb` and `loss`; `progress` is the share of the epochs that are
+        done with it, in (0, 1]."""
+        return self
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         """The batch to train on in place of `x`. Called before the first augmentation that mixes images

@@ -1,11 +1,11 @@
-"""Images: uint8 pixels and their labels, the only thing that crosses layers."""
+"""Images: pixels and their labels, the only thing that crosses layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,10 +36,12 @@ class Images:
     x: Tensor
     y: Tensor
     num_classes: int
+    dtype: ClassVar[torch.dtype] = torch.uint8
 
     def __post_init__(self) -> None:
-        if self.x.dtype != torch.uint8 or self.x.ndim != 4:
-            raise InputError(f"images must be uint8 N,C,H,W, found {self.x.dtype} {tuple(self.x.shape)}")
+        if self.x.dtype != self.dtype or self.x.ndim != 4:
+            wanted = str(self.dtype).removeprefix("torch.")
+            raise InputError(f"images must be {wanted} N,C,H,W, found {self.x.dtype} {tuple(self.x.shape)}")
         if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
             raise InputError(
                 f"labels must be int64 of shape ({len(self.x)},), found {self.y.dtype} {tuple(self.y.shape)}"
@@ -47,6 +49,10 @@ class Images:
         if len(self.y) and not 0 <= int(self.y.min()) <= int(self.y.max()) < self.num_classes:
             low, high = int(self.y.min()), int(self.y.max())
             raise InputError(f"labels must lie in 0..{self.num_classes - 1}, found {low}..{high}")
+
+    def _with(self, x: Tensor, y: Tensor) -> Images:
+        """Others of the same kind, in memory."""
+        return Images(x, y, self.num_classes)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -62,15 +68,15 @@ class Images:
         return Extent(len(self), self.shape, self.num_classes)
 
     def to(self, device: torch.device) -> Images:
-        return Images(self.x.to(device), self.y.to(device), self.num_classes)
+        return self._with(self.x.to(device), self.y.to(device))
 
     def contiguous(self) -> Images:
         """The images with contiguous N,C,H,W pixels; copied only if they are a view."""
-        return self if self.x.is_contiguous() else Images(self.x.contiguous(), self.y, self.num_classes)
+        return self if self.x.is_contiguous() else self._with(self.x.contiguous(), self.y)
 
     def take(self, index: Tensor) -> Images:
         """The images at `index` (int64), in that order."""
-        return Images(self.x[index].contiguous(), self.y[index], self.num_classes)
+        return self._with(self.x[index].contiguous(), self.y[index])
 
     def chunks(self, size: int, start: int = 0, stop: int | None = None) -> Iterator[Images]:
         """The images from `start` to `stop`, `size` at a time, in order. Images in a file are read one chunk
@@ -78,7 +84,7 @@ class Images:
         stop = len(self) if stop is None else min(stop, len(self))
         for at in range(start, stop, size):
             some = slice(at, min(at + size, stop))
-            yield Images(self.x[some], self.y[some], self.num_classes)
+            yield self._with(self.x[some], self.y[some])
 
     def save(self, file: Path) -> None:
         """Write everything to one file of tensors, which `load` and plain torch can read."""
@@ -122,6 +128,16 @@ class Images:
     def balanced(self, limit: int | None) -> Tensor:
         """The indices that `balanced` returns for these labels."""
         return balanced(self.y, limit)
+
+
+class FloatImages(Images):
+    """Images that a defense has prepared: `x` is float32, in units of the pixel range [0, 1], of which it may
+    also lie outside."""
+
+    dtype: ClassVar[torch.dtype] = torch.float32
+
+    def _with(self, x: Tensor, y: Tensor) -> Images:
+        return FloatImages(x, y, self.num_classes)
 
 
 def balanced(labels: Tensor, limit: int | None) -> Tensor:
@@ -185,8 +201,8 @@ def stored_layout(file: Path) -> Layout:
 
 
 def to_float(x: Tensor) -> Tensor:
-    """uint8 0..255 to float32 in [0, 1]."""
-    return x.float() / 255
+    """uint8 0..255 to float32 in [0, 1]; the float32 of FloatImages stays as it is."""
+    return x if x.dtype == torch.float32 else x.float() / 255
 
 
 def batches(images: Images, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:

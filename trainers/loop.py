@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 from trainers.average import Average
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import BATCH, accuracy
-from trainers.families import Metrics, Report
+from trainers.families import Defense, Metrics, Report
 from trainers.feed import feed, place
 from trainers.images import Images
 from trainers.numerical_platform import PlatformRecord, numerical_platform
@@ -313,7 +313,7 @@ def train_epoch(
     spec = training.spec
     gen = generator(device, seed, epoch)
     order = torch.randperm(len(train), generator=gen, device=device)
-    steps = math.ceil(len(train) / spec.batch_size)
+    steps, defense = math.ceil(len(train) / spec.batch_size), spec.defense.at(epoch / spec.epochs)
     loss_sum, right, bad = torch.zeros(3, device=device).unbind()
     bad += steps
     training.model.train()
@@ -321,7 +321,7 @@ def train_epoch(
         for i, (x, labels) in enumerate(feed(train, spec.batch_size, device, order)):
             lr = spec.optimizer.lr * spec.schedule.factor((epoch - 1 + (i + 0.5) / steps) / spec.epochs)
             y = spec.targets(labels, train.num_classes)
-            loss, hits = train_step(training, forward, x, y, gen, lr=lr)
+            loss, hits = train_step(training, forward, x, y, gen, lr=lr, defense=defense)
             loss_sum += loss * len(x)
             right += hits
             bad.clamp_(max=torch.where(loss.isfinite(), steps, i))
@@ -343,19 +343,27 @@ def _check(training: Training, *, epoch: int, batch: int, steps: int) -> None:
 
 
 def train_step(
-    training: Training, forward: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator, *, lr: float
+    training: Training,
+    forward: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    gen: torch.Generator,
+    *,
+    lr: float,
+    defense: Defense | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step on one batch; its mean loss and number of correct predictions, both on the device."""
+    """One step on one batch; its mean loss and number of correct predictions, both on the device. `defense`
+    is that of this epoch (default: the spec's)."""
     spec, optimizer = training.spec, training.optimizer
-    before = spec.before_attack
+    defense, before = defense or spec.defense, spec.before_attack
     torch.clear_autocast_cache()  # an enclosing autocast caches casts of weights that have changed since
     for augment in spec.augmentations[:before]:
         x, y = augment(x, y, gen)
     with spec.autocast(x.device):
-        x = spec.defense.perturb(forward, x.contiguous(memory_format=torch.channels_last), y, gen)
+        x = defense.perturb(forward, x.contiguous(memory_format=torch.channels_last), y, gen)
         for augment in spec.augmentations[before:]:
             x, y = augment(x, y, gen)
-        loss, logits = spec.defense.loss(forward, x.contiguous(memory_format=torch.channels_last), y, gen)
+        loss, logits = defense.loss(forward, x.contiguous(memory_format=torch.channels_last), y, gen)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     if spec.clip_norm is not None:

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
 from torch import Tensor
 
 from trainers.architectures.resnet import ResNet18
@@ -26,12 +26,13 @@ class TrainSpec(Spec):
     al., ICLR 2023); an architecture whose paper trains it differently has its own."""
 
     version: ClassVar[int] = 2  # 2: `precision` is `auto` by default
+    one_or_many: ClassVar[tuple[str, ...]] = ("defense",)
     architecture: Architecture = ResNet18()
     """The network; its recipe, if it has one, gives the defaults of the other fields here."""
     augmentations: tuple[Augmentation, ...] = (FlipCrop(),)
     """Random changes to each batch, applied in this order on the device."""
     defense: Defense = Erm()
-    """What the trainer does against poisons; erm is plain training."""
+    """What the trainer does against poisons, or a list of defenses in order; erm is plain training."""
     optimizer: Optimizer = Sgd()
     """How gradients update the weights."""
     schedule: Schedule = MultiStep()
@@ -67,6 +68,13 @@ class TrainSpec(Spec):
             return value
         usual = dict(cls.model_validate(recipe))
         return recipe | {name: changed(item, usual.get(name), name) for name, item in value.items()}
+
+    @field_validator("defense", mode="before")
+    @classmethod
+    def _a_list_is_a_chain(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return value[0] if len(value) == 1 else {"kind": "chain", "parts": value}
 
     @property
     def before_attack(self) -> int:

@@ -59,6 +59,7 @@ class Trial(Spec):
             )
         if not train.images:
             raise InputError("there are no images to train on: take some")
+        self.train.defense.check(train)
         check_last_batch(self.train.architecture, train, self.train.batch_size)
         self.evaluation.check(test)
 

@@ -44,7 +44,9 @@ def accepted(spec: type[Spec], name: str) -> str:
     """The values of a field: `one of sample_wise, class_wise`, `any optimizer (opsctl kinds optimizer)`."""
     field = spec.model_fields[name]
     words = _words(field.annotation, field.metadata)
-    return f"one, or a {words}" if name in spec.one_or_many else words
+    if name not in spec.one_or_many:
+        return words
+    return f"one, or a {words}" if get_origin(field.annotation) is tuple else f"{words}, or a list of them"
 
 
 def _words(annotation: Any, constraints: Iterable[Any] = ()) -> str:

@@ -13,7 +13,7 @@ from rich.text import Text
 from orchestrator.cli.field_words import PARTS, accepted, as_yaml, default
 from trainers import InputError, Plugin, Spec
 from trainers.descriptions import descriptions
-from trainers.families import Architecture
+from trainers.families import Architecture, Defense
 from trainers.spec import nearest, plain
 
 IN_TABLE = ("data", "train", "evaluation", "run", "report")  # the parts in the overview table
@@ -49,8 +49,20 @@ def _member(family: str, kind: str | None) -> type[Plugin]:
 def _family(name: str) -> Table:
     table = Table("kind", "fields and defaults", "what it is", title=name, title_justify="left", expand=True)
     for kind, member in sorted(Plugin.families[name].registry.items()):
-        table.add_row(Text(kind, "cyan"), "\n".join(_fields(member)) or "-", _line(member))
+        what = " ".join(filter(None, (_line(member), _threat_model(member))))
+        table.add_row(Text(kind, "cyan"), "\n".join(_fields(member)) or "-", what)
     return table
+
+
+def _threat_model(member: type[Spec]) -> str:
+    """What a defense needs, and what a step of it costs by default."""
+    if not issubclass(member, Defense):
+        return ""
+    needs = f"Needs {member.needs}"
+    if any(field.is_required() for field in member.model_fields.values()):
+        return f"{needs}."
+    cost = member().passes.relative
+    return f"{needs}; " + (f"a step costs {cost:.2g} plain ones." if cost > 1 else "adds no passes.")
 
 
 def _sweep_file() -> Table:
@@ -68,6 +80,8 @@ def _page(title: str, spec: type[Spec]) -> Iterator[RenderableType]:
     yield Text(title, "bold cyan")
     for paragraph in (inspect.getdoc(spec) or "").split("\n\n"):
         yield Text(" ".join(paragraph.split()))
+    if model := _threat_model(spec):
+        yield Text(model)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")

@@ -1,0 +1,73 @@
+"""UEraser (Qin, Gao, Zhao, Ye, Xu; ICCV workshops 2023): trains on the worst of several strong
+augmentations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from trainers.augmentations.trivial_augment import TrivialAugment
+from trainers.families import Defense, Passes
+from trainers.plasma import plasma
+
+ROUGHNESS, INTENSITY = (0.3, 0.7), (0.5, 1.0)  # published ranges, uniform
+
+
+class Ueraser(Defense, kind="ueraser"):
+    """Augments each image several times, and minimises the largest loss of its versions.
+
+    Each version has a plasma brightness, a plasma contrast and a shuffle of the channels, each half of the
+    time, then TrivialAugment. All versions go through the network in training mode, so that BatchNorm's
+    running statistics see every one of them, as in the release. Published as `-lite` (draws: 1), with a share
+    of 0.25 and as `-max` (the default here).
+    """
+
+    draws: PositiveInt = 5
+    """Versions of each image (paper: K)."""
+    share: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the epochs, from the first on, with so many versions; there is one in the others."""
+    probability: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Probability of each of the first three changes; 1.0 in APBench."""
+    smoke: ClassVar[dict[str, Any]] = {"draws": 2}
+
+    @property
+    def passes(self) -> Passes:
+        mean = self.share * self.draws + 1 - self.share
+        return Passes(forward=mean, backward=mean)
+
+    def at(self, progress: float) -> Defense:
+        return self if progress <= self.share else self.model_copy(update={"draws": 1})
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        versions = [model(self.augmented(x, y, gen)) for _ in range(self.draws)]
+        losses = torch.stack([-(y * logits.float().log_softmax(1)).sum(1) for logits in versions])
+        worst = losses.argmax(0)
+        logits = torch.stack(versions)[worst, torch.arange(len(x), device=x.device)]
+        return losses.amax(0).mean(), logits
+
+    def augmented(self, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
+        """One version of each image, N,C,H,W in [0, 1]."""
+        with torch.autocast(x.device.type, enabled=False):
+            return TrivialAugment()(self._coloured(x, gen), y, gen)[0]
+
+    def _coloured(self, x: Tensor, gen: torch.Generator) -> Tensor:
+        n, c, h, w = x.shape
+        chosen = torch.rand((3, n, 1, 1, 1), generator=gen, device=x.device) < self.probability
+        rough = uniform(ROUGHNESS, (2, n), gen, x.device)
+        strength = uniform(INTENSITY, (n, 1, 1, 1), gen, x.device)
+        brighter = x + strength * (2 * plasma(n, (h, w), rough[0], gen)[:, None] - 1)
+        x = torch.where(chosen[0], brighter.clamp(0, 1), x)
+        contrast = (x - 0.5) * 4 * plasma(n, (h, w), rough[1], gen)[:, None] + 0.5
+        x = torch.where(chosen[1], contrast.clamp(0, 1), x)
+        order = torch.rand((n, c), generator=gen, device=x.device).argsort(1)
+        return torch.where(chosen[2], x.gather(1, order.view(n, c, 1, 1).expand_as(x)), x)
+
+
+def uniform(
+    bounds: tuple[float, float], size: tuple[int, ...], gen: torch.Generator, device: torch.device
+) -> Tensor:
+    low, high = bounds
+    return low + (high - low) * torch.rand(size, generator=gen, device=device)
