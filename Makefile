@@ -1,4 +1,4 @@
-# make demo | test | check | quick | lint-fix | golden | generated | docs | picture | bench | fuzz | chaos |
+# make demo | test | check | quick | proofs | lint-fix | golden | generated | docs | picture | bench | fuzz | chaos |
 # cluster-token | cluster-test | clean.
 # Each creates .venv if it is missing.
 PYTHON ?= python3
@@ -10,7 +10,7 @@ STORE ?= opsctl-store
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick check lint-fix golden generated docs picture bench fuzz chaos cluster-token cluster-test clean
+.PHONY: demo test quick proofs check lint-fix golden generated docs picture bench fuzz chaos cluster-token cluster-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
@@ -22,7 +22,11 @@ test: check
 	$(PYTEST)
 
 quick: $(VENV)/.installed-dev
-	$(PYTEST) -m "not slow and not chaos and not cluster"
+	$(PYTEST) -m "not slow and not proof and not chaos and not cluster"
+
+# Long proofs: memory over many trainings and large data sets, AutoAttack in full. About 10 minutes.
+proofs: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m proof tests
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -57,6 +61,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/train_step.py --data $(DATA)
 	$(BIN)/python benchmarks/store.py
 	$(BIN)/python benchmarks/trials.py
+	$(BIN)/python benchmarks/one_trial.py
 	$(BIN)/python benchmarks/replan.py
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)

@@ -150,11 +150,12 @@ print(json.dumps({"size": size, "built": built - start, "trained": peak[0] - sta
 """
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="memory is read from Linux's /proc")
 def test_a_data_set_larger_than_memory_is_built_and_trained_on(tmp_path: Path) -> None:
-    """What a process has of its own, beside pages of files that the system may drop, stays a share of it."""
-    root = photographs(tmp_path / "images", classes=3, train=20, val=1, links=400)
+    """What a process has of its own, beside pages of files that the system may drop, stays a share of it: 200
+    to 310 MB, mostly what its libraries and allocators keep."""
+    root = photographs(tmp_path / "images", classes=3, train=20, val=1, links=800)
     architecture = {"kind": "resnet18", "width": 1, "stem": "imagenet"}
     train = {"architecture": architecture, "augmentations": [], "epochs": 1, "batch_size": 8}
     given = {"store": str(tmp_path / "store"), "root": str(root), "train": train}
@@ -166,7 +167,7 @@ def test_a_data_set_larger_than_memory_is_built_and_trained_on(tmp_path: Path) -
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     found = json.loads(run.stdout)
-    assert found["size"] > 420e6
+    assert found["size"] > 840e6
     assert found["loss"] > 0
     assert found["built"] < 0.5 * found["size"]
     assert found["trained"] < 0.5 * found["size"]

@@ -82,7 +82,7 @@ def test_every_attack_keeps_its_budget_and_repeats(
     assert 0 <= one.min() <= one.max() <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_auto_attack_is_at_least_as_strong_as_pgd(trained: tuple[nn.Module, Images]) -> None:
     pytest.importorskip("pyautoattack")
     model, images = trained

@@ -114,7 +114,7 @@ def test_warm_and_isolated_trainings_are_bit_equal(store: Store, driver: str) ->
     torch.set_grad_enabled(True)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_memory_does_not_grow_over_200_trainings_in_one_process(store: Store, driver: str) -> None:
     plan = made(
         store, grid={"seed": list(range(200))}, base={**tiny()["base"], "train": TRAIN | {"epochs": 1}}
