@@ -88,7 +88,6 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     batch, change the loss, or purify inputs at test time."""
 
     memorises: ClassVar[bool] = False  # whether training fits every training image in the end
-    whole_levels: ClassVar[bool] = True  # whether prepared images are uint8, else FloatImages
     needs: ClassVar[str] = "no clean images"  # its threat model: what it takes beside the training images
 
     def check(self, images: Extent) -> None:
@@ -98,6 +97,11 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     def passes(self) -> Passes:
         """The passes of one training step, including its attack; by default a plain step."""
         return Passes(forward=1, backward=1)
+
+    @property
+    def whole_levels(self) -> bool:
+        """Whether prepared images are uint8; else they are FloatImages."""
+        return True
 
     def prepare(
         self, images: Images, *, device: torch.device, gen: torch.Generator, report: Report

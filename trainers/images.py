@@ -205,6 +205,11 @@ def to_float(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float32 else x.float() / 255
 
 
+def nearest_levels(x: Tensor) -> Tensor:
+    """uint8 0..255 as it is; the float32 of FloatImages clamped to [0, 1], and rounded to uint8."""
+    return x if x.dtype == torch.uint8 else (x.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 def batches(images: Images, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Float pixels in [0, 1] and int64 labels, `size` at a time, in `order` (default: as stored)."""
     for start in range(0, len(images), size):

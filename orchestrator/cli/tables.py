@@ -56,7 +56,8 @@ def rich_table(table: report.Table) -> RichTable:
 
 def _cell(table: report.Table, row: str, column: str) -> Text:
     """Our result, and on a second line the published figure, coloured by whether it agrees."""
-    cell, shown = table.cells.get((row, column)), Text(report.text(table, row, column))
+    style = "bold" if row in table.best(column) else ""
+    cell, shown = table.cells.get((row, column)), Text(report.text(table, row, column), style)
     if cell is not None and cell.published is not None:
         shown.append("\n" + report.published(cell), COLOURS[cell.within])
     return shown

@@ -129,7 +129,13 @@ def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
         for claim in report.claims
     )
     compare = tuple((resolved(column, one), resolved(column, other)) for one, other in report.compare)
-    return report.model_copy(update={"claims": claims, "compare": compare})
+    summary = tuple(resolved(column, one) for one in report.summary)
+    known = axes.get(column or "", {})
+    if unknown := [one for one in summary if one not in known]:
+        raise InputError(
+            f"{where}: report: summary: the table has no column {unknown[0]!r}{nearest(unknown[0], known)}"
+        )
+    return report.model_copy(update={"claims": claims, "compare": compare, "summary": summary})
 
 
 def _label_of_number(text: str, axis: Mapping[str, Any]) -> str | None:

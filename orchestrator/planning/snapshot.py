@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, FiniteFloat
 from typing_extensions import TypedDict
@@ -119,6 +119,7 @@ class ReportRecord(TypedDict):
     reference: Text | None
     compare: list[Annotated[list[Text], Field(min_length=2, max_length=2)]]
     claims: list[ClaimRecord]
+    summary: NotRequired[list[Text]]
 
 
 class QuotaRecord(TypedDict):

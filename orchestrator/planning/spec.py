@@ -168,6 +168,8 @@ class ReportSpec(Spec):
     """Published figures to set cells beside, by their labels, such as ops_paper/table2."""
     compare: tuple[tuple[Label, Label], ...] = ()
     """Pairs of columns, compared seed by seed."""
+    summary: tuple[Label, ...] = ()
+    """Columns over which two more, `mean` and `worst`, are formed for each row; the best row is marked."""
     claims: tuple[Claim, ...] = ()
     """What the sweep is run to see; the report says what holds."""
 

@@ -56,12 +56,21 @@ def table_latex(table: Table) -> str:
     body = []
     for row in table.rows:
         cells = [table.cells.get((row, column)) for column in table.columns]
-        body.append([row, *(text(table, row, column) for column in table.columns)])
+        body.append([row, *(_value(table, row, column) for column in table.columns)])
         if any(cell is not None and cell.published for cell in cells):
             body.append(["", *(_published(cell) for cell in cells)])
     details = "; ".join([caption(table), *([source(table) or ""] if source(table) else [])])
     label = ":".join(["tab", table.name, *([table.probe] if table.probe is not None else [])])
     return _float(f"{table.question} {details}.", label, head, body)
+
+
+class _Best(str):
+    """The best value of a column."""
+
+
+def _value(table: Table, row: str, column: str) -> str:
+    value = text(table, row, column)
+    return _Best(value) if row in table.best(column) else value
 
 
 def escaped(words: str) -> str:
@@ -95,6 +104,9 @@ def _row(cells: list[str]) -> str:
     """A line of a table, with minus signs for hyphens. Braces around a leading `[` or `*` keep LaTeX from
     parsing it as an option of the line before."""
     texts = [escaped(re.sub(r"(?<!\w)-(?=\d)", "−", cell)) for cell in cells]
+    texts = [
+        rf"\textbf{{{t}}}" if isinstance(cell, _Best) else t for t, cell in zip(texts, cells, strict=True)
+    ]
     return " & ".join(f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in texts) + r" \\"
 
 

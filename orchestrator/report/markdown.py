@@ -16,7 +16,7 @@ def markdown(table: Table) -> str:
     head = [" / ".join(table.row_axes) or "sweep", *table.columns]
     rows = [_row(head), _row(["---", *("---:" for _ in table.columns)])]
     for row in table.rows:
-        rows.append(_row([row, *(_cell(table, row, column) for column in table.columns)]))
+        rows.append(_line([as_markdown(row), *(_cell(table, row, column) for column in table.columns)]))
     details = [caption(table), *([source(table) or ""] if source(table) else [])]
     return (
         f"**{as_markdown(table.name)}**: {as_markdown(table.question)}\n\n"
@@ -53,13 +53,18 @@ def _difference(one: Difference) -> str:
 
 
 def _cell(table: Table, row: str, column: str) -> str:
-    cell = table.cells.get((row, column))
-    beside = f" ({published(cell)})" if cell is not None and cell.published else ""
-    return text(table, row, column) + beside
+    """A cell, escaped; in bold if it is the best of its column."""
+    cell, found = table.cells.get((row, column)), as_markdown(text(table, row, column))
+    beside = f" {as_markdown(f'({published(cell)})')}" if cell is not None and cell.published else ""
+    return (f"**{found}**" if row in table.best(column) else found) + beside
 
 
 def _row(cells: list[str]) -> str:
-    return "| " + " | ".join(as_markdown(cell).replace("|", "\\|") for cell in cells) + " |"
+    return _line(list(map(as_markdown, cells)))
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _list(texts: list[str]) -> str:

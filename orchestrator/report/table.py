@@ -4,8 +4,8 @@ Every number is as it was measured: a fraction for an accuracy."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -16,6 +16,7 @@ from orchestrator.report.statistics import bootstrap_interval
 from trainers.probe_view import PERCENT, Unit
 
 VALUE = "value"  # the name of the only column if rows are metrics
+SUMMARY = ("mean", "worst")  # the names of the columns of a summary
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,14 @@ class Table:
     metrics: Mapping[str, str] = field(default_factory=dict)  # by label, in a report with several
     reference: Reference | None = None
     probe: str | None = None
+    summary: tuple[str, ...] = ()  # the columns over which the last two are formed, if there are any
+
+    def best(self, column: str) -> frozenset[str]:
+        """The rows with the highest mean of a column, in a table with a summary."""
+        means = {row: self.cells[row, column].mean for row in self.rows if (row, column) in self.cells}
+        top = max((mean for mean in means.values() if mean is not None), default=None)
+        found = (row for row, mean in means.items() if mean is not None and mean == top)
+        return frozenset(found if self.summary else ())
 
     @property
     def seeds(self) -> int | None:
@@ -138,11 +147,14 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
             place = place_of(snapshot, {**entry.labels, METRIC: label}, metric)
             groups.setdefault(place, (metric, []))[1].append(entry)
     rows, columns = (tuple(dict.fromkeys(place[i] for place in groups)) for i in (0, 1))
-    cells = {}
+    cells, summary = {}, snapshot.report.get("summary") or ()
     for (row, column), (metric, entries) in groups.items():
         only = len(columns) == 1
         found = reference.beside(row, column, metric, only_column=only) if reference else None
         cells[row, column] = summarised(row, column, entries, status, metric, found)
+    for row in rows if summary else ():
+        over = [cells[row, column] for column in summary if (row, column) in cells]
+        cells |= {(row, cell.column): cell for cell in summary_cells(over, column_axis) if over}
     return Table(
         name=snapshot.name,
         question=snapshot.question,
@@ -150,11 +162,37 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
         row_axes=row_axes,
         column_axis=column_axis,
         rows=rows,
-        columns=columns,
+        columns=(*columns, *(SUMMARY if summary else ())),
         cells=cells,
         metrics=metrics,
         reference=reference,
+        summary=tuple(summary),
     )
+
+
+def summary_cells(cells: Sequence[Cell], column_axis: str | None) -> Iterator[Cell]:
+    """The summary of some cells of a row: their mean, seed by seed, and that with the lowest mean. As long as
+    one of the cells has no mean, neither has one."""
+    known = bool(cells) and all(cell.mean is not None for cell in cells)
+    seeds = [seed for seed in cells[0].values if all(seed in cell.values for cell in cells)] if known else []
+    means = {seed: statistics.fmean(cell.values[seed] for cell in cells) for seed in seeds}
+    lowest = min(cells, key=lambda cell: cell.mean or 0.0).values if known else {}
+    absent = tuple(one for cell in cells for one in cell.absent)
+    for column, values in zip(SUMMARY, (means, lowest), strict=True):
+        yield replace(
+            cells[0],
+            column=column,
+            labels={**cells[0].labels, **({column_axis: column} if column_axis else {})},
+            mean=statistics.fmean(values.values()) if values else None,
+            std=statistics.stdev(values.values()) if len(values) > 1 else None,
+            seeds=len(values),
+            values=values,
+            absent=() if values else absent,
+            failed=0 if values else sum(one.why == "failed" for one in absent),
+            stopped=0 if values else sum(one.why == "stopped" for one in absent),
+            published=None,
+            keys=(),
+        )
 
 
 def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:

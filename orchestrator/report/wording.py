@@ -101,9 +101,10 @@ def caption(table: Table) -> str:
     units = table.units
     accuracies = [metric for metric in metrics if units.get(metric) == PERCENT]
     unit = " in %" if len(accuracies) == len(metrics) else ", accuracies in %" if accuracies else ""
-    over = "(number of seeds)" if table.seeds is None else f"over {table.seeds} seeds"
-    seeds = f"mean ± std {over}" if table.seeds != 1 else "one seed"
-    return f"{', '.join(metrics)}{unit}, {seeds}"
+    several = "(number of seeds)" if table.seeds is None else f"over {table.seeds} seeds"
+    seeds = f"mean ± std {several}" if table.seeds != 1 else "one seed"
+    over = f"; mean and worst over {', '.join(table.summary)}; best of each column marked"
+    return f"{', '.join(metrics)}{unit}, {seeds}{over if table.summary else ''}"
 
 
 def source(table: Table, where: str = "in parentheses") -> str | None:

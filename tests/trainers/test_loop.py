@@ -191,7 +191,7 @@ def test_every_defense_keeps_images_and_gives_a_finite_loss(member: type[Defense
     prepared = defense.prepare(images, device=CPU, gen=generator(CPU, 0), report=lambda row: None)
     again = defense.prepare(images, device=CPU, gen=generator(CPU, 0), report=lambda row: None)
     assert prepared.x.shape == images.x.shape
-    assert prepared.x.dtype == (torch.uint8 if member.whole_levels else torch.float32)
+    assert prepared.x.dtype == (torch.uint8 if defense.whole_levels else torch.float32)
     assert torch.equal(prepared.x, again.x)
     assert torch.equal(prepared.y, images.y)
     pure = defense.purify(images.x.float() / 255)
@@ -202,7 +202,7 @@ def test_every_defense_keeps_images_and_gives_a_finite_loss(member: type[Defense
     gen = torch.Generator().manual_seed(0)
     x = defense.perturb(model, to_float(prepared.x), y, gen)
     loss, logits = defense.loss(model, x, y, gen)
-    assert not member.whole_levels or 0 <= x.min() <= x.max() <= 1
+    assert not defense.whole_levels or 0 <= x.min() <= x.max() <= 1
     assert loss.isfinite()
     assert logits.shape == (40, 4)
     assert model.training

@@ -28,7 +28,7 @@ from trainers.defenses.median_filter import MedianFilter
 from trainers.defenses.orthogonal_projection import OrthogonalProjection, orthonormal
 from trainers.families import Defense
 from trainers.frequencies import dct_matrix, low_pass
-from trainers.images import Extent, FloatImages, to_float
+from trainers.images import Extent, FloatImages, nearest_levels, to_float
 from trainers.jpeg import jpeg
 from trainers.loop import generator
 from trainers.preprocessing import CHUNK, Preprocessing
@@ -257,6 +257,9 @@ def test_float_images_stay_float_images() -> None:
     parts = [images.to(CPU), images.take(torch.tensor([4, 1])), *images.chunks(4), images.contiguous()]
     assert all(type(part) is FloatImages for part in parts)
     assert to_float(x) is x
+    assert torch.equal(
+        nearest_levels(torch.tensor([-1.0, 0.5, 0.503, 9.0])), torch.tensor([0, 128, 128, 255])
+    )
     with pytest.raises(InputError, match=r"images must be float32 N,C,H,W, found torch.uint8"):
         FloatImages(x.to(torch.uint8), y, 3)
     with pytest.raises(InputError, match=r"images must be uint8 N,C,H,W, found torch.float32"):

@@ -12,6 +12,7 @@ from poisons.methods.ops import Ops
 from poisons.sources.digits import Digits
 from tests.trainers.subjects import doubles, random_images, subject
 from trainers import Images, InputError
+from trainers.images import FloatImages, to_float
 from trainers.probe import Finding, ProbeRun, check_probes
 from trainers.probes import linear_separability
 from trainers.probes.linear_separability import (
@@ -97,6 +98,17 @@ def test_the_fit_is_the_softmax_regression(monkeypatch: pytest.MonkeyPatch, rows
     assert loss == pytest.approx(-theirs.mean(), rel=1e-3)
     assert acc == pytest.approx(other.score(x, found.labels.numpy()), abs=0.01)
     assert 0.3 < acc < 0.9
+
+
+def test_images_of_a_defense_that_are_not_whole_levels_are_compared_as_they_are() -> None:
+    clean = random_images(40)
+    train = FloatImages(to_float(clean.x) - 0.25 / 255, clean.y, clean.num_classes)
+    found = perturbations(train, clean, None)
+    assert found.delta.dtype == torch.float32
+    assert torch.allclose(found.delta, torch.tensor(-0.25), atol=1e-3)
+    whole = perturbations(FloatImages(to_float(moved(clean, noise(clean)).x), clean.y, 4), clean, None)
+    by_hand = perturbations(moved(clean, noise(clean)), clean, None)
+    assert torch.allclose(whole.delta, by_hand.delta.float(), atol=1e-3)
 
 
 def test_perturbations_are_differences_in_whole_levels_of_the_same_part() -> None:

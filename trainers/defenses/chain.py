@@ -59,6 +59,10 @@ class Chain(Defense, kind="chain"):
     def passes(self) -> Passes:
         return next((part.passes for part in self.parts if part.passes != PLAIN), PLAIN)
 
+    @property
+    def whole_levels(self) -> bool:
+        return all(part.whole_levels for part in self.parts)
+
     def check(self, images: Extent) -> None:
         for part in self.parts:
             part.check(images)

@@ -35,7 +35,10 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     linear_batch_size: PositiveInt = 1024
     """Images of one step of the linear classifier."""
     memorises: ClassVar[bool] = True
-    whole_levels: ClassVar[bool] = False
+
+    @property
+    def whole_levels(self) -> bool:
+        return False
 
     def check(self, images: Extent) -> None:
         if images.num_classes >= math.prod(images.shape):

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from trainers.evaluate import BATCH
 from trainers.feed import feed
-from trainers.images import Extent, Images
+from trainers.images import Extent, Images, nearest_levels
 from trainers.probe import Finding, Probe, Subject
 from trainers.probe_view import ImageMaps, ProbeView
 from trainers.probes.pairs import check_pair_extents, check_pairs
@@ -88,7 +88,7 @@ class FirstLayer(Probe, kind="first_layer"):
         maps = torch.cat(list(answers(model, conv, shown, device)))
         pictures = [
             {"label": int(label), "pixels": x.movedim(0, -1).tolist(), **self._picture(of)}
-            for x, label, of in zip(shown.x, shown.y, maps, strict=True)
+            for x, label, of in zip(nearest_levels(shown.x), shown.y, maps, strict=True)
         ]
         return Finding(
             metrics={"peak_share": peak_share(some).mean().item(), **self._at_change(subject, conv)},

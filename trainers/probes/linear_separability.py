@@ -96,13 +96,13 @@ class LinearSeparability(Probe, kind="linear_separability"):
 
 @dataclass(frozen=True)
 class Rows:
-    """Perturbations, int16 N,D in whole levels, and their labels, int64 N. As floats they are scaled to [0,
-    1] by `low` and `high`, the common minimum and maximum of all sets compared."""
+    """Perturbations N,D in levels, int16 or float32, and their labels, int64 N. As floats they are scaled to
+    [0, 1] by `low` and `high`, the common minimum and maximum of all sets compared."""
 
     delta: Tensor
     labels: Tensor
-    low: int
-    high: int
+    low: float
+    high: float
 
     def to(self, device: torch.device) -> Rows:
         return Rows(self.delta.to(device), self.labels.to(device), self.low, self.high)
@@ -135,8 +135,13 @@ def perturbations(train: Images, clean: Images, limit: int | None) -> Rows:
     check_pairs(train, clean, probe="linear_separability", name="the training set")
     train, clean = train.subset(limit), clean.subset(limit)
     parts = zip(train.chunks(ROWS), clean.chunks(ROWS), strict=True)
-    delta = torch.cat([(a.x.cpu().short() - b.x.cpu()).flatten(1) for a, b in parts])
-    return Rows(delta, train.y.cpu(), int(delta.min()), int(delta.max()))
+    delta = torch.cat([(_levels(a) - _levels(b)).flatten(1) for a, b in parts])
+    return Rows(delta, train.y.cpu(), delta.min().item(), delta.max().item())
+
+
+def _levels(images: Images) -> Tensor:
+    """Whole levels as int16; those of FloatImages as float32."""
+    return images.x.cpu() * 255 if images.x.is_floating_point() else images.x.cpu().short()
 
 
 def held_out(labels: Tensor, num_classes: int, share: float) -> Tensor:

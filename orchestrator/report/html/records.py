@@ -180,6 +180,7 @@ class TableRecord(TypedDict):
     caption: Text
     reference: Reference | None
     cells: list[Cell]
+    summary: NotRequired[list[Text]]
 
 
 def _table(table: Any) -> Any:

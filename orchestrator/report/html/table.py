@@ -31,7 +31,8 @@ class DifferenceView(TypedDict):
 
 
 class CellView(TypedDict):
-    """A cell; texts are empty where there is nothing to say."""
+    """A cell; texts are empty where there is nothing to say. In a table with a summary it may be the `best`
+    of its column, and `shade` is its mean in percent of the largest."""
 
     value: str
     std: str
@@ -39,6 +40,8 @@ class CellView(TypedDict):
     published: str
     difference: DifferenceView | None
     tip: str
+    best: bool
+    shade: int | None
 
 
 class RowView(TypedDict):
@@ -76,9 +79,16 @@ def table_view(report: TableRecord) -> TableView:
     usual = counts.pop() if len(counts) == 1 else None
     published = any(cell["published"] for cell in report["cells"])
     rows = list[RowView]()
+    means = [cell["mean"] for cell in report["cells"] if cell["mean"] is not None]
+    matrix = bool(report.get("summary")) and means != []
+    most = {column: _highest(report["cells"], column) for column in report["columns"]} if matrix else {}
     for row in report["rows"]:
         cells = [places.get((row, column)) for column in report["columns"]]
-        rows.append({"name": row, "cells": [cell and _cell(cell, usual) for cell in cells]})
+        shown = [
+            cell and _cell(cell, usual, most.get(cell["column"]), max(means) if matrix else None)
+            for cell in cells
+        ]
+        rows.append({"name": row, "cells": shown})
     return {
         **_seeds(report),
         "corner": " / ".join(report["row_axes"]) or "sweep",
@@ -115,7 +125,13 @@ def _numbers(cell: Cell, seeds: Sequence[str]) -> list[str]:
     return [*by_seed, "–" if cell["mean"] is None else shown(cell["mean"], unit), spread, sure]
 
 
-def _cell(cell: Cell, usual: int | None) -> CellView:
+def _highest(cells: Sequence[Cell], column: str) -> float | None:
+    return max((c["mean"] for c in cells if c["column"] == column and c["mean"] is not None), default=None)
+
+
+def _cell(cell: Cell, usual: int | None, most: float | None = None, top: float | None = None) -> CellView:
+    """A cell; `usual` is how many trials each has, `most` the highest mean of its column, `top` that of the
+    table."""
     unit, mean = cell["unit"], cell["mean"]
     complete = cell["seeds"] == cell["trials"] and usual is not None
     return {
@@ -125,6 +141,8 @@ def _cell(cell: Cell, usual: int | None) -> CellView:
         "published": _published(cell),
         "difference": _difference(cell),
         "tip": "" if mean is None else _tip(cell),
+        "best": mean is not None and mean == most,
+        "shade": None if mean is None or not top else round(100 * max(0.0, min(1.0, mean / top))),
     }
 
 

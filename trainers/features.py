@@ -1,0 +1,41 @@
+"""The features of a network: what goes into its last linear layer."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from trainers.evaluate import BATCH
+from trainers.feed import feed
+from trainers.images import Images
+from trainers.spec import InputError
+
+
+@torch.no_grad()
+def last_layer(model: nn.Module, images: Images, device: torch.device, *, wanted_by: str) -> nn.Linear:
+    """The last linear layer in the forward pass of `model`, which is in eval mode. InputError, beginning with
+    `wanted_by`, unless its outputs are the logits."""
+    seen: list[tuple[nn.Linear, Tensor]] = []
+    with ExitStack() as hooks:
+        for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
+            hooks.enter_context(layer.register_forward_hook(lambda m, _, out: seen.append((m, out))))
+        x, _ = next(iter(feed(images, 1, device)))
+        logits = model(x)
+    if not seen or seen[-1][1].shape != logits.shape or not torch.equal(seen[-1][1], logits):
+        raise InputError(
+            f"{wanted_by} replaces the last layer, and this network does not end with a linear one: leave it "
+            "out, or choose an architecture such as resnet18"
+        )
+    return seen[-1][0]
+
+
+@torch.no_grad()
+def features(model: nn.Module, layer: nn.Linear, images: Images, device: torch.device) -> Tensor:
+    """The inputs of `layer` for `images` inside `model`: float32 N,D on `device`."""
+    seen: list[Tensor] = []
+    with layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float())):
+        for x, _ in feed(images, BATCH, device):
+            model(x.contiguous(memory_format=torch.channels_last))
+    return torch.cat(seen)
