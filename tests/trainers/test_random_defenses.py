@@ -1,4 +1,4 @@
-"""COIN and RSK+FF against scipy, UEraser against a loop; chains of defenses."""
+"""COIN and RSK+FF against scipy, UEraser and DAT against loops; chains of defenses."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tests.trainers.test_augmentations import NoWaiting, seeded
 from trainers import Images, InputError, TrainSpec, fit, operations
 from trainers.defenses.chain import Chain
 from trainers.defenses.coin import Coin, interpolated
+from trainers.defenses.dat import Dat, filtered
 from trainers.defenses.erm import Erm
 from trainers.defenses.rsk_ff import RskFf, sharpened
 from trainers.defenses.ueraser import Ueraser
@@ -313,3 +314,74 @@ def test_plasma_fills_its_range_at_every_size(size: tuple[int, int]) -> None:
     assert field.shape == (5, *size)
     assert field.min() == 0
     assert size == (1, 1) or field.max() == 1
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_a_filter_is_torchs_transposed_convolution(size: int) -> None:
+    x, filters = images_(4, 3, 10, 8), torch.randn(4, size**2 + 1, generator=seeded(1))
+    found = filtered(x, filters, size)
+    for i in range(4):
+        layer = nn.ConvTranspose2d(1, 1, size, padding=size // 2)
+        with torch.no_grad():
+            layer.weight.copy_(filters[i, :-1].view(1, 1, size, size))
+            layer.bias.copy_(filters[i, -1:])
+            expected = layer(x[i].unsqueeze(1)).squeeze(1)
+        assert torch.allclose(found[i], expected, atol=1e-5)
+
+
+def by_class(defense: Dat, model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+    """The release's loop, a class at a time."""
+    k, classes = defense.size, 4
+    drawn = (torch.rand((classes, k**2 + 1), generator=gen) * 2 - 1) / k
+    layers = [nn.ConvTranspose2d(1, 1, k, padding=k // 2) for _ in range(classes)]
+    for layer, values in zip(layers, drawn, strict=True):
+        layer.weight.data = values[:-1].view(1, 1, k, k).clone()
+        layer.bias.data = values[-1:].clone()
+    for _ in range(defense.steps):
+        for c, layer in enumerate(layers):
+            layer.weight.data.clamp_(-5, 5)
+            layer.bias.data.clamp_(-5, 5)
+            mine = x[labels == c]
+            images = layer(mine.reshape(-1, 1, *x.shape[2:])).view_as(mine)
+            loss = nn.functional.cross_entropy(model(images), labels[labels == c])
+            slopes = torch.autograd.grad(loss, [layer.weight, layer.bias])
+            layer.weight.data += defense.step * slopes[0]
+            layer.bias.data += defense.step * slopes[1]
+    out = torch.empty_like(x)
+    for i, label in enumerate(labels.tolist()):
+        with torch.no_grad():
+            one = layers[label](x[i].unsqueeze(1)).squeeze(1)
+        out[i] = (one - one.min()) / (one - one.min()).max()
+    return out
+
+
+def test_dat_is_the_released_loop_over_the_classes() -> None:
+    """In eval mode, in which it does not matter which images go through the network together."""
+    model, x, y = batch(10)
+    model.eval()
+    defense = Dat(size=5, steps=4, mode="eval")
+    found = defense.perturb(model, x, y, seeded(3))
+    expected = by_class(defense, model, x, y.argmax(1), seeded(3))
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert (found.amin((1, 2, 3)) == 0).all()
+    assert found.amax((1, 2, 3)) == pytest.approx(torch.ones(10))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_dat_raises_the_loss_more_than_its_random_filters_do() -> None:
+    model, x, y = batch(32)
+    model.eval()
+    losses = []
+    for steps in (1, 20):
+        found = Dat(steps=steps, step=1e-9 if steps == 1 else 1.0, mode="eval").perturb(
+            model, x, y, seeded(3)
+        )
+        losses.append(nn.functional.cross_entropy(model(found), y).item())
+    assert losses[1] > losses[0]
+
+
+def test_filters_of_even_or_too_large_a_size_are_refused() -> None:
+    with pytest.raises(InputError, match=r"a filter has a middle, so its size is odd: write 7"):
+        Defense.parse({"kind": "dat", "size": 6}, "test")
+    with pytest.raises(InputError, match=r"filters of 7 pixels are larger than the images"):
+        Dat().check(Extent(10, (1, 6, 8), 4))
