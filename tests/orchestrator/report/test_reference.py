@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 
 import pytest
@@ -68,12 +69,40 @@ def test_cells_shared_by_several_tables_are_equal() -> None:
     assert paper["table1"]["shuffled_ops", "ops"].value == pytest.approx(0.7243)
 
 
-def test_the_leaderboard_is_complete() -> None:
-    cells = read(FOLDER / "apbench.json", "cifar10").cells
-    assert len(cells) == 9 * 11
-    assert {row for row, _ in cells} == {"dc", "em", "rem", "hypo", "ntga", "tap", "lsp", "ar", "ops"}
-    assert all(0.05 < one.value < 0.97 for one in cells.values())
-    assert cells["em", "linf_at_8"].value == pytest.approx(0.8251)
+@pytest.mark.parametrize(
+    ("name", "rows", "columns", "row", "mean", "worst"),
+    [
+        ("apbench", 11, 9, "JPEG", 81.23, 68.72),
+        ("apbench", 11, 9, "UEraser-max", 88.16, 77.99),
+        ("apbench", 11, 9, "AT", 71.71, 14.95),
+        ("bridgepure", 7, 9, "D-VAE", 87.90, 83.07),
+        ("bridgepure", 7, 9, "AVATAR", 89.20, 87.87),
+        ("iss", 3, 12, "JPEG", 81.96, 69.49),
+        ("dune", 8, 5, "JPEG", 62.80, 28.88),
+    ],
+)
+def test_tables_of_defenses_have_the_means_and_worst_cases_that_were_worked_out_from_them(
+    name: str, rows: int, columns: int, row: str, mean: float, worst: float
+) -> None:
+    cells = {place: one.value for place, one in read(FOLDER / f"{name}.json", "cifar10").cells.items()}
+    poisoned = {place: value for place, value in cells.items() if place[1] != "clean"}
+    assert len({place[0] for place in poisoned}) == rows
+    assert len({place[1] for place in poisoned}) == columns
+    assert len(poisoned) == rows * columns
+    values = [100 * value for place, value in poisoned.items() if place[0] == row]
+    assert statistics.fmean(values) == pytest.approx(mean, abs=0.006)
+    assert min(values) == pytest.approx(worst)
+
+
+def test_the_strongest_published_poisons_leave_what_their_authors_say() -> None:
+    cells = read(FOLDER / "dune.json", "cifar10").cells
+    most = {
+        poison: max(
+            100 * one.value for (row, column), one in cells.items() if column == poison and row != "none"
+        )
+        for poison in ("em", "rem", "cuda", "sem", "dune")
+    }
+    assert most == pytest.approx({"em": 89.09, "rem": 87.16, "cuda": 72.02, "sem": 85.82, "dune": 57.49})
 
 
 @pytest.mark.parametrize(("folder", "found"), [("a", True), ("a/b/c", True), ("a/b/c/d", False)])
@@ -102,7 +131,10 @@ def test_a_reference_is_searched_up_to_three_levels_above(tmp_path: Path, folder
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("ops_papr/table2", "did you mean 'ops_paper'; there is reference 'apbench', 'ops_paper'"),
+        (
+            "ops_papr/table2",
+            "did you mean 'ops_paper'; there is reference 'apbench', 'bridgepure', 'dune', 'iss', 'ops_paper'",
+        ),
         ("ops_paper/tabel2", "no table 'tabel2'; did you mean 'table2'"),
         ("ops_paper", "'ops_paper' names no table; write ops_paper/TABLE"),
     ],
