@@ -67,7 +67,7 @@ def _compound(origin: Any, parts: tuple[Any, ...]) -> str:
         *first, last = map(_words, parts)
         return f"{', '.join(first)}, or {last}"
     if origin is Literal:
-        return str(parts[0]) if len(parts) == 1 else f"one of {', '.join(parts)}"
+        return str(parts[0]) if len(parts) == 1 else f"one of {', '.join(map(str, parts))}"
     if origin is tuple:
         return f"{'list' if parts[-1] is Ellipsis else 'pair'} of {_plural(_words(parts[0]))}"
     return "mapping" if parts[1] is Any else f"mapping from names to {_plural(_words(parts[1]))}"

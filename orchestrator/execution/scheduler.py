@@ -48,7 +48,13 @@ Event = Reported | Over
 
 def holds(held: frozenset[str], request: Request) -> bool:
     """Whether a request includes any resource that is `held` for others."""
-    return "cpus" in held or (request.gpus > 0 and "gpus" in held)
+    return "cpus" in held or holds_gpu(held, request)
+
+
+def holds_gpu(held: frozenset[str], request: Request) -> bool:
+    """Whether a request includes a GPU, and GPUs are `held` for others. Then a bundle ends after the training
+    that is running, so that the others wait for one training only."""
+    return request.gpus > 0 and "gpus" in held
 
 
 class Tune(Protocol):

@@ -23,7 +23,7 @@ from orchestrator.execution.messages import Ended
 from orchestrator.execution.pace import Pace
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.requests import TINY, Capacity, Claims, Request
-from orchestrator.execution.scheduler import Event, Over, Reported, Scheduler, holds
+from orchestrator.execution.scheduler import Event, Over, Reported, Scheduler, holds, holds_gpu
 from orchestrator.monitoring.observer import Observer
 from orchestrator.planning.plan import Task
 from orchestrator.storage.leases import Leases
@@ -150,7 +150,7 @@ class SimulatedTune:
     def _train(self, worker: Place, index: int) -> None:
         bundle = worker.bundle
         assert bundle is not None
-        if index == len(bundle.orders):
+        if index == len(bundle.orders) or holds_gpu(self.held, bundle.request):
             self.heard.append(Over(bundle.number))
             self._free(worker)
             return

@@ -32,7 +32,7 @@ from orchestrator.execution.bundles import Bundle
 from orchestrator.execution.faults import is_out_of_memory
 from orchestrator.execution.ray.worker import Shared, train
 from orchestrator.execution.requests import Request
-from orchestrator.execution.scheduler import Event, Over, Reported, holds
+from orchestrator.execution.scheduler import Event, Over, Reported, holds, holds_gpu
 from orchestrator.storage.backoff import pause
 
 MANY = 10**9
@@ -226,8 +226,9 @@ class _NextBundle(_Part, Searcher):
 
 
 class _Decisions(_Part, FIFOScheduler):
-    """Ends trials that the driver prunes or withdraws, and those that begin although others wait for their
-    resources. Trials start in the order in which they are suggested."""
+    """Ends trials that the driver prunes or withdraws, those that begin although others wait for their
+    resources, and between two trainings those on a GPU for which others wait. Trials start in the order in
+    which they are suggested."""
 
     def __init__(self, tuning: Tuning) -> None:
         super().__init__()
@@ -235,8 +236,10 @@ class _Decisions(_Part, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         bundle: Bundle = trial.config["bundle"]
-        begins = any("node" in message for message in result.get("messages", ()))
-        refused = begins and holds(self.tuning.held, bundle.request)
+        messages, held = result.get("messages", ()), self.tuning.held
+        begins = any("node" in message for message in messages)
+        between = any("rows" not in message for message in messages)
+        refused = (begins and holds(held, bundle.request)) or (between and holds_gpu(held, bundle.request))
         pruned = not self.tuning.stopping.isdisjoint(order["attempt"] for order in bundle.orders)
         return TrialScheduler.STOP if refused or pruned else TrialScheduler.CONTINUE
 

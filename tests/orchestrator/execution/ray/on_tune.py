@@ -131,6 +131,18 @@ def a_bundle_does_not_begin_while_a_builder_waits(tuning: Tuning) -> None:
     tuning.held = frozenset()
 
 
+def a_bundle_on_a_gpu_ends_between_two_trainings_when_a_builder_waits(tuning: Tuning) -> None:
+    tuning.suggest(bundle(45, "1", "30", gpus=0.5))
+    tuning.suggest(bundle(46, "1", "1"))
+    begun = until(tuning, lambda events: any("started" in message for message in messages(events, 45)))
+    tuning.held = frozenset(["gpus"])
+    events = [*begun, *until(tuning, over(45, 46))]
+    ended = {number: [m for m in messages(events, number) if "ended" in m] for number in (45, 46)}
+    assert (len(ended[45]), len(ended[46])) == (1, 2)
+    assert why(events, 45) == ""
+    tuning.held = frozenset()
+
+
 def resources_are_free_when_nothing_is_left(tuning: Tuning) -> None:
     tuning.suggest(bundle(51, "0.1", gpus=1.0))
     until(tuning, over(51))
@@ -171,6 +183,7 @@ CHECKS = (
     a_machine_is_avoided,
     a_bundle_that_no_machine_can_take_is_withdrawn,
     a_bundle_does_not_begin_while_a_builder_waits,
+    a_bundle_on_a_gpu_ends_between_two_trainings_when_a_builder_waits,
     resources_are_free_when_nothing_is_left,
     the_running_calls_have_the_names_of_trials,
     it_ends_at_once_although_a_training_goes_on,
