@@ -8,6 +8,7 @@ from typing import TypedDict
 
 from orchestrator.report.html.numbers import shown, signed, suffix
 from orchestrator.report.html.records import CellRecord, TableRecord
+from orchestrator.report.table import SUMMARY
 from orchestrator.report.wording import counted
 from trainers.probe_view import Unit
 
@@ -70,6 +71,15 @@ class TableView(SeedsView):
     caption: str
     published: bool
     source: str
+
+
+def without_summary(report: TableRecord) -> TableRecord:
+    """The table without the columns of its summary, for figures of trials."""
+    if not report.get("summary"):
+        return report
+    columns = report["columns"][: -len(SUMMARY)]
+    cells = [cell for cell in report["cells"] if cell["column"] in columns]
+    return {**report, "columns": columns, "cells": cells}
 
 
 def table_view(report: TableRecord) -> TableView:

@@ -19,7 +19,7 @@ from orchestrator.report.html.line_charts import lines
 from orchestrator.report.html.numbers import duration, shown, suffix
 from orchestrator.report.html.probe_sections import Heading, heading, probe_groups
 from orchestrator.report.html.records import Axis, Counts, DataRecord, ProbeTable, State
-from orchestrator.report.html.table import TableView, table_view
+from orchestrator.report.html.table import TableView, table_view, without_summary
 
 SHOWN = frozenset(("failed", "stopped", "note"))  # kinds of warnings shown elsewhere on the page
 STATES: dict[State, str] = {
@@ -142,7 +142,8 @@ def _probe_table(table: ProbeTable, sweep: Sweep, figures: Sequence[Group]) -> P
 
 
 def _figures(sweep: Sweep) -> list[Group]:
-    found = (lines(sweep["report"]), strips(sweep["report"]), learning(sweep), *probe_groups(sweep))
+    measured = without_summary(sweep["report"])
+    found = (lines(measured), strips(measured), learning(sweep), *probe_groups(sweep))
     return [group for group in found if group is not None]
 
 

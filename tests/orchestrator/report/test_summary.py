@@ -54,6 +54,8 @@ def test_the_best_row_of_each_column_is_marked_in_every_format(store: Store) -> 
     page = page_of(document_of([sheet]))
     assert says in page
     assert page.count('class="shaded best"') == 5
+    assert "; randpix " in page
+    assert "; worst " not in page, "figures show trials"
     assert '<td title="seed 0: 90.00, seed 1: 80.00' in page
 
 
