@@ -87,7 +87,7 @@ def killed_for_memory(most: float | None = None) -> Fault:
 
 def is_out_of_memory(why: str) -> bool:
     """Whether Ray gives its memory monitor as the reason why a process died."""
-    return "OutOfMemoryError" in why
+    return "OutOfMemoryError" in why or "running low on memory" in why
 
 
 def two_versions(what: str, wanted: str | None, found: str | None, where: str) -> str:

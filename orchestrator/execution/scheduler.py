@@ -17,6 +17,7 @@ from orchestrator.execution.node_health import Nodes
 from orchestrator.execution.pressure import Pressure
 from orchestrator.execution.progress import Attempt, Progress
 from orchestrator.execution.requests import Capacity, Claims, Request
+from orchestrator.storage.backoff import pause
 from orchestrator.storage.records import DriverState
 from trainers.spec import plain
 
@@ -24,7 +25,9 @@ AHEAD = 8  # one bundle for this many workers waits to be taken over by one that
 IDLE_SECONDS = 10.0  # how long a worker without work is kept
 SUGGEST_SECONDS = 0.5  # for suggestions at a time: each takes leases, and events wait meanwhile
 STARVED_SECONDS = 600.0  # if every worker is killed for memory at its start for this long, the sweep fails
-DEATHS = 8  # workers in a row that may die before they start a training
+DEATHS = 8  # workers in a row that may die before they start a training,
+DYING_SECONDS = 60.0  # and for how long: Ray itself may be recovering
+LONGEST_PAUSE = 8.0  # seconds without suggestions after such a death
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ class Scheduler:
     live: dict[int, Live] = field(default_factory=dict)
     deaths: int = 0  # of workers that died before they started a training, since one did
     starved: float | None = None  # when workers began to be killed for memory at their start
+    dying: float | None = None  # when they began to die at their start
+    resumes: float = -math.inf  # when the next bundle may be suggested
 
     def __post_init__(self) -> None:
         self.nodes = Nodes(self.context.now)
@@ -146,7 +151,7 @@ class Scheduler:
         self.tune.held = self._claims.held(self.cluster.fitting)
         self._withdraw()
         now, end = self.context.now(), time.monotonic() + SUGGEST_SECONDS
-        while (share := self._next_share()) is not None and self._suggest(share, end):
+        while now >= self.resumes and (share := self._next_share()) is not None and self._suggest(share, end):
             self._busy = now
             if time.monotonic() > end:
                 break
@@ -253,7 +258,7 @@ class Scheduler:
             if message["rests"]:
                 self._return(live)
         elif "started" in message:  # workers can be started
-            self.deaths, live.ran = 0, True
+            self.deaths, self.dying, live.ran = 0, None, True
             self.progress.started(message["started"])
         elif "rows" in message:
             if self.progress.reported(message["attempt"], message["rows"]):
@@ -297,16 +302,18 @@ class Scheduler:
         live.attempts.clear()
 
     def _died_at_start(self, why: str) -> None:
-        """A worker died before it started a training. OSError if none can be started: all of them die, or
-        there has not been enough memory for one for a while and nothing runs whose end would free some."""
+        """A worker died before it started a training. OSError if none can be started for a while: all of them
+        die, or there is not enough memory for one and nothing runs whose end would free some."""
         if is_out_of_memory(why):
             self.pressure.note("a worker that starts", 1 + len(self.live) + len(self._claims.all))
             self.starved = self.starved or time.monotonic()
             if not self.progress.running and time.monotonic() - self.starved > STARVED_SECONDS:
                 raise OSError(f"memory does not suffice to start a worker: {why}")
         elif not self.tune.failures:  # deaths caused by a failure of Tune are counted in `failures`
-            self.deaths += 1
-            if self.deaths > max(DEATHS, 2 * self._together):
+            now = self.context.now()
+            self.deaths, self.dying = self.deaths + 1, now if self.dying is None else self.dying
+            self.resumes = now + min(LONGEST_PAUSE, pause(self.deaths))
+            if self.deaths > max(DEATHS, 2 * self._together) and now - self.dying >= DYING_SECONDS:
                 raise OSError(f"workers die as they start: {why}")
 
     def _death(self, attempt: Attempt, why: str) -> Fault:

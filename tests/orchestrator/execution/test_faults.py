@@ -6,7 +6,7 @@ import errno
 
 import pytest
 
-from orchestrator.execution.faults import fault
+from orchestrator.execution.faults import fault, is_out_of_memory
 from poisons.durable import StoreError
 from trainers import InputError
 from trainers.loop import DivergenceError, OutOfMemoryError
@@ -39,3 +39,15 @@ def test_every_exception_is_classified(error: Exception, kind: str, poisoned: bo
 
 def test_a_divergence_keeps_the_epochs_before_it() -> None:
     assert fault(DivergenceError("no", [{"epoch": 1.0}])).to_json()["history"] == [{"epoch": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("why", "memory"),
+    [
+        ("OutOfMemoryError: Task was killed due to the node running low on memory.", True),
+        ("3 worker(s) were killed due to the node running low on memory.", True),
+        ("The actor never ran - it was cancelled before it started running.", False),
+    ],
+)
+def test_memory_is_recognised_in_what_ray_says(why: str, memory: bool) -> None:
+    assert is_out_of_memory(why) == memory

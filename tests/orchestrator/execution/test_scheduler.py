@@ -242,9 +242,30 @@ def test_workers_that_die_at_startup_stop_the_sweep_with_the_reason(store: Store
     scheduler, tune = scheduled(store)
     for _ in range(DEATHS):
         said(scheduler, tune, tune.bundles[-1], why="No module named nothing")
+        later(scheduler)
     assert scheduler.progress.to_json()["faults"] == {}, "no training is blamed"
     with pytest.raises(OSError, match="workers die as they start: No module named nothing"):
         said(scheduler, tune, tune.bundles[-1], why="No module named nothing")
+
+
+def later(scheduler: Scheduler) -> None:
+    """The pause after the death of a worker is over."""
+    scheduler.clock.time += module.LONGEST_PAUSE  # type: ignore[attr-defined]
+    scheduler.step()
+
+
+def test_workers_that_die_while_ray_recovers_do_not_stop_the_sweep(store: Store) -> None:
+    """Ray cancels actors at once while its head is restarted."""
+    scheduler, tune = scheduled(store)
+    for _ in range(5 * DEATHS):
+        count = len(tune.bundles)
+        said(scheduler, tune, tune.bundles[-1], why="it was cancelled before it started running")
+        assert len(tune.bundles) == count, "nothing is suggested for a moment"
+        scheduler.resumes = scheduler.context.now()
+        scheduler.step()
+        assert len(tune.bundles) == count + 1
+    begin(scheduler, tune, tune.bundles[-1])
+    assert (scheduler.deaths, scheduler.dying) == (0, None)
 
 
 def test_a_training_lost_with_its_machine_avoids_that_machine(store: Store) -> None:
@@ -363,6 +384,7 @@ def test_a_worker_that_fails_before_its_first_training_counts_as_one_that_cannot
     begins: Message = {"node": "a", "rests": False}
     for _ in range(DEATHS):
         said(scheduler, tune, tune.bundles[-1], begins, why="InputError: unknown field")
+        later(scheduler)
     with pytest.raises(OSError, match="workers die as they start: InputError"):
         said(scheduler, tune, tune.bundles[-1], begins, why="InputError: unknown field")
 
