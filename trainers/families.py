@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -87,11 +87,18 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     """A defense of a trainer who does not know the poison: prepare the training images once, perturb each
     batch, change the loss, or purify inputs at test time."""
 
-    memorises: ClassVar[bool] = False  # whether training fits every training image in the end
     needs: ClassVar[str] = "no clean images"  # its threat model: what it takes beside the training images
+
+    @property
+    def memorises(self) -> bool:
+        """Whether training fits every training image in the end."""
+        return False
 
     def check(self, images: Extent) -> None:
         """InputError if images of this extent cannot be trained on with it. Called before a training."""
+
+    def check_augmentations(self, augmentations: Sequence[Augmentation]) -> None:
+        """ValueError if it does not go with these augmentations of the same training."""
 
     @property
     def passes(self) -> Passes:
@@ -107,7 +114,8 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
         self, images: Images, *, device: torch.device, gen: torch.Generator, report: Report
     ) -> Images:
         """The images to train on in place of `images` (uint8), with equal labels and shape; called once. All
-        randomness comes from `gen`, on `device`; long work reports its progress as rows of metrics."""
+        randomness comes from `gen`, which is on the host, so that it does not depend on `device`; long work
+        reports its progress as rows of metrics."""
         return images
 
     def purify(self, x: Tensor) -> Tensor:

@@ -282,7 +282,7 @@ def prepared(
 ) -> Images:
     """The images that a training of `spec` on `images` is trained on: what its defense makes of them.
     `report` is given the progress of the preparation; `fit` reports epochs only."""
-    gen = generator(device, seed, 0, PREPARATION)
+    gen = generator(torch.device("cpu"), seed, 0, PREPARATION)
     return spec.defense.prepare(images, device=device, gen=gen, report=report)
 
 

@@ -41,8 +41,8 @@ NAMES = ("identity", *GEOMETRY, *TONE, *BLEND)
 
 
 def to_levels(x: Tensor) -> Tensor:
-    """Pixels in [0, 1] to the nearest levels 0..255, as float32."""
-    return (x * 255).round_()
+    """Pixels to the nearest levels 0..255, as float32; those outside [0, 1] become black or white."""
+    return (x * 255).round_().clamp_(0, 255)
 
 
 def to_pixels(levels: Tensor) -> Tensor:

@@ -1,5 +1,5 @@
 """Plasma fractals: smooth random fields, made by the diamond-square algorithm (Fournier, Fussell, Carpenter;
-Communications of the ACM 1982)."""
+Communications of the ACM 1982) in the form of kornia's plasma augmentations."""
 
 from __future__ import annotations
 
@@ -9,35 +9,34 @@ from torch.nn import functional as F
 
 
 def plasma(n: int, size: tuple[int, int], roughness: Tensor, gen: torch.Generator) -> Tensor:
-    """One field for each of `n` images, n,H,W, stretched to [0, 1]. `roughness` n in (0, 1) is the factor by
-    which random shifts shrink from each scale to the next finer one."""
+    """`n` fields in [0, 1], n,H,W. `roughness` n in (0, 1) is the factor by which the random part of a point
+    shrinks from each scale to the next finer one."""
     h, w = size
     device = roughness.device
-    field = torch.rand((n, 1, 2, 2), generator=gen, device=device)
-    scale = torch.ones((n, 1, 1, 1), device=device)
+    field = torch.rand((n, 1, 3, 3), generator=gen, device=device)
+    share = torch.ones((n, 1, 1, 1), device=device)
     while field.shape[-1] < max(h, w):
-        scale = scale * roughness.view(-1, 1, 1, 1)
-        field = _finer(field, scale, gen)
-    field = field[:, 0, :h, :w]
-    low = field.amin((1, 2), keepdim=True)
-    return (field - low) / (field.amax((1, 2), keepdim=True) - low).clamp(min=1e-8)
+        share = share * roughness.view(-1, 1, 1, 1)
+        field = _finer(field, share, gen)
+    return field[:, 0, :h, :w]
 
 
-def _finer(field: Tensor, scale: Tensor, gen: torch.Generator) -> Tensor:
-    """A field of 2s - 1 points a side from one of s: the middle of each square is the mean of its corners,
-    the middle of each edge that of its three or four neighbours, each shifted by up to `scale`."""
+def _finer(field: Tensor, share: Tensor, gen: torch.Generator) -> Tensor:
+    """A field of 2s - 1 points a side from one of s. The middle of each square is between the mean of its
+    corners and a random number, the middle of each edge between the mean of its three or four neighbours and
+    one; `share` is how much of it is random."""
     n, _, s, _ = field.shape
-    shifts = scale * (2 * torch.rand((n, 1, 2 * s - 1, 2 * s - 1), generator=gen, device=field.device) - 1)
-    grid = torch.zeros_like(shifts)
+    noise = share * torch.rand((n, 1, 2 * s - 1, 2 * s - 1), generator=gen, device=field.device)
+    grid = torch.zeros_like(noise)
     grid[..., ::2, ::2] = field
     corners = field[..., :-1, :-1] + field[..., :-1, 1:] + field[..., 1:, :-1] + field[..., 1:, 1:]
-    grid[..., 1::2, 1::2] = corners / 4 + shifts[..., 1::2, 1::2]
-    around = _neighbours(grid) / _neighbours(torch.ones_like(grid[:1]))
+    grid[..., 1::2, 1::2] = (1 - share) * corners / 4 + noise[..., 1::2, 1::2]
+    around = (1 - share) * _neighbours(grid) / _neighbours(torch.ones_like(grid[:1]))
     for rows, columns in (
         (slice(None, None, 2), slice(1, None, 2)),
         (slice(1, None, 2), slice(None, None, 2)),
     ):
-        grid[..., rows, columns] = around[..., rows, columns] + shifts[..., rows, columns]
+        grid[..., rows, columns] = around[..., rows, columns] + noise[..., rows, columns]
     return grid
 
 

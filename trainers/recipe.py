@@ -76,6 +76,11 @@ class TrainSpec(Spec):
             return value
         return value[0] if len(value) == 1 else {"kind": "chain", "parts": value}
 
+    @model_validator(mode="after")
+    def _augmentations_go_with_the_defense(self) -> TrainSpec:
+        self.defense.check_augmentations(self.augmentations)
+        return self
+
     @property
     def before_attack(self) -> int:
         """How many of the augmentations come before the defense perturbs the batch: all up to the first

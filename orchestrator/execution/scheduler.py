@@ -66,7 +66,7 @@ class Tune(Protocol):
     failures: int  # of Tune itself, since a worker last reported; the scheduler resets it
     stopping: set[int]  # attempts whose bundle is to end at the next report
     withdrawn: set[int]  # bundles that are to end if they have not begun
-    held: frozenset[str]  # "cpus", "gpus": a bundle that takes any of these may not begin
+    held: frozenset[str]  # "cpus", "gpus": a bundle that takes any of these may not begin, nor go on on a GPU
     more: bool  # whether a worker without work is kept
 
     def suggest(self, bundle: Bundle) -> None:

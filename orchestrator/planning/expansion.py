@@ -131,11 +131,26 @@ def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
     compare = tuple((resolved(column, one), resolved(column, other)) for one, other in report.compare)
     summary = tuple(resolved(column, one) for one in report.summary)
     known = axes.get(column or "", {})
-    if unknown := [one for one in summary if one not in known]:
-        raise InputError(
-            f"{where}: report: summary: the table has no column {unknown[0]!r}{nearest(unknown[0], known)}"
-        )
+    _check_summary(summary, known, report, where)
     return report.model_copy(update={"claims": claims, "compare": compare, "summary": summary})
+
+
+def _check_summary(
+    summary: tuple[str, ...], known: Mapping[str, Any], report: ReportSpec, where: str
+) -> None:
+    """InputError if a summary over these columns cannot be formed."""
+    where = f"{where}: report: summary"
+    if summary and report.metrics:
+        raise InputError(f"{where}: a table with several metrics has no summary; name one as report.metric")
+    if unknown := [one for one in summary if one not in known]:
+        raise InputError(f"{where}: the table has no column {unknown[0]!r}{nearest(unknown[0], known)}")
+    if len(set(summary)) < len(summary):
+        raise InputError(f"{where}: a column is named twice: {', '.join(summary)}")
+    if summary and (taken := [name for name in ("mean", "worst") if name in known]):
+        raise InputError(
+            f"{where}: it adds the columns mean and worst, and the table has a column {taken[0]!r}: "
+            "give that another label"
+        )
 
 
 def _label_of_number(text: str, axis: Mapping[str, Any]) -> str | None:

@@ -169,7 +169,7 @@ class ReportSpec(Spec):
     compare: tuple[tuple[Label, Label], ...] = ()
     """Pairs of columns, compared seed by seed."""
     summary: tuple[Label, ...] = ()
-    """Columns over which two more, `mean` and `worst`, are formed for each row; the best row is marked."""
+    """Columns whose mean and worst (lowest) are shown for each row; the highest row of each is marked."""
     claims: tuple[Claim, ...] = ()
     """What the sweep is run to see; the report says what holds."""
 

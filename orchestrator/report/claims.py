@@ -81,7 +81,7 @@ class _Grid:
         self.metrics = metrics
         self.axes = [axis for axis in (*rows, column) if axis is not None]
         names = {metric: label for label, metric in metrics.items()}
-        self.cells = {self._place({**c.labels, METRIC: names[c.metric]}): c for c in table.cells.values()}
+        self.cells = {self._place({**c.labels, METRIC: names[c.metric]}): c for c in table.of_trials.values()}
         places = list(self.cells)
         self.labels = {a: list(dict.fromkeys(p[i] for p in places)) for i, a in enumerate(self.axes)}
 

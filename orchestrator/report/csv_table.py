@@ -38,7 +38,8 @@ COLUMNS = (
 
 def comma_separated(*sheets: Sheet) -> str:
     """One line per cell, with `COLUMNS` as the header; an unknown value is empty. A cell of a probe's table
-    has the row and column of the sweep's table; the sweep's own metric is not repeated."""
+    has the row and column of the sweep's table; the sweep's own metric is not repeated. A summary is left
+    out: it can be formed from the cells."""
     rows = ([line.get(name) for name in COLUMNS] for sheet in sheets for line in _lines(sheet))
     return csv_text(COLUMNS, rows)
 
@@ -58,7 +59,7 @@ def _lines(sheet: Sheet) -> Iterator[dict[str, object]]:
 def _cells(sheet: Sheet) -> Iterator[Cell]:
     for table in sheet.tables:
         own = table.metric if table.probe is not None else None
-        yield from (cell for cell in table.cells.values() if cell.metric != own)
+        yield from (cell for cell in table.of_trials.values() if cell.metric != own)
 
 
 def _values(cell: Cell) -> dict[str, object]:

@@ -98,6 +98,11 @@ class Table:
     probe: str | None = None
     summary: tuple[str, ...] = ()  # the columns over which the last two are formed, if there are any
 
+    @property
+    def of_trials(self) -> dict[tuple[str, str], Cell]:
+        """The cells without those of the summary."""
+        return {place: c for place, c in self.cells.items() if not (self.summary and c.column in SUMMARY)}
+
     def best(self, column: str) -> frozenset[str]:
         """The rows with the highest mean of a column, in a table with a summary."""
         means = {row: self.cells[row, column].mean for row in self.rows if (row, column) in self.cells}
@@ -154,7 +159,8 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
         cells[row, column] = summarised(row, column, entries, status, metric, found)
     for row in rows if summary else ():
         over = [cells[row, column] for column in summary if (row, column) in cells]
-        cells |= {(row, cell.column): cell for cell in summary_cells(over, column_axis) if over}
+        if len(over) == len(summary):  # rows are compared over the same columns
+            cells |= {(row, cell.column): cell for cell in summary_cells(over, column_axis)}
     return Table(
         name=snapshot.name,
         question=snapshot.question,
@@ -171,28 +177,27 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
 
 
 def summary_cells(cells: Sequence[Cell], column_axis: str | None) -> Iterator[Cell]:
-    """The summary of some cells of a row: their mean, seed by seed, and that with the lowest mean. As long as
-    one of the cells has no mean, neither has one."""
-    known = bool(cells) and all(cell.mean is not None for cell in cells)
-    seeds = [seed for seed in cells[0].values if all(seed in cell.values for cell in cells)] if known else []
-    means = {seed: statistics.fmean(cell.values[seed] for cell in cells) for seed in seeds}
-    lowest = min(cells, key=lambda cell: cell.mean or 0.0).values if known else {}
+    """The summary of some cells of a row: the mean of their means, and the cell with the lowest mean. The std
+    of the mean is over the seeds that all of them have. As long as a cell has no mean, neither has one."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    common = [seed for seed in cells[0].values if all(seed in cell.values for cell in cells)]
+    known = len(means) == len(cells) and bool(common)
+    values = {seed: statistics.fmean(cell.values[seed] for cell in cells) for seed in common if known}
     absent = tuple(one for cell in cells for one in cell.absent)
-    for column, values in zip(SUMMARY, (means, lowest), strict=True):
-        yield replace(
-            cells[0],
-            column=column,
-            labels={**cells[0].labels, **({column_axis: column} if column_axis else {})},
-            mean=statistics.fmean(values.values()) if values else None,
-            std=statistics.stdev(values.values()) if len(values) > 1 else None,
-            seeds=len(values),
-            values=values,
-            absent=() if values else absent,
-            failed=0 if values else sum(one.why == "failed" for one in absent),
-            stopped=0 if values else sum(one.why == "stopped" for one in absent),
-            published=None,
-            keys=(),
-        )
+    mean = replace(
+        cells[0],
+        mean=statistics.fmean(means) if known else None,
+        std=statistics.stdev(values.values()) if len(values) > 1 else None,
+        seeds=len(values),
+        values=values,
+        absent=absent,
+        failed=sum(one.why == "failed" for one in absent),
+        stopped=sum(one.why == "stopped" for one in absent),
+    )
+    lowest = min(cells, key=lambda cell: cell.mean or 0.0) if known else mean
+    for column, cell in zip(SUMMARY, (mean, lowest), strict=True):
+        labels = {**cell.labels, **({column_axis: column} if column_axis else {})}
+        yield replace(cell, column=column, labels=labels, published=None, keys=())
 
 
 def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:

@@ -83,7 +83,7 @@ def _missing(status: SweepStatus) -> Iterator[SheetWarning]:
 def _without_a_value(status: SweepStatus, table: Table) -> Iterator[SheetWarning]:
     """Finished trials that lack a metric of the table."""
     entries = {entry.key: entry for entry in status.snapshot.entries}
-    for cell in table.cells.values():
+    for cell in table.of_trials.values():
         for absent in cell.absent:
             if absent.why == "no value":
                 yield _of_trial("missing", entries[absent.key], f"it finished without {cell.metric}")

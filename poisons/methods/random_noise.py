@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal
 
 import torch
+from pydantic import field_validator
 
 from poisons.base import CraftContext, Perturbation, Poison
 from poisons.perturbations.delta import Delta
@@ -25,6 +26,13 @@ class RandomNoise(Poison, kind="random_noise"):
     """Whether all images of a class get the same noise, or each image its own."""
     values: Literal["uniform", "signs"] = "uniform"
     """uniform draws from all levels of the budget, signs only its two ends."""
+
+    @field_validator("eps")
+    @classmethod
+    def _a_level_at_least(cls, eps: Fraction) -> Fraction:
+        if not Fraction(1, 255) <= eps <= 1:
+            raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
+        return eps
 
     @property
     def transfers(self) -> bool:

@@ -54,6 +54,12 @@ def test_signs_have_only_the_two_ends() -> None:
     assert abs(found.double().mean()) < 0.1
 
 
+@pytest.mark.parametrize("eps", ["0", "1/510", "129"])
+def test_a_budget_below_a_level_or_above_the_range_is_refused(eps: str) -> None:
+    with pytest.raises(InputError, match=r"eps must be between 1/255 \(one level\) and 1"):
+        Poison.parse({"kind": "random_noise", "eps": eps}, "test")
+
+
 def test_only_class_wise_noise_can_be_crafted_on_other_images() -> None:
     spec = {"poison": {"kind": "random_noise"}, "crafted_on": "digits"}
     DataSpec.parse(spec, "test")

@@ -18,7 +18,7 @@ from torch import Tensor
 from tests.conftest import CPU
 from tests.trainers.test_augmentations import NoWaiting
 from tests.trainers.test_operations import smooth
-from trainers import Images, InputError, TrainSpec
+from trainers import Images, InputError, TrainSpec, preprocessing
 from trainers.defenses.bit_depth import BitDepth
 from trainers.defenses.gaussian_blur import GaussianBlur
 from trainers.defenses.grayscale import Grayscale
@@ -31,7 +31,7 @@ from trainers.frequencies import dct_matrix, low_pass
 from trainers.images import Extent, FloatImages, nearest_levels, to_float
 from trainers.jpeg import jpeg
 from trainers.loop import generator
-from trainers.preprocessing import CHUNK, Preprocessing
+from trainers.preprocessing import Preprocessing
 
 MEMBERS = [m for m in Defense.registry.values() if issubclass(m, Preprocessing)]
 SHAPES = [
@@ -157,17 +157,20 @@ def test_low_pass_with_all_frequencies_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
-def test_each_image_is_changed_by_itself_however_many_there_are(member: type[Preprocessing]) -> None:
+def test_each_image_is_changed_by_itself_however_many_there_are(
+    member: type[Preprocessing], monkeypatch: pytest.MonkeyPatch
+) -> None:
     defense = member.parse(member.smoke, "test")
-    x = noise(CHUNK + 7, 3, 12, 9)
+    monkeypatch.setattr(preprocessing, "CHUNK", 100 * 3 * 12 * 9)
+    x = noise(107, 3, 12, 9)
     images, rows = Images(x, torch.arange(len(x)) % 4, 4), list[dict[str, float]]()
     before = x.clone()
     done = defense.prepare(images, device=CPU, gen=generator(CPU, 0), report=rows.append)
     assert torch.equal(x, before)
-    for i in (0, CHUNK - 1, CHUNK, len(x) - 1):
+    for i in (0, 99, 100, len(x) - 1):
         assert torch.equal(done.x[i : i + 1], defense.change(x[i : i + 1]))
     assert not torch.equal(done.x, x)
-    assert [row["prepared"] for row in rows] == [pytest.approx(CHUNK / len(x)), 1.0]
+    assert [row["prepared"] for row in rows] == [pytest.approx(100 / len(x)), 1.0]
 
 
 @pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
@@ -182,7 +185,7 @@ def test_none_makes_the_host_wait(member: type[Preprocessing]) -> None:
     ("defense", "shape", "message"),
     [
         (Jpeg(), (2, 8, 8), "jpeg: JPEG images are grey or RGB; these have 2 channels: leave the defense out"),
-        (Grayscale(), (1, 8, 8), "grayscale: only RGB images have colours to remove; these have 1 channels"),
+        (Grayscale(), (1, 8, 8), "grayscale: only RGB images have colours to remove; the number of channels here is 1"),
         (MedianFilter(size=7), (3, 3, 8), "median_filter: squares of 7 pixels are too large for images of 3x8; .* smaller size"),
     ],
 )  # fmt: skip
@@ -266,12 +269,14 @@ def test_float_images_stay_float_images() -> None:
 
 
 def test_more_classes_than_pixels_are_refused() -> None:
-    with pytest.raises(InputError, match=r"100 classes leave nothing of images with 64 values"):
+    with pytest.raises(
+        InputError, match=r"a direction for each of 100 classes, and these images have only 64 values"
+    ):
         OrthogonalProjection().check(Extent(1000, (1, 8, 8), 100))
 
 
 def test_what_needs_whole_levels_comes_before_a_projection() -> None:
-    TrainSpec.parse({"defense": ["jpeg", "orthogonal_projection", "pgd_at"]}, "test")
-    message = r"jpeg changes whole levels, which orthogonal_projection does not leave: write it before"
+    TrainSpec.parse({"defense": ["jpeg", "orthogonal_projection"]}, "test")
+    message = r"orthogonal_projection leaves values outside \[0, 1\], which jpeg does not take: write orthogonal_projection last"
     with pytest.raises(InputError, match=message):
         TrainSpec.parse({"defense": ["orthogonal_projection", "jpeg"]}, "test")

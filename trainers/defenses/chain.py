@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
 from pydantic import model_validator
 from torch import Tensor, nn
 
-from trainers.families import Defense, Passes, Report
+from trainers.families import Augmentation, Defense, Passes, Report
 from trainers.images import Extent, Images
 from trainers.spec import SEVERAL
 
@@ -36,24 +38,29 @@ class Chain(Defense, kind="chain"):
         if "chain" in kinds:
             raise ValueError("a chain has no chains inside; write one list")
         if twice := [kind for i, kind in enumerate(kinds) if kind in kinds[:i]]:
-            raise ValueError(f"{twice[0]} is in the chain twice")
-        costly = [part.kind for part in self.parts if part.passes != PLAIN]
-        if len(costly) > 1:
-            raise ValueError(
-                f"{' and '.join(costly)} each decide which inputs a step trains on: use one of them"
-            )
-        floats = [part.kind for part in self.parts[:-1] if not part.whole_levels]
-        if floats and (
-            after := [part.kind for part in self.parts[kinds.index(floats[0]) + 1 :] if prepares(part)]
-        ):
-            raise ValueError(
-                f"{after[0]} changes whole levels, which {floats[0]} does not leave: write it before"
-            )
-        late = [kind for kind, part, before in zip(kinds[1:], self.parts[1:], self.parts, strict=False)
-                if prepares(part) and not prepares(before)]  # fmt: skip
-        if late:
-            raise ValueError(f"{late[0]} changes the images before the training: write it before the others")
+            raise ValueError(f"{twice[0]} is in the chain twice; leave one out")
+        deciding = [part.kind for part in self.parts if part.passes != PLAIN or has_loss(part)]
+        if len(deciding) > 1:
+            raise ValueError(f"{' and '.join(deciding)} each decide what a step minimises: use one of them")
         return self
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Chain:
+        for before, after in pairwise(self.parts):
+            if not before.whole_levels:
+                raise ValueError(
+                    f"{before.kind} leaves values outside [0, 1], which {after.kind} does not take: write "
+                    f"{before.kind} last"
+                )
+            if prepares(after) and not prepares(before):
+                raise ValueError(
+                    f"{after.kind} changes the images before the training: write it before {before.kind}"
+                )
+        return self
+
+    @property
+    def memorises(self) -> bool:
+        return all(part.memorises for part in self.parts)
 
     @property
     def passes(self) -> Passes:
@@ -66,6 +73,10 @@ class Chain(Defense, kind="chain"):
     def check(self, images: Extent) -> None:
         for part in self.parts:
             part.check(images)
+
+    def check_augmentations(self, augmentations: Sequence[Augmentation]) -> None:
+        for part in self.parts:
+            part.check_augmentations(augmentations)
 
     def prepare(
         self, images: Images, *, device: torch.device, gen: torch.Generator, report: Report
@@ -88,9 +99,13 @@ class Chain(Defense, kind="chain"):
         return x
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-        own = next((part for part in self.parts if type(part).loss is not Defense.loss), None)
+        own = next(filter(has_loss, self.parts), None)
         return super().loss(model, x, y, gen) if own is None else own.loss(model, x, y, gen)
 
 
 def prepares(part: Defense) -> bool:
     return type(part).prepare is not Defense.prepare
+
+
+def has_loss(part: Defense) -> bool:
+    return type(part).loss is not Defense.loss

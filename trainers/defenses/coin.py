@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from trainers.families import Defense
 from trainers.operations import to_levels, to_pixels
 
+ROUNDING = 1e-3  # of a level, which float32 may be below a whole one
+
 
 class Coin(Defense, kind="coin"):
     """Reads every pixel of a training image at a random place near its own, drawn anew in each epoch.
@@ -29,7 +31,7 @@ class Coin(Defense, kind="coin"):
         down, right = self.alpha * draws
         rows = torch.arange(h, device=x.device).view(h, 1) + down
         columns = torch.arange(w, device=x.device) + right
-        return to_pixels(interpolated(to_levels(x), rows, columns).floor_())
+        return to_pixels((interpolated(to_levels(x), rows, columns) + ROUNDING).floor_())
 
 
 def interpolated(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:

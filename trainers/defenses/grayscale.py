@@ -19,8 +19,8 @@ class Grayscale(Preprocessing, kind="grayscale"):
     def check(self, images: Extent) -> None:
         if images.shape[0] != 3:
             raise InputError(
-                f"grayscale: only RGB images have colours to remove; these have {images.shape[0]} channels: "
-                "leave the defense out"
+                "grayscale: only RGB images have colours to remove; the number of channels here is "
+                f"{images.shape[0]}: leave the defense out"
             )
 
     def change(self, x: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ linear classifier learns from the training images."""
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from pydantic import Field, PositiveInt
@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from trainers.families import Defense, Report
 from trainers.images import Extent, FloatImages, Images, to_float
+from trainers.preprocessing import per_chunk
 from trainers.spec import InputError
 
-CHUNK = 1000  # images that are on the device at a time
 DROPS = (0.5, 0.75)  # shares of the epochs after which the learning rate is divided by ten
 
 
@@ -23,9 +23,9 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     """Fits a linear classifier to the training images, and projects them onto the space orthogonal to its
     weights.
 
-    The projected images are float32, neither clamped nor rounded. Undoes perturbations that are nearly the
-    same for a class. Test images stay as they are. Published with rotation, shear, scale, colour jitter,
-    crop, flip and CutMix.
+    The projected images are float32, neither clamped nor rounded, so it is the last of a chain; augmentations
+    that work on levels clamp them. Undoes perturbations that are nearly the same for a class. Test images
+    stay as they are. Published with rotation, shear, scale, colour jitter, crop, flip and CutMix.
     """
 
     linear_epochs: PositiveInt = 20
@@ -34,7 +34,10 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     """Learning rate of plain SGD for the linear classifier; divided by ten at half and three quarters."""
     linear_batch_size: PositiveInt = 1024
     """Images of one step of the linear classifier."""
-    memorises: ClassVar[bool] = True
+
+    @property
+    def memorises(self) -> bool:
+        return True
 
     @property
     def whole_levels(self) -> bool:
@@ -43,8 +46,8 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     def check(self, images: Extent) -> None:
         if images.num_classes >= math.prod(images.shape):
             raise InputError(
-                f"orthogonal_projection: {images.num_classes} classes leave nothing of images with "
-                f"{math.prod(images.shape)} values: leave the defense out"
+                f"orthogonal_projection: it removes a direction for each of {images.num_classes} classes, "
+                f"and these images have only {math.prod(images.shape)} values: leave the defense out"
             )
 
     def prepare(
@@ -52,8 +55,9 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     ) -> Images:
         basis = orthonormal(self._weights(images, device, gen, report))
         done = torch.empty(images.x.shape, dtype=torch.float32)
-        for i, some in enumerate(images.chunks(CHUNK)):
-            done[i * CHUNK : i * CHUNK + len(some)] = projected(to_float(some.x.to(device)), basis).cpu()
+        size = per_chunk(images)
+        for i, some in enumerate(images.chunks(size)):
+            done[i * size : i * size + len(some)] = projected(to_float(some.x.to(device)), basis).cpu()
         return FloatImages(done, images.y.cpu(), images.num_classes)
 
     def _weights(self, images: Images, device: torch.device, gen: torch.Generator, report: Report) -> Tensor:
@@ -61,12 +65,10 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
         takes them as they are stored, which fails if they are sorted by class."""
         size = math.prod(images.shape)
         bound = 1 / math.sqrt(size)
-        weights = bound * (2 * torch.rand((images.num_classes, size), generator=gen, device=device) - 1)
+        weights = bound * (2 * torch.rand((images.num_classes, size), generator=gen) - 1).to(device)
         for epoch in range(self.linear_epochs):
             lr = self.linear_lr * 0.1 ** sum(epoch >= drop * self.linear_epochs for drop in DROPS)
-            for take in torch.randperm(len(images), generator=gen, device=device).split(
-                self.linear_batch_size
-            ):
+            for take in torch.randperm(len(images), generator=gen).split(self.linear_batch_size):
                 some = images.take(take.to(images.x.device))
                 x, y = to_float(some.x.to(device)).flatten(1), some.y.to(device)
                 error = F.softmax(x @ weights.mT, dim=1) - F.one_hot(y, images.num_classes)

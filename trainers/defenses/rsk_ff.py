@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeInt, model_validator
 from torch import Tensor, nn
 
-from trainers.augmentations.flip_crop import crop
-from trainers.families import Defense
+from trainers.augmentations.flip_crop import FlipCrop, crop
+from trainers.families import Augmentation, Defense
 from trainers.frequencies import low_pass
 from trainers.images import Extent
 from trainers.spec import InputError
@@ -44,6 +45,13 @@ class RskFf(Defense, kind="rsk_ff"):
     def check(self, images: Extent) -> None:
         if self.sharpen and min(images.shape[1:]) < 3:
             raise InputError(f"rsk_ff: sharpening needs at least 3x3 pixels, found {images.shape[1:]}")
+
+    def check_augmentations(self, augmentations: Sequence[Augmentation]) -> None:
+        if any(isinstance(one, FlipCrop) and one.pad for one in augmentations):
+            raise ValueError(
+                "rsk_ff crops at random by itself: write augmentations: [{kind: flip_crop, pad: 0}], "
+                "which only flips"
+            )
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         shift = self.padding

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from trainers.augmentations.trivial_augment import TrivialAugment
 from trainers.families import Defense, Passes
+from trainers.images import Extent
 from trainers.plasma import plasma
+from trainers.spec import InputError
 
 ROUGHNESS, INTENSITY = (0.3, 0.7), (0.5, 1.0)  # published ranges, uniform
 
@@ -20,8 +22,8 @@ class Ueraser(Defense, kind="ueraser"):
     """Augments each image several times, and minimises the largest loss of its versions.
 
     Each version has a plasma brightness, a plasma contrast and a shuffle of the channels, each half of the
-    time, then TrivialAugment. All versions go through the network in training mode, so that BatchNorm's
-    running statistics see every one of them, as in the release. Published as `-lite` (draws: 1), with a share
+    time, then TrivialAugment. All versions go through the network in training mode, one after the other, so
+    that BatchNorm's running statistics see every one of them. Published as `-lite` (draws: 1), with a share
     of 0.25 and as `-max` (the default here).
     """
 
@@ -37,6 +39,13 @@ class Ueraser(Defense, kind="ueraser"):
     def passes(self) -> Passes:
         mean = self.share * self.draws + 1 - self.share
         return Passes(forward=mean, backward=mean)
+
+    def check(self, images: Extent) -> None:
+        if images.shape[0] not in (1, 3):
+            raise InputError(
+                "ueraser: its augmentations are for grey or RGB images; the number of channels here is "
+                f"{images.shape[0]}: leave the defense out"
+            )
 
     def at(self, progress: float) -> Defense:
         return self if progress <= self.share else self.model_copy(update={"draws": 1})
@@ -56,11 +65,12 @@ class Ueraser(Defense, kind="ueraser"):
     def _coloured(self, x: Tensor, gen: torch.Generator) -> Tensor:
         n, c, h, w = x.shape
         chosen = torch.rand((3, n, 1, 1, 1), generator=gen, device=x.device) < self.probability
-        rough = uniform(ROUGHNESS, (2, n), gen, x.device)
+        roughness = uniform(ROUGHNESS, (2, n), gen, x.device).repeat_interleave(c, 1)
         strength = uniform(INTENSITY, (n, 1, 1, 1), gen, x.device)
-        brighter = x + strength * (2 * plasma(n, (h, w), rough[0], gen)[:, None] - 1)
+        fields = (plasma(n * c, (h, w), rough, gen).view(n, c, h, w) for rough in roughness)
+        brighter = x + strength * (2 * next(fields) - 1)
         x = torch.where(chosen[0], brighter.clamp(0, 1), x)
-        contrast = (x - 0.5) * 4 * plasma(n, (h, w), rough[1], gen)[:, None] + 0.5
+        contrast = (x - 0.5) * 4 * next(fields) + 0.5
         x = torch.where(chosen[1], contrast.clamp(0, 1), x)
         order = torch.rand((n, c), generator=gen, device=x.device).argsort(1)
         return torch.where(chosen[2], x.gather(1, order.view(n, c, 1, 1).expand_as(x)), x)

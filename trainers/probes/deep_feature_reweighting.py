@@ -26,9 +26,12 @@ class DeepFeatureReweighting(Probe, kind="deep_feature_reweighting"):
 
     The set `clean` holds the clean images: `sets: {clean: {poison: clean, limit: 5000}}`. Metrics are the
     accuracies on the test images: `acc` with the network as it is; `adapted_acc` after BatchNorm's running
-    statistics have been replaced by those of the clean images, which the published code does in passing;
-    `random_acc` of the network before training, whose features know nothing. Costs three passes over the
-    clean and the test images.
+    statistics have been replaced by those of the clean images; `random_acc` of the network before training,
+    as a control. Costs four passes over the clean images and three over the test images.
+
+    The layer is fitted from zero to images without augmentation, with the network in eval mode. The published
+    code goes on from the trained layer, with augmentation and in train mode, which adapts BatchNorm in
+    passing.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("clean",)

@@ -25,7 +25,7 @@ class EdgePixels(Probe, kind="edge_pixels"):
 
     Its features are the sums of the pixels along each of the four edges, by channel, standardised; convolving
     an image with padding darkens them. The metric `<set>_acc` is its accuracy on held-out images, half of
-    which are training images; a half says that the edges tell nothing. It does not use the network. The paper
+    which are training images, so that 50 % is chance. It does not use the network. The paper
     separates convolution-based from bounded poisons, with a linear SVM in place of logistic regression.
     """
 
@@ -61,10 +61,12 @@ class EdgePixels(Probe, kind="edge_pixels"):
     def _separated(self, a: Tensor, b: Tensor) -> float:
         """The held-out accuracy of telling `a` from `b`, of which equally many rows are used."""
         n = min(len(a), len(b))
+        if n < 2:
+            raise InputError(f"the probe {self.kind!r} needs two images or more of each set, found {n}")
         gen = torch.Generator().manual_seed(0)
         x = torch.stack([part[torch.randperm(len(part), generator=gen)[:n]] for part in (a, b)])
         x = (x - x.mean((0, 1))) / x.std((0, 1)).clamp(min=1e-9)
-        fitted = max(1, n - round(self.share * n))
+        fitted = max(1, n - max(1, round(self.share * n)))
         labels = torch.arange(2).repeat_interleave(fitted)
         weight, bias = softmax_regression(
             x[:, :fitted].flatten(0, 1), labels, 2, l2=L2, iterations=ITERATIONS

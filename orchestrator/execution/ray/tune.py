@@ -238,7 +238,7 @@ class _Decisions(_Part, FIFOScheduler):
         bundle: Bundle = trial.config["bundle"]
         messages, held = result.get("messages", ()), self.tuning.held
         begins = any("node" in message for message in messages)
-        between = any("rows" not in message for message in messages)
+        between = bool(messages) and "rows" not in messages[-1]
         refused = (begins and holds(held, bundle.request)) or (between and holds_gpu(held, bundle.request))
         pruned = not self.tuning.stopping.isdisjoint(order["attempt"] for order in bundle.orders)
         return TrialScheduler.STOP if refused or pruned else TrialScheduler.CONTINUE

@@ -62,7 +62,10 @@ def train(config: dict[str, Any], shared: Shared) -> None:
         return
     worker = worker_of(shared, bundle.request.gpus)
     for order in bundle.orders:
-        reporter.add({"started": order["attempt"]}, now=order is bundle.orders[0])  # an epoch may take long
+        now = (
+            order is bundle.orders[0] or bundle.request.gpus > 0
+        )  # an epoch may take long, or a builder wait
+        reporter.add({"started": order["attempt"]}, now=now)
         ended, poisoned = worker.carry_out(order, reporter)
         try:
             reporter.add(ended, now=poisoned)
