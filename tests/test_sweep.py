@@ -301,7 +301,7 @@ def test_trials_start_before_every_data_set_is_built(tmp_path: Path) -> None:
         "kind": "em",
         "generator": "lenet5",
         "steps": 20,
-        "max_rounds": 300,
+        "max_rounds": 1000,
         "stop_error": 0,
         "batch_size": 50,
     }
