@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.planning.axes import check_path, label, labelled
 from orchestrator.planning.feasibility import check_networks
-from orchestrator.planning.snapshot import METRIC
+from orchestrator.planning.snapshot import METRIC, SUMMARY
 from orchestrator.planning.spec import ReportSpec, SweepSpec, is_seed
 from orchestrator.planning.sweep_file import set_path
 from orchestrator.storage.trial_spec import TrialSpec
@@ -146,9 +146,9 @@ def _check_summary(
         raise InputError(f"{where}: the table has no column {unknown[0]!r}{nearest(unknown[0], known)}")
     if len(set(summary)) < len(summary):
         raise InputError(f"{where}: a column is named twice: {', '.join(summary)}")
-    if summary and (taken := [name for name in ("mean", "worst") if name in known]):
+    if summary and (taken := [name for name in SUMMARY if name in known]):
         raise InputError(
-            f"{where}: it adds the columns mean and worst, and the table has a column {taken[0]!r}: "
+            f"{where}: it adds the columns {' and '.join(SUMMARY)}, and the table has a column {taken[0]!r}: "
             "give that another label"
         )
 

@@ -24,6 +24,7 @@ from trainers.probe_view import PERCENT, ProbeView, Unit
 from trainers.stored import MB, DamagedError, JsonFile
 
 FORMAT = 6  # of the file; other formats are not read
+SUMMARY = ("mean", "worst")  # the columns that a summary adds to a table
 METRIC = "metric"  # the name of the axis that a report with several metrics has besides the grid's
 OWN = ("train/", "test/")  # metrics of a trial itself
 CHOOSES = ("run.scheduler", "run.search", "run.num_samples", "run.mode")  # determine which trials run

@@ -10,13 +10,12 @@ from functools import cached_property
 from typing import Literal
 
 from orchestrator.monitoring.sweep_status import SweepStatus
-from orchestrator.planning.snapshot import METRIC, Entry, Snapshot
+from orchestrator.planning.snapshot import METRIC, SUMMARY, Entry, Snapshot
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 from trainers.probe_view import PERCENT, Unit
 
 VALUE = "value"  # the name of the only column if rows are metrics
-SUMMARY = ("mean", "worst")  # the names of the columns of a summary
 
 
 @dataclass(frozen=True)

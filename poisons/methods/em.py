@@ -30,7 +30,7 @@ from poisons.methods.em_noise import (
     one_thread,
     pick,
 )
-from poisons.perturbations.delta import Application, Delta, whole_levels
+from poisons.perturbations.delta import Application, Delta, NoiseEps, whole_levels
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
 from trainers.families import Architecture, Augmentation, Optimizer, Passes
@@ -80,7 +80,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     """Whether each image or each class has its own noise."""
     generator: Architecture = ResNet18()
     """Network whose loss the noise minimises (paper: f'); its own recipe is not used."""
-    eps: Eps = Fraction(8, 255)
+    eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range; from 1/255 (one level) to 1."""
     step: Eps | None = None
     """Length of a noise step (paper: α), above 0, in units of the pixel range; null is eps/10."""
@@ -119,13 +119,6 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         """Defaults that depend on the granularity."""
         class_wise = isinstance(value, dict) and value.get("granularity") == "class_wise"
         return CLASS_WISE | value if class_wise else value
-
-    @field_validator("eps")
-    @classmethod
-    def _a_level_at_least(cls, eps: Fraction) -> Fraction:
-        if not Fraction(1, 255) <= eps <= 1:
-            raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
-        return eps
 
     @field_validator("step")
     @classmethod

@@ -8,31 +8,22 @@ from fractions import Fraction
 from typing import Literal
 
 import torch
-from pydantic import field_validator
 
 from poisons.base import CraftContext, Perturbation, Poison
-from poisons.perturbations.delta import Delta
+from poisons.perturbations.delta import Delta, NoiseEps
 from poisons.rng import rng
 from trainers.images import Images
-from trainers.spec import Eps
 
 
 class RandomNoise(Poison, kind="random_noise"):
     """Adds noise of which every value is drawn independently, in whole levels within the budget."""
 
-    eps: Eps = Fraction(8, 255)
+    eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
     granularity: Literal["class_wise", "sample_wise"] = "class_wise"
     """Whether all images of a class get the same noise, or each image its own."""
     values: Literal["uniform", "signs"] = "uniform"
     """uniform draws from all levels of the budget, signs only its two ends."""
-
-    @field_validator("eps")
-    @classmethod
-    def _a_level_at_least(cls, eps: Fraction) -> Fraction:
-        if not Fraction(1, 255) <= eps <= 1:
-            raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
-        return eps
 
     @property
     def transfers(self) -> bool:

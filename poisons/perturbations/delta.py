@@ -6,21 +6,31 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, with_config
+from pydantic import AfterValidator, ConfigDict, with_config
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
 from trainers.images import Images
-from trainers.spec import InputError
+from trainers.spec import Eps, InputError
 from trainers.stored import DamagedError, JsonFile
 
 Application = Literal["signed", "released_em", "released_ops"]
 Per = Literal["image", "class", "universal"]
+
+
+def _a_level_at_least(eps: Fraction) -> Fraction:
+    if not Fraction(1, 255) <= eps <= 1:
+        raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
+    return eps
+
+
+NoiseEps = Annotated[Eps, AfterValidator(_a_level_at_least)]
+"""The budget of noise that is added in whole levels."""
 CHUNK = 2**22  # values converted at a time, since float32 noise may be as large as the images
 
 

@@ -39,9 +39,7 @@ MANY = 10**9
 FAILURES = 5  # of Tune itself, in a row, before any worker reports
 UNKNOWN = "no reason is known"
 WAIT_SECONDS = 0.1  # how long the driver waits for an event, and Tune for one of Ray
-END_SECONDS = (
-    30.0  # that Tune's thread has to end: a call to Ray after the driver disconnects would end the process
-)
+END_SECONDS = 30.0  # that Tune's thread has to end: calling Ray after the driver disconnects ends the process
 
 
 class Tuning:

@@ -62,9 +62,8 @@ def train(config: dict[str, Any], shared: Shared) -> None:
         return
     worker = worker_of(shared, bundle.request.gpus)
     for order in bundle.orders:
-        now = (
-            order is bundle.orders[0] or bundle.request.gpus > 0
-        )  # an epoch may take long, or a builder wait
+        # the first epoch may take long, and a builder may wait for the GPU
+        now = order is bundle.orders[0] or bundle.request.gpus > 0
         reporter.add({"started": order["attempt"]}, now=now)
         ended, poisoned = worker.carry_out(order, reporter)
         try:

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
+from orchestrator.planning.snapshot import SUMMARY
 from orchestrator.report.html.numbers import shown, signed, suffix
 from orchestrator.report.html.records import CellRecord, TableRecord
-from orchestrator.report.table import SUMMARY
 from orchestrator.report.wording import counted
 from trainers.probe_view import Unit
 
