@@ -1,5 +1,5 @@
-# make demo | test | check | quick | proofs | lint-fix | golden | generated | docs | picture | bench | fuzz | chaos |
-# cluster-token | cluster-test | clean.
+# make demo | test | check | quick | proofs | gpu-test | gpu-bench | lint-fix | golden | generated | docs | picture |
+# bench | fuzz | chaos | cluster-token | cluster-test | clean.
 # Each creates .venv if it is missing.
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +10,7 @@ STORE ?= opsctl-store
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test quick proofs check lint-fix golden generated docs picture bench fuzz chaos cluster-token cluster-test clean
+.PHONY: demo test quick proofs gpu-test gpu-bench check lint-fix golden generated docs picture bench fuzz chaos cluster-token cluster-test clean
 
 demo: $(VENV)/.installed
 	$(BIN)/opsctl sweep sweeps/quickstart.yaml --store $(STORE)
@@ -27,6 +27,14 @@ quick: $(VENV)/.installed-dev
 # Long proofs: memory over many trainings and large data sets, AutoAttack in full. About 10 minutes.
 proofs: $(VENV)/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m proof tests
+
+# What runs on a GPU: tests of a few minutes, then how fast it is and what published results come to.
+gpu-test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest tests/gpu
+
+gpu-bench: $(VENV)/.installed-dev
+	@test -n "$(DATA)" || { echo "make gpu-bench DATA=DIR, with CIFAR-10 as Parquet files in DIR"; exit 2; }
+	$(BIN)/python benchmarks/gpu.py --data $(DATA) --out benchmarks/results/gpu.jsonl
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
