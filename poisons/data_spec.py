@@ -11,9 +11,12 @@ from poisons.base import Poison
 from poisons.methods.clean import Clean
 from poisons.sources.base import Source, Split
 from poisons.sources.digits import Digits
+from trainers.families import Defense
+from trainers.restoration import Restoration
 from trainers.spec import Spec
 
 CLEAN = (Clean(),)
+DEFAULTS = {"ratio": 1.0, "crafted_on": None, "shuffled": False, "restored_by": None}
 
 
 class DataSpec(Spec):
@@ -39,7 +42,9 @@ class DataSpec(Spec):
     shuffled: bool = False
     """Whether each label and perturbation is put on the content of another image, of any class."""
     seed: int = 0
-    """Seed of the poison, and of the images that `ratio` and `shuffled` draw."""
+    """Seed of the poison, of the images that `ratio` and `shuffled` draw, and of the restoration."""
+    restored_by: Defense | None = None
+    """Defense that has restored the images; null in a sweep, where it follows from `train.defense`."""
 
     @field_validator("poison", mode="before")
     @classmethod
@@ -68,6 +73,10 @@ class DataSpec(Spec):
                 "`shuffled` puts every perturbation on another image: leave `ratio` at 1 and name a poison "
                 "other than `clean`"
             )
+        if self.restored_by is not None and self.restored_by.restoration is not self.restored_by:
+            raise ValueError(f"`restored_by`: {self.restored_by.kind} trains no network to restore images")
+        if self.split == "test" and self.restored_by is not None:
+            raise ValueError("test images are never restored: use `split: train`")
         bound = [poison.kind for poison in self.poison if not poison.transfers]
         if self.crafted_on is not None and bound:
             raise ValueError(
@@ -80,13 +89,36 @@ class DataSpec(Spec):
     @property
     def name(self) -> str:
         """The name of the folder: readable words, then the key."""
-        return "-".join([self.source.kind, *(poison.kind for poison in self.poison), self.split, self.key])
+        by = [] if self.restored_by is None else [self.restored_by.kind]
+        return "-".join(
+            [self.source.kind, *(poison.kind for poison in self.poison), *by, self.split, self.key]
+        )
 
     @property
     def crafts(self) -> bool:
         """Whether the poison is crafted for this data set; otherwise a perturbation from such a data set is
         applied."""
         return self.poison != CLEAN and self._copy(source=self.source, poison=self.poison[:1]) == self
+
+    @property
+    def restoration(self) -> Restoration | None:
+        """The restoration that has restored the images."""
+        return None if self.restored_by is None else self.restored_by.restoration
+
+    def restored(self, by: Restoration | None) -> DataSpec:
+        """These images, restored by a defense; with None the images before any restoration."""
+        return self.model_copy(update={"restored_by": by})
+
+    @property
+    def references(self) -> DataSpec | None:
+        """The clean images that the restoration learns from; None if it needs none. Those held out are the
+        last of a larger balanced subset, of which the images of this data set are the first."""
+        wanted = None if self.restoration is None else self.restoration.clean_images
+        if wanted is None:
+            return None
+        if wanted.origin == "clean" or self.limit is None:
+            return self.clean
+        return self.clean.model_copy(update={"limit": self.limit + (wanted.number or 0)})
 
     @property
     def clean(self) -> DataSpec:
@@ -103,15 +135,18 @@ class DataSpec(Spec):
     @property
     def parents(self) -> tuple[DataSpec, ...]:
         """The data sets that this one is made from, each once: the clean images, and those with the
-        perturbations."""
-        if self.poison == CLEAN:
+        perturbations; or the images before their restoration, and those that it learns from."""
+        if self.restored_by is not None:
+            made_from = [self.clean, self.restored(None), *filter(None, (self.references,))]
+        elif self.poison == CLEAN:
             return ()
-        made_from = [self.clean, *(() if self.crafts else self.crafted)]
+        else:
+            made_from = [self.clean, *(() if self.crafts else self.crafted)]
         return tuple(spec for i, spec in enumerate(made_from) if spec not in made_from[:i])
 
     @property
     def wants_gpu(self) -> bool:
-        return self.crafts and self.poison[0].wants_gpu
+        return self.restored_by is not None or (self.crafts and self.poison[0].wants_gpu)
 
     def pinned(self, pin: Callable[[Source], Source] = lambda source: source.pinned()) -> DataSpec:
         """A copy with the fingerprints of its sources filled in, which gives it a key."""
@@ -121,7 +156,7 @@ class DataSpec(Spec):
         return self.model_copy(update=found)
 
     def _copy(self, **changes: Any) -> DataSpec:
-        return self.model_copy(update={"ratio": 1.0, "crafted_on": None, "shuffled": False, **changes})
+        return self.model_copy(update={**DEFAULTS, **changes})
 
     def _in_key(self, name: str, value: Any) -> bool:
         return name == "source" or super()._in_key(name, value)  # the default does not determine the bytes

@@ -163,6 +163,19 @@ def test_a_data_set_that_cannot_be_built_fails_only_its_own_trials(tmp_path: Pat
     assert "2 of 2 trials failed" in out, "it also ends if nothing can run"
 
 
+def test_images_are_restored_once_for_all_trials(tmp_path: Path) -> None:
+    defenses = {"none": "erm", "D-VAE": {"kind": "d_vae", "width": 4, "latent": 8, "epochs": 1}}
+    base = {"data": {"limit": 60, "poison": "ops"}, "train": TRAIN, "evaluation": {"limit": 50}}
+    store, sweep = tmp_path / "store", tiny(base=base, grid={"train.defense": defenses, "seed": [0, 1]})
+    code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
+    assert code == 0, out
+    assert "4 data sets to build, 4 trials to run" in out
+    (name,) = (name for name in Store(store).records() if "-d_vae-" in name)
+    records = [Ledger(store).result(task.key) for task in plan_of(sweep, Store(store)).tasks]
+    assert [record["needs"][1] == name for record in records if record] == [False, False, True, True]
+    assert list(tracked(sweep, store).values()) == [["FINISHED"]] * 4
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.chaos)])
 def test_a_signal_ends_the_sweep_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     store = tmp_path / "store"

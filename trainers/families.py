@@ -7,7 +7,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 from trainers.images import Extent, Images
 from trainers.pgd import Budget
 from trainers.spec import InputError, Plugin
+
+if TYPE_CHECKING:
+    from trainers.restoration import Restoration
 
 Metrics = dict[str, float]
 Report = Callable[[Metrics], None]
@@ -104,6 +107,12 @@ class Defense(Plugin, family="defense", package="trainers.defenses"):
     def passes(self) -> Passes:
         """The passes of one training step, including its attack; by default a plain step."""
         return Passes(forward=1, backward=1)
+
+    @property
+    def restoration(self) -> Restoration | None:
+        """The part of it that trains a network to restore the training images, before everything else; None
+        if it has no such part. See restoration.py."""
+        return None
 
     @property
     def whole_levels(self) -> bool:

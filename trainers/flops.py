@@ -8,12 +8,12 @@ so the values that kernels write and the number of kernels are counted too. Augm
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
@@ -78,7 +78,7 @@ def network_flops(architecture: Architecture, *, shape: Shape, num_classes: int)
     the network cannot be built."""
     name = architecture.key, shape, num_classes
     if name not in _known:
-        _known[name] = _count(on_meta(architecture, shape, num_classes), shape)
+        _known[name] = flops_of(on_meta(architecture, shape, num_classes), shape)
     return _known[name]
 
 
@@ -118,12 +118,15 @@ def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
     )
 
 
-def _count(net: nn.Module, shape: Shape) -> Flops:
+def flops_of(net: nn.Module, shape: Shape, output: Callable[[Any], Tensor] = lambda out: out) -> Flops:
+    """Operations of a network on the meta device for one image of `shape` (C, H, W). It is called with a
+    batch alone; `output` takes what is to be minimised from what it returns."""
     x = torch.empty(TRIED, *shape, device=META)
-    forward, out = _counted(lambda: net(x))
+    forward, out = _counted(lambda: output(net(x)))
     backward, _ = _counted(lambda: out.sum().backward())
     updated = sum(weights.requires_grad for weights in net.parameters())
-    out = net.requires_grad_(False)(x.requires_grad_())
+    net.requires_grad_(False)
+    out = output(net(x.requires_grad_()))
     inputs, _ = _counted(lambda: out.sum().backward())
     ways = (forward, backward, inputs)
     kernels = PerPass(forward.kernels, backward.kernels + updated, inputs.kernels)  # and the optimizer's

@@ -77,7 +77,7 @@ def profile_trial(
     torch.cuda.reset_peak_memory_stats(device)
     host = random_images(n, train_shape, num_classes)
     with memory_named(trial.train, host, device), repeatable():
-        images = place(prepared(trial.train, host, seed=0, device=device), device)
+        images = place(prepared(trial.train, host, seed=0, device=device, restored=True), device)
         some = images.take(torch.arange(min(n, BATCH), device=images.y.device))
         arithmetic = arithmetic_of(trial.train, images, some, device)
         spec = trial.train.model_copy(update={"precision": arithmetic.precision})

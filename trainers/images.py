@@ -212,7 +212,7 @@ def nearest_levels(x: Tensor) -> Tensor:
 
 def batches(images: Images, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
     """Float pixels in [0, 1] and int64 labels, `size` at a time, in `order` (default: as stored)."""
-    for start in range(0, len(images), size):
+    for start in range(0, len(images if order is None else order), size):
         if order is None:
             yield to_float(images.x[start : start + size]), images.y[start : start + size]
         else:

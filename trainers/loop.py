@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any, NotRequired
 
@@ -27,6 +27,7 @@ from trainers.numerical_platform import PlatformRecord, numerical_platform
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.probe import Row, Watch
 from trainers.recipe import TrainSpec, repeatable
+from trainers.restoration import RestorationContext, restore
 from trainers.stored import DamagedError, JsonFile
 from trainers.strided import subsample_first
 from trainers.tensor_files import check_weights
@@ -226,11 +227,13 @@ def fit(
     watches: Mapping[str, Watch] | None = None,
     start: Weights | None = None,
     arithmetic: Arithmetic | None = None,
+    restored: bool = False,
 ) -> Trained:
     """Train on `train`, evaluate on `test` after every epoch. `report` receives each epoch's row, including
     those before a resumption. Each of `watches` is called after every epoch and changes nothing. `start`, a
     state_dict, are the initial weights (default: drawn from `seed`). `arithmetic` is the resolved
-    `spec.precision` (default: resolved for these images).
+    `spec.precision` (default: resolved for these images). `restored` says that the restoration of the
+    spec's defense has restored `train` already.
 
     Equal arguments give equal results on equal numerical platforms, bit for bit on a CPU and as far as
     kernels are deterministic on a GPU, even if the training was killed and resumed from `checkpoint`. Each
@@ -239,7 +242,7 @@ def fit(
     """
     owner = f"{spec.key}, seed {seed}"
     with memory_named(spec, train, device), repeatable():
-        images = prepared(spec, train, seed=seed, device=device)
+        images = prepared(spec, train, seed=seed, device=device, restored=restored)
         train, test = place(images, device), place(test, device)
         arithmetic = arithmetic or arithmetic_of(spec, train, test, device)
         spec = spec.model_copy(update={"precision": arithmetic.precision})
@@ -278,11 +281,15 @@ def prepared(
     *,
     seed: int,
     device: torch.device,
+    restored: bool = False,
     report: Report = lambda _: None,
 ) -> Images:
-    """The images that a training of `spec` on `images` is trained on: what its defense makes of them.
-    `report` is given the progress of the preparation; `fit` reports epochs only."""
+    """The images that a training of `spec` on `images` is trained on: what its defense makes of them, its
+    restoration too unless they are `restored` already. `report` is given the progress of the preparation;
+    `fit` reports epochs only."""
     gen = generator(torch.device("cpu"), seed, 0, PREPARATION)
+    if not restored:
+        images = restore(spec.defense, images, RestorationContext(device, report=report))
     return spec.defense.prepare(images, device=device, gen=gen, report=report)
 
 
@@ -409,9 +416,14 @@ def _stream(*parts: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
+def memory_named(spec: TrainSpec, images: Images, device: torch.device) -> AbstractContextManager[None]:
+    """`memory_for` of a training."""
+    return memory_for(spec.architecture.kind, spec.batch_size, images, device)
+
+
 @contextmanager
-def memory_named(
-    spec: TrainSpec, images: Images, device: torch.device, *, field: str = "train.batch_size"
+def memory_for(
+    network: str, batch_size: int, images: Images, device: torch.device, *, field: str = "train.batch_size"
 ) -> Iterator[None]:
     """Turns a failed allocation into an OutOfMemoryError that says what needed the memory and what to do."""
     try:
@@ -421,8 +433,8 @@ def memory_named(
             raise
         size = "x".join(map(str, images.shape))
         raise OutOfMemoryError(
-            f"out of memory on {device}, with batch_size {spec.batch_size} of {size} images in a "
-            f"{spec.architecture.kind}: try {field} {max(1, spec.batch_size // 2)} "
+            f"out of memory on {device}, with batch_size {batch_size} of {size} images in a {network}: "
+            f"try {field} {max(1, batch_size // 2)} "
             "(and a learning rate to match), or give each trial more of the device (run.gpus_per_trial: 1)"
         ) from error
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -107,6 +108,18 @@ class TrainSpec(Spec):
 def repeatable() -> AbstractContextManager[None]:
     """cuDNN's deterministic kernels and no TF32, so that a GPU repeats its results."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+
+
+@contextmanager
+def one_thread(device: torch.device) -> Iterator[None]:
+    """Within the block, gradients of weights, which are sums over a batch, do not depend on the number of CPU
+    cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def native_bfloat16(device: torch.device) -> bool:

@@ -72,15 +72,23 @@ class Trial(Spec):
         report: Report = lambda _: None,
         checkpoint: Checkpoint | None = None,
         probe_runs: Sequence[ProbeRun] = (),
+        restored: bool = False,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The trained network and its record, as JSON types. `report` receives each epoch's row. With
         `probe_runs` the record also has their findings, as `run_probes` returns them, under `findings`;
-        nothing else in it changes.
+        nothing else in it changes. `restored` says that the restoration of the defense has restored `train`
+        already.
 
         Raises what `fit` does, and InputError if the images, or the probes' sets, do not belong together.
         """
         trained, record = self.train_and_evaluate(
-            train, test, device=device, report=report, checkpoint=checkpoint, probe_runs=probe_runs
+            train,
+            test,
+            device=device,
+            report=report,
+            checkpoint=checkpoint,
+            probe_runs=probe_runs,
+            restored=restored,
         )
         found = self.run_probes(
             trained.model,
@@ -102,6 +110,7 @@ class Trial(Spec):
         report: Report = lambda _: None,
         checkpoint: Checkpoint | None = None,
         probe_runs: Sequence[ProbeRun] = (),
+        restored: bool = False,
     ) -> tuple[Trained, dict[str, Any]]:
         """`run` without running the probes. What they watch during the training is in `Trained.watched`, for
         `run_probes`."""
@@ -122,6 +131,7 @@ class Trial(Spec):
             checkpoint=checkpoint,
             watches=self._watches(probe_runs, test, device),
             arithmetic=arithmetic,
+            restored=restored,
         )
         start = time.monotonic()
         with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):

@@ -25,8 +25,8 @@ Group = tuple[str, ...]
 @dataclass(frozen=True)
 class CraftRates:
     """Seconds per pixel value of data sets, by group. The most specific group that is known counts: this
-    poison on this kind of device; poisons of its kind there; clean images of a kind of source; any
-    perturbation that is only applied."""
+    poison, or restoration, on this kind of device; those of its kind there; clean images of a kind of
+    source; any perturbation that is only applied."""
 
     groups: Mapping[Group, float]
 
@@ -48,12 +48,16 @@ class CraftRates:
             if group in self.groups:
                 return values * self.groups[group]
         opened = 0.0 if spec.parents else SOURCE_SECONDS
-        return opened + values * VALUE_SECONDS + (_crafting(spec, extent, rates) if spec.crafts else 0.0)
+        return opened + values * VALUE_SECONDS + _computing(spec, extent, rates)
 
 
-def _crafting(spec: DataSpec, extent: Extent, rates: Rates) -> float:
+def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> float:
+    """The time to craft a data set's poison, or to restore its images."""
+    method = spec.restoration or (spec.poison[0] if spec.crafts else None)
+    if method is None:
+        return 0.0
     try:
-        work = spec.poison[0].work(extent.images, shape=extent.shape, num_classes=extent.num_classes)
+        work = method.work(extent.images, shape=extent.shape, num_classes=extent.num_classes)
     except Exception:  # noqa: BLE001  (a library may raise anything, and a cost is worth no failure)
         work = Work()
     return rates.seconds(work)
@@ -76,6 +80,9 @@ def _seconds_by_group(name: str, data: bytes | None) -> Iterator[tuple[Group, fl
 def _groups(spec: DataSpec, device: str) -> tuple[Group, ...]:
     if not spec.parents:
         return (("clean", spec.source.kind), ("clean",))
+    if (restoration := spec.restoration) is not None:
+        where = "cpu" if device.startswith("cpu") else "gpu"
+        return (("restored", where, restoration.kind, restoration.key), ("restored", where, restoration.kind))
     if not spec.crafts:
         return (("applied",),)
     poison = spec.poison[0]

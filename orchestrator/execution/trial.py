@@ -143,7 +143,13 @@ class _Runner:
                 self.checkpoint.every = 0.0
 
         trained, record = self.trial.train_and_evaluate(
-            train, test, device=self.device, report=on_row, checkpoint=self.checkpoint, probe_runs=probe_runs
+            train,
+            test,
+            device=self.device,
+            report=on_row,
+            checkpoint=self.checkpoint,
+            probe_runs=probe_runs,
+            restored=True,
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
@@ -165,7 +171,7 @@ class _Runner:
             return None
         model.load_state_dict(weights)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = prepared(self.trial.train, train, seed=self.trial.seed, device=self.device)
+        images = prepared(self.trial.train, train, seed=self.trial.seed, device=self.device, restored=True)
         return Trained(model.eval(), images, done["history"], 0.0)
 
     def _weights(self, model: nn.Module) -> dict[str, Tensor] | None:

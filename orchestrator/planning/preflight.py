@@ -35,6 +35,7 @@ class Preflight:
             return  # the trial checks it before its first step
         try:
             if trains:
+                self._check_held_out(trial)
                 trial.check(train, test)
             for planned in probes:
                 extents = {label: self._extent(spec) for label, spec in planned.sets.items()}
@@ -52,6 +53,22 @@ class Preflight:
             spec.poison[0].check(clean)
         except InputError as error:
             raise InputError(f"{self.where}: the data set {spec.name}: {error}") from None
+
+    def _check_held_out(self, trial: TrialSpec) -> None:
+        """InputError if the source has not enough other images for the restoration to learn from."""
+        restoration = trial.train.defense.restoration
+        wanted = None if restoration is None else restoration.clean_images
+        whole = self.measure(trial.data.source, "train")
+        if restoration is None or wanted is None or wanted.origin != "held_out" or whole is None:
+            return
+        number, there = wanted.number or 1, whole.images - min(whole.images, trial.data.limit or whole.images)
+        if there < number:
+            most = whole.images - number
+            advice = f"write data.limit {most} or less" if most > 0 else "write a smaller number of them"
+            raise InputError(
+                f"{restoration.kind} learns from {number} images that are not trained on, and {there} of the "
+                f"{whole.images} are left: {advice}, or let it learn from others"
+            )
 
     def _extent(self, spec: DataSpec) -> Extent | None:
         whole = self.measure(spec.source, spec.split)

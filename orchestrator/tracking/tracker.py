@@ -94,7 +94,7 @@ class Tracker:
         tags |= ending.tags if ending else {}
         run = self.client.create_run(self.experiment, begun, tags=tags, run_name=payloads.name(task))
         run_id = str(run.info.run_id)
-        self.connection.trained_on(run_id, payloads.data_input(task.trial.data, self.store))
+        self.connection.trained_on(run_id, payloads.data_input(task.trial.training_data, self.store))
         points = payloads.points(rows or []) + (ending.metrics if ending else [])
         self.connection.send(run_id, points, payloads.params(task.trial))
         if ending:
@@ -141,7 +141,7 @@ class Tracker:
         params = [param for param in payloads.params(task.trial) if param.key not in run.data.params]
         self.connection.send(run_id, params=params, tags=changed)
         if not run.inputs.dataset_inputs:
-            self.connection.trained_on(run_id, payloads.data_input(task.trial.data, self.store))
+            self.connection.trained_on(run_id, payloads.data_input(task.trial.training_data, self.store))
 
     def ending(self, task: Task, record: Result) -> Ending:
         """The ending of a finished trial's run, including the findings of its probes."""
@@ -172,7 +172,8 @@ class Tracker:
         self._send_findings(wanted)
         self._send_ends(done)
         self._adopt()
-        data = (spec for task in self.plan.tasks for spec in (*task.trial.data.crafted, task.trial.data))
+        trials = (task.trial for task in self.plan.tasks)
+        data = (spec for one in trials for spec in (*one.data.crafted, one.data, one.training_data))
         self.sync_data(data)
         self._close(set(wanted))
         for key in refused.keys() & set(missing):

@@ -164,7 +164,10 @@ def as_cell(words: str) -> str:
 
 
 def _kinds(spec: Mapping[str, Any]) -> str:
-    return " + ".join(poison["kind"] for poison in spec["poison"])
+    by = spec.get("restored_by")
+    return " + ".join(poison["kind"] for poison in spec["poison"]) + (
+        f", restored by {by['kind']}" if by else ""
+    )
 
 
 def _images(record: Mapping[str, Any]) -> Lines:
@@ -201,6 +204,8 @@ def _spec(spec: Mapping[str, Any]) -> Lines:
         yield "ratio", f"{spec['ratio']:g} of each class is poisoned"
     if spec.get("shuffled"):
         yield "shuffled", "each label and perturbation is on the content of another image"
+    if spec.get("restored_by") is not None:
+        yield "restored by", _setting(spec["restored_by"])
     yield "seed", str(spec.get("seed", 0))
 
 

@@ -31,9 +31,15 @@ Place = tuple[int, int]  # row and column
 Box = tuple[float, float, float, float]
 
 
-def draw(clean: Images, poisoned: Images, perturbation: Perturbation | None = None) -> bytes:
+def draw(
+    clean: Images,
+    poisoned: Images,
+    perturbation: Perturbation | None = None,
+    restored: Images | None = None,
+) -> bytes:
     """A PNG: for each class (the first `CLASSES`) the first changed image, or else the first image: clean,
-    poisoned, and the difference around mid-grey, scaled so that the largest fills the range.
+    poisoned, and the difference around mid-grey, scaled so that the largest fills the range; and the same of
+    `restored` images, if there are any.
 
     For a perturbation that writes class-wise pixels it also shows these pixels, and a map of the pixels of
     all classes; the scale then ignores them, if anything else changed.
@@ -52,6 +58,10 @@ def draw(clean: Images, poisoned: Images, perturbation: Perturbation | None = No
         title, difference, note = _difference(lines[0][1], after, [x for _, x in pixels])
         lines += [("poisoned", after), (title, difference)]
         notes.append(note)
+    if restored is not None and not torch.equal(lines[0][1], now := restored.x[rows].cpu()):
+        title, difference, note = _difference(lines[0][1], now, [])
+        lines += [("restored", now), (title, difference)]
+        notes.append(note.replace("Differences", "Those of the restored images"))
     parts = [_grid([str(k) for k in shown], lines + pixels), *map(_map, writes)]
     return _stacked(parts, notes)
 

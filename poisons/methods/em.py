@@ -27,7 +27,6 @@ from poisons.methods.em_noise import (
     ImageNoise,
     Noise,
     begin,
-    one_thread,
     pick,
 )
 from poisons.perturbations.delta import Application, Delta, NoiseEps, whole_levels
@@ -38,11 +37,11 @@ from trainers.feed import place
 from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.loop import DivergenceError, Training, generator, memory_named, seeded, train_step
+from trainers.loop import DivergenceError, Training, generator, memory_for, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Frozen
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
-from trainers.recipe import TrainSpec, repeatable
+from trainers.recipe import TrainSpec, one_thread, repeatable
 from trainers.spec import Eps, InputError
 from trainers.stored import DamagedError, JsonFile
 from trainers.tensor_files import check_like
@@ -178,7 +177,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         self.check(clean.extent)
         device, checkpoint, owner = context.device, context.checkpoint, f"em {self.key}, seed {seed}"
         recipe = self._recipe()
-        with repeatable(), memory_named(recipe, clean, device, field=FIELD):
+        with repeatable(), memory_for(self.generator.kind, self.batch_size, clean, device, field=FIELD):
             clean = clean.to(CPU) if self._shared(context) else place(clean, device)
             # differs from `seed` itself, so that no victim starts from these weights
             weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()

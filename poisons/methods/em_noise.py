@@ -6,8 +6,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,18 +25,6 @@ from trainers.recipe import TrainSpec, repeatable
 CPU = torch.device("cpu")
 EM = 25965  # first part of every random stream here, after the seed
 BEGIN, ORDER, TRAIN, DESCEND = range(4)  # second part: the purpose
-
-
-@contextmanager
-def one_thread(device: torch.device) -> Iterator[None]:
-    """Within the block, gradients of weights, which are sums over a batch, do not depend on the number of CPU
-    cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)

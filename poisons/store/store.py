@@ -52,11 +52,13 @@ from poisons.records import (
 )
 from poisons.store.build import Part, by_kind, open_source, poison, read_source
 from poisons.store.heap import large_blocks_go_back
+from poisons.store.restore import held_out, perturbation_left, restored_parts
 from trainers.checkpoint import Checkpoint
 from trainers.images import Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
 from trainers.redaction import redacted_data
+from trainers.restoration import RestorationContext
 from trainers.spec import InputError, import_members, plain
 from trainers.stored import DamagedError, read_regular
 
@@ -226,10 +228,12 @@ class Store:
             raise InputError(f"{self.where}/data/{name}/{RECORD} is damaged: {broken[name]}; {REBUILT}")
 
     def perturbation(self, spec: DataSpec) -> Perturbation:
-        """The perturbation of the clean images; for a chain of poisons a Chain. InputError if it is not in
-        the store."""
+        """The perturbation of the clean images, before any restoration; for a chain of poisons a Chain.
+        InputError if it is not in the store."""
         if not spec.parents:
             return Identity()
+        if spec.restored_by is not None:
+            return self.perturbation(spec.restored(None))
         if not spec.crafts:
             return Chain(tuple(self.perturbation(crafted) for crafted in spec.crafted))
         if not self._here(spec):
@@ -311,6 +315,9 @@ class Store:
         record = self.record(spec.clean) or {}
         of_source = {name: fact for name, fact in record.items() if name in ABOUT_SOURCE}
         index = arrow.read_index(clean.file)
+        if spec.restoration is not None:
+            self._restore(spec, context, clean, of_source, start)
+            return
         if not spec.crafts:
             self._check_classes(spec, clean)
             facts = by_kind(spec, [self._facts(crafted) for crafted in spec.crafted])
@@ -329,6 +336,40 @@ class Store:
         about |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
         self._publish(spec, poison(spec, clean, index, perturbation), links, about, start)
         checkpoint.remove()
+
+    def _restore(
+        self,
+        spec: DataSpec,
+        context: CraftContext,
+        clean: arrow.StoredImages,
+        of_source: dict[str, Any],
+        start: float,
+    ) -> None:
+        """Build a data set that a defense restores."""
+        if spec.restoration is None:
+            raise ValueError(f"{spec.name} is restored by nothing")
+        before_spec, kind = spec.restored(None), spec.restoration.kind
+        before = self.ensure(before_spec)
+        checkpoint = self.checkpoint(f"checkpoints/data-{spec.key}.pt", data=before_spec.key)
+        own_context = RestorationContext(context.device, spec.seed, context.report, checkpoint)
+        found = spec.restoration.restore(before, self._clean_images(spec, clean), own_context)
+        facts = {**found.facts, **perturbation_left(spec, clean, before, found.images)}
+        earlier = (self.record(before_spec) or {}).get("facts", {})
+        about = {"facts": {**earlier, kind: facts}, "device": str(context.device), **of_source}
+        about["platform"] = numerical_platform(context.device).to_json()
+        about |= {"warnings": checkpoint.warnings} if checkpoint.warnings else {}
+        parts = restored_parts(spec, clean, arrow.read_index(before.file), found.images)
+        self._publish(spec, parts, [], about, start)
+        checkpoint.remove()
+
+    def _clean_images(self, spec: DataSpec, clean: arrow.StoredImages) -> Images | None:
+        """The clean images that the restoration of a data set learns from."""
+        if (references := spec.references) is None:
+            return None
+        if references == spec.clean:
+            return clean
+        larger = self.ensure(references)
+        return held_out(larger, arrow.read_index(larger.file), arrow.read_index(clean.file))
 
     def _check_classes(self, spec: DataSpec, clean: Images) -> None:
         """InputError if the images that a poison was crafted on have other classes or another shape."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from trainers.families import Augmentation, Defense, Passes, Report
 from trainers.images import Extent, Images
+from trainers.restoration import Restoration, restorations
 from trainers.spec import SEVERAL
 
 PLAIN = Passes(forward=1, backward=1)
@@ -39,6 +40,9 @@ class Chain(Defense, kind="chain"):
             raise ValueError("a chain has no chains inside; write one list")
         if twice := [kind for i, kind in enumerate(kinds) if kind in kinds[:i]]:
             raise ValueError(f"{twice[0]} is in the chain twice; leave one out")
+        if len(several := restorations(self.parts)) > 1:
+            names = " and ".join(one.kind for one in several)
+            raise ValueError(f"{names} each train a network to restore the images: use one of them")
         deciding = [part.kind for part in self.parts if part.passes != PLAIN or has_loss(part)]
         if len(deciding) > 1:
             raise ValueError(f"{' and '.join(deciding)} each decide what a step minimises: use one of them")
@@ -52,7 +56,7 @@ class Chain(Defense, kind="chain"):
                     f"{before.kind} leaves values outside [0, 1], which {after.kind} does not take: write "
                     f"{before.kind} last"
                 )
-            if prepares(after) and not prepares(before):
+            if stage(after) < stage(before):
                 raise ValueError(
                     f"{after.kind} changes the images before the training: write it before {before.kind}"
                 )
@@ -65,6 +69,10 @@ class Chain(Defense, kind="chain"):
     @property
     def passes(self) -> Passes:
         return next((part.passes for part in self.parts if part.passes != PLAIN), PLAIN)
+
+    @property
+    def restoration(self) -> Restoration | None:
+        return next(iter(restorations(self.parts)), None)
 
     @property
     def whole_levels(self) -> bool:
@@ -103,8 +111,11 @@ class Chain(Defense, kind="chain"):
         return super().loss(model, x, y, gen) if own is None else own.loss(model, x, y, gen)
 
 
-def prepares(part: Defense) -> bool:
-    return type(part).prepare is not Defense.prepare
+def stage(part: Defense) -> int:
+    """When it changes images: 0, as a data set; 1, before the training; 2, batch by batch or not at all."""
+    if part.restoration is not None:
+        return 0
+    return 2 if type(part).prepare is Defense.prepare else 1
 
 
 def has_loss(part: Defense) -> bool:

@@ -1,0 +1,108 @@
+"""Purification by diffusion, AVATAR (Dolatabadi, Erfani, Leckie; SatML 2024)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from trainers.diffusion import Curve, Diffusion
+from trainers.families import Passes
+from trainers.flops import Work, flops_of, over
+from trainers.generative import Recipe, Stages
+from trainers.images import Extent, Images, nearest_levels, to_float
+from trainers.meta import META, Shape
+from trainers.restoration import CleanImages, Restoration, RestorationContext, Restored
+from trainers.spec import InputError
+from trainers.unet import UNet, build
+
+STAGE = 1
+GRAD_NORM = 1.0
+
+
+class Avatar(Restoration, kind="avatar"):
+    """Adds noise to every image, in which perturbations drown, and takes it away with a diffusion model.
+
+    The published model learns from all clean training images. Ours is a small network that is trained on the
+    images named by `learns_from`: the clean ones under the training images, others of the same source, or
+    the training images themselves, for which no clean image is needed.
+    """
+
+    needs: ClassVar[str] = "clean images that a denoiser learns from, unless those to restore serve"
+    smoke: ClassVar[dict[str, Any]] = {
+        "width": 8,
+        "epochs": 1,
+        "time": 5,
+        "learns_from": "training",
+    }
+    learns_from: Literal["clean", "held_out", "training"] = "clean"
+    """Images that the denoiser is trained on: clean ones, others of the source, or those to restore."""
+    number: PositiveInt = 2000
+    """How many others, if held_out."""
+    time: Annotated[int, Field(ge=0, le=1000)] = 100
+    """Steps of noise, of 1,000 (paper: t*); 0 changes nothing."""
+    width: PositiveInt = 64
+    """Channels of the denoiser at full size."""
+    epochs: PositiveInt = 200
+    """Epochs of the denoiser's training."""
+    batch_size: PositiveInt = 128
+    """Images of one step."""
+    lr: PositiveFloat = 2e-4
+    """Learning rate of Adam."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay rate of the average of the denoiser's weights."""
+
+    curve: ClassVar[Curve] = "linear"
+    steps: ClassVar[int] = 1000
+
+    @property
+    def clean_images(self) -> CleanImages | None:
+        if self.learns_from == "training":
+            return None
+        return CleanImages(self.learns_from, self.number if self.learns_from == "held_out" else None)
+
+    def check(self, images: Extent) -> None:
+        if any(side % 4 for side in images.shape[1:]):
+            height, width = images.shape[1:]
+            raise InputError(
+                f"{self.kind}: images are halved twice and doubled again, so their sides must be multiples "
+                f"of 4; found {height}x{width}: give the source another size"
+            )
+
+    def restore(self, images: Images, clean: Images | None, context: RestorationContext) -> Restored:
+        self.check(images.extent)
+        if not self.time:
+            return Restored(images)
+        stages, source = Stages(self, context), images if clean is None else clean
+        diffusion = Diffusion.of(self.curve, self.steps)
+
+        def loss(net: UNet, x: Tensor, labels: Tensor, gen: torch.Generator, epoch: int) -> Tensor:
+            flipped = torch.rand(len(x), 1, 1, 1, generator=gen, device=x.device) < 0.5
+            return diffusion.loss(net, 2 * torch.where(flipped, x.flip(3), x) - 1, gen)
+
+        net = build(images.shape, width=self.width, seed=stages.seed(STAGE))
+        recipe = Recipe(
+            epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, grad_norm=GRAD_NORM, ema=self.ema
+        )
+        denoiser = stages.train(STAGE, net, source, loss, recipe)
+        done = self._denoised(diffusion, denoiser, images, stages)
+        return Restored(done, {"learnt_from": len(source), "epochs": stages.rows})
+
+    def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        network = flops_of(UNet(shape, width=self.width).to(META), shape)
+        learnt = self.number if self.learns_from == "held_out" else images
+        training = over(learnt, self.batch_size, Passes(forward=1, backward=1), network)
+        return training * self.epochs + over(images, self.batch_size, Passes(forward=self.time), network)
+
+    def _denoised(
+        self, diffusion: Diffusion, denoiser: torch.nn.Module, images: Images, stages: Stages
+    ) -> Images:
+        device, gen, done = stages.context.device, stages.generator(STAGE), []
+        for some in images.chunks(self.batch_size):
+            x = 2 * to_float(some.x.to(device)) - 1
+            x = diffusion.denoised(denoiser, x, self.time, gen)
+            done.append(nearest_levels((x + 1) / 2).cpu())
+            stages.context.report({"denoised": round(sum(map(len, done)) / len(images), 3)})
+        return Images(torch.cat(done), images.y, images.num_classes)
