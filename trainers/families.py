@@ -42,15 +42,23 @@ class Passes:
 
 
 class Normalised(nn.Module):
-    """Maps images in [0, 1] to about zero mean and unit scale, the same for every data set, then runs
-    `net`."""
+    """Maps images in [0, 1] to about zero mean and unit scale, the same for every data set unless pretrained
+    weights expect otherwise, then runs `net`."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
+        self.mean: Tensor | float = 0.5
+        self.scale: Tensor | float = 4.0
+
+    def normalise_by(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Normalise each channel by its own mean and standard deviation."""
+        del self.mean, self.scale
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("scale", 1 / torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net((x - 0.5) * 4)
+        return self.net((x - self.mean) * self.scale)
 
 
 class Architecture(Plugin, family="architecture", package="trainers.architectures"):
@@ -67,7 +75,7 @@ class Architecture(Plugin, family="architecture", package="trainers.architecture
         """The bare network for images of `shape` (C, H, W); weights are drawn from torch's global
         generator."""
 
-    def network(self, *, num_classes: int, shape: tuple[int, int, int], seed: int) -> nn.Module:
+    def network(self, *, num_classes: int, shape: tuple[int, int, int], seed: int) -> Normalised:
         """The network with its normalisation, its weights drawn from `seed`; no global state is changed."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)

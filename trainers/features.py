@@ -12,6 +12,8 @@ from trainers.feed import feed
 from trainers.images import Images
 from trainers.spec import InputError
 
+HOST = torch.device("cpu")
+
 
 @torch.no_grad()
 def last_layer(model: nn.Module, images: Images, device: torch.device, *, wanted_by: str) -> nn.Linear:
@@ -29,6 +31,31 @@ def last_layer(model: nn.Module, images: Images, device: torch.device, *, wanted
             "out, or choose an architecture such as resnet18"
         )
     return seen[-1][0]
+
+
+def head_of(model: nn.Module, images: Images) -> str | None:
+    """The name of the last linear layer of a `model` on the host, whose outputs are the logits; None if it
+    does not end with one. The model stays as it is."""
+    training = model.training
+    try:
+        few = images.take(torch.zeros(1, dtype=torch.int64, device=images.y.device)).to(HOST)
+        layer = last_layer(model.eval(), few, HOST, wanted_by="")
+    except InputError:
+        return None
+    finally:
+        model.train(training)
+    return next(name for name, module in model.named_modules() if module is layer)
+
+
+def freeze(model: nn.Module, images: Images) -> None:
+    """Let only the last layer of a `model` on the host require gradients. InputError if it is not linear."""
+    if (head := head_of(model, images)) is None:
+        raise InputError(
+            "start: only the last layer is to be trained, and this network does not end with a linear one: "
+            "write layers: all, or choose an architecture such as resnet18"
+        )
+    for name, weights in model.named_parameters():
+        weights.requires_grad_(name.rpartition(".")[0] == head)
 
 
 @torch.no_grad()

@@ -21,6 +21,7 @@ from trainers.average import Average
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import BATCH, accuracy
 from trainers.families import Defense, Metrics, Report
+from trainers.features import freeze, head_of
 from trainers.feed import feed, place
 from trainers.images import Images
 from trainers.numerical_platform import PlatformRecord, numerical_platform
@@ -28,6 +29,7 @@ from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.probe import Row, Watch
 from trainers.recipe import TrainSpec, repeatable
 from trainers.restoration import RestorationContext, restore
+from trainers.start import Kept, Task, Weights, begin_from
 from trainers.stored import DamagedError, JsonFile
 from trainers.strided import subsample_first
 from trainers.tensor_files import check_weights
@@ -36,7 +38,6 @@ MEMORY = re.compile(
     "out of memory|allocate memory|ALLOC_FAILED|ALLOCATION_FAILED"
 )  # torch, CUDA, cuBLAS, cuDNN
 PREPARATION = 2  # the random stream of a defense's preparation
-Weights = Mapping[str, Tensor]
 
 
 class DivergenceError(ArithmeticError):
@@ -104,9 +105,11 @@ class Training:
     ) -> Training:
         """The state before the first step. `start` are initial weights that replace those drawn from `seed`;
         `watched` are the names of the watches."""
-        model = spec.architecture.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
+        model = spec.network(num_classes=images.num_classes, shape=images.shape, seed=seed)
         if start is not None:
-            model.load_state_dict(start)
+            begin_from(start, model, head=head_of(model, images), source="start")
+        if not spec.trains_all:
+            freeze(model, images)
         if device.type == "cpu":
             subsample_first(model)
         model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -231,15 +234,16 @@ def fit(
 ) -> Trained:
     """Train on `train`, evaluate on `test` after every epoch. `report` receives each epoch's row, including
     those before a resumption. Each of `watches` is called after every epoch and changes nothing. `start`, a
-    state_dict, are the initial weights (default: drawn from `seed`). `arithmetic` is the resolved
-    `spec.precision` (default: resolved for these images). `restored` says that the restoration of the
-    spec's defense has restored `train` already.
+    state_dict, are the initial weights (default: those of the spec, or drawn from `seed`). `arithmetic` is
+    the resolved `spec.precision` (default: resolved for these images). `restored` says that the restoration
+    of the spec's defense has restored `train` already.
 
     Equal arguments give equal results on equal numerical platforms, bit for bit on a CPU and as far as
     kernels are deterministic on a GPU, even if the training was killed and resumed from `checkpoint`. Each
     epoch has its own random generators. Raises DivergenceError, naming epoch and batch, when the loss is no
     longer finite; OutOfMemoryError; and InputError for a precision that the device computes wrongly.
     """
+    spec = spec.pinned()
     owner = f"{spec.key}, seed {seed}"
     with memory_named(spec, train, device), repeatable():
         images = prepared(spec, train, seed=seed, device=device, restored=restored)
@@ -247,6 +251,7 @@ def fit(
         arithmetic = arithmetic or arithmetic_of(spec, train, test, device)
         spec = spec.model_copy(update={"precision": arithmetic.precision})
         watches = watches or {}
+        start = initial_weights(spec, train) if start is None else start
         training = Training.begin(spec, train, seed=seed, device=device, start=start, watched=watches)
         if checkpoint is not None:
             training.resume(checkpoint, owner)
@@ -273,6 +278,14 @@ def fit(
         training.watched,
         tuple(training.platforms),
     )
+
+
+def initial_weights(spec: TrainSpec, images: Images, kept: Kept | None = None) -> Weights | None:
+    """The weights that the start of a spec names; None if it names none. `kept` gives those of other
+    trials."""
+    if spec.start is None:
+        return None
+    return spec.start.weights(Task(spec.architecture, images.shape, images.num_classes), kept)
 
 
 def prepared(
@@ -323,7 +336,7 @@ def train_epoch(
     steps, defense = math.ceil(len(train) / spec.batch_size), spec.defense.at(epoch / spec.epochs)
     loss_sum, right, bad = torch.zeros(3, device=device).unbind()
     bad += steps
-    training.model.train()
+    training.model.train(spec.trains_all)  # frozen features keep their running statistics
     with seeded(device, seed, epoch, 1):
         for i, (x, labels) in enumerate(feed(train, spec.batch_size, device, order)):
             lr = spec.optimizer.lr * spec.schedule.factor((epoch - 1 + (i + 0.5) / steps) / spec.epochs)

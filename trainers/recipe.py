@@ -8,16 +8,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, field_validator, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.architectures.resnet import ResNet18
 from trainers.augmentations.flip_crop import FlipCrop
 from trainers.defenses.erm import Erm
 from trainers.families import Architecture, Augmentation, Defense, Optimizer, Schedule
+from trainers.meta import Shape
 from trainers.numerical_platform import cpu_isa, has_bfloat16
 from trainers.optimizers.sgd import Sgd
 from trainers.schedules.multi_step import MultiStep
 from trainers.spec import Spec, changed
+from trainers.start import Start
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -32,6 +34,8 @@ class TrainSpec(Spec):
     """The network; its recipe, if it has one, gives the defaults of the other fields here."""
     augmentations: tuple[Augmentation, ...] = (FlipCrop(),)
     """Random changes to each batch, applied in this order on the device."""
+    start: Start | None = None
+    """Initial weights, and the layers that are trained; null draws them from the seed and trains all."""
     defense: Defense = Erm()
     """What the trainer does against poisons, or a list of defenses in order; erm is plain training."""
     optimizer: Optimizer = Sgd()
@@ -81,6 +85,31 @@ class TrainSpec(Spec):
     def _augmentations_go_with_the_defense(self) -> TrainSpec:
         self.defense.check_augmentations(self.augmentations)
         return self
+
+    @model_validator(mode="after")
+    def _start_fits_the_architecture(self) -> TrainSpec:
+        if self.start is not None:
+            self.start.check(self.architecture)
+        return self
+
+    def pinned(self) -> TrainSpec:
+        """A copy whose start names its weights by their content, which gives it a key. InputError if they are
+        not there."""
+        return self if self.start is None else self.model_copy(update={"start": self.start.pinned()})
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether all layers are trained, not only the last one."""
+        return self.start is None or self.start.layers == "all"
+
+    def network(self, *, num_classes: int, shape: Shape, seed: int) -> nn.Module:
+        """The network, its weights drawn from `seed`, as its start expects images to be normalised."""
+        model = self.architecture.network(num_classes=num_classes, shape=shape, seed=seed)
+        if self.start is not None and (pixels := self.start.pixels(self.architecture)) is not None:
+            mean, std = pixels
+            if len(mean) == shape[0]:
+                model.normalise_by(mean, std)
+        return model
 
     @property
     def before_attack(self) -> int:

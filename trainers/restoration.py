@@ -6,11 +6,12 @@ They are costly, so a sweep restores a data set once, for all trainings on it: `
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import Tensor
 
 from trainers.checkpoint import Checkpoint
 from trainers.families import Defense, Report
@@ -32,15 +33,24 @@ class CleanImages:
     number: int | None = None
 
 
+def _compute(_: str, make: Callable[[], Tensor]) -> Tensor:
+    return make()
+
+
 @dataclass(frozen=True)
 class RestorationContext:
-    """The means by which images are restored. Only `seed` changes the result. `checkpoint` is where the work
-    resumes after a kill."""
+    """The means by which images are restored. Only `seed` changes the result.
+
+    `checkpoint` is where the work resumes after a kill. `cache(name, make)` returns what `make` returns, from
+    an earlier call where that was kept; `name` names everything that it depends on except the images that
+    are learnt from: the clean images if there are any, else those to restore.
+    """
 
     device: torch.device
     seed: int = 0
     report: Report = lambda _: None
     checkpoint: Checkpoint | None = None
+    cache: Callable[[str, Callable[[], Tensor]], Tensor] = _compute
 
 
 @dataclass(frozen=True)

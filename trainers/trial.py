@@ -12,9 +12,10 @@ from torch import nn
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import Evaluation, EvaluationSpec, evaluate, metric_of
 from trainers.families import Report
+from trainers.features import head_of
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.loop import Trained, arithmetic_of, fit, generator, memory_named, summary
+from trainers.loop import Trained, arithmetic_of, fit, generator, initial_weights, memory_named, summary
 from trainers.numerical_platform import PlatformRecord
 from trainers.pgd import Frozen
 from trainers.precision import Arithmetic
@@ -23,6 +24,7 @@ from trainers.provenance import environment
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.redaction import redacted_data
 from trainers.spec import InputError, Spec, plain
+from trainers.start import Weights, begin_from
 
 METRICS = (
     "test/clean_acc",
@@ -73,11 +75,12 @@ class Trial(Spec):
         checkpoint: Checkpoint | None = None,
         probe_runs: Sequence[ProbeRun] = (),
         restored: bool = False,
+        start: Weights | None = None,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The trained network and its record, as JSON types. `report` receives each epoch's row. With
         `probe_runs` the record also has their findings, as `run_probes` returns them, under `findings`;
         nothing else in it changes. `restored` says that the restoration of the defense has restored `train`
-        already.
+        already; `start` are the initial weights (default: those of the spec).
 
         Raises what `fit` does, and InputError if the images, or the probes' sets, do not belong together.
         """
@@ -89,6 +92,7 @@ class Trial(Spec):
             checkpoint=checkpoint,
             probe_runs=probe_runs,
             restored=restored,
+            start=start,
         )
         found = self.run_probes(
             trained.model,
@@ -98,6 +102,7 @@ class Trial(Spec):
             device=device,
             history=trained.history,
             watched=trained.watched,
+            start=start,
         )
         return trained.model, record | ({"findings": found} if probe_runs else {})
 
@@ -111,6 +116,7 @@ class Trial(Spec):
         checkpoint: Checkpoint | None = None,
         probe_runs: Sequence[ProbeRun] = (),
         restored: bool = False,
+        start: Weights | None = None,
     ) -> tuple[Trained, dict[str, Any]]:
         """`run` without running the probes. What they watch during the training is in `Trained.watched`, for
         `run_probes`."""
@@ -121,6 +127,7 @@ class Trial(Spec):
         spec, test = self.train, test.subset(self.evaluation.limit)
         check_probe_inputs(probe_runs, spec, train, test)
         arithmetic = self._arithmetic(train, test, device)
+        start = initial_weights(spec, train) if start is None else start
         trained = fit(
             spec,
             train,
@@ -129,11 +136,12 @@ class Trial(Spec):
             device=device,
             report=report,
             checkpoint=checkpoint,
-            watches=self._watches(probe_runs, test, device),
+            watches=self._watches(probe_runs, test, device, start),
             arithmetic=arithmetic,
             restored=restored,
+            start=start,
         )
-        start = time.monotonic()
+        begun = time.monotonic()
         with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):
             evaluation = self._evaluated(trained, test, device)
         return trained, {
@@ -149,7 +157,7 @@ class Trial(Spec):
             ],
             "history": trained.history,
             "parameters": sum(p.numel() for p in trained.model.parameters()),
-            "seconds": round(trained.seconds + time.monotonic() - start, 3),
+            "seconds": round(trained.seconds + time.monotonic() - begun, 3),
             **_computed_on(device, arithmetic, trained.platforms),
             "environment": environment(),
         }
@@ -162,9 +170,15 @@ class Trial(Spec):
             self.evaluation,
             gen=generator(device, self.seed, 0),
             batch_size=self.train.batch_size,
-            memorises=self.train.defense.memorises and self.train.architecture.memorises,
+            memorises=self._memorises,
             defense=self.train.defense,
         )
+
+    @property
+    def _memorises(self) -> bool:
+        """Whether the training should fit every image in the end."""
+        spec = self.train
+        return spec.defense.memorises and spec.architecture.memorises and spec.trains_all
 
     def run_probes(
         self,
@@ -176,13 +190,15 @@ class Trial(Spec):
         device: torch.device,
         history: Sequence[Row],
         watched: Mapping[str, Sequence[Row]] | None = None,
+        start: Weights | None = None,
     ) -> dict[str, Any]:
         """The findings of each probe on this trial's trained network, which is on `device`, as JSON types by
         name: `metrics`, `curves`, `fields`, and the `seconds` that it took.
 
         `train` are the images that it was trained on, `Trained.images`. `history` is that of the training;
         `watched` holds, by probe key, the rows of probes that watch. A
-        network loaded from a file has no such rows, so a probe that watches is an InputError there.
+        network loaded from a file has no such rows, so a probe that watches is an InputError there. `start`
+        are the initial weights (default: those of the spec).
         """
         check_probes(probe_runs, test)
         watched, test = watched or {}, test.subset(self.evaluation.limit)
@@ -202,7 +218,7 @@ class Trial(Spec):
             for run in probe_runs:
                 subject = Subject(
                     model=model,
-                    initial=lambda: self._initial(test, device),
+                    initial=lambda: self._initial(test, device, start),
                     spec=self.train,
                     train=train,
                     test=test,
@@ -212,9 +228,9 @@ class Trial(Spec):
                     seed=self.seed,
                     device=device,
                 )
-                start = time.monotonic()
+                begun = time.monotonic()
                 finding = run.probe.run(subject)
-                seconds = round(time.monotonic() - start, 3)
+                seconds = round(time.monotonic() - begun, 3)
                 found[run.name] = vars(finding) | {"seconds": seconds, "precision": arithmetic.precision}
         return found
 
@@ -227,17 +243,21 @@ class Trial(Spec):
             return arithmetic_of(self.train, train, test, device, attacked=attacked)
 
     def _watches(
-        self, probe_runs: Sequence[ProbeRun], test: Images, device: torch.device
+        self, probe_runs: Sequence[ProbeRun], test: Images, device: torch.device, start: Weights | None
     ) -> dict[str, Watch]:
         """The watch functions of all probes that watch, by the probe's key."""
         probes = {run.probe.key: run.probe for run in probe_runs if run.probe.watches}
-        return {key: probe.watch(self._initial(test, device), test, device) for key, probe in probes.items()}
+        return {
+            key: probe.watch(self._initial(test, device, start), test, device)
+            for key, probe in probes.items()
+        }
 
-    def _initial(self, like: Images, device: torch.device) -> nn.Module:
+    def _initial(self, like: Images, device: torch.device, start: Weights | None = None) -> nn.Module:
         """The network as it is before the first step, in eval mode."""
-        network = self.train.architecture.network(
-            num_classes=like.num_classes, shape=like.shape, seed=self.seed
-        )
+        network = self.train.network(num_classes=like.num_classes, shape=like.shape, seed=self.seed)
+        start = initial_weights(self.train, like) if start is None else start
+        if start is not None:
+            begin_from(start, network, head=head_of(network, like), source="start")
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypedDict, cast
 
 import torch
@@ -18,17 +19,18 @@ from orchestrator.storage.ledger import WEIGHTS, Ledger, with_findings
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import Finding, Result
 from orchestrator.storage.stores import storage_of
-from orchestrator.storage.trial_files import keep_weights, kept_weights, trial_checkpoint
+from orchestrator.storage.trial_files import final_weights, keep_weights, kept_weights, trial_checkpoint
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import CraftContext, DataSpec, Store
 from trainers import Images
 from trainers.checkpoint import Checkpoint
 from trainers.families import Metrics, Report
-from trainers.loop import Trained, prepared
+from trainers.loop import Trained, initial_weights, prepared
 from trainers.numerical_platform import numerical_platform
 from trainers.probe import ProbeRun, check_probe_inputs
 from trainers.provenance import environment
 from trainers.spec import plain
+from trainers.start import Weights
 from trainers.stored import DamagedError
 
 
@@ -150,6 +152,7 @@ class _Runner:
             checkpoint=self.checkpoint,
             probe_runs=probe_runs,
             restored=True,
+            start=self._start(train),
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
@@ -165,14 +168,18 @@ class _Runner:
 
     def _kept(self, done: Result, train: Images) -> Trained | None:
         """The state of a finished training, if its weights were kept and are intact."""
-        architecture = self.trial.train.architecture
-        model = architecture.network(num_classes=train.num_classes, shape=train.shape, seed=self.trial.seed)
+        spec, seed = self.trial.train, self.trial.seed
+        model = spec.network(num_classes=train.num_classes, shape=train.shape, seed=seed)
         if (weights := self._weights(model)) is None:
             return None
         model.load_state_dict(weights)
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = prepared(self.trial.train, train, seed=self.trial.seed, device=self.device, restored=True)
+        images = prepared(spec, train, seed=seed, device=self.device, restored=True)
         return Trained(model.eval(), images, done["history"], 0.0)
+
+    def _start(self, train: Images) -> Weights | None:
+        """The initial weights that the trial's start names. InputError if they are not there."""
+        return initial_weights(self.trial.train, train, partial(final_weights, self.store))
 
     def _weights(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The kept weights for a network. Damaged ones are moved to quarantine, with a warning, and count
@@ -204,8 +211,16 @@ class _Runner:
         origin: str,
     ) -> None:
         """Run a probe on the network, which comes from `origin`, and publish what it finds."""
-        options = {"device": self.device, "history": trained.history, "watched": trained.watched}
-        findings = self.trial.run_probes(trained.model, trained.images, test, [probe_run], **options)  # type: ignore[arg-type]
+        findings = self.trial.run_probes(
+            trained.model,
+            trained.images,
+            test,
+            [probe_run],
+            device=self.device,
+            history=trained.history,
+            watched=trained.watched,
+            start=self._start(trained.images),
+        )
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": planned.name, "probe": plain(planned.probe), "sets": sets, "of": origin}
         record |= findings[planned.name]

@@ -22,7 +22,7 @@ from orchestrator.storage.stores import storage_of
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source, Split
-from trainers import InputError
+from trainers import InputError, TrainSpec
 from trainers.spec import nearest, plain
 
 # why a trial that is not done will not be run: an earlier run ended it, or the search is over
@@ -192,7 +192,7 @@ def make_plan(
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
     data = tuple(spec for spec in data_sets if spec.name in needed)
-    _check(Preflight(where, measure), tasks, [spec for spec in data if spec.name not in ready])
+    _check(Preflight(where, measure, ledger.kept), tasks, [spec for spec in data if spec.name not in ready])
     return Plan(sweep, tasks, data, ready, version, bounds, bound)
 
 
@@ -235,6 +235,8 @@ def _tasks(
     _check_report(sweep, expanded, where)
     for point in drawn(sweep, expanded):
         trial = point.trial.model_copy(update={"data": point.trial.data.pinned(pin)})
+        if trial.train.start is not None:
+            trial = trial.model_copy(update={"train": _started(trial.train, where, point.name)})
         key = trial.key
         if key in points:
             raise InputError(
@@ -246,6 +248,14 @@ def _tasks(
         for key, point in points.items()
     }
     return _with_state(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
+
+
+def _started(spec: TrainSpec, where: str, name: str) -> TrainSpec:
+    """The recipe, pinned."""
+    try:
+        return spec.pinned()
+    except InputError as error:
+        raise InputError(f"{where}: the trial ({name}): {error}") from None
 
 
 def _with_state(

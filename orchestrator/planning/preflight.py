@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import cache
 
 from orchestrator.planning.probes import PlannedProbe
 from orchestrator.storage.trial_spec import TrialSpec
@@ -13,6 +14,7 @@ from poisons.sources.base import Source, Split
 from trainers import InputError
 from trainers.families import Attack
 from trainers.images import Extent
+from trainers.starts.trial import TrialStart, no_weights
 
 Measure = Callable[[Source, Split], Extent | None]
 
@@ -20,9 +22,10 @@ Measure = Callable[[Source, Split], Extent | None]
 class Preflight:
     """Checks what a plan is going to do. InputError, beginning with `where`, for what cannot work."""
 
-    def __init__(self, where: str, measure: Measure) -> None:
-        """`measure` gives the extent of a split of a source; None if it is not known yet."""
-        self.where, self.measure = where, measure
+    def __init__(self, where: str, measure: Measure, kept: Callable[[], set[str]]) -> None:
+        """`measure` gives the extent of a split of a source, None if it is not known yet; `kept` the keys of
+        the trials whose weights are in the store."""
+        self.where, self.measure, self.kept = where, measure, cache(kept)
 
     def trial(
         self, trial: TrialSpec, probes: Sequence[PlannedProbe], name: str, *, trains: bool = True
@@ -36,6 +39,7 @@ class Preflight:
         try:
             if trains:
                 self._check_held_out(trial)
+                self._check_start(trial)
                 trial.check(train, test)
             for planned in probes:
                 extents = {label: self._extent(spec) for label, spec in planned.sets.items()}
@@ -53,6 +57,12 @@ class Preflight:
             spec.poison[0].check(clean)
         except InputError as error:
             raise InputError(f"{self.where}: the data set {spec.name}: {error}") from None
+
+    def _check_start(self, trial: TrialSpec) -> None:
+        """InputError if the trial that this one starts from left no weights."""
+        start = trial.train.start
+        if isinstance(start, TrialStart) and start.of not in self.kept():
+            raise no_weights(start.of)
 
     def _check_held_out(self, trial: TrialSpec) -> None:
         """InputError if the source has not enough other images for the restoration to learn from."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
 from orchestrator.storage.ledger import CHECKPOINT, WEIGHTS
 from poisons import Store
 from trainers.checkpoint import Checkpoint, write_tensors
+from trainers.stored import DamagedError
 from trainers.tensor_files import check_weights, read_tensors
 
 
@@ -20,6 +23,17 @@ def keep_weights(store: Store, key: str, model: nn.Module) -> None:
     name = f"trials/{key}/{WEIGHTS}"
     write_tensors(store.root / name, model.state_dict())
     store.share(name)
+
+
+def final_weights(store: Store, key: str) -> Mapping[str, Tensor] | None:
+    """The stored weights of a finished trial, whatever its network; None if there are none, or they are
+    damaged. OSError if the store does not answer."""
+    with store.shared(f"trials/{key}/{WEIGHTS}") as file:
+        try:
+            found = read_tensors(file)
+        except (FileNotFoundError, DamagedError):
+            return None
+    return found if isinstance(found, dict) else None
 
 
 def kept_weights(store: Store, key: str, network: nn.Module) -> dict[str, Tensor] | None:

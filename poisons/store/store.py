@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 from poisons import arrow
 from poisons.base import CraftContext, Perturbation, Tensors
@@ -351,7 +352,13 @@ class Store:
         before_spec, kind = spec.restored(None), spec.restoration.kind
         before = self.ensure(before_spec)
         checkpoint = self.checkpoint(f"checkpoints/data-{spec.key}.pt", data=before_spec.key)
-        own_context = RestorationContext(context.device, spec.seed, context.report, checkpoint)
+        learnt = self._cache(spec.references or before_spec)
+
+        def cache(name: str, make: Callable[[], Tensor]) -> Tensor:
+            with FileLock(self.root / "locks" / f"{name}.lock"):  # builders of other data sets want it too
+                return learnt(name, lambda: {"weights": make()})["weights"]
+
+        own_context = RestorationContext(context.device, spec.seed, context.report, checkpoint, cache)
         found = spec.restoration.restore(before, self._clean_images(spec, clean), own_context)
         facts = {**found.facts, **perturbation_left(spec, clean, before, found.images)}
         earlier = (self.record(before_spec) or {}).get("facts", {})
@@ -451,7 +458,8 @@ class Store:
         }
 
     def _cache(self, clean: DataSpec) -> Callable[[str, Callable[[], Tensors]], Tensors]:
-        """Keeps statistics of a clean data set under `<root>/statistics/<its name>/`."""
+        """Keeps statistics of a data set, and networks that learnt from it, under
+        `<root>/statistics/<its name>/`."""
         folder = self.root / "statistics" / clean.name
 
         def cached(name: str, make: Callable[[], Tensors]) -> Tensors:

@@ -191,3 +191,18 @@ def test_avatar_without_clean_images_outside_a_sweep_says_so(images: Images) -> 
     with pytest.raises(InputError, match="avatar learns from clean images, which only a sweep has"):
         prepared(spec, images, seed=0, device=torch.device("cpu"))
     assert prepared(spec, images, seed=0, device=torch.device("cpu"), restored=True) is images
+
+
+def test_a_denoiser_of_clean_images_is_trained_once(store: Store) -> None:
+    rows: list[dict[str, Any]] = []
+    settings = {**Avatar.smoke, "learns_from": "clean"}
+    first, other, longer = (
+        Avatar.parse({**settings, **more}, "test") for more in ({}, {"time": 7}, {"epochs": 2})
+    )
+    for spec in (data(first), data(first, poison="randpix"), data(other), data(longer)):
+        store.ensure(spec, CraftContext(report=rows.append))
+    assert [row["epoch"] for row in rows if "epoch" in row] == [1, 1, 2]
+    again = Store(store.root.parent / "other").ensure(data(other))
+    found = store.load(data(other))
+    assert found is not None
+    assert torch.equal(found.x, again.x)

@@ -6,7 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from trainers.diffusion import Curve, Diffusion
 from trainers.families import Passes
@@ -86,9 +87,23 @@ class Avatar(Restoration, kind="avatar"):
         recipe = Recipe(
             epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, grad_norm=GRAD_NORM, ema=self.ema
         )
-        denoiser = stages.train(STAGE, net, source, loss, recipe)
-        done = self._denoised(diffusion, denoiser, images, stages)
-        return Restored(done, {"learnt_from": len(source), "epochs": stages.rows})
+
+        def trained() -> Tensor:
+            done = stages.train(STAGE, net, source, loss, recipe)
+            return parameters_to_vector(done.parameters()).detach().cpu()
+
+        weights = context.cache(f"denoiser-{self._denoiser_key}-{context.seed}", trained)
+        denoiser = build(images.shape, width=self.width, seed=0).to(context.device).eval()
+        with torch.no_grad():
+            vector_to_parameters(weights.to(context.device), denoiser.parameters())
+        return Restored(self._denoised(diffusion, denoiser, images, stages), {"learnt_from": len(source)})
+
+    @property
+    def _denoiser_key(self) -> str:
+        """The key of this defense with the settings that the training of its denoiser does not depend on at
+        one value."""
+        usual = {"time": 1, "learns_from": "training", "number": 1}
+        return self.model_copy(update=usual).key
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         network = flops_of(UNet(shape, width=self.width).to(META), shape)
@@ -96,9 +111,7 @@ class Avatar(Restoration, kind="avatar"):
         training = over(learnt, self.batch_size, Passes(forward=1, backward=1), network)
         return training * self.epochs + over(images, self.batch_size, Passes(forward=self.time), network)
 
-    def _denoised(
-        self, diffusion: Diffusion, denoiser: torch.nn.Module, images: Images, stages: Stages
-    ) -> Images:
+    def _denoised(self, diffusion: Diffusion, denoiser: nn.Module, images: Images, stages: Stages) -> Images:
         device, gen, done = stages.context.device, stages.generator(STAGE), []
         for some in images.chunks(self.batch_size):
             x = 2 * to_float(some.x.to(device)) - 1

@@ -1,0 +1,1 @@
+"""Where the initial weights of a training come from, one per file."""
