@@ -75,7 +75,7 @@ def _spec(spec: type[Spec], defs: dict[str, Schema]) -> Schema:
             "type": "object",
             "description": _summary(spec),
             "additionalProperties": False,
-            "properties": head | {field: _field(spec, field, defs) for field in spec.model_fields},
+            "properties": head | {field: _field(spec, field, defs) for field in spec.written()},
         }
         if head:
             defs[name]["required"] = ["kind"]
@@ -202,7 +202,7 @@ def _merged(specs: Iterable[type[Spec]], defs: dict[str, Schema]) -> dict[str, S
     found: dict[str, list[Schema]] = {}
     texts: dict[str, dict[str, None]] = {}  # in order, each once
     for spec in sorted(specs, key=lambda one: (one.__module__, one.__qualname__)):  # not as imported
-        for name in spec.model_fields:
+        for name in spec.written():
             schema = {key: value for key, value in _field(spec, name, defs).items() if key != "default"}
             text, known = schema.pop("description"), found.setdefault(name, [])
             known += [schema] if schema not in known else []

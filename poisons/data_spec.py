@@ -27,6 +27,7 @@ class DataSpec(Spec):
     """
 
     one_or_many: ClassVar[tuple[str, ...]] = ("poison",)
+    internal: ClassVar[frozenset[str]] = frozenset({"restored_by"})
     source: Source = Digits()
     """Where the clean images come from."""
     split: Split = "train"
@@ -44,7 +45,7 @@ class DataSpec(Spec):
     seed: int = 0
     """Seed of the poison, of the images that `ratio` and `shuffled` draw, and of the restoration."""
     restored_by: Defense | None = None
-    """Defense that has restored the images; null in a sweep, where it follows from `train.defense`."""
+    """Defense that has restored the images; in a sweep it follows from `train.defense`."""
 
     @field_validator("poison", mode="before")
     @classmethod

@@ -164,7 +164,7 @@ def test_a_data_set_that_cannot_be_built_fails_only_its_own_trials(tmp_path: Pat
 
 
 def test_images_are_restored_once_for_all_trials(tmp_path: Path) -> None:
-    defenses = {"none": "erm", "D-VAE": {"kind": "d_vae", "width": 4, "latent": 8, "epochs": 1}}
+    defenses = {"none": "erm", "D-VAE": {"kind": "d_vae", "width": 4, "latent": 8, "vae_epochs": 1}}
     base = {"data": {"limit": 60, "poison": "ops"}, "train": TRAIN, "evaluation": {"limit": 50}}
     store, sweep = tmp_path / "store", tiny(base=base, grid={"train.defense": defenses, "seed": [0, 1]})
     code, out = finish(start("sweep", write(tmp_path, sweep), store=store))

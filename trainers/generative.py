@@ -25,7 +25,6 @@ from trainers.tensor_files import check_like, check_weights
 
 STREAM = 71  # first part of every random stream here, after the seed
 ORDER, WEIGHTS, USE = range(3)  # second part: the purpose
-FIELD = "batch_size of the defense"
 Loss = Callable[[Any, Tensor, Tensor, torch.Generator, int], Tensor]
 
 
@@ -49,8 +48,10 @@ ROWS = JsonFile[dict[str, Any]](Rows)
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a generative network is trained: Adam, at a constant rate or one that falls as a cosine. Incomplete
-    batches are left out, unless there is no other."""
+    batches are left out, unless there is no other. `prefix` begins the names of these settings in the
+    defense."""
 
+    prefix: str
     epochs: int
     batch_size: int
     lr: float
@@ -120,14 +121,15 @@ class Stages:
         training = _Training(net.to(device), recipe)
         first, placed = self._resumed(stage, training), place(images, device)
         used = len(images) // size * size
-        with memory_for(kind, size, images, device, field=FIELD), repeatable(), one_thread(device):
+        named = memory_for(kind, size, images, device, field=f"{recipe.prefix}batch_size of {kind}")
+        with named, repeatable(), one_thread(device):
             for epoch in range(first, recipe.epochs + 1):
                 gen = generator(device, self.context.seed, STREAM, ORDER, stage, epoch)
                 order = torch.randperm(len(images), generator=gen, device=device)[:used]
                 mean = training.epoch(feed(placed, size, device, order), loss, gen, epoch)
                 if not math.isfinite(mean):
                     what = f"{kind}: the loss of stage {stage} was not finite in epoch {epoch}"
-                    raise DivergenceError(f"{what}; try a smaller lr", self.rows)
+                    raise DivergenceError(f"{what}; try a smaller {recipe.prefix}lr", self.rows)
                 self.rows.append({"stage": stage, "epoch": epoch, "loss": round(mean, 6)})
                 self.context.report(self.rows[-1])
                 self._save(training, images if keep else None)

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from trainers.errors import InputError as InputError
@@ -36,6 +37,7 @@ class Spec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     version: ClassVar[int] = 1
     one_or_many: ClassVar[tuple[str, ...]] = ()  # list fields that also accept a single item
+    internal: ClassVar[frozenset[str]] = frozenset()  # fields that follow from others; nobody writes them
 
     @model_validator(mode="before")
     @classmethod
@@ -46,11 +48,11 @@ class Spec(BaseModel):
             return value
         if not isinstance(value, dict):
             raise ValueError(
-                f"expected a mapping with some of the fields {', '.join(cls.model_fields)}; found {value!r}"
+                f"expected a mapping with some of the fields {', '.join(cls.written())}; found {value!r}"
             )
         if unknown := [name for name in value if name not in cls.model_fields]:
             what = f"field of {cls.kind!r}" if issubclass(cls, Plugin) else "field"
-            hint = nearest(unknown[0], cls.model_fields, cls.inner_fields())
+            hint = nearest(unknown[0], cls.written(), cls.inner_fields())
             raise ValueError(f"unknown {what}: {unknown[0]!r}{hint}")
         if not any(type(item) is dict for item in value.values()):
             return value
@@ -65,6 +67,11 @@ class Spec(BaseModel):
             if isinstance(value, int) and abs(value) > most:
                 raise ValueError(f"{name}: {value:,} is more than can ever work; write at most {most:,}")
         return self
+
+    @classmethod
+    def written(cls) -> dict[str, FieldInfo]:
+        """The fields that people write: all but the `internal` ones."""
+        return {name: field for name, field in cls.model_fields.items() if name not in cls.internal}
 
     @classmethod
     def inner_fields(cls) -> Iterator[tuple[str, ...]]:
@@ -275,7 +282,7 @@ def inner_fields(spec: type[Spec], *, depth: int = DEPTH) -> Iterator[tuple[str,
 def _typed(specs: Iterable[type[Spec]]) -> Iterator[tuple[str, Any, bool]]:
     """The fields of some specs: name, type, and whether a list field accepts a single item."""
     for spec in specs:
-        for name, field in spec.model_fields.items():
+        for name, field in spec.written().items():
             yield name, field.annotation, name in spec.one_or_many
 
 

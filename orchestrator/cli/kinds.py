@@ -86,7 +86,7 @@ def _page(title: str, spec: type[Spec]) -> Iterator[RenderableType]:
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")
     texts = descriptions(spec)
-    for name in spec.model_fields:
+    for name in spec.written():
         written = default(spec, name)
         last = written if written == "required" else f"default {written}"
         table.add_row(name, _described(f"{accepted(spec, name)}; {last}", texts.get(name, "")))
@@ -106,7 +106,7 @@ def _recipe(spec: type[Spec]) -> dict[str, object]:
 
 
 def _fields(member: type[Spec]) -> Iterator[str]:
-    for name, field in member.model_fields.items():
+    for name, field in member.written().items():
         default = (
             "required" if field.is_required() else _written(field.get_default(call_default_factory=True))
         )

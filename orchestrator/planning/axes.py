@@ -93,14 +93,14 @@ def check_path(axis: str, values: Mapping[str, Any], spec: type[Spec], where: st
             continue  # an item of a list
         if not holders or (part == "kind" and any(issubclass(one, Plugin) for one in holders)):
             return  # inside a plain value, or the choice of a plug-in
-        fields = {name: field for one in holders for name, field in one.model_fields.items()}
+        fields = {name: field for one in holders for name, field in one.written().items()}
         if part not in fields:
             place = ": ".join(
                 [f"{where} (at {axis}={next(iter(values))})", *filter(None, [".".join(parts[:i])])]
             )
             raise InputError(f"{place}: unknown field: {part!r}{_advice(part, fields, holders, parts[:i])}")
         holders = specs_in(fields[part].annotation)
-    section = {name for one in holders for name in one.model_fields}
+    section = {name for one in holders for name in one.written()}
     plugins = any(issubclass(one, Plugin) for one in holders)
     for name, value in values.items():
         if name in section and not isinstance(value, dict) and not (plugins and _names_plugins(value)):

@@ -165,7 +165,7 @@ def test_a_killed_build_resumes(store: Store) -> None:
     class KilledError(Exception):
         pass
 
-    spec = data(DVae(width=4, latent=8, epochs=3))
+    spec = data(DVae(width=4, latent=8, vae_epochs=3))
     file = store.root / "checkpoints" / f"data-{spec.key}.pt"
 
     def killed(row: dict[str, Any]) -> None:
@@ -197,7 +197,7 @@ def test_a_denoiser_of_clean_images_is_trained_once(store: Store) -> None:
     rows: list[dict[str, Any]] = []
     settings = {**Avatar.smoke, "learns_from": "clean"}
     first, other, longer = (
-        Avatar.parse({**settings, **more}, "test") for more in ({}, {"time": 7}, {"epochs": 2})
+        Avatar.parse({**settings, **more}, "test") for more in ({}, {"time": 7}, {"denoiser_epochs": 2})
     )
     for spec in (data(first), data(first, poison="randpix"), data(other), data(longer)):
         store.ensure(spec, CraftContext(report=rows.append))

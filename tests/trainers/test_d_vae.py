@@ -19,7 +19,7 @@ from trainers.loop import DivergenceError, OutOfMemoryError, generator
 from trainers.restoration import RestorationContext
 from trainers.vae import Parts, bits, build, vae_loss
 
-TINY = DVae(width=4, latent=8, epochs=3, batch_size=16)
+TINY = DVae(width=4, latent=8, vae_epochs=3, vae_batch_size=16)
 
 
 def parts(image: float, perturbation: float, mean: float = 0.0, log_variance: float = 0.0) -> Parts:
@@ -76,7 +76,7 @@ def low_rank(n: int) -> tuple[Images, Images]:
 
 def test_a_planted_pattern_of_each_class_is_removed() -> None:
     clean, planted = low_rank(400)
-    defense = DVae(width=8, latent=16, epochs=25, batch_size=20)
+    defense = DVae(width=8, latent=16, vae_epochs=25, vae_batch_size=20)
     out = defense.restore(planted, None, RestorationContext(CPU)).images
     noise = planted.x.double() - clean.x.double()
     left = ((out.x.double() - clean.x.double()) * noise).sum() / noise.square().sum()
@@ -144,9 +144,9 @@ def test_what_it_cannot_restore_is_refused() -> None:
 
 def test_a_loss_that_is_not_finite_has_a_name(images: Images) -> None:
     with pytest.raises(
-        DivergenceError, match=r"d_vae: the loss of stage 1 was not finite in epoch 1; try a smaller lr"
+        DivergenceError, match=r"d_vae: the loss of stage 1 was not finite in epoch 1; try a smaller vae_lr"
     ):
-        DVae(width=4, latent=8, epochs=1, batch_size=16, weight=1e38, lr=1e30).restore(
+        DVae(width=4, latent=8, vae_epochs=1, vae_batch_size=16, weight=1e38, vae_lr=1e30).restore(
             images, None, RestorationContext(CPU)
         )
 
@@ -157,14 +157,14 @@ def test_too_little_memory_has_a_name(images: Images, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("trainers.defenses.d_vae.vae_loss", full)
     with pytest.raises(
-        OutOfMemoryError, match="batch_size 16 of 3x32x32 images in a d_vae: try batch_size of the defense 8"
+        OutOfMemoryError, match="batch_size 16 of 3x32x32 images in a d_vae: try vae_batch_size of d_vae 8"
     ):
         TINY.restore(images, None, RestorationContext(CPU))
 
 
 def test_its_work_grows_with_images_and_epochs() -> None:
     def flops(images: int, epochs: int) -> float:
-        return DVae(epochs=epochs).work(images, shape=(3, 32, 32), num_classes=10).flops
+        return DVae(vae_epochs=epochs).work(images, shape=(3, 32, 32), num_classes=10).flops
 
     assert flops(2560, 10) == pytest.approx(2 * flops(1280, 10))
     assert flops(1280, 20) > 1.8 * flops(1280, 10)

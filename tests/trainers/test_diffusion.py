@@ -126,7 +126,9 @@ def test_noise_is_taken_away_from_images_like_those_learnt() -> None:
     clean = smooth(256)
     signs = torch.randint(2, (256, 1, 8, 8), generator=torch.Generator().manual_seed(1)) * 2 - 1
     dirty = Images((clean.x.int() + 16 * signs).clamp(0, 255).to(torch.uint8), clean.y, 2)
-    defense = Avatar(width=8, epochs=60, batch_size=32, lr=2e-3, ema=0.9, time=60)
+    defense = Avatar(
+        width=8, denoiser_epochs=60, denoiser_batch_size=32, denoiser_lr=2e-3, denoiser_ema=0.9, time=60
+    )
     out = defense.restore(dirty, clean, RestorationContext(CPU))
     error = (out.images.x.float() - clean.x.float()).square().mean().sqrt().item()
     assert error < 10 < 16
@@ -139,7 +141,7 @@ def test_time_0_changes_nothing(images: Images) -> None:
 
 
 def test_a_seed_gives_the_same_images(images: Images) -> None:
-    one = Avatar.parse({**Avatar.smoke, "batch_size": 16}, "test")
+    one = Avatar.parse({**Avatar.smoke, "denoiser_batch_size": 16}, "test")
     assert torch.equal(restored(one, images).x, restored(one, images).x)
     assert not torch.equal(restored(one, images).x, restored(one, images, seed=1).x)
 

@@ -34,7 +34,7 @@ class Avatar(Restoration, kind="avatar"):
     needs: ClassVar[str] = "clean images that a denoiser learns from, unless those to restore serve"
     smoke: ClassVar[dict[str, Any]] = {
         "width": 8,
-        "epochs": 1,
+        "denoiser_epochs": 1,
         "time": 5,
         "learns_from": "training",
     }
@@ -46,13 +46,13 @@ class Avatar(Restoration, kind="avatar"):
     """Steps of noise, of 1,000 (paper: t*); 0 changes nothing."""
     width: PositiveInt = 64
     """Channels of the denoiser at full size."""
-    epochs: PositiveInt = 200
+    denoiser_epochs: PositiveInt = 200
     """Epochs of the denoiser's training."""
-    batch_size: PositiveInt = 128
+    denoiser_batch_size: PositiveInt = 128
     """Images of one step."""
-    lr: PositiveFloat = 2e-4
+    denoiser_lr: PositiveFloat = 2e-4
     """Learning rate of Adam."""
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    denoiser_ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay rate of the average of the denoiser's weights."""
 
     curve: ClassVar[Curve] = "linear"
@@ -85,7 +85,12 @@ class Avatar(Restoration, kind="avatar"):
 
         net = build(images.shape, width=self.width, seed=stages.seed(STAGE))
         recipe = Recipe(
-            epochs=self.epochs, batch_size=self.batch_size, lr=self.lr, grad_norm=GRAD_NORM, ema=self.ema
+            prefix="denoiser_",
+            epochs=self.denoiser_epochs,
+            batch_size=self.denoiser_batch_size,
+            lr=self.denoiser_lr,
+            grad_norm=GRAD_NORM,
+            ema=self.denoiser_ema,
         )
 
         def trained() -> Tensor:
@@ -108,12 +113,13 @@ class Avatar(Restoration, kind="avatar"):
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         network = flops_of(UNet(shape, width=self.width).to(META), shape)
         learnt = self.number if self.learns_from == "held_out" else images
-        training = over(learnt, self.batch_size, Passes(forward=1, backward=1), network)
-        return training * self.epochs + over(images, self.batch_size, Passes(forward=self.time), network)
+        size, step = self.denoiser_batch_size, Passes(forward=1, backward=1)
+        training = over(learnt, size, step, network) * self.denoiser_epochs
+        return training + over(images, size, Passes(forward=self.time), network)
 
     def _denoised(self, diffusion: Diffusion, denoiser: nn.Module, images: Images, stages: Stages) -> Images:
         device, gen, done = stages.context.device, stages.generator(STAGE), []
-        for some in images.chunks(self.batch_size):
+        for some in images.chunks(self.denoiser_batch_size):
             x = 2 * to_float(some.x.to(device)) - 1
             x = diffusion.denoised(denoiser, x, self.time, gen)
             done.append(nearest_levels((x + 1) / 2).cpu())

@@ -31,16 +31,16 @@ class DVae(Restoration, kind="d_vae"):
     subtracted too, and its images are kept. As released, with 0.01 as the weight in both stages.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {"width": 4, "latent": 8, "epochs": 1}
+    smoke: ClassVar[dict[str, Any]] = {"width": 4, "latent": 8, "vae_epochs": 1}
     width: PositiveInt = 64
     """Channels of the first layers."""
     latent: PositiveInt = 256
     """Channels of the code, at half the size of the images (paper: latent dimension)."""
-    epochs: PositiveInt = 60
+    vae_epochs: PositiveInt = 60
     """Epochs of each of the two networks."""
-    batch_size: Annotated[int, Field(ge=2)] = 128
+    vae_batch_size: Annotated[int, Field(ge=2)] = 128
     """Images of one step."""
-    lr: PositiveFloat = 5e-3
+    vae_lr: PositiveFloat = 5e-3
     """Learning rate of Adam at the start, which falls to 0 as a cosine."""
     rates: tuple[NonNegativeFloat, NonNegativeFloat] = (1.0, 3.0)
     """Rates in nats at a position of the code that cost nothing, of each network (paper: target KL)."""
@@ -74,17 +74,20 @@ class DVae(Restoration, kind="d_vae"):
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         net = DisentanglingVae(shape, num_classes, width=self.width, latent=self.latent).to(META)
         network = flops_of(net, shape, lambda parts: parts.image + parts.perturbation)
-        training = over(images, self.batch_size, Passes(forward=1, backward=1), network)
-        return training * (2 * self.epochs) + over(images, self.batch_size, Passes(forward=3), network)
+        training = over(images, self.vae_batch_size, Passes(forward=1, backward=1), network)
+        return training * (2 * self.vae_epochs) + over(
+            images, self.vae_batch_size, Passes(forward=3), network
+        )
 
     def _trained(self, stages: Stages, stage: int, images: Images) -> DisentanglingVae:
         shape, rate = images.shape, self.rates[stage - FIRST]
         seed = stages.seed(stage)
         net = build(shape, images.num_classes, width=self.width, latent=self.latent, seed=seed)
         recipe = Recipe(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
+            prefix="vae_",
+            epochs=self.vae_epochs,
+            batch_size=self.vae_batch_size,
+            lr=self.vae_lr,
             grad_norm=self.grad_norm,
             cosine=True,
         )
@@ -104,7 +107,7 @@ class DVae(Restoration, kind="d_vae"):
         """The images without the perturbation; in the second stage, what the network makes of those."""
         device, gen = stages.context.device, stages.generator(stage)
         done = []
-        for some in images.chunks(self.batch_size):
+        for some in images.chunks(self.vae_batch_size):
             x, labels = to_float(some.x.to(device)), some.y.to(device)
             parts: Parts = net(x, labels, gen)
             x = (x - parts.perturbation).clamp(0, 1)

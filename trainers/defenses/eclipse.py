@@ -26,14 +26,14 @@ class Eclipse(Avatar, kind="eclipse"):
     needs: ClassVar[str] = "a few clean images that are not trained on"
     smoke: ClassVar[dict[str, Any]] = {
         "width": 8,
-        "epochs": 1,
+        "denoiser_epochs": 1,
         "time": 5,
         "learns_from": "training",
     }
     learns_from: Literal["clean", "held_out", "training"] = "held_out"
     time: Annotated[int, Field(ge=0, le=4000)] = 100
     """Steps of noise, of 4,000 on a cosine schedule (paper: t)."""
-    epochs: PositiveInt = 1000
+    denoiser_epochs: PositiveInt = 1000
     """Epochs of the denoiser's training (published: 250,000 steps)."""
     grey: Annotated[float, Field(ge=0, le=1)] = 0.4
     """Probability that an image of a training batch is made grey (paper: p)."""

@@ -25,7 +25,7 @@ class WeightsFile(Start, kind="weights"):
     trial depends on the weights, not on the file; every machine needs it at the same path.
     """
 
-    smoke: ClassVar[dict[str, Any]] = {"path": "weights.pt"}
+    smoke: ClassVar[dict[str, Any]] = {"path": "weights.pt", "digest": "0" * 64}
     path: str
     """File of weights; a relative path is that of the folder where opsctl is run."""
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError, RayTaskError
 from ray.util.queue import Queue
 
 from orchestrator.execution.context import SweepContext
@@ -165,6 +165,8 @@ class Builders:
             return
         try:
             news = self.mail.get_nowait_batch(self.mail.qsize())
+        except ActorUnavailableError:  # it does not answer just now
+            return
         except RayError:  # the queue's actor died with its node: builders that have started cannot say so
             self.mail = None
             self.began.update(spec.name for spec in self.refs.values())

@@ -12,7 +12,7 @@ from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
 from trainers import InputError
 
-TINY = {"kind": "d_vae", "width": 4, "latent": 8, "epochs": 1}
+TINY = {"kind": "d_vae", "width": 4, "latent": 8, "vae_epochs": 1}
 
 
 def sweep(defenses: dict[str, Any], **data: Any) -> SweepSpec:
