@@ -132,7 +132,7 @@ MEMBERS = [member for base in Plugin.families.values() for member in base.regist
 
 
 def test_every_family_has_members() -> None:
-    training = {"architecture", "augmentation", "defense", "optimizer", "schedule", "attack"}
+    training = {"architecture", "augmentation", "defense", "optimizer", "schedule", "attack", "start"}
     assert training | {"probe", "poison", "source"} == set(Plugin.families)
     assert all(base.registry for base in Plugin.families.values())
 
@@ -141,6 +141,7 @@ def test_every_family_has_members() -> None:
 def test_every_member_survives_dump_and_load(member: type[Plugin]) -> None:
     required = {name: f"no/{name}" for name, field in member.model_fields.items() if field.is_required()}
     fingerprint = {"fingerprint": "f"} if member.family == "source" else {}
+    fingerprint |= {"digest": "0" * 64} if "digest" in member.model_fields else {}
     required |= {name: member.smoke[name] for name in required if name in member.smoke}
     for settings in ({}, member.smoke):
         spec = member.parse({**required, **fingerprint, **settings}, "test")
