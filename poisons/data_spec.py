@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
@@ -109,6 +110,26 @@ class DataSpec(Spec):
     def restored(self, by: Restoration | None) -> DataSpec:
         """These images, restored by a defense; with None the images before any restoration."""
         return self.model_copy(update={"restored_by": by})
+
+    @property
+    def learnt_from(self) -> str:
+        """The images that the restoration learns from, as text that names them and no others."""
+        if (references := self.references) is None:
+            return self.restored(None).name
+        wanted = None if self.restoration is None else self.restoration.clean_images
+        if wanted is None or wanted.origin == "clean":
+            return references.name
+        return f"{references.name} without {self.clean.name}"
+
+    @property
+    def shares(self) -> str | None:
+        """The name of a network that is trained for this data set and others, if there is one: a builder that
+        comes later finds it."""
+        shared = None if self.restoration is None else self.restoration.shared
+        if shared is None:
+            return None
+        digest = hashlib.sha256(f"{shared}, seed {self.seed}, {self.learnt_from}".encode()).hexdigest()
+        return f"network-{digest[:16]}"
 
     @property
     def references(self) -> DataSpec | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any
 
 import torch
@@ -93,7 +93,8 @@ def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
     """The work of a training on `train` images and of its evaluation on `test` images."""
     spec, evaluation = trial.train, trial.evaluation
     test = min(test, evaluation.limit or test)
-    epoch = over(train, spec.batch_size, spec.defense.passes, network) + over(test, BATCH, ONCE, network)
+    passes = spec.defense.passes if spec.trains_all else replace(spec.defense.passes, backward=0)
+    epoch = over(train, spec.batch_size, passes, network) + over(test, BATCH, ONCE, network)
     checks = over(test, BATCH, ONCE, network) + over(train, BATCH, ONCE, network)
     attacked = min(test, evaluation.attack_limit or test)
     crafts = [attack.passes for attack in evaluation.attacks]

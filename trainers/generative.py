@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -98,6 +99,7 @@ class Stages:
             check_like(self._state.get("x"), like.x, "x")
         except DamagedError as error:
             self._reject(error)
+            self.rows = []
             return None
         return Images(self._state["x"], like.y, like.num_classes)
 
@@ -118,11 +120,10 @@ class Stages:
         device, kind, size = self.context.device, self.restoration.kind, min(recipe.batch_size, len(images))
         if not size:
             raise InputError(f"{kind}: there are no images to learn from")
-        training = _Training(net.to(device), recipe)
-        first, placed = self._resumed(stage, training), place(images, device)
-        used = len(images) // size * size
-        named = memory_for(kind, size, images, device, field=f"{recipe.prefix}batch_size of {kind}")
-        with named, repeatable(), one_thread(device):
+        with self.used(images, recipe), one_thread(device):
+            training = _Training(net.to(device), recipe)
+            first, placed = self._resumed(stage, training), place(images, device)
+            used = len(images) // size * size
             for epoch in range(first, recipe.epochs + 1):
                 gen = generator(device, self.context.seed, STREAM, ORDER, stage, epoch)
                 order = torch.randperm(len(images), generator=gen, device=device)[:used]
@@ -134,6 +135,15 @@ class Stages:
                 self.context.report(self.rows[-1])
                 self._save(training, images if keep else None)
         return training.result
+
+    @contextmanager
+    def used(self, images: Images, recipe: Recipe) -> Iterator[None]:
+        """A block in which a network is trained on images, or used on them: it repeats its results as far as
+        kernels allow, and a failed allocation has a name."""
+        kind, size = self.restoration.kind, min(recipe.batch_size, len(images))
+        field = f"{recipe.prefix}batch_size of {kind}"
+        with memory_for(kind, size, images, self.context.device, field=field), repeatable():
+            yield
 
     def _of(self, stage: int) -> bool:
         """Whether the checkpoint is of that stage."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -76,6 +76,17 @@ class Restoration(Defense):
     @property
     def clean_images(self) -> CleanImages | None:
         """The clean images that it learns from besides the training images; None if it needs none."""
+        return None
+
+    @property
+    def canonical(self) -> Self:
+        """The same restoration, with settings that do not change the restored images at their defaults."""
+        return self
+
+    @property
+    def shared(self) -> str | None:
+        """The name under which it caches a network that other restorations could use; None if it caches
+        none."""
         return None
 
     @abstractmethod

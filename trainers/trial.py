@@ -24,7 +24,7 @@ from trainers.provenance import environment
 from trainers.recipe import Precision, TrainSpec, repeatable
 from trainers.redaction import redacted_data
 from trainers.spec import InputError, Spec, plain
-from trainers.start import Weights, begin_from
+from trainers.start import Kept, begin_from
 
 METRICS = (
     "test/clean_acc",
@@ -75,12 +75,13 @@ class Trial(Spec):
         checkpoint: Checkpoint | None = None,
         probe_runs: Sequence[ProbeRun] = (),
         restored: bool = False,
-        start: Weights | None = None,
+        kept: Kept | None = None,
     ) -> tuple[nn.Module, dict[str, Any]]:
         """The trained network and its record, as JSON types. `report` receives each epoch's row. With
         `probe_runs` the record also has their findings, as `run_probes` returns them, under `findings`;
         nothing else in it changes. `restored` says that the restoration of the defense has restored `train`
-        already; `start` are the initial weights (default: those of the spec).
+        already; `kept` gives the weights of other
+        trials, which the start may name.
 
         Raises what `fit` does, and InputError if the images, or the probes' sets, do not belong together.
         """
@@ -92,7 +93,7 @@ class Trial(Spec):
             checkpoint=checkpoint,
             probe_runs=probe_runs,
             restored=restored,
-            start=start,
+            kept=kept,
         )
         found = self.run_probes(
             trained.model,
@@ -102,7 +103,7 @@ class Trial(Spec):
             device=device,
             history=trained.history,
             watched=trained.watched,
-            start=start,
+            kept=kept,
         )
         return trained.model, record | ({"findings": found} if probe_runs else {})
 
@@ -116,7 +117,7 @@ class Trial(Spec):
         checkpoint: Checkpoint | None = None,
         probe_runs: Sequence[ProbeRun] = (),
         restored: bool = False,
-        start: Weights | None = None,
+        kept: Kept | None = None,
     ) -> tuple[Trained, dict[str, Any]]:
         """`run` without running the probes. What they watch during the training is in `Trained.watched`, for
         `run_probes`."""
@@ -127,7 +128,6 @@ class Trial(Spec):
         spec, test = self.train, test.subset(self.evaluation.limit)
         check_probe_inputs(probe_runs, spec, train, test)
         arithmetic = self._arithmetic(train, test, device)
-        start = initial_weights(spec, train) if start is None else start
         trained = fit(
             spec,
             train,
@@ -136,10 +136,10 @@ class Trial(Spec):
             device=device,
             report=report,
             checkpoint=checkpoint,
-            watches=self._watches(probe_runs, test, device, start),
+            watches=self._watches(probe_runs, test, device, kept),
             arithmetic=arithmetic,
             restored=restored,
-            start=start,
+            start=initial_weights(spec, train, kept),
         )
         begun = time.monotonic()
         with memory_named(spec, train, device), repeatable(), arithmetic.autocast(device):
@@ -190,7 +190,7 @@ class Trial(Spec):
         device: torch.device,
         history: Sequence[Row],
         watched: Mapping[str, Sequence[Row]] | None = None,
-        start: Weights | None = None,
+        kept: Kept | None = None,
     ) -> dict[str, Any]:
         """The findings of each probe on this trial's trained network, which is on `device`, as JSON types by
         name: `metrics`, `curves`, `fields`, and the `seconds` that it took.
@@ -218,7 +218,7 @@ class Trial(Spec):
             for run in probe_runs:
                 subject = Subject(
                     model=model,
-                    initial=lambda: self._initial(test, device, start),
+                    initial=lambda: self._initial(test, device, kept),
                     spec=self.train,
                     train=train,
                     test=test,
@@ -243,20 +243,18 @@ class Trial(Spec):
             return arithmetic_of(self.train, train, test, device, attacked=attacked)
 
     def _watches(
-        self, probe_runs: Sequence[ProbeRun], test: Images, device: torch.device, start: Weights | None
+        self, probe_runs: Sequence[ProbeRun], test: Images, device: torch.device, kept: Kept | None
     ) -> dict[str, Watch]:
         """The watch functions of all probes that watch, by the probe's key."""
         probes = {run.probe.key: run.probe for run in probe_runs if run.probe.watches}
         return {
-            key: probe.watch(self._initial(test, device, start), test, device)
-            for key, probe in probes.items()
+            key: probe.watch(self._initial(test, device, kept), test, device) for key, probe in probes.items()
         }
 
-    def _initial(self, like: Images, device: torch.device, start: Weights | None = None) -> nn.Module:
+    def _initial(self, like: Images, device: torch.device, kept: Kept | None = None) -> nn.Module:
         """The network as it is before the first step, in eval mode."""
         network = self.train.network(num_classes=like.num_classes, shape=like.shape, seed=self.seed)
-        start = initial_weights(self.train, like) if start is None else start
-        if start is not None:
+        if (start := initial_weights(self.train, like, kept)) is not None:
             begin_from(start, network, head=head_of(network, like), source="start")
         network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network.eval()

@@ -69,6 +69,8 @@ def _seconds_by_group(name: str, data: bytes | None) -> Iterator[tuple[Group, fl
         if (record := known(name.split("/")[1], data)) is None:
             return
         spec = DataSpec.model_validate(record["spec"])
+        if spec.restoration is not None and record["facts"][spec.restoration.kind].get("reused"):
+            return  # another data set paid for its network
         values = record["images"] * math.prod(record["shape"])
         seconds = record["seconds"] / values
         groups = _groups(spec, record["device"])

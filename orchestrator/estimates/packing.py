@@ -66,7 +66,8 @@ def shape_key(trial: TrialSpec, shape: Shape, count: int, num_classes: int) -> s
     """16 hexadecimal digits that name all that decides a trial's memory: the recipe but for what only moves
     the numbers, the attacks that it is evaluated with, and `count` images of `shape` (C, H, W), as many as
     lie on the device. Trials that differ in seed, epochs, learning rate or poison have one."""
-    recipe = {name: value for name, value in trial.train if name not in ELSEWHERE | {"optimizer"}}
+    recipe = {name: value for name, value in trial.train if name not in ELSEWHERE | {"optimizer", "start"}}
+    recipe |= {} if trial.train.trains_all else {"layers": "last"}
     optimizer = {name: value for name, value in trial.train.optimizer if name != "lr"}
     identifying = {
         "recipe": identity(recipe),

@@ -25,12 +25,11 @@ from poisons import CraftContext, DataSpec, Store
 from trainers import Images
 from trainers.checkpoint import Checkpoint
 from trainers.families import Metrics, Report
-from trainers.loop import Trained, initial_weights, prepared
+from trainers.loop import Trained, prepared
 from trainers.numerical_platform import numerical_platform
 from trainers.probe import ProbeRun, check_probe_inputs
 from trainers.provenance import environment
 from trainers.spec import plain
-from trainers.start import Weights
 from trainers.stored import DamagedError
 
 
@@ -152,11 +151,11 @@ class _Runner:
             checkpoint=self.checkpoint,
             probe_runs=probe_runs,
             restored=True,
-            start=self._start(train),
+            kept=partial(final_weights, self.store),
         )
         needs = [spec.name for spec in self.trial.needs]
         sets = {spec.name: self._data_record(spec) for spec in self.trial.needs}
-        record |= {"data_key": self.trial.data.key, "needs": needs, "data_sets": sets}
+        record |= {"data_key": self.trial.training_data.key, "needs": needs, "data_sets": sets}
         return trained, cast(Result, record)
 
     def _data_record(self, spec: DataSpec) -> DataRecord:
@@ -176,10 +175,6 @@ class _Runner:
         model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = prepared(spec, train, seed=seed, device=self.device, restored=True)
         return Trained(model.eval(), images, done["history"], 0.0)
-
-    def _start(self, train: Images) -> Weights | None:
-        """The initial weights that the trial's start names. InputError if they are not there."""
-        return initial_weights(self.trial.train, train, partial(final_weights, self.store))
 
     def _weights(self, model: nn.Module) -> dict[str, Tensor] | None:
         """The kept weights for a network. Damaged ones are moved to quarantine, with a warning, and count
@@ -219,7 +214,7 @@ class _Runner:
             device=self.device,
             history=trained.history,
             watched=trained.watched,
-            start=self._start(trained.images),
+            kept=partial(final_weights, self.store),
         )
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": planned.name, "probe": plain(planned.probe), "sets": sets, "of": origin}

@@ -11,10 +11,14 @@ from orchestrator.planning.probes import PlannedProbe
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
 from poisons.sources.base import Source, Split
-from trainers import InputError
+from trainers import InputError, TrainSpec
 from trainers.families import Attack
+from trainers.features import head_of
+from trainers.gpu_profile import random_images
 from trainers.images import Extent
+from trainers.start import Task, begin_from
 from trainers.starts.trial import TrialStart, no_weights
+from trainers.starts.weights import WeightsFile
 
 Measure = Callable[[Source, Split], Extent | None]
 
@@ -39,7 +43,7 @@ class Preflight:
         try:
             if trains:
                 self._check_held_out(trial)
-                self._check_start(trial)
+                self._check_start(trial, train)
                 trial.check(train, test)
             for planned in probes:
                 extents = {label: self._extent(spec) for label, spec in planned.sets.items()}
@@ -58,11 +62,14 @@ class Preflight:
         except InputError as error:
             raise InputError(f"{self.where}: the data set {spec.name}: {error}") from None
 
-    def _check_start(self, trial: TrialSpec) -> None:
-        """InputError if the trial that this one starts from left no weights."""
+    def _check_start(self, trial: TrialSpec, train: Extent) -> None:
+        """InputError if the trial that this one starts from left no weights, or a file has those of another
+        network."""
         start = trial.train.start
         if isinstance(start, TrialStart) and start.of not in self.kept():
             raise no_weights(start.of)
+        if isinstance(start, WeightsFile):
+            check_weights_file(trial.train, start, train)
 
     def _check_held_out(self, trial: TrialSpec) -> None:
         """InputError if the source has not enough other images for the restoration to learn from."""
@@ -85,6 +92,14 @@ class Preflight:
         if whole is None or spec.limit is None:
             return whole
         return replace(whole, images=min(spec.limit, whole.images))
+
+
+def check_weights_file(spec: TrainSpec, start: WeightsFile, images: Extent) -> None:
+    """InputError if the weights in the file of `start` are those of another network."""
+    one = random_images(1, images.shape, images.num_classes)
+    model = spec.network(num_classes=images.num_classes, shape=images.shape, seed=0)
+    weights = start.weights(Task(spec.architecture, images.shape, images.num_classes), None)
+    begin_from(weights, model, head=head_of(model, one), source=f"start: {start.path}")
 
 
 def check_ready(trials: Iterable[TrialSpec]) -> None:

@@ -33,7 +33,7 @@ class TrialSpec(Trial):
     def training_data(self) -> DataSpec:
         """The images that it is trained on: `data`, restored if its defense restores them."""
         restoration = self.train.defense.restoration
-        return self.data if restoration is None else self.data.restored(restoration)
+        return self.data if restoration is None else self.data.restored(restoration.canonical)
 
     @property
     def needs(self) -> tuple[DataSpec, DataSpec]:

@@ -57,7 +57,7 @@ def tags(task: Task, plan: Plan, commit: str | None) -> Tags:
     """The tags that a run has from its start, for filtering."""
     return {
         KEY: task.key,
-        "opsctl.data_key": task.trial.data.key,
+        "opsctl.data_key": task.trial.training_data.key,
         "opsctl.sweep": plan.sweep.name,
         "opsctl.commit": commit or "unknown",
         "mlflow.source.name": "opsctl",

@@ -352,11 +352,11 @@ class Store:
         before_spec, kind = spec.restored(None), spec.restoration.kind
         before = self.ensure(before_spec)
         checkpoint = self.checkpoint(f"checkpoints/data-{spec.key}.pt", data=before_spec.key)
-        learnt = self._cache(spec.references or before_spec)
+        kept, shares = self._cache(spec.references or before_spec), spec.shares or ""
 
-        def cache(name: str, make: Callable[[], Tensor]) -> Tensor:
-            with FileLock(self.root / "locks" / f"{name}.lock"):  # builders of other data sets want it too
-                return learnt(name, lambda: {"weights": make()})["weights"]
+        def cache(_: str, make: Callable[[], Tensor]) -> Tensor:
+            with FileLock(self.root / "locks" / f"{shares}.lock"):  # builders of other data sets want it too
+                return kept(shares, lambda: {"weights": make()})["weights"]
 
         own_context = RestorationContext(context.device, spec.seed, context.report, checkpoint, cache)
         found = spec.restoration.restore(before, self._clean_images(spec, clean), own_context)
@@ -370,13 +370,21 @@ class Store:
         checkpoint.remove()
 
     def _clean_images(self, spec: DataSpec, clean: arrow.StoredImages) -> Images | None:
-        """The clean images that the restoration of a data set learns from."""
-        if (references := spec.references) is None:
+        """The clean images that the restoration of a data set learns from. InputError if there are too
+        few."""
+        wanted = None if spec.restoration is None else spec.restoration.clean_images
+        if spec.restoration is None or wanted is None or spec.references is None:
             return None
-        if references == spec.clean:
+        if wanted.origin == "clean":
             return clean
-        larger = self.ensure(references)
-        return held_out(larger, arrow.read_index(larger.file), arrow.read_index(clean.file))
+        larger = self.ensure(spec.references)
+        found = held_out(larger, arrow.read_index(larger.file), arrow.read_index(clean.file))
+        if len(found) < (wanted.number or 1):
+            raise InputError(
+                f"{spec.restoration.kind} learns from {wanted.number} images that are not trained on, and "
+                f"{len(found)} are left: write a smaller data.limit, or let it learn from others"
+            )
+        return found
 
     def _check_classes(self, spec: DataSpec, clean: Images) -> None:
         """InputError if the images that a poison was crafted on have other classes or another shape."""

@@ -14,6 +14,7 @@ from poisons.store.restore import held_out, perturbation_left
 from trainers import Images, InputError
 from trainers.defenses.avatar import Avatar
 from trainers.defenses.d_vae import DVae
+from trainers.defenses.eclipse import Eclipse
 from trainers.families import Defense
 from trainers.restoration import CleanImages, Restoration, RestorationContext, Restored
 
@@ -98,16 +99,25 @@ def test_what_is_left_of_the_perturbation(store: Store) -> None:
     assert perturbation_left(spec, clean, clean, whole) == {}
 
 
+class Undone(Halfway, kind="undone"):
+    """Changes nothing."""
+
+    def restore(self, images: Images, clean: Images | None, context: RestorationContext) -> Restored:
+        return Restored(images)
+
+
+del Defense.registry["undone"]
+
+
 def test_shuffled_images_are_compared_with_the_content_under_them(store: Store) -> None:
-    spec = data(Halfway(), shuffled=True)
-    with pytest.raises(AssertionError):  # the content is of other labels
-        torch.testing.assert_close(store.ensure(spec).x, store.ensure(data(None)).x)
-    record = store.record(data(TINY, shuffled=True))
-    assert record is None
-    store.ensure(data(TINY, shuffled=True))
-    record = store.record(data(TINY, shuffled=True))
+    """One pixel was written on the content; compared with other content, everything would differ."""
+    spec = data(Undone(), shuffled=True)
+    store.ensure(spec)
+    record = store.record(spec)
     assert record is not None
-    assert record["change"]["changed"] == 1
+    assert record["facts"]["undone"]["perturbation_left"] == 1
+    assert record["change"]["L0"]["max"] == 1
+    assert record["change"] == (store.record(spec.restored(None)) or {})["change"]
 
 
 def test_the_clean_images_that_it_learns_from_are_others(store: Store) -> None:
@@ -202,7 +212,42 @@ def test_a_denoiser_of_clean_images_is_trained_once(store: Store) -> None:
     for spec in (data(first), data(first, poison="randpix"), data(other), data(longer)):
         store.ensure(spec, CraftContext(report=rows.append))
     assert [row["epoch"] for row in rows if "epoch" in row] == [1, 1, 2]
+    reused = [(store.record(spec) or {})["facts"]["avatar"]["reused"] for spec in (data(first), data(other))]
+    assert reused == [False, True]
     again = Store(store.root.parent / "other").ensure(data(other))
     found = store.load(data(other))
     assert found is not None
     assert torch.equal(found.x, again.x)
+
+
+def test_a_denoiser_is_that_of_the_images_learnt_from(store: Store, tmp_path: Any) -> None:
+    """Others with the same images in all, of which other ones are held out, are other denoisers."""
+    settings = {**Avatar.smoke, "learns_from": "held_out"}
+    specs = [
+        data(Avatar.parse({**settings, "number": 40}, "test"), limit=60),
+        data(Avatar.parse({**settings, "number": 70}, "test"), limit=30),
+        data(Avatar.parse({**settings, "learns_from": "clean"}, "test"), limit=100),
+        data(Avatar.parse({**settings, "learns_from": "training"}, "test"), limit=100),
+    ]
+    assert len({spec.shares for spec in specs}) == 4
+    for i, spec in enumerate(specs):
+        alone = Store(tmp_path / f"alone{i}").ensure(spec)
+        assert torch.equal(store.ensure(spec).x, alone.x)
+
+
+def test_too_few_images_to_learn_from_are_no_others(store: Store) -> None:
+    few = Avatar.parse({**Avatar.smoke, "learns_from": "held_out", "number": 500}, "test")
+    for limit, left in ((None, 0), (1400, 42)):
+        with pytest.raises(
+            InputError, match=f"learns from 500 images that are not trained on, and {left} are left"
+        ):
+            store.ensure(data(few, limit=limit))
+
+
+def test_settings_that_do_not_change_the_images_are_not_in_their_key() -> None:
+    a, b = (Eclipse.parse({"kind": "eclipse", "grey": grey}, "test") for grey in (0.1, 0.4))
+    assert a.key != b.key
+    assert a.canonical == b.canonical
+    assert Avatar(number=7).canonical == Avatar()
+    held = Avatar(learns_from="held_out", number=7)
+    assert held.canonical == held

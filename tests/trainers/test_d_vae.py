@@ -132,6 +132,7 @@ def test_a_damaged_checkpoint_costs_no_more_than_its_work(
     )
     resumed = TINY.restore(images, None, RestorationContext(CPU, checkpoint=checkpoint))
     assert torch.equal(resumed.images.x, whole.images.x)
+    assert resumed.facts == whole.facts
     assert any("damaged" in warning for warning in checkpoint.warnings)
 
 

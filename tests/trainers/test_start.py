@@ -13,7 +13,7 @@ from torch import nn
 from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, fit
 from trainers.features import head_of
-from trainers.loop import Training
+from trainers.loop import Training, initial_weights
 from trainers.probe import ProbeRun
 from trainers.probes.distance import Distance
 from trainers.start import begin_from
@@ -38,7 +38,7 @@ def spec(file: Path, **more: Any) -> TrainSpec:
 
 
 def begun(found: TrainSpec, images: Images) -> dict[str, torch.Tensor]:
-    weights = found.start.weights(None, None) if found.start is not None else None  # type: ignore[arg-type]
+    weights = initial_weights(found, images)
     return Training.begin(found, images, seed=1, device=CPU, start=weights).model.state_dict()
 
 
@@ -241,6 +241,11 @@ def test_pretrained_weights_of_timm(hub: nn.Module, images: Images) -> None:
     own, theirs = found.state_dict(), hub.state_dict()
     kept = {name for name, value in theirs.items() if torch.equal(own[f"net.{name}"], value)}
     assert theirs.keys() - kept == {"fc.weight", "fc.bias"}
+    again = fit(TrainSpec.parse(TIMM, "test"), images, images, seed=0, device=CPU).model.state_dict()
+    assert all(torch.equal(own[name], again[name]) for name in own)
+    drawn = TrainSpec.parse(TIMM, "test").network(num_classes=4, shape=(3, 32, 32), seed=1).state_dict()
+    first = begun(TrainSpec.parse(TIMM, "test"), images)
+    assert torch.equal(first["net.fc.weight"], drawn["net.fc.weight"])
 
 
 def test_images_are_normalised_as_they_expect(hub: nn.Module, images: Images) -> None:
@@ -261,3 +266,24 @@ def test_weights_that_cannot_be_downloaded_say_so(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match=r"weights of timm's 'test_resnet.r160_in1k' could not be had"):
         fit(TrainSpec.parse(TIMM, "test"), images, images, seed=0, device=CPU)
+
+
+def test_grey_images_are_normalised_by_the_mean_of_the_colours(hub: nn.Module) -> None:
+    grey = Images(torch.randint(256, (20, 1, 32, 32), dtype=torch.uint8), torch.arange(20) % 4, 4)
+    spec = TrainSpec.parse(TIMM, "test")
+    assert len(fit(spec, grey, grey, seed=0, device=CPU).history) == 1
+    model = spec.network(num_classes=4, shape=(1, 32, 32), seed=0)
+    mean = pytest.importorskip("timm").get_pretrained_cfg("test_resnet.r160_in1k").mean
+    assert model.mean.flatten().item() == pytest.approx(sum(mean) / 3)  # type: ignore[union-attr,operator]
+
+
+def test_training_the_last_layer_takes_a_forward_pass() -> None:
+    from trainers.flops import network_flops, trial_work
+
+    trial = Trial.parse(
+        {"train": {**RESNET, "epochs": 10, "start": {"kind": "trial", "of": "0" * 16, "layers": "last"}}}, "x"
+    )
+    whole = Trial.parse({"train": {**RESNET, "epochs": 10}}, "x")
+    network_ = network_flops(whole.train.architecture, shape=(3, 32, 32), num_classes=10)
+    few, many = (trial_work(one, network_, train=1000, test=10).flops for one in (trial, whole))
+    assert few < many / 2

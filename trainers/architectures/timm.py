@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from trainers.architectures.library import LibraryModel
+from trainers.meta import Shape
 
 
 class Timm(LibraryModel, kind="timm"):
@@ -26,8 +27,10 @@ class Timm(LibraryModel, kind="timm"):
         return cls.library().list_models()
 
     def create(self, options: dict[str, Any], *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+        return self.made(self.name, options, shape, pretrained=False, num_classes=num_classes)
+
+    def made(self, name: str, options: dict[str, Any], shape: Shape, **more: Any) -> nn.Module:
+        """timm's network of that name for images of `shape` (C, H, W); timm may raise any error."""
         timm = self.library()
-        size = {"img_size": shape[1:]} if timm.get_pretrained_cfg_value(self.name, "fixed_input_size") else {}
-        return timm.create_model(
-            self.name, pretrained=False, num_classes=num_classes, in_chans=shape[0], **{**size, **options}
-        )
+        size = {"img_size": shape[1:]} if timm.get_pretrained_cfg_value(name, "fixed_input_size") else {}
+        return timm.create_model(name, in_chans=shape[0], **{**size, **options}, **more)

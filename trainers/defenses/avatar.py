@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -97,20 +97,28 @@ class Avatar(Restoration, kind="avatar"):
             done = stages.train(STAGE, net, source, loss, recipe)
             return parameters_to_vector(done.parameters()).detach().cpu()
 
-        weights = context.cache(f"denoiser-{self._denoiser_key}-{context.seed}", trained)
+        weights = context.cache(f"{self.shared}-{context.seed}", trained)
         denoiser = build(images.shape, width=self.width, seed=0).to(context.device).eval()
         with torch.no_grad():
             vector_to_parameters(weights.to(context.device), denoiser.parameters())
-        return Restored(self._denoised(diffusion, denoiser, images, stages), {"learnt_from": len(source)})
+        with stages.used(images, recipe):
+            done = self._denoised(diffusion, denoiser, images, stages)
+        return Restored(done, {"learnt_from": len(source), "reused": not stages.rows})
 
     @property
-    def _denoiser_key(self) -> str:
-        """The key of this defense with the settings that the training of its denoiser does not depend on at
-        one value."""
+    def canonical(self) -> Self:
+        number = self.number if self.learns_from == "held_out" else type(self).model_fields["number"].default
+        return self.model_copy(update={"number": number})
+
+    @property
+    def shared(self) -> str:
+        """The name of its denoiser: what its training depends on, but for the images."""
         usual = {"time": 1, "learns_from": "training", "number": 1}
-        return self.model_copy(update=usual).key
+        return f"denoiser-{self.canonical.model_copy(update=usual).key}"
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        if not self.time:
+            return Work()
         network = flops_of(UNet(shape, width=self.width).to(META), shape)
         learnt = self.number if self.learns_from == "held_out" else images
         size, step = self.denoiser_batch_size, Passes(forward=1, backward=1)

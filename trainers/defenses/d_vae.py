@@ -67,9 +67,12 @@ class DVae(Restoration, kind="d_vae"):
         first = stages.kept(SECOND, images)
         if first is None:
             net = self._trained(stages, FIRST, images)
-            first = self._applied(stages, FIRST, net, images)
+            with stages.used(images, self._recipe):
+                first = self._applied(stages, FIRST, net, images)
         net = self._trained(stages, SECOND, first)
-        return Restored(self._applied(stages, SECOND, net, first), {"epochs": stages.rows})
+        with stages.used(images, self._recipe):
+            done = self._applied(stages, SECOND, net, first)
+        return Restored(done, {"epochs": stages.rows})
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         net = DisentanglingVae(shape, num_classes, width=self.width, latent=self.latent).to(META)
@@ -79,11 +82,9 @@ class DVae(Restoration, kind="d_vae"):
             images, self.vae_batch_size, Passes(forward=3), network
         )
 
-    def _trained(self, stages: Stages, stage: int, images: Images) -> DisentanglingVae:
-        shape, rate = images.shape, self.rates[stage - FIRST]
-        seed = stages.seed(stage)
-        net = build(shape, images.num_classes, width=self.width, latent=self.latent, seed=seed)
-        recipe = Recipe(
+    @property
+    def _recipe(self) -> Recipe:
+        return Recipe(
             prefix="vae_",
             epochs=self.vae_epochs,
             batch_size=self.vae_batch_size,
@@ -92,13 +93,18 @@ class DVae(Restoration, kind="d_vae"):
             cosine=True,
         )
 
+    def _trained(self, stages: Stages, stage: int, images: Images) -> DisentanglingVae:
+        shape, rate = images.shape, self.rates[stage - FIRST]
+        seed = stages.seed(stage)
+        net = build(shape, images.num_classes, width=self.width, latent=self.latent, seed=seed)
+
         def loss(
             net: DisentanglingVae, x: Tensor, labels: Tensor, gen: torch.Generator, epoch: int
         ) -> Tensor:
             limit = SMALL if epoch > EARLY else None
             return vae_loss(net(x, labels, gen), x, rate=rate, weight=self.weight, limit=limit)
 
-        trained = stages.train(stage, net, images, loss, recipe, keep=stage == SECOND)
+        trained = stages.train(stage, net, images, loss, self._recipe, keep=stage == SECOND)
         assert isinstance(trained, DisentanglingVae)
         return trained
 

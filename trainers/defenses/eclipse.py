@@ -3,7 +3,7 @@ ESORICS 2024)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -42,6 +42,11 @@ class Eclipse(Avatar, kind="eclipse"):
 
     curve: ClassVar[Curve] = "cosine"
     steps: ClassVar[int] = 4000
+
+    @property
+    def canonical(self) -> Self:
+        usual = {name: type(self).model_fields[name].default for name in ("grey", "std")}
+        return super().canonical.model_copy(update=usual)
 
     @property
     def memorises(self) -> bool:

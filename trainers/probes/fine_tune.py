@@ -24,7 +24,8 @@ class FineTune(Probe, kind="fine_tune", version=2):
     recipe and seed except for `epochs` and `lr`, through the whole schedule.
 
     The curve `<set>` is the accuracy on the test images before (index 0) and after each epoch; `<set>_acc` is
-    its last value, `<set>_peak_acc` the best after an epoch. Costs `epochs` epochs of training for each set,
+    its last value, `<set>_peak_acc` the best after an epoch. A defense that trains a network to restore the
+    trial's images does not restore the sets. Costs `epochs` epochs of training for each set,
     and a forward pass of the test images after each epoch.
     """
 
@@ -79,7 +80,13 @@ class FineTune(Probe, kind="fine_tune", version=2):
         try:
             with torch.autocast(subject.device.type, enabled=False):  # `fit` enters its own
                 trained = fit(
-                    spec, images, subject.test, seed=subject.seed, device=subject.device, start=start
+                    spec,
+                    images,
+                    subject.test,
+                    seed=subject.seed,
+                    device=subject.device,
+                    start=start,
+                    restored=True,
                 )
         except DivergenceError as error:
             raise DivergenceError(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any, ClassVar
 
+import torch
+
+from trainers.architectures.timm import Timm
 from trainers.families import Architecture
 from trainers.spec import InputError
 from trainers.start import Kept, Pixels, Start, Task, Weights
@@ -23,32 +27,31 @@ class TimmStart(Start, kind="timm"):
 
     def check(self, architecture: Architecture) -> None:
         base = self.name.partition(".")[0]
-        if architecture.kind != "timm" or getattr(architecture, "name", "").partition(".")[0] != base:
+        if not isinstance(architecture, Timm) or architecture.name.partition(".")[0] != base:
             raise ValueError(
                 f"these weights belong to the architecture {{kind: timm, name: {base}}}: write that"
             )
 
     def pixels(self, architecture: Architecture) -> Pixels | None:
-        config = architecture.library().get_pretrained_cfg(self.name)  # type: ignore[attr-defined]
+        config = network(architecture).library().get_pretrained_cfg(self.name)
         return None if config is None else (tuple(config.mean), tuple(config.std))
 
     def weights(self, task: Task, kept: Kept | None) -> Weights:
-        named = task.architecture.model_copy(update={"name": self.name})
-        timm = named.library()  # type: ignore[attr-defined]
+        found = network(task.architecture)
         try:
-            with warnings.catch_warnings(action="ignore"):
-                net = timm.create_model(
-                    self.name,
-                    pretrained=True,
-                    num_classes=task.num_classes,
-                    in_chans=task.shape[0],
-                    **named.options,  # type: ignore[attr-defined]
-                )
+            with warnings.catch_warnings(action="ignore"), torch.random.fork_rng(devices=[]):
+                net = found.made(self.name, copy.deepcopy(found.options), task.shape, pretrained=True)
         except Exception as error:
             why = str(error).strip().splitlines() or [type(error).__name__]
             raise InputError(
                 f"start: the weights of timm's {self.name!r} could not be had ({why[0]}); on a machine "
                 "without a network, fill Hugging Face's cache on one that has it, and copy it"
             ) from error
-        weights: Weights = net.state_dict()
-        return weights
+        return net.state_dict()
+
+
+def network(architecture: Architecture) -> Timm:
+    """The architecture, which `check` has found to be timm's."""
+    if not isinstance(architecture, Timm):
+        raise InputError(f"start: timm's weights are not for the architecture {architecture.kind}")
+    return architecture

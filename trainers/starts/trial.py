@@ -30,6 +30,6 @@ class TrialStart(Start, kind="trial"):
 def no_weights(key: str) -> InputError:
     """The error for a trial whose weights are not in the store."""
     return InputError(
-        f"start: there are no weights of the trial {key} in the store: run its sweep first, and let it keep "
-        "them (run.keep)"
+        f"start: there are no weights of the trial {key} in the store: run its sweep first, with "
+        "--set run.keep=weights; if it has run already, add a probe to it, which trains it again"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -33,7 +34,7 @@ class WeightsFile(Start, kind="weights"):
 
     def pinned(self) -> Self:
         file = Path(self.path).expanduser().absolute()
-        found = digest_of(read_weights(file))
+        found = _digest(file)
         if self.digest not in (None, found):
             raise InputError(
                 f"start: the weights in {file} have the digest {found[:16]}..., but the spec expects "
@@ -77,6 +78,20 @@ def read_weights(file: Path) -> Weights:
     if not isinstance(found, dict) or not found or not all(isinstance(v, Tensor) for v in found.values()):
         raise InputError(f"start: {file} holds no weights: it should be torch.save(model.state_dict(), file)")
     return found
+
+
+def _digest(file: Path) -> str:
+    """`digest_of` the weights in a file, computed again only if it was written since. InputError."""
+    try:
+        about = file.stat()
+    except OSError as error:
+        raise InputError(f"start: {file} cannot be read: {error.strerror or error}") from None
+    return _digest_then(file, about.st_mtime_ns, about.st_size)
+
+
+@cache
+def _digest_then(file: Path, written: int, size: int) -> str:
+    return digest_of(read_weights(file))
 
 
 def digest_of(weights: Weights) -> str:

@@ -39,6 +39,9 @@ class Builders:
     rows: Counter[str] = field(default_factory=Counter)  # progress reports of each, in this attempt
     most: Counter[str] = field(default_factory=Counter)  # the most progress reports of each in any attempt
     began: set[str] = field(default_factory=set)  # names of those that have started
+    trained: set[str] = field(
+        default_factory=set
+    )  # networks that several data sets need, see DataSpec.shares
     pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
@@ -91,6 +94,7 @@ class Builders:
             self._failed(spec, self._fault(spec, error))
         else:
             self._release(spec, done=True)
+            self.trained |= {spec.shares} if spec.shares else set()
             self.progress.data_built(spec)
 
     def _failed(self, spec: DataSpec, found: Fault) -> None:
@@ -125,6 +129,8 @@ class Builders:
         trials could use them, so that neither waits for the other to finish. One builder may always start."""
         if not self.refs:
             return True
+        if self._waits(spec):
+            return False
         if len(self.claims) + self._workers(spec) > self.pressure.most:
             return False
         part = 1.0 if self.progress.idle else 0.5
@@ -133,6 +139,11 @@ class Builders:
         if mine[0].gpus and any(claim.gpus for claim in theirs) and gpus > part * self.cluster.total("GPU"):
             return False
         return sum(claim.cpus for claim in (*theirs, *mine)) <= part * self.cluster.total("CPU")
+
+    def _waits(self, spec: DataSpec) -> bool:
+        """Whether a builder at work trains the network that this data set needs too."""
+        at_work = {other.shares for other in self.refs.values()} - {None}
+        return spec.shares in at_work - self.trained
 
     def _workers(self, spec: DataSpec) -> int:
         """The number of tasks that build a data set together; only crafting is shared, and only while
@@ -152,7 +163,8 @@ class Builders:
         return with_gpu(self._workers(spec), self.cluster, wanted=spec.wants_gpu)
 
     def _submit(self, spec: DataSpec) -> None:
-        self.mail = self.mail or Queue(actor_options={"num_cpus": 0})
+        if self.mail is None:  # an empty queue is false
+            self.mail = Queue(actor_options={"num_cpus": 0})
         cpus, workers = self.context.run.cpus_per_data, self._workers(spec)
         gpus = self._gpus(spec)
         opener = partial(open_driven, self.context.store.where, self.driver)

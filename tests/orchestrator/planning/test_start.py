@@ -17,6 +17,7 @@ from poisons import Store
 from tests.conftest import CPU
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny
 from trainers import InputError
+from trainers.architectures.resnet import ResNet18
 
 
 def sweep(start: Any, **more: Any) -> dict[str, Any]:
@@ -65,3 +66,12 @@ def test_a_grid_of_starts(store: Store, tmp_path: Path) -> None:
     starts["last"] = {**starts["all"], "layers": "last"}  # type: ignore[dict-item]
     plan = plan_of(tiny(grid={"train.start": starts, "seed": [0, 1]}), store)
     assert len({task.key for task in plan.tasks}) == 6
+
+
+def test_weights_of_another_network_are_refused_in_advance(store: Store, tmp_path: Path) -> None:
+    (trial,) = (task.trial for task in plan_of(sweep(None), store).tasks)
+    wide = trial.train.model_copy(update={"architecture": ResNet18(width=4)})
+    torch.save(wide.network(num_classes=10, shape=(3, 32, 32), seed=5).state_dict(), tmp_path / "a.pt")
+    store.ensure(trial.test_data)
+    with pytest.raises(InputError, match=r"start: .*a.pt: these are weights of another network"):
+        plan_of(sweep({"kind": "weights", "path": str(tmp_path / "a.pt")}), store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
@@ -10,8 +11,9 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from orchestrator.execution.faults import Fault
 from orchestrator.execution.ray.builders import Builders
 from orchestrator.execution.ray.connect import Cluster
-from poisons import DataSpec, Store
+from poisons import DataSpec, Poison, Store
 from tests.orchestrator.execution.test_progress import Recorder, begun
+from trainers.defenses.avatar import Avatar
 
 
 def scene(store: Store, **run: int) -> tuple[Builders, DataSpec, Recorder]:
@@ -59,3 +61,45 @@ def test_an_out_of_memory_kill_is_a_machine_fault_and_reduces_the_number_of_work
     assert builders.pressure.most < math.inf
     assert builders._fault(spec, WorkerCrashedError()).kind == "machine"
     assert builders._fault(spec, RayTaskError("_build", "Traceback", KeyError("x"))).kind == "trial"
+
+
+class EmptyQueue:
+    """A queue without messages, which is false, as Ray's is."""
+
+    made: ClassVar[int] = 0
+
+    def __init__(self, **_: object) -> None:
+        EmptyQueue.made += 1
+
+    def __len__(self) -> int:
+        return 0
+
+
+def test_all_builders_report_to_one_queue(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    builders, spec, _ = scene(store)
+    given: list[object] = []
+    monkeypatch.setattr("orchestrator.execution.ray.builders.Queue", EmptyQueue)
+    monkeypatch.setattr(
+        "orchestrator.execution.ray.builders.start_build",
+        lambda spec, opener, mail, **_: given.append(mail) or len(given),
+    )
+    for _ in range(3):
+        builders._submit(spec)
+    assert EmptyQueue.made == 1
+    assert all(mail is given[0] for mail in given)
+
+
+def test_a_network_that_several_data_sets_need_is_trained_by_one_builder(store: Store) -> None:
+    builders, spec, _ = scene(store)
+    clean, own = (
+        Avatar.parse({**Avatar.smoke, "learns_from": which}, "test") for which in ("clean", "training")
+    )
+    ops, em = (
+        spec.model_copy(update={"poison": (Poison.parse(kind, "test"),)}) for kind in ("ops", "randpix")
+    )
+    builders.refs = {1: ops.restored(clean)}  # type: ignore[dict-item]
+    assert builders._waits(em.restored(clean))
+    assert not builders._waits(em.restored(own))
+    assert not builders._waits(em)
+    builders.trained.add(ops.restored(clean).shares or "")
+    assert not builders._waits(em.restored(clean))
