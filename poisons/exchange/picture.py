@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from poisons.base import Perturbation
+from poisons.perturbations.filtering import Filtering
 from poisons.perturbations.pixel_write import PixelWrite
 from poisons.store.build import per_chunk
 from trainers.images import Images
@@ -42,7 +43,7 @@ def draw(
     `restored` images, if there are any.
 
     For a perturbation that writes class-wise pixels it also shows these pixels, and a map of the pixels of
-    all classes; the scale then ignores them, if anything else changed.
+    all classes; the scale then ignores them, if anything else changed. Filters are shown in a line.
     """
     classes = poisoned.y.unique().tolist()
     shown = classes[:CLASSES]
@@ -50,6 +51,7 @@ def draw(
     rows = torch.tensor(_examples(clean, poisoned, shown, still=still))
     writes = [link for link in _links(perturbation) if link.per == "class"]
     pixels = [("pixels", _pixels(write, shown, poisoned)) for write in writes]
+    filters = [("filter", _filter(link, shown)) for link in _filters(perturbation)]
     lines, notes = [("clean", clean.x[rows].cpu())], []
     if len(shown) < len(classes):
         notes.append(f"The first {len(shown)} of {len(classes)} classes.")
@@ -62,7 +64,7 @@ def draw(
         title, difference, note = _difference(lines[0][1], now, [])
         lines += [("restored", now), (title, difference)]
         notes.append(note.replace("Differences", "Those of the restored images"))
-    parts = [_grid([str(k) for k in shown], lines + pixels), *map(_map, writes)]
+    parts = [_grid([str(k) for k in shown], lines + pixels + filters), *map(_map, writes)]
     return _stacked(parts, notes)
 
 
@@ -110,6 +112,17 @@ def _examples(clean: Images, poisoned: Images, classes: list[int], *, still: boo
 def _links(perturbation: Perturbation | None) -> Iterator[PixelWrite]:
     links = () if perturbation is None else perturbation.flat()
     return (link for link in links if isinstance(link, PixelWrite))
+
+
+def _filters(perturbation: Perturbation | None) -> Iterator[Filtering]:
+    links = () if perturbation is None else perturbation.flat()
+    return (link for link in links if isinstance(link, Filtering))
+
+
+def _filter(link: Filtering, classes: list[int]) -> Tensor:
+    """The filter of each class as a grey image, its largest value white."""
+    chosen = link.filters[classes]
+    return (chosen / chosen.amax((1, 2), keepdim=True).clamp(min=1e-9) * 255).round().to(torch.uint8)[:, None]
 
 
 def _pixels(write: PixelWrite, classes: list[int], like: Images) -> Tensor:
