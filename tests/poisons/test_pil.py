@@ -1,0 +1,69 @@
+"""Perturbation-induced linearisation against automatic differentiation."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from poisons import CraftContext
+from poisons.methods.pil import Pil, noise_gradient
+from trainers import Images, InputError
+from trainers.loop import DivergenceError
+
+QUIET = CraftContext(report=lambda _: None)
+
+
+def low_contrast(n: int) -> Images:
+    """Images whose class is their brightness, a little, in the middle of the range."""
+    gen = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % 4
+    x = 100 + 10 * y.view(-1, 1, 1, 1) + torch.randint(-20, 21, (n, 3, 8, 8), generator=gen)
+    return Images(x.to(torch.uint8), y, 4)
+
+
+def test_the_gradient_is_that_of_the_published_loss() -> None:
+    gen = torch.Generator().manual_seed(0)
+    weights = torch.randn((4, 48), generator=gen, dtype=torch.float64)
+    x = torch.rand((6, 3, 4, 4), generator=gen, dtype=torch.float64)
+    labels = torch.arange(6) % 4
+    noise = (0.1 * torch.randn(x.shape, generator=gen, dtype=torch.float64)).requires_grad_()
+    p = F.softmax((x - noise).flatten(1) @ weights.mT, 1)
+    uniform = torch.full_like(p, 1 / 4)
+    loss = 0.9 * F.cross_entropy(noise.flatten(1) @ weights.mT, labels, reduction="sum")
+    loss = loss + 0.1 * F.kl_div(p.log(), uniform, reduction="sum")
+    (wanted,) = torch.autograd.grad(loss, noise)
+    assert torch.allclose(noise_gradient(weights, x, labels, noise.detach(), 0.9), wanted, atol=1e-12)
+
+
+def test_a_linear_classifier_reads_the_noise_and_not_the_image() -> None:
+    clean = low_contrast(200)
+    pil = Pil(linear_batch_size=64, linear_epochs=100, linear_lr=0.02)
+    crafted = pil.craft(clean, seed=0, context=QUIET)
+    assert crafted.delta.abs().max() == 8
+    assert crafted.facts()["linear_accuracy"] > 0.3
+    weights, _ = pil._classifier(clean, 0, QUIET)
+    noise = -crafted.delta.float() / 255
+    assert ((noise.flatten(1) @ weights.mT).argmax(1) == clean.y).float().mean() > 0.95
+    before = (clean.x.float() / 255).flatten(1) @ weights.mT
+    after = (crafted.apply(clean).x.float() / 255).flatten(1) @ weights.mT
+    assert after.softmax(1).std(1).mean() < before.softmax(1).std(1).mean()
+
+
+def test_it_does_not_depend_on_how_many_images_there_are_behind() -> None:
+    """Whole batches before the last one are crafted alike, given one classifier."""
+    clean = low_contrast(100)
+    one, again = (
+        Pil(steps=3, linear_epochs=1, linear_batch_size=32).craft(clean, seed=4, context=QUIET)
+        for _ in range(2)
+    )
+    other = Pil(steps=3, linear_epochs=1, linear_batch_size=32).craft(clean, seed=5, context=QUIET)
+    assert torch.equal(one.delta, again.delta)
+    assert not torch.equal(one.delta, other.delta)
+
+
+def test_mistakes_have_names() -> None:
+    with pytest.raises(InputError, match="a step of 0 changes nothing"):
+        Pil.parse({"step": 0}, "test")
+    with pytest.raises(DivergenceError, match="pil: the linear classifier diverged; try a smaller linear_lr"):
+        Pil(linear_lr=1e30, linear_epochs=4).craft(low_contrast(40), seed=0, context=QUIET)
