@@ -101,6 +101,11 @@ class Poison(Plugin, family="poison", package="poisons.methods"):
         return True
 
     @property
+    def shared(self) -> str | None:
+        """The name under which it caches a network that other poisons could use; None if it caches none."""
+        return None
+
+    @property
     def imports(self) -> str | None:
         """The fingerprint of the imported perturbation that it uses; None if it is crafted."""
         return None

@@ -113,22 +113,23 @@ class DataSpec(Spec):
 
     @property
     def learnt_from(self) -> str:
-        """The images that the restoration learns from, as text that names them and no others."""
-        if (references := self.references) is None:
-            return self.restored(None).name
+        """The images that a network for this data set learns from, as text that names them and no others."""
         wanted = None if self.restoration is None else self.restoration.clean_images
-        if wanted is None or wanted.origin == "clean":
-            return references.name
-        return f"{references.name} without {self.clean.name}"
+        if self.restoration is not None and wanted is None:
+            return self.restored(None).name
+        if self.references is None or wanted is None or wanted.origin == "clean":
+            return self.clean.name
+        return f"{self.references.name} without {self.clean.name}"
 
     @property
     def shares(self) -> str | None:
         """The name of a network that is trained for this data set and others, if there is one: a builder that
         comes later finds it."""
-        shared = None if self.restoration is None else self.restoration.shared
-        if shared is None:
+        method = self.restoration or (self.poison[0] if self.crafts else None)
+        if method is None or method.shared is None:
             return None
-        digest = hashlib.sha256(f"{shared}, seed {self.seed}, {self.learnt_from}".encode()).hexdigest()
+        seed = f", seed {self.seed}" if self.restoration is not None else ""
+        digest = hashlib.sha256(f"{method.shared}{seed}, {self.learnt_from}".encode()).hexdigest()
         return f"network-{digest[:16]}"
 
     @property

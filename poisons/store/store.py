@@ -355,8 +355,7 @@ class Store:
         kept, shares = self._cache(spec.references or before_spec), spec.shares or ""
 
         def cache(_: str, make: Callable[[], Tensor]) -> Tensor:
-            with FileLock(self.root / "locks" / f"{shares}.lock"):  # builders of other data sets want it too
-                return kept(shares, lambda: {"weights": make()})["weights"]
+            return kept(shares, lambda: {"weights": make()})["weights"]
 
         own_context = RestorationContext(context.device, spec.seed, context.report, checkpoint, cache)
         found = spec.restoration.restore(before, self._clean_images(spec, clean), own_context)
@@ -471,11 +470,18 @@ class Store:
         folder = self.root / "statistics" / clean.name
 
         def cached(name: str, make: Callable[[], Tensors]) -> Tensors:
+            with FileLock(self.root / "locks" / f"{clean.key}-{name}.lock"):  # others may want it too
+                return there(name) or keep(name, make())
+
+        def there(name: str) -> Tensors | None:
             file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
             with suppress(DamagedError, OSError):
                 if (data := read_regular(mark, STAMP.limit)) and unchanged(file, STAMP.read(data)):
                     return arrow.read(file)[0]
-            made = make()
+            return None
+
+        def keep(name: str, made: Tensors) -> Tensors:
+            file, mark = folder / f"{name}.arrow", folder / f"{name}.json"
             temporary = folder / f".{name}.{os.getpid()}.tmp"
             try:
                 folder.mkdir(parents=True, exist_ok=True)

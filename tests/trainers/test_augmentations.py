@@ -25,6 +25,7 @@ from trainers.augmentations.cutout import cutout
 from trainers.augmentations.flip_crop import FlipCrop, crop
 from trainers.augmentations.mixup import Mixup, beta, mixup
 from trainers.augmentations.rotate import Rotate, rotate
+from trainers.augmentations.subpixel_shift import shifted
 from trainers.families import Augmentation
 from trainers.spec import InputError
 
@@ -442,3 +443,16 @@ def test_angles_are_uniform_within_the_limit() -> None:
     angle = torch.rad2deg(torch.atan2((mass * up).sum((1, 2)), (mass * right).sum((1, 2))))
     assert angle.abs().max() < 30.5
     assert (torch.histc(angle, 6, -30, 30) / 500 - 1).abs().max() < 0.2
+
+
+def test_subpixel_shifts_are_bilinear() -> None:
+    """A shift by whole pixels moves them; by half a pixel it is the mean of two; beyond the edge it is grey."""
+    x = torch.rand((1, 3, 5, 6), generator=torch.Generator().manual_seed(0))
+    still = torch.zeros(1, dtype=torch.bool)
+    assert torch.allclose(shifted(x, torch.zeros(1, 2), still), x, atol=1e-6)
+    right = shifted(x, torch.tensor([[1.0, 0.0]]), still)
+    assert torch.allclose(right[..., :-1], x[..., 1:], atol=1e-5)
+    assert torch.allclose(right[..., -1], torch.tensor(0.5), atol=1e-5)
+    half = shifted(x, torch.tensor([[0.0, 0.5]]), still)
+    assert torch.allclose(half[:, :, :-1], (x[:, :, 1:] + x[:, :, :-1]) / 2, atol=1e-5)
+    assert torch.allclose(shifted(x, torch.zeros(1, 2), ~still), x.flip(3), atol=1e-5)

@@ -1,0 +1,42 @@
+"""Hypocritical noise (Tao, Feng, Yi, Huang, Chen; NeurIPS 2021): error-minimising noise of a network that
+does not change."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, ClassVar
+
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from poisons.methods.fixed_network import FixedNetworkNoise
+from trainers.defenses.pgd_at import PgdAt
+from trainers.pgd import Budget
+from trainers.recipe import TrainSpec
+
+SURROGATE = TrainSpec(epochs=10, defense=PgdAt(budget=Budget(eps=Fraction(2, 255))))
+
+
+class Hypo(FixedNetworkNoise, kind="hypo"):
+    """Noise that makes every image easier for a network that was adversarially trained, with a small budget,
+    on clean images. Published as harming robust accuracy more than standard accuracy."""
+
+    smoke: ClassVar[dict[str, Any]] = {
+        "surrogate": {
+            "architecture": {"kind": "resnet18", "width": 4},
+            "epochs": 8,
+            "batch_size": 20,
+            "augmentations": [],
+        },
+        "steps": 2,
+        "batch_size": 16,
+    }
+    surrogate: TrainSpec = SURROGATE
+    steps: PositiveInt = 100
+    """Steps on each image."""
+
+    usual_step: ClassVar[Fraction] = Fraction(1, 10)
+
+    def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, reduction="sum")

@@ -1,0 +1,53 @@
+"""Adversarial examples as poisons, TAP: error-maximising noise (Fowl, Goldblum, Chiang, Geiping, Czaja,
+Goldstein; NeurIPS 2021)."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+from pydantic import PositiveInt
+from torch import Tensor
+from torch.nn import functional as F
+
+from poisons.methods.fixed_network import FixedNetworkNoise
+from trainers.augmentations.subpixel_shift import SubpixelShift
+from trainers.optimizers.sgd import Sgd
+from trainers.recipe import TrainSpec
+from trainers.schedules.multi_step import MultiStep
+
+SURROGATE = TrainSpec(
+    epochs=40,
+    optimizer=Sgd(nesterov=True),
+    schedule=MultiStep(milestones=(0.35, 0.625, 0.875)),
+    augmentations=(SubpixelShift(),),
+)
+
+
+class Tap(FixedNetworkNoise, kind="tap"):
+    """Adversarial noise against a network of clean images: towards the next class, or away from the own one.
+    A network trained on such images learns the wrong features for each class."""
+
+    smoke: ClassVar[dict[str, Any]] = {
+        "surrogate": {
+            "architecture": {"kind": "resnet18", "width": 4},
+            "epochs": 8,
+            "batch_size": 20,
+            "augmentations": [],
+        },
+        "steps": 2,
+        "restarts": 2,
+        "batch_size": 16,
+    }
+    surrogate: TrainSpec = SURROGATE
+    restarts: PositiveInt = 8
+    """Starts from other noise, of which that with the lowest objective is kept."""
+    aim: Literal["next_class", "untargeted"] = "next_class"
+    """Towards the class after the own one, or away from the own one, which is published as brittle."""
+
+    usual_step: ClassVar[Fraction] = Fraction(1, 20)
+
+    def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.aim == "untargeted":
+            return -F.cross_entropy(logits, labels, reduction="sum")
+        return F.cross_entropy(logits, (labels + 1) % logits.shape[1], reduction="sum")

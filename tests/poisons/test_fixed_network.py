@@ -1,0 +1,216 @@
+"""Error-maximising and hypocritical noise against plain loops; surrogates that are trained once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from poisons import CraftContext, DataSpec, Poison, Store
+from poisons.methods.fixed_network import STREAM
+from poisons.methods.hypo import Hypo
+from poisons.methods.tap import Tap
+from poisons.surrogate import surrogate
+from poisons.workers import Item, Result, Shared, Workers
+from tests.conftest import CPU
+from trainers import Images, InputError, TrainSpec
+from trainers.augmentations.subpixel_shift import shifted
+from trainers.checkpoint import Checkpoint
+from trainers.loop import generator
+from trainers.recipe import repeatable
+
+SURROGATE = {
+    "architecture": {"kind": "resnet18", "width": 4},
+    "epochs": 10,
+    "batch_size": 20,
+    "augmentations": [],
+    "precision": "float32",
+}
+SMALL: dict[str, Any] = {"surrogate": SURROGATE, "steps": 3, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def learnable() -> Images:
+    """40 images of 4 classes, which differ in colour."""
+    gen = torch.Generator().manual_seed(0)
+    y = torch.arange(40) % 4
+    x = torch.randint(40, 120, (40, 3, 32, 32), generator=gen)
+    for k in range(3):
+        x[y == k, k] += 90
+    return Images(x.to(torch.uint8), y, 4)
+
+
+def quiet(**more: Any) -> CraftContext:
+    return CraftContext(report=lambda _: None, **more)
+
+
+def plain(
+    poison: Any, clean: Images, target: Callable[[Tensor], Tensor], sign: float, restart: int
+) -> tuple[Tensor, float]:
+    """The noise as papers write it, batch by batch, in float32."""
+    model, _ = surrogate(poison.surrogate, clean, 0, quiet())
+    eps, step, found, total = 8 / 255, float(poison.usual_step) * 8 / 255, [], 0.0
+    with repeatable():
+        for batch, start in enumerate(range(0, len(clean), poison.batch_size)):
+            some = slice(start, start + poison.batch_size)
+            x, labels = clean.x[some].float() / 255, clean.y[some]
+            gen = generator(CPU, 0, STREAM, restart, batch)
+            delta = (torch.randn(x.shape, generator=gen) * eps).clamp(-eps, eps)
+            for _ in range(poison.steps):
+                z = (x + delta).clamp(0, 1).requires_grad_()
+                drawn = torch.rand((len(x), 3), generator=gen)
+                seen = shifted(z, (2 * drawn[:, :2] - 1) * 4, drawn[:, 2] > 0.5)
+                seen = seen.contiguous(memory_format=torch.channels_last)
+                loss = sign * F.cross_entropy(model(seen), target(labels), reduction="sum")
+                loss.backward()
+                assert z.grad is not None
+                delta = (z.detach() - x - step * z.grad.sign()).clamp(-eps, eps)
+            total += loss.item()
+            found.append((((x + delta).clamp(0, 1) - x).double() * 255).round().clamp(-8, 8))
+    return torch.cat(found), total / len(clean)
+
+
+@pytest.mark.parametrize(
+    ("poison", "target", "sign"),
+    [
+        (Tap.parse({**SMALL, "restarts": 1}, "test"), lambda y: (y + 1) % 4, 1.0),
+        (Tap.parse({**SMALL, "restarts": 1, "aim": "untargeted"}, "test"), lambda y: y, -1.0),
+        (Hypo.parse(SMALL, "test"), lambda y: y, 1.0),
+    ],
+    ids=["tap", "untargeted", "hypo"],
+)
+def test_noise_is_that_of_a_plain_loop(poison: Any, target: Any, sign: float, learnable: Images) -> None:
+    crafted = poison.craft(learnable, seed=0, context=quiet())
+    wanted, objective = plain(poison, learnable, target, sign, 0)
+    assert torch.equal(crafted.delta.double(), wanted)
+    assert crafted.facts()["objective"] == pytest.approx(objective, rel=1e-5)
+
+
+def test_the_restart_with_the_lowest_objective_is_kept(learnable: Images) -> None:
+    poison = Tap.parse({**SMALL, "restarts": 3}, "test")
+    tried = [plain(poison, learnable, lambda y: (y + 1) % 4, 1.0, restart) for restart in range(3)]
+    best = min(tried, key=lambda pair: pair[1])
+    crafted = poison.craft(learnable, seed=0, context=quiet())
+    assert torch.equal(crafted.delta.double(), best[0])
+
+
+def test_noise_leads_the_surrogate_to_the_next_class(learnable: Images) -> None:
+    longer = {**SMALL, "surrogate": {**SURROGATE, "epochs": 40}, "augmentations": [], "eps": "32/255"}
+    poison = Tap.parse({**longer, "steps": 60, "restarts": 1}, "test")
+    poisoned = poison.craft(learnable, seed=0, context=quiet()).apply(learnable)
+    model, accuracy = surrogate(poison.surrogate, learnable, 0, quiet())
+    assert accuracy > 0.9
+    target = (learnable.y + 1) % 4
+    before, after = (F.cross_entropy(model(one.x.float() / 255), target) for one in (learnable, poisoned))
+    assert after < before / 2
+
+
+class Three(Workers):
+    size = 3
+
+    def map(self, work: Any, shared: Shared, items: Sequence[Item], *, device: torch.device) -> list[Result]:
+        return [work(shared, item, device) for item in items]
+
+
+def test_any_split_gives_the_same_bits(learnable: Images) -> None:
+    poison = Tap.parse({**SMALL, "batch_size": 8}, "test")
+    alone, shared = (
+        poison.craft(learnable, seed=0, context=quiet(**more)) for more in ({}, {"workers": Three()})
+    )
+    assert torch.equal(alone.delta, shared.delta)
+
+
+class KilledError(Exception):
+    pass
+
+
+def test_a_killed_crafting_goes_on_with_the_next_restart(learnable: Images, tmp_path: Path) -> None:
+    poison, file = Tap.parse({**SMALL, "restarts": 3}, "test"), tmp_path / "checkpoint.pt"
+    whole = poison.craft(learnable, seed=0, context=quiet())
+    rows: list[dict[str, Any]] = []
+
+    def killed(row: dict[str, Any]) -> None:
+        if row.get("restart") == 3:
+            raise KilledError
+
+    context = quiet(checkpoint=Checkpoint(file, every=0))
+    with pytest.raises(KilledError):
+        poison.craft(learnable, seed=0, context=replace(context, report=killed))
+    again = poison.craft(learnable, seed=0, context=replace(context, report=rows.append))
+    assert torch.equal(again.delta, whole.delta)
+    assert [row["restart"] for row in rows if "restart" in row] == [3]
+    context.checkpoint.save(
+        {"restart": 1, "levels": torch.zeros(3), "objective": 0.0}, owner=f"tap {poison.key}, seed 0"
+    )  # type: ignore[union-attr]
+    assert torch.equal(poison.craft(learnable, seed=0, context=context).delta, whole.delta)
+
+
+def test_a_surrogate_is_trained_once_for_poisons_and_seeds(store: Store) -> None:
+    rows: list[dict[str, Any]] = []
+    source, wider = (
+        {"kind": "digits", "size": 16},
+        {**SURROGATE, "architecture": {"kind": "resnet18", "width": 8}},
+    )
+    specs = [
+        DataSpec.parse({"source": source, "limit": 60, "poison": poison, "seed": seed}, "test").pinned()
+        for poison, seed in (
+            ({"kind": "tap", **SMALL}, 0),
+            ({"kind": "tap", **SMALL}, 1),
+            ({"kind": "hypo", **SMALL, "steps": 1}, 0),
+            ({"kind": "tap", **SMALL, "surrogate": wider}, 0),
+        )
+    ]
+    for spec in specs:
+        store.ensure(spec, CraftContext(report=rows.append))
+    assert len([row for row in rows if row.get("surrogate_epoch") == 1]) == 2
+    assert len({spec.shares for spec in specs}) == 2
+    assert None not in {spec.shares for spec in specs}
+    other = Store(store.root.parent / "other").ensure(specs[2])
+    mine = store.load(specs[2])
+    assert mine is not None
+    assert torch.equal(mine.x, other.x)
+
+
+def test_a_surrogate_that_learnt_nothing_says_so(images: Images) -> None:
+    """Random images, one step at a rate of almost nothing."""
+    idle = {**SURROGATE, "epochs": 1, "optimizer": {"kind": "sgd", "lr": 1e-9}}
+    poison = Tap.parse({**SMALL, "surrogate": idle}, "test")
+    with pytest.raises(
+        InputError, match=r"the surrogate learnt nothing: its accuracy on clean images is .*train it"
+    ):
+        poison.craft(images, seed=0, context=quiet())
+
+
+def test_plans_know_what_it_takes() -> None:
+    one = Tap.parse({**SMALL, "restarts": 1}, "test").work(1000, shape=(3, 32, 32), num_classes=10)
+    more = Tap.parse({**SMALL, "restarts": 5, "steps": 30}, "test").work(
+        1000, shape=(3, 32, 32), num_classes=10
+    )
+    assert more.flops > one.flops > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"step": 0}, "a step of 0 changes nothing"),
+        ({"augmentations": ["mixup"]}, "no gradient of single images passes 'mixup'"),
+        ({"eps": "1/1000"}, "eps must be between 1/255"),
+    ],
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Tap.parse(settings, "test")
+
+
+def test_the_published_surrogate() -> None:
+    spec: TrainSpec = Tap().surrogate
+    rates = [spec.schedule.factor((epoch + 0.5) / 40) for epoch in range(40)]
+    drops = [i for i in range(1, 40) if rates[i] < rates[i - 1]]
+    assert drops == [14, 25, 35]
+    assert Poison.parse("hypo", "test").surrogate.defense.kind == "pgd_at"  # type: ignore[attr-defined]
