@@ -39,9 +39,7 @@ class Builders:
     rows: Counter[str] = field(default_factory=Counter)  # progress reports of each, in this attempt
     most: Counter[str] = field(default_factory=Counter)  # the most progress reports of each in any attempt
     began: set[str] = field(default_factory=set)  # names of those that have started
-    trained: set[str] = field(
-        default_factory=set
-    )  # networks that several data sets need, see DataSpec.shares
+    trained: set[str] = field(default_factory=set)  # names of shared networks that are trained
     pressure: Pressure = field(default_factory=Pressure)
 
     def __post_init__(self) -> None:
