@@ -77,14 +77,9 @@ class Autoregression(Perturbation, kind="autoregression"):
         """The changes of these images before they are rounded: float64 N,C,H,W, in units of the pixel
         range."""
         c, (h, w) = self.coefficients.shape[1], self.shape
-        start = torch.stack(
-            [
-                torch.randn(
-                    (c, h + CROP, w + CROP), generator=rng(self.seed, f"ar {row}"), dtype=torch.float64
-                )
-                for row in rows.tolist()
-            ]
-        )
+        start = torch.zeros((len(rows), c, h + CROP, w + CROP), dtype=torch.float64)
+        for one, row in zip(start, rows.tolist(), strict=True):
+            begin(one, rng(self.seed, f"ar {row}"))
         found = signals(self.coefficients[labels], start)[:, :, CROP:, CROP:]
         flat = found.flatten(1)
         size = flat.abs().amax(1) if self.norm == "Linf" else flat.square().sum(1).sqrt()
@@ -108,22 +103,30 @@ class Autoregression(Perturbation, kind="autoregression"):
         return cls(coefficients, **{**fields, "shape": tuple(fields["shape"])})
 
 
-def signals(coefficients: Tensor, start: Tensor) -> Tensor:
-    """The signals N,C,H,W that follow `coefficients` N,C,3,3 from `start`, which is overwritten: the value in
-    row i, column j, from 2 on, is the sum of those in the window of 3x3 that ends there.
+def begin(signal: Tensor, gen: torch.Generator) -> None:
+    """Draw the values that no window ends at: the first two rows and columns of a signal C,H,W."""
+    c, h, w = signal.shape
+    drawn = torch.randn((c, 2 * (h + w - 2)), generator=gen, dtype=signal.dtype)
+    signal[:, :2] = drawn[:, : 2 * w].view(c, 2, w)
+    signal[:, 2:, :2] = drawn[:, 2 * w :].view(c, h - 2, 2)
 
-    A value depends on those above and to the left of it, so all values of an anti-diagonal, whose places in
-    memory are evenly spaced, are computed at once. Sums are formed term by term, as on every machine.
+
+def signals(coefficients: Tensor, start: Tensor) -> Tensor:
+    """The signals N,C,H,W that follow `coefficients` N,C,3,3 from `start`: the value in row i, column j, from
+    2 on, is the sum of those in the window of 3x3 that ends there.
+
+    A value depends on those above and to the left of it, so all values of an anti-diagonal, whose places are
+    evenly spaced, are computed at once. Sums are formed term by term, in float64, as on every machine.
     """
     n, c, h, w = start.shape
-    flat, taps = start.view(n, c, h * w), coefficients.view(n, c, 9, 1).unbind(2)
+    values = start.reshape(n * c, h * w).t().contiguous()  # by place, then by image and channel
+    taps = coefficients.reshape(n * c, 9).t().contiguous()
     for diagonal in range(4, h + w - 1):
         first, last = max(2, diagonal - w + 1), min(h - 1, diagonal - 2)
-        at, number = first * w + diagonal - first, last - first + 1
-        length = (number - 1) * (w - 1) + 1
-        total = torch.zeros((n, c, number), dtype=start.dtype)
+        at, length = first * w + diagonal - first, (last - first) * (w - 1) + 1
+        total = torch.zeros((last - first + 1, n * c), dtype=start.dtype)
         for k in range(8):
             begin = at - (2 - k // 3) * w - 2 + k % 3
-            total += flat[:, :, begin : begin + length : w - 1] * taps[k]
-        flat[:, :, at : at + length : w - 1] = total
-    return start
+            total += values[begin : begin + length : w - 1] * taps[k]
+        values[at : at + length : w - 1] = total
+    return values.t().reshape(n, c, h, w)
