@@ -134,9 +134,9 @@ def test_its_picture_sets_each_image_beside_its_own_content(
     store.ensure(spec)
     seen: list[tuple[Images, Images]] = []
 
-    def spy(clean: Images, poisoned: Images, perturbation: Any) -> bytes:
+    def spy(clean: Images, poisoned: Images, *rest: Any) -> bytes:
         seen.append((clean, poisoned))
-        return draw(clean, poisoned, perturbation)
+        return draw(clean, poisoned, *rest)
 
     monkeypatch.setattr("poisons.exchange.stored_picture.draw", spy)
     assert Image.open(io.BytesIO(picture_of(spec, store))).size > (400, 200)

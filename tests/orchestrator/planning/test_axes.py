@@ -164,7 +164,7 @@ def test_an_unknown_axis_is_an_error(tmp_path: Path, text: str, message: str) ->
         ("run: {cpus: 1}\ngrid: {seed: [0]}", "run: unknown field: 'cpus'; did you mean 'cpus_per_trial'?"),
         ("run: 3\ngrid: {seed: [0]}", "run: expected a mapping with some of the fields cpus_per_trial, "),
         ("base: {dataset: cifar10}\ngrid: {seed: [0]}", "unknown field: 'dataset'; did you mean 'data'?"),
-        ("base: {data: {poison: {eps: 8/255}}}\ngrid: {seed: [0]}", "this poison needs `kind`, one of: em"),
+        ("base: {data: {poison: {eps: 8/255}}}\ngrid: {seed: [0]}", "this poison needs `kind`, one of: ar, em, "),
     ],
 )  # fmt: skip
 def test_keywords_of_other_tools_get_advice(tmp_path: Path, text: str, message: str) -> None:
