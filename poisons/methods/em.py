@@ -29,7 +29,7 @@ from poisons.methods.em_noise import (
     begin,
     pick,
 )
-from poisons.perturbations.delta import Application, Delta, NoiseEps, whole_levels
+from poisons.perturbations.delta import Application, Delta, NoiseEps, NoiseStep, whole_levels
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
 from trainers.families import Architecture, Augmentation, Optimizer, Passes
@@ -42,7 +42,7 @@ from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Frozen
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, one_thread, repeatable
-from trainers.spec import Eps, InputError
+from trainers.spec import InputError
 from trainers.stored import DamagedError, JsonFile
 from trainers.tensor_files import check_like
 
@@ -81,7 +81,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     """Network whose loss the noise minimises (paper: f'); its own recipe is not used."""
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range; from 1/255 (one level) to 1."""
-    step: Eps | None = None
+    step: NoiseStep | None = None
     """Length of a noise step (paper: α), above 0, in units of the pixel range; null is eps/10."""
     steps: PositiveInt = 20
     """Noise steps of each round (paper: T); 1 by default if class_wise."""
@@ -118,13 +118,6 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         """Defaults that depend on the granularity."""
         class_wise = isinstance(value, dict) and value.get("granularity") == "class_wise"
         return CLASS_WISE | value if class_wise else value
-
-    @field_validator("step")
-    @classmethod
-    def _moves(cls, step: Fraction | None) -> Fraction | None:
-        if step == 0:
-            raise ValueError("a step of 0 changes nothing; leave it out for eps/10")
-        return step
 
     @field_validator("augmentations")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from poisons.methods.fixed_network import FixedNetworkNoise
+from poisons.methods.fixed_network import SMOKE, FixedNetworkNoise
 from trainers.defenses.pgd_at import PgdAt
 from trainers.pgd import Budget
 from trainers.recipe import TrainSpec
@@ -22,16 +22,7 @@ class Hypo(FixedNetworkNoise, kind="hypo"):
     """Noise that makes every image easier for a network that was adversarially trained, with a small budget,
     on clean images. Published as harming robust accuracy more than standard accuracy."""
 
-    smoke: ClassVar[dict[str, Any]] = {
-        "surrogate": {
-            "architecture": {"kind": "resnet18", "width": 4},
-            "epochs": 8,
-            "batch_size": 20,
-            "augmentations": [],
-        },
-        "steps": 2,
-        "batch_size": 16,
-    }
+    smoke: ClassVar[dict[str, Any]] = SMOKE
     surrogate: TrainSpec = SURROGATE
     steps: PositiveInt = 100
     """Steps on each image."""

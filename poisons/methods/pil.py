@@ -8,18 +8,18 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
 from poisons.base import CraftContext, Poison
-from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
+from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
 from poisons.rng import rng
 from trainers.feed import feed, place
 from trainers.images import Extent, Images, to_float
 from trainers.loop import DivergenceError, generator
 from trainers.recipe import one_thread, repeatable
-from trainers.spec import Eps, InputError
+from trainers.spec import InputError
 
 MOMENTUM, DECAY = 0.9, 1e-4  # of the linear classifier's training
 
@@ -36,7 +36,7 @@ class Pil(Poison, kind="pil"):
     smoke: ClassVar[dict[str, Any]] = {"steps": 3, "linear_epochs": 2}
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
-    step: Eps | None = None
+    step: NoiseStep | None = None
     """Length of a step, above 0, in units of the pixel range; null is eps/10."""
     steps: PositiveInt = 30
     """Steps of the noise."""
@@ -48,13 +48,6 @@ class Pil(Poison, kind="pil"):
     """Learning rate of the linear classifier, which falls to 0 as a cosine over the epochs."""
     linear_batch_size: PositiveInt = 512
     """Images of one step of the linear classifier."""
-
-    @field_validator("step")
-    @classmethod
-    def _moves(cls, step: Fraction | None) -> Fraction | None:
-        if step == 0:
-            raise ValueError("a step of 0 changes nothing; leave it out for eps/10")
-        return step
 
     @property
     def transfers(self) -> bool:

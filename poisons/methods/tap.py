@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
-from poisons.methods.fixed_network import FixedNetworkNoise
+from poisons.methods.fixed_network import SMOKE, FixedNetworkNoise
 from trainers.augmentations.subpixel_shift import SubpixelShift
 from trainers.optimizers.sgd import Sgd
 from trainers.recipe import TrainSpec
@@ -28,17 +28,7 @@ class Tap(FixedNetworkNoise, kind="tap"):
     """Adversarial noise against a network of clean images: towards the next class, or away from the own one.
     A network trained on such images learns the wrong features for each class."""
 
-    smoke: ClassVar[dict[str, Any]] = {
-        "surrogate": {
-            "architecture": {"kind": "resnet18", "width": 4},
-            "epochs": 8,
-            "batch_size": 20,
-            "augmentations": [],
-        },
-        "steps": 2,
-        "restarts": 2,
-        "batch_size": 16,
-    }
+    smoke: ClassVar[dict[str, Any]] = SMOKE | {"restarts": 2}
     surrogate: TrainSpec = SURROGATE
     restarts: PositiveInt = 8
     """Starts from other noise, of which that with the lowest objective is kept."""

@@ -31,6 +31,16 @@ def _a_level_at_least(eps: Fraction) -> Fraction:
 
 NoiseEps = Annotated[Eps, AfterValidator(_a_level_at_least)]
 """The budget of noise that is added in whole levels."""
+
+
+def _moves(step: Fraction) -> Fraction:
+    if step <= 0:
+        raise ValueError(f"a step of {step} changes nothing; leave it out for the usual share of eps")
+    return step
+
+
+NoiseStep = Annotated[Eps, AfterValidator(_moves)]
+"""The length of a step of noise, in units of the pixel range."""
 CHUNK = 2**22  # values converted at a time, since float32 noise may be as large as the images
 
 
