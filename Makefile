@@ -74,6 +74,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python benchmarks/tracking.py
 	$(BIN)/python benchmarks/ops_search.py --data $(DATA)
 	$(BIN)/python benchmarks/em_round.py --data $(DATA)
+	$(BIN)/python benchmarks/closed_form.py
 
 # TIMES as many malformed inputs as in `make test`; 24 times take about an hour.
 fuzz: $(VENV)/.installed-dev
