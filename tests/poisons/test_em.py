@@ -440,7 +440,9 @@ def test_a_budget_below_one_level_or_above_the_range_is_refused(eps: object) -> 
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(InputError, match="write `8/255`"):
         em({"eps": 0.031})
-    with pytest.raises(InputError, match=r"a step of 0 changes nothing; leave it out for the usual share of eps"):
+    with pytest.raises(
+        InputError, match=r"a step of 0 changes nothing; leave it out for the usual share of eps"
+    ):
         em({"step": 0})
     with pytest.raises(
         InputError, match=r"leave images without noise: leave `share` out, or set `granularity: class_wise`"
