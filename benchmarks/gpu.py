@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 import subprocess
+import sys
 import time
 import traceback
 from collections import Counter
@@ -297,11 +298,11 @@ def other(name: str, *words: str) -> Callable[[Run], None]:
     """A benchmark beside this one, in a process of its own."""
 
     def section(run: Run) -> None:
-        data = ("--data", str(run.args.data)) if name in ("attack", "train_step", "em_round") else ()
+        data = ("--data", str(run.args.data)) if name in ("attack", "train_step") else ()
         options = [*data, "--device", str(run.device), *words, *(["--quick"] if run.args.quick else [])]
         script = str(Path(__file__).with_name(f"{name}.py"))
         ran = subprocess.run(
-            ["python3", script, *options], capture_output=True, text=True, timeout=max(10, run.left)
+            [sys.executable, script, *options], capture_output=True, text=True, timeout=max(10, run.left)
         )
         run.say(name, code=ran.returncode, said=ran.stdout[-4000:].splitlines(), wrong=ran.stderr[-600:])
 
@@ -322,13 +323,21 @@ SECTIONS: dict[str, tuple[Callable[[Run], None], float]] = {  # with the seconds
 }
 
 
+def sections(text: str) -> list[str]:
+    """Names of sections, separated by commas."""
+    names = text.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        raise argparse.ArgumentTypeError(f"unknown section {unknown[0]!r}; there are {', '.join(SECTIONS)}")
+    return names
+
+
 def main() -> None:
     """Run the sections for which there is time."""
     parser = record.parser(__doc__)
     parser.set_defaults(device="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE")
     parser.add_argument("--seconds", type=float, default=560)
-    parser.add_argument("--only", type=lambda text: text.split(","), default=list(SECTIONS))
+    parser.add_argument("--only", type=sections, default=list(SECTIONS), help=", ".join(SECTIONS))
     parser.add_argument("--em-rounds", type=int, default=15)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--robust-epochs", type=int, default=8)

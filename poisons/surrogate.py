@@ -3,6 +3,8 @@ trained once for all poisons and seeds that name it."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
@@ -21,12 +23,24 @@ def surrogate_name(spec: TrainSpec, seed: int) -> str:
     return f"surrogate-{spec.key}-{seed}"
 
 
-def surrogate(spec: TrainSpec, clean: Images, seed: int, context: CraftContext) -> tuple[nn.Module, float]:
-    """The trained network, in eval mode on the device, and its accuracy on some of the clean images. Its
-    progress is reported. InputError if it learnt nothing; what `fit` raises."""
-    some, device = clean.subset(SEEN), context.device
+class Surrogate(NamedTuple):
+    """A trained network, in eval mode on the device, its accuracy on some of the clean images, and whether an
+    earlier call trained it."""
+
+    model: nn.Module
+    accuracy: float
+    reused: bool
+
+
+def surrogate(spec: TrainSpec, clean: Images, seed: int, context: CraftContext) -> Surrogate:
+    """The surrogate of a recipe; its progress is reported. InputError if it learnt nothing; what `fit`
+    raises."""
+    some, device, reused = clean.subset(SEEN), context.device, True
 
     def train() -> dict[str, Tensor]:
+        nonlocal reused
+        reused = False
+
         def report(row: dict[str, float]) -> None:
             context.report(
                 {"surrogate_epoch": int(row["epoch"]), "accuracy": round(row["test/clean_acc"], 4)}
@@ -51,4 +65,5 @@ def surrogate(spec: TrainSpec, clean: Images, seed: int, context: CraftContext) 
     for (name, value), part in zip(wanted.items(), parts, strict=True):
         weights[name] = part.view(value.shape).to(value.dtype)
     model.load_state_dict(weights)
-    return model.to(device, memory_format=torch.channels_last).eval(), accuracy  # type: ignore[call-overload]
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Surrogate(model.eval(), accuracy, reused)

@@ -106,10 +106,8 @@ class TrainSpec(Spec):
         """The network, its weights drawn from `seed`, as its start expects images to be normalised."""
         model = self.architecture.network(num_classes=num_classes, shape=shape, seed=seed)
         if self.start is not None and (pixels := self.start.pixels(self.architecture)) is not None:
-            of_grey = shape[0] == 1  # whose first layer is the sum over the colours'
-            mean, std = ((sum(v) / len(v),) if of_grey else v for v in pixels)
-            if len(mean) == shape[0]:
-                model.normalise_by(mean, std)
+            alike = len(pixels[0]) != shape[0]  # other channels than the weights know: all get the mean
+            model.normalise_by(*((sum(v) / len(v),) * shape[0] if alike else v for v in pixels))
         return model
 
     @property

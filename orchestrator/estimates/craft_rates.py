@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from orchestrator.estimates.rates import Rates
 from orchestrator.storage.stores import storage_of
-from poisons import DataSpec, Store
+from poisons import DataSpec, Poison, Store
 from poisons.sources.base import Extent
 from poisons.store.store import known
 from trainers.flops import Work
+from trainers.restoration import Restoration
 
 LEARN = 300  # most records that are read
 VALUE_SECONDS = 5e-8  # to read, change and write one pixel value, if nothing is known
@@ -53,7 +54,7 @@ class CraftRates:
 
 def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> float:
     """The time to craft a data set's poison, or to restore its images."""
-    method = spec.restoration or (spec.poison[0] if spec.crafts else None)
+    method = _method(spec)
     if method is None:
         return 0.0
     try:
@@ -63,13 +64,19 @@ def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> float:
     return rates.seconds(work)
 
 
+def _method(spec: DataSpec) -> Poison | Restoration | None:
+    """What computes a data set: its restoration, or the poison that is crafted for it."""
+    return spec.restoration or (spec.poison[0] if spec.crafts else None)
+
+
 def _seconds_by_group(name: str, data: bytes | None) -> Iterator[tuple[Group, float]]:
     """Seconds per pixel value according to a record, for each of its groups."""
     try:
         if (record := known(name.split("/")[1], data)) is None:
             return
         spec = DataSpec.model_validate(record["spec"])
-        if spec.restoration is not None and record["facts"][spec.restoration.kind].get("reused"):
+        method = _method(spec)
+        if method is not None and record["facts"][method.kind].get("reused"):
             return  # another data set paid for its network
         values = record["images"] * math.prod(record["shape"])
         seconds = record["seconds"] / values

@@ -67,9 +67,10 @@ def coefficients(
     """Coefficients for `number` classes, float64 number,C,3,3. InputError if `tries` draws are too few."""
     gen, accepted = rng(seed, "coefficients"), list[Tensor]()
     for batch in range(math.ceil(tries / BATCH)):
-        drawn = torch.randn((BATCH, channels, 9), generator=gen, dtype=torch.float64)
+        size = min(BATCH, tries - batch * BATCH)
+        drawn = torch.randn((size, channels, 9), generator=gen, dtype=torch.float64)
         drawn[:, :, 8] = 0
-        drawn = (drawn / drawn.sum(2, keepdim=True)).view(BATCH, channels, 3, 3)
+        drawn = (drawn / drawn.sum(2, keepdim=True)).view(size, channels, 3, 3)
         stable, made = _stable(drawn, gen)
         for i, signal in zip(stable.tolist(), made, strict=True):
             if not accepted or float(responses(torch.stack(accepted), signal).min()) >= response:

@@ -70,6 +70,13 @@ class FixedNetworkNoise(Poison):
 
     usual_step: ClassVar[Fraction]  # of eps
 
+    @field_validator("surrogate")
+    @classmethod
+    def _from_its_seed(cls, surrogate: TrainSpec) -> TrainSpec:
+        if surrogate.start is not None:
+            raise ValueError("a surrogate begins with the weights that its seed draws: leave `start` out")
+        return surrogate
+
     @field_validator("augmentations")
     @classmethod
     def _gradient_flows(cls, augmentations: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
@@ -106,12 +113,11 @@ class FixedNetworkNoise(Poison):
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if the surrogate learnt nothing; what its training raises."""
         self.check(clean.extent)
-        model, accuracy = surrogate(self.surrogate, clean, self.surrogate_seed, context)
+        model, accuracy, reused = surrogate(self.surrogate, clean, self.surrogate_seed, context)
         device, owner = context.device, f"{self.kind} {self.key}, seed {seed}"
-        best: Tensor | None = None
         kept = self._kept(clean, owner, context)
         begun, lowest = (0, math.inf) if kept is None else (kept["restart"], kept["objective"])
-        best = None if kept is None else kept["levels"]
+        best: Tensor | None = None if kept is None else kept["levels"]
         named = memory_for(
             self.surrogate.architecture.kind, self.batch_size, clean, device, field="batch_size of the poison"
         )
@@ -131,7 +137,7 @@ class FixedNetworkNoise(Poison):
                 if objective < lowest:
                     best, lowest = levels, objective
                 context.report({"restart": restart + 1, "objective": round(objective, 6)})
-                if context.checkpoint is not None and restart + 1 < self.restarts:
+                if context.checkpoint is not None and best is not None and restart + 1 < self.restarts:
                     state = {"restart": restart + 1, "objective": lowest, "levels": best}
                     context.checkpoint.save(state, owner=owner)
         if best is None:
@@ -142,6 +148,7 @@ class FixedNetworkNoise(Poison):
             "surrogate_accuracy": round(accuracy, 4),
             "objective": round(lowest, 6),
             "precision": arithmetic.precision,
+            "reused": reused,
         }
         return Delta(best, "image", facts)
 
@@ -153,7 +160,8 @@ class FixedNetworkNoise(Poison):
             return None
         levels, restart = state.get("levels"), state.get("restart")
         fits = isinstance(levels, Tensor) and levels.shape == clean.x.shape and not levels.is_floating_point()
-        if not fits or type(restart) is not int or not isinstance(state.get("objective"), float):
+        counted = type(restart) is int and 0 < restart < self.restarts
+        if not fits or not counted or not isinstance(state.get("objective"), float):
             checkpoint.reject("was damaged (it holds no levels)")
             return None
         return state

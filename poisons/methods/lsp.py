@@ -69,7 +69,7 @@ def separable_points(labels: Tensor, num_classes: int, shape: tuple[int, int, in
     from sklearn.datasets import make_classification  # type: ignore[import-untyped]
 
     counts = labels.bincount(minlength=num_classes)
-    values, present = math.prod(shape), int((counts > 0).sum())
+    values = math.prod(shape)
     points, of = make_classification(
         n_samples=max(num_classes, num_classes * int(counts.max())),
         n_features=values,
@@ -83,7 +83,7 @@ def separable_points(labels: Tensor, num_classes: int, shape: tuple[int, int, in
         random_state=seed % 2**32,
     )
     found, of = torch.zeros(len(labels), values, dtype=torch.float64), torch.from_numpy(of)
-    for k in range(num_classes if present else 0):
+    for k in range(num_classes):
         mine = (labels == k).nonzero().squeeze(1)
         theirs = (of == k).nonzero().squeeze(1)[: len(mine)]
         found[mine] = torch.from_numpy(points)[theirs]

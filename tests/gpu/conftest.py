@@ -35,6 +35,14 @@ def device() -> Iterator[torch.device]:
 
 
 @pytest.fixture
+def gpu(device: torch.device) -> torch.device:
+    """A GPU itself, not what stands in for one: its memory is measured."""
+    if device.type != "cuda":
+        pytest.skip("a processor has no GPU memory to measure")
+    return device
+
+
+@pytest.fixture
 def noise() -> Images:
     """64 images of noise, of 10 classes."""
     return random_images(64, (3, 32, 32), 10)

@@ -54,7 +54,7 @@ def plain(
     poison: Any, clean: Images, target: Callable[[Tensor], Tensor], sign: float, restart: int
 ) -> tuple[Tensor, float]:
     """The noise as papers write it, batch by batch, in float32."""
-    model, _ = surrogate(poison.surrogate, clean, 0, quiet())
+    model, *_ = surrogate(poison.surrogate, clean, 0, quiet())
     eps, step, found, total = 8 / 255, float(poison.usual_step) * 8 / 255, [], 0.0
     with repeatable():
         for batch, start in enumerate(range(0, len(clean), poison.batch_size)):
@@ -104,7 +104,7 @@ def test_noise_leads_the_surrogate_to_the_next_class(learnable: Images) -> None:
     longer = {**SMALL, "surrogate": {**SURROGATE, "epochs": 40}, "augmentations": [], "eps": "32/255"}
     poison = Tap.parse({**longer, "steps": 60, "restarts": 1}, "test")
     poisoned = poison.craft(learnable, seed=0, context=quiet()).apply(learnable)
-    model, accuracy = surrogate(poison.surrogate, learnable, 0, quiet())
+    model, accuracy, _ = surrogate(poison.surrogate, learnable, 0, quiet())
     assert accuracy > 0.9
     target = (learnable.y + 1) % 4
     before, after = (F.cross_entropy(model(one.x.float() / 255), target) for one in (learnable, poisoned))
@@ -170,6 +170,8 @@ def test_a_surrogate_is_trained_once_for_poisons_and_seeds(store: Store) -> None
         store.ensure(spec, CraftContext(report=rows.append))
     assert len([row for row in rows if row.get("surrogate_epoch") == 1]) == 2
     assert len({spec.shares for spec in specs}) == 2
+    reused = [(store.record(spec) or {})["facts"][spec.poison[0].kind]["reused"] for spec in specs]
+    assert reused == [False, True, True, False]
     assert None not in {spec.shares for spec in specs}
     other = Store(store.root.parent / "other").ensure(specs[2])
     mine = store.load(specs[2])
@@ -199,6 +201,7 @@ def test_plans_know_what_it_takes() -> None:
     ("settings", "message"),
     [
         ({"step": 0}, "a step of 0 changes nothing"),
+        ({"surrogate": {"start": {"kind": "weights", "path": "w.pt"}}}, "its seed draws: leave `start` out"),
         ({"augmentations": ["mixup"]}, "no gradient of single images passes 'mixup'"),
         ({"eps": "1/1000"}, "eps must be between 1/255"),
     ],

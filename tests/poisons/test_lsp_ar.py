@@ -172,6 +172,19 @@ def test_each_image_has_its_own_noise_whoever_asks() -> None:
         crafted.apply(images.take(rows))
 
 
+def test_no_more_processes_are_tried_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def spy(processes: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
+        drawn.append(len(processes))
+        return torch.arange(0), torch.empty(0)
+
+    monkeypatch.setattr("poisons.methods.ar._stable", spy)
+    with pytest.raises(InputError, match="5,000 processes"):
+        coefficients(4, 3, 10.0, 5000, 0, QUIET)
+    assert sum(drawn) == 5000
+
+
 def test_too_few_tries_say_how_far_they_got() -> None:
     with pytest.raises(
         InputError,

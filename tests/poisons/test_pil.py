@@ -52,8 +52,7 @@ def test_a_linear_classifier_reads_the_noise_and_not_the_image() -> None:
     assert after.softmax(1).std(1).mean() < before.softmax(1).std(1).mean()
 
 
-def test_it_does_not_depend_on_how_many_images_there_are_behind() -> None:
-    """Whole batches before the last one are crafted alike, given one classifier."""
+def test_a_seed_gives_the_same_noise() -> None:
     clean = low_contrast(100)
     one, again = (
         Pil(steps=3, linear_epochs=1, linear_batch_size=32).craft(clean, seed=4, context=QUIET)

@@ -16,6 +16,7 @@ from trainers.defenses.avatar import Avatar
 from trainers.defenses.d_vae import DVae
 from trainers.defenses.eclipse import Eclipse
 from trainers.families import Defense
+from trainers.flops import Work
 from trainers.restoration import CleanImages, Restoration, RestorationContext, Restored
 
 TINY = DVae.parse(DVae.smoke, "test")
@@ -40,8 +41,8 @@ class Halfway(Restoration, kind="halfway"):
             Images((images.x.int() + clean.x).div(2).to(torch.uint8), images.y, images.num_classes)
         )
 
-    def work(self, images: int, **_: Any) -> Any:
-        raise NotImplementedError
+    def work(self, images: int, **_: Any) -> Work:
+        return Work()
 
 
 del Defense.registry["halfway"]  # a test's own: in no table and no golden file

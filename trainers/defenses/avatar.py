@@ -93,7 +93,11 @@ class Avatar(Restoration, kind="avatar"):
             ema=self.denoiser_ema,
         )
 
+        reused = True
+
         def trained() -> Tensor:
+            nonlocal reused
+            reused = False
             done = stages.train(STAGE, net, source, loss, recipe)
             return parameters_to_vector(done.parameters()).detach().cpu()
 
@@ -103,7 +107,7 @@ class Avatar(Restoration, kind="avatar"):
             vector_to_parameters(weights.to(context.device), denoiser.parameters())
         with stages.used(images, recipe):
             done = self._denoised(diffusion, denoiser, images, stages)
-        return Restored(done, {"learnt_from": len(source), "reused": not stages.rows})
+        return Restored(done, {"learnt_from": len(source), "reused": reused})
 
     @property
     def canonical(self) -> Self:

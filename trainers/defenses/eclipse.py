@@ -3,7 +3,7 @@ ESORICS 2024)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -24,12 +24,6 @@ class Eclipse(Avatar, kind="eclipse"):
     """
 
     needs: ClassVar[str] = "a few clean images that are not trained on"
-    smoke: ClassVar[dict[str, Any]] = {
-        "width": 8,
-        "denoiser_epochs": 1,
-        "time": 5,
-        "learns_from": "training",
-    }
     learns_from: Literal["clean", "held_out", "training"] = "held_out"
     time: Annotated[int, Field(ge=0, le=4000)] = 100
     """Steps of noise, of 4,000 on a cosine schedule (paper: t)."""

@@ -17,7 +17,8 @@ from trainers.start import Kept, Pixels, Start, Task, Weights
 class TimmStart(Start, kind="timm"):
     """Pretrained weights of timm, for the architecture `{kind: timm, name: ...}` of the same name.
 
-    Images are normalised as these weights expect. They are downloaded from the Hugging Face Hub once and
+    Images are normalised as these weights expect (by the mean over the colours where there are not as many
+    channels). They are downloaded from the Hugging Face Hub once and
     cached by it. The last layer is drawn anew, and the first one adapted to the number of channels.
     """
 
