@@ -94,6 +94,9 @@ class Poison(Plugin, family="poison", package="poisons.methods"):
     platforms, bit for bit on a CPU."""
 
     wants_gpu: ClassVar[bool] = False
+    needs: ClassVar[str] = "no network"  # what it takes beside the images
+    bound: ClassVar[str] = "none"  # of the change of an image
+    published: ClassVar[str] = ""  # where
 
     @property
     def transfers(self) -> bool:

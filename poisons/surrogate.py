@@ -3,6 +3,7 @@ trained once for all poisons and seeds that name it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,52 +19,77 @@ SEEN = 500  # clean images on which its progress is measured
 LEARNT = 1.5  # times the accuracy of guessing that it has to reach
 
 
-def surrogate_name(spec: TrainSpec, seed: int) -> str:
+def surrogate_name(spec: TrainSpec, seed: int, checkpoints: int = 1) -> str:
     """The name under which a surrogate is cached beside the clean images that it learns from."""
-    return f"surrogate-{spec.key}-{seed}"
+    name = f"surrogate-{spec.key}-{seed}"
+    return name if checkpoints == 1 else f"{name}-{checkpoints}"
 
 
 class Surrogate(NamedTuple):
-    """A trained network, in eval mode on the device, its accuracy on some of the clean images, and whether an
-    earlier call trained it."""
+    """Networks in eval mode on the device, at evenly spaced epochs of one training, the last at its end; the
+    accuracy of the last on some of the clean images; and whether an earlier call trained it."""
 
-    model: nn.Module
+    models: tuple[nn.Module, ...]
     accuracy: float
     reused: bool
 
 
-def surrogate(spec: TrainSpec, clean: Images, seed: int, context: CraftContext) -> Surrogate:
-    """The surrogate of a recipe; its progress is reported. InputError if it learnt nothing; what `fit`
-    raises."""
-    some, device, reused = clean.subset(SEEN), context.device, True
+def surrogate(
+    spec: TrainSpec, clean: Images, seed: int, context: CraftContext, *, checkpoints: int = 1
+) -> Surrogate:
+    """The surrogate of a recipe, at so many epochs, of which the recipe has at least as many; the progress of
+    its training is reported. InputError if it learnt nothing; what `fit` raises."""
+    reused = True
 
     def train() -> dict[str, Tensor]:
         nonlocal reused
         reused = False
+        return {"state": _train(spec, clean, seed, context, checkpoints)}
 
-        def report(row: dict[str, float]) -> None:
-            context.report(
-                {"surrogate_epoch": int(row["epoch"]), "accuracy": round(row["test/clean_acc"], 4)}
-            )
-
-        with one_thread(device):
-            trained = fit(spec, clean, some, seed=seed, device=device, report=report)
-        accuracy = torch.tensor([trained.history[-1]["test/clean_acc"]])
-        state = [value.detach().cpu().float().flatten() for value in trained.model.state_dict().values()]
-        return {"state": torch.cat([accuracy, *state])}
-
-    found = context.cache(surrogate_name(spec, seed), train)["state"]
-    accuracy, flat = found[0].item(), found[1:]
+    found = context.cache(surrogate_name(spec, seed, checkpoints), train)["state"]
+    accuracy, states = found[0].item(), found[1:].chunk(checkpoints)
     if accuracy * clean.num_classes < LEARNT:
         raise InputError(
             f"the surrogate learnt nothing: its accuracy on clean images is {accuracy:.1%}, with "
             f"{clean.num_classes} classes: train it for longer, or otherwise"
         )
+    models = tuple(_network(spec, clean, seed, flat).to(context.device) for flat in states)
+    return Surrogate(models, accuracy, reused)
+
+
+def _train(spec: TrainSpec, clean: Images, seed: int, context: CraftContext, checkpoints: int) -> Tensor:
+    """The accuracy, then the weights and buffers at each checkpoint, as one float32 vector."""
+    marks = {spec.epochs * (i + 1) // checkpoints for i in range(checkpoints)}
+    states: list[Tensor] = []
+
+    def keep(model: nn.Module, row: dict[str, float]) -> dict[str, float]:
+        if int(row["epoch"]) in marks:
+            values = model.state_dict().values()
+            states.append(torch.cat([value.cpu().float().flatten() for value in values]))  # a copy
+        return {}
+
+    def report(row: dict[str, float]) -> None:
+        context.report({"surrogate_epoch": int(row["epoch"]), "accuracy": round(row["test/clean_acc"], 4)})
+
+    with one_thread(context.device):
+        trained = fit(
+            spec,
+            clean,
+            clean.subset(SEEN),
+            seed=seed,
+            device=context.device,
+            report=report,
+            watches={"checkpoints": keep},
+        )
+    return torch.cat([torch.tensor([trained.history[-1]["test/clean_acc"]]), *states])
+
+
+def _network(spec: TrainSpec, clean: Images, seed: int, flat: Tensor) -> nn.Module:
+    """The network of a recipe with these weights and buffers, on the host."""
     model = spec.network(num_classes=clean.num_classes, shape=clean.shape, seed=seed)
     wanted, weights = model.state_dict(), dict[str, Tensor]()
-    parts = flat.split([value.numel() for value in wanted.values()])
+    parts: Sequence[Tensor] = flat.split([value.numel() for value in wanted.values()])
     for (name, value), part in zip(wanted.items(), parts, strict=True):
         weights[name] = part.view(value.shape).to(value.dtype)
     model.load_state_dict(weights)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Surrogate(model.eval(), accuracy, reused)
+    return model.to(memory_format=torch.channels_last).eval()

@@ -192,6 +192,21 @@ def test_gc_measures_the_age_of_a_file_by_the_clock_of_the_storage(
     assert [item.name for item in find_garbage(stored)] == ["imports/.0123456789abcdef.7.tmp"]
 
 
+def test_gc_keeps_weights_that_a_running_sweep_starts_from(stored: Store) -> None:
+    storage = Ledger(stored.where).storage
+    for key in ("start", "other"):
+        Ledger(stored.where).publish(key, {"metrics": {}, "needs": []})
+        storage.write(f"trials/{key}/weights.pt", b"x" * 100)
+    before = find_garbage(stored, weights=True)
+    assert {item.name for item in before} == {"trials/start/weights.pt", "trials/other/weights.pt"}
+    with Driver(storage, "tuning", threading.Event(), starts=["start"]):
+        (item,) = find_garbage(stored, weights=True)
+        assert item.name == "trials/other/weights.pt"
+        assert [remove(stored, one) for one in sorted(before, key=lambda one: one.name)] == [True, False]
+    (item,) = find_garbage(stored, weights=True)
+    assert remove(stored, item)
+
+
 def test_gc_removes_checkpoints_of_finished_trials(stored: Store) -> None:
     """They are left if a worker was killed just after publishing. Checkpoints that a failed probe resumes from, that
     are in use, or that are recent stay."""

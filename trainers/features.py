@@ -66,3 +66,12 @@ def features(model: nn.Module, layer: nn.Linear, images: Images, device: torch.d
         for x, _ in feed(images, BATCH, device):
             model(x.contiguous(memory_format=torch.channels_last))
     return torch.cat(seen)
+
+
+def feature(model: nn.Module, layer: str, x: Tensor) -> Tensor:
+    """The inputs N,D of the layer of that name for float images `x`, as the model computes them in its mode,
+    with their gradient."""
+    seen: list[Tensor] = []
+    with model.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        model(x)
+    return seen[-1]

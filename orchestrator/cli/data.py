@@ -142,8 +142,8 @@ def import_(
 
     It is stored, and can then be used like any other poison: the last line of the output shows how to name
     it in a sweep. An array holds either noise (floats in -1..1, or integers in levels of 1/255), one per
-    image, one per class or one for all images, or the poisoned images (uint8). Files that need pickle are
-    rejected.
+    image, one per class or one for all images, or the poisoned images (uint8, or floats in 0..1). Files that
+    need pickle are rejected.
     """
     from orchestrator.cli import data_actions
     from orchestrator.planning.sweep_file import load_source

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.cli.field_words import PARTS, accepted, as_yaml, default
+from poisons import Poison
 from trainers import InputError, Plugin, Spec
 from trainers.descriptions import descriptions
 from trainers.families import Architecture, Defense
@@ -49,13 +50,17 @@ def _member(family: str, kind: str | None) -> type[Plugin]:
 def _family(name: str) -> Table:
     table = Table("kind", "fields and defaults", "what it is", title=name, title_justify="left", expand=True)
     for kind, member in sorted(Plugin.families[name].registry.items()):
-        what = " ".join(filter(None, (_line(member), _threat_model(member))))
+        what = " ".join(filter(None, (_line(member), _terms(member))))
         table.add_row(Text(kind, "cyan"), "\n".join(_fields(member)) or "-", what)
     return table
 
 
-def _threat_model(member: type[Spec]) -> str:
-    """What a defense needs, and what a step of it costs by default."""
+def _terms(member: type[Spec]) -> str:
+    """What a poison or a defense needs; then the bound of the poison and where it was published, or what a
+    step of the defense costs by default."""
+    if issubclass(member, Poison):
+        published = f" ({member.published})" if member.published else ""
+        return f"Needs {member.needs}; bound: {member.bound}{published}."
     if not issubclass(member, Defense):
         return ""
     needs = f"Needs {member.needs}"
@@ -80,8 +85,8 @@ def _page(title: str, spec: type[Spec]) -> Iterator[RenderableType]:
     yield Text(title, "bold cyan")
     for paragraph in (inspect.getdoc(spec) or "").split("\n\n"):
         yield Text(" ".join(paragraph.split()))
-    if model := _threat_model(spec):
-        yield Text(model)
+    if terms := _terms(spec):
+        yield Text(terms)
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True, style="cyan")
     table.add_column(overflow="fold")

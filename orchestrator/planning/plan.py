@@ -24,6 +24,7 @@ from poisons import DataSpec, Store
 from poisons.sources.base import Extent, Source, Split
 from trainers import InputError, TrainSpec
 from trainers.spec import nearest, plain
+from trainers.starts.trial import TrialStart
 
 # why a trial that is not done will not be run: an earlier run ended it, or the search is over
 Left = Literal["failed", "stopped", "untried"]
@@ -166,6 +167,12 @@ class Plan:
         """The names of all data sets that the sweep depends on."""
         read = {name for task in self.tasks for name in task.needs}
         return sorted(read | {spec.name for spec in self.data})
+
+    @property
+    def starts(self) -> list[str]:
+        """The keys of the trials whose weights missing ones start from."""
+        found = (task.trial.train.start for task in self.missing)
+        return sorted({start.of for start in found if isinstance(start, TrialStart)})
 
     @cached_property
     def to_build(self) -> tuple[DataSpec, ...]:

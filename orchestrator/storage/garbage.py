@@ -123,9 +123,10 @@ def kept_weights(store: Store) -> tuple[int, int]:
 
 
 def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Garbage]:
-    """Kept weights that can be removed, but not those of running trials: weights of trials without a
-    result, whose worker was killed before it could publish one, and, if asked for, of `every` trial."""
-    there = storage.files("trials")
+    """Kept weights that can be removed: those of trials without a result, whose worker was killed before it
+    could publish one, and, if asked for, of `every` trial. Not those of running trials, nor those that a
+    running sweep starts from."""
+    there, starts = storage.files("trials"), _starts(storage)
     at_work = {lease.rpartition(".")[0] for lease in storage.names("leases")}
     for name, kept in there.items():
         key, _, last = name.partition("/")
@@ -134,7 +135,7 @@ def _weights(storage: Storage, now: float, *, every: bool) -> Iterator[Garbage]:
         orphan = f"{key}/result.json" not in there or last != WEIGHTS
         if orphan and kept.changed is not None and now - kept.changed > DAY:
             yield Garbage(f"trials/{name}", "weights of a training that was killed", kept.bytes)
-        elif every and not orphan:
+        elif every and not orphan and key not in starts:
             why = "kept weights; without them a probe added later must train this trial again"
             yield Garbage(f"trials/{name}", why, kept.bytes)
 
@@ -184,7 +185,8 @@ def remove(store: Store, item: Garbage) -> bool:
     """Remove it, unless a process on this machine is building a data set, which may be made from it, or a
     sweep that has started since needs it. Returns whether it was removed."""
     storage = storage_of(store)
-    if PurePosixPath(item.name).name in _claimed(storage) or _building(store):
+    path = PurePosixPath(item.name)
+    if path.name in _claimed(storage) or path.parent.name in _starts(storage) or _building(store):
         return False
     here = FolderStorage(store.root).remove_all(item.name)
     return storage.remove_all(item.name) or here
@@ -235,3 +237,8 @@ def _claimed(storage: Storage) -> dict[str, list[str]]:
         for name in heartbeat.get("needs", ()):
             claims[name].append(f"a running sweep, {heartbeat['sweep']} on {heartbeat['host']}")
     return dict(claims)
+
+
+def _starts(storage: Storage) -> set[str]:
+    """Keys of the trials whose weights trials of running sweeps start from."""
+    return {key for heartbeat in live_heartbeats(storage) for key in heartbeat.get("starts", ())}

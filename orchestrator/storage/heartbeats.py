@@ -44,15 +44,17 @@ class Driver:
         stop: threading.Event,
         *,
         needs: Sequence[str] = (),
+        starts: Sequence[str] = (),
         snapshot: str | None = None,
     ) -> None:
         """`stop` is set when this driver is asked to stop. `needs` names the data sets that the sweep
-        uses, `snapshot` the version of its plan."""
+        uses, `starts` the trials whose weights it starts from, `snapshot` the version of its plan."""
         self.id = f"{sweep}-{os.getpid()}-{secrets.token_hex(4)}"
         self.storage, self.stop = storage, stop
         self.state: DriverState = {}
         self._identity = {
             "needs": [*needs],
+            "starts": [*starts],
             "outline": snapshot,
             "id": self.id,
             "sweep": sweep,

@@ -181,6 +181,7 @@ class Heartbeat(TypedDict):
     beat: Count
     state: DriverState
     needs: NotRequired[list[DataSetName]]
+    starts: NotRequired[list[Key]]  # trials whose weights others of the sweep start from
     outline: NotRequired[Text | None]
 
 

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from poisons import arrow
 from poisons.durable import StoreError, flush, put_aside, stamp, write_whole
 from poisons.exchange.card import Tally
-from poisons.exchange.imported_array import Found, WholeLevels, levels, read_array
+from poisons.exchange.imported_array import SLACK, Found, WholeLevels, levels, read_array
 from poisons.exchange.imported_folder import MatchedFiles, match_files
 from poisons.methods.imported import FILE, digest, read_import
 from poisons.perturbations.delta import Application, Delta, Per
@@ -28,11 +29,12 @@ from poisons.sources.decode import Decoder
 from poisons.sources.image_tree import read_bytes, shown
 from poisons.store.build import per_chunk
 from poisons.store.heap import large_blocks_go_back
-from trainers.images import Images
+from trainers.images import Images, to_float
 from trainers.provenance import environment
 from trainers.spec import InputError
 
 FAR = 48  # levels; a larger mean change suggests other images, not noise
+SEEN = 1000  # rows that tell images from noise
 
 
 def read_foreign(
@@ -49,9 +51,9 @@ def read_foreign(
 
     A .npy, .npz or .pt file holds noise, one per image, one per class or one for all, N,C,H,W or N,H,W,C:
     floats in [-1, 1], converted to levels according to `application`, or signed integers in levels; or it
-    holds the poisoned images as uint8. If there are several arrays, it is the one named x, noise,
-    perturbation or delta, or the only one of its rank. Labels (y, label, labels) are compared, and `index`
-    gives rows in the source.
+    holds the poisoned images, as uint8 or as floats in [0, 1] that are closer to the clean images than to 0.
+    If there are several arrays, it is the one named x, noise, perturbation or delta, or the only one of its
+    rank. Labels (y, label, labels) are compared, and `index` gives rows in the source.
 
     A folder holds the poisoned images under the names of the clean ones in the source's tree, or as
     `<class>/<row in the source>.png`, or without class folders.
@@ -138,11 +140,36 @@ def _from_file(path: Path, clean: Images, where: Tensor, application: Applicatio
                 f"there are {len(clean)} clean ones; noise is stored as floats, or as signed integers"
             )
         return Delta(_minus(clean, lambda part: found.values[rows[part]])), warnings
+    if rows is not None and _are_images(found.values[rows[:SEEN]], clean):
+        images = partial(_pixels, found, rows, application)
+        warning = "its floats are close to the clean images: they are read as the poisoned images"
+        return Delta(_minus(clean, images)), [*warnings, warning]
     noise = levels(found, application)
     if rows is None:
         return Delta(noise, per), warnings
     in_order = len(rows) == len(noise) and torch.equal(rows, torch.arange(len(rows)))
     return Delta(noise if in_order else noise[rows]), warnings
+
+
+def _are_images(some: Tensor, clean: Images) -> bool:
+    """Whether floats for the first clean images are poisoned images, as some authors publish them, and not
+    noise: none is negative, and they are closer to the clean images than to 0."""
+    if not some.dtype.is_floating_point or bool((some < 0).any()):
+        return False
+    x, some = to_float(clean.x[: len(some)].cpu()), some.float()
+    return bool((some - x).abs().mean() < some.abs().mean())
+
+
+def _pixels(found: Found, rows: Tensor, application: Application, part: slice) -> Tensor:
+    """These rows of poisoned images in [0, 1] as uint8: rounded, or truncated as released code does."""
+    values = found.values[rows[part]].double()
+    bad = (~((values >= 0) & (values <= 1 + SLACK)).flatten(1).all(1)).nonzero()
+    if len(bad):
+        raise InputError(
+            f"{found.path}, row {int(rows[part][bad[0, 0]])}: the poisoned image has values outside [0, 1]"
+        )
+    scaled = (values * 255).clamp(max=255)
+    return (scaled.round() if application == "signed" else scaled.floor()).to(torch.uint8)
 
 
 def _rows(found: Found, clean: Images, where: Tensor) -> tuple[Per, Tensor | None, list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -32,6 +32,8 @@ class Identity(Perturbation, kind="identity"):
 
 class Clean(Poison, kind="clean"):
     """Changes nothing."""
+
+    bound: ClassVar[str] = "nothing changes"
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         return Identity()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ class Cuda(Poison, kind="cuda"):
     shows that blur by itself is no poison; `permuted` gives each class the filter of the next one.
     """
 
+    published: ClassVar[str] = "CVPR 2023"
     kernel_size: Annotated[int, Field(ge=3, le=LARGEST)] = 3
     """Side of the filters in pixels, odd; published: 3 for 32 pixels, 9 for 224."""
     blur: Annotated[float, Field(gt=0, le=1)] = 0.3

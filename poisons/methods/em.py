@@ -8,47 +8,43 @@ one per class, descends the generator's loss, until the generator makes almost n
 from __future__ import annotations
 
 import math
-import time
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, field_validator, model_validator
-from typing_extensions import TypedDict
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from poisons.base import CraftContext, Poison
+from poisons.base import CraftContext
 from poisons.methods.em_noise import (
     CPU,
     EM,
     TRAIN,
     ClassNoise,
     Descent,
+    Differentiable,
     Epochs,
     ImageNoise,
     Noise,
     begin,
     pick,
 )
+from poisons.methods.min_min import FIELD, MinMinNoise, diverged
 from poisons.perturbations.delta import Application, Delta, NoiseEps, NoiseStep, whole_levels
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
-from trainers.families import Architecture, Augmentation, Optimizer, Passes
+from trainers.families import Architecture, Optimizer, Passes
 from trainers.feed import place
 from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.loop import DivergenceError, Training, generator, memory_for, seeded, train_step
+from trainers.loop import Training, generator, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Frozen
-from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
-from trainers.recipe import TrainSpec, one_thread, repeatable
+from trainers.recipe import TrainSpec, one_thread
 from trainers.spec import InputError
-from trainers.stored import DamagedError, JsonFile
-from trainers.tensor_files import check_like
 
-GENERATOR_EPOCHS, NOISE_EPOCHS, CHOSEN, WEIGHTS = range(4)
+GENERATOR_EPOCHS, NOISE_EPOCHS, CHOSEN = range(3)
 ROUNDS = 10  # assumed by cost estimates; about what CIFAR-10 takes
-FIELD = "batch_size of the poison"
 CLASS_WISE: dict[str, Any] = {
     "steps": 1,
     "share": 0.2,
@@ -58,7 +54,7 @@ CLASS_WISE: dict[str, Any] = {
 }
 
 
-class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
+class Em(MinMinNoise, kind="em", version=2):  # 2: `precision` is `auto` by default
     """Noise for each image or each class that makes a generator's error small. Defaults are those published
     for the granularity and CIFAR-10. Unlike the published generator, ours normalises images inside, as every
     network here does.
@@ -67,7 +63,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     loss. Crafting ends when the generator's error is small, or after `max_rounds`; the record says which.
     """
 
-    wants_gpu: ClassVar[bool] = True
+    published: ClassVar[str] = "ICLR 2021"
     smoke: ClassVar[dict[str, Any]] = {
         "generator": {"kind": "resnet18", "width": 4},
         "steps": 2,
@@ -105,7 +101,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
     """Optimizer of the generator, at a constant learning rate."""
     max_grad_norm: PositiveFloat = 5.0
     """Largest L2 norm of the gradient of all the generator's weights together."""
-    augmentations: tuple[Augmentation, ...] = ()
+    augmentations: Differentiable = ()
     """Applied before the generator in both kinds of step; gradients must pass, and images not be mixed."""
     application: Application = "signed"
     """How noise becomes whole levels: rounded, or truncated as the EM or the OPS release does."""
@@ -118,20 +114,6 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
         """Defaults that depend on the granularity."""
         class_wise = isinstance(value, dict) and value.get("granularity") == "class_wise"
         return CLASS_WISE | value if class_wise else value
-
-    @field_validator("augmentations")
-    @classmethod
-    def _gradient_flows(cls, augmentations: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
-        for one in augmentations:
-            if one.mixes:
-                raise ValueError(
-                    f"{one.kind!r} mixes images with each other, and noise belongs to one; use 'flip_crop'"
-                )
-            if not passes_gradient(one):
-                raise ValueError(
-                    f"no gradient flows through {one.kind!r}, so noise cannot descend; use 'flip_crop'"
-                )
-        return augmentations
 
     @model_validator(mode="after")
     def _every_image_has_noise(self) -> Em:
@@ -165,48 +147,7 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
             return
         check_last_batch(self.generator, clean, self.batch_size, field=FIELD)
 
-    def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
-        """DivergenceError if the generator's weights or loss are no longer finite."""
-        self.check(clean.extent)
-        device, checkpoint, owner = context.device, context.checkpoint, f"em {self.key}, seed {seed}"
-        recipe = self._recipe()
-        with repeatable(), memory_for(self.generator.kind, self.batch_size, clean, device, field=FIELD):
-            clean = clean.to(CPU) if self._shared(context) else place(clean, device)
-            # differs from `seed` itself, so that no victim starts from these weights
-            weights = generator(CPU, seed, EM, WEIGHTS).initial_seed()
-            noise = self._begin(clean, seed, context)
-            arithmetic = _arithmetic(recipe, clean, noise, device)
-            recipe = recipe.model_copy(update={"precision": arithmetic.precision})
-            training = Training.begin(recipe, clean, seed=weights, device=device)
-            if checkpoint is not None and (state := checkpoint.load(owner=owner)) is not None:
-                try:
-                    _resume(training, noise, state)
-                except DamagedError as damage:
-                    checkpoint.reject(f"was damaged ({damage})")
-            for row in training.history:
-                context.report(row)
-            while not self._ended(training):
-                start = time.monotonic()
-                self._train(training, clean, noise, seed, device)
-                error = self._descend(training, noise, seed, context)
-                seconds = round(time.monotonic() - start, 3)
-                training.history.append(
-                    {"round": len(training.history) + 1, "error": error, "seconds": seconds}
-                )
-                context.report(training.history[-1])
-                if checkpoint is not None and checkpoint.due():
-                    checkpoint.save(training.state() | {"noise": noise.values}, owner=owner)
-        facts = {
-            "rounds": training.history,
-            "reached_stop_error": training.history[-1]["error"] <= self.stop_error,
-            "precision": arithmetic.precision,
-        }
-        facts |= {"precision_fallback": arithmetic.fallback} if arithmetic.fallback else {}
-        levels = whole_levels(noise.values, self.application, self.eps)
-        return Delta(levels, "class" if self.transfers else "image", facts)
-
     def _recipe(self) -> TrainSpec:
-        """How the generator is trained; its architecture's own recipe is not used."""
         fields = ("optimizer", "batch_size", "augmentations", "precision")
         renamed = {"architecture": self.generator, "clip_norm": self.max_grad_norm}
         return TrainSpec().model_copy(update=renamed | {name: getattr(self, name) for name in fields})
@@ -268,62 +209,16 @@ class Em(Poison, kind="em", version=2):  # 2: `precision` is `auto` by default
                 seed=seed,
                 round=number,
             )
-            wrong, diverged = noise.descend(descent, context)
-        if diverged:
-            what = f"the generator diverged in round {number}; try a smaller optimizer.lr"
-            raise DivergenceError(what, training.history)
+            wrong, infinite = noise.descend(descent, context)
+        if infinite:
+            raise diverged(training)
         return wrong / len(noise.images)
 
-
-class Round(TypedDict):
-    """A round of crafting, in a record and in a checkpoint."""
-
-    round: int
-    error: FiniteFloat
-    seconds: FiniteFloat
-
-
-class RoundsSoFar(TypedDict):
-    """The progress of a crafting in its checkpoint."""
-
-    history: list[Round]
-
-
-ROUNDS_SO_FAR = JsonFile[dict[str, Any]](RoundsSoFar)
-
-
-def _arithmetic(recipe: TrainSpec, clean: Images, noise: Noise, device: torch.device) -> Arithmetic:
-    """The arithmetic of the generator, checked for its own steps and for those of the noise."""
-
-    def on(sizes: BatchSizes) -> Arithmetic:
-        return resolve(
-            recipe,
-            shape=clean.shape,
-            num_classes=clean.num_classes,
-            sizes=sizes,
-            device=device,
-            field="precision of the poison em",
+    def _delta(self, noise: Noise, facts: dict[str, Any]) -> Delta:
+        reached = facts["rounds"][-1]["error"] <= self.stop_error
+        levels = whole_levels(noise.values, self.application, self.eps)
+        return Delta(
+            levels,
+            "class" if self.transfers else "image",
+            {"rounds": facts["rounds"], "reached_stop_error": reached, **facts},
         )
-
-    with one_thread(device):
-        trained = on(BatchSizes(training=batch_sizes(len(clean), recipe.batch_size)))
-    moved = BatchSizes(attack=batch_sizes(len(noise.images), recipe.batch_size))
-    return trained if trained.fallback else on(moved)
-
-
-def _resume(training: Training, noise: Noise, state: dict[str, Any]) -> None:
-    """Resume from the state of a checkpoint. Raises DamagedError, and changes nothing, if it does not belong
-    to this crafting."""
-    ROUNDS_SO_FAR.check({"history": state.get("history")})
-    check_like(state.get("noise"), noise.values, "noise")
-    training.load_state(state)
-    training.history = list(state["history"])
-    noise.values.copy_(state["noise"])
-
-
-def passes_gradient(augmentation: Augmentation) -> bool:
-    """Whether the augmentation lets gradients through to its input; tried on a few random images."""
-    gen = torch.Generator().manual_seed(0)
-    x = torch.rand((8, 3, 32, 32), generator=gen).requires_grad_()
-    out, _ = augmentation(x, torch.full((8, 2), 0.5), gen)
-    return out.requires_grad and bool(torch.autograd.grad(out.sum(), x)[0].any())

@@ -9,9 +9,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor, nn
 
 from poisons.base import CraftContext
@@ -231,3 +232,25 @@ def begin(shape: tuple[int, ...], eps: float, device: torch.device, *, random: b
         gen = generator(CPU, seed, EM, BEGIN, number)
         some.copy_((2 * torch.rand(some.shape, generator=gen) - 1) * eps)
     return values
+
+
+def passes_gradient(augmentation: Augmentation) -> bool:
+    """Whether the augmentation lets gradients through to its input; tried on a few random images."""
+    gen = torch.Generator().manual_seed(0)
+    x = torch.rand((8, 3, 32, 32), generator=gen).requires_grad_()
+    out, _ = augmentation(x, torch.full((8, 2), 0.5), gen)
+    return out.requires_grad and bool(torch.autograd.grad(out.sum(), x)[0].any())
+
+
+def _of_single_images(augmentations: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+    for one in augmentations:
+        if one.mixes or not passes_gradient(one):
+            raise ValueError(
+                f"no gradient of single images passes {one.kind!r}, so noise cannot descend: "
+                "use 'flip_crop' or 'subpixel_shift'"
+            )
+    return augmentations
+
+
+Differentiable = Annotated[tuple[Augmentation, ...], AfterValidator(_of_single_images)]
+"""Augmentations through which noise descends: they mix no images, and gradients pass."""

@@ -1,5 +1,5 @@
-"""Noise against a network that does not change: signed steps on every image, under augmentation. The base of
-error-maximising and hypocritical noise."""
+"""Noise against networks that do not change: signed steps on every image, under augmentation. The base of
+error-maximising, hypocritical and self-ensemble noise."""
 
 from __future__ import annotations
 
@@ -7,28 +7,26 @@ import copy
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from poisons.base import CraftContext, Poison
-from poisons.methods.em import passes_gradient
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
-from poisons.surrogate import surrogate, surrogate_name
+from poisons.methods.descent import Descent, Pull, descend_share, shares_of
+from poisons.methods.em_noise import Differentiable
+from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep
+from poisons.surrogate import Surrogate, surrogate, surrogate_name
 from trainers.augmentations.subpixel_shift import SubpixelShift
-from trainers.families import Augmentation, Passes
+from trainers.families import Passes
 from trainers.feed import place
 from trainers.flops import Shape, Work, network_flops, over, trial_work
-from trainers.images import Extent, Images, to_float
+from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
-from trainers.loop import generator, memory_for
-from trainers.pgd import Frozen
+from trainers.loop import memory_for
 from trainers.precision import BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import InputError
@@ -44,12 +42,13 @@ SMOKE: dict[str, Any] = {
     "steps": 2,
     "batch_size": 16,
 }
-STREAM = 84  # first part of every random stream here, after the seed
 
 
 class FixedNetworkNoise(Poison):
     """Noise of each image that descends an objective of a surrogate trained on the clean images."""
 
+    needs: ClassVar[str] = "a surrogate"
+    bound: ClassVar[str] = "Linf eps"
     wants_gpu: ClassVar[bool] = True
     surrogate: TrainSpec = TrainSpec()
     """Network that is trained on the clean images, once for all poisons that name it."""
@@ -65,7 +64,7 @@ class FixedNetworkNoise(Poison):
     """Starts from other noise, of which that with the lowest objective is kept."""
     batch_size: PositiveInt = 512
     """Images of one step."""
-    augmentations: tuple[Augmentation, ...] = (SubpixelShift(),)
+    augmentations: Differentiable = (SubpixelShift(),)
     """Drawn anew at each step; gradients must pass, and images not be mixed."""
 
     usual_step: ClassVar[Fraction]  # of eps
@@ -77,25 +76,54 @@ class FixedNetworkNoise(Poison):
             raise ValueError("a surrogate begins with the weights that its seed draws: leave `start` out")
         return surrogate
 
-    @field_validator("augmentations")
-    @classmethod
-    def _gradient_flows(cls, augmentations: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
-        for one in augmentations:
-            if one.mixes or not passes_gradient(one):
-                raise ValueError(f"no gradient of single images passes {one.kind!r}; use 'subpixel_shift'")
-        return augmentations
-
     @property
     def transfers(self) -> bool:
         return False
 
     @property
+    def networks(self) -> int:
+        """At how many epochs of the surrogate's training its network is used."""
+        return 1
+
+    @property
     def shared(self) -> str:
-        return surrogate_name(self.surrogate, self.surrogate_seed)
+        return surrogate_name(self.surrogate, self.surrogate_seed, self.networks)
+
+    @property
+    def step_length(self) -> Fraction:
+        """The length of a step, in units of the pixel range."""
+        return self.usual_step * self.eps if self.step is None else self.step
 
     @abstractmethod
-    def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """What the noise minimises, the sum over images; `labels` int64 N."""
+    def objective(self, out: Tensor, labels: Tensor, aim: Tensor | None) -> Tensor:
+        """What the noise minimises, the sum over images: of what a network gives for them, and of what `aims`
+        gives for that network; `labels` int64 N."""
+
+    def head(self, clean: Images) -> str | None:
+        """The name of the layer whose inputs the objective reads; None if it reads logits."""
+        return None
+
+    def aims(self, models: Sequence[nn.Module], head: str | None, clean: Images) -> tuple[Tensor | None, ...]:
+        """What the objective of each network needs beside what it gives for an image."""
+        return (None,) * len(models)
+
+    def begin(self, x: Tensor, gen: torch.Generator) -> Tensor:
+        """The noise of a batch before the first step."""
+        eps = float(self.eps)
+        return (torch.randn(x.shape, generator=gen, device=x.device) * eps).clamp(-eps, eps)
+
+    def direction(self, pull: Pull, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient whose sign the noise at images `z` descends, and the mean objective of the
+        networks."""
+        grad, value = pull.gradient(0, z)
+        for number in range(1, pull.networks):
+            more, also = pull.gradient(number, z)
+            grad, value = grad + more, value + also
+        return grad, value / pull.networks
+
+    def gradients(self) -> int:
+        """Gradients of a network that a step takes."""
+        return self.networks
 
     def check(self, clean: Extent) -> None:
         if not clean.images:
@@ -107,32 +135,43 @@ class FixedNetworkNoise(Poison):
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         network = network_flops(self.surrogate.architecture, shape=shape, num_classes=num_classes)
         training = trial_work(Trial(train=self.surrogate), network, train=images, test=min(500, images))
-        descent = Passes(forward=self.steps, inputs=self.steps)
+        gradients = self.steps * self.gradients()
+        descent = Passes(forward=gradients, inputs=gradients)
         return training + over(images, self.batch_size, descent, network) * self.restarts
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if the surrogate learnt nothing; what its training raises."""
         self.check(clean.extent)
-        model, accuracy, reused = surrogate(self.surrogate, clean, self.surrogate_seed, context)
-        device, owner = context.device, f"{self.kind} {self.key}, seed {seed}"
+        return self.noise(self.surrogates(clean, context), clean, seed, context)
+
+    def surrogates(self, clean: Images, context: CraftContext) -> Surrogate:
+        """The networks, whose weights require no gradient."""
+        found = surrogate(self.surrogate, clean, self.surrogate_seed, context, checkpoints=self.networks)
+        for model in found.models:
+            model.requires_grad_(False)
+        return found
+
+    def noise(self, surrogates: Surrogate, clean: Images, seed: int, context: CraftContext) -> Delta:
+        """The noise against these networks."""
+        owner = f"{self.kind} {self.key}, seed {seed}"
         kept = self._kept(clean, owner, context)
         begun, lowest = (0, math.inf) if kept is None else (kept["restart"], kept["objective"])
         best: Tensor | None = None if kept is None else kept["levels"]
         named = memory_for(
-            self.surrogate.architecture.kind, self.batch_size, clean, device, field="batch_size of the poison"
+            self.surrogate.architecture.kind,
+            self.batch_size,
+            clean,
+            context.device,
+            field="batch_size of the poison",
         )
-        with repeatable(), named, Frozen(model):
-            arithmetic = resolve(
-                self.surrogate,
-                shape=clean.shape,
-                num_classes=clean.num_classes,
-                sizes=BatchSizes(attack=batch_sizes(len(clean), self.batch_size)),
-                device=device,
-                field=f"surrogate.precision of {self.kind}",
-            )
-            recipe = self.surrogate.model_copy(update={"precision": arithmetic.precision})
+        with repeatable(), named:
+            recipe = self._recipe(clean, context.device)
+            head = self.head(clean)
+            aims = self.aims(surrogates.models, head, clean)
             for restart in range(begun, self.restarts):
-                descent = Descent(self, model, recipe, clean.num_classes, seed, restart)
+                descent = Descent(
+                    self, surrogates.models, head, aims, recipe, clean.num_classes, seed, restart
+                )
                 levels, objective = self._descend(descent, clean, context)
                 if objective < lowest:
                     best, lowest = levels, objective
@@ -145,12 +184,24 @@ class FixedNetworkNoise(Poison):
                 f"{self.kind}: the objective was not finite in any restart; train the surrogate otherwise"
             )
         facts = {
-            "surrogate_accuracy": round(accuracy, 4),
+            "surrogate_accuracy": round(surrogates.accuracy, 4),
             "objective": round(lowest, 6),
-            "precision": arithmetic.precision,
-            "reused": reused,
+            "precision": recipe.precision,
+            "reused": surrogates.reused,
         }
         return Delta(best, "image", facts)
+
+    def _recipe(self, clean: Images, device: torch.device) -> TrainSpec:
+        """The recipe of the surrogate, with the arithmetic of the noise."""
+        arithmetic = resolve(
+            self.surrogate,
+            shape=clean.shape,
+            num_classes=clean.num_classes,
+            sizes=BatchSizes(attack=batch_sizes(len(clean), self.batch_size)),
+            device=device,
+            field=f"surrogate.precision of {self.kind}",
+        )
+        return self.surrogate.model_copy(update={"precision": arithmetic.precision})
 
     def _kept(self, clean: Images, owner: str, context: CraftContext) -> dict[str, Any] | None:
         """What an earlier attempt has done, from the checkpoint."""
@@ -170,83 +221,9 @@ class FixedNetworkNoise(Poison):
         """The noise of all images in levels, and the mean objective at the last step."""
         workers, several = context.workers, context.workers.size > 1
         if several:
-            descent = replace(descent, model=copy.deepcopy(descent.model).cpu())
+            descent = replace(descent, models=copy.deepcopy(descent.models)).to(torch.device("cpu"))
         placed = clean if several else place(clean, context.device)
-        shares = _shares(placed, self.batch_size, workers.size)
+        shares = shares_of(placed, self.batch_size, workers.size)
         results = workers.map(descend_share, descent, shares, device=context.device)
         mean = sum(result.objective for result in results) / len(clean)
         return torch.cat([result.levels for result in results]), mean
-
-
-@dataclass(frozen=True)
-class Descent:
-    """One restart: what the noise descends."""
-
-    poison: FixedNetworkNoise
-    model: nn.Module  # in eval mode; its weights require no gradient
-    recipe: TrainSpec
-    num_classes: int
-    seed: int
-    restart: int
-
-    def __call__(self, x: Tensor, labels: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """The noise of a batch of float images N,C,H,W, and its objective at the last step."""
-        poison, gen = self.poison, generator(x.device, self.seed, STREAM, self.restart, batch)
-        eps, size = (
-            float(poison.eps),
-            float(poison.usual_step * poison.eps if poison.step is None else poison.step),
-        )
-        noise = (torch.randn(x.shape, generator=gen, device=x.device) * eps).clamp(-eps, eps)
-        y, value = F.one_hot(labels, self.num_classes).float(), torch.zeros((), device=x.device)
-        for _ in range(poison.steps):
-            z = (x + noise).clamp(0, 1).requires_grad_()
-            with torch.enable_grad():
-                seen: Tensor = z
-                for augment in poison.augmentations:
-                    seen, _ = augment(seen, y, gen)
-                logits = self.model(seen.contiguous(memory_format=torch.channels_last))
-                value = poison.objective(logits.float(), labels)
-                (grad,) = torch.autograd.grad(value, z)
-            noise = (z.detach() - x - size * grad.sign()).clamp(-eps, eps)
-        return (x + noise).clamp(0, 1) - x, value.detach()
-
-
-class Share(NamedTuple):
-    """Whole batches from number `first` on."""
-
-    first: int
-    images: Images
-    size: int
-
-
-class Descended(NamedTuple):
-    levels: Tensor
-    objective: float  # the sum over images
-
-
-def _shares(images: Images, size: int, number: int) -> Sequence[Share]:
-    """At most `number` shares of whole batches."""
-    batches = math.ceil(len(images) / size)
-    bounds = [batches * i // number for i in range(number + 1)]
-    return [
-        Share(
-            first,
-            images if number == 1 else images.take(torch.arange(first * size, min(last * size, len(images)))),
-            size,
-        )
-        for first, last in pairwise(bounds)
-        if first < last
-    ]
-
-
-def descend_share(descent: Descent, share: Share, device: torch.device) -> Descended:
-    """The noise of the images of a share, batch by batch on `device`, in levels."""
-    model, found = descent.model.to(device), list[Tensor]()
-    descent, total = replace(descent, model=model), torch.zeros((), dtype=torch.float64, device=device)
-    with repeatable(), descent.recipe.autocast(device):
-        for batch, some in enumerate(share.images.chunks(share.size), share.first):
-            x = to_float(some.x.to(device)).contiguous(memory_format=torch.channels_last)
-            noise, value = descent(x, some.y.to(device), batch)
-            total += value
-            found.append(whole_levels(noise.contiguous(), "signed", descent.poison.eps))
-    return Descended(torch.cat(found), total.item())

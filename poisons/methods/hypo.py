@@ -22,6 +22,7 @@ class Hypo(FixedNetworkNoise, kind="hypo"):
     """Noise that makes every image easier for a network that was adversarially trained, with a small budget,
     on clean images. Published as harming robust accuracy more than standard accuracy."""
 
+    published: ClassVar[str] = "NeurIPS 2021"
     smoke: ClassVar[dict[str, Any]] = SMOKE
     surrogate: TrainSpec = SURROGATE
     steps: PositiveInt = 100
@@ -29,5 +30,5 @@ class Hypo(FixedNetworkNoise, kind="hypo"):
 
     usual_step: ClassVar[Fraction] = Fraction(1, 10)
 
-    def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, reduction="sum")
+    def objective(self, out: Tensor, labels: Tensor, aim: Tensor | None) -> Tensor:
+        return F.cross_entropy(out, labels, reduction="sum")

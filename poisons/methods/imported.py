@@ -27,6 +27,8 @@ class Imported(Poison, kind="imported"):
     """A perturbation that `opsctl import` took into the store. One for each image fits only the images that
     it was imported for."""
 
+    needs: ClassVar[str] = "what opsctl import took in"
+    bound: ClassVar[str] = "as imported"
     smoke: ClassVar[dict[str, Any]] = {"fingerprint": "0" * 16}
     fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16,64}$")]
     """Which perturbation, as `opsctl import` prints it."""

@@ -22,6 +22,7 @@ class LineFilter(Poison):
     """Blurs every image along one direction with the filter of its class. The published filters are in a
     supplement that could not be read: this is a reconstruction, in two variants."""
 
+    published: ClassVar[str] = "AAAI 2025; a reconstruction"
     upright: ClassVar[bool]
     variant: Literal["taps", "scalar"] = "taps"
     """taps draws every value of a line; scalar has one value per class beside a 1, evenly spaced."""

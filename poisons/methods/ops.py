@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -49,6 +49,8 @@ class Ops(Poison, kind="ops"):
     Noise is rounded to whole levels, and pixels are written over it.
     """
 
+    bound: ClassVar[str] = "`pixels` pixels"
+    published: ClassVar[str] = "ICLR 2023"
     objective: Objective = "released"
     """Score to maximise: of the released code, of the paper's Eq. 2, or of the Toolbox (ART)."""
     pixels: PositiveInt = 1

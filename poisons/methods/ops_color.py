@@ -4,6 +4,7 @@ the class."""
 from __future__ import annotations
 
 import itertools
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,9 @@ class OpsColor(Poison, kind="ops_color"):
     Classes have different colours: first the 2^C with every channel at 0 or 255, in binary order, then those
     on grids of 3, 4, ... levels. InputError if there are more classes than colours.
     """
+
+    bound: ClassVar[str] = "one pixel"
+    published: ClassVar[str] = "ICLR 2023, Table A"
 
     @property
     def transfers(self) -> bool:

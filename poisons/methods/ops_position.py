@@ -3,6 +3,8 @@ of the class."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from poisons.base import CraftContext, Perturbation, Poison
@@ -17,6 +19,8 @@ class OpsPosition(Poison, kind="ops_position"):
     """Writes the pixel that `ops` finds for a class, in each image in a random one of the 2^C extreme
     colours, drawn by the seed."""
 
+    bound: ClassVar[str] = "one pixel"
+    published: ClassVar[str] = "ICLR 2023, Table A"
     objective: Objective = "released"
     """Score that the search maximises, as for `ops`."""
     exclusion: Exclusion = "candidate"

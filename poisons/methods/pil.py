@@ -32,6 +32,9 @@ class Pil(Poison, kind="pil"):
     linear classifier without bias, two layers deep, as released.
     """
 
+    needs: ClassVar[str] = "a linear classifier"
+    bound: ClassVar[str] = "Linf eps"
+    published: ClassVar[str] = "ICLR 2026"
     wants_gpu: ClassVar[bool] = True
     smoke: ClassVar[dict[str, Any]] = {"steps": 3, "linear_epochs": 2}
     eps: NoiseEps = Fraction(8, 255)

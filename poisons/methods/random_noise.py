@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -18,6 +18,8 @@ from trainers.images import Images
 class RandomNoise(Poison, kind="random_noise"):
     """Adds noise of which every value is drawn independently, in whole levels within the budget."""
 
+    bound: ClassVar[str] = "Linf eps"
+    published: ClassVar[str] = "a control"
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
     granularity: Literal["class_wise", "sample_wise"] = "class_wise"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 
 from poisons.base import CraftContext, Perturbation, Poison
@@ -15,6 +17,9 @@ from trainers.spec import InputError
 class RandPix(Poison, kind="randpix"):
     """One pixel per class at a random position in a random one of the 2^C extreme colours, drawn by `seed`;
     no two classes share both. InputError if there are more classes than candidates."""
+
+    bound: ClassVar[str] = "one pixel"
+    published: ClassVar[str] = "ICLR 2023, Table B"
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         c, height, width = clean.shape

@@ -28,6 +28,7 @@ class Tap(FixedNetworkNoise, kind="tap"):
     """Adversarial noise against a network of clean images: towards the next class, or away from the own one.
     A network trained on such images learns the wrong features for each class."""
 
+    published: ClassVar[str] = "NeurIPS 2021"
     smoke: ClassVar[dict[str, Any]] = SMOKE | {"restarts": 2}
     surrogate: TrainSpec = SURROGATE
     restarts: PositiveInt = 8
@@ -37,7 +38,7 @@ class Tap(FixedNetworkNoise, kind="tap"):
 
     usual_step: ClassVar[Fraction] = Fraction(1, 20)
 
-    def objective(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def objective(self, out: Tensor, labels: Tensor, aim: Tensor | None) -> Tensor:
         if self.aim == "untargeted":
-            return -F.cross_entropy(logits, labels, reduction="sum")
-        return F.cross_entropy(logits, (labels + 1) % logits.shape[1], reduction="sum")
+            return -F.cross_entropy(out, labels, reduction="sum")
+        return F.cross_entropy(out, (labels + 1) % out.shape[1], reduction="sum")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poisons import CraftContext, DataSpec, Poison, Store
-from poisons.methods.fixed_network import STREAM
+from poisons.methods.descent import STREAM
 from poisons.methods.hypo import Hypo
 from poisons.methods.tap import Tap
 from poisons.surrogate import surrogate
@@ -54,7 +54,7 @@ def plain(
     poison: Any, clean: Images, target: Callable[[Tensor], Tensor], sign: float, restart: int
 ) -> tuple[Tensor, float]:
     """The noise as papers write it, batch by batch, in float32."""
-    model, *_ = surrogate(poison.surrogate, clean, 0, quiet())
+    (model,), *_ = surrogate(poison.surrogate, clean, 0, quiet())
     eps, step, found, total = 8 / 255, float(poison.usual_step) * 8 / 255, [], 0.0
     with repeatable():
         for batch, start in enumerate(range(0, len(clean), poison.batch_size)):
@@ -104,7 +104,7 @@ def test_noise_leads_the_surrogate_to_the_next_class(learnable: Images) -> None:
     longer = {**SMALL, "surrogate": {**SURROGATE, "epochs": 40}, "augmentations": [], "eps": "32/255"}
     poison = Tap.parse({**longer, "steps": 60, "restarts": 1}, "test")
     poisoned = poison.craft(learnable, seed=0, context=quiet()).apply(learnable)
-    model, accuracy, _ = surrogate(poison.surrogate, learnable, 0, quiet())
+    (model,), accuracy, _ = surrogate(poison.surrogate, learnable, 0, quiet())
     assert accuracy > 0.9
     target = (learnable.y + 1) % 4
     before, after = (F.cross_entropy(model(one.x.float() / 255), target) for one in (learnable, poisoned))

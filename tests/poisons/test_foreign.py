@@ -127,6 +127,39 @@ def test_application_decides_how_floats_are_rounded(images: Images, tmp_path: Pa
         assert report["application"] == how
 
 
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_poisoned_images_may_be_floats(
+    channels_last: bool, images: Images, poisoned: Images, tmp_path: Path
+) -> None:
+    """As NTGA and SEP are published: whole levels or not, of the whole source or of some."""
+    values = poisoned.x.float() / 255 + 0.4 / 255 * (poisoned.x < 255)
+    values = values.permute(0, 2, 3, 1) if channels_last else values
+    file = saved(tmp_path / "x.npy", values.contiguous())
+    wanted = poisoned.x.short() - images.x.short()
+    delta, report = read_foreign(file, images)
+    assert torch.equal(delta.delta.short(), wanted)
+    assert "read as the poisoned images" in report["warnings"][0]
+    up = saved(tmp_path / "up.npy", (values + 0.5 / 255).clamp(max=1))
+    truncated, _ = read_foreign(up, images, application="released_em")
+    assert torch.equal(truncated.delta.short(), wanted)
+    some = torch.tensor([7, 3])
+    part, _ = read_foreign(file, images.take(some), index=some)
+    assert torch.equal(part.delta.short(), wanted[some])
+    values[5, 0, 0, 0] = 1.5
+    with pytest.raises(InputError, match=r"row 5: the poisoned image has values outside \[0, 1\]"):
+        read_foreign(saved(tmp_path / "bad.npy", values.contiguous()), images)
+
+
+@pytest.mark.parametrize("kind", ["one-sided noise", "black images"])
+def test_noise_is_not_taken_for_images(kind: str, images: Images, tmp_path: Path) -> None:
+    noise = random((len(images), *images.shape), 0, 8)
+    clean = images if kind == "one-sided noise" else Images(torch.zeros_like(images.x), images.y, 10)
+    delta, report = read_foreign(saved(tmp_path / "n.npy", noise.float() / 255), clean)
+    if kind == "one-sided noise":
+        assert not report["warnings"]
+    assert torch.equal(delta.delta.long(), noise), "the same levels either way"
+
+
 def test_ambiguous_rows_are_per_image(tmp_path: Path) -> None:
     images = Images(torch.full((4, 1, 3, 5), 9, dtype=torch.uint8), torch.tensor([3, 2, 1, 0]), 4)
     delta, _ = read_foreign(saved(tmp_path / "a.npy", random((4, 3, 5)).to(torch.int8)), images)

@@ -83,7 +83,14 @@ def run_plan(
         after.callback(observer.sweep_ended)
         remove_dead(storage)
         driver = after.enter_context(
-            Driver(storage, plan.sweep.name, stop, needs=plan.names, snapshot=plan.version)
+            Driver(
+                storage,
+                plan.sweep.name,
+                stop,
+                needs=plan.names,
+                starts=plan.starts,
+                snapshot=plan.version,
+            )
         )
         context = SweepContext(plan, store, observer, Leases(storage, driver.id))
         progress = Progress(context, _pace(plan, store))

@@ -33,12 +33,15 @@ def test_the_weights_of_another_trial(store: Store) -> None:
     ):
         plan_of(sweep({"kind": "trial", "of": first.key}), store)
     run_trial(first.trial, store, device=CPU, run=RunSpec(keep="weights"))
-    (task,) = plan_of(sweep({"kind": "trial", "of": first.key}), store).tasks
+    plan = plan_of(sweep({"kind": "trial", "of": first.key}), store)
+    assert plan.starts == [first.key], "which a running sweep protects"
+    (task,) = plan.tasks
     run_trial(task.trial, store, device=CPU)
     before, after = (Ledger(storage_of(store)).result(key) for key in (first.key, task.key))
     assert before is not None
     assert after is not None
     assert after["history"][0]["train/loss"] < before["history"][0]["train/loss"]
+    assert plan_of(sweep({"kind": "trial", "of": first.key}), store).starts == [], "once it has run"
 
 
 def test_a_file_is_named_by_its_bytes(store: Store, tmp_path: Path) -> None:
