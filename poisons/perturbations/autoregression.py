@@ -24,7 +24,7 @@ from trainers.stored import DamagedError, JsonFile
 
 Norm = Literal["L2", "Linf"]
 CROP = 4  # first rows and columns of a signal that are dropped
-VALUES = 2**22  # values of signals made at a time
+VALUES = 2**20  # values of signals made at a time
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -67,7 +67,7 @@ class Autoregression(Perturbation, kind="autoregression"):
         x = torch.empty_like(images.x, memory_format=torch.contiguous_format)
         size = max(1, VALUES // max(1, math.prod(images.shape)))
         for part in torch.arange(len(images)).split(size) if len(images) else ():
-            noise = (self.noise(rows[part], images.y[part].cpu()) * 255).round().to(torch.int16)
+            noise = self.noise(rows[part], images.y[part].cpu()).mul_(255).round_().to(torch.int16)
             here = slice(int(part[0]), int(part[-1]) + 1)
             some = Images(images.x[here], images.y[here], images.num_classes)
             x[here] = Delta(noise).apply(some).x
@@ -80,10 +80,10 @@ class Autoregression(Perturbation, kind="autoregression"):
         start = torch.zeros((len(rows), c, h + CROP, w + CROP), dtype=torch.float64)
         for one, row in zip(start, rows.tolist(), strict=True):
             begin(one, rng(self.seed, f"ar {row}"))
-        found = signals(self.coefficients[labels], start)[:, :, CROP:, CROP:]
+        found = signals(self.coefficients[labels], start)[:, :, CROP:, CROP:].contiguous()
         flat = found.flatten(1)
         size = flat.abs().amax(1) if self.norm == "Linf" else flat.square().sum(1).sqrt()
-        return found / torch.where(size > 0, size, 1.0).view(-1, 1, 1, 1) * self.eps
+        return found.div_(torch.where(size > 0, size, 1.0).view(-1, 1, 1, 1)).mul_(self.eps)
 
     def columns(self) -> Tensors:
         return {"coefficients": self.coefficients}
