@@ -75,3 +75,10 @@ def feature(model: nn.Module, layer: str, x: Tensor) -> Tensor:
     with model.get_submodule(layer).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
         model(x)
     return seen[-1]
+
+
+def class_means(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The mean of the vectors N,D of each class, K,D; NaN for a class without any."""
+    labels = labels.to(vectors.device)
+    sums = torch.zeros((classes, vectors.shape[1]), device=vectors.device).index_add_(0, labels, vectors)
+    return sums / torch.bincount(labels, minlength=classes).unsqueeze(1)

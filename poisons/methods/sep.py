@@ -15,7 +15,7 @@ from poisons.methods.descent import Pull
 from poisons.methods.ensemble import EnsembleNoise
 from poisons.methods.fixed_network import SMOKE
 from poisons.perturbations.delta import NoiseEps, NoiseStep
-from trainers.features import features, head_of
+from trainers.features import class_means, features, head_of
 from trainers.images import Images
 from trainers.spec import InputError
 
@@ -59,7 +59,7 @@ class Sep(EnsembleNoise, kind="sep"):
         wanted = self.aim(clean.y, clean.num_classes).unique()
         if (empty := wanted[counts[wanted] == 0]).numel():
             raise InputError(f"sep: class {int(empty[0])}, at which others aim, has no images")
-        return tuple(class_means(model, head, clean) for model in models)
+        return tuple(means_of(model, head, clean) for model in models)
 
     def objective(self, out: Tensor, labels: Tensor, aim: Tensor | None) -> Tensor:
         if aim is None:
@@ -84,12 +84,10 @@ class Sep(EnsembleNoise, kind="sep"):
         return self.networks * (2 if self.variance_reduced else 1)
 
 
-def class_means(model: nn.Module, head: str, clean: Images) -> Tensor:
+def means_of(model: nn.Module, head: str, clean: Images) -> Tensor:
     """The mean features K,D of each class, the inputs of the layer `head`; NaN for a class without images."""
     device = next(model.parameters()).device
     layer = model.get_submodule(head)
     if not isinstance(layer, nn.Linear):
         raise TypeError(f"{head} is not a linear layer")
-    found, labels = features(model, layer, clean, device), clean.y.to(device)
-    sums = torch.zeros((clean.num_classes, found.shape[1]), device=device).index_add_(0, labels, found)
-    return sums / torch.bincount(labels, minlength=clean.num_classes).unsqueeze(1)
+    return class_means(features(model, layer, clean, device), clean.y, clean.num_classes)

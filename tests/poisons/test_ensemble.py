@@ -15,7 +15,7 @@ from poisons import CraftContext, DataSpec, Store
 from poisons.methods.descent import DRAWS, STREAM
 from poisons.methods.dune import WINDOW, Dune, Judge, psnr, ssim
 from poisons.methods.particles import Swarm
-from poisons.methods.sep import Sep, class_means
+from poisons.methods.sep import Sep, means_of
 from poisons.rng import rng
 from poisons.surrogate import surrogate
 from tests.conftest import CPU
@@ -137,7 +137,7 @@ def test_features_move_to_the_mean_of_the_other_class(learnable: Images) -> None
     poison = Sep.parse({**SMALL, "eps": "32/255", "steps": 20, "step": "4/255"}, "test")
     poisoned = poison.craft(learnable, seed=0).apply(learnable)
     for model in models_of(poison, learnable):
-        means, distances = class_means(model, head_name(model), learnable), []
+        means, distances = means_of(model, head_name(model), learnable), []
         for images in (learnable, poisoned):
             found: list[Tensor] = []
             layer = head(model)

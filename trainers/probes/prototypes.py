@@ -1,0 +1,186 @@
+"""Prototypes, the mean features of each class, made visible (AutoProtoNet: Sandoval-Segura, Lawson; 2022,
+arXiv 2204.00929)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from trainers.autoencoder import Decoder, fit_decoder
+from trainers.features import class_means, features, last_layer
+from trainers.images import Extent, Images, nearest_levels, to_float
+from trainers.probe import Finding, Probe, Subject
+from trainers.probe_view import PERCENT, ImageMaps, ProbeView
+from trainers.recipe import TrainSpec
+from trainers.spec import InputError
+
+WEIGHTS = 11  # of a set's prototypes in a mixture: 0, 0.1, ... 1
+MOST = 10  # classes that are pictured
+
+
+class Prototypes(Probe, kind="prototypes"):
+    """Where the mean features of each class are, for the training images and for each set, and what they look
+    like to a decoder that is trained on the network's features.
+
+    Metrics: `acc`, the accuracy on the test images of the nearest prototype of the training images, and
+    `pixel_acc`, the same with pixels in place of features; `decoder_mse`, the error of the decoder, and
+    `mean_mse`, that of the mean image, in pixels of [0, 1]. For each set: `<set>_acc`, with its prototypes;
+    `<set>_distance`, from those of the training images, over the mean distance of two classes. Prototypes
+    can be refined, by mixing in those of a set: the curve `<set>` is the accuracy with 0, 10, ... 100 % of
+    them on one half of the test images, `<set>_refined_acc` that of the best mixture on the other half, and
+    `<set>_mixed` its weight.
+
+    The network is not changed. Costs a forward pass of all these images, and `decoder_epochs` of a small
+    decoder.
+    """
+
+    decoder_epochs: PositiveInt = 20
+    """Epochs of the decoder's training on the features of the training images."""
+    decoder_width: PositiveInt = 32
+    """Channels of the decoder before its last layer."""
+    decoder_lr: PositiveFloat = 1e-3
+    """Learning rate of the decoder, with Adam."""
+    limit: PositiveInt | None = 10_000
+    """Size of a class-balanced subset of the training images and of each set; null takes all."""
+    smoke: ClassVar[dict[str, Any]] = {"decoder_epochs": 1, "decoder_width": 4}
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return ("acc", "pixel_acc", "decoder_mse", "mean_mse")
+
+    @property
+    def per_set(self) -> tuple[str, ...]:
+        return ("acc", "distance", "refined_acc", "mixed")
+
+    def view(self, sets: Sequence[str]) -> ProbeView:
+        shares = ("acc", "pixel_acc", *sets, *(f"{name}_{ending}" for name in sets for ending in SHARES))
+        picture = ImageMaps(
+            kind="image_maps",
+            shows="Decoded prototypes of the training images and of each set, and how far they are from the "
+            "mean image of the class.",
+            images="images",
+        )
+        return ProbeView(
+            says="Accuracy of the nearest mean features of a class, and what these look like to a decoder.",
+            units=dict.fromkeys(shares, PERCENT),
+            first_epoch=0,
+            picture=picture,
+        )
+
+    def epochs_taken(self, sets: int) -> int:
+        return 1 + sets + self.decoder_epochs // 10
+
+    def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
+        if test.images < 2:
+            raise InputError(f"the probe {self.kind!r} halves the test images, and there is only one")
+
+    def run(self, subject: Subject) -> Finding:
+        device, classes = subject.device, subject.train.num_classes
+        train, test = subject.train.subset(self.limit), subject.test
+        layer = last_layer(subject.model, train, device, wanted_by=f"the probe {self.kind!r}")
+
+        def seen(images: Images) -> Tensor:
+            return features(subject.model, layer, images, device)
+
+        mine, tested = seen(train), seen(test)
+        prototypes, labels = class_means(mine, train.y, classes), test.y.to(device)
+        with torch.autocast(device.type, enabled=False):
+            pixels, target = pixels_of(train, device), pixels_of(test, device)
+            means = class_means(pixels.flatten(1), train.y, classes)
+            decoder, error = self._decoder(mine, pixels, subject.seed)
+            found = {
+                "acc": nearest(prototypes, tested, labels),
+                "pixel_acc": nearest(means, target.flatten(1), labels),
+                "decoder_mse": error,
+                "mean_mse": (pixels - pixels.mean(0)).square().mean().item(),
+            }
+            named, curves = {"training images": prototypes}, dict[str, list[float]]()
+            for name, images in subject.sets.items():
+                some = images.subset(self.limit)
+                theirs = named[name] = class_means(seen(some), some.y, classes)
+                curves[name], refined = refinement(prototypes, theirs, tested, labels)
+                found |= {
+                    f"{name}_acc": nearest(theirs, tested, labels),
+                    f"{name}_distance": moved(prototypes, theirs),
+                    f"{name}_refined_acc": refined[0],
+                    f"{name}_mixed": refined[1],
+                }
+            shown = self._pictures(decoder, named, means.view(classes, *train.shape))
+        return Finding(found, curves, {"images": shown})
+
+    def _decoder(self, vectors: Tensor, images: Tensor, seed: int) -> tuple[Decoder, float]:
+        return fit_decoder(
+            vectors,
+            images,
+            width=self.decoder_width,
+            epochs=self.decoder_epochs,
+            batch_size=128,
+            lr=self.decoder_lr,
+            seed=seed,
+        )
+
+    @torch.no_grad()
+    def _pictures(self, decoder: Decoder, named: dict[str, Tensor], means: Tensor) -> list[dict[str, Any]]:
+        """Decoded prototypes of the first classes, class by class."""
+        decoded = {name: decoder(found.nan_to_num()) for name, found in named.items()}
+        return [
+            {
+                "label": f"class {k}, {name}",
+                "pixels": nearest_levels(images[k].cpu()).movedim(0, -1).tolist(),
+                "response": rounded((images[k] - means[k].nan_to_num()).abs().mean(0)),
+            }
+            for k in range(min(MOST, len(means)))
+            for name, images in decoded.items()
+            if named[name][k].isfinite().all()
+        ]
+
+
+SHARES = ("acc", "refined_acc", "mixed")  # metrics of a set that are shares
+
+
+def pixels_of(images: Images, device: torch.device) -> Tensor:
+    """float32 N,C,H,W in [0, 1]."""
+    return to_float(images.x.to(device)).contiguous()
+
+
+def distances(prototypes: Tensor, vectors: Tensor) -> Tensor:
+    """N,K distances; infinite to a prototype that is NaN."""
+    return torch.cdist(vectors.double(), prototypes.double()).nan_to_num(torch.inf)
+
+
+def nearest(prototypes: Tensor, vectors: Tensor, labels: Tensor) -> float:
+    """The accuracy of the nearest prototype."""
+    return (distances(prototypes, vectors).argmin(1) == labels).double().mean().item()
+
+
+def moved(prototypes: Tensor, others: Tensor) -> float:
+    """The mean distance of prototypes from those of the same class elsewhere, over the mean distance of two
+    classes; of the classes that both have. 0 if there are no two classes."""
+    there = (prototypes.isfinite() & others.isfinite()).all(1)
+    a, b = prototypes[there].double(), others[there].double()
+    apart = torch.cdist(a, a)
+    between = apart.sum() / max(1, len(a) * (len(a) - 1))
+    return ((a - b).norm(dim=1).mean() / between).item() if between > 0 else 0.0
+
+
+def refinement(
+    prototypes: Tensor, others: Tensor, vectors: Tensor, labels: Tensor
+) -> tuple[list[float], tuple[float, float]]:
+    """The accuracies on every other vector, from the first, with prototypes into which 0, 10, ... 100 % of
+    `others` are mixed; and on the remaining ones that of the first best mixture, with its weight."""
+    curve, rest = list[float](), list[float]()
+    for i in range(WEIGHTS):
+        mixed = prototypes + i / (WEIGHTS - 1) * (others - prototypes)
+        curve.append(nearest(mixed, vectors[::2], labels[::2]))
+        rest.append(nearest(mixed, vectors[1::2], labels[1::2]))
+    best = max(range(WEIGHTS), key=lambda i: curve[i])
+    return curve, (rest[best], best / (WEIGHTS - 1))
+
+
+def rounded(values: Tensor) -> list[list[float]]:
+    """Nested lists with four significant digits."""
+    return [[float(f"{value:.4g}") for value in row] for row in values.cpu().tolist()]
