@@ -61,11 +61,13 @@ Picture = HeatMap | ImageMaps
 class ProbeView(TypedDict, total=False):
     """How reports show the findings of a probe. `says` describes it in a sentence or two; `units` are those
     of metrics and curves, by name. `curves` names those that are drawn (default: all); `first_epoch` is the
-    epoch of their first number (default: 1; 0 is before the training)."""
+    epoch of their first number (default: 1; 0 is before the training), and `along` what their numbers are
+    counted in (default: epoch)."""
 
     says: Annotated[str, StringConstraints(max_length=2000)]
     units: dict[Name, Unit]
     curves: list[Name]
     first_epoch: Literal[0, 1]
+    along: Name
     marks: list[Mark]
     picture: Picture

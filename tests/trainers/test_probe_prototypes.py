@@ -83,7 +83,7 @@ def test_sets_are_told_from_the_training_images() -> None:
     names = {f"{name}_{ending}" for name in sets for ending in probe.per_set}
     assert set(metrics) == {*probe.metrics, *names}
     labels = [image["label"] for image in found.fields["images"]]
-    assert labels[:3] == ["class 0, training images", "class 0, clean", "class 0, same"]
+    assert labels[:3] == ["0, training images", "0, clean", "0, same"]
     assert len(labels) == 9
     assert probe.run(given) == found
 

@@ -92,7 +92,7 @@ def test_the_judge_is_a_training_on_clean_images_from_other_weights() -> None:
     assert set(found.metrics) == set(probe.metrics)
     assert len(found.fields["images"]) == 4 * probe.pictured
     first = found.fields["images"][0]
-    assert first["label"].startswith("hole in ")
+    assert first["label"] == f"{int(images.subset(20).y[0])}, with a hole"
     assert len(first["pixels"]) == len(first["response"]) == 8
     assert math.isfinite(found.metrics["inpainted_psnr"])
 

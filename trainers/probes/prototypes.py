@@ -68,6 +68,7 @@ class Prototypes(Probe, kind="prototypes"):
             says="Accuracy of the nearest mean features of a class, and what these look like to a decoder.",
             units=dict.fromkeys(shares, PERCENT),
             first_epoch=0,
+            along="tenths from the set",
             picture=picture,
         )
 
@@ -129,7 +130,7 @@ class Prototypes(Probe, kind="prototypes"):
         decoded = {name: decoder(found.nan_to_num()) for name, found in named.items()}
         return [
             {
-                "label": f"class {k}, {name}",
+                "label": f"{k}, {name}",
                 "pixels": nearest_levels(images[k].cpu()).movedim(0, -1).tolist(),
                 "response": rounded((images[k] - means[k].nan_to_num()).abs().mean(0)),
             }

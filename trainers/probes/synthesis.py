@@ -117,13 +117,13 @@ class Synthesis(Probe, kind="synthesis"):
         }
         rows = range(min(self.pictured, len(x)))
         pictures = [
-            picture(f"{words} {int(label[i])}", after[i], before[i])
+            picture(f"{int(label[i])}, {words}", after[i], before[i])
             for i in rows
             for words, after, before, label in (
-                ("hole in", holed, x, labels),
+                ("with a hole", holed, x, labels),
                 ("inpainted", inpainted, holed, labels),
-                ("turned into", translated, x, wanted),
-                ("drawn", drawn, noise, labels),
+                ("out of another", translated, x, wanted),
+                ("out of noise", drawn, noise, labels),
             )
         ]
         return Finding(found, fields={"images": pictures})

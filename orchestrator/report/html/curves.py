@@ -44,13 +44,15 @@ Marks = Callable[[Trial], Sequence[Point]]
 @dataclass(frozen=True, kw_only=True)
 class Drawing:
     """How curves are drawn: `pick` gets the curve of a trial as it is shown in `unit`, `faint` a second,
-    thinner one; `name` is that of the curve; `marks` are single points of a trial."""
+    thinner one; `name` is that of the curve; `marks` are single points of a trial; `along` is the title of
+    the axis."""
 
     pick: Picker
     name: str
     unit: Unit
     faint: Picker | None = None
     marks: Marks = lambda _: ()
+    along: str = "epoch"
 
 
 def learning(sweep: Sweep) -> Group | None:
@@ -97,7 +99,7 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
         if not ends:
             return None
         axes.set_ylim(*limits)
-        axes.set_xlabel("epoch", labelpad=1)
+        axes.set_xlabel(drawing.along, labelpad=1)
         axes.margins(x=0.02)
         axes.locator_params(axis="x", integer=True, nbins=6)
         axes.locator_params(axis="y", nbins=5)

@@ -135,6 +135,7 @@ def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
             name=curve.replace("_", " "),
             unit=_unit(view, curve),
             marks=_marks(name, marks, pick, view),
+            along=view.get("along", "epoch"),
         )
         prefix = f"{curve}: " if len(drawn) > 1 else ""
         panels += [Panel(prefix + one.title, one.svg, one.note) for one in by_row(sweep, drawing)]

@@ -53,6 +53,7 @@ class Hesitation(Probe, kind="hesitation"):
             units={"doubt": PERCENT, "longest": "bits", "margin": "bits", "sure": PERCENT},
             curves=["margin", "sure"],
             first_epoch=0,
+            along="heart-beats",
             marks=[
                 Mark(
                     curve="margin",
@@ -118,6 +119,7 @@ def test_a_new_probe_is_on_the_page_as_it_describes_itself(run: Path, store: Sto
         assert "tiny: margin, bits, at the end: clean 12.50, ops 12.50" in labels
         assert "tiny: sure, %, at the end: clean 75.00, ops 75.00" in labels
         assert not any("hidden" in label for label in labels)
+        assert "heart-beats" in text, "on the axes"
         assert {"longest: 12.50 bits in 2", "sure by 75.00 %"} <= titles
         assert {"Energy of clean: longest 12.5", "Energy of ops: longest 12.5"} <= set(labels)
         assert text.count('alt="attention, largest at row 1, column 2"') == 2, "once for each cell"
