@@ -1,16 +1,21 @@
-"""A small convolutional decoder, and its training: what features say about images, made visible."""
+"""Small convolutional networks between images and vectors: a decoder of given vectors, and a variational
+autoencoder (Kingma, Welling; ICLR 2014)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainers.feed import feed, place
+from trainers.images import Images
 from trainers.loop import DivergenceError, generator, seeded
 from trainers.meta import Shape
-from trainers.recipe import one_thread
+from trainers.recipe import one_thread, repeatable
 
 STREAM = 91  # first part of every random stream here, after the seed
 
@@ -36,6 +41,87 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         out = self.layers(self.begin(z).view(len(z), *self.small))
         return out[:, :, : self.height, : self.rows].sigmoid()
+
+
+class Encoder(nn.Module):
+    """From images N,C,H,W in [0, 1] to the mean and the log variance of a code, N,L each: two convolutions
+    that halve the size, and a linear layer."""
+
+    def __init__(self, shape: Shape, size: int, *, width: int) -> None:
+        super().__init__()
+        channels, height, rows = shape
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(2 * width * math.ceil(height / 4) * math.ceil(rows / 4), 2 * size),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.layers(x - 0.5).chunk(2, 1)
+        return mean, log_variance
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """An encoder and a decoder in eval mode, whose weights require no gradient, and their error on the images
+    of the last epoch: the mean squared error in pixels of [0, 1]."""
+
+    encoder: Encoder
+    decoder: Decoder
+    error: float
+
+    def code(self, x: Tensor) -> Tensor:
+        """The mean code N,L of float images."""
+        return self.encoder(x)[0]
+
+
+def fit_autoencoder(
+    images: Images,
+    device: torch.device,
+    *,
+    size: int,
+    width: int,
+    epochs: int,
+    batch_size: int,
+    lr: float,
+    beta: float,
+    seed: int,
+    report: Callable[[dict[str, float]], None] = lambda _: None,
+) -> Autoencoder:
+    """A variational autoencoder of images with codes of `size` numbers, trained with Adam on the mean squared
+    error plus `beta` times the mean divergence of a number of the code. DivergenceError if the error is not
+    finite."""
+    with seeded(torch.device("cpu"), seed, STREAM):
+        encoder = Encoder(images.shape, size, width=width)
+        decoder = Decoder(size, images.shape, width=width)
+    both = nn.ModuleList([encoder, decoder]).to(device).train()
+    optimizer, total = torch.optim.Adam(both.parameters(), lr=lr), torch.zeros((), device=device)
+    with repeatable(), one_thread(device), torch.enable_grad():
+        placed = place(images, device)
+        for epoch in range(epochs):
+            total.zero_()
+            gen = generator(torch.device("cpu"), seed, STREAM, epoch)
+            draws = generator(device, seed, STREAM, epoch, 1)
+            order = torch.randperm(len(images), generator=gen).to(placed.x.device)
+            for x, _ in feed(placed, batch_size, device, order):
+                if len(x) == 1:  # which BatchNorm cannot be trained on
+                    continue
+                mean, log_variance = encoder(x)
+                noise = torch.randn(mean.shape, generator=draws, device=device)
+                error = F.mse_loss(decoder(mean + (0.5 * log_variance).exp() * noise), x)
+                divergence = -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).mean()
+                optimizer.zero_grad()
+                (error + beta * divergence).backward()
+                optimizer.step()
+                total += error.detach() * len(x) / len(images)
+            report({"vae_epoch": epoch + 1, "error": round(total.item(), 6)})
+    if not math.isfinite(found := total.item()):
+        raise DivergenceError("the autoencoder diverged; try a smaller learning rate")
+    both.eval().requires_grad_(False)
+    return Autoencoder(encoder, decoder, found)
 
 
 def fit_decoder(

@@ -16,6 +16,7 @@ from trainers.families import Defense
 from trainers.features import features, last_layer
 from trainers.images import Extent, Images, nearest_levels, to_float
 from trainers.loop import fit, generator
+from trainers.pictured import pictured
 from trainers.probe import Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
@@ -191,10 +192,10 @@ class Attribution(Probe, kind="attribution"):
         pictures = []
         for t in right.long().argsort(stable=True)[:2].tolist():
             target = to_float(targets.x[t : t + 1])[0].cpu()
-            pictures.append(picture(f"{int(targets.y[t])}, a test image", target, target))
+            pictures.append(pictured(f"{int(targets.y[t])}, a test image", target, target))
             for row in order[t, :SHOWN].tolist():
                 near = to_float(train.x[row : row + 1])[0].cpu()
-                pictures.append(picture(f"{int(train.y[row])}, near it", near, target))
+                pictures.append(pictured(f"{int(train.y[row])}, near it", near, target))
         return pictures
 
 
@@ -286,13 +287,3 @@ def ranks(values: Tensor) -> Tensor:
     """The ranks of numbers, float64 N; equal ones share their mean rank."""
     _, which, counts = values.unique(return_inverse=True, return_counts=True)
     return (counts.cumsum(0) - (counts - 1) / 2).double()[which]
-
-
-def picture(label: str, pixels: Tensor, other: Tensor) -> dict[str, Any]:
-    """A float image C,H,W, and how far each of its pixels is from another."""
-    apart = (pixels - other).abs().mean(0)
-    return {
-        "label": label,
-        "pixels": nearest_levels(pixels).movedim(0, -1).tolist(),
-        "response": [[float(f"{value:.4g}") for value in row] for row in apart.tolist()],
-    }

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from trainers.autoencoder import Decoder, fit_decoder
 from trainers.features import class_means, features, last_layer
-from trainers.images import Extent, Images, nearest_levels, to_float
+from trainers.images import Extent, Images, to_float
+from trainers.pictured import pictured
 from trainers.probe import Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
@@ -129,11 +130,7 @@ class Prototypes(Probe, kind="prototypes"):
         """Decoded prototypes of the first classes, class by class."""
         decoded = {name: decoder(found.nan_to_num()) for name, found in named.items()}
         return [
-            {
-                "label": f"{k}, {name}",
-                "pixels": nearest_levels(images[k].cpu()).movedim(0, -1).tolist(),
-                "response": rounded((images[k] - means[k].nan_to_num()).abs().mean(0)),
-            }
+            pictured(f"{k}, {name}", images[k], means[k].nan_to_num())
             for k in range(min(MOST, len(means)))
             for name, images in decoded.items()
             if named[name][k].isfinite().all()
@@ -180,8 +177,3 @@ def refinement(
         rest.append(nearest(mixed, vectors[1::2], labels[1::2]))
     best = max(range(WEIGHTS), key=lambda i: curve[i])
     return curve, (rest[best], best / (WEIGHTS - 1))
-
-
-def rounded(values: Tensor) -> list[list[float]]:
-    """Nested lists with four significant digits."""
-    return [[float(f"{value:.4g}") for value in row] for row in values.cpu().tolist()]

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from trainers.defenses.erm import Erm
 from trainers.families import cross_entropy
-from trainers.images import Extent, nearest_levels, to_float
+from trainers.images import Extent, to_float
 from trainers.loop import fit, generator
 from trainers.pgd import Budget, Frozen, input_gradient
+from trainers.pictured import pictured
 from trainers.probe import Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
@@ -117,7 +118,7 @@ class Synthesis(Probe, kind="synthesis"):
         }
         rows = range(min(self.pictured, len(x)))
         pictures = [
-            picture(f"{int(label[i])}, {words}", after[i], before[i])
+            pictured(f"{int(label[i])}, {words}", after[i], before[i])
             for i in rows
             for words, after, before, label in (
                 ("with a hole", holed, x, labels),
@@ -183,13 +184,3 @@ def psnr_in(mask: Tensor, x: Tensor, truth: Tensor) -> float:
     """The PSNR in dB where the mask is 1, of all images together; 100 if they are equal there."""
     error = ((x - truth).square() * mask).sum() / (mask.sum() * x.shape[0] * x.shape[1])
     return min(100.0, -10 * math.log10(max(error.item(), 1e-10)))
-
-
-def picture(label: str, after: Tensor, before: Tensor) -> dict[str, Any]:
-    """An image C,H,W, and how much each of its pixels changed."""
-    changed = (after - before).abs().mean(0).cpu()
-    return {
-        "label": label,
-        "pixels": nearest_levels(after.cpu()).movedim(0, -1).tolist(),
-        "response": [[float(f"{value:.4g}") for value in row] for row in changed.tolist()],
-    }
