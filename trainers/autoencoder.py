@@ -64,6 +64,12 @@ class Encoder(nn.Module):
         return mean, log_variance
 
 
+def used(images: int, batch_size: int) -> int:
+    """How many of the images an epoch uses: a last batch of one is left out, on which BatchNorm cannot be
+    trained."""
+    return images - (images % batch_size == 1)
+
+
 @dataclass(frozen=True)
 class Autoencoder:
     """An encoder and a decoder in eval mode, whose weights require no gradient, and their error on the images
@@ -99,6 +105,7 @@ def fit_autoencoder(
         decoder = Decoder(size, images.shape, width=width)
     both = nn.ModuleList([encoder, decoder]).to(device).train()
     optimizer, total = torch.optim.Adam(both.parameters(), lr=lr), torch.zeros((), device=device)
+    trained = used(len(images), batch_size)
     with repeatable(), one_thread(device), torch.enable_grad():
         placed = place(images, device)
         for epoch in range(epochs):
@@ -107,7 +114,7 @@ def fit_autoencoder(
             draws = generator(device, seed, STREAM, epoch, 1)
             order = torch.randperm(len(images), generator=gen).to(placed.x.device)
             for x, _ in feed(placed, batch_size, device, order):
-                if len(x) == 1:  # which BatchNorm cannot be trained on
+                if len(x) == 1:
                     continue
                 mean, log_variance = encoder(x)
                 noise = torch.randn(mean.shape, generator=draws, device=device)
@@ -116,7 +123,7 @@ def fit_autoencoder(
                 optimizer.zero_grad()
                 (error + beta * divergence).backward()
                 optimizer.step()
-                total += error.detach() * len(x) / len(images)
+                total += error.detach() * len(x) / trained
             report({"vae_epoch": epoch + 1, "error": round(total.item(), 6)})
     if not math.isfinite(found := total.item()):
         raise DivergenceError("the autoencoder diverged; try a smaller learning rate")
@@ -142,19 +149,19 @@ def fit_decoder(
         decoder = Decoder(vectors.shape[1], shape, width=width)
     decoder = decoder.to(device)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=lr)
-    total = torch.zeros((), device=device)
+    total, trained = torch.zeros((), device=device), used(len(vectors), batch_size)
     with one_thread(device), torch.enable_grad():
         for epoch in range(epochs):
             total.zero_()
             gen = generator(torch.device("cpu"), seed, STREAM, epoch)
             for rows in torch.randperm(len(vectors), generator=gen).to(device).split(batch_size):
-                if len(rows) == 1:  # which BatchNorm cannot be trained on
+                if len(rows) == 1:
                     continue
                 error = F.mse_loss(decoder(vectors[rows]), images[rows])
                 optimizer.zero_grad()
                 error.backward()
                 optimizer.step()
-                total += error.detach() * len(rows) / len(vectors)
+                total += error.detach() * len(rows) / trained
     if not math.isfinite(found := total.item()):
         raise DivergenceError("the decoder diverged; try a smaller decoder_lr")
     return decoder.eval(), found

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from trainers.evaluate import BATCH
 from trainers.feed import feed
@@ -78,7 +79,8 @@ def feature(model: nn.Module, layer: str, x: Tensor) -> Tensor:
 
 
 def class_means(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The mean of the vectors N,D of each class, K,D; NaN for a class without any."""
-    labels = labels.to(vectors.device)
-    sums = torch.zeros((classes, vectors.shape[1]), device=vectors.device).index_add_(0, labels, vectors)
-    return sums / torch.bincount(labels, minlength=classes).unsqueeze(1)
+    """The mean of the vectors N,D of each class, K,D in float32; NaN for a class without any. A product of
+    matrices: sums by index have no fixed order on a GPU."""
+    with torch.autocast(vectors.device.type, enabled=False):
+        members = F.one_hot(labels.to(vectors.device), classes).float()
+        return (members.mT @ vectors.float()) / members.sum(0).unsqueeze(1)

@@ -46,9 +46,17 @@ class Standin:
         if self._id is not None:
             return
         needs, snapshot = (left.get("needs", ()), left.get("outline")) if left is not None else ((), "")
+        starts = left.get("starts", ()) if left is not None else ()
         with suppress(OSError):  # the store may be unreachable for a while; the sweep handles that
             driver = self._shown.enter_context(
-                Driver(self.storage, self.name, self.stop_requested, needs=needs, snapshot=snapshot)
+                Driver(
+                    self.storage,
+                    self.name,
+                    self.stop_requested,
+                    needs=needs,
+                    starts=starts,
+                    snapshot=snapshot,
+                )
             )
             self._id = driver.id
             if left is not None:

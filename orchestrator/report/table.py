@@ -154,7 +154,8 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
     cells, summary = {}, snapshot.report.get("summary") or ()
     for (row, column), (metric, entries) in groups.items():
         only = len(columns) == 1
-        found = reference.beside(row, column, metric, only_column=only) if reference else None
+        where = _published_row(snapshot, row, entries[0])
+        found = reference.beside(where, column, metric, only_column=only) if reference else None
         cells[row, column] = summarised(row, column, entries, status, metric, found)
     for row in rows if summary else ():
         over = [cells[row, column] for column in summary if (row, column) in cells]
@@ -197,6 +198,12 @@ def summary_cells(cells: Sequence[Cell], column_axis: str | None) -> Iterator[Ce
     for column, cell in zip(SUMMARY, (mean, lowest), strict=True):
         labels = {**cell.labels, **({column_axis: column} if column_axis else {})}
         yield replace(cell, column=column, labels=labels, published=None, keys=())
+
+
+def _published_row(snapshot: Snapshot, row: str, entry: Entry) -> str:
+    """The row of a published table, which has one metric, beside which a row of the sweep's is set."""
+    axes = [axis for axis in axes_of(snapshot)[0] if axis != METRIC]
+    return ", ".join(entry.labels[axis] for axis in axes) if axes else row
 
 
 def place_of(snapshot: Snapshot, labels: Mapping[str, str], metric: str) -> tuple[str, str]:

@@ -154,7 +154,7 @@ def _from_file(path: Path, clean: Images, where: Tensor, application: Applicatio
 def _are_images(some: Tensor, clean: Images) -> bool:
     """Whether floats for the first clean images are poisoned images, as some authors publish them, and not
     noise: none is negative, and they are closer to the clean images than to 0."""
-    if not some.dtype.is_floating_point or bool((some < 0).any()):
+    if not some.dtype.is_floating_point or bool((some < -SLACK).any()):
         return False
     x, some = to_float(clean.x[: len(some)].cpu()), some.float()
     return bool((some - x).abs().mean() < some.abs().mean())
@@ -163,12 +163,12 @@ def _are_images(some: Tensor, clean: Images) -> bool:
 def _pixels(found: Found, rows: Tensor, application: Application, part: slice) -> Tensor:
     """These rows of poisoned images in [0, 1] as uint8: rounded, or truncated as released code does."""
     values = found.values[rows[part]].double()
-    bad = (~((values >= 0) & (values <= 1 + SLACK)).flatten(1).all(1)).nonzero()
+    bad = (~((values >= -SLACK) & (values <= 1 + SLACK)).flatten(1).all(1)).nonzero()
     if len(bad):
         raise InputError(
             f"{found.path}, row {int(rows[part][bad[0, 0]])}: the poisoned image has values outside [0, 1]"
         )
-    scaled = (values * 255).clamp(max=255)
+    scaled = (values * 255).clamp(0, 255)
     return (scaled.round() if application == "signed" else scaled.floor()).to(torch.uint8)
 
 
@@ -260,7 +260,7 @@ def _survey(delta: Delta, clean: Images, eps: Fraction | None) -> tuple[dict[str
     if mean > FAR:
         doubts.append(
             f"its mean change is {mean:.0f} levels: are its rows in the order of the clean images, and is it "
-            "noise, not images? (store poisoned images as uint8)"
+            "noise, not images? (store poisoned images as uint8, or as floats in 0..1)"
         )
     if not largest:
         doubts.append("it changes nothing")

@@ -4,20 +4,22 @@ dual-branch noise."""
 from __future__ import annotations
 
 import torch
-from pydantic import PositiveInt, model_validator
+from pydantic import PositiveInt, field_validator, model_validator
 from torch import Tensor
 
 from poisons.methods.em_noise import Differentiable
 from poisons.methods.fixed_network import FixedNetworkNoise
 from trainers.images import Extent
 from trainers.recipe import TrainSpec
+from trainers.schedules.multi_step import MultiStep
 from trainers.spec import InputError
 
 
 class EnsembleNoise(FixedNetworkNoise):
-    """Noise that starts at zero and descends the mean objective of several networks."""
+    """Noise that starts at zero and descends the mean objective of several networks. Unlike the released one,
+    the surrogate's training has no warm-up."""
 
-    surrogate: TrainSpec = TrainSpec(epochs=120)
+    surrogate: TrainSpec = TrainSpec(epochs=120, schedule=MultiStep(milestones=(0.625, 0.75)))
     """Network that is trained on the clean images, once for all poisons that name it and its checkpoints."""
     checkpoints: PositiveInt = 15
     """Evenly spaced epochs of the surrogate's training whose networks are used."""
@@ -37,12 +39,21 @@ class EnsembleNoise(FixedNetworkNoise):
             )
         return self
 
+    @field_validator("restarts")
+    @classmethod
+    def _from_zero(cls, restarts: int) -> int:
+        if restarts > 1:
+            raise ValueError("noise starts at zero, so every restart would be the same: leave `restarts` out")
+        return restarts
+
     @property
     def networks(self) -> int:
         return self.checkpoints
 
     def check(self, clean: Extent) -> None:
         super().check(clean)
+        if clean.num_classes < 2:
+            raise InputError(f"{self.kind}: images aim at another class, and there is only one")
         if self.offset % clean.num_classes == 0:
             raise InputError(
                 f"{self.kind}: an offset of {self.offset} among {clean.num_classes} classes is its own: "

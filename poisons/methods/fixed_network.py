@@ -142,6 +142,7 @@ class FixedNetworkNoise(Poison):
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if the surrogate learnt nothing; what its training raises."""
         self.check(clean.extent)
+        self.head(clean)  # whether it has one
         return self.noise(self.surrogates(clean, context), clean, seed, context)
 
     def surrogates(self, clean: Images, context: CraftContext) -> Surrogate:

@@ -37,7 +37,7 @@ class MiUe(MinMinNoise, kind="mi_ue"):
 
     Signed steps minimise, over the pairs in a batch, -log(Σ same class / Σ all) of exp(cosine/temperature),
     plus `distance` times log(1 + Σ distances within the class / D), as published; the released command leaves
-    the second term out.
+    the second term out. Unlike the released generator, ours normalises images inside.
     """
 
     smoke: ClassVar[dict[str, Any]] = {

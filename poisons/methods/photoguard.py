@@ -4,10 +4,10 @@ moves the code of an image in an autoencoder."""
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from poisons.base import CraftContext, Poison
@@ -56,7 +56,7 @@ class PhotoGuard(Poison, kind="photoguard"):
     """Learning rate of the autoencoder, with Adam."""
     vae_beta: NonNegativeFloat = 1e-3
     """Weight of the divergence of a number of the code from a standard normal one."""
-    batch_size: PositiveInt = 128
+    batch_size: Annotated[int, Field(ge=2)] = 128
     """Images of one step, of the autoencoder and of the noise."""
 
     @property

@@ -26,7 +26,7 @@ class Sep(EnsembleNoise, kind="sep"):
 
     With variance reduction each step first takes one inner step per checkpoint, in random order with
     replacement. Unlike the released code, an inner step aims at the mean features of its own checkpoint, not
-    of the last.
+    of the last, and the surrogate's training has no warm-up.
     """
 
     published: ClassVar[str] = "ICLR 2023"

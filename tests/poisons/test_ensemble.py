@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -159,6 +160,10 @@ def test_settings_that_make_no_sense(kind: Any, learnable: Images) -> None:
         kind.parse({**SMALL, "checkpoints": 11}, "test")
     with pytest.raises(InputError, match="an offset of 4 among 4 classes is its own: write offset: 2"):
         kind.parse({**SMALL, "offset": 4}, "test").check(learnable.extent)
+    with pytest.raises(InputError, match="aim at another class, and there is only one"):
+        kind.parse(SMALL, "test").check(replace(learnable.extent, num_classes=1))
+    with pytest.raises(InputError, match="noise starts at zero, so every restart would be the same"):
+        kind.parse({**SMALL, "restarts": 2}, "test")
 
 
 def test_dune_refuses_images_smaller_than_a_window() -> None:

@@ -145,6 +145,9 @@ def test_poisoned_images_may_be_floats(
     some = torch.tensor([7, 3])
     part, _ = read_foreign(file, images.take(some), index=some)
     assert torch.equal(part.delta.short(), wanted[some])
+    values[3, 0, 0, 0] = -1e-8  # an error of rounding
+    _, again = read_foreign(saved(tmp_path / "again.npy", values.contiguous()), images)
+    assert "read as the poisoned images" in again["warnings"][0]
     values[5, 0, 0, 0] = 1.5
     with pytest.raises(InputError, match=r"row 5: the poisoned image has values outside \[0, 1\]"):
         read_foreign(saved(tmp_path / "bad.npy", values.contiguous()), images)

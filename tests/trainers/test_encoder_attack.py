@@ -168,8 +168,14 @@ def test_what_cannot_be_compressed_or_learnt_from_is_refused() -> None:
     two = Extent(10, (2, 8, 8), 2)
     with pytest.raises(InputError, match="compresses images as JPEG, which are grey or RGB; these have 2"):
         EncoderAttack().check_extents(TrainSpec(), two, two, {})
-    grey = Extent(10, (1, 8, 8), 2)
-    with pytest.raises(InputError, match="needs a quality and a budget above 0"):
+    grey, one = Extent(10, (1, 8, 8), 2), Extent(1, (1, 8, 8), 2)
+    with pytest.raises(InputError, match="needs a JPEG quality"):
         EncoderAttack(qualities=()).check_extents(TrainSpec(), grey, grey, {})
+    with pytest.raises(InputError, match=r"the autoencoder of the probe .* learns from two images or more"):
+        EncoderAttack().check_extents(TrainSpec(), one, grey, {})
+    with pytest.raises(InputError, match="eps must be between 1/255"):
+        EncoderAttack.parse({"eps": "1/1000"}, "test")
+    with pytest.raises(InputError, match="batch_size"):
+        PhotoGuard.parse({"batch_size": 1}, "test")
     with pytest.raises(InputError, match="an autoencoder learns from two images or more"):
         PhotoGuard().check(Extent(1, (1, 8, 8), 2))

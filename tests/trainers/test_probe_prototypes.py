@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -65,6 +67,29 @@ def test_refinement_begins_with_the_own_prototypes_and_ends_with_the_others() ->
     assert refined == nearest(mixed, vectors[1::2], labels[1::2]), "on images that did not choose"
 
 
+def test_a_class_that_only_one_side_has_stays() -> None:
+    vectors, labels = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([0, 1, 2])
+    whole = torch.tensor([[0.0], [1.0], [5.0]])
+    partial = torch.tensor([[0.5], [1.5], [torch.nan]])
+    forwards, _ = refinement(whole, partial, vectors.repeat(2, 1), labels.repeat(2))
+    assert forwards[0] == 1
+    assert forwards[5] == 1, "the third class is where it was"
+    assert forwards[-1] == nearest(partial, vectors, labels)
+    backwards, _ = refinement(partial, whole, vectors.repeat(2, 1), labels.repeat(2))
+    assert backwards[0] == nearest(partial, vectors, labels)
+    assert backwards[-1] == 1
+
+
+def test_features_of_all_sets_have_one_arithmetic() -> None:
+    """A probe runs under the autocast of its training."""
+    train, test = random_images(40), random_images(30)
+    given = subject(nn.Sequential(nn.Flatten(), nn.Linear(192, 16), nn.ReLU(), nn.Linear(16, 4)), train, test)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = Prototypes(decoder_epochs=1, decoder_width=2).run(replace(given, sets={"same": train}))
+    assert found.metrics["same_distance"] == 0
+    assert found.metrics["same_acc"] == found.metrics["acc"]
+
+
 def test_sets_are_told_from_the_training_images() -> None:
     train, test = coloured(60, 0, shift=1), coloured(40, 1)
     sets = {"clean": coloured(60, 2), "same": train}
@@ -117,3 +142,5 @@ def test_a_single_test_image_is_refused() -> None:
     many, one = Extent(20, (3, 8, 8), 4), Extent(1, (3, 8, 8), 4)
     with pytest.raises(InputError, match="halves the test images, and there is only one"):
         Prototypes().check_extents(TrainSpec(), many, one, {})
+    with pytest.raises(InputError, match="learns from two images or more"):
+        Prototypes(limit=1).check_extents(TrainSpec(), many, many, {})

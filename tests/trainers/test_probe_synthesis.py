@@ -101,7 +101,10 @@ def test_a_hole_without_a_pixel_or_without_an_edge_is_refused() -> None:
     extent = Extent(4, (3, 8, 8), 4)
     for hole in (0.01, 0.99):
         with pytest.raises(InputError, match=f"a hole of {hole} leaves nothing to fill"):
-            Synthesis(hole=hole).check_extents(TrainSpec(), extent, extent, {})
+            Synthesis(hole=hole).check_extents(TrainSpec(), extent, extent, {"clean": extent})
+    spec = TrainSpec.parse({**RECIPE, "batch_size": 3}, "test")
+    with pytest.raises(InputError, match=r"the judge of the probe 'synthesis': .*a last batch of 1 of 4"):
+        Synthesis().check_extents(spec, extent, extent, {"clean": extent})
 
 
 @pytest.mark.parametrize("settings", [{"hole": 1.0}, {"steps": 0}, {"inpainting": 0.5}])

@@ -43,6 +43,8 @@ class Attribution(Probe, kind="attribution"):
     networks trained on random halves, and the sum of the scores in that half. Compare it with `class_lds`,
     for which all images of the class count alike, and others not: it is high too.
 
+    Features are standardised for the SVM, and a last batch of one image is left out of a training.
+
     Fields: `ranking` has the first 100 rows of each test image by distance, `targets` the rows of the test
     images. Every removal is a training of `epochs` epochs for each of three methods and each test image, and
     so is every subset: `removals: [8, 32]` of ten test images are 60 trainings.
@@ -81,31 +83,47 @@ class Attribution(Probe, kind="attribution"):
             images="images",
         )
         return ProbeView(
-            says="Which training images are near a test image, and whether its prediction changes without "
-            "them.",
+            says=f"Which training images are near a test image, and whether its prediction changes without "
+            f"them{self._sizes()}.",
             units=dict.fromkeys(shares, PERCENT),
-            along="removals",
+            along="removal",
             picture=picture,
         )
+
+    def _sizes(self) -> str:
+        sizes = ", ".join(map(str, self.removals))
+        return f": removals of {sizes} images" if sizes else ""
 
     def epochs_taken(self, sets: int) -> int:
         trainings = len(METHODS) * len(self.removals) * self.targets + self.subsets
         return 2 + trainings * self.epochs
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
-        if (self.removals or self.subsets) and prepares(spec.defense):
-            raise InputError(
-                f"the probe {self.kind!r} trains again on the images as the defense {spec.defense.kind!r} "
-                "prepared them, which would prepare them twice: leave out removals and subsets"
-            )
-        if list(self.removals) != sorted(set(self.removals)):
-            raise InputError(f"removals must ascend, found {list(self.removals)}")
+        if self.removals or self.subsets:
+            self._check_retraining(spec, train)
         for name, images in sets.items():
             if images.images != train.images:
                 raise InputError(
                     f"the set {name!r} of the probe {self.kind!r} must be the training images in another "
                     f"state: it has {images.images} images, not {train.images}"
                 )
+
+    def _check_retraining(self, spec: TrainSpec, train: Extent) -> None:
+        """InputError if the training cannot be repeated without some of its images."""
+        why = ""
+        if prepares(spec.defense):
+            why = f"the defense {spec.defense.kind!r} has prepared the images, and would prepare them twice"
+        elif spec.start is not None:
+            why = "it would begin with weights that the seed draws, and this training has a start"
+        elif self.removals and self.removals[-1] > train.images - 2:
+            why = f"there are {train.images} images, and {self.removals[-1]} are to be removed"
+        if why:
+            raise InputError(
+                f"the probe {self.kind!r} cannot train again: {why}; change removals and subsets, or leave "
+                "them out"
+            )
+        if list(self.removals) != sorted(set(self.removals)):
+            raise InputError(f"removals must ascend, found {list(self.removals)}")
 
     def run(self, subject: Subject) -> Finding:
         device, train = subject.device, subject.train
@@ -182,6 +200,8 @@ class Attribution(Probe, kind="attribution"):
     def _trained(self, subject: Subject, rows: Tensor, test: Images) -> nn.Module:
         """A network in eval mode, trained as the trial's on these training images."""
         spec = subject.spec.model_copy(update={"epochs": self.epochs})
+        if len(rows) % spec.batch_size == 1:  # on which not every network can be trained
+            rows = rows[:-1]
         some = subject.train.take(rows.to(subject.train.y.device))
         with torch.autocast(subject.device.type, enabled=False):  # `fit` enters its own
             trained = fit(spec, some, test, seed=subject.seed, device=subject.device, restored=True)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 from torch import Tensor
 
 from trainers.autoencoder import Autoencoder, fit_autoencoder
@@ -23,6 +23,14 @@ from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import Eps, InputError
 
+
+def _a_level(eps: Fraction) -> Fraction:
+    if not Fraction(1, 255) <= eps <= 1:
+        raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
+    return eps
+
+
+Budget = Annotated[Eps, AfterValidator(_a_level)]
 STREAM = 107  # first part of every random stream here, after the seed
 BATCH, LR, BETA = 128, 1e-3, 1e-3  # of the autoencoder's training
 
@@ -42,7 +50,7 @@ class EncoderAttack(Probe, kind="encoder_attack"):
     `vae_epochs` epochs of a small network, and `steps` steps of `limit` images.
     """
 
-    eps: Eps = Fraction(3, 100)
+    eps: Budget = Fraction(3, 100)
     """Largest change of a value, in units of the pixel range; published 0.03, or 0.06 of [-1, 1]."""
     steps: PositiveInt = 200
     """Steps on each image, of eps/3 at first and a hundredth of that at last."""
@@ -88,8 +96,10 @@ class EncoderAttack(Probe, kind="encoder_attack"):
                 f"the probe {self.kind!r} compresses images as JPEG, which are grey or RGB; these have "
                 f"{train.shape[0]} channels"
             )
-        if not self.qualities or self.eps <= 0:
-            raise InputError(f"the probe {self.kind!r} needs a quality and a budget above 0")
+        if not self.qualities:
+            raise InputError(f"the probe {self.kind!r} needs a JPEG quality, such as qualities: [75]")
+        if train.images < 2:
+            raise InputError(f"the autoencoder of the probe {self.kind!r} learns from two images or more")
 
     def run(self, subject: Subject) -> Finding:
         device, images = subject.device, subject.test.subset(self.limit)
@@ -98,7 +108,7 @@ class EncoderAttack(Probe, kind="encoder_attack"):
             x = to_float(images.x.to(device)).contiguous()
             gen = generator(device, subject.seed, STREAM)
             signs = torch.randint(2, x.shape, generator=gen, device=device) * 2 - 1
-            eps = float(self.eps)
+            eps = math.floor(self.eps * 255) / 255  # whole levels stay in the budget
             attacked = displaced(
                 found,
                 x,

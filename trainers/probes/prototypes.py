@@ -79,6 +79,8 @@ class Prototypes(Probe, kind="prototypes"):
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if test.images < 2:
             raise InputError(f"the probe {self.kind!r} halves the test images, and there is only one")
+        if min(train.images, self.limit or train.images) < 2:
+            raise InputError(f"the decoder of the probe {self.kind!r} learns from two images or more")
 
     def run(self, subject: Subject) -> Finding:
         device, classes = subject.device, subject.train.num_classes
@@ -88,6 +90,8 @@ class Prototypes(Probe, kind="prototypes"):
         def seen(images: Images) -> Tensor:
             return features(subject.model, layer, images, device)
 
+        some = {name: images.subset(self.limit) for name, images in subject.sets.items()}
+        theirs = {name: class_means(seen(one), one.y, classes) for name, one in some.items()}
         mine, tested = seen(train), seen(test)
         prototypes, labels = class_means(mine, train.y, classes), test.y.to(device)
         with torch.autocast(device.type, enabled=False):
@@ -101,13 +105,12 @@ class Prototypes(Probe, kind="prototypes"):
                 "mean_mse": (pixels - pixels.mean(0)).square().mean().item(),
             }
             named, curves = {"training images": prototypes}, dict[str, list[float]]()
-            for name, images in subject.sets.items():
-                some = images.subset(self.limit)
-                theirs = named[name] = class_means(seen(some), some.y, classes)
-                curves[name], refined = refinement(prototypes, theirs, tested, labels)
+            for name, others in theirs.items():
+                named[name] = others
+                curves[name], refined = refinement(prototypes, others, tested, labels)
                 found |= {
-                    f"{name}_acc": nearest(theirs, tested, labels),
-                    f"{name}_distance": moved(prototypes, theirs),
+                    f"{name}_acc": nearest(others, tested, labels),
+                    f"{name}_distance": moved(prototypes, others),
                     f"{name}_refined_acc": refined[0],
                     f"{name}_mixed": refined[1],
                 }
@@ -165,6 +168,14 @@ def moved(prototypes: Tensor, others: Tensor) -> float:
     return ((a - b).norm(dim=1).mean() / between).item() if between > 0 else 0.0
 
 
+def mixture(prototypes: Tensor, others: Tensor, weight: float) -> Tensor:
+    """Prototypes into which others are mixed with a weight; what only one side has is that side's."""
+    if weight in (0.0, 1.0):
+        return others if weight else prototypes
+    mixed = prototypes + weight * (others - prototypes)
+    return torch.where(prototypes.isnan(), others, torch.where(others.isnan(), prototypes, mixed))
+
+
 def refinement(
     prototypes: Tensor, others: Tensor, vectors: Tensor, labels: Tensor
 ) -> tuple[list[float], tuple[float, float]]:
@@ -172,7 +183,7 @@ def refinement(
     `others` are mixed; and on the remaining ones that of the first best mixture, with its weight."""
     curve, rest = list[float](), list[float]()
     for i in range(WEIGHTS):
-        mixed = prototypes + i / (WEIGHTS - 1) * (others - prototypes)
+        mixed = mixture(prototypes, others, i / (WEIGHTS - 1))
         curve.append(nearest(mixed, vectors[::2], labels[::2]))
         rest.append(nearest(mixed, vectors[1::2], labels[1::2]))
     best = max(range(WEIGHTS), key=lambda i: curve[i])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from trainers.defenses.erm import Erm
 from trainers.families import cross_entropy
 from trainers.images import Extent, to_float
+from trainers.last_batch import check_last_batch
 from trainers.loop import fit, generator
 from trainers.pgd import Budget, Frozen, input_gradient
 from trainers.pictured import pictured
@@ -90,6 +91,10 @@ class Synthesis(Probe, kind="synthesis"):
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if not 1 <= self.side(test.shape) < min(test.shape[1:]):
             raise InputError(f"a hole of {self.hole} leaves nothing to fill in images of {test.shape[1:]}")
+        try:
+            check_last_batch(spec.architecture, sets["clean"], spec.batch_size, limit="limit of the set")
+        except InputError as error:
+            raise InputError(f"the judge of the probe {self.kind!r}: {error}") from None
 
     def run(self, subject: Subject) -> Finding:
         images = subject.test.subset(self.limit)

@@ -16,7 +16,7 @@ import pytest
 from orchestrator.cluster import supervisor
 from orchestrator.cluster.supervisor import STOPPED, TRIES, Supervisor
 from orchestrator.monitoring.stop import stop_drivers
-from orchestrator.storage.heartbeats import live_heartbeats
+from orchestrator.storage.heartbeats import Driver, live_heartbeats
 from orchestrator.storage.storage import FolderStorage
 from tests.conftest import ROOT
 
@@ -115,6 +115,20 @@ def test_it_can_be_stopped_while_it_waits_to_restart(
     thread.join(30)
     assert codes == [STOPPED]
     assert tries(storage) == 1
+
+
+NEEDED = "digits-clean-train-0123456789abcdef"
+
+
+def test_what_a_killed_sweep_needs_stays_protected(storage: FolderStorage) -> None:
+    with Driver(storage, "tiny", threading.Event(), needs=[NEEDED], starts=["k"], snapshot="v") as driver:
+        (left,) = live_heartbeats(storage)
+        assert left["id"] == driver.id
+    standin = supervisor.Standin(storage, "tiny")
+    standin.appear(left)
+    (shown,) = live_heartbeats(storage)
+    assert (shown["needs"], shown["starts"], shown["outline"]) == ([NEEDED], ["k"], "v")
+    standin.leave()
 
 
 def test_stop_reaches_the_sweep_itself_once_it_runs(storage: FolderStorage) -> None:

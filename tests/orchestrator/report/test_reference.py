@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import yaml
 
+from orchestrator.planning.snapshot import METRIC
 from orchestrator.report.reference import find, read
+from orchestrator.report.table import _published_row
 from tests.conftest import ROOT
 from trainers.errors import InputError
 
@@ -133,7 +138,7 @@ def test_a_reference_is_searched_up_to_three_levels_above(tmp_path: Path, folder
     [
         (
             "ops_papr/table2",
-            "did you mean 'ops_paper'; there is reference 'apbench', 'bridgepure', 'dune', 'iss', 'ops_paper'",
+            "did you mean 'ops_paper'; there is reference 'apbench', 'bridgepure', 'dune', 'field', 'iss', 'ops_paper'",
         ),
         ("ops_paper/tabel2", "no table 'tabel2'; did you mean 'table2'"),
         ("ops_paper", "'ops_paper' names no table; write ops_paper/TABLE"),
@@ -157,3 +162,26 @@ def test_the_error_for_an_invalid_file_says_what_it_must_hold(tmp_path: Path, te
     (tmp_path / "x.json").write_text(text)
     with pytest.raises(InputError, match=r"not a file of published figures .* it must hold source, units"):
         read(tmp_path / "x.json", "t")
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "sweeps" / "field").glob("*.yaml")), ids=lambda file: file.stem
+)
+def test_every_published_figure_of_the_field_has_a_cell(file: Path) -> None:
+    sweep = yaml.safe_load(file.read_text())
+    rows, columns = set(sweep["grid"]["train"]), set(sweep["grid"]["data.poison"])
+    found = find(sweep["report"]["reference"], file)
+    assert found.metric == sweep["report"]["metrics"]["last"]
+    assert {row for row, _ in found.cells} <= rows
+    assert {column for _, column in found.cells} <= columns
+
+
+def test_a_published_row_has_no_metric_in_its_label() -> None:
+    """`last` of `none` is set beside `none`; a table of metrics alone keeps its own labels."""
+    several = SimpleNamespace(
+        row_axes=("train", METRIC), column_axis="poison", report={"metrics": {"last": "a"}}
+    )
+    alone = SimpleNamespace(row_axes=(METRIC,), column_axis="poison", report={"metrics": {"last": "a"}})
+    entry: Any = SimpleNamespace(labels={"train": "none", "poison": "em"})
+    assert _published_row(several, "none, last", entry) == "none"  # type: ignore[arg-type]
+    assert _published_row(alone, "last", entry) == "last"  # type: ignore[arg-type]

@@ -267,5 +267,6 @@ def test_heartbeats_are_plain_json(storage: FolderStorage) -> None:
         "beat",
         "state",
         "needs",
+        "starts",
         "outline",
     } == set(heartbeat)
