@@ -46,7 +46,7 @@ def test_version_prints_the_version(opsctl: Opsctl) -> None:
         ({"grid": {"seed": []}}, "this axis has no values"),
         ({"grid": {"train.epoch": [1]}}, "unknown field: 'epoch'; did you mean 'epochs'"),
         ({"grid": {"data.poisn": ["ops"]}}, "unknown field: 'poisn'; did you mean 'poison'"),
-        ({"grid": {"data.poison": ["osp"]}}, "unknown poison 'osp'; did you mean 'ops'"),
+        ({"grid": {"data.poison": ["osp"]}}, "unknown poison 'osp'; did you mean 'sep' or 'ops'"),
         ({"grid": {"data.poison": [{"kind": "em", "eps": 0.03}]}}, "write `8/255` or `1/2`, not 0.03"),
         ({"grid": {"data.poison": {"a": "ops", "b": ["ops"]}}}, "two points are the same trial"),
         ({"grid": {"seed": list(range(400)), "train.epochs": list(range(1, 251))}}, "100,000 points"),

@@ -101,7 +101,7 @@ def test_a_spec_inside_of_another_has_a_page_too() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("poison emm", "unknown poison 'emm'; did you mean 'em'? Known: ar, clean, cuda, em,"),
+        ("poison emm", "unknown poison 'emm'; did you mean 'em' or 'rem'? Known: ar, clean,"),
         ("trian", "unknown family or part of a sweep file: 'trian'; did you mean 'train'"),
         ("em", "unknown family or part of a sweep file: 'em'; did you mean `poison em`?"),
         ("poisons em", "unknown family or part of a sweep file: 'poisons'; did you mean 'poison'?"),

@@ -140,7 +140,7 @@ def test_a_range_is_not_a_list_of_values(tmp_path: Path, values: str, instead: s
         ("grid: {train.lr: [0.1]}", "(at train.lr=0.1): train: unknown field: 'lr'; did you mean `train.optimizer.lr`?"),
         ("grid: {train.batch: [8]}", "unknown field: 'batch'; did you mean 'batch_size'?"),
         ("grid: {train.model: [lenet5]}", "unknown field: 'model'; did you mean 'architecture'?"),
-        ("grid: {epochs: [8]}", "unknown field: 'epochs'; did you mean `train.epochs`?"),
+        ("grid: {epochs: [8]}", "unknown field: 'epochs'; did you mean `train.epochs` or"),
         ("grid: {data.eps: [8/255]}", "unknown field: 'eps'; did you mean `data.poison.eps`"),
         ("grid: {train.architecture.wdth: [8]}", "train.architecture: unknown field: 'wdth'; did you mean 'width'"),
         ("grid: {base.train.epochs: [8]}", "an axis is a path inside `base`: leave `base.` out"),
@@ -159,12 +159,12 @@ def test_an_unknown_axis_is_an_error(tmp_path: Path, text: str, message: str) ->
         ("params: {seed: [0]}", "unknown field: 'params'; did you mean 'grid'?"),
         ("parameters: {seed: [0]}", "unknown field: 'parameters'; did you mean 'grid'?"),
         ("dataset: cifar10\ngrid: {seed: [0]}", "unknown field: 'dataset'; did you mean `base: {data: ...}`"),
-        ("epochs: 3\ngrid: {seed: [0]}", "did you mean `base: {train: {epochs: ...}}`?"),
+        ("epochs: 3\ngrid: {seed: [0]}", "did you mean `base: {train: {epochs: ...}}` or"),
         ("run: {gpus: 1}\ngrid: {seed: [0]}", "run: unknown field: 'gpus'; did you mean 'gpus_per_trial'?"),
         ("run: {cpus: 1}\ngrid: {seed: [0]}", "run: unknown field: 'cpus'; did you mean 'cpus_per_trial'?"),
         ("run: 3\ngrid: {seed: [0]}", "run: expected a mapping with some of the fields cpus_per_trial, "),
         ("base: {dataset: cifar10}\ngrid: {seed: [0]}", "unknown field: 'dataset'; did you mean 'data'?"),
-        ("base: {data: {poison: {eps: 8/255}}}\ngrid: {seed: [0]}", "this poison needs `kind`, one of: ar, em, "),
+        ("base: {data: {poison: {eps: 8/255}}}\ngrid: {seed: [0]}", "this poison needs `kind`, one of: ar, dune, em, "),
     ],
 )  # fmt: skip
 def test_keywords_of_other_tools_get_advice(tmp_path: Path, text: str, message: str) -> None:
