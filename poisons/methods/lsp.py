@@ -23,7 +23,7 @@ class Lsp(Poison, kind="lsp"):
     of a hypercube, one cluster per class, as scikit-learn's make_classification draws them. Every image has
     its own point. The change is bounded in L2."""
 
-    bound: ClassVar[str] = "L2 eps of each image"
+    bound: ClassVar[str] = "L2 norm of each image"
     published: ClassVar[str] = "KDD 2022"
     patch: PositiveInt | None = None
     """Side of a patch in pixels; null is a quarter of small images, a seventh of large ones, as published."""
