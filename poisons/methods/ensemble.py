@@ -43,7 +43,7 @@ class EnsembleNoise(FixedNetworkNoise):
     @classmethod
     def _from_zero(cls, restarts: int) -> int:
         if restarts > 1:
-            raise ValueError("noise starts at zero, so every restart would be the same: leave `restarts` out")
+            raise ValueError("noise starts at zero, and is published without restarts: leave `restarts` out")
         return restarts
 
     @property

@@ -162,7 +162,7 @@ def test_settings_that_make_no_sense(kind: Any, learnable: Images) -> None:
         kind.parse({**SMALL, "offset": 4}, "test").check(learnable.extent)
     with pytest.raises(InputError, match="aim at another class, and there is only one"):
         kind.parse(SMALL, "test").check(replace(learnable.extent, num_classes=1))
-    with pytest.raises(InputError, match="noise starts at zero, so every restart would be the same"):
+    with pytest.raises(InputError, match="noise starts at zero, and is published without restarts"):
         kind.parse({**SMALL, "restarts": 2}, "test")
 
 

@@ -131,6 +131,8 @@ def test_poisoned_neighbours_are_counted() -> None:
 def test_removals_and_subsets_train_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the first images of a ranking, and on halves; a last batch of one image is left out."""
     train, test = planted()
+    seen = pixels_network()(to_float(test.x)).argmax(1)
+    test = Images(test.x, seen, 4)  # so that all test images are right
     probe = Attribution(targets=4, removals=(1, 7), subsets=2, epochs=1)
     given = trained_subject(train, test)
     trained_on: list[Images] = []
@@ -148,7 +150,11 @@ def test_removals_and_subsets_train_again(monkeypatch: pytest.MonkeyPatch) -> No
         for t, row in enumerate(rows.tolist())
         if given.model(to_float(test.x[row : row + 1])).argmax().item() == int(test.y[row])
     ]
+    assert len(right) == 4
     assert len(trained_on) == 3 * 2 * len(right) + 2
+    first = next(row for row in found.fields["ranking"][0] if train.y[row] == test.y[rows[0]])
+    kept = torch.arange(40) != first
+    assert torch.equal(trained_on[0].x, train.x[kept]), "without the nearest of its class"
     halves = trained_on[-2:]
     assert [len(images) for images in halves] == [20, 20]
     sizes = {len(images) for images in trained_on[:-2]}

@@ -107,7 +107,9 @@ def test_a_hole_without_a_pixel_or_without_an_edge_is_refused() -> None:
         Synthesis().check_extents(spec, extent, extent, {"clean": extent})
 
 
-@pytest.mark.parametrize("settings", [{"hole": 1.0}, {"steps": 0}, {"inpainting": 0.5}])
+@pytest.mark.parametrize(
+    "settings", [{"hole": 1.0}, {"steps": 0}, {"inpainting": 0.5}, {"drawing": 0}, {"translation": "-1"}]
+)
 def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
     with pytest.raises(InputError):
         Synthesis.parse(settings, "test")

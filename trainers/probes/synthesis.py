@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from trainers.defenses.erm import Erm
@@ -66,6 +66,13 @@ class Synthesis(Probe, kind="synthesis"):
     """Test images that are stored for pictures."""
     smoke: ClassVar[dict[str, Any]] = {"limit": 8, "steps": 2, "judge_epochs": 1, "pictured": 2}
 
+    @field_validator("inpainting", "translation", "drawing")
+    @classmethod
+    def _above_zero(cls, eps: Fraction | None) -> Fraction | None:
+        if eps is not None and eps <= 0:
+            raise ValueError(f"a budget must be above 0, found {eps}; leave it out for the published one")
+        return eps
+
     @property
     def metrics(self) -> tuple[str, ...]:
         seen = ("filled", "inpainted", "translated", "drawn", "own_translated", "own_drawn", "judge_acc")
@@ -110,17 +117,17 @@ class Synthesis(Probe, kind="synthesis"):
             inpainted = artist(holed, labels, self.inpainting or INPAINTING * scale, mask)
             translated = artist(x, wanted, self.translation or TRANSLATION * scale)
             drawn = artist(noise, labels, self.drawing or DRAWING * scale)
-        found = {
-            "filled": sees(judge, holed, labels),
-            "inpainted": sees(judge, inpainted, labels),
-            "translated": sees(judge, translated, wanted),
-            "drawn": sees(judge, drawn, labels),
-            "own_translated": sees(subject.model, translated, wanted),
-            "own_drawn": sees(subject.model, drawn, labels),
-            "judge_acc": sees(judge, x, labels),
-            "filled_psnr": psnr_in(mask, holed, x),
-            "inpainted_psnr": psnr_in(mask, inpainted, x),
-        }
+            found = {
+                "filled": sees(judge, holed, labels),
+                "inpainted": sees(judge, inpainted, labels),
+                "translated": sees(judge, translated, wanted),
+                "drawn": sees(judge, drawn, labels),
+                "own_translated": sees(subject.model, translated, wanted),
+                "own_drawn": sees(subject.model, drawn, labels),
+                "judge_acc": sees(judge, x, labels),
+                "filled_psnr": psnr_in(mask, holed, x),
+                "inpainted_psnr": psnr_in(mask, inpainted, x),
+            }
         rows = range(min(self.pictured, len(x)))
         pictures = [
             pictured(f"{int(label[i])}, {words}", after[i], before[i])

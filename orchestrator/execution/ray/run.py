@@ -38,6 +38,7 @@ from orchestrator.planning.resources import lacking
 from orchestrator.storage.heartbeats import Driver, remove_dead
 from orchestrator.storage.leases import Leases
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.storage import Storage
 from orchestrator.storage.stores import storage_of
 from poisons import Store
 from trainers import InputError
@@ -82,16 +83,7 @@ def run_plan(
     with ExitStack() as after:
         after.callback(observer.sweep_ended)
         remove_dead(storage)
-        driver = after.enter_context(
-            Driver(
-                storage,
-                plan.sweep.name,
-                stop,
-                needs=plan.names,
-                starts=plan.starts,
-                snapshot=plan.version,
-            )
-        )
+        driver = after.enter_context(_driver(plan, storage, stop))
         context = SweepContext(plan, store, observer, Leases(storage, driver.id))
         progress = Progress(context, _pace(plan, store))
         after.callback(progress.abandon)  # runs after all workers have ended
@@ -124,6 +116,12 @@ def run_plan(
             f"{progress.mistake}; the sweep was stopped, {len(done)} trials that are done are kept"
         )
     return Outcome(len(done), tuple(failed), tuple(pruned), stop.is_set())
+
+
+def _driver(plan: Plan, storage: Storage, stop: threading.Event) -> Driver:
+    """The heartbeat of a plan's driver, which protects what the plan needs."""
+    needs, starts = plan.names, plan.starts
+    return Driver(storage, plan.sweep.name, stop, needs=needs, starts=starts, snapshot=plan.version)
 
 
 def _drive(
