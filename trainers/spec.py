@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -306,6 +306,16 @@ def _fraction(value: Any) -> Fraction:
 
 Eps = Annotated[Fraction, BeforeValidator(_fraction)]
 """A budget or step in units of the pixel range [0, 1], kept exact and written `8/255`; floats are refused."""
+
+
+def _a_level_at_least(eps: Fraction) -> Fraction:
+    if not Fraction(1, 255) <= eps <= 1:
+        raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
+    return eps
+
+
+LevelEps = Annotated[Eps, AfterValidator(_a_level_at_least)]
+"""A budget of changes in whole levels."""
 
 
 def parse_eps(text: str, where: str) -> Fraction:

@@ -16,20 +16,14 @@ from typing_extensions import TypedDict
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
 from trainers.images import Images
-from trainers.spec import Eps, InputError
+from trainers.spec import Eps, InputError, LevelEps
 from trainers.stored import DamagedError, JsonFile
 
 Application = Literal["signed", "released_em", "released_ops"]
 Per = Literal["image", "class", "universal"]
 
 
-def _a_level_at_least(eps: Fraction) -> Fraction:
-    if not Fraction(1, 255) <= eps <= 1:
-        raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
-    return eps
-
-
-NoiseEps = Annotated[Eps, AfterValidator(_a_level_at_least)]
+NoiseEps = LevelEps
 """The budget of noise that is added in whole levels."""
 
 

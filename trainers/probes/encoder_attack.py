@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import AfterValidator, Field, PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from trainers.autoencoder import Autoencoder, fit_autoencoder
@@ -21,16 +21,8 @@ from trainers.pictured import pictured
 from trainers.probe import Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
-from trainers.spec import Eps, InputError
+from trainers.spec import InputError, LevelEps
 
-
-def _a_level(eps: Fraction) -> Fraction:
-    if not Fraction(1, 255) <= eps <= 1:
-        raise ValueError(f"eps must be between 1/255 (one level) and 1; found {eps}; write 8/255")
-    return eps
-
-
-Budget = Annotated[Eps, AfterValidator(_a_level)]
 STREAM = 107  # first part of every random stream here, after the seed
 BATCH, LR, BETA = 128, 1e-3, 1e-3  # of the autoencoder's training
 
@@ -50,7 +42,7 @@ class EncoderAttack(Probe, kind="encoder_attack"):
     `vae_epochs` epochs of a small network, and `steps` steps of `limit` images.
     """
 
-    eps: Budget = Fraction(3, 100)
+    eps: LevelEps = Fraction(3, 100)
     """Largest change of a value, in units of the pixel range; published 0.03, or 0.06 of [-1, 1]."""
     steps: PositiveInt = 200
     """Steps on each image, of eps/3 at first and a hundredth of that at last."""
