@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainers.families import Passes
 from trainers.feed import feed, place
+from trainers.flops import Flops, Work, flops_of, over
 from trainers.images import Images
 from trainers.loop import DivergenceError, generator, seeded
-from trainers.meta import Shape
+from trainers.meta import META, Shape
 from trainers.recipe import one_thread, repeatable
 
 STREAM = 91  # first part of every random stream here, after the seed
+STEP = Passes(forward=1, backward=1)
 
 
 class Decoder(nn.Module):
@@ -82,6 +85,30 @@ class Autoencoder:
     def code(self, x: Tensor) -> Tensor:
         """The mean code N,L of float images."""
         return self.encoder(x)[0]
+
+
+def encoder_flops(shape: Shape, size: int, *, width: int) -> Flops:
+    """Operations of an encoder for one image."""
+    with torch.random.fork_rng(devices=[]), META:
+        encoder = Encoder(shape, size, width=width)
+    return flops_of(encoder, shape, lambda code: torch.cat(code, 1))
+
+
+def decoder_work(images: int, shape: Shape, *, size: int, width: int, epochs: int, batch_size: int) -> Work:
+    """The work of `fit_decoder`."""
+    with torch.random.fork_rng(devices=[]), META:
+        decoder = Decoder(size, shape, width=width)
+    return over(images, batch_size, STEP, flops_of(decoder, (size,))) * epochs
+
+
+def autoencoder_work(
+    images: int, shape: Shape, *, size: int, width: int, epochs: int, batch_size: int
+) -> Work:
+    """The work of `fit_autoencoder`."""
+    encoding = over(images, batch_size, STEP, encoder_flops(shape, size, width=width)) * epochs
+    return encoding + decoder_work(
+        images, shape, size=size, width=width, epochs=epochs, batch_size=batch_size
+    )
 
 
 def fit_autoencoder(

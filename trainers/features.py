@@ -59,6 +59,13 @@ def freeze(model: nn.Module, images: Images) -> None:
         weights.requires_grad_(name.rpartition(".")[0] == head)
 
 
+def feature_size(model: nn.Module) -> int:
+    """The length of the features of a model that ends with a linear layer; 0 if it has none. Nothing is
+    computed: the layer that is defined last counts."""
+    sizes = [layer.in_features for layer in model.modules() if isinstance(layer, nn.Linear)]
+    return sizes[-1] if sizes else 0
+
+
 @torch.no_grad()
 def features(model: nn.Module, layer: nn.Linear, images: Images, device: torch.device) -> Tensor:
     """The inputs of `layer` for `images` inside `model`: float32 N,D on `device`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,10 @@ from trainers.evaluate import BATCH
 from trainers.families import Architecture, Passes
 from trainers.meta import META, on_meta
 from trainers.meta import Shape as Shape
-from trainers.trial import Trial
+
+if TYPE_CHECKING:
+    from trainers.recipe import TrainSpec
+    from trainers.trial import Trial
 
 TRIED = 64  # batch size used for counting: large, so that gradients of weights are a small part of the values
 ONCE = Passes(forward=1)
@@ -93,9 +96,7 @@ def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
     """The work of a training on `train` images and of its evaluation on `test` images."""
     spec, evaluation = trial.train, trial.evaluation
     test = min(test, evaluation.limit or test)
-    passes = spec.defense.passes if spec.trains_all else replace(spec.defense.passes, backward=0)
-    epoch = over(train, spec.batch_size, passes, network) + over(test, BATCH, ONCE, network)
-    checks = over(test, BATCH, ONCE, network) + over(train, BATCH, ONCE, network)
+    checks = tested(test, network) + tested(train, network)
     attacked = min(test, evaluation.attack_limit or test)
     crafts = [attack.passes for attack in evaluation.attacks]
     if crafts:  # an evaluation also runs a weak attack, and searches for images without a gradient
@@ -104,7 +105,19 @@ def trial_work(trial: Trial, network: Flops, *, train: int, test: int) -> Work:
     for passes in crafts:
         checks += over(attacked, spec.batch_size, passes, network)
         checks += over(attacked, spec.batch_size, ONCE, network)
-    return epoch * spec.epochs + checks
+    return training_work(spec, network, train=train, test=test) + checks
+
+
+def training_work(spec: TrainSpec, network: Flops, *, train: int, test: int) -> Work:
+    """The work of a training on `train` images, with a test on `test` images after each epoch."""
+    passes = spec.defense.passes if spec.trains_all else replace(spec.defense.passes, backward=0)
+    epoch = over(train, spec.batch_size, passes, network) + tested(test, network)
+    return epoch * spec.epochs
+
+
+def tested(images: int, network: Flops) -> Work:
+    """The work of a forward pass of so many images, as an evaluation makes it."""
+    return over(images, BATCH, ONCE, network)
 
 
 def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
@@ -119,9 +132,11 @@ def over(images: int, batch: int, passes: Passes, network: Flops) -> Work:
     )
 
 
-def flops_of(net: nn.Module, shape: Shape, output: Callable[[Any], Tensor] = lambda out: out) -> Flops:
-    """Operations of a network on the meta device for one image of `shape` (C, H, W). It is called with a
-    batch alone; `output` takes what is to be minimised from what it returns."""
+def flops_of(
+    net: nn.Module, shape: Sequence[int], output: Callable[[Any], Tensor] = lambda out: out
+) -> Flops:
+    """Operations of a network on the meta device for one input of `shape`, C,H,W of an image. It is called
+    with a batch alone; `output` takes what is to be minimised from what it returns."""
     x = torch.empty(TRIED, *shape, device=META)
     forward, out = _counted(lambda: output(net(x)))
     backward, _ = _counted(lambda: out.sum().backward())

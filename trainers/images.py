@@ -28,6 +28,10 @@ class Extent:
     shape: tuple[int, int, int]
     num_classes: int
 
+    def at_most(self, limit: int | None) -> int:
+        """The number of images, or of a subset of `limit`; None takes all."""
+        return self.images if limit is None else min(self.images, limit)
+
 
 @dataclass(frozen=True)
 class Images:

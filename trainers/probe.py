@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from trainers.flops import Flops, Work, tested
 from trainers.images import Extent, Images
 from trainers.probe_view import ProbeView
 from trainers.recipe import TrainSpec
@@ -52,6 +53,18 @@ class Subject:
     device: torch.device
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What a plan knows of the input of a probe: the recipe, the operations of its network for one image, and
+    the extents of the images. `test` are those that it is tested on."""
+
+    spec: TrainSpec
+    network: Flops
+    train: Extent
+    test: Extent
+    sets: Mapping[str, Extent]
+
+
 class Probe(Plugin, family="probe", package="trainers.probes"):
     """A measurement on a trained network. It leaves the network, the images and all random generators
     unchanged."""
@@ -75,9 +88,10 @@ class Probe(Plugin, family="probe", package="trainers.probes"):
         picture."""
         return ProbeView()
 
-    def epochs_taken(self, sets: int) -> int:
-        """Its approximate cost with this number of sets, in epochs of the training."""
-        return 1
+    def work(self, examined: Examined) -> Work:
+        """Its cost; by default a forward pass of the test images and of each set."""
+        sizes = (examined.test.images, *(images.images for images in examined.sets.values()))
+        return sum((tested(size, examined.network) for size in sizes), Work())
 
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         """A function that is called after every epoch with the network and the epoch's row, and returns the

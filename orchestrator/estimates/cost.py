@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -13,12 +13,14 @@ from orchestrator.estimates.flops_kept import FlopsKept
 from orchestrator.estimates.rates import Rates, Run, device_name, processor
 from orchestrator.planning.extents import Extents
 from orchestrator.planning.plan import Task
+from orchestrator.planning.probes import PlannedProbe
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.records import Result
 from orchestrator.storage.stores import storage_of
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec, Store
-from trainers.flops import trial_work
+from trainers.flops import Work, trial_work
+from trainers.probe import Examined
 
 LEARN = 300  # most records that rates are learned from
 START_SECONDS = 0.5  # overhead of a trial or a data set: opening files, creating a network
@@ -83,10 +85,24 @@ class Costs:
 
     def task_seconds(self, task: Task) -> float:
         """The duration of a trial of a plan: its training, if it has to be trained, and the probes that it
-        lacks, by their cost in epochs."""
-        whole = self.trial_seconds(task.trial)
-        epoch = (whole - START_SECONDS) / task.trial.train.epochs
-        return (whole if task.trains else START_SECONDS) + task.probe_epochs * epoch
+        lacks."""
+        training = self.trial_seconds(task.trial) if task.trains else START_SECONDS
+        return training + sum(self.probe_seconds(task.trial, planned) for planned in task.missing_probes)
+
+    def probe_seconds(self, trial: TrialSpec, planned: PlannedProbe) -> float:
+        """The duration of a probe of a trial."""
+        train, test = self.extents.of(trial.data), self.extents.of(trial.test_data)
+        test = replace(test, images=test.at_most(trial.evaluation.limit))
+        sets = {name: self.extents.of(spec) for name, spec in planned.sets.items()}
+        name = (planned.probe.key, _handle(trial), train, test, *sets.items())
+        if name not in self.known:
+            network = self.flops.of(trial.train.architecture, train)
+            try:
+                work = planned.probe.work(Examined(trial.train, network, train, test, sets))
+            except Exception:  # noqa: BLE001  (a library may raise anything, and a cost is worth no failure)
+                work = Work()
+            self.known[name] = self.rates.seconds(work, trial.train)
+        return self.known[name]
 
     def data_seconds(self, spec: DataSpec) -> float:
         """The time it takes to make a data set once the ones that it is made from are there."""

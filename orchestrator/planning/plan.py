@@ -67,11 +67,6 @@ class Task:
         )
 
     @property
-    def probe_epochs(self) -> int:
-        """The approximate cost, in epochs, of the probes that it lacks."""
-        return sum(planned.probe.epochs_taken(len(planned.sets)) for planned in self.missing_probes)
-
-    @property
     def reads(self) -> tuple[DataSpec, ...]:
         """The data sets behind `needs`: the trial's own, and the sets of the probes that it lacks."""
         return (

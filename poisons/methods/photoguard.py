@@ -13,9 +13,11 @@ from torch import Tensor
 from poisons.base import CraftContext, Poison
 from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
 from poisons.rng import rng
-from trainers.autoencoder import Autoencoder, fit_autoencoder
+from trainers.autoencoder import Autoencoder, autoencoder_work, encoder_flops, fit_autoencoder
 from trainers.encoder_attack import displaced
+from trainers.families import Passes
 from trainers.feed import place
+from trainers.flops import Shape, Work, over
 from trainers.images import Extent, Images, to_float
 from trainers.loop import generator
 from trainers.recipe import one_thread, repeatable
@@ -66,6 +68,19 @@ class PhotoGuard(Poison, kind="photoguard"):
     def check(self, clean: Extent) -> None:
         if clean.images < 2:
             raise InputError("photoguard: an autoencoder learns from two images or more")
+
+    def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        encoder = encoder_flops(shape, self.vae_code, width=self.vae_width)
+        training = autoencoder_work(
+            images,
+            shape,
+            size=self.vae_code,
+            width=self.vae_width,
+            epochs=self.vae_epochs,
+            batch_size=self.batch_size,
+        )
+        descent = Passes(forward=self.steps + 2, inputs=self.steps)
+        return training + over(images, self.batch_size, descent, encoder)
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """DivergenceError if the autoencoder's error is not finite."""

@@ -61,9 +61,14 @@ def test_the_ranking_is_scikit_learns_and_a_copy_comes_first() -> None:
     rows = torch.tensor(found.fields["targets"])
     a, b = (doubles(to_float(one)).reshape(len(one), -1) for one in (train.x, test.x[rows]))
     _, wanted = NearestNeighbors(n_neighbors=40).fit(a).kneighbors(b)
-    assert found.fields["ranking"] == wanted.tolist()
+    scores = np.array(found.fields["scores"]["distance"])
+    assert scores.shape == (40, 8)
+    assert np.array(found.fields["scores"]["svm"]).shape == (40, 8)
+    for column, near, label in zip(scores.T, wanted, test.y[rows].tolist(), strict=True):
+        same = [row for row in near.tolist() if train.y[row] == label]
+        assert np.argsort(-column, kind="stable")[: len(same)].tolist() == same
     assert 1 in found.fields["targets"]
-    assert found.fields["ranking"][found.fields["targets"].index(1)][0] == 13
+    assert scores[:, found.fields["targets"].index(1)].argmax() == 13
     nearest = (train.y[torch.from_numpy(wanted[:, 0])] == test.y[rows]).double().mean()
     assert found.metrics == {"nearest_acc": pytest.approx(nearest.item())}
 
@@ -152,7 +157,7 @@ def test_removals_and_subsets_train_again(monkeypatch: pytest.MonkeyPatch) -> No
     ]
     assert len(right) == 4
     assert len(trained_on) == 3 * 2 * len(right) + 2
-    first = next(row for row in found.fields["ranking"][0] if train.y[row] == test.y[rows[0]])
+    first = int(np.array(found.fields["scores"]["distance"])[:, 0].argmax())
     kept = torch.arange(40) != first
     assert torch.equal(trained_on[0].x, train.x[kept]), "without the nearest of its class"
     halves = trained_on[-2:]
@@ -210,8 +215,3 @@ def test_settings_that_make_no_sense() -> None:
     with pytest.raises(InputError, match="it has 5 images, not 20"):
         Attribution().check_extents(TrainSpec(), extent, extent, {"clean": Extent(5, (3, 8, 8), 4)})
     assert not prepares(TrainSpec.parse({"defense": "pgd_at"}, "test").defense)
-
-
-def test_its_cost_is_told() -> None:
-    assert Attribution().epochs_taken(0) == 2
-    assert Attribution(targets=10, removals=(8, 32), subsets=50, epochs=4).epochs_taken(0) == 2 + 110 * 4

@@ -15,6 +15,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, fit
@@ -22,8 +24,10 @@ from trainers.__main__ import main
 from trainers.checkpoint import Checkpoint
 from trainers.evaluate import accuracy
 from trainers.families import Metrics
+from trainers.flops import network_flops
+from trainers.images import Extent
 from trainers.loop import DivergenceError, generator
-from trainers.probe import Probe, ProbeRun, Subject, metrics_of
+from trainers.probe import Examined, Probe, ProbeRun, Subject, metrics_of
 from trainers.probe_view import ProbeView
 from trainers.probes.distance import distance
 from trainers.stored import JsonFile
@@ -98,6 +102,43 @@ def test_every_probe_changes_nothing_and_returns_its_metrics(
                 model, poisoned, images, probe_runs, device=CPU, history=record["history"]
             )
         assert {**again["probe"], "seconds": 0} == {**found, "seconds": 0}, "the same from weights alone"
+
+
+class Counted(TorchDispatchMode):
+    """Counts the operations of convolutions and products; torch's own counter fails in `autograd.grad`."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if (rule := flop_registry.get(func.overloadpacket)) is not None:
+            self.flops += rule(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@pytest.mark.parametrize("member", MEMBERS, ids=lambda m: m.kind)
+def test_the_work_of_a_probe_is_what_torch_counts(member: type[Probe], images: Images) -> None:
+    """Operations of convolutions and products, within a factor of two; none counts as none."""
+    learnt = {**SETTINGS, "augmentations": [], "epochs": 12, "ema": None}
+    trial = Trial.parse({"train": learnt, "evaluation": {"limit": 24}}, "test")
+    bright = images.x // 16 + (60 * images.y).to(torch.uint8)[:, None, None, None]
+    images = Images(bright, images.y, images.num_classes)
+    model, record = trial.run(images, images, device=CPU)
+    assert record["metrics"]["test/clean_acc"] > 0.7, "else few removals would be tried"
+    (run,) = runs_of(member, Images(255 - images.x, images.y, images.num_classes))
+    network = network_flops(trial.train.architecture, shape=images.shape, num_classes=images.num_classes)
+    sets = {name: some.extent for name, some in run.sets.items()}
+    test = Extent(24, images.shape, images.num_classes)
+    told = run.probe.work(Examined(trial.train, network, images.extent, test, sets)).flops
+    with Counted() as counter:
+        if run.probe.watches:
+            watch = run.probe.watch(model, images.subset(24), CPU)
+            for row in record["history"]:
+                watch(model, row)
+        else:
+            trial.run_probes(model, images, images, [run], device=CPU, history=record["history"])
+    early = 10 if member.kind == "edge_pixels" else 1  # its fit converges long before the last iteration
+    assert told == counter.flops == 0 or 0.5 < told / counter.flops < 2 * early, (told, counter.flops)
 
 
 def check_view(view: ProbeView, found: dict[str, Any]) -> None:

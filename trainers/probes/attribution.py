@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from trainers.defenses.chain import Chain
 from trainers.families import Defense
 from trainers.features import features, last_layer
+from trainers.flops import Work, tested, training_work
 from trainers.images import Extent, Images, nearest_levels, to_float
 from trainers.loop import fit, generator
-from trainers.pictured import pictured
-from trainers.probe import Finding, Probe, Subject
+from trainers.pictured import pictured, rounded
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
@@ -26,7 +27,8 @@ STREAM = 97  # first part of every random stream here, after the seed
 METHODS = ("distance", "svm", "random")  # whose images are removed
 RANKED = (*METHODS, "class")  # which are correlated with outputs
 SHOWN = 3  # training images beside each pictured test image
-STORED = 100  # of the ranking of each test image
+STORED = ("distance", "svm")  # whose scores are kept
+DIGITS = 6  # significant ones, of a score that is kept
 
 
 class Attribution(Probe, kind="attribution"):
@@ -45,9 +47,10 @@ class Attribution(Probe, kind="attribution"):
 
     Features are standardised for the SVM, and a last batch of one image is left out of a training.
 
-    Fields: `ranking` has the first 100 rows of each test image by distance, `targets` the rows of the test
-    images. Every removal is a training of `epochs` epochs for each of three methods and each test image, and
-    so is every subset: `removals: [8, 32]` of ten test images are 60 trainings.
+    Fields: `targets` are the rows of the test images, `scores` a number for each training image (row) and
+    test image (column) by distance and by SVM: above 0 within the test image's class, the higher the more it
+    counts, and 0 elsewhere. Every removal is a training of `epochs` epochs for each of three methods and each
+    test image, and so is every subset: `removals: [8, 32]` of ten test images are 60 trainings.
     """
 
     targets: PositiveInt = 10
@@ -94,9 +97,15 @@ class Attribution(Probe, kind="attribution"):
         sizes = ", ".join(map(str, self.removals))
         return f": removals of {sizes} images" if sizes else ""
 
-    def epochs_taken(self, sets: int) -> int:
-        trainings = len(METHODS) * len(self.removals) * self.targets + self.subsets
-        return 2 + trainings * self.epochs
+    def work(self, examined: Examined) -> Work:
+        train, network, methods = examined.train.images, examined.network, len(METHODS)
+        spec = examined.spec.model_copy(update={"epochs": self.epochs})
+        seen = tested(train, network) + tested(self.targets, network)
+        for size in self.removals:
+            left = max(1, train - size)
+            seen += training_work(spec, network, train=left, test=1) * (methods * self.targets)
+        half = training_work(spec, network, train=train // 2, test=self.targets)
+        return seen + half * self.subsets
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if self.removals or self.subsets:
@@ -149,7 +158,7 @@ class Attribution(Probe, kind="attribution"):
         right = predicted(subject.model, targets, device) == classes
         fields = {
             "targets": rows.tolist(),
-            "ranking": order[:, :STORED].tolist(),
+            "scores": {name: rounded(scores[name], DIGITS) for name in STORED},
             "images": self._pictures(targets, train, order, right),
         }
         return Finding(found, curves, fields)

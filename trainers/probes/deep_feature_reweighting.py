@@ -13,12 +13,14 @@ from pydantic import Field, PositiveInt
 from torch import nn
 
 from trainers.evaluate import BATCH, correct, share
-from trainers.features import features, last_layer
+from trainers.features import feature_size, features, last_layer
 from trainers.feed import feed
+from trainers.flops import Work, tested
 from trainers.images import Images
-from trainers.probe import Finding, Probe, Subject
+from trainers.meta import on_meta
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ProbeView
-from trainers.softmax_regression import softmax_regression
+from trainers.softmax_regression import regression_work, softmax_regression
 
 
 class DeepFeatureReweighting(Probe, kind="deep_feature_reweighting"):
@@ -50,6 +52,12 @@ class DeepFeatureReweighting(Probe, kind="deep_feature_reweighting"):
             says="Accuracy on clean test images after the last layer was fitted to a few clean images.",
             units=dict.fromkeys(self.metrics, PERCENT),
         )
+
+    def work(self, examined: Examined) -> Work:
+        train, clean, test = examined.train, examined.sets["clean"].images, examined.test.images
+        network = on_meta(examined.spec.architecture, train.shape, train.num_classes)
+        fit = regression_work(clean, feature_size(network), train.num_classes, self.iterations)
+        return tested(4 * clean, examined.network) + tested(3 * test, examined.network) + fit * 3
 
     def run(self, subject: Subject) -> Finding:
         clean = subject.sets["clean"]

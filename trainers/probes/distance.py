@@ -11,8 +11,9 @@ import torch
 from pydantic import Field
 from torch import nn
 
+from trainers.flops import Work
 from trainers.images import Images
-from trainers.probe import Finding, Probe, Row, Subject, Watch
+from trainers.probe import Examined, Finding, Probe, Row, Subject, Watch
 from trainers.probe_view import Mark, ProbeView
 
 
@@ -51,6 +52,9 @@ class Distance(Probe, kind="distance"):
     @property
     def _reached(self) -> str:
         return f"epoch_at_{100 * self.threshold:g}"
+
+    def work(self, examined: Examined) -> Work:
+        return Work()
 
     def watch(self, initial: nn.Module, test: Images, device: torch.device) -> Watch:
         length = distance(initial)

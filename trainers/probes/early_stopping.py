@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from trainers.evaluate import correct, share
 from trainers.feed import place
+from trainers.flops import Work, tested
 from trainers.images import Extent, Images
 from trainers.pgd import Frozen
-from trainers.probe import Finding, Probe, Row, Subject, Watch
+from trainers.probe import Examined, Finding, Probe, Row, Subject, Watch
 from trainers.probe_view import PERCENT, Mark, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
@@ -54,6 +55,9 @@ class EarlyStopping(Probe, kind="early_stopping"):
                 for which, filled, what in marks
             ],
         )
+
+    def work(self, examined: Examined) -> Work:
+        return tested(examined.test.images, examined.network) * examined.spec.epochs
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         number_held(test.images, self.share)

@@ -10,10 +10,11 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
+from trainers.flops import Work
 from trainers.images import Images, to_float
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ProbeView
-from trainers.softmax_regression import softmax_regression
+from trainers.softmax_regression import regression_work, softmax_regression
 from trainers.spec import InputError
 
 ROWS = 4096  # images converted to float at a time
@@ -44,6 +45,11 @@ class EdgePixels(Probe, kind="edge_pixels"):
             "edges. 50 % is chance.",
             units=dict.fromkeys((f"{name}_acc" for name in sets), PERCENT),
         )
+
+    def work(self, examined: Examined) -> Work:
+        size, mine = 4 * examined.train.shape[0], examined.train.at_most(self.limit)
+        rows = (2 * min(mine, images.at_most(self.limit)) for images in examined.sets.values())
+        return sum((regression_work(number, size, 2, ITERATIONS) for number in rows), Work())
 
     def check(self, names: Iterable[str]) -> None:
         if not tuple(names):

@@ -12,13 +12,15 @@ import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
-from trainers.autoencoder import Autoencoder, fit_autoencoder
+from trainers.autoencoder import Autoencoder, autoencoder_work, encoder_flops, fit_autoencoder
 from trainers.encoder_attack import displaced
+from trainers.families import Passes
+from trainers.flops import Work, over
 from trainers.images import Extent, nearest_levels, to_float
 from trainers.jpeg import jpeg
 from trainers.loop import generator
 from trainers.pictured import pictured
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError, LevelEps
@@ -79,8 +81,18 @@ class EncoderAttack(Probe, kind="encoder_attack"):
             picture=picture,
         )
 
-    def epochs_taken(self, sets: int) -> int:
-        return 1 + self.vae_epochs // 20
+    def work(self, examined: Examined) -> Work:
+        shape, images = examined.train.shape, examined.test.at_most(self.limit)
+        encoder = encoder_flops(shape, self.vae_code, width=self.vae_width)
+        training = autoencoder_work(
+            examined.train.images,
+            shape,
+            size=self.vae_code,
+            width=self.vae_width,
+            epochs=self.vae_epochs,
+            batch_size=BATCH,
+        )
+        return training + over(images, images, Passes(forward=self.steps, inputs=self.steps), encoder)
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if train.shape[0] not in (1, 3):

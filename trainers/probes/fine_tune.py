@@ -10,10 +10,11 @@ import torch
 from pydantic import Field, PositiveInt
 
 from trainers.evaluate import accuracy
+from trainers.flops import Work, tested, training_work
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.loop import DivergenceError, fit
-from trainers.probe import Finding, Probe, Subject, metrics_of
+from trainers.probe import Examined, Finding, Probe, Subject, metrics_of
 from trainers.probe_view import PERCENT, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
@@ -35,8 +36,13 @@ class FineTune(Probe, kind="fine_tune", version=2):
     """Full learning rate of the fine-tuning; at 0 only running statistics change."""
     smoke: ClassVar[dict[str, Any]] = {"epochs": 1}
 
-    def epochs_taken(self, sets: int) -> int:
-        return self.epochs * sets
+    def work(self, examined: Examined) -> Work:
+        network, test = examined.network, examined.test.images
+        spec = examined.spec.model_copy(update={"epochs": self.epochs})
+        tuned = [
+            training_work(spec, network, train=images.images, test=test) for images in examined.sets.values()
+        ]
+        return sum(tuned, tested(test, network))
 
     @property
     def per_set(self) -> tuple[str, ...]:

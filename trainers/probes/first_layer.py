@@ -14,14 +14,14 @@ from torch.nn import functional as F
 
 from trainers.evaluate import BATCH
 from trainers.feed import feed
+from trainers.flops import Work, tested
 from trainers.images import Extent, Images, nearest_levels
-from trainers.probe import Finding, Probe, Subject
+from trainers.pictured import rounded
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import ImageMaps, ProbeView
 from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
-
-DIGITS = 4  # significant ones, of a number that a picture is drawn from
 
 
 class FirstLayer(Probe, kind="first_layer"):
@@ -62,6 +62,11 @@ class FirstLayer(Probe, kind="first_layer"):
                 kind="image_maps", shows="response of the first layer", images="images", filters="filters"
             ),
         )
+
+    def work(self, examined: Examined) -> Work:
+        images = examined.train if self.on == "train" else examined.test
+        some = [one.at_most(self.limit) for one in (images, *examined.sets.values())]
+        return tested(sum(some), examined.network)
 
     def check(self, names: Iterable[str]) -> None:
         given = tuple(names)
@@ -173,10 +178,3 @@ def at_change(response: Tensor, change: Tensor) -> Tensor:
     """For N,H,W: whether each image's largest response is where `change` is true; float64 N."""
     largest = response.flatten(1).argmax(1, keepdim=True)
     return change.flatten(1).gather(1, largest)[:, 0].double()
-
-
-def rounded(values: Tensor) -> Any:
-    """Nested lists of the values with DIGITS significant digits, which takes a third of the space."""
-    if values.ndim == 0:
-        return float(f"{values.item():.{DIGITS}g}")
-    return [rounded(value) for value in values.cpu()]

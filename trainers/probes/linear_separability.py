@@ -13,11 +13,13 @@ from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainers.flops import Work
 from trainers.images import Extent, Images, balanced
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ProbeView
 from trainers.probes.pairs import check_pair_extents, check_pairs
 from trainers.recipe import TrainSpec
+from trainers.softmax_regression import EVALUATIONS, regression_work
 from trainers.spec import InputError
 
 ROWS = 4096  # perturbations converted to float at a time
@@ -55,6 +57,12 @@ class LinearSeparability(Probe, kind="linear_separability"):
             says="How well a linear classifier predicts the labels from the perturbation alone.",
             units=dict.fromkeys(self.metrics, PERCENT),
         )
+
+    def work(self, examined: Examined) -> Work:
+        train, size = examined.train, math.prod(examined.train.shape)
+        rows = round((1 - self.share) * train.at_most(self.limit))
+        scaling = Work(values=3.0 * rows * size) * (EVALUATIONS * self.iterations)
+        return scaling + regression_work(rows, size, train.num_classes, self.iterations)
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if "clean" in sets:

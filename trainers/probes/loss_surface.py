@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 from trainers.evaluate import BATCH
 from trainers.feed import feed, place
+from trainers.flops import Work, tested
 from trainers.images import Extent, Images
 from trainers.last_batch import last_batch, refusal_of_one
 from trainers.loop import generator
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, HeatMap, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
@@ -84,8 +85,15 @@ class LossSurface(Probe, kind="loss_surface"):
             ),
         )
 
+    def work(self, examined: Examined) -> Work:
+        images = examined.train if self.on == "train" else examined.test
+        point = tested(images.at_most(self.limit), examined.network)
+        if self.batch_norm == "recomputed":
+            point += tested(examined.train.at_most(self.limit), examined.network)
+        return point * self.points**2
+
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
-        number = min(train.images, self.limit or train.images)
+        number = train.at_most(self.limit)
         if self.batch_norm == "running" or last_batch(number, BATCH) != 1:
             return
         if refusal_of_one(spec.architecture, shape=train.shape, num_classes=train.num_classes):

@@ -10,16 +10,19 @@ import torch
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
-from trainers.autoencoder import Decoder, fit_decoder
-from trainers.features import class_means, features, last_layer
+from trainers.autoencoder import Decoder, decoder_work, fit_decoder
+from trainers.features import class_means, feature_size, features, last_layer
+from trainers.flops import Work, tested
 from trainers.images import Extent, Images, to_float
+from trainers.meta import on_meta
 from trainers.pictured import pictured
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 WEIGHTS = 11  # of a set's prototypes in a mixture: 0, 0.1, ... 1
+BATCH = 128  # of the decoder's training
 MOST = 10  # classes that are pictured
 
 
@@ -73,13 +76,24 @@ class Prototypes(Probe, kind="prototypes"):
             picture=picture,
         )
 
-    def epochs_taken(self, sets: int) -> int:
-        return 1 + sets + self.decoder_epochs // 10
+    def work(self, examined: Examined) -> Work:
+        train, spec = examined.train, examined.spec
+        some = (train, *examined.sets.values())
+        seen = examined.test.images + sum(images.at_most(self.limit) for images in some)
+        network = on_meta(spec.architecture, train.shape, train.num_classes)
+        return tested(seen, examined.network) + decoder_work(
+            train.at_most(self.limit),
+            train.shape,
+            size=feature_size(network),
+            width=self.decoder_width,
+            epochs=self.decoder_epochs,
+            batch_size=BATCH,
+        )
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if test.images < 2:
             raise InputError(f"the probe {self.kind!r} halves the test images, and there is only one")
-        if min(train.images, self.limit or train.images) < 2:
+        if train.at_most(self.limit) < 2:
             raise InputError(f"the decoder of the probe {self.kind!r} learns from two images or more")
 
     def run(self, subject: Subject) -> Finding:
@@ -123,7 +137,7 @@ class Prototypes(Probe, kind="prototypes"):
             images,
             width=self.decoder_width,
             epochs=self.decoder_epochs,
-            batch_size=128,
+            batch_size=BATCH,
             lr=self.decoder_lr,
             seed=seed,
         )

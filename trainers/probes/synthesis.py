@@ -14,19 +14,21 @@ from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from trainers.defenses.erm import Erm
-from trainers.families import cross_entropy
+from trainers.families import Passes, cross_entropy
+from trainers.flops import Work, over, tested, training_work
 from trainers.images import Extent, to_float
 from trainers.last_batch import check_last_batch
 from trainers.loop import fit, generator
 from trainers.pgd import Budget, Frozen, input_gradient
 from trainers.pictured import pictured
-from trainers.probe import Finding, Probe, Subject
+from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
 from trainers.spec import Eps, InputError
 
 JUDGE = 1009  # added to the trial's seed for the training of the judge
 STREAM = 83  # first part of every random stream here, after the seed
+TASKS, LOOKS = 3, 7  # inpainting, translation and drawing; and verdicts on images
 SIDE = 224  # of the images for which the budgets are published
 INPAINTING, TRANSLATION, DRAWING = Fraction("21.6"), Fraction(80), Fraction(40)  # published, in L2
 
@@ -92,8 +94,12 @@ class Synthesis(Probe, kind="synthesis"):
             picture=picture,
         )
 
-    def epochs_taken(self, sets: int) -> int:
-        return self.judge_epochs + 2
+    def work(self, examined: Examined) -> Work:
+        network, images = examined.network, examined.test.at_most(self.limit)
+        clean = examined.sets["clean"].images
+        judge = training_work(self._recipe(examined.spec), network, train=clean, test=images)
+        task = over(images, images, Passes(forward=self.steps, inputs=self.steps), network)
+        return judge + task * TASKS + tested(images, network) * LOOKS
 
     def check_extents(self, spec: TrainSpec, train: Extent, test: Extent, sets: Mapping[str, Extent]) -> None:
         if not 1 <= self.side(test.shape) < min(test.shape[1:]):
@@ -159,10 +165,13 @@ class Synthesis(Probe, kind="synthesis"):
         gen = generator(torch.device("cpu"), seed, STREAM)
         return (0.5 + 0.25 * torch.randn(x.shape, generator=gen)).clamp(0, 1).to(x.device)
 
+    def _recipe(self, spec: TrainSpec) -> TrainSpec:
+        """How the judge is trained."""
+        return spec.model_copy(update={"defense": Erm(), "epochs": self.judge_epochs, "start": None})
+
     def _judge(self, subject: Subject) -> nn.Module:
         """A network trained on clean images as usual, in eval mode."""
-        update = {"defense": Erm(), "epochs": self.judge_epochs, "start": None}
-        spec = subject.spec.model_copy(update=update)
+        spec = self._recipe(subject.spec)
         clean, few = subject.sets["clean"], subject.test.subset(self.limit)
         return fit(spec, clean, few, seed=subject.seed + JUDGE, device=subject.device).model.eval()
 

@@ -184,7 +184,7 @@ def _recipe(task: Task) -> Hashable:
     """The part of a trial that determines its duration."""
     trial = task.trial
     keys = (trial.train.key, trial.evaluation.key, trial.test_data.key)
-    return (*keys, trial.data.limit, task.trains, task.probe_epochs)
+    return (*keys, trial.data.limit, task.trains, tuple(planned.name for planned in task.missing_probes))
 
 
 def _shares(plan: Plan, store: Store, there: Cluster) -> tuple[Shares, Profiles | None]:

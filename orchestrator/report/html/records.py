@@ -250,6 +250,7 @@ class FindingRecord(TypedDict):
     metrics: dict[Text, Number | None]
     curves: Curves
     length: Count
+    seconds: NotRequired[Number | None]
     picture: NotRequired[Annotated[Grid | MappedImages, Field(discriminator="kind")]]
 
 

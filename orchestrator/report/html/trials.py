@@ -114,6 +114,7 @@ def _finding(found: Finding) -> FindingRecord:
         "metrics": {name: finite(value) for name, value in found.get("metrics", {}).items()},
         "curves": {name: thinned(values) for name, values in found.get("curves", {}).items()},
         "length": max((len(values) for values in found.get("curves", {}).values()), default=0),
+        "seconds": found.get("seconds"),
     }
 
 

@@ -459,7 +459,8 @@ def test_a_plan_shows_trials_that_only_lack_findings(store: Store) -> None:
     assert heavy == pytest.approx(full)
     tuned = [{"kind": "fine_tune", "epochs": 6, "sets": {"a": {}, "b": {"poison": "ops"}}}]
     (long, *_) = plan_of(tiny(probes=tuned), store).tasks
-    assert costs.task_seconds(long) - START_SECONDS == pytest.approx(12 * (light - START_SECONDS))
+    training = costs.trial_seconds(long.trial) - START_SECONDS  # of 2 epochs, and its evaluation
+    assert costs.task_seconds(long) == pytest.approx(START_SECONDS + 12 / 2 * training, rel=0.2)
     assert len(remarks(plan_of(tiny(probes=["distance"]), store))) == 2
     assert remarks(plan_of(tiny(), store)) == []
 
