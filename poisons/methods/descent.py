@@ -41,15 +41,15 @@ class Descent:
     seed: int
     restart: int
 
-    def __call__(self, x: Tensor, labels: Tensor, batch: int) -> tuple[Tensor, Tensor]:
-        """The noise of a batch of float images N,C,H,W, and its objective at the last step."""
-        gen = generator(x.device, self.seed, STREAM, self.restart, batch)
+    def __call__(self, x: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The noise of batch `number`, float images N,C,H,W, and its objective at the last step."""
+        gen = generator(x.device, self.seed, STREAM, self.restart, number)
         z = (x + self.poison.begin(x, gen)).clamp(0, 1)
-        host = generator(CPU, self.seed, STREAM, self.restart, batch, DRAWS)
-        pull, value = Pull(self, x, labels, gen, host), torch.zeros((), device=x.device)
+        host = generator(CPU, self.seed, STREAM, self.restart, number, DRAWS)
+        batch, value = Batch(self, x, labels, gen, host), torch.zeros((), device=x.device)
         for _ in range(self.poison.steps):
-            grad, value = self.poison.direction(pull, z)
-            z = pull.move(z, grad)
+            grad, value = self.poison.direction(batch, z)
+            z = batch.move(z, grad)
         return z - x, value
 
     def to(self, device: torch.device) -> Descent:
@@ -59,9 +59,9 @@ class Descent:
 
 
 @dataclass(frozen=True)
-class Pull:
-    """A batch of float images `x`, where the networks pull it, and how far it may go. `gen` draws on the
-    device, `host` on the host."""
+class Batch:
+    """Float images `x` and their labels, which descend together. `gen` draws on the device, `host` on the
+    host."""
 
     descent: Descent
     x: Tensor

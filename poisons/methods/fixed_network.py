@@ -16,7 +16,7 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from poisons.base import CraftContext, Poison
-from poisons.methods.descent import Descent, Pull, descend_share, shares_of
+from poisons.methods.descent import Batch, Descent, descend_share, shares_of
 from poisons.methods.em_noise import Differentiable
 from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep
 from poisons.surrogate import Surrogate, surrogate, surrogate_name
@@ -112,14 +112,14 @@ class FixedNetworkNoise(Poison):
         eps = float(self.eps)
         return (torch.randn(x.shape, generator=gen, device=x.device) * eps).clamp(-eps, eps)
 
-    def direction(self, pull: Pull, z: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient whose sign the noise at images `z` descends, and the mean objective of the
         networks."""
-        grad, value = pull.gradient(0, z)
-        for number in range(1, pull.networks):
-            more, also = pull.gradient(number, z)
+        grad, value = batch.gradient(0, z)
+        for number in range(1, batch.networks):
+            more, also = batch.gradient(number, z)
             grad, value = grad + more, value + also
-        return grad, value / pull.networks
+        return grad, value / batch.networks
 
     def gradients(self) -> int:
         """Gradients of a network that a step takes."""

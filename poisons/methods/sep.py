@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poisons.methods.descent import Pull
+from poisons.methods.descent import Batch
 from poisons.methods.ensemble import EnsembleNoise
 from poisons.methods.fixed_network import SMOKE
 from poisons.perturbations.delta import NoiseEps, NoiseStep
@@ -66,18 +66,18 @@ class Sep(EnsembleNoise, kind="sep"):
             return F.cross_entropy(out, self.aim(labels, out.shape[1]), reduction="sum")
         return (out - aim[self.aim(labels, len(aim))]).square().mean(1).sum()
 
-    def direction(self, pull: Pull, z: Tensor) -> tuple[Tensor, Tensor]:
+    def direction(self, batch: Batch, z: Tensor) -> tuple[Tensor, Tensor]:
         """With variance reduction: the sum of the inner steps' gradients, each corrected by how far that of
         its checkpoint was from the mean where the step begins."""
         if not self.variance_reduced:
-            return super().direction(pull, z)
-        first = [pull.gradient(number, z) for number in range(pull.networks)]
-        mean = sum(grad for grad, _ in first) / pull.networks
+            return super().direction(batch, z)
+        first = [batch.gradient(number, z) for number in range(batch.networks)]
+        mean = sum(grad for grad, _ in first) / batch.networks
         total, inner = torch.zeros_like(z), z
-        for number in torch.randint(pull.networks, (pull.networks,), generator=pull.host).tolist():
-            grad, _ = pull.gradient(number, inner)
+        for number in torch.randint(batch.networks, (batch.networks,), generator=batch.host).tolist():
+            grad, _ = batch.gradient(number, inner)
             total = total + grad - (first[number][0] - mean)
-            inner = pull.move(inner, total)
+            inner = batch.move(inner, total)
         return total, torch.stack([value for _, value in first]).mean()
 
     def gradients(self) -> int:

@@ -19,7 +19,8 @@ from trainers.encoder_attack import displaced
 from trainers.images import Extent, to_float
 from trainers.jpeg import jpeg
 from trainers.loop import generator
-from trainers.probes.encoder_attack import EncoderAttack, psnr
+from trainers.pictured import psnr
+from trainers.probes.encoder_attack import EncoderAttack
 from trainers.recipe import repeatable
 
 

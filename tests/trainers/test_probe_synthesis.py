@@ -16,7 +16,8 @@ from tests.trainers.subjects import random_images, subject
 from trainers import Images, InputError, TrainSpec, fit
 from trainers.images import Extent, to_float
 from trainers.pgd import Frozen
-from trainers.probes.synthesis import JUDGE, Artist, Synthesis, psnr_in, sees
+from trainers.pictured import psnr
+from trainers.probes.synthesis import JUDGE, Synthesis, draw, sees
 from trainers.recipe import one_thread
 
 RECIPE: dict[str, Any] = {
@@ -42,7 +43,7 @@ def test_one_step_of_a_linear_network_is_its_closed_form() -> None:
     net, images = linear(), random_images(5)
     x, labels = 0.3 + 0.4 * to_float(images.x), images.y
     with Frozen(net):
-        found = Artist(net, 1)(x, labels, Fraction(1, 10))
+        found = draw(net, x, labels, Fraction(1, 10), 1)
     weight = net[1].weight
     error = (x.flatten(1) @ weight.mT).softmax(1) - F.one_hot(labels, 4)
     grad = error @ weight
@@ -57,7 +58,7 @@ def test_drawings_stay_in_budget_and_mask_and_lower_the_loss() -> None:
     assert int(mask.sum()) == 16
     assert mask[0, 0, 2:6, 2:6].all()
     with Frozen(net):
-        found = Artist(net, 8)(x, labels, Fraction(1, 2), mask)
+        found = draw(net, x, labels, Fraction(1, 2), 8, mask)
     assert torch.equal(found * (1 - mask), x * (1 - mask)), "nothing outside the hole moves"
     assert (found - x).flatten(1).norm(dim=1).max() <= 0.5 + 1e-6
     assert 0 <= found.min() <= found.max() <= 1
@@ -72,8 +73,8 @@ def test_psnr_is_that_of_the_hole_alone() -> None:
     wrong = truth.clone()
     wrong[:, :, 1:3, 1:3] += 0.1
     wrong[:, :, 0, 0] = 1  # outside
-    assert psnr_in(mask, wrong, truth) == pytest.approx(20.0, abs=1e-4)
-    assert psnr_in(mask, truth, truth) == 100
+    assert psnr(wrong, truth, mask) == pytest.approx(20.0, abs=1e-4)
+    assert psnr(truth, truth, mask) == 100
 
 
 def test_the_judge_is_a_training_on_clean_images_from_other_weights() -> None:
@@ -121,6 +122,6 @@ def test_black_images_are_drawn_on_too() -> None:
     with torch.no_grad():
         net[1].weight.zero_()
     with Frozen(net):
-        found = Artist(net, 3)(to_float(images.x), images.y, Fraction(1))
+        found = draw(net, to_float(images.x), images.y, Fraction(1), 3)
     assert found.isfinite().all()
     assert not found.any()

@@ -19,7 +19,7 @@ from trainers.flops import Work, over
 from trainers.images import Extent, nearest_levels, to_float
 from trainers.jpeg import jpeg
 from trainers.loop import generator
-from trainers.pictured import pictured
+from trainers.pictured import pictured, psnr
 from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
@@ -170,9 +170,3 @@ class EncoderAttack(Probe, kind="encoder_attack"):
                 after = jpeg(images, quality, "4:2:0")
                 metrics[f"{name}_{quality}"] = apart(after) / max(whole, 1e-12)
         return metrics
-
-
-def psnr(x: Tensor, truth: Tensor) -> float:
-    """The PSNR in dB of all images together; 100 if they are equal."""
-    error = (x - truth).double().square().mean().item()
-    return -10 * math.log10(max(error, 1e-10))

@@ -3,9 +3,7 @@ NeurIPS 2019): robust networks have gradients that people, and other networks, r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
@@ -20,7 +18,7 @@ from trainers.images import Extent, to_float
 from trainers.last_batch import check_last_batch
 from trainers.loop import fit, generator
 from trainers.pgd import Budget, Frozen, input_gradient
-from trainers.pictured import pictured
+from trainers.pictured import pictured, psnr
 from trainers.probe import Examined, Finding, Probe, Subject
 from trainers.probe_view import PERCENT, ImageMaps, ProbeView
 from trainers.recipe import TrainSpec
@@ -110,29 +108,28 @@ class Synthesis(Probe, kind="synthesis"):
             raise InputError(f"the judge of the probe {self.kind!r}: {error}") from None
 
     def run(self, subject: Subject) -> Finding:
-        images = subject.test.subset(self.limit)
+        model, images = subject.model, subject.test.subset(self.limit)
         x, labels = to_float(images.x.to(subject.device)), images.y.to(subject.device)
         wanted = (labels + 1) % images.num_classes
-        with torch.autocast(subject.device.type, enabled=False), Frozen(subject.model):
+        with torch.autocast(subject.device.type, enabled=False), Frozen(model):
             judge = self._judge(subject)
-            artist = Artist(subject.model, self.steps)
             mask = self.mask(x)
             holed = torch.where(mask > 0, x.mean((2, 3), keepdim=True), x)
             noise = self._noise(x, subject.seed)
             scale = Fraction(min(x.shape[2:]), SIDE)
-            inpainted = artist(holed, labels, self.inpainting or INPAINTING * scale, mask)
-            translated = artist(x, wanted, self.translation or TRANSLATION * scale)
-            drawn = artist(noise, labels, self.drawing or DRAWING * scale)
+            inpainted = draw(model, holed, labels, self.inpainting or INPAINTING * scale, self.steps, mask)
+            translated = draw(model, x, wanted, self.translation or TRANSLATION * scale, self.steps)
+            drawn = draw(model, noise, labels, self.drawing or DRAWING * scale, self.steps)
             found = {
                 "filled": sees(judge, holed, labels),
                 "inpainted": sees(judge, inpainted, labels),
                 "translated": sees(judge, translated, wanted),
                 "drawn": sees(judge, drawn, labels),
-                "own_translated": sees(subject.model, translated, wanted),
-                "own_drawn": sees(subject.model, drawn, labels),
+                "own_translated": sees(model, translated, wanted),
+                "own_drawn": sees(model, drawn, labels),
                 "judge_acc": sees(judge, x, labels),
-                "filled_psnr": psnr_in(mask, holed, x),
-                "inpainted_psnr": psnr_in(mask, inpainted, x),
+                "filled_psnr": psnr(holed, x, mask),
+                "inpainted_psnr": psnr(inpainted, x, mask),
             }
         rows = range(min(self.pictured, len(x)))
         pictures = [
@@ -176,22 +173,17 @@ class Synthesis(Probe, kind="synthesis"):
         return fit(spec, clean, few, seed=subject.seed + JUDGE, device=subject.device).model.eval()
 
 
-@dataclass(frozen=True)
-class Artist:
-    """A frozen network that draws, in so many steps."""
-
-    model: nn.Module
-    steps: int
-
-    def __call__(self, x: Tensor, labels: Tensor, eps: Fraction, mask: Tensor | None = None) -> Tensor:
-        """Float images N,C,H,W in [0, 1] from `x`, within `eps` of it in L2, that the network takes for
-        `labels`; only what the `mask` is 1 for changes."""
-        budget, delta = Budget(norm="L2", eps=eps), torch.zeros_like(x)
-        for _ in range(self.steps):
-            grad = input_gradient(self.model, x + delta, labels, cross_entropy)
-            grad = grad if mask is None else grad * mask
-            delta = budget.project(budget.step(delta, -grad, 2 * float(eps) / self.steps), x)
-        return x + delta
+def draw(
+    model: nn.Module, x: Tensor, labels: Tensor, eps: Fraction, steps: int, mask: Tensor | None = None
+) -> Tensor:
+    """Float images N,C,H,W in [0, 1] from `x`, within `eps` of it in L2, that a frozen network takes for
+    `labels`; only what the `mask` is 1 for changes."""
+    budget, delta = Budget(norm="L2", eps=eps), torch.zeros_like(x)
+    for _ in range(steps):
+        grad = input_gradient(model, x + delta, labels, cross_entropy)
+        grad = grad if mask is None else grad * mask
+        delta = budget.project(budget.step(delta, -grad, 2 * float(eps) / steps), x)
+    return x + delta
 
 
 @torch.no_grad()
@@ -199,9 +191,3 @@ def sees(model: nn.Module, x: Tensor, labels: Tensor) -> float:
     """The share of float images that a network in eval mode takes for `labels`."""
     logits = model(x.contiguous(memory_format=torch.channels_last))
     return (logits.argmax(1) == labels).double().mean().item()
-
-
-def psnr_in(mask: Tensor, x: Tensor, truth: Tensor) -> float:
-    """The PSNR in dB where the mask is 1, of all images together; 100 if they are equal there."""
-    error = ((x - truth).square() * mask).sum() / (mask.sum() * x.shape[0] * x.shape[1])
-    return min(100.0, -10 * math.log10(max(error.item(), 1e-10)))
