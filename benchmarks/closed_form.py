@@ -32,7 +32,7 @@ def ar_by_image(process: Autoregression, images: Images) -> None:
     for row, label in enumerate(images.y.tolist()):
         gen = rng(process.seed, f"ar {row}")
         signal = torch.zeros((c, h + CROP, w + CROP), dtype=torch.float64)
-        begin(signal, gen)
+        begin(signal[None], [gen])
         window = process.coefficients[label]
         for i in range(h + CROP - 2):
             for j in range(w + CROP - 2):

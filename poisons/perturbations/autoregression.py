@@ -4,7 +4,7 @@ class."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -78,8 +78,7 @@ class Autoregression(Perturbation, kind="autoregression"):
         range."""
         c, (h, w) = self.coefficients.shape[1], self.shape
         start = torch.zeros((len(rows), c, h + CROP, w + CROP), dtype=torch.float64)
-        for one, row in zip(start, rows.tolist(), strict=True):
-            begin(one, rng(self.seed, f"ar {row}"))
+        begin(start, (rng(self.seed, f"ar {row}") for row in rows.tolist()))
         found = signals(self.coefficients[labels], start)[:, :, CROP:, CROP:].contiguous()
         flat = found.flatten(1)
         size = flat.abs().amax(1) if self.norm == "Linf" else flat.square().sum(1).sqrt()
@@ -103,12 +102,15 @@ class Autoregression(Perturbation, kind="autoregression"):
         return cls(coefficients, **{**fields, "shape": tuple(fields["shape"])})
 
 
-def begin(signal: Tensor, gen: torch.Generator) -> None:
-    """Draw the values that no window ends at: the first two rows and columns of a signal C,H,W."""
-    c, h, w = signal.shape
-    drawn = torch.randn((c, 2 * (h + w - 2)), generator=gen, dtype=signal.dtype)
-    signal[:, :2] = drawn[:, : 2 * w].view(c, 2, w)
-    signal[:, 2:, :2] = drawn[:, 2 * w :].view(c, h - 2, 2)
+def begin(start: Tensor, gens: Iterable[torch.Generator]) -> None:
+    """Draw the values that no window ends at: the first two rows and columns of signals N,C,H,W, of each with
+    a generator of its own."""
+    n, c, h, w = start.shape
+    drawn = torch.empty((n, c, 2 * (h + w - 2)), dtype=start.dtype)
+    for one, gen in zip(drawn, gens, strict=True):
+        torch.randn(one.shape, generator=gen, dtype=start.dtype, out=one)
+    start[:, :, :2] = drawn[:, :, : 2 * w].view(n, c, 2, w)
+    start[:, :, 2:, :2] = drawn[:, :, 2 * w :].view(n, c, h - 2, 2)
 
 
 def signals(coefficients: Tensor, start: Tensor) -> Tensor:
@@ -129,4 +131,4 @@ def signals(coefficients: Tensor, start: Tensor) -> Tensor:
             begin = at - (2 - k // 3) * w - 2 + k % 3
             total += values[begin : begin + length : w - 1] * taps[k]
         values[at : at + length : w - 1] = total
-    return values.t().reshape(n, c, h, w)
+    return values.view(h, w, n, c).permute(2, 3, 0, 1)
