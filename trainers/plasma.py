@@ -1,5 +1,5 @@
 """Plasma fractals: smooth random fields, made by the diamond-square algorithm (Fournier, Fussell, Carpenter;
-Communications of the ACM 1982) in the form of kornia's plasma augmentations."""
+Communications of the ACM 1982). kornia's are made alike, but are dark in the corners and in the middle."""
 
 from __future__ import annotations
 

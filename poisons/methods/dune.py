@@ -90,6 +90,7 @@ class Dune(EnsembleNoise, kind="dune"):
         noise = self.noise(surrogates, clean, seed, context)
         levels = (shifts * 255).round().to(torch.int16)
         moved = noise.delta.to(torch.int16) + levels[clean.y.cpu()][:, :, None, None]
+        moved = moved.clamp(-255, 255)  # more changes no image
         return replace(noise, delta=moved, facts_={**noise.facts_, "shifts": levels.tolist()})
 
     def _shifts(self, surrogates: Surrogate, clean: Images, seed: int, context: CraftContext) -> Tensor:

@@ -61,6 +61,7 @@ class Em(MinMinNoise, kind="em", version=2):  # 2: `precision` is `auto` by defa
 
     Each round trains the generator on all noisy images, then changes the noise in descent of the generator's
     loss. Crafting ends when the generator's error is small, or after `max_rounds`; the record says which.
+    The error is that on images in [0, 1], where the release does not clip them.
     """
 
     published: ClassVar[str] = "ICLR 2021"

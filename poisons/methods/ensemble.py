@@ -3,8 +3,9 @@ dual-branch noise."""
 
 from __future__ import annotations
 
-import torch
-from pydantic import PositiveInt, field_validator, model_validator
+from typing import ClassVar
+
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from poisons.methods.em_noise import Differentiable
@@ -19,6 +20,7 @@ class EnsembleNoise(FixedNetworkNoise):
     """Noise that starts at zero and descends the mean objective of several networks. Unlike the released one,
     the surrogate's training has no warm-up."""
 
+    from_zero: ClassVar[bool] = True
     surrogate: TrainSpec = TrainSpec(epochs=120, schedule=MultiStep(milestones=(0.625, 0.75)))
     """Network that is trained on the clean images, once for all poisons that name it and its checkpoints."""
     checkpoints: PositiveInt = 15
@@ -39,13 +41,6 @@ class EnsembleNoise(FixedNetworkNoise):
             )
         return self
 
-    @field_validator("restarts")
-    @classmethod
-    def _from_zero(cls, restarts: int) -> int:
-        if restarts > 1:
-            raise ValueError("noise starts at zero, and is published without restarts: leave `restarts` out")
-        return restarts
-
     @property
     def networks(self) -> int:
         return self.checkpoints
@@ -59,9 +54,6 @@ class EnsembleNoise(FixedNetworkNoise):
                 f"{self.kind}: an offset of {self.offset} among {clean.num_classes} classes is its own: "
                 f"write offset: {max(1, clean.num_classes // 2)}"
             )
-
-    def begin(self, x: Tensor, gen: torch.Generator) -> Tensor:
-        return torch.zeros_like(x)
 
     def aim(self, labels: Tensor, num_classes: int) -> Tensor:
         """The classes at which images of these classes aim."""

@@ -68,6 +68,14 @@ class FixedNetworkNoise(Poison):
     """Drawn anew at each step; gradients must pass, and images not be mixed."""
 
     usual_step: ClassVar[Fraction]  # of eps
+    from_zero: ClassVar[bool] = False  # whether the noise starts at zero; else it is drawn, and may be again
+
+    @field_validator("restarts")
+    @classmethod
+    def _starts_differ(cls, restarts: int) -> int:
+        if cls.from_zero and restarts > 1:
+            raise ValueError("noise starts at zero, and is published without restarts: leave `restarts` out")
+        return restarts
 
     @field_validator("surrogate")
     @classmethod
@@ -109,6 +117,8 @@ class FixedNetworkNoise(Poison):
 
     def begin(self, x: Tensor, gen: torch.Generator) -> Tensor:
         """The noise of a batch before the first step."""
+        if self.from_zero:
+            return torch.zeros_like(x)
         eps = float(self.eps)
         return (torch.randn(x.shape, generator=gen, device=x.device) * eps).clamp(-eps, eps)
 

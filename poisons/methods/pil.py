@@ -21,15 +21,16 @@ from trainers.loop import DivergenceError, generator
 from trainers.recipe import one_thread, repeatable
 from trainers.spec import InputError
 
-MOMENTUM, DECAY = 0.9, 1e-4  # of the linear classifier's training
+MOMENTUM = 0.9  # of the linear classifier's training
 
 
-class Pil(Poison, kind="pil"):
+class Pil(Poison, kind="pil", version=2):
     """Subtracts noise from every image: a linear classifier of clean images reads the class from the noise
     alone, and nothing from the image without it. No deep network is needed.
 
     Signed steps minimise share·CE(f(noise), class) + (1 - share)·KL(uniform, f(image - noise)), where f is a
-    linear classifier without bias, two layers deep, as released.
+    linear classifier without bias, two layers deep, as released. It is trained on images in random order, the
+    released one on images as they are stored.
     """
 
     needs: ClassVar[str] = "a linear classifier"
@@ -89,9 +90,7 @@ class Pil(Poison, kind="pil"):
         """The product of the classifier's layers, float32 K,C·H·W, and its accuracy on the clean images."""
         device, values = context.device, math.prod(clean.shape)
         layers = [_drawn(clean.num_classes, n, seed).to(device) for n in (values, clean.num_classes)]
-        optimizer = torch.optim.SGD(
-            [w.requires_grad_() for w in layers], momentum=MOMENTUM, weight_decay=DECAY
-        )
+        optimizer = torch.optim.SGD([w.requires_grad_() for w in layers], momentum=MOMENTUM)
         right = 0
         for epoch in range(self.linear_epochs):
             rate = self.linear_lr * 0.5 * (1 + math.cos(math.pi * epoch / self.linear_epochs))

@@ -55,13 +55,16 @@ def plain(
 ) -> tuple[Tensor, float]:
     """The noise as papers write it, batch by batch, in float32."""
     (model,), *_ = surrogate(poison.surrogate, clean, 0, quiet())
+    model.requires_grad_(False)
     eps, step, found, total = 8 / 255, float(poison.usual_step) * 8 / 255, [], 0.0
     with repeatable():
         for batch, start in enumerate(range(0, len(clean), poison.batch_size)):
             some = slice(start, start + poison.batch_size)
             x, labels = clean.x[some].float() / 255, clean.y[some]
             gen = generator(CPU, 0, STREAM, restart, batch)
-            delta = (torch.randn(x.shape, generator=gen) * eps).clamp(-eps, eps)
+            delta = torch.zeros_like(x)
+            if not poison.from_zero:
+                delta = (torch.randn(x.shape, generator=gen) * eps).clamp(-eps, eps)
             for _ in range(poison.steps):
                 z = (x + delta).clamp(0, 1).requires_grad_()
                 drawn = torch.rand((len(x), 3), generator=gen)
@@ -92,6 +95,16 @@ def test_noise_is_that_of_a_plain_loop(poison: Any, target: Any, sign: float, le
     assert crafted.facts()["objective"] == pytest.approx(objective, rel=1e-5)
 
 
+def test_hypocritical_noise_begins_at_nothing_against_a_network_of_constant_rate() -> None:
+    """As the release has it: milestones of 75 and 90 epochs, of which it trains 10."""
+    hypo = Hypo()
+    assert not hypo.begin(torch.rand(2, 3, 4, 4), torch.Generator()).any()
+    rates = [hypo.surrogate.schedule.factor(step / 10) for step in range(10)]
+    assert set(rates) == {1.0}
+    with pytest.raises(InputError, match="noise starts at zero, and is published without restarts"):
+        Hypo.parse({"restarts": 2}, "test")
+
+
 def test_the_restart_with_the_lowest_objective_is_kept(learnable: Images) -> None:
     poison = Tap.parse({**SMALL, "restarts": 3}, "test")
     tried = [plain(poison, learnable, lambda y: (y + 1) % 4, 1.0, restart) for restart in range(3)]
@@ -105,7 +118,7 @@ def test_noise_leads_the_surrogate_to_the_next_class(learnable: Images) -> None:
     poison = Tap.parse({**longer, "steps": 60, "restarts": 1}, "test")
     poisoned = poison.craft(learnable, seed=0, context=quiet()).apply(learnable)
     (model,), accuracy, _ = surrogate(poison.surrogate, learnable, 0, quiet())
-    assert accuracy > 0.9
+    assert accuracy > 0.6
     target = (learnable.y + 1) % 4
     before, after = (F.cross_entropy(model(one.x.float() / 255), target) for one in (learnable, poisoned))
     assert after < before / 2

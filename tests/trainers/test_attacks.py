@@ -15,7 +15,7 @@ from tests.conftest import CPU
 from trainers import Budget, InputError, TrainSpec, fit
 from trainers.defenses.fast_at import FastAt
 from trainers.defenses.pgd_at import PgdAt
-from trainers.defenses.trades import Trades, divergence, probabilities
+from trainers.defenses.trades import Trades, divergence, log_probabilities
 from trainers.families import cross_entropy
 from trainers.images import Images, to_float
 from trainers.pgd import Frozen, Norm, input_gradient, pgd, step_size
@@ -103,6 +103,20 @@ def test_the_mode_of_an_attacked_network_is_a_choice() -> None:
     assert model.training
 
 
+def test_trades_has_finite_gradients_where_probabilities_vanish() -> None:
+    """At a gap of 104 and more a float32 probability is 0, and 0 log 0 has no gradient."""
+    for gap in (50.0, 104.0, 500.0):
+        logits = torch.tensor([[0.0, gap]], requires_grad=True)
+        other = torch.tensor([[gap, 0.0]], requires_grad=True)
+        apart = divergence(other, log_probabilities(logits))
+        apart.backward()
+        assert apart.item() == pytest.approx(gap, rel=1e-5)
+        assert logits.grad is not None
+        assert other.grad is not None
+        assert logits.grad.isfinite().all()
+        assert torch.allclose(other.grad, torch.tensor([[1.0, -1.0]]))
+
+
 def test_trades_is_its_closed_form(trained: tuple[nn.Module, Images]) -> None:
     """CE + beta KL(clean || adversarial), in float64, at the point that the attack found."""
     model, images = trained
@@ -110,7 +124,7 @@ def test_trades_is_its_closed_form(trained: tuple[nn.Module, Images]) -> None:
     defense = Trades(steps=5, beta=3)
     loss, logits = defense.loss(model, x, y, torch.Generator().manual_seed(5))
     with Frozen(model), torch.no_grad():
-        target = probabilities(model(x))
+        target = log_probabilities(model(x))
         start = 0.001 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5))
     with Frozen(model):
         x_adv = pgd(

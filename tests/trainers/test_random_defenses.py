@@ -286,7 +286,7 @@ def test_every_image_and_version_of_ueraser_is_its_own(monkeypatch: pytest.Monke
 
 
 def loop_plasma(size: int, draws: list[Tensor], first: Tensor, roughness: float) -> Tensor:
-    """kornia's form of the diamond-square algorithm, point by point."""
+    """The diamond-square algorithm, point by point."""
     grid, share = first.clone(), 1.0
     for noise in draws:
         share *= roughness

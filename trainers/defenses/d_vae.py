@@ -28,7 +28,9 @@ class DVae(Restoration, kind="d_vae"):
 
     A first network is allowed so few bits that it makes blurred images and, from the class, a perturbation,
     which is subtracted. A second one, allowed more bits, is trained on the result; its perturbation is
-    subtracted too, and its images are kept. As released, with 0.01 as the weight in both stages.
+    subtracted too, and its images are kept. As released for CIFAR, with 0.01 as the weight in both stages;
+    the released network for ImageNet has a smaller code. Memory grows with the classes times the values of an
+    image.
     """
 
     smoke: ClassVar[dict[str, Any]] = {"width": 4, "latent": 8, "vae_epochs": 1}

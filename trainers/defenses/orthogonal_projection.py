@@ -24,8 +24,9 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     weights.
 
     The projected images are float32, neither clamped nor rounded, so it is the last of a chain; augmentations
-    that work on levels clamp them. Undoes perturbations that are nearly the same for a class. Test images
-    stay as they are. Published with rotation, shear, scale, colour jitter, crop, flip and CutMix.
+    that work on levels clamp them, and so do `rotate` and `color_jitter`. Undoes perturbations that are
+    nearly the same for a class. Test images stay as they are. Published with rotation, shear, scale, colour
+    jitter, crop, flip and CutMix.
     """
 
     linear_epochs: PositiveInt = 20

@@ -43,7 +43,7 @@ class Trades(Defense, kind="trades"):
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         with Frozen(model):
             with torch.no_grad():
-                target = probabilities(model(x))
+                target = log_probabilities(model(x))
             start = START * torch.randn(x.shape, generator=gen, device=x.device)
             step = step_size(self.budget, self.steps, self.step)
             x_adv = pgd(
@@ -58,15 +58,15 @@ class Trades(Defense, kind="trades"):
                 start=start,
             )
         logits = model(x)
-        apart = divergence(model(x_adv), probabilities(logits))
+        apart = divergence(model(x_adv), log_probabilities(logits))
         return cross_entropy(logits, y) + self.beta * apart, logits
 
 
-def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over classes, in float32."""
-    return logits.float().softmax(1)
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Logarithms of the softmax over classes, in float32; finite where probabilities would be 0."""
+    return logits.float().log_softmax(1)
 
 
 def divergence(logits: Tensor, target: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence KL(target || softmax(logits)) over the batch, in nats."""
-    return F.kl_div(logits.float().log_softmax(1), target, reduction="batchmean")
+    """Mean Kullback-Leibler divergence KL(exp(target) || softmax(logits)) over the batch, in nats."""
+    return F.kl_div(log_probabilities(logits), target, reduction="batchmean", log_target=True)
