@@ -6,6 +6,7 @@ Those ran on two cores of a busy AMD EPYC, one thread per trial, in bfloat16. No
 from __future__ import annotations
 
 import json
+import statistics
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,27 @@ def test_estimates_of_trials_are_near_their_recorded_times(file: Path, store: St
     assert near(sum(seconds.values()), sum(taken.values())), (sum(seconds.values()), sum(taken.values()))
     within = [near(seconds[labels], taken[labels]) for labels in taken]
     assert sum(within) > 0.6 * len(within), "equal trials took 5 to 12 s, depending on the load"
+
+
+PROBES = sorted((ROOT / "sweeps" / "probes").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", PROBES, ids=lambda file: file.stem)
+def test_estimates_of_probes_are_near_their_recorded_times(file: Path, store: Store, costs: Costs) -> None:
+    """Compared with those of the trainings that they examine, on another machine: half of all within a factor
+    of two."""
+    document = json.loads((ROOT / "results" / "probes_digits.json").read_text())
+    plan = planned(file, store)
+    (sweep,) = (one for one in document["sweeps"] if one["name"] == plan.sweep.name)
+    taken = {tuple(trial["labels"].values()): trial for trial in sweep["trials"]}
+    assert len(taken) == len(plan.tasks)
+    found = []
+    for task in plan.tasks:
+        trial, training = taken[tuple(task.point.labels.values())], costs.trial_seconds(task.trial)
+        for planned_probe in task.missing_probes:
+            measured = trial["findings"][planned_probe.name]["seconds"] / trial["seconds"]
+            found.append(costs.probe_seconds(task.trial, planned_probe) / training / measured)
+    assert 0.5 < statistics.median(found) < 2, found
 
 
 @pytest.mark.parametrize(
