@@ -28,6 +28,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.locations import local_folder, open_storage
 from orchestrator.tracking.payloads import params
 from poisons import Store
+from poisons.durable import write_output
 from tests.conftest import CPU, ROOT, Opsctl
 from tests.orchestrator.sweeps import TRAIN, tiny, write
 from tests.poisons.test_sources import write_parquet
@@ -265,3 +266,21 @@ def test_a_job_of_a_cluster_gets_no_password(tmp_path: Path) -> None:
         ) as error:
             prepare(file, **options)  # type: ignore[arg-type]
         assert PASSWORD not in str(error.value)
+
+
+def test_a_page_overwrites_a_page_and_nothing_else(tmp_path: Path) -> None:
+    """`--html *.yaml` gives the first sweep as the page's name."""
+    page, sweep = tmp_path / "page.html", tmp_path / "a.yaml"
+    sweep.write_text("name: a\n")
+    for _ in range(2):
+        write_output(page, b"<!doctype html>")
+    with pytest.raises(InputError, match=r"a\.yaml exists and is another kind of file, so it stays"):
+        write_output(sweep, b"<!doctype html>")
+    assert sweep.read_text() == "name: a\n"
+    with pytest.raises(InputError, match="is a folder: write the name of a file in it"):
+        write_output(tmp_path, b"<!doctype html>")
+
+
+def test_a_store_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="the store has no name: write a folder"):
+        open_storage(" ")

@@ -30,6 +30,8 @@ def open_storage(where: str | Path) -> Storage:
 def local_folder(where: str | Path) -> Path:
     """Where this machine keeps what is local of the store at `where`: the store itself, or, of a URL, a
     folder under $OPSCTL_CACHE (default: ~/.cache/opsctl) that is named after it, but for its credentials."""
+    if not str(where).strip():
+        raise InputError("the store has no name: write a folder, such as ./opsctl-store, or a URL")
     if (url := as_url(where)) is None:
         return Path(str(where).removeprefix("file://")).expanduser().absolute()
     home = Path(os.environ.get(CACHE) or "~/.cache/opsctl").expanduser().absolute()

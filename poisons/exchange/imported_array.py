@@ -69,7 +69,11 @@ def _found(path: Path, arrays: Mapping[str, Held], clean: Images, where: Tensor)
     index = _column(path, INDEX, arrays[INDEX]) if INDEX in arrays else None
     _check_noise(path, values, clean)
     count = values.shape[0]
-    if index is not None and len(index) == count:
+    if index is not None and len(index) != count:
+        raise InputError(
+            f"{path}: index has {len(index)} numbers for {count} rows; give one for each row, or leave it out"
+        )
+    if index is not None:
         wanted, rows = match_rows(path, index, where, "row").unique(return_inverse=True)
         labels = labels[wanted][rows] if labels is not None and len(labels) == count else labels
         read = values.read(wanted)

@@ -6,10 +6,11 @@ from __future__ import annotations
 import gzip
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 from torch.nn import functional as F
 
 from poisons.sources.base import Reading, Source, Split, digest, in_memory
@@ -21,7 +22,7 @@ class Digits(Source, kind="digits"):
     """8x8 grey images, enlarged bilinearly, with three equal channels; 1,442 training and 355 test images,
     the same share of each class."""
 
-    size: PositiveInt = 32
+    size: Annotated[int, Field(ge=1, le=512)] = 32
     """Height and width in pixels, to which the 8x8 images are enlarged."""
 
     def measure(self) -> str:

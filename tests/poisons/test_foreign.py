@@ -193,6 +193,8 @@ def test_rows_with_an_index_may_be_in_any_order(images: Images, poisoned: Images
         read_foreign(file, images, index=where + 1)
     with pytest.raises(InputError, match="two rows are for image 4"):
         read_foreign(saved(tmp_path / "c.npz", arrays | {"index": torch.full((40,), 4)}), images)
+    with pytest.raises(InputError, match="index has 7 numbers for 40 rows; give one for each row"):
+        read_foreign(saved(tmp_path / "d.npz", arrays | {"index": torch.arange(7)}), images)
 
 
 def test_noise_for_a_whole_source_is_used_for_a_subset(images: Images, tmp_path: Path) -> None:

@@ -214,4 +214,6 @@ def test_settings_that_make_no_sense() -> None:
         Attribution(removals=(4, 2)).check_extents(TrainSpec(), extent, extent, {})
     with pytest.raises(InputError, match="it has 5 images, not 20"):
         Attribution().check_extents(TrainSpec(), extent, extent, {"clean": Extent(5, (3, 8, 8), 4)})
+    with pytest.raises(InputError, match="a rank correlation needs two halves or more, found 1; write 50"):
+        Attribution.parse({"subsets": 1}, "test")
     assert not prepares(TrainSpec.parse({"defense": "pgd_at"}, "test").defense)

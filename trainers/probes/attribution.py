@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor, nn
 
 from trainers.defenses.chain import Chain
@@ -64,6 +64,13 @@ class Attribution(Probe, kind="attribution"):
     epochs: PositiveInt = 10
     """Epochs of each of these trainings."""
     smoke: ClassVar[dict[str, Any]] = {"targets": 4, "removals": [2], "subsets": 3, "epochs": 1}
+
+    @field_validator("subsets")
+    @classmethod
+    def _enough_to_correlate(cls, subsets: int) -> int:
+        if subsets == 1:
+            raise ValueError("a rank correlation needs two halves or more, found 1; write 50, or 0 for none")
+        return subsets
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -102,6 +102,8 @@ class EncoderAttack(Probe, kind="encoder_attack"):
             )
         if not self.qualities:
             raise InputError(f"the probe {self.kind!r} needs a JPEG quality, such as qualities: [75]")
+        if len(set(self.qualities)) < len(self.qualities):
+            raise InputError(f"the probe {self.kind!r} has one quality twice: {list(self.qualities)}")
         if train.images < 2:
             raise InputError(f"the autoencoder of the probe {self.kind!r} learns from two images or more")
 
