@@ -129,6 +129,10 @@ def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:
         for claim in report.claims
     )
     compare = tuple((resolved(column, one), resolved(column, other)) for one, other in report.compare)
+    if same := [one for one, other in compare if one == other]:
+        raise InputError(
+            f"{where}: report: compare: {same[0]!r} is on both sides; write two different columns"
+        )
     summary = tuple(resolved(column, one) for one in report.summary)
     known = axes.get(column or "", {})
     _check_summary(summary, known, report, where)

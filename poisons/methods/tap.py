@@ -26,7 +26,10 @@ SURROGATE = TrainSpec(
 
 class Tap(FixedNetworkNoise, kind="tap"):
     """Adversarial noise against a network of clean images: towards the next class, or away from the own one.
-    A network trained on such images learns the wrong features for each class."""
+    A network trained on such images learns the wrong features for each class.
+
+    Images are shifted by up to 4 pixels, as published for 32 px; the release takes 8 for 64 px, 28 for 224.
+    """
 
     published: ClassVar[str] = "NeurIPS 2021"
     smoke: ClassVar[dict[str, Any]] = SMOKE | {"restarts": 2}

@@ -111,6 +111,7 @@ TAKEN = {**GRID, "data.poison": {"clean": "clean", "worst": "ops", "ops": "randp
         (GRID, {"summary": ["opss"]}, "the table has no column 'opss'; did you mean 'ops'"),
         (GRID, {"summary": ["ops", "ops"]}, "a column is named twice: ops, ops"),
         (GRID, {"metrics": {"acc": "test/clean_acc", "loss": "train/loss"}}, "a table with several metrics has no summary"),
+        (GRID, {"compare": [["ops", "ops"]]}, "compare: 'ops' is on both sides; write two different columns"),
         (TAKEN, {"summary": ["ops"]}, "the table has a column 'worst': give that another label"),
     ],
 )  # fmt: skip
