@@ -4,7 +4,8 @@
 
 Each poison is built in a process of its own, as the task of a sweep builds it, on a store of its own. The memory is
 the process's largest, with Python and torch, without pages of files, which the system takes back when it needs them;
-beside it that of a process which imports the same and builds nothing. Results are added to benchmarks/results/streaming.jsonl, unless the run is quick.
+beside it that of a process which imports the same and builds nothing. Results are added to
+benchmarks/results/streaming.jsonl, unless the run is quick.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def _measured(found: Any, work: Callable[..., None], *given: Any) -> None:
         while not ended.wait(0.02):
             most.append(max(most.pop(), anonymous()))
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     work(*given)
     ended.set()

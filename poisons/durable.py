@@ -17,7 +17,7 @@ from trainers.redaction import redacted
 from trainers.spec import InputError
 from trainers.stored import DamagedError, open_file
 
-BEGINNING = 8  # bytes by which kinds of files are told apart
+SIGNATURE = 8  # first bytes of a file, which differ between formats
 
 
 class StoreError(OSError):
@@ -48,11 +48,11 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 def write_output(path: Path, data: bytes) -> None:
     """Write a file that a user asked for, whole or not at all. A symbolic link is followed; /dev/stdout, a
-    named pipe and the like are written to directly. InputError for a folder, and for a file that begins
-    otherwise than `data`, which is of another kind and stays. Raises OSError."""
+    named pipe and the like are written to directly. InputError for a folder, and for an existing
+    file in another format, which stays. Raises OSError."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: write the name of a file in it")
-    if path.is_file() and (found := _beginning(path)) and not data.startswith(found):
+    if path.is_file() and (found := _signature(path)) and not data.startswith(found):
         raise InputError(f"{path} exists and is another kind of file, so it stays: write another name")
     if path.exists() and not path.is_file():
         path.write_bytes(data)
@@ -61,9 +61,9 @@ def write_output(path: Path, data: bytes) -> None:
     write_bytes(path.resolve() if path.is_symlink() else path, data)
 
 
-def _beginning(path: Path) -> bytes:
+def _signature(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(BEGINNING)
+        return file.read(SIGNATURE)
 
 
 def create_whole(path: Path, value: Any) -> None:

@@ -23,7 +23,7 @@ SURROGATE = TrainSpec(
 
 class Hypo(FixedNetworkNoise, kind="hypo", version=2):
     """Noise that makes every image easier for a network that was adversarially trained, with a small budget,
-    on clean images, from no noise at first. Published as harming robust accuracy more than standard accuracy.
+    on clean images. It starts at zero. Published as harming robust accuracy more than standard accuracy.
 
     The defaults are those published in 2022. Shifted images are grey at the border, in the release black.
     """

@@ -114,11 +114,11 @@ def test_the_restart_with_the_lowest_objective_is_kept(learnable: Images) -> Non
 
 
 def test_noise_leads_the_surrogate_to_the_next_class(learnable: Images) -> None:
-    longer = {**SMALL, "surrogate": {**SURROGATE, "epochs": 40}, "augmentations": [], "eps": "32/255"}
+    longer = {**SMALL, "surrogate": {**SURROGATE, "epochs": 80}, "augmentations": [], "eps": "32/255"}
     poison = Tap.parse({**longer, "steps": 60, "restarts": 1}, "test")
     poisoned = poison.craft(learnable, seed=0, context=quiet()).apply(learnable)
     (model,), accuracy, _ = surrogate(poison.surrogate, learnable, 0, quiet())
-    assert accuracy > 0.6
+    assert accuracy > 0.9
     target = (learnable.y + 1) % 4
     before, after = (F.cross_entropy(model(one.x.float() / 255), target) for one in (learnable, poisoned))
     assert after < before / 2

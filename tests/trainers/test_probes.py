@@ -129,7 +129,7 @@ def test_the_work_of_a_probe_is_what_torch_counts(member: type[Probe], images: I
     network = network_flops(trial.train.architecture, shape=images.shape, num_classes=images.num_classes)
     sets = {name: some.extent for name, some in run.sets.items()}
     test = Extent(24, images.shape, images.num_classes)
-    told = run.probe.work(Examined(trial.train, network, images.extent, test, sets)).flops
+    expected = run.probe.work(Examined(trial.train, network, images.extent, test, sets)).flops
     with Counted() as counter:
         if run.probe.watches:
             watch = run.probe.watch(model, images.subset(24), CPU)
@@ -138,7 +138,7 @@ def test_the_work_of_a_probe_is_what_torch_counts(member: type[Probe], images: I
         else:
             trial.run_probes(model, images, images, [run], device=CPU, history=record["history"])
     early = 10 if member.kind == "edge_pixels" else 1  # its fit converges long before the last iteration
-    assert told == counter.flops == 0 or 0.5 < told / counter.flops < 2 * early, (told, counter.flops)
+    assert expected == counter.flops == 0 or 0.5 < expected / counter.flops < 2 * early, (expected, counter)
 
 
 def check_view(view: ProbeView, found: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ STORED = ("distance", "svm")  # whose scores are kept
 DIGITS = 6  # significant ones, of a score that is kept
 
 
-class Attribution(Probe, kind="attribution"):
+class Attribution(Probe, kind="attribution", version=2):  # 2: it keeps scores
     """Ranks the training images of a test image's class: by the distance of their features, by an exemplar
     SVM (the test image against the class), and as a control at random.
 
