@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from tests.conftest import CPU
 from tests.trainers.test_augmentations import NoWaiting, seeded
 from trainers import Images, InputError, TrainSpec, fit, operations
+from trainers.augmentations.flip_crop import FlipCrop
+from trainers.augmentations.trivial_augment import TrivialAugment
+from trainers.defenses.adversarial_augmentation import AdversarialAugmentation
 from trainers.defenses.chain import Chain
 from trainers.defenses.coin import Coin, interpolated
 from trainers.defenses.dat import Dat, filtered
@@ -272,6 +275,52 @@ def test_ueraser_draws_more_versions_in_its_share_of_the_epochs() -> None:
     assert [part.kind for part in chain.at(1.0).parts] == ["jpeg", "ueraser"]  # type: ignore[attr-defined]
     assert chain.at(1.0).parts[1].draws == 1  # type: ignore[attr-defined]
     assert defense.passes == Passes(forward=2, backward=2)
+
+
+def test_adversarial_augmentation_of_a_linear_network_is_its_closed_form() -> None:
+    """Of 40 flips of an image some are mirrored and some are not, so the loss is the larger of two logistic
+    losses, and its gradient is that of logistic regression on the worse image."""
+    n, classes = 16, 3
+    x, y = images_(n, 1, 4, 6), torch.eye(classes)[torch.arange(n) % classes]
+    layer = nn.Linear(24, classes)
+    defense = AdversarialAugmentation(augmentations=(FlipCrop(pad=0),), draws=40)
+    loss, logits = defense.loss(nn.Sequential(nn.Flatten(), layer), x, y, seeded(0))
+    loss.backward()
+
+    weights, bias = layer.weight.detach().double(), layer.bias.detach().double()
+    expected, slope = 0.0, torch.zeros_like(weights)
+    for image, label, found in zip(x.double(), y.double(), logits, strict=True):
+        both = [version.flatten() for version in (image, image.flip(-1))]
+        scores = [weights @ version + bias for version in both]
+        losses = [float(s.exp().sum().log() - s @ label) for s in scores]
+        worst = losses.index(max(losses))
+        expected += max(losses) / n
+        slope += torch.outer(scores[worst].softmax(0) - label, both[worst]) / n
+        assert torch.allclose(found.double(), scores[worst], atol=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert layer.weight.grad is not None
+    assert torch.allclose(layer.weight.grad.double(), slope, atol=1e-6)
+
+
+def test_one_draw_of_adversarial_augmentation_is_the_augmentation() -> None:
+    (model, x, y), one = batch(), AdversarialAugmentation(draws=1)
+    loss, _ = one.loss(model, x, y, seeded(3))
+    plain_loss, _ = Erm().loss(model, TrivialAugment()(x, y, seeded(3))[0], y, seeded(0))
+    assert torch.equal(loss, plain_loss)
+
+
+@pytest.mark.parametrize(
+    ("augmentations", "message"),
+    [
+        ([], "without augmentations all versions are alike"),
+        (["cutout", "mixup"], "mixup mixes images, whose losses cannot be compared"),
+    ],
+    ids=["none", "mixing"],
+)
+def test_versions_that_cannot_be_compared_are_refused(augmentations: list[str], message: str) -> None:
+    defense = {"kind": "adversarial_augmentation", "augmentations": augmentations}
+    with pytest.raises(InputError, match=message):
+        TrainSpec.parse({"defense": defense}, "test")
 
 
 def test_every_image_and_version_of_ueraser_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,14 @@ augmentations."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from pydantic import Field
+from torch import Tensor
 
 from trainers.augmentations.trivial_augment import TrivialAugment
-from trainers.families import Defense, Passes
+from trainers.defenses.worst_version import WorstVersion
 from trainers.images import Extent
 from trainers.plasma import plasma
 from trainers.spec import InputError
@@ -18,27 +18,16 @@ from trainers.spec import InputError
 ROUGHNESS, INTENSITY = (0.3, 0.7), (0.5, 1.0)  # published ranges, uniform
 
 
-class Ueraser(Defense, kind="ueraser"):
+class Ueraser(WorstVersion, kind="ueraser"):
     """Augments each image several times, and minimises the largest loss of its versions.
 
     Each version has a plasma brightness, a plasma contrast and a shuffle of the channels, each half of the
-    time, then TrivialAugment. All versions go through the network in training mode, one after the other, so
-    that BatchNorm's running statistics see every one of them. Published as `-lite` (draws: 1), with a share
-    of 0.25 and as `-max` (the default here).
+    time, then TrivialAugment. Published as `-lite` (draws: 1), with a share of 0.25 and as `-max` (the
+    default here).
     """
 
-    draws: PositiveInt = 5
-    """Versions of each image (paper: K)."""
-    share: Annotated[float, Field(ge=0, le=1)] = 1.0
-    """Share of the epochs, from the first on, with so many versions; there is one in the others."""
     probability: Annotated[float, Field(gt=0, le=1)] = 0.5
     """Probability of each of the first three changes; 1.0 in APBench."""
-    smoke: ClassVar[dict[str, Any]] = {"draws": 2}
-
-    @property
-    def passes(self) -> Passes:
-        mean = self.share * self.draws + 1 - self.share
-        return Passes(forward=mean, backward=mean)
 
     def check(self, images: Extent) -> None:
         if images.shape[0] not in (1, 3):
@@ -47,18 +36,7 @@ class Ueraser(Defense, kind="ueraser"):
                 f"{images.shape[0]}: leave the defense out"
             )
 
-    def at(self, progress: float) -> Defense:
-        return self if progress <= self.share else self.model_copy(update={"draws": 1})
-
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
-        versions = [model(self.augmented(x, y, gen)) for _ in range(self.draws)]
-        losses = torch.stack([-(y * logits.float().log_softmax(1)).sum(1) for logits in versions])
-        worst = losses.argmax(0)
-        logits = torch.stack(versions)[worst, torch.arange(len(x), device=x.device)]
-        return losses.amax(0).mean(), logits
-
     def augmented(self, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
-        """One version of each image, N,C,H,W in [0, 1]."""
         with torch.autocast(x.device.type, enabled=False):
             return TrivialAugment()(self._coloured(x, gen), y, gen)[0]
 
