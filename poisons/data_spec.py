@@ -13,11 +13,22 @@ from poisons.methods.clean import Clean
 from poisons.sources.base import Source, Split
 from poisons.sources.digits import Digits
 from trainers.families import Defense
+from trainers.images import Extent
 from trainers.restoration import Restoration
-from trainers.spec import Spec
+from trainers.spec import InputError, Spec
 
 CLEAN = (Clean(),)
 DEFAULTS = {"ratio": 1.0, "crafted_on": None, "shuffled": False, "restored_by": None}
+
+
+def check_transfer(crafted_on: Extent, images: Extent) -> None:
+    """InputError if perturbations crafted on images of one extent cannot be applied to those of another."""
+    there, here = ((one.num_classes, *one.shape) for one in (crafted_on, images))
+    if there != here:
+        raise InputError(
+            f"a poison crafted on {there[0]} classes of {there[1:]} cannot be applied to {here[0]} classes "
+            f"of {here[1:]}: `crafted_on` takes images of the same classes and shape"
+        )
 
 
 class DataSpec(Spec):

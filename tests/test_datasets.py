@@ -84,6 +84,10 @@ def test_a_poison_is_named_by_its_kind_a_file_or_settings(
         (["import", "nowhere.npy"], "nowhere.npy"),
         (["import", "nowhere.npy", "--clean", "digit"], "unknown source 'digit'; did you mean 'digits'"),
         (["import", "nowhere.npy", "--eps", "0.03"], "--eps: a budget is a fraction"),
+        (
+            ["import", "nowhere.npy", "--eps", "8"],
+            "--eps: eps must be between 1/255 (one level) and 1; found 8; write",
+        ),
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(

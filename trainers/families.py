@@ -66,6 +66,11 @@ class Architecture(Plugin, family="architecture", package="trainers.architecture
 
     memorises: ClassVar[bool] = True  # large enough to memorise a training set such as CIFAR-10
 
+    @property
+    def available(self) -> bool:
+        """Whether it can be built on this machine, which may lack its library."""
+        return True
+
     def recipe(self) -> dict[str, Any]:
         """How its paper trains it: the fields of TrainSpec that differ from the defaults, as plain data."""
         return {}

@@ -14,17 +14,47 @@ from fractions import Fraction
 from functools import cache
 from typing import Annotated, Any, ClassVar, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails
 
 from trainers.errors import InputError as InputError
 from trainers.spelling import as_yaml, same
 from trainers.spelling import nearest as nearest
 
 MOST = 10**8  # the largest plausible count; anything above is a mistake
+MOST_OF = {"seed": 2**63 - 1, "width": 2**16}
 SEVERAL = "; to try several values, make it an axis of a sweep's grid"
+EXPECTED = {  # by pydantic's type of error
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+}
 DEPTH = 4  # levels of nested fields searched for a misplaced one
+
+
+def _strict_numbers(schema: Any, model: type) -> Any:
+    """The pydantic schema of a model, without conversions to numbers and booleans. Models inside have a
+    schema of their own."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(_strict_numbers(item, model) for item in schema)
+    if not isinstance(schema, dict) or schema.get("cls", model) is not model:
+        return schema
+    strict = {"strict": True} if schema.get("type") in ("int", "float", "bool") else {}
+    return {name: _strict_numbers(item, model) for name, item in schema.items()} | strict
 
 
 class Spec(BaseModel):
@@ -38,6 +68,11 @@ class Spec(BaseModel):
     version: ClassVar[int] = 1
     one_or_many: ClassVar[tuple[str, ...]] = ()  # list fields that also accept a single item
     internal: ClassVar[frozenset[str]] = frozenset()  # fields that follow from others; nobody writes them
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Numbers are numbers: `true` and `"2"` are refused, which pydantic would convert."""
+        return _strict_numbers(handler(source), cls)
 
     @model_validator(mode="before")
     @classmethod
@@ -112,9 +147,9 @@ def _defaults(spec: type[Spec]) -> dict[str, Any]:
 
 @cache
 def _counts(spec: type[Spec]) -> dict[str, int]:
-    """The largest allowed value of each integer field; a seed has 64 bits."""
+    """The largest allowed value of each integer field."""
     fields = {name: field.annotation for name, field in spec.model_fields.items() if _whole(field.annotation)}
-    return {name: 2**63 - 1 if name == "seed" else MOST for name in fields}
+    return {name: MOST_OF.get(name, MOST) for name in fields}
 
 
 def _whole(annotation: Any) -> bool:
@@ -319,9 +354,9 @@ LevelEps = Annotated[Eps, AfterValidator(_a_level_at_least)]
 
 
 def parse_eps(text: str, where: str) -> Fraction:
-    """A budget as written in a spec; a mistake is an InputError that begins with `where`."""
+    """A `LevelEps` as written in a spec; a mistake is an InputError that begins with `where`."""
     try:
-        return _fraction(text)
+        return _a_level_at_least(_fraction(text))
     except ValueError as error:
         raise InputError(f"{where}: {error}") from None
 
@@ -378,7 +413,8 @@ def explain(error: ErrorDetails, where: str) -> str:
     head = f"{where}: {place}" if place else where
     if error["type"] == "missing":
         return f"{head}: this field is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    expected = EXPECTED.get(error["type"])
+    message = f"expected {expected}" if expected else error["msg"].removeprefix("Value error, ")
     found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
     if error["type"] in ("int_type", "float_type", "bool_type", "string_type", "literal_error"):
         found += SEVERAL if isinstance(error["input"], list | dict) else ""

@@ -194,7 +194,7 @@ def make_plan(
     ready = store.having(data_sets)
     needed = _needed(data_sets, ready, tasks)
     data = tuple(spec for spec in data_sets if spec.name in needed)
-    _check(Preflight(where, measure, ledger.kept), tasks, [spec for spec in data if spec.name not in ready])
+    _check(Preflight(where, measure, ledger), tasks, [spec for spec in data if spec.name not in ready])
     return Plan(sweep, tasks, data, ready, version, bounds, bound)
 
 

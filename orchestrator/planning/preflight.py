@@ -8,14 +8,19 @@ from dataclasses import replace
 from functools import cache
 
 from orchestrator.planning.probes import PlannedProbe
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import DataSpec
+from poisons.base import Poison
+from poisons.data_spec import check_transfer
+from poisons.methods.imported import no_import
 from poisons.sources.base import Source, Split
 from trainers import InputError, TrainSpec
 from trainers.families import Attack
 from trainers.features import head_of
 from trainers.gpu_profile import random_images
 from trainers.images import Extent
+from trainers.meta import check_buildable
 from trainers.start import Task, begin_from
 from trainers.starts.trial import TrialStart, no_weights
 from trainers.starts.weights import WeightsFile
@@ -26,10 +31,11 @@ Measure = Callable[[Source, Split], Extent | None]
 class Preflight:
     """Checks what a plan is going to do. InputError, beginning with `where`, for what cannot work."""
 
-    def __init__(self, where: str, measure: Measure, kept: Callable[[], set[str]]) -> None:
-        """`measure` gives the extent of a split of a source, None if it is not known yet; `kept` the keys of
-        the trials whose weights are in the store."""
-        self.where, self.measure, self.kept = where, measure, cache(kept)
+    def __init__(self, where: str, measure: Measure, ledger: Ledger) -> None:
+        """`measure` gives the extent of a split of a source, None if it is not known yet; `ledger` says which
+        trials have kept weights, and which perturbations were imported."""
+        self.where, self.measure = where, measure
+        self.kept, self.imported = cache(ledger.kept), cache(ledger.imported)
 
     def trial(
         self, trial: TrialSpec, probes: Sequence[PlannedProbe], name: str, *, trains: bool = True
@@ -42,6 +48,7 @@ class Preflight:
             return  # the trial checks it before its first step
         try:
             if trains:
+                check_buildable(trial.train.architecture, train)
                 self._check_held_out(trial)
                 self._check_start(trial, train)
                 trial.check(train, test)
@@ -53,14 +60,24 @@ class Preflight:
             raise InputError(f"{self.where}: {name}: {error}") from None
 
     def data_set(self, spec: DataSpec) -> None:
-        """Check the crafting of a data set's poison."""
-        clean = self._extent(spec.clean) if spec.crafts else None
+        """Check the crafting of a data set's poison, or that those crafted on other images fit."""
+        clean = self._extent(spec.clean)
         if clean is None:
             return
         try:
-            spec.poison[0].check(clean)
+            if spec.crafts:
+                self._check_imported(spec.poison[0])
+                spec.poison[0].check(clean)
+            for crafted in spec.crafted:
+                if (there := self._extent(crafted)) is not None:
+                    check_transfer(there, clean)
         except InputError as error:
             raise InputError(f"{self.where}: the data set {spec.name}: {error}") from None
+
+    def _check_imported(self, poison: Poison) -> None:
+        """InputError if the store lacks the perturbation that was imported for it."""
+        if poison.imports is not None and poison.imports not in self.imported():
+            raise no_import(poison.imports)
 
     def _check_start(self, trial: TrialSpec, train: Extent) -> None:
         """InputError if the trial that this one starts from left no weights, or a file has those of another

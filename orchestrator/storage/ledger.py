@@ -21,6 +21,7 @@ from orchestrator.storage.locations import open_storage
 from orchestrator.storage.quarantine import quarantine
 from orchestrator.storage.records import Failure, Finding, Result, Stopped, sealed
 from orchestrator.storage.storage import Storage
+from poisons.records import RECORD
 from trainers.redaction import redacted_data
 from trainers.stored import DamagedError
 
@@ -101,6 +102,10 @@ class Ledger:
     def kept(self) -> set[str]:
         """The keys of all trials whose weights are kept."""
         return self.storage.holders("trials", WEIGHTS)
+
+    def imported(self) -> set[str]:
+        """The fingerprints of all imported perturbations."""
+        return self.storage.holders("imports", RECORD)
 
     def probed(self) -> dict[str, dict[str, str]]:
         """The probes that have a finding, by the trial's key: for want of names, by their keys."""

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poisons.base import CraftContext, Poison
+from poisons.l2 import check_norm
 from poisons.perturbations.autoregression import CROP, Autoregression, Norm, signals
 from poisons.rng import rng
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.spec import Eps, InputError
 
 SIDE = 36  # of the signals with which coefficients are tried, before they are cropped
@@ -56,6 +57,10 @@ class Ar(Poison, kind="ar"):
     @property
     def transfers(self) -> bool:
         return False
+
+    def check(self, clean: Extent) -> None:
+        if self.norm == "L2":
+            check_norm("ar: eps", float(self.eps), clean)
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Autoregression:
         c, height, width = clean.shape

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -62,7 +62,7 @@ class Dune(EnsembleNoise, kind="dune"):
     """Times that the particles move."""
     min_psnr: PositiveFloat = 20.0
     """PSNR in dB below which a shift is penalised by what is missing."""
-    min_ssim: PositiveFloat = 0.8
+    min_ssim: Annotated[float, Field(gt=0, le=1)] = 0.8
     """SSIM below which a shift is penalised by what is missing."""
 
     usual_step: ClassVar[Fraction] = Fraction(1, 16)

@@ -41,7 +41,6 @@ from trainers.loop import Training, generator, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Frozen
 from trainers.recipe import TrainSpec, one_thread
-from trainers.spec import InputError
 
 GENERATOR_EPOCHS, NOISE_EPOCHS, CHOSEN = range(3)
 ROUNDS = 10  # assumed by cost estimates; about what CIFAR-10 takes
@@ -141,8 +140,7 @@ class Em(MinMinNoise, kind="em", version=2):  # 2: `precision` is `auto` by defa
     def check(self, clean: Extent) -> None:
         """InputError if the first round meets a last batch of one image on which the generator cannot be
         trained. A later round may never run, and checks for itself."""
-        if not clean.images:
-            raise InputError("error-minimising noise is crafted from images, and there are none")
+        super().check(clean)
         epochs = Epochs(clean.images, self.batch_size, self.shuffle, self.drop_last, 0, GENERATOR_EPOCHS)
         if epochs.last_batch_size > 1 or self.train_steps < epochs.batches:
             return

@@ -27,6 +27,7 @@ from trainers.flops import Shape, Work, network_flops, over, trial_work
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.loop import memory_for
+from trainers.meta import check_buildable
 from trainers.precision import BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import InputError
@@ -82,6 +83,11 @@ class FixedNetworkNoise(Poison):
     def _from_its_seed(cls, surrogate: TrainSpec) -> TrainSpec:
         if surrogate.start is not None:
             raise ValueError("a surrogate begins with the weights that its seed draws: leave `start` out")
+        if (restoration := surrogate.defense.restoration) is not None:
+            raise ValueError(
+                "a surrogate is trained on the images as they are: leave "
+                f"{restoration.kind} out of its `defense`"
+            )
         return surrogate
 
     @property
@@ -138,6 +144,8 @@ class FixedNetworkNoise(Poison):
     def check(self, clean: Extent) -> None:
         if not clean.images:
             raise InputError(f"{self.kind}: noise is crafted from images, and there are none")
+        check_buildable(self.surrogate.architecture, clean)
+        self.surrogate.defense.check(clean)
         check_last_batch(
             self.surrogate.architecture, clean, self.surrogate.batch_size, field="surrogate.batch_size"
         )

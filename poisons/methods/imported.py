@@ -47,10 +47,7 @@ class Imported(Poison, kind="imported"):
         """InputError if it is not in the store, is damaged, or was imported for other images."""
         found = None if context.imports is None else read_import(context.imports / self.fingerprint)
         if found is None:
-            raise InputError(
-                f"the imported perturbation {self.fingerprint} is missing from {context.imports} or damaged: "
-                "import it with `opsctl import FILE`, into the same store"
-            )
+            raise no_import(self.fingerprint)
         if found.per != self.per:
             raise InputError(
                 f"the imported perturbation {self.fingerprint} is stored with `per: {found.per}`: "
@@ -80,3 +77,11 @@ def read_import(folder: Path) -> Delta | None:
 def digest(labels: Tensor) -> str:
     """16 hexadecimal digits that identify the labels and their order."""
     return hashlib.sha256(labels.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def no_import(fingerprint: str) -> InputError:
+    """The error for a perturbation that was never imported, or is damaged."""
+    return InputError(
+        f"the imported perturbation {fingerprint} is missing from the store or damaged: import it with "
+        "`opsctl import FILE`, into the same store"
+    )

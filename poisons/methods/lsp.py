@@ -10,6 +10,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from poisons.base import CraftContext, Poison
+from poisons.l2 import check_norm
 from poisons.perturbations.patches import Patches, corners
 from trainers.images import Extent, Images
 from trainers.spec import InputError
@@ -37,6 +38,8 @@ class Lsp(Poison, kind="lsp"):
         return False
 
     def check(self, clean: Extent) -> None:
+        if self.norm is not None:
+            check_norm("lsp: norm", self.norm, clean)
         values = math.prod(self._grid(clean.shape)) * clean.shape[0]
         if clean.num_classes > 2 ** min(values, 40):
             raise InputError(

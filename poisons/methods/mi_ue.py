@@ -86,8 +86,7 @@ class MiUe(MinMinNoise, kind="mi_ue"):
         return (training + over(images, self.noise_batch_size, descent, network)) * self.epochs
 
     def check(self, clean: Extent) -> None:
-        if not clean.images:
-            raise InputError("mi_ue: noise is crafted from images, and there are none")
+        super().check(clean)
         check_last_batch(self.generator, clean, self.batch_size, field=FIELD)
 
     def _recipe(self) -> TrainSpec:

@@ -15,10 +15,12 @@ from poisons.base import CraftContext, Poison
 from poisons.methods.em_noise import CPU, EM, Noise
 from poisons.perturbations.delta import Delta
 from trainers.feed import place
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.loop import DivergenceError, Training, generator, memory_for
+from trainers.meta import check_buildable
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, one_thread, repeatable
+from trainers.spec import InputError
 from trainers.stored import DamagedError, JsonFile
 from trainers.tensor_files import check_like
 
@@ -59,6 +61,11 @@ class MinMinNoise(Poison):
     @abstractmethod
     def _delta(self, noise: Noise, facts: dict[str, Any]) -> Delta:
         """The noise in whole levels."""
+
+    def check(self, clean: Extent) -> None:
+        if not clean.images:
+            raise InputError(f"{self.kind}: noise is crafted from images, and there are none")
+        check_buildable(self._recipe().architecture, clean)
 
     def noise_size(self, recipe: TrainSpec) -> int:
         """Images of one step of the noise."""

@@ -22,8 +22,8 @@ from poisons.perturbations.chain import Chain
 from poisons.perturbations.delta import Delta, whole_levels
 from poisons.rng import rng
 from poisons.stratify import stratified
-from trainers.images import Images
-from trainers.spec import Eps
+from trainers.images import Extent, Images
+from trainers.spec import Eps, InputError
 
 
 class Ops(Poison, kind="ops"):
@@ -83,6 +83,14 @@ class Ops(Poison, kind="ops"):
     @property
     def transfers(self) -> bool:
         return self.upload_noise is None
+
+    def check(self, clean: Extent) -> None:
+        places = clean.shape[1] * clean.shape[2]
+        if self.pixels > places:
+            raise InputError(
+                f"{self.kind}: {self.pixels:,} pixels of each class do not fit into images of {places:,}: "
+                "write fewer `pixels`"
+            )
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
         name, keep = "moments", None

@@ -4,10 +4,10 @@ linearly separable, against supervised and unsupervised training."""
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -47,7 +47,7 @@ class Tue(Poison, kind="tue"):
     """Steps of the noise of each batch in each epoch."""
     epochs: PositiveInt = 40
     """Passes over all images, in random order."""
-    batch_size: PositiveInt = 512
+    batch_size: Annotated[int, Field(ge=2)] = 512
     """Images of one step, whose classes are compared."""
 
     @property

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from poisons import arrow
 from poisons.base import CraftContext, Perturbation, Tensors
-from poisons.data_spec import DataSpec
+from poisons.data_spec import DataSpec, check_transfer
 from poisons.durable import StoreError as StoreError
 from poisons.durable import (
     create_whole,
@@ -55,7 +55,7 @@ from poisons.store.build import Part, by_kind, open_source, poison, read_source
 from poisons.store.heap import large_blocks_go_back
 from poisons.store.restore import held_out, perturbation_left, restored_parts
 from trainers.checkpoint import Checkpoint
-from trainers.images import Images
+from trainers.images import Extent, Images
 from trainers.numerical_platform import numerical_platform
 from trainers.provenance import environment
 from trainers.redaction import redacted_data
@@ -389,13 +389,8 @@ class Store:
         """InputError if the images that a poison was crafted on have other classes or another shape."""
         for crafted in spec.crafted:
             record = self.record(crafted) or {}
-            there = (record["num_classes"], *record["shape"])
-            if there != (clean.num_classes, *clean.shape):
-                raise InputError(
-                    f"a poison crafted on {there[0]} classes of {there[1:]} cannot be applied to "
-                    f"{clean.num_classes} classes of {clean.shape}: `crafted_on` takes images of the same "
-                    "classes and shape"
-                )
+            shape: tuple[int, int, int] = tuple(record["shape"])
+            check_transfer(Extent(record["images"], shape, record["num_classes"]), clean.extent)
 
     def _facts(self, crafted: DataSpec) -> dict[str, Any]:
         record = self.record(crafted) or {}

@@ -22,6 +22,7 @@ from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec
 from trainers.augmentations.subpixel_shift import shifted
 from trainers.checkpoint import Checkpoint
+from trainers.images import Extent
 from trainers.loop import generator
 from trainers.recipe import repeatable
 
@@ -215,6 +216,8 @@ def test_plans_know_what_it_takes() -> None:
     [
         ({"step": 0}, "a step of 0 changes nothing"),
         ({"surrogate": {"start": {"kind": "weights", "path": "w.pt"}}}, "its seed draws: leave `start` out"),
+        ({"surrogate": {"defense": "avatar"}}, "trained on the images as they are: leave avatar out of its"),
+        ({"surrogate": {"defense": ["d_vae", "jpeg"]}}, "leave d_vae out of its `defense`"),
         ({"augmentations": ["mixup"]}, "no gradient of single images passes 'mixup'"),
         ({"eps": "1/1000"}, "eps must be between 1/255"),
     ],
@@ -222,6 +225,13 @@ def test_plans_know_what_it_takes() -> None:
 def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Tap.parse(settings, "test")
+
+
+def test_the_defense_of_a_surrogate_suits_the_images() -> None:
+    poison = Tap.parse({"surrogate": {"defense": "grayscale"}}, "test")
+    poison.check(Extent(100, (3, 8, 8), 2))
+    with pytest.raises(InputError, match="grayscale: only RGB images have colours to remove"):
+        poison.check(Extent(100, (1, 8, 8), 2))
 
 
 def test_the_published_surrogate() -> None:

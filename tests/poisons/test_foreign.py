@@ -422,7 +422,7 @@ def test_a_damaged_import_is_refused_and_repaired_by_importing_again(images: Ima
     assert torch.equal(poison.craft(images, seed=0, context=context).delta, delta.delta)
     file.write_bytes(file.read_bytes()[:-9])
     with pytest.raises(
-        InputError, match=f"perturbation {fingerprint} is missing from .*imports or damaged: import it"
+        InputError, match=f"perturbation {fingerprint} is missing from the store or damaged: import it"
     ):
         poison.craft(images, seed=0, context=context)
     imported(tmp_path, images)

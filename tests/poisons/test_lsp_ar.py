@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -246,3 +247,21 @@ def test_damaged_coefficients_are_refused(weights: Tensor, values: dict[str, Any
     assert Autoregression.restore({"coefficients": WEIGHTS}, OF_NOISE).shape == (8, 8)
     with pytest.raises(DamagedError):
         Autoregression.restore({"coefficients": weights}, values)
+
+
+@pytest.mark.parametrize(
+    ("poison", "message"),
+    [
+        (
+            Lsp(norm=60.0),
+            r"lsp: norm: no two images of 3x32x32 are further apart than 55\.43, and this is 60",
+        ),
+        (Lsp(norm=0.02), r"lsp: norm: .* vanishes in rounding: write at least 0\.022"),
+        (Ar(eps=Fraction(56)), r"ar: eps: no two images of 3x32x32 are further apart"),
+        (Ar(eps=Fraction(1, 50)), r"ar: eps: .* vanishes in rounding"),
+    ],
+    ids=["lsp large", "lsp small", "ar large", "ar small"],
+)
+def test_norms_that_images_cannot_change_by(poison: Lsp | Ar, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        poison.check(Extent(100, (3, 32, 32), 10))

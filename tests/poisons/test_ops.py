@@ -24,6 +24,7 @@ from poisons.perturbations.delta import Delta
 from poisons.perturbations.pixel_write import PixelWrite
 from poisons.stratify import stratified
 from trainers import Images, InputError
+from trainers.images import Extent
 
 Pixel = tuple[int, int, tuple[int, ...]]
 OBJECTIVES: list[Objective] = list(get_args(Objective))
@@ -285,6 +286,12 @@ def test_ties_go_to_the_last_candidate() -> None:
     images = made(np.zeros((3, 1, 2, 3)), [0, 0, 0], 1)
     assert one(images, "released") == [(1, 2, (255,))]
     assert one(images, "paper") == [(1, 2, (255,))]
+
+
+def test_more_pixels_than_an_image_has_are_refused_before_the_search() -> None:
+    Ops(pixels=64).check(Extent(100, (1, 8, 8), 2))
+    with pytest.raises(InputError, match="ops: 65 pixels of each class do not fit into images of 64"):
+        Ops(pixels=65).check(Extent(100, (1, 8, 8), 2))
 
 
 def test_a_later_class_may_share_the_position_but_not_the_colour_too() -> None:

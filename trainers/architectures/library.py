@@ -42,6 +42,10 @@ class LibraryModel(Architecture):
     def create(self, options: dict[str, Any], *, num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
         """The bare network; the library may raise any error."""
 
+    @property
+    def available(self) -> bool:
+        return find_spec(self.package) is not None
+
     @field_validator("name")
     @classmethod
     def _known(cls, name: str) -> str:

@@ -19,10 +19,12 @@ from poisons import Store
 from poisons.sources.base import Source
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
-from trainers import Images, InputError, last_batch
+from trainers import Images, InputError, last_batch, meta
+from trainers.architectures.library import LibraryModel
 from trainers.attacks import auto_attack
 
 RESNET18 = {"kind": "torchvision", "name": "resnet18"}
+SMALL = {"source": {"kind": "digits", "size": 8}}
 LONE = {"data": {"limit": 17}, "train": {**TRAIN, "architecture": RESNET18, "batch_size": 16}}
 
 
@@ -67,6 +69,44 @@ def sweep(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
             "no two 3x32x32 images in .* further apart than 55.43",
         ),
         (
+            {"base": {"data": SMALL, "train": {**TRAIN, "architecture": "lenet5"}}},
+            r"test: the trial \(seed=0\): lenet5 needs images of at least 16x16 pixels, found 8x8",
+        ),
+        (
+            {"base": {"train": {**TRAIN, "architecture": {**RESNET18, "options": {"depth": 1}}}}},
+            r"torchvision's 'resnet18' cannot be trained on 32x32 images of 3 channels: .*'depth'",
+        ),
+        *(
+            (
+                {"base": {"data": {**SMALL, "poison": poison}, "train": {**TRAIN, "architecture": RESNET18}}},
+                "the data set digits-[0-9a-z_-]*: lenet5 needs images of at least 16x16 pixels, found 8x8",
+            )
+            for poison in (
+                {"kind": "em", "generator": "lenet5"},
+                {"kind": "rem", "generator": "lenet5"},
+                {"kind": "mi_ue", "generator": "lenet5"},
+                {"kind": "tap", "surrogate": {"architecture": "lenet5"}},
+            )
+        ),
+        (
+            {"base": {"data": {"poison": {"kind": "ops", "pixels": 1025}}, "train": TRAIN}},
+            "the data set digits-ops-[0-9a-z_-]*: ops: 1,025 pixels of each class do not fit into images of 1,024",
+        ),
+        (
+            {"base": {"data": {"poison": "ops", "crafted_on": SMALL["source"]}, "train": TRAIN}},
+            r"the data set digits-ops-.*: a poison crafted on 10 classes of \(3, 8, 8\) cannot be applied to 10 "
+            r"classes of \(3, 32, 32\): `crafted_on` takes images of the same classes and shape",
+        ),
+        (
+            {
+                "base": {
+                    "data": {"poison": [{"kind": "imported", "fingerprint": "0" * 16}, "ops"]},
+                    "train": TRAIN,
+                }
+            },
+            "the data set digits-imported-.*: the imported perturbation 0{16} is missing from the store .*: import it",
+        ),
+        (
             {"base": {"train": TRAIN, "evaluation": {"limit": 2}}, "probes": ["early_stopping"]},
             "early_stopping: a share of 0.2 of 2 test images leaves one part empty",
         ),
@@ -103,6 +143,15 @@ def test_a_probe_of_kept_weights_is_checked_too(store: Store) -> None:
     assert Ledger(store.where).finding(task.key, probes[0].key) is None, (
         "it was found out before anything was done"
     )
+
+
+def test_a_network_whose_library_is_missing_here_is_planned(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LibraryModel, "available", False)
+    monkeypatch.setattr(meta, "_built", {})
+    architecture = {**RESNET18, "options": {"depth": 1}}
+    assert plan_of(sweep({"train": {**TRAIN, "architecture": architecture}}), store).missing
 
 
 def test_trials_that_differ_only_in_their_seeds_are_checked_once(
