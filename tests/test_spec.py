@@ -126,6 +126,7 @@ def test_a_budget_that_is_not_a_fraction_is_refused_with_advice(eps: Any) -> Non
         ({"clip_norm": "1"}, "clip_norm: expected a number, found '1'"),
         ({"augmentations": [{"kind": "flip_crop", "pad": False}]}, "augmentations.0.pad: expected a whole number, found False"),
         ({"augmentations": 3}, "augmentations: expected a list, found 3"),
+        ({"precision": 3}, "precision: expected 'auto', .*, found 3"),
         ("resnet18", "expected a mapping with some of the fields architecture, .*; found 'resnet18'"),
         ({"schedule": {"kind": "multi_step", "milestones": [1.5]}}, "schedule.milestones: milestones are shares of the training"),
     ],

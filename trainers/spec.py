@@ -8,7 +8,7 @@ import json
 import math
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -43,6 +43,7 @@ EXPECTED = {  # by pydantic's type of error
     "list_type": "a list",
     "dict_type": "a mapping",
 }
+BRANCH = re.compile(r"constrained-\w+|literal\[.*\]|int|float|bool|str")  # of a union: ends pydantic's place
 DEPTH = 4  # levels of nested fields searched for a misplaced one
 
 
@@ -136,7 +137,7 @@ class Spec(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise InputError("\n".join(explain(e, where) for e in error.errors())) from None
+            raise InputError(explained(error.errors(), where)) from None
 
 
 @cache
@@ -407,21 +408,39 @@ def flatten(value: Any, path: str = "") -> dict[str, Any]:
     return {p: v for k, item in items for p, v in flatten(item, f"{path}.{k}" if path else str(k)).items()}
 
 
-def explain(error: ErrorDetails, where: str) -> str:
-    """One line for one pydantic error: place, what is wrong, what was found."""
-    place = ".".join(str(part) for part in error["loc"])
-    head = f"{where}: {place}" if place else where
-    if error["type"] == "missing":
-        return f"{head}: this field is missing"
-    expected = EXPECTED.get(error["type"])
-    message = f"expected {expected}" if expected else error["msg"].removeprefix("Value error, ")
-    found = "" if error["type"] == "value_error" else f", found {error['input']!r}"
-    if error["type"] in ("int_type", "float_type", "bool_type", "string_type", "literal_error"):
-        found += SEVERAL if isinstance(error["input"], list | dict) else ""
+def explained(errors: Iterable[ErrorDetails], where: str) -> str:
+    """One line for each place of which pydantic complains: place, what is wrong, what was found. A value that
+    may have several types has an error for each."""
+    places: dict[str, list[ErrorDetails]] = {}
+    for error in errors:
+        *outer, last = map(str, error["loc"] or ("",))
+        place = ".".join([*outer, *([] if BRANCH.fullmatch(last) else [last])])
+        places.setdefault(place, []).append(error)
+    return "\n".join(
+        f"{where}: {place}: {_explained(same_place)}" if place else f"{where}: {_explained(same_place)}"
+        for place, same_place in places.items()
+    )
+
+
+def _explained(errors: Sequence[ErrorDetails]) -> str:
+    last = errors[-1]
+    if last["type"] == "missing":
+        return "this field is missing"
+    message = " or ".join(_expected(error) for error in errors).replace(" or expected ", " or ")
+    found = "" if last["type"] == "value_error" else f", found {last['input']!r}"
+    if last["type"] in ("int_type", "float_type", "bool_type", "string_type", "literal_error"):
+        found += SEVERAL if isinstance(last["input"], list | dict) else ""
+    if last["type"] == "literal_error":
+        known = re.findall(r"'([^']*)'", str(last["ctx"]["expected"]))
+        found += "".join(f"; did you mean {name!r}?" for name in known if same(last["input"], name))
+    return f"{message}{found}"
+
+
+def _expected(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
-        known = re.findall(r"'([^']*)'", str(error["ctx"]["expected"]))
-        found += "".join(f"; did you mean {name!r}?" for name in known if same(error["input"], name))
-    return f"{head}: {message}{found}"
+        return f"expected {error['ctx']['expected']}"
+    expected = EXPECTED.get(error["type"])
+    return f"expected {expected}" if expected else error["msg"].removeprefix("Value error, ")
 
 
 @cache

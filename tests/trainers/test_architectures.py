@@ -155,7 +155,7 @@ def test_lenet_names_the_minimum_image_size() -> None:
         ({"kind": "densenet121", "growth": 0}, "growth: Input should be greater than 0, found 0"),
         ({"kind": "vgg16_bn", "hidden": -1}, "hidden: Input should be greater than or equal to 0, found -1"),
         ({"kind": "wide_resnet", "depth": 12}, "such as 10, 16, 28 or 40; found 12"),
-        ({"kind": "cvt_7_4", "positions": "sin"}, "Input should be 'learnable' or 'sine', found 'sin'"),
+        ({"kind": "cvt_7_4", "positions": "sin"}, "expected 'learnable' or 'sine', found 'sin'"),
         ("torchvision", "name: this field is missing"),
     ],
 )

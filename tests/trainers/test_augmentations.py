@@ -128,7 +128,7 @@ def test_the_detector_notices_a_synchronisation() -> None:
     ("settings", "said"),
     [
         ({"kind": "mixup", "alpha": 0}, "alpha: Input should be greater than 0, found 0"),
-        ({"kind": "mixup", "per": "pixel"}, "per: Input should be 'image' or 'batch', found 'pixel'"),
+        ({"kind": "mixup", "per": "pixel"}, "per: expected 'image' or 'batch', found 'pixel'"),
         ({"kind": "cutmix", "prob": 1.5}, "prob: Input should be less than or equal to 1, found 1.5"),
         ({"kind": "cutout", "size": 0}, "size: Input should be greater than 0, found 0"),
         ({"kind": "rand_augment", "magnitude": 31}, "magnitude: Input should be less than 31, found 31"),
