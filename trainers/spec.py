@@ -24,14 +24,13 @@ from pydantic import (
     model_validator,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, ErrorDetails
+from pydantic_core import CoreSchema, ErrorDetails, PydanticKnownError, core_schema
 
 from trainers.errors import InputError as InputError
 from trainers.spelling import as_yaml, same
 from trainers.spelling import nearest as nearest
 
 MOST = 10**8  # the largest plausible count; anything above is a mistake
-MOST_OF = {"seed": 2**63 - 1, "width": 2**16}
 SEVERAL = "; to try several values, make it an axis of a sweep's grid"
 EXPECTED = {  # by pydantic's type of error
     "int_type": "a whole number",
@@ -48,14 +47,22 @@ DEPTH = 4  # levels of nested fields searched for a misplaced one
 
 
 def _strict_numbers(schema: Any, model: type) -> Any:
-    """The pydantic schema of a model, without conversions to numbers and booleans. Models inside have a
-    schema of their own."""
+    """The pydantic schema of a model, without conversions of text and booleans to numbers; 1.0 is a whole
+    number. Models inside have a schema of their own."""
     if isinstance(schema, list | tuple):
         return type(schema)(_strict_numbers(item, model) for item in schema)
     if not isinstance(schema, dict) or schema.get("cls", model) is not model:
         return schema
-    strict = {"strict": True} if schema.get("type") in ("int", "float", "bool") else {}
+    if schema.get("type") == "int":
+        return core_schema.no_info_before_validator_function(_number, schema)
+    strict = {"strict": True} if schema.get("type") == "float" else {}
     return {name: _strict_numbers(item, model) for name, item in schema.items()} | strict
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PydanticKnownError("int_type")
+    return value
 
 
 class Spec(BaseModel):
@@ -72,7 +79,7 @@ class Spec(BaseModel):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Numbers are numbers: `true` and `"2"` are refused, which pydantic would convert."""
+        """`true` and `"2"` are no numbers; pydantic would convert them."""
         return _strict_numbers(handler(source), cls)
 
     @model_validator(mode="before")
@@ -148,9 +155,9 @@ def _defaults(spec: type[Spec]) -> dict[str, Any]:
 
 @cache
 def _counts(spec: type[Spec]) -> dict[str, int]:
-    """The largest allowed value of each integer field."""
+    """The largest allowed value of each integer field; a seed has 64 bits."""
     fields = {name: field.annotation for name, field in spec.model_fields.items() if _whole(field.annotation)}
-    return {name: MOST_OF.get(name, MOST) for name in fields}
+    return {name: 2**63 - 1 if name == "seed" else MOST for name in fields}
 
 
 def _whole(annotation: Any) -> bool:

@@ -22,7 +22,12 @@ def sweep(defenses: dict[str, Any], **data: Any) -> SweepSpec:
             "question": "Does it help?",
             "base": {
                 "data": {"source": {"kind": "digits", "size": 8}, "poison": "ops", "limit": 60, **data},
-                "train": {"architecture": "lenet5", "augmentations": [], "epochs": 1, "precision": "float32"},
+                "train": {
+                    "architecture": {"kind": "resnet18", "width": 2},
+                    "augmentations": [],
+                    "epochs": 1,
+                    "precision": "float32",
+                },
             },
             "grid": {"train.defense": defenses, "seed": [0, 1]},
         },
