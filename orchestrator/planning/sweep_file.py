@@ -53,11 +53,16 @@ def load_source(text: str) -> DataSpec:
 
 
 def _settings(settings: tuple[str, ...], example: str) -> Iterator[tuple[str, Any]]:
+    before = set()
     for setting in settings:
         path, equals, text = setting.partition("=")
-        if not equals or not path.strip():
+        path = path.strip()
+        if not equals or not path:
             raise InputError(f"--set {setting}: write path=value, such as {example}")
-        yield path.strip(), parse_yaml(text, f"--set {setting}")
+        if path in before:
+            raise InputError(f"--set {setting}: {path} is set twice: leave one out")
+        before.add(path)
+        yield path, parse_yaml(text, f"--set {setting}")
 
 
 def change(data: dict[str, Any], path: str, value: Any) -> None:
@@ -65,6 +70,12 @@ def change(data: dict[str, Any], path: str, value: Any) -> None:
 
     Paths that begin with `run`, `report` or `probes` are the sweep's own.
     """
+    section, _, inside = path.partition(".")
+    if section in ("base", "grid"):
+        raise InputError(
+            f"--set {path}: paths are those of a trial, wherever the file has them: write "
+            f"{inside or 'train.epochs'}=..."
+        )
     grid = data.get("grid")
     axes = grid if isinstance(grid, dict) else {}
     around = [axis for axis in axes if path.startswith(f"{axis}.")]
@@ -72,7 +83,7 @@ def change(data: dict[str, Any], path: str, value: Any) -> None:
         axes[path] = value if isinstance(value, list | dict) else [value]
     elif around:
         _change_values(axes, around[0], path.removeprefix(f"{around[0]}."), value)
-    elif path.split(".")[0] in ("run", "report", "probes"):
+    elif section in ("run", "report", "probes"):
         set_path(data, path, value, "--set")
     else:
         data["base"] = {} if data.get("base") is None else data["base"]

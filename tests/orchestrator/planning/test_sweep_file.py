@@ -81,10 +81,23 @@ def test_settings_change_the_probes(tmp_path: Path) -> None:
     assert [spec.probe.points for spec in sweep.probes] == [3]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("setting", ["epochs", "=3", "train.epochs=[1"])
-def test_an_invalid_setting_is_refused(tmp_path: Path, setting: str) -> None:
-    with pytest.raises(InputError, match="--set"):
-        load(write(tmp_path, GOOD), (setting,))
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("epochs",), "--set epochs: write path=value"),
+        (("=3",), "--set =3: write path=value"),
+        (("train.epochs=[1",), r"--set train.epochs=\[1"),
+        (
+            ("base.train.epochs=1",),
+            "--set base.train.epochs: paths are those of a trial, .*: write train.epochs=",
+        ),
+        (("grid.seed=[0]",), "--set grid.seed: .*: write seed="),
+        (("train.epochs=1", "seed=0", "train.epochs=2"), "--set train.epochs=2: train.epochs is set twice"),
+    ],
+)
+def test_an_invalid_setting_is_refused(tmp_path: Path, settings: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(write(tmp_path, GOOD), settings)
 
 
 @pytest.mark.parametrize(
