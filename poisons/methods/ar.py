@@ -63,6 +63,7 @@ class Ar(Poison, kind="ar"):
             check_norm("ar: eps", float(self.eps), clean)
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Autoregression:
+        self.check(clean.extent)
         c, height, width = clean.shape
         usual = FEW if clean.num_classes <= 10 else MANY
         wanted = usual if self.response is None else self.response

@@ -93,6 +93,7 @@ class Ops(Poison, kind="ops"):
             )
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
+        self.check(clean.extent)
         name, keep = "moments", None
         if self.search_fraction < 1:
             name = f"moments-fraction-{self.search_fraction}-seed-{seed}"
