@@ -85,15 +85,15 @@ class Ops(Poison, kind="ops"):
         return self.upload_noise is None
 
     def check(self, clean: Extent) -> None:
-        places = clean.shape[1] * clean.shape[2]
-        if self.pixels > places:
+        channels, height, width = clean.shape
+        colours = 2**channels if self.further == "ranked" else 1  # at one position, as released
+        if self.pixels > (most := height * width * colours):
             raise InputError(
-                f"{self.kind}: {self.pixels:,} pixels of each class do not fit into images of {places:,}: "
-                "write fewer `pixels`"
+                f"{self.kind}: {self.pixels:,} pixels of each class, and images of {height}x{width} have room "
+                f"for {most:,}: write fewer `pixels`"
             )
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
-        self.check(clean.extent)
         name, keep = "moments", None
         if self.search_fraction < 1:
             name = f"moments-fraction-{self.search_fraction}-seed-{seed}"

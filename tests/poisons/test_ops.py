@@ -289,9 +289,10 @@ def test_ties_go_to_the_last_candidate() -> None:
 
 
 def test_more_pixels_than_an_image_has_are_refused_before_the_search() -> None:
-    Ops(pixels=64).check(Extent(100, (1, 8, 8), 2))
-    with pytest.raises(InputError, match="ops: 65 pixels of each class do not fit into images of 64"):
-        Ops(pixels=65).check(Extent(100, (1, 8, 8), 2))
+    for further, most in (("ranked", 128), ("nested", 64)):
+        Ops(pixels=most, further=further).check(Extent(100, (1, 8, 8), 2))
+        with pytest.raises(InputError, match=f"images of 8x8 have room for {most}: write fewer"):
+            Ops(pixels=most + 1, further=further).check(Extent(100, (1, 8, 8), 2))
 
 
 def test_a_later_class_may_share_the_position_but_not_the_colour_too() -> None:
