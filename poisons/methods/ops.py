@@ -89,7 +89,7 @@ class Ops(Poison, kind="ops"):
         colours = 2**channels if self.further == "ranked" else 1  # at one position, as released
         if self.pixels > (most := height * width * colours):
             raise InputError(
-                f"{self.kind}: {self.pixels:,} pixels of each class, and images of {height}x{width} have room "
+                f"{self.kind}: {self.pixels:,} pixels of a class, and images of {height}x{width} have room "
                 f"for {most:,}: write fewer `pixels`"
             )
 

@@ -90,7 +90,7 @@ def sweep(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ),
         (
             {"base": {"data": {"poison": {"kind": "ops", "pixels": 8193}}, "train": TRAIN}},
-            "the data set digits-ops-[0-9a-z_-]*: ops: 8,193 pixels of each class, .* have room for 8,192",
+            "the data set digits-ops-[0-9a-z_-]*: ops: 8,193 pixels of a class, .* have room for 8,192",
         ),
         (
             {"base": {"data": {"poison": "ops", "crafted_on": SMALL["source"]}, "train": TRAIN}},
