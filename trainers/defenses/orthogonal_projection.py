@@ -34,7 +34,7 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
     linear_lr: Annotated[float, Field(gt=0)] = 0.1
     """Learning rate of plain SGD for the linear classifier; divided by ten at half and three quarters."""
     linear_batch_size: PositiveInt = 1024
-    """Images of one step of the linear classifier."""
+    """Images of one step of the linear classifier; 128, say, of 5,000 in all."""
 
     @property
     def memorises(self) -> bool:
