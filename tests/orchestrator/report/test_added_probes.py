@@ -23,7 +23,8 @@ from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
-from trainers import InputError
+from trainers import InputError, meta
+from trainers.architectures.library import LibraryModel
 from trainers.checkpoint import write_tensors
 
 SHUFFLE = {"kind": "shuffle_test", "sets": {"ops": {"poison": "ops"}}}
@@ -276,7 +277,11 @@ def test_a_driver_that_starts_later_keeps_the_same_weights(store: Store, done: t
     assert second == first - {keys[i] for i in done}
 
 
-def test_a_network_that_cannot_be_built_keeps_no_weights_by_default(store: Store) -> None:
+def test_a_network_that_cannot_be_built_here_keeps_no_weights_by_default(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LibraryModel, "available", False)  # as where its library is missing
+    monkeypatch.setattr(meta, "_built", {})
     wrong = {"kind": "torchvision", "name": "resnet18", "options": {"colour": "red"}}
     grid = {"train.architecture": {"fine": "lenet5", "wrong": wrong}, "seed": [0]}
     base = {"data": {"limit": 60}, "train": TRAIN, "evaluation": {"limit": 50}}
