@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from orchestrator.storage.ledger import Ledger
 from poisons import Store
@@ -26,6 +27,7 @@ from tests.chaos.memory import ROOM, SPARE, taken, threshold, until
 from tests.chaos.yard import settled
 from tests.conftest import ROOT, finish, start
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
+from trainers import Images
 
 pytestmark = [
     pytest.mark.slow,
@@ -353,11 +355,13 @@ def test_python_m_orchestrator_runs_the_command() -> None:
 
 
 def test_a_config_fault_stops_the_sweep_with_one_error(tmp_path: Path) -> None:
-    """The invalid option is found only when the network is built."""
-    store = tmp_path / "store"
-    wrong = {"kind": "torchvision", "name": "resnet18", "options": {"colour": "red"}}
-    grid = {"train.architecture": {"fine": "lenet5", "wrong": wrong}, "seed": [0]}
-    sweep = tiny(base={"data": {"limit": 300}, "train": {**TRAIN, "epochs": 200}}, grid=grid)
+    """That this augmentation is not for two channels is found only when a batch is augmented."""
+    store, file = tmp_path / "store", tmp_path / "two.pt"
+    x = torch.randint(256, (300, 2, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Images(x, torch.arange(300) % 10, 10).save(file)
+    source = {"kind": "tensors", "train": str(file), "test": str(file)}
+    grid = {"train.augmentations": {"fine": [], "wrong": ["trivial_augment"]}, "seed": [0]}
+    sweep = tiny(base={"data": {"source": source}, "train": {**TRAIN, "epochs": 200}}, grid=grid)
     code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
     assert code == 2, out
     assert out.count("error:") == 1
