@@ -427,7 +427,7 @@ def test_a_plan_lists_skipped_files_and_rejects_a_missing_column(tmp_path: Path,
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
         f"name: a\nquestion: b?\nbase:\n  data: {{source: {{kind: image_folder, root: {tmp_path}/set}}}}\n"
-        "  train: {architecture: {{kind: resnet18, width: 4}}, epochs: 1}\ngrid: {seed: [0]}\n"
+        "  train: {architecture: {kind: resnet18, width: 4}, epochs: 1}\ngrid: {seed: [0]}\n"
     )
     code, out, err = opsctl("plan", sweep)
     assert code == 0, err
