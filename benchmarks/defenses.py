@@ -5,9 +5,9 @@ Pillow, numpy and scipy, or its batches.
 
 Ours begins with a batch of 500 images of 32x32x3 on the device, the loop with a list of 500 numpy arrays; both end with
 the changed batch on the device. Each has one thread. Released code of `ueraser` calls kornia on batches (left out
-unless it is installed); that of `orthogonal_projection` reads 2,000 images through a DataLoader;
-that of `dat` passes 100 images class by class through a network, here a ResNet-18 of width 16. Ours and theirs are timed
-in turn. Results are added to benchmarks/results/defenses.jsonl, unless the run is quick.
+unless it is installed), that of `orthogonal_projection` reads images through a DataLoader, here 2,000, and that of `dat`
+passes them class by class through a network, here 100 through a ResNet-18 of width 16. Ours and theirs are timed in
+turn. Results are added to benchmarks/results/defenses.jsonl, unless the run is quick.
 """
 
 from __future__ import annotations
