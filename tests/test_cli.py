@@ -48,7 +48,15 @@ def test_version_prints_the_version(opsctl: Opsctl) -> None:
         ({"grid": {"data.poisn": ["ops"]}}, "unknown field: 'poisn'; did you mean 'poison'"),
         ({"grid": {"data.poison": ["osp"]}}, "unknown poison 'osp'; did you mean 'sep' or 'ops'"),
         ({"grid": {"data.poison": [{"kind": "em", "eps": 0.03}]}}, "write `8/255` or `1/2`, not 0.03"),
-        ({"grid": {"data.poison": {"a": "ops", "b": ["ops"]}}}, "two points are the same trial"),
+        (
+            {"grid": {"data.poison": {"a": "ops", "b": ["ops"]}}},
+            "two points are the same trial: (data.poison=a) and (data.poison=b); leave one of them out",
+        ),
+        (
+            {"grid": {"data.poison": ["clean", "ops"], "data.ratio": [1.0, 0.5], "seed": [0]}},
+            "two points are the same trial: (data.poison=clean, data.ratio=1.0, seed=0) and (data.poison=clean, "
+            "data.ratio=0.5, seed=0); write `skip: [{data.poison: clean, data.ratio: 0.5}]`",
+        ),
         ({"grid": {"seed": list(range(400)), "train.epochs": list(range(1, 251))}}, "100,000 points"),
         (
             {"base": {"data": {"source": {"kind": "parquet", "train": "no/x", "test": "y"}}}},

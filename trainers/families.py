@@ -93,6 +93,12 @@ class Augmentation(Plugin, family="augmentation", package="trainers.augmentation
     mixes: ClassVar[bool] = (
         False  # whether it mixes images with each other: a defense crafts its attack before that
     )
+    coloured: ClassVar[bool] = False  # whether it is made for grey or RGB images only
+
+    def check(self, images: Extent) -> None:
+        """InputError if images of this extent cannot be augmented by it. Called before a training."""
+        if self.coloured:
+            check_grey_or_rgb(self.kind, images)
 
     @abstractmethod
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -249,3 +255,12 @@ class Schedule(Plugin, family="schedule", package="trainers.schedules"):
 def cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy in nats against class probabilities `y` N,K, computed in float32."""
     return F.cross_entropy(logits.float(), y)
+
+
+def check_grey_or_rgb(kind: str, images: Extent) -> None:
+    """InputError if the images are neither grey nor RGB; `kind` is made for those."""
+    if images.shape[0] not in (1, 3):
+        raise InputError(
+            f"{kind} is for grey or RGB images; these have another number of channels, {images.shape[0]}: "
+            "leave it out"
+        )

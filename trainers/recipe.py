@@ -14,7 +14,8 @@ from trainers.architectures.resnet import ResNet18
 from trainers.augmentations.flip_crop import FlipCrop
 from trainers.defenses.erm import Erm
 from trainers.families import Architecture, Augmentation, Defense, Optimizer, Schedule
-from trainers.meta import Shape
+from trainers.images import Extent
+from trainers.meta import Shape, check_buildable
 from trainers.numerical_platform import cpu_isa, has_bfloat16
 from trainers.optimizers.sgd import Sgd
 from trainers.schedules.multi_step import MultiStep
@@ -91,6 +92,14 @@ class TrainSpec(Spec):
         if self.start is not None:
             self.start.check(self.architecture)
         return self
+
+    def check(self, images: Extent) -> None:
+        """InputError if it cannot train on images of this extent: there is no such network for them, or an
+        augmentation or the defense does not take them."""
+        check_buildable(self.architecture, images)
+        for augment in self.augmentations:
+            augment.check(images)
+        self.defense.check(images)
 
     def pinned(self) -> TrainSpec:
         """A copy whose start names its weights by their content, which gives it a key. InputError if they are

@@ -61,7 +61,7 @@ class Trial(Spec):
             )
         if not train.images:
             raise InputError("there are no images to train on: take some")
-        self.train.defense.check(train)
+        self.train.check(train)
         check_last_batch(self.train.architecture, train, self.train.batch_size)
         self.evaluation.check(test)
 

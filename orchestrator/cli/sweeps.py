@@ -347,7 +347,10 @@ def report(
     """
     from orchestrator.monitoring.sweep_status import read_status
     from orchestrator.report import make_sheet
+    from trainers import InputError
 
+    if html is not None and format is not Format.table:
+        raise InputError("--format says what is printed, and --html writes a page instead: use one of them")
     found, wrong = each_of(files, lambda file: (file, *snapshot_of(file, store, settings)[:2]))
     sheets = [
         make_sheet(read_status(snapshot, ledger), file, compare or ()) for file, snapshot, ledger in found

@@ -241,15 +241,21 @@ def _tasks(
             trial = trial.model_copy(update={"train": _started(trial.train, where, point.name)})
         key = trial.key
         if key in points:
-            raise InputError(
-                f"{where}: two points are the same trial: ({points[key].name}) and ({point.name})"
-            )
+            raise InputError(f"{where}: {_same(points[key], point)}")
         points[key] = replace(point, trial=trial)
     tasks = {
         key: Task(key, point, done=False, needs=(), probes=probes.of(point.trial.data))
         for key, point in points.items()
     }
     return _with_state(tasks, ledger, retry, stops=sweep.run.scheduler != "none")
+
+
+def _same(one: Point, other: Point) -> str:
+    """What is wrong with two points that are the same trial, and how to leave the second one out."""
+    axes = {axis: label for axis, label in other.labels.items() if not is_seed(axis)}
+    rule = ", ".join(f"{axis}: {label}" for axis, label in axes.items())
+    advice = f"write `skip: [{{{rule}}}]`" if len(axes) > 1 else "leave one of them out"
+    return f"two points are the same trial: ({one.name}) and ({other.name}); {advice}"
 
 
 def _started(spec: TrainSpec, where: str, name: str) -> TrainSpec:

@@ -20,7 +20,6 @@ from trainers.families import Attack
 from trainers.features import head_of
 from trainers.gpu_profile import random_images
 from trainers.images import Extent
-from trainers.meta import check_buildable
 from trainers.start import Task, begin_from
 from trainers.starts.trial import TrialStart, no_weights
 from trainers.starts.weights import WeightsFile
@@ -48,7 +47,6 @@ class Preflight:
             return  # the trial checks it before its first step
         try:
             if trains:
-                check_buildable(trial.train.architecture, train)
                 self._check_held_out(trial)
                 self._check_start(trial, train)
                 trial.check(train, test)

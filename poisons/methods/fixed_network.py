@@ -27,7 +27,6 @@ from trainers.flops import Shape, Work, network_flops, over, trial_work
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.loop import memory_for
-from trainers.meta import check_buildable
 from trainers.precision import BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
 from trainers.spec import InputError
@@ -144,8 +143,9 @@ class FixedNetworkNoise(Poison):
     def check(self, clean: Extent) -> None:
         if not clean.images:
             raise InputError(f"{self.kind}: noise is crafted from images, and there are none")
-        check_buildable(self.surrogate.architecture, clean)
-        self.surrogate.defense.check(clean)
+        self.surrogate.check(clean)
+        for augment in self.augmentations:
+            augment.check(clean)
         check_last_batch(
             self.surrogate.architecture, clean, self.surrogate.batch_size, field="surrogate.batch_size"
         )

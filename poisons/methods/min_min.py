@@ -17,7 +17,6 @@ from poisons.perturbations.delta import Delta
 from trainers.feed import place
 from trainers.images import Extent, Images
 from trainers.loop import DivergenceError, Training, generator, memory_for
-from trainers.meta import check_buildable
 from trainers.precision import Arithmetic, BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, one_thread, repeatable
 from trainers.spec import InputError
@@ -65,7 +64,7 @@ class MinMinNoise(Poison):
     def check(self, clean: Extent) -> None:
         if not clean.images:
             raise InputError(f"{self.kind}: noise is crafted from images, and there are none")
-        check_buildable(self._recipe().architecture, clean)
+        self._recipe().check(clean)
 
     def noise_size(self, recipe: TrainSpec) -> int:
         """Images of one step of the noise."""

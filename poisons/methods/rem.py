@@ -26,7 +26,6 @@ from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
 from trainers.loop import Training, generator, memory_for
-from trainers.meta import check_buildable
 from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Budget, Frozen
 from trainers.precision import batch_sizes
@@ -128,7 +127,7 @@ class Rem(Poison, kind="rem"):
         trained."""
         if not clean.images:
             raise InputError("rem: noise is crafted from images, and there are none")
-        check_buildable(self.generator, clean)
+        self._recipe().check(clean)
         epochs = self.epochs(clean.images, seed=0)
         if epochs.last_batch_size == 1 and self.train_steps >= epochs.batches:
             check_last_batch(self.generator, clean, self.batch_size, field=FIELD)

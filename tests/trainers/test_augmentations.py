@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.transforms.v2 import InterpolationMode, RandAugment, TrivialAugmentWide
 from torchvision.transforms.v2 import functional as T
 
+from poisons.methods.rem import Rem
+from poisons.methods.tap import Tap
 from tests.trainers.test_operations import smooth, witness
 from trainers import operations
 from trainers.augmentations import rand_augment, trivial_augment, uda_augment
@@ -26,7 +28,10 @@ from trainers.augmentations.flip_crop import FlipCrop, crop
 from trainers.augmentations.mixup import Mixup, beta, mixup
 from trainers.augmentations.rotate import Rotate, rotate
 from trainers.augmentations.subpixel_shift import shifted
+from trainers.defenses.adversarial_augmentation import AdversarialAugmentation
 from trainers.families import Augmentation
+from trainers.images import Extent
+from trainers.recipe import TrainSpec
 from trainers.spec import InputError
 
 TORCHVISION = {
@@ -70,6 +75,29 @@ def test_every_augmentation_takes_grey_images_and_odd_sizes(member: type[Augment
         assert ax.shape == x.shape
         assert 0 <= ax.min() <= ax.max() <= 1
         assert torch.allclose(ay.sum(1), torch.ones(5))
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("member", ALL)
+def test_every_augmentation_takes_any_channels_or_refuses_them(
+    member: type[Augmentation], channels: int
+) -> None:
+    """By name and before the training, in whatever names it: the training, a defense, a poison."""
+    spec, extent = member.parse(member.smoke, "test"), Extent(16, (channels, 16, 16), 4)
+    training, defense = TrainSpec(augmentations=(spec,)), AdversarialAugmentation
+    if not spec.coloured:
+        x = torch.rand(16, channels, 12, 10, generator=seeded(0))
+        assert spec(x, batch()[1], seeded(1))[0].shape == x.shape
+        training.check(extent)
+        return
+    names = [training, defense(augmentations=(spec,)), Tap(surrogate=training)]
+    if isinstance(spec, ColorJitter):  # noise descends through it
+        names += [Tap(augmentations=(spec,)), Rem(augmentations=(spec,))]
+    for one in names:
+        with pytest.raises(
+            InputError, match=f"^{spec.kind} is for grey or RGB images; .*, {channels}: leave"
+        ):
+            one.check(extent)
 
 
 @pytest.mark.parametrize("member", ALL)

@@ -395,7 +395,10 @@ def test_bfloat16_arithmetic_of_the_network_changes_no_pixel() -> None:
 
 
 def test_images_of_other_channels_are_refused_by_ueraser() -> None:
-    with pytest.raises(InputError, match="the number of channels here is 4: leave the defense out"):
+    with pytest.raises(
+        InputError,
+        match="ueraser is for grey or RGB images; these have another number of channels, 4: leave it out",
+    ):
         Ueraser().check(Extent(10, (4, 8, 8), 2))
 
 

@@ -3,7 +3,7 @@ random amounts in random order."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 class ColorJitter(Augmentation, kind="color_jitter"):
     """Changes every image by amounts of its own, drawn uniformly, in a random order."""
 
+    coloured: ClassVar[bool] = True
     brightness: Amount = 0.2
     """A value v scales brightness by a factor drawn from [max(0, 1 - v), 1 + v]."""
     contrast: Amount = 0.2

@@ -4,7 +4,7 @@ magnitude; operations and ranges are torchvision's."""
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, PositiveInt
@@ -23,6 +23,7 @@ Magnitude = Annotated[int, Field(ge=0, lt=BINS)]
 class RandAugment(Augmentation, kind="rand_augment"):
     """Some of 14 operations in a row; those with a direction get a random sign."""
 
+    coloured: ClassVar[bool] = True
     num_ops: PositiveInt = 2
     """Operations in a row on each image (paper: N), drawn with replacement."""
     magnitude: Magnitude = 9

@@ -3,6 +3,8 @@ ranges are those of torchvision's TrivialAugmentWide."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from trainers.families import Augmentation
 class TrivialAugment(Augmentation, kind="trivial_augment"):
     """One of 14 operations and one of 31 magnitudes for each image; operations with a direction get a random
     sign."""
+
+    coloured: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         op = torch.randint(len(OPS), (1, len(x)), generator=gen, device=x.device)

@@ -5,6 +5,7 @@ level."""
 from __future__ import annotations
 
 from functools import cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ LEVELS = 10
 class UdaAugment(Augmentation, kind="uda_augment"):
     """Two draws from 15 operations, with replacement, each at a level uniform in 1..9 and with probability
     1/2."""
+
+    coloured: ClassVar[bool] = True
 
     def __call__(self, x: Tensor, y: Tensor, gen: torch.Generator) -> tuple[Tensor, Tensor]:
         n, _, h, w = x.shape

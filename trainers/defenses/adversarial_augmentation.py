@@ -8,6 +8,7 @@ from torch import Generator, Tensor, autocast
 from trainers.augmentations.trivial_augment import TrivialAugment
 from trainers.defenses.worst_version import WorstVersion
 from trainers.families import Augmentation
+from trainers.images import Extent
 
 
 class AdversarialAugmentation(WorstVersion, kind="adversarial_augmentation"):
@@ -32,6 +33,10 @@ class AdversarialAugmentation(WorstVersion, kind="adversarial_augmentation"):
                 f"{mixing[0]} mixes images, whose losses cannot be compared: write it in train.augmentations"
             )
         return augmentations
+
+    def check(self, images: Extent) -> None:
+        for augment in self.augmentations:
+            augment.check(images)
 
     def augmented(self, x: Tensor, y: Tensor, gen: Generator) -> Tensor:
         with autocast(x.device.type, enabled=False):

@@ -8,10 +8,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
+from trainers.families import check_grey_or_rgb
 from trainers.images import Extent
 from trainers.jpeg import Subsampling, jpeg
 from trainers.preprocessing import Preprocessing
-from trainers.spec import InputError
 
 
 class Jpeg(Preprocessing, kind="jpeg"):
@@ -26,11 +26,7 @@ class Jpeg(Preprocessing, kind="jpeg"):
     """4:2:0 halves the resolution of the colours, as Pillow does by default; 4:4:4 keeps it."""
 
     def check(self, images: Extent) -> None:
-        if images.shape[0] not in (1, 3):
-            raise InputError(
-                f"jpeg: JPEG images are grey or RGB; these have {images.shape[0]} channels: "
-                "leave the defense out"
-            )
+        check_grey_or_rgb(self.kind, images)
 
     def change(self, x: Tensor) -> Tensor:
         return jpeg(x, self.quality, self.subsampling)

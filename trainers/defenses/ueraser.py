@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trainers.augmentations.trivial_augment import TrivialAugment
 from trainers.defenses.worst_version import WorstVersion
+from trainers.families import check_grey_or_rgb
 from trainers.images import Extent
 from trainers.plasma import plasma
-from trainers.spec import InputError
 
 ROUGHNESS, INTENSITY = (0.3, 0.7), (0.5, 1.0)  # published ranges, uniform
 
@@ -30,11 +30,7 @@ class Ueraser(WorstVersion, kind="ueraser"):
     """Probability of each of the first three changes; 1.0 in APBench."""
 
     def check(self, images: Extent) -> None:
-        if images.shape[0] not in (1, 3):
-            raise InputError(
-                "ueraser: its augmentations are for grey or RGB images; the number of channels here is "
-                f"{images.shape[0]}: leave the defense out"
-            )
+        check_grey_or_rgb(self.kind, images)
 
     def augmented(self, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -118,6 +118,13 @@ def test_the_page_is_written_to_the_requested_file(opsctl: Opsctl, place: tuple[
     assert "Ops hurts" in text
 
 
+def test_a_format_of_a_page_is_refused(opsctl: Opsctl, place: tuple[Path, Store]) -> None:
+    page = place[0] / "page.html"
+    code, _, err = opsctl("report", sweep(*place), "--html", page, "--format", "csv")
+    assert (code, "--html writes a page instead: use one of them" in err) == (2, True)
+    assert not page.exists()
+
+
 def test_the_help_teaches_by_example(opsctl: Opsctl) -> None:
     _, out, _ = opsctl("report", "--help")
     for words in ("--compare clean,ops", "--format latex > tables.tex", "OPSCTL_COMPARE", "Exit code 0"):
