@@ -82,6 +82,10 @@ def test_a_poison_is_named_by_its_kind_a_file_or_settings(
         (["export", "digits-ops", "--to", "x", "--format", "zip"], "Invalid value for '--format'"),
         (["cache", "verify", "zzz"], "no data set of key 'zzz'"),
         (["import", "nowhere.npy"], "nowhere.npy"),
+        (
+            ["import", "x.npy", "--clean", "{source: digits, poison: ops, ratio: 0.5}"],
+            "these are to be clean images: leave out poison and ratio",
+        ),
         (["import", "nowhere.npy", "--clean", "digit"], "unknown source 'digit'; did you mean 'digits'"),
         (["import", "nowhere.npy", "--eps", "0.03"], "--eps: a budget is a fraction"),
         (

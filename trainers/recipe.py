@@ -80,6 +80,8 @@ class TrainSpec(Spec):
     def _a_list_is_a_chain(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             return value
+        if not value:
+            raise ValueError("an empty list: write erm for plain training")
         return value[0] if len(value) == 1 else {"kind": "chain", "parts": value}
 
     @model_validator(mode="after")

@@ -41,6 +41,13 @@ EXPECTED = {  # by pydantic's type of error
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping",
+    "string_too_short": "text that is not empty",
+}
+PATTERNS = {  # in words
+    "^[0-9a-f]{16}$": "a key of 16 digits from 0-9 and a-f",
+    "^[0-9a-f]{64}$": "64 digits from 0-9 and a-f",
+    "^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$": "at most 50 letters, digits and _ . -, first a letter or digit",
+    "^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$": "at most 100 letters, digits and _ . -, first a letter or digit",
 }
 BRANCH = re.compile(r"constrained-\w+|literal\[.*\]|int|float|bool|str")  # of a union: ends pydantic's place
 DEPTH = 4  # levels of nested fields searched for a misplaced one
@@ -224,7 +231,7 @@ class Plugin(Spec):
             value = value.applied()
         if not isinstance(value, dict):
             raise ValueError(
-                f"expected a kind of {cls.family}, by name or as a mapping with `kind`, found {value!r}"
+                f"expected a kind of {cls.family}, by name or as a mapping with `kind`, found {shown(value)}"
                 f"{SEVERAL if isinstance(value, list) else ''}"
             )
         if cls.kind:
@@ -434,7 +441,7 @@ def _explained(errors: Sequence[ErrorDetails]) -> str:
     if last["type"] == "missing":
         return "this field is missing"
     message = " or ".join(_expected(error) for error in errors).replace(" or expected ", " or ")
-    found = "" if last["type"] == "value_error" else f", found {last['input']!r}"
+    found = "" if last["type"] == "value_error" else f", found {shown(last['input'])}"
     if last["type"] in ("int_type", "float_type", "bool_type", "string_type", "literal_error"):
         found += SEVERAL if isinstance(last["input"], list | dict) else ""
     if last["type"] == "literal_error":
@@ -443,10 +450,15 @@ def _explained(errors: Sequence[ErrorDetails]) -> str:
     return f"{message}{found}"
 
 
+def shown(value: Any) -> str:
+    """A value as YAML writes it, where that is one word, else as Python does."""
+    return {"None": "null", "True": "true", "False": "false"}.get(repr(value), repr(value))
+
+
 def _expected(error: ErrorDetails) -> str:
     if error["type"] == "literal_error":
         return f"expected {error['ctx']['expected']}"
-    expected = EXPECTED.get(error["type"])
+    expected = EXPECTED.get(error["type"]) or PATTERNS.get(error.get("ctx", {}).get("pattern", ""))
     return f"expected {expected}" if expected else error["msg"].removeprefix("Value error, ")
 
 

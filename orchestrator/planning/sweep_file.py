@@ -13,6 +13,7 @@ from trainers.spec import merged
 from trainers.yaml_text import parse_yaml, plain_numbers, read_yaml
 
 AS_WRITTEN = ("grid", "skip", "report")  # sections with labels: numbers in them keep their spelling
+POISONING = ("poison", "ratio", "crafted_on", "seed")  # what of a data set clean images do not have
 
 
 def load(file: str | Path, settings: tuple[str, ...] = ()) -> SweepSpec:
@@ -45,11 +46,15 @@ def load_data(text: str, settings: tuple[str, ...] = ()) -> DataSpec:
 
 
 def load_source(text: str) -> DataSpec:
-    """Clean training images from a source's name, or from YAML: a source, or a data set."""
+    """Clean training images from a source's name, or from YAML: a source, or a data set. InputError if they
+    are poisoned."""
     data = parse_yaml(text, text)
     if not isinstance(data, dict) or "kind" in data:
         data = {"source": data}
-    return DataSpec.parse(plain_numbers(data) | {"poison": "clean"}, text)
+    spec = DataSpec.parse(plain_numbers(data), text)
+    if poisoned := [name for name in POISONING if getattr(spec, name) != getattr(spec.clean, name)]:
+        raise InputError(f"{text}: these are to be clean images: leave out {' and '.join(poisoned)}")
+    return spec
 
 
 def _settings(settings: tuple[str, ...], example: str) -> Iterator[tuple[str, Any]]:
