@@ -42,6 +42,11 @@ def test_version_prints_the_version(opsctl: Opsctl) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"name": "a b"},
+            "name: expected at most 100 letters, digits and _ . -, first a letter or digit, found 'a b'",
+        ),
+        ({"question": ""}, "question: expected text that is not empty, found ''"),
         ({"grid": {}}, "the grid is empty"),
         ({"grid": {"seed": []}}, "this axis has no values"),
         ({"grid": {"train.epoch": [1]}}, "unknown field: 'epoch'; did you mean 'epochs'"),

@@ -15,7 +15,7 @@ import orchestrator.planning.spec
 import poisons  # noqa: F401  (its members join their families)
 from trainers import InputError, Plugin, Spec, TrainSpec
 from trainers.descriptions import descriptions
-from trainers.spec import Eps, flatten, identity, plain
+from trainers.spec import PATTERNS, Eps, flatten, identity, plain
 
 
 class Part(Spec):
@@ -140,6 +140,18 @@ def test_a_mistake_names_its_place_and_the_nearest_spelling(data: Any, message: 
         TrainSpec.parse(data, "sweep.yaml")
     assert str(error.value).startswith("sweep.yaml: ")
     assert "\n" not in str(error.value)
+
+
+def test_every_pattern_has_words() -> None:
+    fields = [field for spec in every(Spec) for field in spec.model_fields.values()]
+    patterns = {found for field in fields for found in re.findall(r"pattern='([^']*)'", repr(field))}
+    assert patterns == set(PATTERNS)
+
+
+def every(spec: type[Spec]) -> Iterator[type[Spec]]:
+    for one in spec.__subclasses__():
+        yield one
+        yield from every(one)
 
 
 MEMBERS = [member for base in Plugin.families.values() for member in base.registry.values()]

@@ -45,6 +45,7 @@ EXPECTED = {  # by pydantic's type of error
 }
 PATTERNS = {  # in words
     "^[0-9a-f]{16}$": "a key of 16 digits from 0-9 and a-f",
+    "^[0-9a-f]{16,64}$": "16 to 64 digits from 0-9 and a-f",
     "^[0-9a-f]{64}$": "64 digits from 0-9 and a-f",
     "^[A-Za-z0-9][A-Za-z0-9_.-]{0,49}$": "at most 50 letters, digits and _ . -, first a letter or digit",
     "^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$": "at most 100 letters, digits and _ . -, first a letter or digit",

@@ -3,10 +3,7 @@ batch, by any number of workers."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -39,7 +36,7 @@ class Descent:
     recipe: TrainSpec
     num_classes: int
     seed: int
-    restart: int
+    restart: int = 0
 
     def __call__(self, x: Tensor, labels: Tensor, number: int) -> tuple[Tensor, Tensor]:
         """The noise of batch `number`, float images N,C,H,W, and its objective at the last step."""
@@ -96,11 +93,10 @@ class Batch:
 
 
 class Share(NamedTuple):
-    """Whole batches from number `first` on."""
+    """A batch, and its number."""
 
-    first: int
+    number: int
     images: Images
-    size: int
 
 
 class Descended(NamedTuple):
@@ -108,29 +104,10 @@ class Descended(NamedTuple):
     objective: float  # the sum over images
 
 
-def shares_of(images: Images, size: int, number: int) -> Sequence[Share]:
-    """At most `number` shares of whole batches."""
-    batches = math.ceil(len(images) / size)
-    bounds = [batches * i // number for i in range(number + 1)]
-    return [
-        Share(
-            first,
-            images if number == 1 else images.take(torch.arange(first * size, min(last * size, len(images)))),
-            size,
-        )
-        for first, last in pairwise(bounds)
-        if first < last
-    ]
-
-
 def descend_share(descent: Descent, share: Share, device: torch.device) -> Descended:
-    """The noise of the images of a share, batch by batch on `device`, in levels."""
-    descent, found = descent.to(device), list[Tensor]()
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    """The noise of a batch in levels, computed on `device`."""
+    descent, images = descent.to(device), share.images
     with repeatable(), descent.recipe.autocast(device):
-        for batch, some in enumerate(share.images.chunks(share.size), share.first):
-            x = to_float(some.x.to(device)).contiguous(memory_format=torch.channels_last)
-            noise, value = descent(x, some.y.to(device), batch)
-            total += value
-            found.append(whole_levels(noise.contiguous(), "signed", descent.poison.eps))
-    return Descended(torch.cat(found), total.item())
+        x = to_float(images.x.to(device)).contiguous(memory_format=torch.channels_last)
+        noise, value = descent(x, images.y.to(device), share.number)
+    return Descended(whole_levels(noise.contiguous(), "signed", descent.poison.eps), value.item())

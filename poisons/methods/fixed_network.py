@@ -3,11 +3,8 @@ error-maximising, hypocritical and self-ensemble noise."""
 
 from __future__ import annotations
 
-import copy
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -16,13 +13,13 @@ from pydantic import PositiveInt, field_validator
 from torch import Tensor, nn
 
 from poisons.base import CraftContext, Poison
-from poisons.methods.descent import Batch, Descent, descend_share, shares_of
+from poisons.methods.descent import Batch, Descent
 from poisons.methods.em_noise import Differentiable
+from poisons.methods.restarts import descend
 from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep
 from poisons.surrogate import Surrogate, surrogate, surrogate_name
 from trainers.augmentations.subpixel_shift import SubpixelShift
 from trainers.families import Passes
-from trainers.feed import place
 from trainers.flops import Shape, Work, network_flops, over, trial_work
 from trainers.images import Extent, Images
 from trainers.last_batch import check_last_batch
@@ -172,10 +169,6 @@ class FixedNetworkNoise(Poison):
 
     def noise(self, surrogates: Surrogate, clean: Images, seed: int, context: CraftContext) -> Delta:
         """The noise against these networks."""
-        owner = f"{self.kind} {self.key}, seed {seed}"
-        kept = self._kept(clean, owner, context)
-        begun, lowest = (0, math.inf) if kept is None else (kept["restart"], kept["objective"])
-        best: Tensor | None = None if kept is None else kept["levels"]
         named = memory_for(
             self.surrogate.architecture.kind,
             self.batch_size,
@@ -184,31 +177,21 @@ class FixedNetworkNoise(Poison):
             field="batch_size of the poison",
         )
         with repeatable(), named:
-            recipe = self._recipe(clean, context.device)
-            head = self.head(clean)
+            recipe, head = self._recipe(clean, context.device), self.head(clean)
             aims = self.aims(surrogates.models, head, clean)
-            for restart in range(begun, self.restarts):
-                descent = Descent(
-                    self, surrogates.models, head, aims, recipe, clean.num_classes, seed, restart
-                )
-                levels, objective = self._descend(descent, clean, context)
-                if objective < lowest:
-                    best, lowest = levels, objective
-                context.report({"restart": restart + 1, "objective": round(objective, 6)})
-                if context.checkpoint is not None and best is not None and restart + 1 < self.restarts:
-                    state = {"restart": restart + 1, "objective": lowest, "levels": best}
-                    context.checkpoint.save(state, owner=owner)
-        if best is None:
+            descent = Descent(self, surrogates.models, head, aims, recipe, clean.num_classes, seed)
+            done = descend(descent, clean, context, owner=f"{self.kind} {self.key}, seed {seed}")
+        if done.best is None:
             raise InputError(
                 f"{self.kind}: the objective was not finite in any restart; train the surrogate otherwise"
             )
         facts = {
             "surrogate_accuracy": round(surrogates.accuracy, 4),
-            "objective": round(lowest, 6),
+            "objective": round(done.lowest, 6),
             "precision": recipe.precision,
             "reused": surrogates.reused,
         }
-        return Delta(best, "image", facts)
+        return Delta(done.best, "image", facts)
 
     def _recipe(self, clean: Images, device: torch.device) -> TrainSpec:
         """The recipe of the surrogate, with the arithmetic of the noise."""
@@ -221,28 +204,3 @@ class FixedNetworkNoise(Poison):
             field=f"surrogate.precision of {self.kind}",
         )
         return self.surrogate.model_copy(update={"precision": arithmetic.precision})
-
-    def _kept(self, clean: Images, owner: str, context: CraftContext) -> dict[str, Any] | None:
-        """What an earlier attempt has done, from the checkpoint."""
-        checkpoint = context.checkpoint
-        state = None if checkpoint is None else checkpoint.load(owner=owner)
-        if checkpoint is None or state is None:
-            return None
-        levels, restart = state.get("levels"), state.get("restart")
-        fits = isinstance(levels, Tensor) and levels.shape == clean.x.shape and not levels.is_floating_point()
-        counted = type(restart) is int and 0 < restart < self.restarts
-        if not fits or not counted or not isinstance(state.get("objective"), float):
-            checkpoint.reject("was damaged (it holds no levels)")
-            return None
-        return state
-
-    def _descend(self, descent: Descent, clean: Images, context: CraftContext) -> tuple[Tensor, float]:
-        """The noise of all images in levels, and the mean objective at the last step."""
-        workers, several = context.workers, context.workers.size > 1
-        if several:
-            descent = replace(descent, models=copy.deepcopy(descent.models)).to(torch.device("cpu"))
-        placed = clean if several else place(clean, context.device)
-        shares = shares_of(placed, self.batch_size, workers.size)
-        results = workers.map(descend_share, descent, shares, device=context.device)
-        mean = sum(result.objective for result in results) / len(clean)
-        return torch.cat([result.levels for result in results]), mean

@@ -144,25 +144,50 @@ class KilledError(Exception):
     pass
 
 
-def test_a_killed_crafting_goes_on_with_the_next_restart(learnable: Images, tmp_path: Path) -> None:
-    poison, file = Tap.parse({**SMALL, "restarts": 3}, "test"), tmp_path / "checkpoint.pt"
+@pytest.mark.parametrize("workers", [{}, {"workers": Three()}], ids=["one", "three"])
+@pytest.mark.parametrize("restart", [1, 3])
+def test_a_killed_crafting_goes_on_with_the_next_batches(
+    learnable: Images, tmp_path: Path, restart: int, workers: dict[str, Any]
+) -> None:
+    poison = Tap.parse({**SMALL, "restarts": 3, "batch_size": 6}, "test")
     whole = poison.craft(learnable, seed=0, context=quiet())
+    context = quiet(checkpoint=Checkpoint(tmp_path / "checkpoint.pt", every=0), **workers)
     rows: list[dict[str, Any]] = []
 
     def killed(row: dict[str, Any]) -> None:
-        if row.get("restart") == 3:
+        if row.get("restart") == restart and row["images"] == 18:
             raise KilledError
 
-    context = quiet(checkpoint=Checkpoint(file, every=0))
     with pytest.raises(KilledError):
         poison.craft(learnable, seed=0, context=replace(context, report=killed))
     again = poison.craft(learnable, seed=0, context=replace(context, report=rows.append))
     assert torch.equal(again.delta, whole.delta)
-    assert [row["restart"] for row in rows if "restart" in row] == [3]
-    context.checkpoint.save(
-        {"restart": 1, "levels": torch.zeros(3), "objective": 0.0}, owner=f"tap {poison.key}, seed 0"
-    )  # type: ignore[union-attr]
-    assert torch.equal(poison.craft(learnable, seed=0, context=context).delta, whole.delta)
+    assert again.facts() == whole.facts()
+    done = [(row["restart"], row["images"]) for row in rows if "restart" in row]
+    assert done[0] == (restart, 36 if workers else 24)
+    assert done[-1] == (3, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"restart": 3}, "restart: expected 0..2"),
+        ({"total": 1}, "total: expected a number"),
+        ({"levels": torch.zeros(6, 3, 32, 32)}, "levels: expected the levels of images"),
+        ({"levels": torch.zeros(5, 3, 32, 32, dtype=torch.int8)}, "levels: expected whole batches, and not all"),
+        ({"best": torch.zeros(6, 3, 32, 32, dtype=torch.int8)}, "best: expected 40 images"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_that_does_not_fit_is_not_used(
+    learnable: Images, tmp_path: Path, change: dict[str, Any], what: str
+) -> None:
+    poison = Tap.parse({**SMALL, "restarts": 3, "batch_size": 6}, "test")
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt")
+    state = {"restart": 0, "total": 0.5, "lowest": float("inf")}
+    checkpoint.save(state | change, owner=f"tap {poison.key}, seed 0")
+    found = poison.craft(learnable, seed=0, context=quiet(checkpoint=checkpoint))
+    assert torch.equal(found.delta, poison.craft(learnable, seed=0, context=quiet()).delta)
+    assert f"was damaged ({what}" in checkpoint.warnings[0]
 
 
 def test_a_surrogate_is_trained_once_for_poisons_and_seeds(store: Store) -> None:
