@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from poisons.base import CraftContext
+from poisons.base import CraftContext, Tensors
 from poisons.methods.ensemble import EnsembleNoise
 from poisons.methods.fixed_network import SMOKE
 from poisons.methods.particles import Swarm
@@ -94,7 +95,7 @@ class Dune(EnsembleNoise, kind="dune"):
         return replace(noise, delta=moved, facts_={**noise.facts_, "shifts": levels.tolist()})
 
     def _shifts(self, surrogates: Surrogate, clean: Images, seed: int, context: CraftContext) -> Tensor:
-        """The shift K,C of each class, in units of the pixel range."""
+        """The shift K,C of each class, in units of the pixel range. Each is kept: a search takes long."""
         shifts = torch.zeros(clean.num_classes, clean.shape[0])
         with repeatable(), one_thread(context.device):
             for label in range(clean.num_classes):
@@ -102,12 +103,18 @@ class Dune(EnsembleNoise, kind="dune"):
                 if not len(rows):
                     continue
                 judge = Judge(self, surrogates.models, clean.take(rows), context.device)
-                swarm = Swarm.begin(self.particles, clean.shape[0], rng(seed, f"dune {label}"), START, SPEED)
-                for _ in range(self.rounds):
-                    swarm = swarm.judged([judge(shift) for shift in swarm.positions]).moved()
-                shifts[label] = swarm.best
-                context.report({"class": label, "objective": round(swarm.value, 6)})
+                search = partial(self._shift, judge, rng(seed, f"dune {label}"))
+                *shift, objective = context.cache(f"dune-{self.key}-{seed}-{label}", search)["best"].tolist()
+                shifts[label] = torch.tensor(shift)
+                context.report({"class": label, "objective": round(objective, 6)})
         return shifts
+
+    def _shift(self, judge: Judge, gen: torch.Generator) -> Tensors:
+        """The best shift of one class, and its objective: C+1."""
+        swarm = Swarm.begin(self.particles, judge.images.shape[0], gen, START, SPEED)
+        for _ in range(self.rounds):
+            swarm = swarm.judged([judge(shift) for shift in swarm.positions]).moved()
+        return {"best": torch.cat([swarm.best, swarm.best.new_tensor([swarm.value])])}
 
 
 @dataclass(frozen=True)

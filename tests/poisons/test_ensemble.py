@@ -261,6 +261,32 @@ def test_dune_adds_the_best_shift_of_each_class_to_its_noise(learnable: Images) 
         assert judge(tried[0][1]) == pytest.approx(tried[0][0], rel=1e-4)
 
 
+def test_the_shifts_of_a_killed_crafting_are_not_searched_again(store: Store) -> None:
+    settings = {**SMALL, "checkpoints": 1, "particles": 2, "rounds": 1, "shift_images": 2}
+    data = {"source": {"kind": "digits", "size": 16}, "limit": 60, "poison": {"kind": "dune", **settings}}
+    spec = DataSpec.parse(data, "test").pinned()
+
+    def killed(row: dict[str, Any]) -> None:
+        if row.get("class") == 4:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        store.ensure(spec, CraftContext(report=killed))
+    kept = {path.name: path.stat().st_mtime_ns for path in store.root.glob("statistics/*/dune-*-0-*.arrow")}
+    assert len(kept) == 5
+    rows: list[dict[str, Any]] = []
+    built = store.ensure(spec, CraftContext(report=rows.append))
+    assert [row["class"] for row in rows if "class" in row] == list(range(10))
+    after = {path.name: path.stat().st_mtime_ns for path in store.root.glob("statistics/*/dune-*-0-*.arrow")}
+    assert kept.items() <= after.items()
+    crafted = spec.poison[0].craft(store.ensure(spec.clean), seed=0)
+    assert torch.equal(built.x, crafted.apply(store.ensure(spec.clean)).x)
+
+
+class KilledError(Exception):
+    pass
+
+
 @pytest.mark.parametrize("kind", [Sep, Dune])
 def test_any_split_gives_the_same_bits(kind: Any, learnable: Images) -> None:
     settings = {**SMALL, "batch_size": 8, "steps": 2}
