@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from poisons.base import CraftContext
 from trainers.images import Images
-from trainers.loop import fit
+from trainers.loop import fit, generator
 from trainers.recipe import TrainSpec, one_thread
 from trainers.spec import InputError
 
+CPU = torch.device("cpu")
 SEEN = 500  # clean images on which its progress is measured
+STREAM = 85  # last part of the random stream that its seed is drawn from
+VERSION = 2  # of its training, in its name
 LEARNT = 1.5  # times the accuracy of guessing that it has to reach
 
 
 def surrogate_name(spec: TrainSpec, seed: int, checkpoints: int = 1) -> str:
     """The name under which a surrogate is cached beside the clean images that it learns from."""
-    name = f"surrogate-{spec.key}-{seed}"
+    name = f"surrogate-{VERSION}-{spec.key}-{seed}"
     return name if checkpoints == 1 else f"{name}-{checkpoints}"
 
 
@@ -76,7 +79,8 @@ def _train(spec: TrainSpec, clean: Images, seed: int, context: CraftContext, che
             spec,
             clean,
             clean.subset(SEEN),
-            seed=seed,
+            # differs from `seed` itself, so that no victim starts from these weights, or sees this order
+            seed=generator(CPU, seed, STREAM).initial_seed(),
             device=context.device,
             report=report,
             watches={"checkpoints": keep},

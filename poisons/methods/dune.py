@@ -32,7 +32,7 @@ K1, K2 = 0.01, 0.03  # of SSIM
 START, SPEED = 0.1, 0.01  # largest initial shift and velocity of a particle
 
 
-class Dune(EnsembleNoise, kind="dune"):
+class Dune(EnsembleNoise, kind="dune", version=2):
     """Noise towards another class within eps, and a shift of the colours of each class that may exceed it:
     found by a particle swarm, as visible as the limits on PSNR and SSIM allow.
 

@@ -21,7 +21,7 @@ SURROGATE = TrainSpec(
 )
 
 
-class Hypo(FixedNetworkNoise, kind="hypo", version=2):
+class Hypo(FixedNetworkNoise, kind="hypo", version=3):
     """Noise that makes every image easier for a network that was adversarially trained, with a small budget,
     on clean images. It starts at zero. Published as harming robust accuracy more than standard accuracy.
 

@@ -17,14 +17,14 @@ from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
 from poisons.rng import rng
 from trainers.feed import feed, place
 from trainers.images import Extent, Images, to_float
-from trainers.loop import DivergenceError, generator
+from trainers.loop import DivergenceError
 from trainers.recipe import one_thread, repeatable
 from trainers.spec import InputError
 
 MOMENTUM = 0.9  # of the linear classifier's training
 
 
-class Pil(Poison, kind="pil", version=2):
+class Pil(Poison, kind="pil", version=3):
     """Subtracts noise from every image: a linear classifier of clean images reads the class from the noise
     alone, and nothing from the image without it. No deep network is needed.
 
@@ -95,7 +95,7 @@ class Pil(Poison, kind="pil", version=2):
         for epoch in range(self.linear_epochs):
             rate = self.linear_lr * 0.5 * (1 + math.cos(math.pi * epoch / self.linear_epochs))
             optimizer.param_groups[0]["lr"] = rate
-            order = torch.randperm(len(clean), generator=generator(device, seed, epoch), device=device)
+            order = torch.randperm(len(clean), generator=rng(seed, f"pil order {epoch}")).to(clean.x.device)
             hits = torch.zeros((), dtype=torch.int64, device=device)
             for x, labels in feed(clean, self.linear_batch_size, device, order):
                 logits = x.flatten(1) @ layers[0].mT @ layers[1].mT

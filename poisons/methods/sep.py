@@ -20,7 +20,7 @@ from trainers.images import Images
 from trainers.spec import InputError
 
 
-class Sep(EnsembleNoise, kind="sep"):
+class Sep(EnsembleNoise, kind="sep", version=2):
     """Adversarial noise against checkpoints of one training of clean images: towards the mean features of
     another class (SEP-FA), with variance-reduced gradients (SEP-FA-VR), or towards its label (SEP).
 

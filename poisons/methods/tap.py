@@ -24,7 +24,7 @@ SURROGATE = TrainSpec(
 )
 
 
-class Tap(FixedNetworkNoise, kind="tap"):
+class Tap(FixedNetworkNoise, kind="tap", version=2):
     """Adversarial noise against a network of clean images: towards the next class, or away from the own one.
     A network trained on such images learns the wrong features for each class.
 
