@@ -369,6 +369,16 @@ LevelEps = Annotated[Eps, AfterValidator(_a_level_at_least)]
 """A budget of changes in whole levels."""
 
 
+def _moves(step: Fraction) -> Fraction:
+    if step <= 0:
+        raise ValueError(f"a step of {step} changes nothing; leave it out for the usual share of eps")
+    return step
+
+
+Step = Annotated[Eps, AfterValidator(_moves)]
+"""The length of a step within a budget, in units of the pixel range."""
+
+
 def parse_eps(text: str, where: str) -> Fraction:
     """A `LevelEps` as written in a spec; a mistake is an InputError that begins with `where`."""
     try:

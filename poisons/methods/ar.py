@@ -52,6 +52,9 @@ class Ar(Poison, kind="ar"):
     def _some_change(self) -> Ar:
         if self.eps <= 0 or (self.norm == "Linf" and self.eps > 1):
             raise ValueError(f"eps must be above 0, and at most 1 in Linf; found {self.eps}; write 1 in L2")
+        if self.norm == "Linf" and (self.eps * 255).denominator > 1:
+            near = max(1, round(self.eps * 255))
+            raise ValueError(f"eps is whole levels in Linf; found {self.eps}; write {near}/255")
         return self
 
     @property

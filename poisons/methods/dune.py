@@ -17,7 +17,7 @@ from poisons.base import CraftContext, Tensors
 from poisons.methods.ensemble import EnsembleNoise
 from poisons.methods.fixed_network import SMOKE
 from poisons.methods.particles import Swarm
-from poisons.perturbations.delta import Delta, NoiseStep
+from poisons.perturbations.delta import Delta
 from poisons.rng import rng
 from poisons.surrogate import Surrogate
 from trainers.families import Passes
@@ -25,7 +25,7 @@ from trainers.feed import feed
 from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Extent, Images
 from trainers.recipe import one_thread, repeatable
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 
 WINDOW = 7  # of SSIM: a square without weights
 K1, K2 = 0.01, 0.03  # of SSIM
@@ -51,7 +51,7 @@ class Dune(EnsembleNoise, kind="dune", version=2):
     }
     checkpoints: PositiveInt = 5
     """Evenly spaced epochs of the surrogate's training whose networks are used."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of a step, above 0, in units of the pixel range; null is eps/16."""
     offset: PositiveInt = 3
     """How many classes after its own one an image aims."""
@@ -86,6 +86,7 @@ class Dune(EnsembleNoise, kind="dune", version=2):
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if the surrogate learnt nothing; what its training raises."""
         self.check(clean.extent)
+        self.check_images(clean)
         surrogates = self.surrogates(clean, context)
         shifts = self._shifts(surrogates, clean, seed, context)
         noise = self.noise(surrogates, clean, seed, context)

@@ -29,7 +29,7 @@ from poisons.methods.em_noise import (
     pick,
 )
 from poisons.methods.min_min import FIELD, MinMinNoise, diverged
-from poisons.perturbations.delta import Application, Delta, NoiseEps, NoiseStep, whole_levels
+from poisons.perturbations.delta import Application, Delta, NoiseEps, whole_levels
 from poisons.stratify import stratified
 from trainers.architectures.resnet import ResNet18
 from trainers.families import Architecture, Optimizer, Passes
@@ -41,6 +41,7 @@ from trainers.loop import Training, generator, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Frozen
 from trainers.recipe import TrainSpec, one_thread
+from trainers.spec import Step
 
 GENERATOR_EPOCHS, NOISE_EPOCHS, CHOSEN = range(3)
 ROUNDS = 10  # assumed by cost estimates; about what CIFAR-10 takes
@@ -77,7 +78,7 @@ class Em(MinMinNoise, kind="em", version=2):  # 2: `precision` is `auto` by defa
     """Network whose loss the noise minimises (paper: f'); its own recipe is not used."""
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range; from 1/255 (one level) to 1."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of a noise step (paper: α), above 0, in units of the pixel range; null is eps/10."""
     steps: PositiveInt = 20
     """Noise steps of each round (paper: T); 1 by default if class_wise."""

@@ -47,8 +47,6 @@ class EnsembleNoise(FixedNetworkNoise):
 
     def check(self, clean: Extent) -> None:
         super().check(clean)
-        if clean.num_classes < 2:
-            raise InputError(f"{self.kind}: images aim at another class, and there is only one")
         if self.offset % clean.num_classes == 0:
             raise InputError(
                 f"{self.kind}: an offset of {self.offset} among {clean.num_classes} classes is its own: "

@@ -16,7 +16,7 @@ from poisons.base import CraftContext, Poison
 from poisons.methods.descent import Batch, Descent
 from poisons.methods.em_noise import Differentiable
 from poisons.methods.restarts import descend
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep
+from poisons.perturbations.delta import Delta, NoiseEps
 from poisons.surrogate import Surrogate, surrogate, surrogate_name
 from trainers.augmentations.subpixel_shift import SubpixelShift
 from trainers.families import Passes
@@ -26,7 +26,7 @@ from trainers.last_batch import check_last_batch
 from trainers.loop import memory_for
 from trainers.precision import BatchSizes, batch_sizes, resolve
 from trainers.recipe import TrainSpec, repeatable
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 from trainers.trial import Trial
 
 SMOKE: dict[str, Any] = {
@@ -53,7 +53,7 @@ class FixedNetworkNoise(Poison):
     """Seed of the surrogate's training."""
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of a step, above 0, in units of the pixel range; null is the published share of eps."""
     steps: PositiveInt = 250
     """Steps on each image."""
@@ -140,12 +140,19 @@ class FixedNetworkNoise(Poison):
     def check(self, clean: Extent) -> None:
         if not clean.images:
             raise InputError(f"{self.kind}: noise is crafted from images, and there are none")
+        if clean.num_classes < 2:
+            raise InputError(f"{self.kind}: a surrogate tells classes apart, and there is only one")
         self.surrogate.check(clean)
         for augment in self.augmentations:
             augment.check(clean)
         check_last_batch(
             self.surrogate.architecture, clean, self.surrogate.batch_size, field="surrogate.batch_size"
         )
+
+    def check_images(self, clean: Images) -> None:
+        """InputError if it cannot be crafted from these images, whatever their extent. Called before the
+        surrogate is trained."""
+        self.head(clean)  # whether it has one
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         network = network_flops(self.surrogate.architecture, shape=shape, num_classes=num_classes)
@@ -157,7 +164,7 @@ class FixedNetworkNoise(Poison):
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if the surrogate learnt nothing; what its training raises."""
         self.check(clean.extent)
-        self.head(clean)  # whether it has one
+        self.check_images(clean)
         return self.noise(self.surrogates(clean, context), clean, seed, context)
 
     def surrogates(self, clean: Images, context: CraftContext) -> Surrogate:

@@ -14,7 +14,7 @@ from torch import Tensor
 from poisons.base import CraftContext
 from poisons.methods.em_noise import Epochs, ImageNoise, Noise, begin, channels_last, judge, pick
 from poisons.methods.min_min import FIELD, MinMinNoise, diverged
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
+from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
 from trainers.architectures.resnet import ResNet18
 from trainers.families import Architecture, Optimizer, Passes
 from trainers.features import feature, head_of
@@ -25,7 +25,7 @@ from trainers.loop import Training, generator, seeded, train_step
 from trainers.optimizers.sgd import Sgd
 from trainers.pgd import Frozen
 from trainers.recipe import TrainSpec, one_thread
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 
 STREAM = 5065045  # first part of every random stream here, after the seed
 TRAIN_EPOCHS, NOISE_EPOCHS, TRAIN, FLIPS = range(4)
@@ -52,9 +52,9 @@ class MiUe(MinMinNoise, kind="mi_ue"):
     """Network whose features the noise moves; its own recipe is not used."""
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
-    step: NoiseStep = Fraction(1, 1275)
+    step: Step = Fraction(1, 1275)
     """Length of a noise step in the first epoch; it changes evenly towards `last_step`."""
-    last_step: NoiseStep | None = None
+    last_step: Step | None = None
     """Length of a noise step after the last epoch; null is eps/2 divided by `steps`."""
     steps: PositiveInt = 10
     """Noise steps of each epoch."""

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from poisons.base import CraftContext, Poison
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
+from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
 from poisons.rng import rng
 from trainers.autoencoder import Autoencoder, autoencoder_work, encoder_flops, fit_autoencoder
 from trainers.encoder_attack import displaced
@@ -21,7 +21,7 @@ from trainers.flops import Shape, Work, over
 from trainers.images import Extent, Images, to_float
 from trainers.loop import generator
 from trainers.recipe import one_thread, repeatable
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 
 STREAM = 103  # first part of every random stream here, after the seed
 
@@ -42,7 +42,7 @@ class PhotoGuard(Poison, kind="photoguard"):
     smoke: ClassVar[dict[str, Any]] = {"vae_epochs": 1, "vae_width": 4, "steps": 2}
     eps: NoiseEps = Fraction(3, 100)
     """Largest change of a value, in units of the pixel range; published 0.03, or 0.06 of [-1, 1]."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of the first step, in units of the pixel range; null is eps/3. It shrinks to a hundredth."""
     steps: PositiveInt = 200
     """Steps on each image; published up to 1,000."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poisons.base import CraftContext, Poison
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
+from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
 from poisons.rng import rng
 from trainers.feed import feed, place
 from trainers.images import Extent, Images, to_float
 from trainers.loop import DivergenceError
 from trainers.recipe import one_thread, repeatable
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 
 MOMENTUM = 0.9  # of the linear classifier's training
 
@@ -40,7 +40,7 @@ class Pil(Poison, kind="pil", version=3):
     smoke: ClassVar[dict[str, Any]] = {"steps": 3, "linear_epochs": 2}
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of a step, above 0, in units of the pixel range; null is eps/10."""
     steps: PositiveInt = 30
     """Steps of the noise."""

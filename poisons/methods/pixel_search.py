@@ -39,9 +39,9 @@ def ratio(
 
     Distances are d_c = o_c + g_c·x_c with colour o and sign g; T, Q and R are the sums of d_c, of d_c² and of
     (Σ_c d_c)² over images and channels. `released` gives the square of mean / standard deviation, T² / (C·n·Q
-    - T²); `paper` gives n·T / (n·R - T²), which is 255 times Eq. 2; `art` gives (255·n·C)² (mean - variance),
-    255·C·n·T - (n·R - T²). A denominator of 0 means that the distance is constant; of equal fractions the
-    larger T is better, but for `art`, where that is 0.
+    - T²); `paper` gives n·T / (n·R - T²), which is Eq. 2 divided by 255; `art` gives (255·n·C)² (mean -
+    variance), 255·C·n·T - (n·R - T²). A denominator of 0 means that the distance is constant; of equal
+    fractions the larger T is better, but for `art`, where that is 0.
     """
     n, c = int(m.n[k]), m.first.shape[1]
     if n * c > 10_000_000:

@@ -15,7 +15,7 @@ from poisons.base import CraftContext, Poison
 from poisons.methods.em_noise import CPU, Differentiable, Epochs, channels_last
 from poisons.methods.min_min import FIELD, noise_arithmetic
 from poisons.methods.rem_crafting import REM, WEIGHTS, Crafting, robust_gradient
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep
+from poisons.perturbations.delta import Delta, NoiseEps
 from trainers.architectures.resnet import ResNet18
 from trainers.augmentations.flip_crop import FlipCrop
 from trainers.defenses.erm import Erm
@@ -31,7 +31,7 @@ from trainers.pgd import Budget, Frozen
 from trainers.precision import batch_sizes
 from trainers.recipe import TrainSpec, repeatable
 from trainers.schedules.multi_step import MultiStep
-from trainers.spec import Eps, InputError
+from trainers.spec import Eps, InputError, Step
 
 
 class Rem(Poison, kind="rem"):
@@ -60,13 +60,13 @@ class Rem(Poison, kind="rem"):
     """Network whose loss the noise minimises (paper: f'); its own recipe is not used."""
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ρ_u), in units of the pixel range; from 1/255 (one level) to 1."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of a noise step (paper: α_u), above 0, in units of the pixel range; null is eps/5."""
     steps: PositiveInt = 10
     """Noise steps on each batch (paper: K_u), from a random start."""
     attack_eps: Eps = Fraction(4, 255)
     """Radius of the adversarial training to withstand (paper: ρ_a), in the same units; 0 is none."""
-    attack_step: NoiseStep | None = None
+    attack_step: Step | None = None
     """Length of a step of the attack (paper: α_a), above 0, in the same units; null is attack_eps/5."""
     attack_steps: PositiveInt = 10
     """Steps of the attack (paper: K_a), from a random start."""

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from poisons.methods.descent import Batch
 from poisons.methods.ensemble import EnsembleNoise
 from poisons.methods.fixed_network import SMOKE
-from poisons.perturbations.delta import NoiseEps, NoiseStep
+from poisons.perturbations.delta import NoiseEps
 from trainers.features import class_means, features, head_of
 from trainers.images import Images
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 
 
 class Sep(EnsembleNoise, kind="sep", version=2):
@@ -33,7 +33,7 @@ class Sep(EnsembleNoise, kind="sep", version=2):
     smoke: ClassVar[dict[str, Any]] = SMOKE | {"checkpoints": 2, "augmentations": []}
     eps: NoiseEps = Fraction(2, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
-    step: NoiseStep | None = Fraction(1, 255)
+    step: Step | None = Fraction(1, 255)
     """Length of a step, above 0, in units of the pixel range; null is half of eps."""
     towards: Literal["features", "label"] = "features"
     """What of the other class the noise aims at: its mean features, or its label."""
@@ -52,13 +52,16 @@ class Sep(EnsembleNoise, kind="sep", version=2):
             )
         return name
 
+    def check_images(self, clean: Images) -> None:
+        super().check_images(clean)
+        counts = torch.bincount(clean.y, minlength=clean.num_classes)
+        wanted = self.aim(clean.y, clean.num_classes).unique()
+        if self.towards == "features" and (empty := wanted[counts[wanted] == 0]).numel():
+            raise InputError(f"sep: class {int(empty[0])}, at which others aim, has no images")
+
     def aims(self, models: Sequence[nn.Module], head: str | None, clean: Images) -> tuple[Tensor | None, ...]:
         if head is None:
             return super().aims(models, head, clean)
-        counts = torch.bincount(clean.y, minlength=clean.num_classes)
-        wanted = self.aim(clean.y, clean.num_classes).unique()
-        if (empty := wanted[counts[wanted] == 0]).numel():
-            raise InputError(f"sep: class {int(empty[0])}, at which others aim, has no images")
         return tuple(means_of(model, head, clean) for model in models)
 
     def objective(self, out: Tensor, labels: Tensor, aim: Tensor | None) -> Tensor:

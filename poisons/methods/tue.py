@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from poisons.base import CraftContext, Poison
 from poisons.methods.em_noise import begin
-from poisons.perturbations.delta import Delta, NoiseEps, NoiseStep, whole_levels
+from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
 from poisons.rng import rng
 from trainers.checkpoint import Checkpoint
 from trainers.feed import place
 from trainers.images import Extent, Images, to_float
 from trainers.recipe import one_thread, repeatable
-from trainers.spec import InputError
+from trainers.spec import InputError, Step
 from trainers.stored import DamagedError
 from trainers.tensor_files import check_like
 
@@ -41,7 +41,7 @@ class Tue(Poison, kind="tue"):
     smoke: ClassVar[dict[str, Any]] = {"steps": 3, "epochs": 2, "batch_size": 32}
     eps: NoiseEps = Fraction(8, 255)
     """Largest change of a value (paper: ε), in units of the pixel range."""
-    step: NoiseStep | None = None
+    step: Step | None = None
     """Length of a step, above 0, in units of the pixel range; null is eps/10."""
     steps: PositiveInt = 20
     """Steps of the noise of each batch in each epoch."""

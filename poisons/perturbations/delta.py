@@ -6,17 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import AfterValidator, ConfigDict, with_config
+from pydantic import ConfigDict, with_config
 from torch import Tensor
 from typing_extensions import TypedDict
 
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
 from trainers.images import Images
-from trainers.spec import Eps, InputError, LevelEps
+from trainers.spec import InputError, LevelEps
 from trainers.stored import DamagedError, JsonFile
 
 Application = Literal["signed", "released_em", "released_ops"]
@@ -27,14 +27,6 @@ NoiseEps = LevelEps
 """The budget of noise that is added in whole levels."""
 
 
-def _moves(step: Fraction) -> Fraction:
-    if step <= 0:
-        raise ValueError(f"a step of {step} changes nothing; leave it out for the usual share of eps")
-    return step
-
-
-NoiseStep = Annotated[Eps, AfterValidator(_moves)]
-"""The length of a step of noise, in units of the pixel range."""
 CHUNK = 2**22  # values converted at a time, since float32 noise may be as large as the images
 
 

@@ -150,8 +150,11 @@ def test_features_move_to_the_mean_of_the_other_class(learnable: Images) -> None
 
 def test_a_class_without_images_is_no_aim(learnable: Images) -> None:
     three, poison = learnable.take((learnable.y < 3).nonzero().squeeze(1)), Sep.parse(SMALL, "test")
+    rows: list[dict[str, Any]] = []
     with pytest.raises(InputError, match="sep: class 3, at which others aim, has no images"):
-        poison.aims(models_of(poison, learnable), "head", three)
+        poison.craft(three, seed=0, context=CraftContext(report=rows.append))
+    assert not rows  # before a surrogate is trained
+    Sep.parse({**SMALL, "towards": "label"}, "test").check_images(three)
 
 
 @pytest.mark.parametrize("kind", [Sep, Dune])
@@ -160,7 +163,7 @@ def test_settings_that_make_no_sense(kind: Any, learnable: Images) -> None:
         kind.parse({**SMALL, "checkpoints": 11}, "test")
     with pytest.raises(InputError, match="an offset of 4 among 4 classes is its own: write offset: 2"):
         kind.parse({**SMALL, "offset": 4}, "test").check(learnable.extent)
-    with pytest.raises(InputError, match="aim at another class, and there is only one"):
+    with pytest.raises(InputError, match="a surrogate tells classes apart, and there is only one"):
         kind.parse(SMALL, "test").check(replace(learnable.extent, num_classes=1))
     with pytest.raises(InputError, match="noise starts at zero, and is published without restarts"):
         kind.parse({**SMALL, "restarts": 2}, "test")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from poisons import CraftContext, DataSpec, Poison, Store
+from poisons import surrogate as surrogates
 from poisons.methods.descent import STREAM
 from poisons.methods.hypo import Hypo
 from poisons.methods.tap import Tap
@@ -23,7 +25,7 @@ from trainers import Images, InputError, TrainSpec
 from trainers.augmentations.subpixel_shift import shifted
 from trainers.checkpoint import Checkpoint
 from trainers.images import Extent
-from trainers.loop import generator
+from trainers.loop import fit, generator
 from trainers.recipe import repeatable
 
 SURROGATE = {
@@ -188,6 +190,31 @@ def test_a_checkpoint_that_does_not_fit_is_not_used(
     found = poison.craft(learnable, seed=0, context=quiet(checkpoint=checkpoint))
     assert torch.equal(found.delta, poison.craft(learnable, seed=0, context=quiet()).delta)
     assert f"was damaged ({what}" in checkpoint.warnings[0]
+
+
+@pytest.mark.parametrize("kind", [Tap, Hypo])
+def test_one_class_is_refused_before_a_training(kind: Any) -> None:
+    with pytest.raises(InputError, match="a surrogate tells classes apart, and there is only one"):
+        kind.parse(SMALL, "test").check(Extent(40, (3, 32, 32), 1))
+
+
+def test_no_victim_starts_from_the_weights_of_a_surrogate(
+    learnable: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor sees its images in the same order: both follow from the seed of a training."""
+    seeds: list[int] = []
+
+    def seen(*given: Any, seed: int, **more: Any) -> Any:
+        seeds.append(seed)
+        return fit(*given, seed=seed, **more)
+
+    monkeypatch.setattr(surrogates, "fit", seen)
+    spec = TrainSpec.parse({**SURROGATE, "epochs": 1}, "test")
+    for seed in range(3):
+        with suppress(InputError):  # it learns nothing so fast
+            surrogate(spec, learnable, seed, quiet())
+    assert len(set(seeds)) == 3
+    assert min(seeds) > 2**32
 
 
 def test_a_surrogate_is_trained_once_for_poisons_and_seeds(store: Store) -> None:

@@ -200,6 +200,14 @@ def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
         Ar.parse(settings, "test")
 
 
+def test_a_budget_in_linf_is_whole_levels() -> None:
+    with pytest.raises(InputError, match="eps is whole levels in Linf; found 3/100; write 8/255"):
+        Ar.parse({"norm": "Linf", "eps": "3/100"}, "test")
+    with pytest.raises(InputError, match="found 1/1000; write 1/255"):
+        Ar.parse({"norm": "Linf", "eps": "1/1000"}, "test")
+    Ar.parse({"norm": "L2", "eps": "3/100"}, "test")
+
+
 def test_patches_say_what_fits() -> None:
     crafted = Lsp().craft(grey(6), seed=0)
     assert isinstance(crafted, Patches)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from trainers.families import Attack, Passes, cross_entropy
 from trainers.pgd import pgd, step_size
-from trainers.spec import Eps
+from trainers.spec import Step
 
 
 class Pgd(Attack, kind="pgd"):
@@ -18,7 +18,7 @@ class Pgd(Attack, kind="pgd"):
 
     steps: PositiveInt = 20
     """Gradient steps of the attack on each batch."""
-    step: Eps | None = None
+    step: Step | None = None
     """Length of a step (paper: α), in units of the pixel range; null is 2.5·eps/steps."""
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainers.families import Defense, Passes, cross_entropy
 from trainers.pgd import Budget, Frozen, pgd
-from trainers.spec import Eps
+from trainers.spec import Step
 
 
 class FastAt(Defense, kind="fast_at"):
@@ -21,7 +21,7 @@ class FastAt(Defense, kind="fast_at"):
 
     budget: Budget = Budget()
     """The ball around each image in which the attack stays (paper: ε)."""
-    step: Eps | None = None
+    step: Step | None = None
     """Length of the step (paper: α), in units of the pixel range; null is 1.25·eps."""
     mode: Literal["eval", "train"] = "eval"
     """Mode of the network, and so of BatchNorm, during the attack; published code uses either."""

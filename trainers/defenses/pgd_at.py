@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from trainers.families import Defense, Passes, cross_entropy
 from trainers.pgd import Budget, Frozen, pgd, step_size
-from trainers.spec import Eps
+from trainers.spec import Step
 
 
 class PgdAt(Defense, kind="pgd_at"):
@@ -25,7 +25,7 @@ class PgdAt(Defense, kind="pgd_at"):
     """The ball around each image in which the attack stays (paper: ε)."""
     steps: PositiveInt = 10
     """Gradient steps of the attack on each batch."""
-    step: Eps | None = None
+    step: Step | None = None
     """Length of a step (paper: α), in units of the pixel range; null is 2.5·eps/steps."""
     mode: Literal["eval", "train"] = "eval"
     """Mode of the network, and so of BatchNorm, during the attack; published code uses either."""

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from trainers.families import Defense, Passes, cross_entropy
 from trainers.pgd import Budget, Frozen, pgd, step_size
-from trainers.spec import Eps
+from trainers.spec import Step
 
 START = (
     0.001  # standard deviation of the start, as published: at the input itself the divergence has no gradient
@@ -32,7 +32,7 @@ class Trades(Defense, kind="trades"):
     """Weight of the divergence beside the cross-entropy (paper: 1/λ)."""
     steps: PositiveInt = 10
     """Gradient steps of the attack on each batch."""
-    step: Eps | None = None
+    step: Step | None = None
     """Length of a step (paper: α), in units of the pixel range; null is 2.5·eps/steps."""
     smoke: ClassVar[dict[str, Any]] = {"steps": 2}
 
