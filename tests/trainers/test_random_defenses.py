@@ -217,7 +217,7 @@ def test_a_chain_is_its_parts_in_order(images: Images) -> None:
 
 def test_a_chain_checks_each_part() -> None:
     chain = TrainSpec.parse({"defense": ["jpeg", "coin"]}, "test").defense
-    with pytest.raises(InputError, match="jpeg: JPEG images are grey or RGB"):
+    with pytest.raises(InputError, match="jpeg is for grey or RGB images"):
         chain.check(Extent(10, (2, 8, 8), 4))
 
 
