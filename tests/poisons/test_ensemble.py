@@ -18,6 +18,7 @@ from poisons.methods.dune import WINDOW, Dune, Judge, psnr, ssim
 from poisons.methods.particles import Swarm
 from poisons.methods.sep import Sep, means_of
 from poisons.rng import rng
+from poisons.surrogate import STREAM as SURROGATE_STREAM
 from poisons.surrogate import surrogate
 from tests.conftest import CPU
 from tests.poisons.test_fixed_network import SURROGATE, Three, learnable
@@ -58,8 +59,9 @@ def test_checkpoints_are_those_of_the_training(learnable: Images) -> None:
         wanted[int(row["epoch"])] = {name: value.clone() for name, value in model.state_dict().items()}
         return {}
 
+    seed = generator(CPU, 0, SURROGATE_STREAM).initial_seed()
     with one_thread(CPU):
-        fit(spec, learnable, learnable.subset(500), seed=0, device=CPU, watches={"all": keep})
+        fit(spec, learnable, learnable.subset(500), seed=seed, device=CPU, watches={"all": keep})
     for model, epoch in zip(found.models, (3, 6, 10), strict=True):
         assert not model.training
         for name, value in model.state_dict().items():

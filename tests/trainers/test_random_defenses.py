@@ -171,7 +171,7 @@ def test_autocast_changes_nothing(defense: str, images: Images) -> None:
         (["pgd_at", "jpeg"], "jpeg changes the images before the training: write it before pgd_at"),
         ([["jpeg", "grayscale"], "pgd_at"], "expected a kind of defense"),
         ([{"kind": "chain", "parts": ["jpeg", "coin"]}, "pgd_at"], "a chain has no chains inside; write one list"),
-        ([], "a chain has two defenses or more"),
+        ([], "an empty list: write erm for plain training"),
         (["jpg"], "unknown defense 'jpg'; did you mean 'jpeg'"),
         (["jpg", "pgd_at"], "unknown defense 'jpg'; did you mean 'jpeg'"),
     ],
