@@ -60,7 +60,7 @@ def test_version_prints_the_version(opsctl: Opsctl) -> None:
         (
             {"grid": {"data.poison": ["clean", "ops"], "data.ratio": [1.0, 0.5], "seed": [0]}},
             "two points are the same trial: (data.poison=clean, data.ratio=1.0, seed=0) and (data.poison=clean, "
-            "data.ratio=0.5, seed=0); write `skip: [{data.poison: clean, data.ratio: 0.5}]`",
+            "data.ratio=0.5, seed=0); write `skip: [{data.poison: clean, data.ratio: '0.5'}]`",
         ),
         ({"grid": {"seed": list(range(400)), "train.epochs": list(range(1, 251))}}, "100,000 points"),
         (

@@ -261,6 +261,5 @@ def check_grey_or_rgb(kind: str, images: Extent) -> None:
     """InputError if the images are neither grey nor RGB; `kind` is made for those."""
     if images.shape[0] not in (1, 3):
         raise InputError(
-            f"{kind} is for grey or RGB images; these have another number of channels, {images.shape[0]}: "
-            "leave it out"
+            f"{kind} is for grey or RGB images; these have {images.shape[0]} channels: leave it out"
         )

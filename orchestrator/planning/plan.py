@@ -3,10 +3,13 @@ nothing."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
+
+import yaml
 
 from orchestrator.planning.cells import drawn, place, quota
 from orchestrator.planning.expansion import Point, expand, resolved_report
@@ -253,8 +256,8 @@ def _tasks(
 def _same(one: Point, other: Point) -> str:
     """What is wrong with two points that are the same trial, and how to leave the second one out."""
     axes = {axis: label for axis, label in other.labels.items() if not is_seed(axis)}
-    rule = ", ".join(f"{axis}: {label}" for axis, label in axes.items())
-    advice = f"write `skip: [{{{rule}}}]`" if len(axes) > 1 else "leave one of them out"
+    rule = yaml.safe_dump([axes], default_flow_style=True, sort_keys=False, width=math.inf).strip()
+    advice = f"write `skip: {rule}`" if len(axes) > 1 else "leave one of them out"
     return f"two points are the same trial: ({one.name}) and ({other.name}); {advice}"
 
 

@@ -93,7 +93,7 @@ class Batch:
 
 
 class Share(NamedTuple):
-    """A batch, and its number."""
+    """What a worker takes: a batch, and its number."""
 
     number: int
     images: Images

@@ -150,8 +150,8 @@ class FixedNetworkNoise(Poison):
         )
 
     def check_images(self, clean: Images) -> None:
-        """InputError if it cannot be crafted from these images, whatever their extent. Called before the
-        surrogate is trained."""
+        """InputError if it cannot be crafted from these images for a reason that their extent does not show.
+        Called before the surrogate is trained."""
         self.head(clean)  # whether it has one
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:

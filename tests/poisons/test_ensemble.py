@@ -21,7 +21,7 @@ from poisons.rng import rng
 from poisons.surrogate import STREAM as SURROGATE_STREAM
 from poisons.surrogate import surrogate
 from tests.conftest import CPU
-from tests.poisons.test_fixed_network import SURROGATE, Three, learnable
+from tests.poisons.test_fixed_network import SURROGATE, KilledError, Three, learnable
 from trainers import Images, InputError
 from trainers.loop import fit, generator
 from trainers.recipe import TrainSpec, one_thread, repeatable
@@ -286,10 +286,6 @@ def test_the_shifts_of_a_killed_crafting_are_not_searched_again(store: Store) ->
     assert kept.items() <= after.items()
     crafted = spec.poison[0].craft(store.ensure(spec.clean), seed=0)
     assert torch.equal(built.x, crafted.apply(store.ensure(spec.clean)).x)
-
-
-class KilledError(Exception):
-    pass
 
 
 @pytest.mark.parametrize("kind", [Sep, Dune])

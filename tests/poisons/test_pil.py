@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from poisons import CraftContext
+from poisons.methods import pil
 from poisons.methods.pil import Pil, noise_gradient
+from tests.conftest import CPU
 from trainers import Images, InputError
-from trainers.loop import DivergenceError
+from trainers.feed import feed
+from trainers.loop import DivergenceError, generator
 
 QUIET = CraftContext(report=lambda _: None)
 
@@ -50,6 +55,22 @@ def test_a_linear_classifier_reads_the_noise_and_not_the_image() -> None:
     before = (clean.x.float() / 255).flatten(1) @ weights.mT
     after = (crafted.apply(clean).x.float() / 255).flatten(1) @ weights.mT
     assert after.softmax(1).std(1).mean() < before.softmax(1).std(1).mean()
+
+
+def test_the_classifier_does_not_see_the_images_in_the_order_of_a_training(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clean, orders = low_contrast(100), list[torch.Tensor]()
+
+    def seen(images: Images, size: int, device: torch.device, order: torch.Tensor) -> Any:
+        orders.append(order)
+        return feed(images, size, device, order)
+
+    monkeypatch.setattr(pil, "feed", seen)
+    Pil(linear_epochs=3)._classifier(clean, 0, QUIET)
+    trained = [torch.randperm(100, generator=generator(CPU, 0, epoch)) for epoch in range(4)]
+    assert len(orders) == 3
+    assert not any(torch.equal(order, other) for order in orders for other in trained)
 
 
 def test_a_seed_gives_the_same_noise() -> None:

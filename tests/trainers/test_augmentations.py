@@ -95,7 +95,7 @@ def test_every_augmentation_takes_any_channels_or_refuses_them(
         names += [Tap(augmentations=(spec,)), Rem(augmentations=(spec,))]
     for one in names:
         with pytest.raises(
-            InputError, match=f"^{spec.kind} is for grey or RGB images; .*, {channels}: leave"
+            InputError, match=f"^{spec.kind} is for grey or RGB images; these have {channels} channels: leave"
         ):
             one.check(extent)
 

@@ -184,7 +184,7 @@ def test_none_makes_the_host_wait(member: type[Preprocessing]) -> None:
 @pytest.mark.parametrize(
     ("defense", "shape", "message"),
     [
-        (Jpeg(), (2, 8, 8), "jpeg is for grey or RGB images; these have another number of channels, 2: leave it out"),
+        (Jpeg(), (2, 8, 8), "jpeg is for grey or RGB images; these have 2 channels: leave it out"),
         (Grayscale(), (1, 8, 8), "grayscale: only RGB images have colours to remove; the number of channels here is 1"),
         (MedianFilter(size=7), (3, 3, 8), "median_filter: squares of 7 pixels are too large for images of 3x8; .* smaller size"),
     ],

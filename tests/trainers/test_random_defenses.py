@@ -397,7 +397,7 @@ def test_bfloat16_arithmetic_of_the_network_changes_no_pixel() -> None:
 def test_images_of_other_channels_are_refused_by_ueraser() -> None:
     with pytest.raises(
         InputError,
-        match="ueraser is for grey or RGB images; these have another number of channels, 4: leave it out",
+        match="ueraser is for grey or RGB images; these have 4 channels: leave it out",
     ):
         Ueraser().check(Extent(10, (4, 8, 8), 2))
 

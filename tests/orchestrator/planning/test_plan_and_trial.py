@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from orchestrator.execution.faults import fault
@@ -248,3 +249,15 @@ def test_the_same_trial_has_the_same_numbers_in_another_store(store: Store, tmp_
     trial = plan_of(tiny(), store).tasks[1].trial
     one, other = (run_trial(trial, s, device=CPU)["history"] for s in (store, Store(tmp_path / "other")))
     assert one == other
+
+
+def test_the_rule_to_leave_out_an_equal_point_does_it(store: Store) -> None:
+    """Whatever its label is in YAML."""
+    grid = {"data.poison": {"a": "ops", "b, c: [d]": ["ops"]}, "data.ratio": [1.0], "seed": [0, 1]}
+    with pytest.raises(InputError, match="two points are the same trial") as error:
+        plan_of(tiny(grid=grid), store)
+    rule = yaml.safe_load(str(error.value).split("`")[1])
+    assert [task.point.labels["data.poison"] for task in plan_of(tiny(grid=grid, **rule), store).tasks] == [
+        "a",
+        "a",
+    ]
