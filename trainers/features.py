@@ -14,16 +14,22 @@ from trainers.images import Images
 from trainers.spec import InputError
 
 HOST = torch.device("cpu")
+PLANTED = 1000.0  # far outside of what a function after the layer, such as a clip, would leave as it is
 
 
 @torch.no_grad()
 def last_layer(model: nn.Module, images: Images, device: torch.device, *, wanted_by: str) -> nn.Linear:
     """The last linear layer in the forward pass of `model`, which is in eval mode. InputError, beginning with
-    `wanted_by`, unless its outputs are the logits."""
+    `wanted_by`, unless its outputs are the logits: whatever it gives out, of either sign, comes out."""
     seen: list[tuple[nn.Linear, Tensor]] = []
+
+    def planted(layer: nn.Linear, _: object, out: Tensor) -> Tensor:
+        seen.append((layer, torch.linspace(-PLANTED, PLANTED, out.numel()).to(out).view_as(out)))
+        return seen[-1][1]
+
     with ExitStack() as hooks:
         for layer in (m for m in model.modules() if isinstance(m, nn.Linear)):
-            hooks.enter_context(layer.register_forward_hook(lambda m, _, out: seen.append((m, out))))
+            hooks.enter_context(layer.register_forward_hook(planted))
         x, _ = next(iter(feed(images, 1, device)))
         logits = model(x)
     if not seen or seen[-1][1].shape != logits.shape or not torch.equal(seen[-1][1], logits):

@@ -93,10 +93,20 @@ def test_adapted_statistics_are_those_of_the_clean_images() -> None:
     assert not net[0].training
 
 
-@pytest.mark.parametrize(
-    "net", [nn.Sequential(nn.Flatten(), nn.Linear(192, 4), nn.ReLU()), nn.Flatten()], ids=str
-)
-def test_a_network_that_does_not_end_with_a_linear_layer_is_refused(net: nn.Module) -> None:
+@pytest.mark.parametrize("after", [nn.ReLU(), nn.Hardtanh(-9.0, 9.0), nn.Softmax(1)], ids=str)
+@pytest.mark.parametrize("bias", [-5.0, 0.0, 5.0])
+def test_a_network_that_does_not_end_with_a_linear_layer_is_refused(after: nn.Module, bias: float) -> None:
+    """Whatever the sign of the outputs for the image that it is tried with."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), after)
+    nn.init.constant_(net[1].bias, bias)
+    refused(net)
+
+
+def test_a_network_without_a_linear_layer_is_refused() -> None:
+    refused(nn.Flatten())
+
+
+def refused(net: nn.Module) -> None:
     with pytest.raises(
         InputError, match=r"^the probe .* replaces the last layer, and this network does not end"
     ):
