@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from tests.chaos.memory import ROOM, SPARE, taken, threshold, until
 from tests.chaos.yard import settled
 from tests.conftest import ROOT, finish, start
 from tests.orchestrator.sweeps import TRAIN, plan_of, tiny, write
+from trainers import Images
 
 pytestmark = [
     pytest.mark.slow,
@@ -355,13 +355,16 @@ def test_python_m_orchestrator_runs_the_command() -> None:
 
 
 def test_a_config_fault_stops_the_sweep_with_one_error(tmp_path: Path) -> None:
-    """That these weights are not finite is found only when a training begins from them."""
-    store, file = tmp_path / "store", tmp_path / "broken.pt"
-    train = TrainSpec.parse(TRAIN, "train")
-    weights = train.architecture.build(num_classes=10, shape=(3, 32, 32)).state_dict()
-    torch.save({name: torch.full_like(value, math.nan) for name, value in weights.items()}, file)
-    grid = {"train.start": {"fine": None, "wrong": {"kind": "weights", "path": str(file)}}, "seed": [0]}
-    sweep = tiny(base={"data": {"limit": 300}, "train": {**TRAIN, "epochs": 200}}, grid=grid)
+    """That a class has a single image, too few for the probe, is found only when a trial reads them."""
+    store, file = tmp_path / "store", tmp_path / "rare.pt"
+    x = torch.randint(256, (91, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Images(x, torch.arange(91) // 10, 10).save(file)
+    rare = {"kind": "tensors", "train": str(file), "test": str(file)}
+    sweep = tiny(
+        base={"data": {"limit": 300}, "train": {**TRAIN, "epochs": 200}},
+        grid={"data.source": {"fine": "digits", "wrong": rare}, "seed": [0]},
+        probes=[{"kind": "linear_separability", "share": 0.9}],
+    )
     code, out = finish(start("sweep", write(tmp_path, sweep), store=store))
     assert code == 2, out
     assert out.count("error:") == 1
