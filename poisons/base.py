@@ -118,6 +118,10 @@ class Poison(Plugin, family="poison", package="poisons.methods"):
         known in advance; none without a network."""
         return Work()
 
+    def shared_work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        """The part of `work` that trains the network `shared`, which is done once for all that use it."""
+        return Work()
+
     def check(self, clean: Extent) -> None:
         """InputError if it cannot be crafted from images of this extent. Called before the work starts."""
 

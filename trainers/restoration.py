@@ -8,18 +8,16 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from trainers.checkpoint import Checkpoint
 from trainers.families import Defense, Report
+from trainers.flops import Shape, Work
 from trainers.images import Images
 from trainers.spec import InputError
-
-if TYPE_CHECKING:
-    from trainers.flops import Shape, Work
 
 Origin = Literal["clean", "held_out"]
 
@@ -97,6 +95,10 @@ class Restoration(Defense):
     @abstractmethod
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         """The approximate work of restoring that many images, the training of the network included."""
+
+    def shared_work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        """The part of `work` that trains the network `shared`, which is done once for all that use it."""
+        return Work()
 
 
 def restore(defense: Defense, images: Images, context: RestorationContext) -> Images:

@@ -104,9 +104,10 @@ class Costs:
             self.known[name] = self.rates.seconds(work, trial.train)
         return self.known[name]
 
-    def data_seconds(self, spec: DataSpec) -> float:
-        """The time it takes to make a data set once the ones that it is made from are there."""
-        return START_SECONDS + self.crafts.seconds(spec, self.extents.of(spec), self.rates)
+    def data_seconds(self, spec: DataSpec, *, reused: bool = False) -> float:
+        """The time it takes to make a data set once the ones that it is made from are there; `reused` if its
+        network was trained for another one."""
+        return START_SECONDS + self.crafts.seconds(spec, self.extents.of(spec), self.rates, reused=reused)
 
 
 def read_run(record: Result, extents: Extents, kept: FlopsKept) -> Run | None:

@@ -42,26 +42,30 @@ class CraftRates:
                 found[group].append(seconds)
         return cls({group: statistics.median(seconds) for group, seconds in found.items()})
 
-    def seconds(self, spec: DataSpec, extent: Extent, rates: Rates) -> float:
-        """The time it takes to make a data set once the ones that it is made from are there."""
+    def seconds(self, spec: DataSpec, extent: Extent, rates: Rates, *, reused: bool = False) -> float:
+        """The time it takes to make a data set once the ones that it is made from are there; `reused` if its
+        network was trained for another one."""
         values = extent.images * math.prod(extent.shape)
-        for group in _groups(spec, rates.device):
-            if group in self.groups:
-                return values * self.groups[group]
+        computing, training = _computing(spec, extent, rates)
         opened = 0.0 if spec.parents else SOURCE_SECONDS
-        return opened + values * VALUE_SECONDS + _computing(spec, extent, rates)
+        estimated = opened + values * VALUE_SECONDS + computing
+        groups = (group for group in _groups(spec, rates.device) if group in self.groups)
+        whole = next((values * self.groups[group] for group in groups), estimated)
+        return whole * (1 - training / estimated) if reused else whole
 
 
-def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> float:
-    """The time to craft a data set's poison, or to restore its images."""
+def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> tuple[float, float]:
+    """The time to craft a data set's poison, or to restore its images; and the part of it in which a network
+    is trained that others can use."""
     method = _method(spec)
     if method is None:
-        return 0.0
+        return 0.0, 0.0
+    images, about = extent.images, {"shape": extent.shape, "num_classes": extent.num_classes}
     try:
-        work = method.work(extent.images, shape=extent.shape, num_classes=extent.num_classes)
+        work, training = method.work(images, **about), method.shared_work(images, **about)
     except Exception:  # noqa: BLE001  (a library may raise anything, and a cost is worth no failure)
-        work = Work()
-    return rates.seconds(work)
+        work = training = Work()
+    return rates.seconds(work), rates.seconds(training)
 
 
 def _method(spec: DataSpec) -> Poison | Restoration | None:

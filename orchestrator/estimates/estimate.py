@@ -113,7 +113,7 @@ def estimate_on_this_machine(
 
 def estimate(plan: Plan, costs: Costs, resources: Resources, *, sweeps: int = 1) -> Estimate:
     """The estimate of the missing part of a plan."""
-    data = {spec.name: costs.data_seconds(spec) for spec in plan.to_build}
+    data = _building(plan, costs)
     missing = {task.key: costs.task_seconds(task) for task in plan.missing}
     likely = _likely(plan, missing)
     trials = {task.key: missing[task.key] for task in likely}
@@ -122,6 +122,16 @@ def estimate(plan: Plan, costs: Costs, resources: Resources, *, sweeps: int = 1)
             trials[key] += COMPILE_SECONDS
     startup = sweeps * SWEEP_SECONDS if data or trials else 0.0
     return Estimate(plan, resources, data, trials, costs.rates.usual, costs.rates.origin, startup)
+
+
+def _building(plan: Plan, costs: Costs) -> dict[str, float]:
+    """Seconds of the missing data sets, by name. The first of those that share a network trains it, unless
+    one of them is there."""
+    trained, found = {spec.shares for spec in plan.data if spec.name in plan.ready} - {None}, {}
+    for spec in plan.to_build:
+        found[spec.name] = costs.data_seconds(spec, reused=spec.shares in trained)
+        trained |= {spec.shares} - {None}
+    return found
 
 
 def _compiling(tasks: Sequence[Task], slots: int) -> Iterator[str]:

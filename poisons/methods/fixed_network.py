@@ -156,10 +156,14 @@ class FixedNetworkNoise(Poison):
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         network = network_flops(self.surrogate.architecture, shape=shape, num_classes=num_classes)
-        training = trial_work(Trial(train=self.surrogate), network, train=images, test=min(500, images))
+        training = self.shared_work(images, shape=shape, num_classes=num_classes)
         gradients = self.steps * self.gradients()
         descent = Passes(forward=gradients, inputs=gradients)
         return training + over(images, self.batch_size, descent, network) * self.restarts
+
+    def shared_work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        network = network_flops(self.surrogate.architecture, shape=shape, num_classes=num_classes)
+        return trial_work(Trial(train=self.surrogate), network, train=images, test=min(500, images))
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Delta:
         """InputError if the surrogate learnt nothing; what its training raises."""

@@ -123,11 +123,18 @@ class Avatar(Restoration, kind="avatar"):
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         if not self.time:
             return Work()
-        network = flops_of(UNet(shape, width=self.width).to(META), shape)
+        denoising = over(images, self.denoiser_batch_size, Passes(forward=self.time), self._flops(shape))
+        return self.shared_work(images, shape=shape, num_classes=num_classes) + denoising
+
+    def shared_work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        if not self.time:
+            return Work()
         learnt = self.number if self.learns_from == "held_out" else images
-        size, step = self.denoiser_batch_size, Passes(forward=1, backward=1)
-        training = over(learnt, size, step, network) * self.denoiser_epochs
-        return training + over(images, size, Passes(forward=self.time), network)
+        step = Passes(forward=1, backward=1)
+        return over(learnt, self.denoiser_batch_size, step, self._flops(shape)) * self.denoiser_epochs
+
+    def _flops(self, shape: Shape) -> float:
+        return flops_of(UNet(shape, width=self.width).to(META), shape)
 
     def _denoised(self, diffusion: Diffusion, denoiser: nn.Module, images: Images, stages: Stages) -> Images:
         device, gen, done = stages.context.device, stages.generator(STAGE), []

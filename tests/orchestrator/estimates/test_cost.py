@@ -34,15 +34,17 @@ from orchestrator.planning.spec import RunSpec
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.locations import open_storage
 from orchestrator.storage.trial_spec import TrialSpec
-from poisons import DataSpec, Store
+from poisons import DataSpec, Poison, Store
 from poisons.sources.base import Extent
 from poisons.sources.digits import Digits
 from poisons.sources.torchvision_sets import Cifar10, Svhn
 from tests.conftest import CPU, Opsctl
 from tests.orchestrator.sweeps import plan_of, tiny, write
 from trainers import TrainSpec
+from trainers.families import Defense
 from trainers.flops import Work, network_flops, trial_work
 from trainers.gpu_profile import Speed
+from trainers.restoration import Restoration
 
 CORE = Resources(slots=2, gpus=0.0, cpus=1.0)
 
@@ -152,6 +154,51 @@ def test_crafting_time_grows_with_the_computation(store: Store) -> None:
     assert takes(generator={"kind": "resnet18", "width": 16}, steps=40) > 1.5 * plain
     assert takes(generator={"kind": "resnet18", "width": 16}, max_rounds=1) < plain
     assert takes() > 2 * plain
+
+
+TAP = {"kind": "tap", "surrogate": {"architecture": "lenet5", "epochs": 5}, "steps": 3}
+AVATAR = {"kind": "avatar", "width": 8, "time": 5, "denoiser_epochs": 2}
+SHARING = [
+    ({"data.poison": [TAP], "data.seed": [0, 1, 2]}, "a surrogate, whatever the seed"),
+    ({"data.poison": ["ops", "randpix", "clean"], "train.defense": [AVATAR]}, "a denoiser of clean images"),
+    ({"train.defense": [AVATAR, {**AVATAR, "time": 9}]}, "a denoiser, however much noise it takes away"),
+]
+
+
+@pytest.mark.parametrize(("grid", "what"), SHARING, ids=[what for _, what in SHARING])
+def test_a_network_that_several_data_sets_share_is_trained_once(
+    grid: dict[str, list[Any]], what: str, store: Store
+) -> None:
+    plan, costs = plan_of(tiny(grid=grid), store), Costs.given(store, 1.0)
+    found = estimate(plan, costs, Resources(1, 0.0, 1.0)).data
+    sharing = [spec for spec in plan.to_build if spec.shares]
+    method = sharing[0].restoration or sharing[0].poison[0]
+    training = costs.rates.seconds(method.shared_work(60, shape=(3, 32, 32), num_classes=10))
+    saved = [costs.data_seconds(spec) - found[spec.name] for spec in sharing]
+    assert saved == pytest.approx([0.0] + [training] * (len(sharing) - 1))
+    assert len(sharing) > 1
+    assert training > 0
+
+
+def test_a_network_that_a_built_data_set_shares_is_there(store: Store) -> None:
+    both = tiny(grid={"data.poison": [TAP], "data.seed": [0, 1]})
+    one, costs = Resources(1, 0.0, 1.0), Costs.given(store, 1.0)
+    before = plan_of(both, store)
+    first, second = (spec for spec in before.to_build if spec.shares)
+    store.ensure(first)
+    assert estimate(plan_of(both, store), costs, one).data[second.name] == pytest.approx(
+        estimate(before, costs, one).data[second.name]
+    )
+
+
+def test_every_method_that_shares_a_network_says_what_its_training_takes() -> None:
+    images, about = 500, {"shape": (3, 32, 32), "num_classes": 10}
+    restoring = [member for member in Defense.registry.values() if issubclass(member, Restoration)]
+    assert restoring
+    for member in (*Poison.registry.values(), *restoring):
+        method = member.parse(member.smoke, "test")
+        work, training = method.work(images, **about).flops, method.shared_work(images, **about).flops
+        assert (0 < training < work) if method.shared else training == 0, member.kind
 
 
 def test_extents_are_known_before_a_data_set_is_built(store: Store) -> None:
