@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from orchestrator.estimates.rates import Rates
@@ -60,12 +60,14 @@ def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> tuple[float, flo
     method = _method(spec)
     if method is None:
         return 0.0, 0.0
-    images, about = extent.images, {"shape": extent.shape, "num_classes": extent.num_classes}
+
+    def seconds(of: Callable[..., Work]) -> float:
+        return rates.seconds(of(extent.images, shape=extent.shape, num_classes=extent.num_classes))
+
     try:
-        work, training = method.work(images, **about), method.shared_work(images, **about)
+        return seconds(method.work), seconds(method.shared_work)
     except Exception:  # noqa: BLE001  (a library may raise anything, and a cost is worth no failure)
-        work = training = Work()
-    return rates.seconds(work), rates.seconds(training)
+        return 0.0, 0.0
 
 
 def _method(spec: DataSpec) -> Poison | Restoration | None:

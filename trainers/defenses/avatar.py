@@ -11,7 +11,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from trainers.diffusion import Curve, Diffusion
 from trainers.families import Passes
-from trainers.flops import Work, flops_of, over
+from trainers.flops import Flops, Work, flops_of, over
 from trainers.generative import Recipe, Stages
 from trainers.images import Extent, Images, nearest_levels, to_float
 from trainers.meta import META, Shape
@@ -133,7 +133,7 @@ class Avatar(Restoration, kind="avatar"):
         step = Passes(forward=1, backward=1)
         return over(learnt, self.denoiser_batch_size, step, self._flops(shape)) * self.denoiser_epochs
 
-    def _flops(self, shape: Shape) -> float:
+    def _flops(self, shape: Shape) -> Flops:
         return flops_of(UNet(shape, width=self.width).to(META), shape)
 
     def _denoised(self, diffusion: Diffusion, denoiser: nn.Module, images: Images, stages: Stages) -> Images:
