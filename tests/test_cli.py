@@ -203,6 +203,19 @@ def test_kinds_lists_every_member_with_its_fields(opsctl: Opsctl) -> None:
     )
 
 
+def test_kinds_says_what_a_poison_needs_and_costs(opsctl: Opsctl) -> None:
+    _, out, _ = opsctl("kinds", "poison")
+    members = Plugin.families["poison"].registry.values()
+    assert " ".join(out.split()).count("Needs") == len(members)
+    for kind in ("em", "rem", "mi_ue", "tap", "sep"):
+        _, page, _ = opsctl("kinds", "poison", kind)
+        assert re.search(r"Needs [a-z ]+; bound: .* epochs of a ResNet-18", " ".join(page.split()))
+    for kind in ("ops", "cuda", "random_noise"):
+        _, page, _ = opsctl("kinds", "poison", kind)
+        assert "Needs no network; bound: " in page
+        assert "epochs" not in page
+
+
 def test_kinds_says_what_a_defense_needs_and_costs(opsctl: Opsctl) -> None:
     defenses = Plugin.families["defense"].registry
     _, out, _ = opsctl("kinds", "defense")
@@ -210,6 +223,12 @@ def test_kinds_says_what_a_defense_needs_and_costs(opsctl: Opsctl) -> None:
     for kind, words in (("pgd_at", "a step costs 7.7 plain ones"), ("coin", "adds no passes")):
         _, page, _ = opsctl("kinds", "defense", kind)
         assert f"Needs no clean images; {words}." in page
+    _, page, _ = opsctl("kinds", "defense", "chain")
+    assert "Needs what its parts need." in page
+    _, page, _ = opsctl("kinds", "defense", "avatar")
+    assert "computes as much as 331 epochs of a ResNet-18, 284 of them once for all data sets." in " ".join(
+        page.split()
+    )
     table = (ROOT / "docs" / "defenses.md").read_text()
     assert [kind for kind in defenses if f"`{kind}`" not in table] == []
 

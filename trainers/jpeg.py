@@ -7,6 +7,7 @@ left out. All arithmetic is on int32.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Literal
 
 import torch
@@ -55,8 +56,10 @@ def jpeg(x: Tensor, quality: int, subsampling: Subsampling = "4:2:0") -> Tensor:
     return _to_rgb(luma, *colours).to(torch.uint8)
 
 
+@cache
 def _table(base: tuple[tuple[int, ...], ...], quality: int, device: torch.device) -> Tensor:
-    """The quantisation table of a quality, 8,8."""
+    """The quantisation table of a quality, 8,8, not to be written to. Copied to the device once, since a copy
+    makes the host wait."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
     rows = [[min(255, max(1, (value * percent + 50) // 100)) for value in row] for row in base]
     return torch.tensor(rows, dtype=torch.int32, device=device)

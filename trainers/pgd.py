@@ -126,8 +126,8 @@ def step_size(budget: Budget, steps: int, step: Fraction | None) -> float:
 
 
 class Frozen:
-    """A context in which `model` is in eval mode (in train mode if `training`) and its weights require no
-    gradient. Both are restored afterwards."""
+    """A context in which `model` is in eval mode and its weights require no gradient. Both are restored
+    afterwards. If `training`, the mode stays as it is: train mode, unless only the last layer is trained."""
 
     def __init__(self, model: nn.Module, *, training: bool = False) -> None:
         self.model, self.training = model, training
@@ -135,7 +135,7 @@ class Frozen:
     def __enter__(self) -> None:
         self.before = self.model.training
         self.wanted = [p for p in self.model.parameters() if p.requires_grad]
-        self.model.train(self.training)
+        self.model.train(self.training and self.before)
         for p in self.wanted:
             p.requires_grad_(False)
 

@@ -36,13 +36,13 @@ class Finding:
 @dataclass(frozen=True)
 class Subject:
     """The input of a probe. `model` is the trained network, on `device`, in eval mode, with weights that
-    require no gradient, without a defense's purification of inputs; `initial()` rebuilds it as it was before
-    the first step. `train` are the images that it was trained on, as its defense prepared them, `test` those
-    that it was tested on, and `sets` the probe's own, by name and on any device. `watched` holds the row that
-    the probe's `watch` returned for each epoch."""
+    require no gradient, without a defense's purification of inputs; `untrained()` is such a network with
+    random weights, whatever the training began from. `train` are the images that it was trained on, as its
+    defense prepared them, `test` those that it was tested on, and `sets` the probe's own, by name and on any
+    device. `watched` holds the row that the probe's `watch` returned for each epoch."""
 
     model: nn.Module
-    initial: Callable[[], nn.Module]
+    untrained: Callable[[], nn.Module]
     spec: TrainSpec
     train: Images
     test: Images

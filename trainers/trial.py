@@ -80,8 +80,7 @@ class Trial(Spec):
         """The trained network and its record, as JSON types. `report` receives each epoch's row. With
         `probe_runs` the record also has their findings, as `run_probes` returns them, under `findings`;
         nothing else in it changes. `restored` says that the restoration of the defense has restored `train`
-        already; `kept` gives the weights of other
-        trials, which the start may name.
+        already; `kept` gives the weights of other trials, which the start may name.
 
         Raises what `fit` does, and InputError if the images, or the probes' sets, do not belong together.
         """
@@ -103,7 +102,6 @@ class Trial(Spec):
             device=device,
             history=trained.history,
             watched=trained.watched,
-            kept=kept,
         )
         return trained.model, record | ({"findings": found} if probe_runs else {})
 
@@ -190,15 +188,13 @@ class Trial(Spec):
         device: torch.device,
         history: Sequence[Row],
         watched: Mapping[str, Sequence[Row]] | None = None,
-        kept: Kept | None = None,
     ) -> dict[str, Any]:
         """The findings of each probe on this trial's trained network, which is on `device`, as JSON types by
         name: `metrics`, `curves`, `fields`, and the `seconds` that it took.
 
         `train` are the images that it was trained on, `Trained.images`. `history` is that of the training;
-        `watched` holds, by probe key, the rows of probes that watch. A
-        network loaded from a file has no such rows, so a probe that watches is an InputError there. `start`
-        are the initial weights (default: those of the spec).
+        `watched` holds, by probe key, the rows of probes that watch. A network loaded from a file has no such
+        rows, so a probe that watches is an InputError there.
         """
         check_probes(probe_runs, test)
         watched, test = watched or {}, test.subset(self.evaluation.limit)
@@ -218,7 +214,7 @@ class Trial(Spec):
             for run in probe_runs:
                 subject = Subject(
                     model=model,
-                    initial=lambda: self._initial(test, device, kept),
+                    untrained=lambda: self._untrained(test, device),
                     spec=self.train,
                     train=train,
                     test=test,
@@ -256,8 +252,17 @@ class Trial(Spec):
         network = self.train.network(num_classes=like.num_classes, shape=like.shape, seed=self.seed)
         if (start := initial_weights(self.train, like, kept)) is not None:
             begin_from(start, network, head=head_of(network, like), source="start")
-        network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return network.eval()
+        return _ready(network, device)
+
+    def _untrained(self, like: Images, device: torch.device) -> nn.Module:
+        """The network with the random weights of this seed, whatever it starts from, in eval mode."""
+        network = self.train.network(num_classes=like.num_classes, shape=like.shape, seed=self.seed)
+        return _ready(network, device)
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.eval()
 
 
 class ComputedOn(TypedDict):

@@ -12,12 +12,15 @@ from rich.text import Text
 
 from orchestrator.cli.field_words import PARTS, accepted, as_yaml, default
 from poisons import Poison
-from trainers import InputError, Plugin, Spec
+from trainers import InputError, Plugin, Spec, TrainSpec
 from trainers.descriptions import descriptions
-from trainers.families import Architecture, Defense
+from trainers.families import Architecture, Defense, Passes
+from trainers.flops import network_flops, over
+from trainers.restoration import Restoration
 from trainers.spec import nearest, plain
 
 IN_TABLE = ("data", "train", "evaluation", "run", "report")  # the parts in the overview table
+IMAGES, SHAPE, CLASSES = 50_000, (3, 32, 32), 10  # CIFAR-10, for which costs are stated
 RECIPE = "From the recipe of its paper, in place of the default in `opsctl kinds train`."
 
 
@@ -56,18 +59,41 @@ def _family(name: str) -> Table:
 
 
 def _terms(member: type[Spec]) -> str:
-    """What a poison or a defense needs; then the bound of the poison and where it was published, or what a
-    step of the defense costs by default."""
+    """What a poison or a defense needs; then the bound of the poison and where it was published; and what
+    either costs by default."""
     if issubclass(member, Poison):
         published = f" ({member.published})" if member.published else ""
-        return f"Needs {member.needs}; bound: {member.bound}{published}."
+        return f"Needs {member.needs}; bound: {member.bound}{published}.{_computing('Crafting', member)}"
     if not issubclass(member, Defense):
         return ""
     needs = f"Needs {member.needs}"
-    if any(field.is_required() for field in member.model_fields.values()):
+    if not _has_defaults(member):
         return f"{needs}."
     cost = member().passes.relative
-    return f"{needs}; " + (f"a step costs {cost:.2g} plain ones." if cost > 1 else "adds no passes.")
+    step = f"a step costs {cost:.2g} plain ones" if cost > 1 else "adds no passes"
+    restoring = _computing("Restoring", member) if issubclass(member, Restoration) else ""
+    return f"{needs}; {step}.{restoring}"
+
+
+def _computing(doing: str, member: type[Poison] | type[Restoration]) -> str:
+    """What a method computes by default, as a sentence; empty if that is next to nothing, or unknown."""
+    if not _has_defaults(member):
+        return ""
+    network = network_flops(Architecture.parse("resnet18", "a default"), shape=SHAPE, num_classes=CLASSES)
+    epoch = over(IMAGES, TrainSpec().batch_size, Passes(forward=1, backward=1), network)
+    method = member()
+    epochs, training = (
+        of(IMAGES, shape=SHAPE, num_classes=CLASSES).flops / epoch.flops
+        for of in (method.work, method.shared_work)
+    )
+    if epochs < 1:
+        return ""
+    once = f", {training:.0f} of them once for all data sets" if training else ""
+    return f" {doing} all of CIFAR-10 computes as much as {epochs:,.0f} epochs of a ResNet-18{once}."
+
+
+def _has_defaults(member: type[Spec]) -> bool:
+    return not any(field.is_required() for field in member.model_fields.values())
 
 
 def _sweep_file() -> Table:
@@ -106,8 +132,7 @@ def _described(values: str, meaning: str) -> Text:
 
 def _recipe(spec: type[Spec]) -> dict[str, object]:
     """The fields of `train` for which an architecture has defaults of its own."""
-    has_defaults = not any(field.is_required() for field in spec.model_fields.values())
-    return spec().recipe() if issubclass(spec, Architecture) and has_defaults else {}
+    return spec().recipe() if issubclass(spec, Architecture) and _has_defaults(spec) else {}
 
 
 def _fields(member: type[Spec]) -> Iterator[str]:

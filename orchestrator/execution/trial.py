@@ -214,7 +214,6 @@ class _Runner:
             device=self.device,
             history=trained.history,
             watched=trained.watched,
-            kept=partial(final_weights, self.store),
         )
         sets = {name: spec.name for name, spec in planned.sets.items()}
         record = {"look": planned.name, "probe": plain(planned.probe), "sets": sets, "of": origin}

@@ -21,7 +21,7 @@ def subject(
     begun = copy.deepcopy(model)
     return Subject(
         model=model.eval(),
-        initial=lambda: copy.deepcopy(begun),
+        untrained=lambda: copy.deepcopy(begun).eval(),
         spec=TrainSpec(),
         train=train,
         test=test or train,

@@ -109,7 +109,8 @@ def test_every_image_has_its_own_draw(member: type[Augmentation]) -> None:
 
 
 class NoWaiting(TorchDispatchMode):
-    """Fails at what makes the host wait for the device: a value read, or a shape that depends on values."""
+    """Fails at what makes the host wait for the device: a value read, a shape that depends on values, or
+    numbers copied there."""
 
     WAITS = (
         "_local_scalar_dense",
@@ -120,6 +121,7 @@ class NoWaiting(TorchDispatchMode):
         "unique",
         "bincount",
         "item",
+        "lift_fresh",  # torch.tensor, Tensor.new_tensor
     )
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None) -> Any:
@@ -147,7 +149,14 @@ def test_no_augmentation_synchronises_the_host(
 def test_the_detector_notices_a_synchronisation() -> None:
     x = torch.rand(3)
     with NoWaiting():
-        for waits in (lambda: x[0].item(), lambda: x[x > 0.5], lambda: x.nonzero(), lambda: bool(x[0] > 0)):
+        for waits in (
+            lambda: x[0].item(),
+            lambda: x[x > 0.5],
+            lambda: x.nonzero(),
+            lambda: bool(x[0] > 0),
+            lambda: torch.tensor([1.0]),
+            lambda: x.new_tensor([1.0]),
+        ):
             with pytest.raises(AssertionError):
                 waits()
 

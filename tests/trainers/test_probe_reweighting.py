@@ -67,7 +67,7 @@ def test_random_features_are_a_control() -> None:
     useless = nn.Sequential(nn.Flatten(), nn.Threshold(9.0, 0.0), nn.Linear(16, 2))
     given = {"clean": bright(60, seed=2)}
     found = DeepFeatureReweighting().run(
-        type(trained)(**{**vars(trained), "initial": lambda: copy.deepcopy(useless), "sets": given})
+        type(trained)(**{**vars(trained), "untrained": lambda: copy.deepcopy(useless).eval(), "sets": given})
     )
     assert found.metrics["acc"] == 1.0
     assert found.metrics["random_acc"] == 0.5

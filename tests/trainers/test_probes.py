@@ -226,7 +226,7 @@ def test_a_checkpoint_with_extra_watched_rows_is_resumed(images: Images, tmp_pat
 
 
 def subject(model: nn.Module, images: Images, **changes: Any) -> Subject:
-    given: dict[str, Any] = {"model": model.eval(), "initial": lambda: model, "spec": TRIAL.train}
+    given: dict[str, Any] = {"model": model.eval(), "untrained": lambda: model, "spec": TRIAL.train}
     given |= {"train": images, "test": images, "sets": {}, "history": [], "watched": [], "seed": 0}
     return Subject(**{**given, "device": CPU, **changes})
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from trainers.defenses.adversarial_augmentation import AdversarialAugmentation
 from trainers.defenses.chain import Chain
 from trainers.defenses.coin import Coin, interpolated
 from trainers.defenses.dat import Dat, filtered
+from trainers.defenses.eclipse import Eclipse
 from trainers.defenses.erm import Erm
 from trainers.defenses.rsk_ff import RskFf, sharpened
 from trainers.defenses.ueraser import Ueraser
@@ -134,8 +137,10 @@ def test_the_filter_keeps_nine_of_thirty_frequencies() -> None:
     assert ranks.unique().tolist() == [9]
 
 
-@pytest.mark.parametrize("defense", [Coin(), RskFf(), RskFf(sharpen="fixed"), RskFf(sharpen=None)], ids=str)
-def test_neither_makes_the_host_wait_or_changes_the_batch(defense: Defense) -> None:
+@pytest.mark.parametrize(
+    "defense", [Coin(), RskFf(), RskFf(sharpen="fixed"), RskFf(sharpen=None), Eclipse()], ids=str
+)
+def test_none_makes_the_host_wait_or_changes_the_batch(defense: Defense) -> None:
     x = images_(8, 3, 16, 16)
     before = x.clone()
     first = perturbed(defense, x)
@@ -165,7 +170,8 @@ def test_autocast_changes_nothing(defense: str, images: Images) -> None:
         (["jpeg", "jpeg"], "jpeg is in the chain twice; leave one out"),
         (["pgd_at", "trades"], "pgd_at and trades each decide what a step minimises: use one of them"),
         ([{"kind": "ueraser", "draws": 1}, "trades"], "ueraser and trades each decide what a step minimises"),
-        (["orthogonal_projection", "pgd_at"], "orthogonal_projection leaves values outside .0, 1., which pgd_at does not take"),
+        (["orthogonal_projection", "pgd_at"], "orthogonal_projection .* leaves values outside .0, 1., which pgd_at does not take: use one of them"),
+        (["orthogonal_projection", "jpeg"], "orthogonal_projection leaves values outside .0, 1., .*: write orthogonal_projection last"),
         ("rsk_ff", r"rsk_ff crops at random by itself: write augmentations: \[\{kind: flip_crop, pad: 0\}\]"),
         (["jpeg", "rsk_ff"], "rsk_ff crops at random by itself"),
         (["pgd_at", "jpeg"], "jpeg changes the images before the training: write it before pgd_at"),
@@ -180,6 +186,25 @@ def test_what_makes_no_sense_is_refused(data: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         TrainSpec.parse({"defense": data}, "sweep.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_advice_about_the_order_of_a_chain_works() -> None:
+    """Any two defenses can be combined in one order at least, or the error says that they cannot."""
+    members = {
+        kind: member.smoke for kind, member in Defense.registry.items() if kind not in ("erm", "chain")
+    }
+    alone = "use one of them|each decide what a step minimises|each train a network"
+    refused: dict[tuple[str, str], str] = {}
+    for pair in itertools.permutations(members, 2):
+        try:
+            parts = [{"kind": kind, **members[kind]} for kind in pair]
+            TrainSpec.parse({"defense": parts, "augmentations": []}, "test")
+        except InputError as error:
+            refused[pair] = str(error)
+    for (one, other), why in refused.items():
+        assert ((other, one) in refused) == bool(re.search(alone, why)), why
+    assert "coin would change what pgd_at makes of a batch: write pgd_at last" in refused["pgd_at", "coin"]
+    assert "use one of them" in refused["coin", "orthogonal_projection"]
 
 
 def test_a_list_of_one_is_that_one_and_a_chain_survives_a_round_trip() -> None:

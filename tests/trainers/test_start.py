@@ -97,10 +97,23 @@ def test_only_the_last_layer_is_trained(images: Images, tmp_path: Path) -> None:
     assert moved == {f"{head}.weight", f"{head}.bias"}  # running statistics stay as well
 
 
-def test_adversarial_training_of_the_last_layer(images: Images, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "defense",
+    [
+        {"kind": "pgd_at", "steps": 1},
+        {"kind": "pgd_at", "steps": 1, "mode": "train"},
+        {"kind": "fast_at", "mode": "train"},
+        {"kind": "dat", "steps": 1},
+        {"kind": "trades", "steps": 1},
+        {"kind": "ueraser", "draws": 2},
+    ],
+    ids=str,
+)
+def test_defenses_train_the_last_layer_alone(defense: dict[str, Any], images: Images, tmp_path: Path) -> None:
+    """Running statistics stay, too."""
     file, model = tmp_path / "weights.pt", network(7)
     torch.save(model.state_dict(), file)
-    settings = {**RESNET, "defense": {"kind": "pgd_at", "steps": 1}, "ema": 0.5}
+    settings = {**RESNET, "defense": defense, "ema": 0.5}
     found = TrainSpec.parse(
         {**settings, "start": {"kind": "weights", "path": str(file), "layers": "last"}}, "test"
     )

@@ -25,6 +25,7 @@ class Chain(Defense, kind="chain"):
     of them attacks the network or changes the loss.
     """
 
+    needs: ClassVar[str] = "what its parts need"
     smoke: ClassVar[dict[str, Any]] = {"parts": ["jpeg", {"kind": "pgd_at", "steps": 1}]}
     parts: tuple[Defense, ...]
     """The defenses, in order."""
@@ -43,7 +44,7 @@ class Chain(Defense, kind="chain"):
         if len(several := restorations(self.parts)) > 1:
             names = " and ".join(one.kind for one in several)
             raise ValueError(f"{names} each train a network to restore the images: use one of them")
-        deciding = [part.kind for part in self.parts if part.passes != PLAIN or has_loss(part)]
+        deciding = [part.kind for part in self.parts if decides(part)]
         if len(deciding) > 1:
             raise ValueError(f"{' and '.join(deciding)} each decide what a step minimises: use one of them")
         return self
@@ -51,15 +52,8 @@ class Chain(Defense, kind="chain"):
     @model_validator(mode="after")
     def _in_order(self) -> Chain:
         for before, after in pairwise(self.parts):
-            if not before.whole_levels:
-                raise ValueError(
-                    f"{before.kind} leaves values outside [0, 1], which {after.kind} does not take: write "
-                    f"{before.kind} last"
-                )
-            if stage(after) < stage(before):
-                raise ValueError(
-                    f"{after.kind} changes the images before the training: write it before {before.kind}"
-                )
+            if why := conflict(before, after):
+                raise ValueError(why)
         return self
 
     @property
@@ -116,6 +110,31 @@ def stage(part: Defense) -> int:
     if part.restoration is not None:
         return 0
     return 2 if type(part).prepare is Defense.prepare else 1
+
+
+def conflict(before: Defense, after: Defense) -> str | None:
+    """Why one defense cannot come right before another; None if it can."""
+    for one, other in ((before, after), (after, before)):
+        if not one.whole_levels and stage(other) == 2:
+            return (
+                f"{one.kind} changes the images before the training, and leaves values outside [0, 1], which "
+                f"{other.kind} does not take: use one of them"
+            )
+    if not before.whole_levels:
+        return (
+            f"{before.kind} leaves values outside [0, 1], which {after.kind} does not take: write "
+            f"{before.kind} last"
+        )
+    if stage(after) < stage(before):
+        return f"{after.kind} changes the images before the training: write it before {before.kind}"
+    if decides(before):
+        return f"{after.kind} would change what {before.kind} makes of a batch: write {before.kind} last"
+    return None
+
+
+def decides(part: Defense) -> bool:
+    """Whether it attacks the network, or changes the loss."""
+    return part.passes != PLAIN or has_loss(part)
 
 
 def has_loss(part: Defense) -> bool:

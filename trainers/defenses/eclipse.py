@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from trainers.defenses.avatar import Avatar
 from trainers.diffusion import Curve
 from trainers.images import Extent
+from trainers.operations import constant
 from trainers.spec import InputError
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 class Eclipse(Avatar, kind="eclipse"):
@@ -55,7 +58,8 @@ class Eclipse(Avatar, kind="eclipse"):
 
     def perturb(self, model: nn.Module, x: Tensor, y: Tensor, gen: torch.Generator) -> Tensor:
         chosen = torch.rand((len(x), 1, 1, 1), generator=gen, device=x.device) < self.grey
-        luma = x.new_tensor((0.299, 0.587, 0.114) if x.shape[1] == 3 else (1.0,)).view(1, -1, 1, 1)
+        weights = LUMA if x.shape[1] == 3 else (1.0,)
+        luma = constant(weights, x.device, x.dtype).view(1, -1, 1, 1)
         grey = (x * luma).sum(1, keepdim=True).expand_as(x)
         noise = torch.randn(x.shape, generator=gen, device=x.device)
         return (torch.where(chosen, grey, x) + self.std * noise).clamp(0, 1)

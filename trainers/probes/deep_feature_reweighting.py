@@ -23,13 +23,13 @@ from trainers.probe_view import PERCENT, ProbeView
 from trainers.softmax_regression import regression_work, softmax_regression
 
 
-class DeepFeatureReweighting(Probe, kind="deep_feature_reweighting"):
+class DeepFeatureReweighting(Probe, kind="deep_feature_reweighting", version=2):
     """Fits the last layer anew to clean images, and tests the network with it.
 
     The set `clean` holds the clean images: `sets: {clean: {poison: clean, limit: 5000}}`. Metrics are the
     accuracies on the test images: `acc` with the network as it is; `adapted_acc` after BatchNorm's running
-    statistics have been replaced by those of the clean images; `random_acc` of the network before training,
-    as a control. Costs four passes over the clean images and three over the test images.
+    statistics have been replaced by those of the clean images; `random_acc` with random weights, as a
+    control. Costs four passes over the clean images and three over the test images.
 
     The layer is fitted from zero to images without augmentation, with the network in eval mode. The published
     code goes on from the trained layer, with augmentation and in train mode, which adapts BatchNorm in
@@ -64,7 +64,7 @@ class DeepFeatureReweighting(Probe, kind="deep_feature_reweighting"):
         networks = {
             "acc": copy.deepcopy(subject.model),
             "adapted_acc": adapted(copy.deepcopy(subject.model), clean, subject.device),
-            "random_acc": subject.initial().to(subject.device).eval(),
+            "random_acc": subject.untrained(),
         }
         return Finding({name: self._refitted(net, subject, clean) for name, net in networks.items()})
 
