@@ -13,7 +13,7 @@ from trainers.spec import Step
 
 
 class FastAt(Defense, kind="fast_at"):
-    """Trains on adversarial inputs from one step, at a sixth of the cost of ten-step PGD.
+    """Trains on adversarial inputs from one step, at a fifth of the cost of ten-step PGD.
 
     Long trainings at a high learning rate may overfit to the single step and suddenly lose all robustness:
     evaluate with `pgd`.

@@ -22,8 +22,8 @@ class Ueraser(WorstVersion, kind="ueraser"):
     """Augments each image several times, and minimises the largest loss of its versions.
 
     Each version has a plasma brightness, a plasma contrast and a shuffle of the channels, each half of the
-    time, then TrivialAugment. Published as `-lite` (draws: 1), with a share of 0.25 and as `-max` (the
-    default here).
+    time, then TrivialAugment. Published as `-lite` (draws: 1), with a share of 0.3 (0.25 in APBench) and
+    as `-max` (the default here).
     """
 
     probability: Annotated[float, Field(gt=0, le=1)] = 0.5

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.spec import SweepSpec
 from orchestrator.storage.trial_spec import TrialSpec
 from poisons import Store
-from trainers import InputError
+from trainers import Images, InputError
 
 TINY = {"kind": "d_vae", "width": 4, "latent": 8, "vae_epochs": 1}
 
@@ -69,6 +71,7 @@ def test_restored_by_follows_from_the_defense(store: Store) -> None:
         ({"kind": "avatar"}, {"source": {"kind": "digits", "size": 10}}, r"sides must be multiples of 4; found 10x10"),
         (TINY, {"source": {"kind": "digits", "size": 9}}, r"must be even; found 9x9"),
         ([TINY, "avatar"], {}, r"d_vae and avatar each train a network to restore the images: use one of them"),
+        ("orthogonal_projection", {"source": {"kind": "digits", "size": 1}}, r"removes a direction for each of 10 classes, and these images have only 3 values"),
         (["jpeg", TINY], {}, r"d_vae changes the images before the training: write it before jpeg"),
     ],
 )  # fmt: skip
@@ -77,6 +80,17 @@ def test_what_cannot_be_restored_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         make_plan(sweep({"D": defense}, **data), store, "sweep.yaml")
+
+
+def test_plans_refuse_jpeg_on_images_of_two_channels(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "two.pt"
+    x = torch.zeros((60, 2, 16, 16), dtype=torch.uint8)
+    Images(x, torch.arange(60) % 10, 10).save(file)
+    source = {"kind": "tensors", "train": str(file), "test": str(file)}
+    with pytest.raises(
+        InputError, match="jpeg is for grey or RGB images; these have 2 channels: leave it out"
+    ):
+        make_plan(sweep({"JPEG": "jpeg"}, source=source), store, "sweep.yaml")
 
 
 def test_enough_held_out_images_are_accepted(store: Store) -> None:
