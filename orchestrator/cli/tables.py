@@ -15,6 +15,7 @@ from orchestrator import report
 from orchestrator.cli import terminal
 from orchestrator.monitoring.driver_status import Building, Running, elapsed
 from orchestrator.report import lines
+from orchestrator.report.colours import mixed
 from orchestrator.report.wording import number
 from trainers.probe_view import PERCENT
 from trainers.redaction import shown
@@ -55,9 +56,12 @@ def rich_table(table: report.Table) -> RichTable:
 
 
 def _cell(table: report.Table, row: str, column: str) -> Text:
-    """Our result, and on a second line the published figure, coloured by whether it agrees."""
-    style = "bold" if row in table.best(column) else ""
-    cell, shown = table.cells.get((row, column)), Text(report.text(table, row, column), style)
+    """Our result, in a matrix on a colour, in bold if it is the best of its column; on a second line the
+    published figure, coloured by whether it agrees."""
+    share = table.shade(row, column)
+    style = "" if share is None else f"black on #{mixed(share)}"
+    cell, shown = table.cells.get((row, column)), Text()
+    shown.append(report.text(table, row, column), f"bold {style}" if row in table.best(column) else style)
     if cell is not None and cell.published is not None:
         shown.append("\n" + report.published(cell), COLOURS[cell.within])
     return shown

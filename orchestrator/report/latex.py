@@ -1,6 +1,7 @@
 """A report as LaTeX: booktabs tables, with published figures on a line of their own below ours.
 
-The document needs `\\usepackage{booktabs}` and an engine that reads UTF-8.
+The document needs `\\usepackage{booktabs}`, for a table with a summary `\\usepackage[table]{xcolor}` too, and
+an engine that reads UTF-8.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 
 from orchestrator.report import lines
+from orchestrator.report.colours import mixed
 from orchestrator.report.comparison import Comparison, Difference
 from orchestrator.report.sheet import Sheet
 from orchestrator.report.table import Cell, Table
@@ -64,13 +66,19 @@ def table_latex(table: Table) -> str:
     return _float(f"{table.question} {details}.", label, head, body)
 
 
-class _Best(str):
-    """The best value of a column."""
+class _Marked(str):
+    """The value of a matrix, in bold if it is the `best` of its column, on a colour."""
+
+    best: bool
+    colour: str
 
 
 def _value(table: Table, row: str, column: str) -> str:
-    value = text(table, row, column)
-    return _Best(value) if row in table.best(column) else value
+    value, share = _Marked(text(table, row, column)), table.shade(row, column)
+    if share is None:
+        return str(value)
+    value.best, value.colour = row in table.best(column), mixed(share)
+    return value
 
 
 def escaped(words: str) -> str:
@@ -105,9 +113,14 @@ def _row(cells: list[str]) -> str:
     parsing it as an option of the line before."""
     texts = [escaped(re.sub(r"(?<!\w)-(?=\d)", "−", cell)) for cell in cells]
     texts = [
-        rf"\textbf{{{t}}}" if isinstance(cell, _Best) else t for t, cell in zip(texts, cells, strict=True)
+        _marked(t, cell) if isinstance(cell, _Marked) else t for t, cell in zip(texts, cells, strict=True)
     ]
     return " & ".join(f"{{{cell}}}" if cell.startswith(("[", "*")) else cell for cell in texts) + r" \\"
+
+
+def _marked(value: str, cell: _Marked) -> str:
+    shown = rf"\textbf{{{value}}}" if cell.best else value
+    return rf"\cellcolor[HTML]{{{cell.colour}}}{shown}"
 
 
 def _published(cell: Cell | None) -> str:

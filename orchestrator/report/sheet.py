@@ -104,7 +104,7 @@ def _reference(status: SweepStatus, file: Path, *, strict: bool) -> tuple[Refere
 def table_as_json(table: Table) -> dict[str, Any]:
     """A table as plain data for JSON, with its cells in the order of the grid."""
     names = ("name", "question", "metric", "row_axes", "column_axis", "rows", "columns", "probe", "summary")
-    record: dict[str, Any] = {name: getattr(table, name) for name in names}
+    record: dict[str, Any] = {name: getattr(table, name) for name in (*names, "colours")}
     reference = None
     if table.reference is not None:
         reference = {name: getattr(table.reference, name) for name in ("name", "source", "metric")}

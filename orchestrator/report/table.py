@@ -4,13 +4,14 @@ Every number is as it was measured: a fraction for an accuracy."""
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 from orchestrator.monitoring.sweep_status import SweepStatus
 from orchestrator.planning.snapshot import METRIC, SUMMARY, Entry, Snapshot
+from orchestrator.report.colours import Ends, shade
 from orchestrator.report.reference import Published, Reference
 from orchestrator.report.statistics import bootstrap_interval
 from trainers.probe_view import PERCENT, Unit
@@ -96,6 +97,7 @@ class Table:
     reference: Reference | None = None
     probe: str | None = None
     summary: tuple[str, ...] = ()  # the columns over which the last two are formed, if there are any
+    colours: Ends | None = None  # the means at the ends of the colours of a table with a summary
 
     @property
     def of_trials(self) -> dict[tuple[str, str], Cell]:
@@ -108,6 +110,11 @@ class Table:
         top = max((mean for mean in means.values() if mean is not None), default=None)
         found = (row for row, mean in means.items() if mean is not None and mean == top)
         return frozenset(found if self.summary else ())
+
+    def shade(self, row: str, column: str) -> float | None:
+        """Where the mean of a cell lies between the ends of the colours; None if it has no colour."""
+        cell = self.cells.get((row, column))
+        return None if cell is None else shade(cell.mean, self.colours)
 
     @property
     def seeds(self) -> int | None:
@@ -173,7 +180,20 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
         metrics=metrics,
         reference=reference,
         summary=tuple(summary),
+        colours=_ends(cells.values(), status) if summary else None,
     )
+
+
+def _ends(cells: Collection[Cell], status: SweepStatus) -> Ends | None:
+    """From chance, or from the lowest mean of what is no accuracy, to the highest mean; None without any."""
+    means = [cell.mean for cell in cells if cell.mean is not None]
+    if not means:
+        return None
+    classes = [
+        len(record["per_class_acc"]) for record in status.results.values() if "per_class_acc" in record
+    ]
+    accuracies = all(cell.unit == PERCENT for cell in cells)
+    return 1 / max(classes) if accuracies and classes else min(means), max(means)
 
 
 def summary_cells(cells: Sequence[Cell], column_axis: str | None) -> Iterator[Cell]:

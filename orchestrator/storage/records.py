@@ -52,6 +52,7 @@ class Result(TypedDict):
     key: NotRequired[Key]  # the ledger adds it
     metrics: Metrics
     spec: NotRequired[dict[str, Any]]
+    per_class_acc: NotRequired[Annotated[list[FiniteFloat | None], Field(min_length=1)]]
     warnings: NotRequired[list[Text]]
     needs: NotRequired[list[DataSetName]]
     seconds: NotRequired[Seconds]

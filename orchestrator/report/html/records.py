@@ -181,6 +181,7 @@ class TableRecord(TypedDict):
     reference: Reference | None
     cells: list[Cell]
     summary: NotRequired[list[Text]]
+    colours: NotRequired[Interval | None]
 
 
 def _table(table: Any) -> Any:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from orchestrator.planning.snapshot import SUMMARY
+from orchestrator.report.colours import Ends, shade
 from orchestrator.report.html.numbers import shown, signed, suffix
 from orchestrator.report.html.records import CellRecord, TableRecord
 from orchestrator.report.wording import counted
@@ -33,7 +34,7 @@ class DifferenceView(TypedDict):
 
 class CellView(TypedDict):
     """A cell; texts are empty where there is nothing to say. In a table with a summary it may be the `best`
-    of its column, and `shade` is its mean in percent of the largest."""
+    of its column, and `shade` is where its mean lies between the ends of the colours, in percent."""
 
     value: str
     std: str
@@ -92,10 +93,11 @@ def table_view(report: TableRecord) -> TableView:
     means = [cell["mean"] for cell in report["cells"] if cell["mean"] is not None]
     matrix = bool(report.get("summary")) and means != []
     most = {column: _highest(report["cells"], column) for column in report["columns"]} if matrix else {}
+    low, high = report.get("colours") or (0.0, max(means, default=0.0))
     for row in report["rows"]:
         cells = [places.get((row, column)) for column in report["columns"]]
         shown = [
-            cell and _cell(cell, usual, most.get(cell["column"]), max(means) if matrix else None)
+            cell and _cell(cell, usual, most.get(cell["column"]), (low, high) if matrix else None)
             for cell in cells
         ]
         rows.append({"name": row, "cells": shown})
@@ -139,11 +141,11 @@ def _highest(cells: Sequence[Cell], column: str) -> float | None:
     return max((c["mean"] for c in cells if c["column"] == column and c["mean"] is not None), default=None)
 
 
-def _cell(cell: Cell, usual: int | None, most: float | None = None, top: float | None = None) -> CellView:
-    """A cell; `usual` is how many trials each has, `most` the highest mean of its column, `top` that of the
-    table."""
+def _cell(cell: Cell, usual: int | None, most: float | None = None, ends: Ends | None = None) -> CellView:
+    """A cell; `usual` is how many trials each has, `most` the highest mean of its column, `ends` those of the
+    colours."""
     unit, mean = cell["unit"], cell["mean"]
-    complete = cell["seeds"] == cell["trials"] and usual is not None
+    complete, share = cell["seeds"] == cell["trials"] and usual is not None, shade(mean, ends)
     return {
         "value": "–" if mean is None else shown(mean, unit),
         "std": shown(cell["std"], unit, like=mean) if cell["std"] is not None else "",
@@ -152,7 +154,7 @@ def _cell(cell: Cell, usual: int | None, most: float | None = None, top: float |
         "difference": _difference(cell),
         "tip": "" if mean is None else _tip(cell),
         "best": mean is not None and mean == most,
-        "shade": None if mean is None or not top else round(100 * max(0.0, min(1.0, mean / top))),
+        "shade": None if share is None else round(100 * share),
     }
 
 

@@ -178,12 +178,21 @@ def test_escaping_can_be_undone(word: str) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine to compile with")
-def test_latex_compiles(full: report.Sheet, tmp_path: Path) -> None:
-    head = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
+def test_latex_compiles(full: report.Sheet, store: Store, tmp_path: Path) -> None:
+    head = "\\documentclass{article}\\usepackage{booktabs}\\usepackage[table]{xcolor}\\begin{document}\n"
+    words = {"rows": "train.epochs", "columns": "data.poison", "summary": ["ops"]}
+    grid = {"train.epochs": [1, 2], "data.poison": ["clean", "ops"], "seed": [0]}
+    matrix = report.latex(
+        report.make_sheet(
+            status(Store(store.root.parent / "matrix"), [0.9, 0.2, 0.8, 0.4], grid=grid, report=words),
+            Path("m.yaml"),
+        )
+    )
+    assert "cellcolor" in matrix
     odd = "\n\n".join(
         escaped(word) for word in ("~^\\{}", "ε ≤ 8/255, ℓ∞ ± × – ≥ ≠ −1 ²", "[x] <y> |z| #$%&_")
     )
-    (tmp_path / "page.tex").write_text(f"{head}{report.latex(full)}\n{odd}\n\\end{{document}}\n")
+    (tmp_path / "page.tex").write_text(f"{head}{report.latex(full)}\n{matrix}\n{odd}\n\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "page.tex"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:]

@@ -10,7 +10,9 @@ import pytest
 
 from orchestrator import report
 from orchestrator.cli.tables import rich_table
+from orchestrator.report.colours import mixed, shade
 from orchestrator.report.html import document_of, page_of
+from orchestrator.storage.ledger import Ledger
 from poisons import Store
 from tests.orchestrator.report.test_report import status
 from tests.orchestrator.sweeps import plan_of, tiny
@@ -46,9 +48,9 @@ def test_the_best_row_of_each_column_is_marked_in_every_format(store: Store) -> 
     assert [table.best(column) for column in table.columns] == [{"1"}, {"1"}, {"2"}, {"1"}, {"1"}]
     markdown, latex = report.sheet_markdown(sheet), report.latex(sheet)
     assert "| **85.00 ± 7.07** | **30.00 ± 14.14** | 50.00 ± 28.28 | **40.00 ± 7.07** | " in markdown
-    assert r"\textbf{85.00 \ensuremath{\pm} 7.07}" in latex
+    assert rf"\cellcolor[HTML]{{{mixed(1.0)}}}\textbf{{85.00 \ensuremath{{\pm}} 7.07}}" in latex
     cell = next(iter(rich_table(table).columns[1].cells))
-    assert cell.style == "bold"  # type: ignore[union-attr]
+    assert [span.style for span in cell.spans] == [f"bold black on #{mixed(1.0)}"]  # type: ignore[union-attr]
     says = "mean and worst over ops, randpix; best of each column marked"
     assert says in markdown
     page = page_of(document_of([sheet]))
@@ -57,6 +59,35 @@ def test_the_best_row_of_each_column_is_marked_in_every_format(store: Store) -> 
     assert "; randpix " in page
     assert "; worst " not in page, "figures show trials"
     assert '<td title="seed 0: 90.00, seed 1: 80.00' in page
+
+
+def test_cells_are_coloured_from_chance_to_the_highest_mean(store: Store) -> None:
+    """From the lowest mean where nobody knows the number of classes, or for a loss."""
+    other = Store(store.root.parent / "other")
+    lowest, highest = made(other).table.colours or (None, None)
+    assert (lowest, highest) == (pytest.approx(0.15), pytest.approx(0.85))
+    ledger, four = Ledger(store.where), {"per_class_acc": [0.5, None, 0.5, 0.5]}
+    for task, acc in zip(plan_of(tiny(grid=GRID, report=WORDS), store).tasks, ACCS, strict=True):
+        ledger.publish(task.key, {"metrics": {"test/clean_acc": acc}, **four})
+    sheet = report.make_sheet(status(store, [], grid=GRID, report=WORDS), Path("tiny.yaml"))
+    table = sheet.table
+    assert table.colours == (0.25, pytest.approx(0.85))
+    assert table.shade("1", "ops") == pytest.approx((0.3 - 0.25) / (0.85 - 0.25))
+    assert table.shade("2", "ops") == 0.0, "below chance is chance"
+    page, latex = page_of(document_of([sheet])), report.latex(sheet)
+    assert 'style="--shade: 8%"' in page
+    assert rf"\cellcolor[HTML]{{{mixed(0.05 / 0.6)}}}" in latex
+    plain = report.make_sheet(
+        status(store, [], grid=GRID, report={**WORDS, "summary": []}), Path("tiny.yaml")
+    )
+    assert (plain.table.colours, "cellcolor" in report.latex(plain)) == (None, False)
+
+
+def test_colours_of_an_empty_or_level_table() -> None:
+    assert shade(None, (0.1, 0.9)) is None
+    assert shade(0.5, None) is None
+    assert shade(0.5, (0.5, 0.5)) == 0.0
+    assert (mixed(0.0), mixed(1.0)) == ("F4D6D0", "B0DBC4")
 
 
 def test_a_row_that_lacks_a_cell_has_no_summary_yet(store: Store) -> None:
