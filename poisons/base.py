@@ -104,6 +104,11 @@ class Poison(Plugin, family="poison", package="poisons.methods"):
         return True
 
     @property
+    def splits(self) -> bool:
+        """Whether the workers of its context share its crafting."""
+        return False
+
+    @property
     def shared(self) -> str | None:
         """The name under which it caches a network that other poisons could use; None if it caches none."""
         return None

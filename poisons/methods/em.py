@@ -138,6 +138,10 @@ class Em(MinMinNoise, kind="em", version=2):  # 2: `precision` is `auto` by defa
         one = step * self.train_steps + over(chosen, size, descent, network)
         return one * min(self.max_rounds, ROUNDS)
 
+    @property
+    def splits(self) -> bool:
+        return not self.transfers
+
     def check(self, clean: Extent) -> None:
         """InputError if the first round meets a last batch of one image on which the generator cannot be
         trained. A later round may never run, and checks for itself."""
@@ -154,7 +158,7 @@ class Em(MinMinNoise, kind="em", version=2):  # 2: `precision` is `auto` by defa
 
     def _shared(self, context: CraftContext) -> bool:
         """Whether worker processes take part; tensors are then on the host."""
-        return context.workers.size > 1 and not self.transfers
+        return context.workers.size > 1 and self.splits
 
     def _epochs(self, images: Images, seed: int, stream: int) -> Epochs:
         return Epochs(len(images), self.batch_size, self.shuffle, self.drop_last, seed, stream)

@@ -91,6 +91,10 @@ class FixedNetworkNoise(Poison):
         return False
 
     @property
+    def splits(self) -> bool:
+        return True
+
+    @property
     def networks(self) -> int:
         """At how many epochs of the surrogate's training its network is used."""
         return 1

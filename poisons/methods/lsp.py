@@ -24,14 +24,14 @@ class Lsp(Poison, kind="lsp"):
     of a hypercube, one cluster per class, as scikit-learn's make_classification draws them. Every image has
     its own point. The change is bounded in L2."""
 
-    bound: ClassVar[str] = "L2 norm of each image"
+    bound: ClassVar[str] = "L2 norm of each image, before rounding"
     published: ClassVar[str] = "KDD 2022"
     patch: PositiveInt | None = None
     """Side of a patch in pixels; null is a quarter of small images, a seventh of large ones, as published."""
     norm: PositiveFloat | None = None
     """L2 norm of the change in units of the pixel range; null is 6/255 root mean square (1.304 for 32 px)."""
     rounding: Literal["truncate", "round"] = "truncate"
-    """How the sum of image and change becomes levels; the release truncates."""
+    """How the sum of image and change becomes levels; the release truncates, which takes half a level off."""
 
     @property
     def transfers(self) -> bool:
@@ -39,7 +39,7 @@ class Lsp(Poison, kind="lsp"):
 
     def check(self, clean: Extent) -> None:
         if self.norm is not None:
-            check_norm("lsp: norm", self.norm, clean)
+            check_norm("lsp: norm", self.norm, clean, level=1.0)  # the values of a point are about equal
         values = math.prod(self._grid(clean.shape)) * clean.shape[0]
         if clean.num_classes > 2 ** min(values, 40):
             raise InputError(

@@ -144,9 +144,9 @@ class Builders:
         return spec.shares in at_work - self.trained
 
     def _workers(self, spec: DataSpec) -> int:
-        """The number of tasks that build a data set together; only crafting is shared, and only while
+        """The number of tasks that build a data set together; only some crafting is shared, and only while
         there is enough memory."""
-        workers = self.context.run.workers_per_data if spec.crafts else 1
+        workers = self.context.run.workers_per_data if spec.crafts and spec.poison[0].splits else 1
         return int(min(workers, self.pressure.most))
 
     def _claims(self, spec: DataSpec) -> list[Request]:
