@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from poisons.base import CraftContext
+from poisons.surrogate_checkpoint import SurrogateCheckpoint, release
 from trainers.images import Images
 from trainers.loop import fit, generator
+from trainers.numerical_platform import arithmetic_mark
 from trainers.recipe import TrainSpec, one_thread
 from trainers.spec import InputError
 
@@ -23,7 +25,8 @@ LEARNT = 0.05  # by which its accuracy has to exceed that of guessing, or half o
 
 
 def surrogate_name(spec: TrainSpec, seed: int, checkpoints: int = 1) -> str:
-    """The name under which a surrogate is cached beside the clean images that it learns from."""
+    """The name of a surrogate beside the clean images that it learns from: it is cached under this and the
+    arithmetic of the device, since on another one its training ends elsewhere."""
     name = f"surrogate-{VERSION}-{spec.key}-{seed}"
     return name if checkpoints == 1 else f"{name}-{checkpoints}"
 
@@ -49,7 +52,10 @@ def surrogate(
         reused = False
         return {"state": _train(spec, clean, seed, context, checkpoints)}
 
-    found = context.cache(surrogate_name(spec, seed, checkpoints), train)["state"]
+    name = f"{surrogate_name(spec, seed, checkpoints)}-{arithmetic_mark(context.device)}"
+    found = context.cache(name, train)["state"]
+    if context.checkpoint is not None:
+        release(context.checkpoint)
     accuracy, states = found[0].item(), found[1:].chunk(checkpoints)
     guessing = 1 / clean.num_classes
     if accuracy < guessing + min(LEARNT, guessing / 2):
@@ -64,7 +70,7 @@ def surrogate(
 def _train(spec: TrainSpec, clean: Images, seed: int, context: CraftContext, checkpoints: int) -> Tensor:
     """The accuracy, then the weights and buffers at each checkpoint, as one float32 vector."""
     marks = {spec.epochs * (i + 1) // checkpoints for i in range(checkpoints)}
-    states: list[Tensor] = []
+    states, crafting = list[Tensor](), context.checkpoint
 
     def keep(model: nn.Module, row: dict[str, float]) -> dict[str, float]:
         if int(row["epoch"]) in marks:
@@ -84,6 +90,7 @@ def _train(spec: TrainSpec, clean: Images, seed: int, context: CraftContext, che
             seed=generator(CPU, seed, STREAM).initial_seed(),
             device=context.device,
             report=report,
+            checkpoint=None if crafting is None else SurrogateCheckpoint(crafting, marks, states),
             watches={"checkpoints": keep},
         )
     return torch.cat([torch.tensor([trained.history[-1]["test/clean_acc"]]), *states])

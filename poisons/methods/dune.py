@@ -24,6 +24,7 @@ from trainers.families import Passes
 from trainers.feed import feed
 from trainers.flops import Shape, Work, network_flops, over
 from trainers.images import Extent, Images
+from trainers.numerical_platform import arithmetic_mark
 from trainers.recipe import one_thread, repeatable
 from trainers.spec import InputError, Step
 
@@ -105,7 +106,8 @@ class Dune(EnsembleNoise, kind="dune", version=2):
                     continue
                 judge = Judge(self, surrogates.models, clean.take(rows), context.device)
                 search = partial(self._shift, judge, rng(seed, f"dune {label}"))
-                *shift, objective = context.cache(f"dune-{self.key}-{seed}-{label}", search)["best"].tolist()
+                name = f"dune-{self.key}-{seed}-{label}-{arithmetic_mark(context.device)}"
+                *shift, objective = context.cache(name, search)["best"].tolist()
                 shifts[label] = torch.tensor(shift)
                 context.report({"class": label, "objective": round(objective, 6)})
         return shifts

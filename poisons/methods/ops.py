@@ -64,6 +64,10 @@ class Ops(Poison, kind="ops"):
     upload_noise: Eps | None = None
     """Bound of uniform noise on images outside that share, from 1/255 (one level) to 1; null adds none."""
 
+    @property
+    def splits(self) -> bool:
+        return True
+
     @model_validator(mode="after")
     def _noise_has_a_place(self) -> Ops:
         if self.upload_noise is None:

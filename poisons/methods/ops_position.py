@@ -27,6 +27,10 @@ class OpsPosition(Poison, kind="ops_position"):
     """What classes may not share, as for `ops`."""
 
     @property
+    def splits(self) -> bool:
+        return True
+
+    @property
     def transfers(self) -> bool:
         return False
 

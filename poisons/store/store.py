@@ -56,7 +56,7 @@ from poisons.store.heap import large_blocks_go_back
 from poisons.store.restore import held_out, perturbation_left, restored_parts
 from trainers.checkpoint import Checkpoint
 from trainers.images import Extent, Images
-from trainers.numerical_platform import numerical_platform
+from trainers.numerical_platform import arithmetic_mark, numerical_platform
 from trainers.provenance import environment
 from trainers.redaction import redacted_data
 from trainers.restoration import RestorationContext
@@ -352,10 +352,11 @@ class Store:
         before_spec, kind = spec.restored(None), spec.restoration.kind
         before = self.ensure(before_spec)
         checkpoint = self.checkpoint(f"checkpoints/data-{spec.key}.pt", data=before_spec.key)
-        kept, shares = self._cache(spec.references or before_spec), spec.shares or ""
+        kept = self._cache(spec.references or before_spec)
+        name = f"{spec.shares}-{arithmetic_mark(context.device)}"
 
         def cache(_: str, make: Callable[[], Tensor]) -> Tensor:
-            return kept(shares, lambda: {"weights": make()})["weights"]
+            return kept(name, lambda: {"weights": make()})["weights"]
 
         own_context = RestorationContext(context.device, spec.seed, context.report, checkpoint, cache)
         found = spec.restoration.restore(before, self._clean_images(spec, clean), own_context)

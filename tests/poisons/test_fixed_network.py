@@ -21,7 +21,7 @@ from poisons.methods.tap import Tap
 from poisons.surrogate import surrogate
 from poisons.workers import Item, Result, Shared, Workers
 from tests.conftest import CPU
-from trainers import Images, InputError, TrainSpec
+from trainers import Images, InputError, TrainSpec, numerical_platform
 from trainers.augmentations.subpixel_shift import shifted
 from trainers.checkpoint import Checkpoint
 from trainers.images import Extent
@@ -168,6 +168,72 @@ def test_a_killed_crafting_goes_on_with_the_next_batches(
     done = [(row["restart"], row["images"]) for row in rows if "restart" in row]
     assert done[0] == (restart, 36 if workers else 24)
     assert done[-1] == (3, 40)
+
+
+@pytest.mark.parametrize("kind", ["tap", "dune", "sep"])
+@pytest.mark.parametrize("epoch", [1, 5, 10])
+def test_a_killed_training_of_a_surrogate_goes_on_with_the_next_epoch(
+    kind: str, epoch: int, learnable: Images, tmp_path: Path
+) -> None:
+    """Also one of which earlier epochs are used; and where the kill came between its end and the crafting."""
+    member = Poison.registry[kind]
+    poison = member.parse({**member.smoke, "surrogate": SURROGATE}, "test")
+    whole = poison.craft(learnable, seed=0, context=quiet())
+    context = quiet(checkpoint=Checkpoint(tmp_path / "checkpoint.pt", every=0))
+    rows: list[dict[str, Any]] = []
+
+    def killed(row: dict[str, Any]) -> None:
+        if row.get("surrogate_epoch", 0) > epoch or "images" in row:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        poison.craft(learnable, seed=0, context=replace(context, report=killed))
+    again = poison.craft(learnable, seed=0, context=replace(context, report=rows.append))
+    assert context.checkpoint is not None
+    assert context.checkpoint.warnings == []
+    assert torch.equal(again.apply(learnable).x, whole.apply(learnable).x)
+    assert again.facts() == whole.facts()
+
+
+def test_a_checkpoint_of_a_surrogate_is_no_hindrance(learnable: Images, tmp_path: Path) -> None:
+    """Whether it was cached before the kill, or the file is that of another surrogate, or of the crafting."""
+    poison = Tap.parse({**SMALL, "restarts": 2}, "test")
+    whole, cache = poison.craft(learnable, seed=0, context=quiet()), dict[str, Any]()
+    checkpoint = Checkpoint(tmp_path / "checkpoint.pt", every=0)
+
+    def cached(name: str, make: Callable[[], Any]) -> Any:
+        return cache.setdefault(name, None) or cache.update({name: make()}) or cache[name]
+
+    context = quiet(checkpoint=checkpoint, cache=cached)
+    surrogate(poison.surrogate, learnable, 0, context)
+    assert not checkpoint.path.exists()
+    for owner in ("surrogate", f"tap {poison.key}, seed 0"):
+        checkpoint.save({"training": "another", "states": [], "state": {}}, owner=owner)
+        found = poison.craft(learnable, seed=0, context=context)
+        assert torch.equal(found.delta, whole.delta)
+    cache.clear()
+    checkpoint.save({"restart": 1, "total": 0.0, "lowest": 1.0}, owner=f"tap {poison.key}, seed 0")
+    accuracy = surrogate(poison.surrogate, learnable, 0, context).accuracy
+    assert accuracy == pytest.approx(whole.facts()["surrogate_accuracy"], abs=1e-4)
+
+
+def test_another_processor_trains_its_own_surrogate(
+    learnable: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its training ends elsewhere, and equal seeds give equal noise on equal platforms."""
+    names: list[str] = []
+
+    def cached(name: str, make: Callable[[], Any]) -> Any:
+        names.append(name)
+        return make()
+
+    spec, context = TrainSpec.parse(SURROGATE, "test"), quiet(cache=cached)
+    surrogate(spec, learnable, 0, context)
+    monkeypatch.setattr(numerical_platform, "cpu_isa", lambda: "avx2")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    surrogate(spec, learnable, 0, context)
+    torch.set_num_threads(torch.get_num_threads())
+    assert len(set(names)) == 2
 
 
 @pytest.mark.parametrize(
