@@ -78,7 +78,8 @@ class CraftContext:
 
     `checkpoint` is where long work resumes after a kill. `workers` are the processes that share the work.
     `cache(name, make)` returns what `make` returns, from an earlier call where that was kept; `name` names
-    everything that it depends on except the clean images. `imports` is the folder of imported perturbations.
+    everything that it depends on except the clean images, the arithmetic of the device included. `imports` is
+    the folder of imported perturbations.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))

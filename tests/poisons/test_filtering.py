@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import scipy.signal
 import torch
 
-from poisons import Poison
+from poisons import DataSpec, Poison, Store
 from poisons.methods.cuda import Cuda, random_filters
 from poisons.methods.line_filters import Huda, Vuda, random_lines, scalar_lines
+from poisons.methods.tap import Tap
 from poisons.perturbations.filtering import Filtering
 from trainers import Images, InputError
 from trainers.images import Extent
@@ -113,12 +115,49 @@ def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
         Cuda.parse(settings, "test")
 
 
-def test_chains_and_other_targets(images: Images) -> None:
-    from poisons import DataSpec
+@pytest.mark.parametrize(
+    "chain",
+    [
+        ["ops", "cuda"],
+        ["cuda", "ops"],
+        ["cuda", {"kind": "random_noise", "granularity": "sample_wise"}],
+        [{"kind": "tap", **Tap.smoke}, "ops"],
+        [{"kind": "tap", **Tap.smoke}, "cuda", "ops"],
+    ],
+    ids=lambda chain: ", ".join(one if isinstance(one, str) else one["kind"] for one in chain),
+)
+def test_a_chain_is_built_from_poisons_of_the_clean_images(chain: list[Any], store: Store) -> None:
+    spec = DataSpec.parse({"poison": chain, "limit": 60, "seed": 1}, "test").pinned()
+    clean = store.ensure(spec.clean)
+    built, expected = store.ensure(spec), Images(clean.x, clean.y, clean.num_classes)
+    for one in chain:
+        expected = Poison.parse(one, "test").craft(clean, seed=1).apply(expected)
+    assert torch.equal(built.x, expected.x)
+    assert not torch.equal(built.x, clean.x)
 
-    for poison in (["ops", "cuda"], ["cuda", "ops"]):
-        DataSpec.parse({"poison": poison}, "test")
-    DataSpec.parse({"poison": "cuda", "crafted_on": {"kind": "digits", "size": 16}}, "test")
+
+@pytest.mark.parametrize("kind", Poison.registry)
+def test_what_transfers_is_crafted_on_other_images(kind: str, store: Store, tmp_path: Path) -> None:
+    member, file = Poison.registry[kind], tmp_path / "new.pt"
+    gen = torch.Generator().manual_seed(0)
+    Images(
+        torch.randint(256, (30, 3, 16, 16), generator=gen, dtype=torch.uint8), torch.arange(30) % 10, 10
+    ).save(file)
+    poison = {"kind": kind, **member.smoke}
+    data = {
+        "source": {"kind": "tensors", "train": str(file), "test": str(file)},
+        "poison": poison,
+        "crafted_on": {"kind": "digits", "size": 16},
+    }
+    if not Poison.parse(poison, "test").transfers or kind == "imported":
+        with pytest.raises(InputError, match=r"one change per image|the store lacks|imported"):
+            store.ensure(DataSpec.parse(data, "test").pinned())
+        return
+    spec = DataSpec.parse(data, "test").pinned()
+    made = Poison.parse(poison, "test").craft(
+        store.ensure(DataSpec.parse({"source": data["crafted_on"]}, "x").pinned()), seed=0
+    )
+    assert torch.equal(store.ensure(spec).x, made.apply(store.ensure(spec.clean)).x)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from poisons.exchange.picture import EDGE, GAP, GREY, LEFT, LINE, MARGIN, draw
 from poisons.methods.clean import Identity
+from poisons.methods.cuda import Cuda
 from poisons.methods.ops import uniform_noise
 from poisons.perturbations.chain import Chain
 from poisons.perturbations.pixel_write import PixelWrite
@@ -46,6 +47,15 @@ def written(images: Images, colour: tuple[int, ...]) -> PixelWrite:
     _, height, width = images.shape
     colours = torch.tensor(colour, dtype=torch.uint8).expand(len(k), 1, -1)
     return PixelWrite(k % height, (k + 1) % width, colours, (height, width))
+
+
+def test_filters_are_drawn_below_the_images_that_they_change(images: Images) -> None:
+    filtering = Cuda().craft(images, seed=0)
+    pixels = opened(draw(images, filtering.apply(images), filtering))
+    for k, one in enumerate(filtering.filters):
+        shown = tile(pixels, 3, k, 32, (3, 3))
+        grey = np.round(one.numpy() / one.max().item() * 255)
+        assert np.array_equal(shown, np.repeat(grey[:, :, None], 3, 2))
 
 
 def test_each_class_is_shown_clean_poisoned_and_changed(images: Images) -> None:
