@@ -47,12 +47,13 @@ def surrogate(
     its training is reported. InputError if it learnt nothing; what `fit` raises."""
     reused = True
 
+    name = f"{surrogate_name(spec, seed, checkpoints)}-{arithmetic_mark(context.device)}"
+
     def train() -> dict[str, Tensor]:
         nonlocal reused
         reused = False
-        return {"state": _train(spec, clean, seed, context, checkpoints)}
+        return {"state": _train(name, spec, clean, seed, context, checkpoints)}
 
-    name = f"{surrogate_name(spec, seed, checkpoints)}-{arithmetic_mark(context.device)}"
     found = context.cache(name, train)["state"]
     if context.checkpoint is not None:
         release(context.checkpoint)
@@ -67,7 +68,9 @@ def surrogate(
     return Surrogate(models, accuracy, reused)
 
 
-def _train(spec: TrainSpec, clean: Images, seed: int, context: CraftContext, checkpoints: int) -> Tensor:
+def _train(
+    name: str, spec: TrainSpec, clean: Images, seed: int, context: CraftContext, checkpoints: int
+) -> Tensor:
     """The accuracy, then the weights and buffers at each checkpoint, as one float32 vector."""
     marks = {spec.epochs * (i + 1) // checkpoints for i in range(checkpoints)}
     states, crafting = list[Tensor](), context.checkpoint
@@ -90,7 +93,7 @@ def _train(spec: TrainSpec, clean: Images, seed: int, context: CraftContext, che
             seed=generator(CPU, seed, STREAM).initial_seed(),
             device=context.device,
             report=report,
-            checkpoint=None if crafting is None else SurrogateCheckpoint(crafting, marks, states),
+            checkpoint=None if crafting is None else SurrogateCheckpoint(crafting, name, marks, states),
             watches={"checkpoints": keep},
         )
     return torch.cat([torch.tensor([trained.history[-1]["test/clean_acc"]]), *states])

@@ -6,28 +6,46 @@ from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
+from pydantic import ConfigDict, with_config
 from torch import Tensor
+from typing_extensions import TypedDict
 
 from trainers.checkpoint import Checkpoint
 from trainers.spec import InputError
+from trainers.stored import DamagedError, JsonFile
 
 OWNER = "surrogate"
 
 
+@with_config(ConfigDict(extra="forbid", arbitrary_types_allowed=True))
+class Kept(TypedDict):
+    """A training, its state, and the weights of its network at earlier epochs."""
+
+    training: str
+    states: list[Tensor]
+    state: dict[str, Any]
+
+
+KEPT = JsonFile[dict[str, Any]](Kept)
+
+
 class SurrogateCheckpoint(Checkpoint):
     """Keeps a training in the file of the `crafting` that needs the surrogate, with the weights at earlier
-    epochs: `states`, one after each epoch of `marks`."""
+    epochs: `states`, one after each epoch of `marks`. `training` names what is trained, and the arithmetic
+    that it is trained in."""
 
-    def __init__(self, crafting: Checkpoint, marks: Collection[int], states: list[Tensor]) -> None:
+    def __init__(
+        self, crafting: Checkpoint, training: str, marks: Collection[int], states: list[Tensor]
+    ) -> None:
         super().__init__(crafting.path, crafting.every, crafting.data, crafting.warnings)
-        self.crafting, self.marks, self.states = crafting, marks, states
+        self.crafting, self.training, self.marks, self.states = crafting, training, marks, states
         self.taken = False  # by the crafting, which has begun, and whose surrogate was lost since
 
     def due(self) -> bool:
         return not self.taken and self.crafting.due()
 
     def save(self, state: dict[str, Any], *, owner: str) -> None:
-        kept = {"training": owner, "states": self.states, "state": state}
+        kept = {"training": self.training, "states": self.states, "state": state}
         self.crafting.save(kept, owner=OWNER)
 
     def load(self, *, owner: str) -> dict[str, Any] | None:
@@ -37,14 +55,19 @@ class SurrogateCheckpoint(Checkpoint):
         except InputError:
             self.taken = True
             return None
-        if found is None or found.get("training") != owner or not isinstance(found.get("state"), dict):
+        if found is None or found.get("training") != self.training:
             return None
-        state, states = dict(found["state"]), found.get("states")
-        epochs = len(state["history"]) if isinstance(state.get("history"), list) else 0
-        if not isinstance(states, list) or len(states) != sum(mark <= epochs for mark in self.marks):
+        try:
+            kept = KEPT.check(found)
+        except DamagedError as damage:
+            self.reject(f"was damaged ({damage})")
+            return None
+        state, epochs = dict(kept["state"]), kept["state"].get("history")
+        passed = sum(mark <= len(epochs) for mark in self.marks) if isinstance(epochs, list) else -1
+        if len(kept["states"]) != passed:
             self.reject("lacks weights of earlier epochs")
             return None
-        self.states[:] = states
+        self.states[:] = kept["states"]
         return state
 
     def reject(self, why: str) -> None:

@@ -51,7 +51,7 @@ class CraftRates:
         estimated = opened + values * VALUE_SECONDS + computing
         groups = (group for group in _groups(spec, rates.device) if group in self.groups)
         whole = next((values * self.groups[group] for group in groups), estimated)
-        return whole * (1 - training / estimated) if reused else whole
+        return whole * (1 - training / estimated) if reused and training else whole
 
 
 def _computing(spec: DataSpec, extent: Extent, rates: Rates) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from poisons import surrogate as surrogates
 from poisons.methods.descent import STREAM
 from poisons.methods.hypo import Hypo
 from poisons.methods.tap import Tap
-from poisons.surrogate import surrogate
+from poisons.surrogate import surrogate, surrogate_name
 from poisons.workers import Item, Result, Shared, Workers
 from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, numerical_platform
@@ -208,13 +208,34 @@ def test_a_checkpoint_of_a_surrogate_is_no_hindrance(learnable: Images, tmp_path
     surrogate(poison.surrogate, learnable, 0, context)
     assert not checkpoint.path.exists()
     for owner in ("surrogate", f"tap {poison.key}, seed 0"):
-        checkpoint.save({"training": "another", "states": [], "state": {}}, owner=owner)
+        checkpoint.save({"training": "another", "states": 1, "state": {}}, owner=owner)
         found = poison.craft(learnable, seed=0, context=context)
         assert torch.equal(found.delta, whole.delta)
     cache.clear()
     checkpoint.save({"restart": 1, "total": 0.0, "lowest": 1.0}, owner=f"tap {poison.key}, seed 0")
     accuracy = surrogate(poison.surrogate, learnable, 0, context).accuracy
     assert accuracy == pytest.approx(whole.facts()["surrogate_accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"states": [1.0]}, "the checkpoint was damaged (states"),
+        ({"states": []}, "the checkpoint lacks weights of earlier epochs"),
+        ({"state": {}}, "the checkpoint lacks weights of earlier epochs"),
+        ({"states": [], "state": {"history": [{}]}}, "the checkpoint was damaged ("),
+    ],
+)
+def test_a_damaged_checkpoint_of_a_surrogate_is_not_used(
+    change: dict[str, Any], what: str, learnable: Images, tmp_path: Path
+) -> None:
+    spec, checkpoint = TrainSpec.parse(SURROGATE, "test"), Checkpoint(tmp_path / "checkpoint.pt")
+    name = f"{surrogate_name(spec, 0)}-{numerical_platform.arithmetic_mark(CPU)}"
+    state = {"training": name, "states": [torch.zeros(1)], "state": {"history": [{}] * 10}}
+    checkpoint.save(state | change, owner="surrogate")
+    found = surrogate(spec, learnable, 0, quiet(checkpoint=checkpoint))
+    assert found.accuracy == surrogate(spec, learnable, 0, quiet()).accuracy
+    assert checkpoint.warnings[0].startswith(what)
 
 
 def test_another_processor_trains_its_own_surrogate(
