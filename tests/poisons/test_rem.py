@@ -3,7 +3,7 @@ a kill."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -119,7 +119,31 @@ def plain_noise(model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generato
     return noise
 
 
-def plain_crafting(settings: dict[str, Any], images: Images, seed: int) -> Tensor:
+def plain_view(model: nn.Module, noisy: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+    """What the generator is trained on: an attacked view of a batch with its noise."""
+    views = Draws(len(noisy), gen).view(noisy)
+    return attacked(model, views, labels, torch.rand(views.shape, generator=gen))
+
+
+def plain_em_noise(model: nn.Module, x: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+    """Error-minimising noise of a batch: signed steps down the loss, as that repository's EM makes them."""
+    model.eval()
+    noise = (2 * torch.rand(x.shape, generator=gen) - 1) * EPS
+    for _ in range(3):
+        noisy = x + noise
+        grad = gradient_at(model, noisy.clamp(0, 1).contiguous(memory_format=torch.channels_last), labels)
+        noise = (noise - STEP * (grad * ((noisy >= 0) & (noisy <= 1))).sign()).clamp(-EPS, EPS)
+    return noise
+
+
+def plain_crafting(
+    settings: dict[str, Any],
+    images: Images,
+    seed: int,
+    *,
+    noise_of: Callable[..., Tensor] = plain_noise,
+    view: Callable[..., Tensor] = plain_view,
+) -> Tensor:
     """The levels of all images, as in the paper's algorithm: 5 steps on batches of 16, then all images."""
     poison = rem(settings)
     network = poison.generator.network(
@@ -133,11 +157,9 @@ def plain_crafting(settings: dict[str, Any], images: Images, seed: int) -> Tenso
     for step, rate in enumerate((0.1, 0.1, 0.01, 0.01, 0.001)):
         rows = turns[step]
         assert len(rows) == 16
-        noise = plain_noise(model, x[rows], y[rows], generator(CPU, seed, REM, SEARCH, step))
+        noise = noise_of(model, x[rows], y[rows], generator(CPU, seed, REM, SEARCH, step))
         noisy = (x[rows] + (noise * 255).round() / 255).clamp(0, 1)
-        gen = generator(CPU, seed, REM, TRAIN, step)
-        views = Draws(16, gen).view(noisy)
-        at = attacked(model, views, y[rows], torch.rand(views.shape, generator=gen))
+        at = view(model, noisy, y[rows], generator(CPU, seed, REM, TRAIN, step))
         model.train()
         sgd.param_groups[0]["lr"] = rate
         sgd.zero_grad()
@@ -147,7 +169,7 @@ def plain_crafting(settings: dict[str, Any], images: Images, seed: int) -> Tenso
     for first in range(0, 40, 16):
         some = slice(first, first + 16)
         gen = generator(CPU, seed, REM, FINAL, first)
-        found.append((plain_noise(model, x[some], y[some], gen) * 255).round())
+        found.append((noise_of(model, x[some], y[some], gen) * 255).round())
     return torch.cat(found)
 
 
@@ -157,6 +179,21 @@ def test_the_noise_matches_a_plain_implementation(images: Images, settings: dict
     crafted = rem(settings).craft(images, seed=5)
     assert torch.equal(crafted.delta.float(), plain_crafting(settings, images, 5))
     assert crafted.delta.any(3).any(2).any(1).all()
+
+
+@pytest.mark.parametrize("settings", [SMALL, QUICK], ids=["resnet18", "lenet5"])
+def test_without_attack_and_augmentation_all_of_it_is_error_minimising_noise(
+    images: Images, settings: dict[str, Any]
+) -> None:
+    """The generator's training too, bit for bit."""
+    plain = {**settings, "attack_eps": 0, "samples": 1, "augmentations": []}
+    crafted = rem(plain).craft(images, seed=5)
+
+    def view(model: nn.Module, noisy: Tensor, labels: Tensor, gen: torch.Generator) -> Tensor:
+        return noisy.contiguous(memory_format=torch.channels_last)
+
+    expected = plain_crafting(plain, images, 5, noise_of=plain_em_noise, view=view)
+    assert torch.equal(crafted.delta.float(), expected)
 
 
 def begun(poison: Rem, images: Images) -> Training:
