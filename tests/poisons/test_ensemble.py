@@ -124,8 +124,9 @@ def plain(poison: Sep, clean: Images) -> Tensor:
         {"towards": "features", "variance_reduced": False},
         {"towards": "features"},
         {"towards": "label"},
+        {"towards": "features", "eps": "2/255"},
     ],
-    ids=["SEP", "SEP-FA", "SEP-FA-VR", "SEP-VR"],
+    ids=["SEP", "SEP-FA", "SEP-FA-VR", "SEP-VR", "as published"],
 )
 def test_noise_is_that_of_a_plain_loop(settings: dict[str, Any], learnable: Images) -> None:
     """Signs of gradients that are nearly 0 may differ: sums are rounded in another order."""
