@@ -39,8 +39,8 @@ class Ar(Poison, kind="ar"):
 
     Coefficients are drawn until they are stable and unlike those accepted before: the filter that annihilates
     an earlier class responds to the new one by at least `response`. That takes seconds for 100 classes, and
-    minutes for 1,000. Or they are the authors', who published some for 10 classes and for 100. Four rows and
-    columns of a signal are dropped at any size, as published for 32 px.
+    minutes for 1,000, which also need more `tries`. Or they are the authors', who published some for 10
+    classes and for 100. Four rows and columns of a signal are dropped at any size, as published for 32 px.
     """
 
     bound: ClassVar[str] = "L2 eps of each image"
@@ -54,8 +54,8 @@ class Ar(Poison, kind="ar"):
     """drawn by the seed, or the authors', which are for 10 or 100 classes of RGB images."""
     response: PositiveFloat | None = None
     """Smallest response of an earlier class's filter (paper: mr); null is 10 up to 10 classes, else 3."""
-    tries: PositiveInt = 10_000_000
-    """Processes that are tried, at most; 1,000 classes take about 1.2 million."""
+    tries: PositiveInt = 1_000_000
+    """Processes that are tried, at most."""
 
     @model_validator(mode="after")
     def _some_change(self) -> Ar:
@@ -75,18 +75,30 @@ class Ar(Poison, kind="ar"):
     def check(self, clean: Extent) -> None:
         if self.norm == "L2":
             check_norm("ar: eps", float(self.eps), clean)
-        rgb = clean.shape[0] == 3
-        if self.coefficients == "published" and not (rgb and str(clean.num_classes) in known()):
+        if self.coefficients == "drawn":
+            self._check_tries(clean.num_classes)
+            return
+        if clean.shape[0] != 3 or str(clean.num_classes) not in known():
             raise InputError(
                 f"ar: coefficients are published for {' and '.join(known())} classes of RGB images; these "
                 f"have {clean.num_classes} classes and {clean.shape[0]} channels: write coefficients: drawn"
+            )
+
+    def _check_tries(self, classes: int) -> None:
+        """InputError if they are too few, as far as that is known: for many classes, with the published
+        response."""
+        about = expected(classes)
+        if classes > 100 and self.response is None and about > self.tries:
+            raise InputError(
+                f"ar: {classes:,} classes take about {about:,.0f} processes, and tries is {self.tries:,}: write "
+                f"tries: {4 * round(about, -5):.0f}"
             )
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
         """The search for coefficients, as far as it was measured: for the published responses."""
         if self.coefficients == "published":
             return Work()
-        tried = min(self.tries, TRIED * max(1.0, num_classes / 100) ** GROWTH)
+        tried = min(self.tries, expected(num_classes))
         return Work(values=tried * VALUES, kernels=tried / BATCH * KERNELS)
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Autoregression:
@@ -102,6 +114,11 @@ class Ar(Poison, kind="ar"):
         usual = FEW if clean.num_classes <= 10 else MANY
         wanted = usual if self.response is None else self.response
         return coefficients(clean.num_classes, clean.shape[0], wanted, self.tries, seed, context)
+
+
+def expected(num_classes: int) -> float:
+    """About how many processes are tried for so many classes, with the published responses."""
+    return TRIED * max(1.0, num_classes / 100) ** GROWTH
 
 
 @cache

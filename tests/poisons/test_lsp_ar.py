@@ -222,7 +222,13 @@ def test_plans_know_that_many_classes_take_a_search() -> None:
     def work(classes: int, **settings: Any) -> float:
         return Ar(**settings).work(1, shape=(3, 224, 224), num_classes=classes).values
 
-    assert work(1000) / work(100) == pytest.approx(1.2e6 / 4e4, rel=0.3)
+    assert work(1000, tries=10**7) / work(100) == pytest.approx(1.2e6 / 4e4, rel=0.3)
+    with pytest.raises(
+        InputError, match=r"ar: 1,000 classes take about 1,264,911 processes, and .*: write tries: 5200000$"
+    ):
+        Ar().check(Extent(2000, (3, 32, 32), 1000))
+    Ar(tries=5_200_000).check(Extent(2000, (3, 32, 32), 1000))
+    Ar(response=1.0).check(Extent(2000, (3, 32, 32), 1000))
     assert work(1000, tries=4e4) == work(100) == work(10)
     assert work(100, coefficients="published") == 0
 
