@@ -90,8 +90,8 @@ class Ar(Poison, kind="ar"):
         about = expected(classes)
         if classes > 100 and self.response is None and about > self.tries:
             raise InputError(
-                f"ar: {classes:,} classes take about {about:,.0f} processes, and tries is {self.tries:,}: write "
-                f"tries: {4 * round(about, -5):.0f}"
+                f"ar: {classes:,} classes take about {about:,.0f} processes, and tries is {self.tries:,}: "
+                f"write tries: {4 * round(about, -5):.0f}"
             )
 
     def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
