@@ -46,7 +46,6 @@ def surrogate(
     """The surrogate of a recipe, at so many epochs, of which the recipe has at least as many; the progress of
     its training is reported. InputError if it learnt nothing; what `fit` raises."""
     reused = True
-
     name = f"{surrogate_name(spec, seed, checkpoints)}-{arithmetic_mark(context.device)}"
 
     def train() -> dict[str, Tensor]:

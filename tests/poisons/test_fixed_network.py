@@ -21,11 +21,11 @@ from poisons.methods.tap import Tap
 from poisons.surrogate import surrogate, surrogate_name
 from poisons.workers import Item, Result, Shared, Workers
 from tests.conftest import CPU
-from trainers import Images, InputError, TrainSpec, numerical_platform
+from trainers import Images, InputError, TrainSpec, loop, numerical_platform
 from trainers.augmentations.subpixel_shift import shifted
 from trainers.checkpoint import Checkpoint
 from trainers.images import Extent
-from trainers.loop import fit, generator
+from trainers.loop import fit, generator, train_epoch
 from trainers.recipe import repeatable
 
 SURROGATE = {
@@ -173,14 +173,19 @@ def test_a_killed_crafting_goes_on_with_the_next_batches(
 @pytest.mark.parametrize("kind", ["tap", "dune", "sep"])
 @pytest.mark.parametrize("epoch", [1, 5, 10])
 def test_a_killed_training_of_a_surrogate_goes_on_with_the_next_epoch(
-    kind: str, epoch: int, learnable: Images, tmp_path: Path
+    kind: str, epoch: int, learnable: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also one of which earlier epochs are used; and where the kill came between its end and the crafting."""
+    """Also one of which earlier epochs are used. If the crafting has begun and the surrogate is lost, it is
+    trained again."""
     member = Poison.registry[kind]
     poison = member.parse({**member.smoke, "surrogate": SURROGATE}, "test")
     whole = poison.craft(learnable, seed=0, context=quiet())
     context = quiet(checkpoint=Checkpoint(tmp_path / "checkpoint.pt", every=0))
-    rows: list[dict[str, Any]] = []
+    trained: list[int] = []
+
+    def counted(*args: Any, epoch: int, **more: Any) -> Any:
+        trained.append(epoch)
+        return train_epoch(*args, epoch=epoch, **more)
 
     def killed(row: dict[str, Any]) -> None:
         if row.get("surrogate_epoch", 0) > epoch or "images" in row:
@@ -188,7 +193,9 @@ def test_a_killed_training_of_a_surrogate_goes_on_with_the_next_epoch(
 
     with pytest.raises(KilledError):
         poison.craft(learnable, seed=0, context=replace(context, report=killed))
-    again = poison.craft(learnable, seed=0, context=replace(context, report=rows.append))
+    monkeypatch.setattr(loop, "train_epoch", counted)
+    again = poison.craft(learnable, seed=0, context=context)
+    assert trained == list(range(1 if epoch == 10 else epoch + 1, 11))
     assert context.checkpoint is not None
     assert context.checkpoint.warnings == []
     assert torch.equal(again.apply(learnable).x, whole.apply(learnable).x)
@@ -253,7 +260,6 @@ def test_another_processor_trains_its_own_surrogate(
     monkeypatch.setattr(numerical_platform, "cpu_isa", lambda: "avx2")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
     surrogate(spec, learnable, 0, context)
-    torch.set_num_threads(torch.get_num_threads())
     assert len(set(names)) == 2
 
 
