@@ -14,7 +14,8 @@ from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, fit
 from trainers.features import head_of
 from trainers.loop import Training, initial_weights
-from trainers.probe import ProbeRun
+from trainers.probe import Finding, ProbeRun, Subject
+from trainers.probes.deep_feature_reweighting import DeepFeatureReweighting
 from trainers.probes.distance import Distance
 from trainers.start import begin_from
 from trainers.starts.weights import WeightsFile
@@ -120,6 +121,30 @@ def test_defenses_train_the_last_layer_alone(defense: dict[str, Any], images: Im
     trained = fit(found, images, images, seed=0, device=CPU).model.state_dict()
     moved = {name for name, value in model.state_dict().items() if not torch.allclose(trained[name], value)}
     assert moved == {f"{head_of(model, images)}.{part}" for part in ("weight", "bias")}
+
+
+def test_probes_get_an_untrained_network_whatever_the_training_began_from(
+    images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights.pt"
+    torch.save(network(7).state_dict(), file)
+    start = {"start": {"kind": "weights", "path": str(file)}}
+    found: list[nn.Module] = []
+
+    def run(self: DeepFeatureReweighting, subject: Subject) -> Finding:
+        found.append(subject.untrained())
+        return Finding({})
+
+    monkeypatch.setattr(DeepFeatureReweighting, "run", run)
+    trial = Trial(train=TrainSpec.parse({**RESNET, **start}, "test"), seed=3)
+    runs = [ProbeRun("control", DeepFeatureReweighting(), {"clean": images})]
+    trial.run_probes(network(7).eval(), images, images, runs, device=CPU, history=[])
+    drawn = trial.train.network(num_classes=4, shape=images.shape, seed=3)
+    for (name, value), wanted, began in zip(
+        found[0].named_parameters(), drawn.parameters(), network(7).parameters(), strict=True
+    ):
+        assert torch.equal(value, wanted), name
+        assert value.ndim < 4 or not torch.equal(value, began), name
 
 
 def test_a_network_without_a_linear_end_has_no_last_layer(images: Images) -> None:
