@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from fractions import Fraction
 from functools import cache
@@ -22,6 +21,7 @@ from poisons.rng import rng
 from trainers.flops import Shape, Work
 from trainers.images import Extent, Images
 from trainers.spec import Eps, InputError
+from trainers.stored import OBJECT
 
 SIDE = 36  # of the signals with which coefficients are tried, before they are cropped
 RUNS = 3  # signals of each process that must stay small
@@ -125,7 +125,7 @@ def expected(num_classes: int) -> float:
 def known() -> dict[str, list[list[list[float]]]]:
     """The published coefficients by the number of classes: by class and channel, those of a window in raster
     order but for the last, which is 0."""
-    found: dict[str, list[list[list[float]]]] = json.loads(PUBLISHED.read_text())
+    found = OBJECT.read(PUBLISHED.read_bytes())
     return {number: values for number, values in found.items() if number.isdecimal()}
 
 
