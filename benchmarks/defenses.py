@@ -4,7 +4,8 @@ Pillow, numpy and scipy, or its batches.
     python benchmarks/defenses.py [--device cuda] [--quick]
 
 Ours begins with a batch of 500 images of 32x32x3 on the device, the loop with a list of 500 numpy arrays; both end with
-the changed batch on the device. Each has one thread. Released code of `ueraser` calls kornia on batches (left out
+the changed batch on the device. Each has one thread. `adversarial_augmentation` makes one version of each image, the
+loop with torchvision's TrivialAugment. Released code of `ueraser` calls kornia on batches (left out
 unless it is installed), that of `orthogonal_projection` reads images through a DataLoader, here 2,000, and that of `dat`
 passes them class by class through a network, here 100 through a ResNet-18 of width 16. Ours and theirs are timed in
 turn. Results are added to benchmarks/results/defenses.jsonl, unless the run is quick.
@@ -26,7 +27,9 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import TrivialAugmentWide
 
+from trainers.defenses.adversarial_augmentation import AdversarialAugmentation
 from trainers.defenses.bit_depth import BitDepth
 from trainers.defenses.coin import Coin
 from trainers.defenses.dat import MOST, Dat
@@ -38,6 +41,7 @@ from trainers.defenses.median_filter import MedianFilter
 from trainers.defenses.orthogonal_projection import OrthogonalProjection
 from trainers.defenses.rsk_ff import RskFf
 from trainers.defenses.ueraser import INTENSITY, ROUGHNESS, Ueraser
+from trainers.defenses.worst_version import WorstVersion
 from trainers.families import Architecture, Defense
 from trainers.images import Images
 from trainers.preprocessing import Preprocessing
@@ -45,6 +49,7 @@ from trainers.preprocessing import Preprocessing
 N, SIZE = 500, 32
 Pixels = np.ndarray
 Loop = Callable[[Pixels], Pixels]
+TRIVIAL = TrivialAugmentWide()
 
 
 def jpeg(image: Pixels) -> Pixels:
@@ -90,6 +95,7 @@ LOOPS: list[tuple[Defense, Loop]] = [
     (LowPass(), low_pass),
     (Coin(), coin),
     (RskFf(), rsk_ff),
+    (AdversarialAugmentation(), lambda image: np.asarray(TRIVIAL(Image.fromarray(image)))),
 ]
 
 
@@ -97,7 +103,10 @@ def ours(defense: Defense, levels: Tensor, gen: torch.Generator) -> Tensor:
     if isinstance(defense, Preprocessing):
         return defense.change(levels)
     x = levels.float() / 255
-    return defense.perturb(nn.Identity(), x, torch.zeros((len(x), 2), device=x.device), gen)
+    y = torch.zeros((len(x), 2), device=x.device)
+    if isinstance(defense, WorstVersion):
+        return defense.augmented(x, y, gen)
+    return defense.perturb(nn.Identity(), x, y, gen)
 
 
 def looped(change: Loop, images: list[Pixels], device: str) -> Tensor:
