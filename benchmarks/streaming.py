@@ -33,6 +33,7 @@ POISONS: dict[str, dict[str, Any]] = {
     "ar": {"kind": "ar", "response": 4.0},
     "ops": {"kind": "ops"},
     "random_noise": {"kind": "random_noise"},
+    "random_noise, sample_wise": {"kind": "random_noise", "granularity": "sample_wise"},
 }
 
 

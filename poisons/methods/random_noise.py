@@ -8,14 +8,16 @@ from fractions import Fraction
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from poisons.base import CraftContext, Perturbation, Poison
 from poisons.perturbations.delta import Delta, NoiseEps
+from poisons.perturbations.random_levels import RandomLevels, drawn
 from poisons.rng import rng
 from trainers.images import Images
 
 
-class RandomNoise(Poison, kind="random_noise"):
+class RandomNoise(Poison, kind="random_noise", version=2):  # 2: each image has a stream of its own
     """Adds noise of which every value is drawn independently, in whole levels within the budget."""
 
     bound: ClassVar[str] = "Linf eps"
@@ -32,13 +34,15 @@ class RandomNoise(Poison, kind="random_noise"):
         return self.granularity == "class_wise"
 
     def craft(self, clean: Images, *, seed: int, context: CraftContext = CraftContext()) -> Perturbation:
-        most, class_wise = math.floor(self.eps * 255), self.granularity == "class_wise"
-        size = (clean.num_classes if class_wise else len(clean), *clean.shape)
-        gen, dtype = rng(seed, "random noise"), torch.int8 if most <= 127 else torch.int16
-        delta = torch.empty(size, dtype=dtype)
-        for row in delta:  # one at a time, since all of them as int64 may not fit into memory
-            if self.values == "signs":
-                row.copy_((2 * torch.randint(2, clean.shape, generator=gen) - 1) * most)
-            else:
-                row.copy_(torch.randint(-most, most + 1, clean.shape, generator=gen))
-        return Delta(delta, "class" if class_wise else "image")
+        levels = self._levels()
+        if self.granularity == "sample_wise":
+            return RandomLevels(levels, len(clean), clean.shape, seed)
+        gen = rng(seed, "random noise")
+        noise = [drawn(levels, clean.shape, gen) for _ in range(clean.num_classes)]
+        return Delta(torch.stack(noise), "class")
+
+    def _levels(self) -> Tensor:
+        """The levels that a value is drawn from."""
+        most = math.floor(self.eps * 255)
+        levels = [-most, most] if self.values == "signs" else range(-most, most + 1)
+        return torch.tensor(levels, dtype=torch.int8 if most <= 127 else torch.int16)

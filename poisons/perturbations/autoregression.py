@@ -3,7 +3,6 @@ class."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from typing_extensions import TypedDict
 
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
-from poisons.perturbations.delta import Delta
+from poisons.perturbations.by_image import known, with_noise
 from poisons.records import Side
 from poisons.rng import rng
 from trainers.images import Images
@@ -24,7 +23,6 @@ from trainers.stored import DamagedError, JsonFile
 
 Norm = Literal["L2", "Linf"]
 CROP = 4  # first rows and columns of a signal that are dropped
-VALUES = 2**20  # values of signals made at a time
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -56,22 +54,18 @@ class Autoregression(Perturbation, kind="autoregression"):
 
     def apply(self, images: Images, rows: Tensor | None = None) -> Images:
         rows = torch.arange(self.images) if rows is None else rows.cpu()
-        known = not len(rows) or 0 <= int(rows.min()) <= int(rows.max()) < self.images
-        fits = images.shape == (self.coefficients.shape[1], *self.shape) and len(rows) == len(images)
-        if not (known and fits and images.num_classes <= len(self.coefficients)):
+        fits = images.shape == (self.coefficients.shape[1], *self.shape)
+        fits = fits and images.num_classes <= len(self.coefficients)
+        if not fits or not known(rows, images, self.images):
             raise InputError(
                 f"autoregressive noise for {self.images} images of "
                 f"{(self.coefficients.shape[1], *self.shape)} in {len(self.coefficients)} classes cannot be "
                 f"applied to images {tuple(images.x.shape)} of {images.num_classes} classes"
             )
-        x = torch.empty_like(images.x, memory_format=torch.contiguous_format)
-        size = max(1, VALUES // max(1, math.prod(images.shape)))
-        for part in torch.arange(len(images)).split(size) if len(images) else ():
-            noise = self.noise(rows[part], images.y[part].cpu()).mul_(255).round_().to(torch.int16)
-            here = slice(int(part[0]), int(part[-1]) + 1)
-            some = Images(images.x[here], images.y[here], images.num_classes)
-            x[here] = Delta(noise).apply(some).x
-        return Images(x, images.y, images.num_classes)
+        return with_noise(images, rows, self._levels)
+
+    def _levels(self, rows: Tensor, labels: Tensor) -> Tensor:
+        return self.noise(rows, labels).mul_(255).round_().to(torch.int16)
 
     def noise(self, rows: Tensor, labels: Tensor) -> Tensor:
         """The changes of these images before they are rounded: float64 N,C,H,W, in units of the pixel
