@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired
@@ -21,6 +22,7 @@ from trainers.stored import DamagedError, JsonFile
 Rounding = Literal["truncate", "round"]
 LARGEST = 63  # side of a filter
 VALUES = 2**21  # pixel values filtered at a time
+CACHED = 2**16  # of which so many are in a processor's cache
 
 
 @with_config(ConfigDict(extra="forbid"))
@@ -62,17 +64,23 @@ class Filtering(Perturbation, kind="filtering"):
 
     def _filtered(self, x: Tensor, labels: Tensor) -> Tensor:
         """uint8 N,C,H,W, filtered."""
-        filters, (h, w) = self.filters.to(x.device)[labels], self.filters.shape[1:]
-        padded = F.pad(x.double(), (w // 2, w // 2, h // 2, h // 2))
-        total = torch.zeros(x.shape, dtype=torch.float64, device=x.device)
-        for i in range(h):
-            for j in range(w):
-                tap = filters[:, i, j].view(-1, 1, 1, 1)
-                if bool(tap.any()):
-                    total += padded[:, :, i : i + x.shape[2], j : j + x.shape[3]] * tap
+        total = torch.empty(x.shape, dtype=torch.float64, device=x.device)
+        size = max(1, (CACHED if x.device.type == "cpu" else VALUES) // max(1, math.prod(x.shape[2:])))
+        planes = (x.flatten(0, 1), total.flatten(0, 1), labels.repeat_interleave(x.shape[1]))
+        for before, sums, of in zip(*(part.split(size) for part in planes), strict=True):
+            self._sum(before, of, sums)
         largest = total.amax((1, 2, 3), keepdim=True)
-        levels = total / torch.where(largest > 0, largest, 1.0) * 255
-        return (levels.floor() if self.rounding == "truncate" else levels.round()).to(torch.uint8)
+        levels = total.div_(torch.where(largest > 0, largest, 1.0)).mul_(255)
+        return (levels.floor_() if self.rounding == "truncate" else levels.round_()).to(torch.uint8)
+
+    def _sum(self, planes: Tensor, labels: Tensor, sums: Tensor) -> None:
+        """Fill `sums`, float64 N,H,W, with the correlations of channels `planes` N,H,W."""
+        filters, (h, w) = self.filters.to(planes.device)[labels], self.filters.shape[1:]
+        padded, term = F.pad(planes.double(), (w // 2, w // 2, h // 2, h // 2)), torch.empty_like(sums)
+        sums.zero_()
+        for i, j in filters.any(0).nonzero().tolist():
+            window = padded[:, i : i + planes.shape[1], j : j + planes.shape[2]]
+            sums += torch.mul(window, filters[:, i, j].view(-1, 1, 1), out=term)
 
     def facts(self) -> dict[str, Any]:
         """`filters`: of each class its gain, the sum of its values, and where the largest one is."""
