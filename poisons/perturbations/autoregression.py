@@ -14,7 +14,8 @@ from typing_extensions import TypedDict
 
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
-from poisons.perturbations.by_image import known, with_noise
+from poisons.perturbations.by_image import with_noise
+from poisons.perturbations.delta import are_positions
 from poisons.records import Side
 from poisons.rng import rng
 from trainers.images import Images
@@ -56,7 +57,7 @@ class Autoregression(Perturbation, kind="autoregression"):
         rows = torch.arange(self.images) if rows is None else rows.cpu()
         fits = images.shape == (self.coefficients.shape[1], *self.shape)
         fits = fits and images.num_classes <= len(self.coefficients)
-        if not fits or not known(rows, images, self.images):
+        if not fits or not are_positions(rows, images, self.images):
             raise InputError(
                 f"autoregressive noise for {self.images} images of "
                 f"{(self.coefficients.shape[1], *self.shape)} in {len(self.coefficients)} classes cannot be "

@@ -15,12 +15,6 @@ VALUES = 2**20  # values of noise made at a time
 Levels = Callable[[Tensor, Tensor], Tensor]
 
 
-def known(rows: Tensor, images: Images, number: int) -> bool:
-    """Whether `rows` are the positions of `images` among `number` images."""
-    inside = not len(rows) or 0 <= int(rows.min()) <= int(rows.max()) < number
-    return inside and len(rows) == len(images)
-
-
 def with_noise(images: Images, rows: Tensor, levels: Levels) -> Images:
     """The images with noise, clipped to 0..255. `levels(rows, labels)` makes that of some of them: N,C,H,W,
     in levels of 1/255."""

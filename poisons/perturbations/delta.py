@@ -71,9 +71,9 @@ class Delta(Perturbation, kind="delta"):
             return images.num_classes <= len(self.delta)
         if self.per == "universal":
             return len(self.delta) == 1
-        if rows is None or len(rows) != len(images):
-            return rows is None and len(images) == len(self.delta)
-        return not len(rows) or 0 <= int(rows.min()) <= int(rows.max()) < len(self.delta)
+        if rows is None:
+            return len(images) == len(self.delta)
+        return are_positions(rows, images, len(self.delta))
 
     def facts(self) -> dict[str, Any]:
         return dict(self.facts_)
@@ -90,11 +90,22 @@ class Delta(Perturbation, kind="delta"):
         delta, per = columns["delta"], FIELDS.check(dict(values))["per"]
         if not len(delta) or (per == "universal" and len(delta) != 1):
             raise DamagedError(f"delta: {len(delta)} rows do not fit per: {per}")
-        if delta.dtype == torch.int16:
-            low, high = (int(end) for end in delta.aminmax())
-            if low < -255 or high > 255:
-                raise DamagedError(f"delta: levels must be in -255..255, found {low}..{high}")
+        check_levels(delta, "delta")
         return cls(delta, per)
+
+
+def are_positions(rows: Tensor, images: Images, number: int) -> bool:
+    """Whether `rows` can be the positions of `images` among `number` images."""
+    inside = not len(rows) or 0 <= int(rows.min()) <= int(rows.max()) < number
+    return inside and len(rows) == len(images)
+
+
+def check_levels(levels: Tensor, column: str) -> None:
+    """Raises DamagedError unless the levels, int8 or int16, are in -255..255."""
+    if levels.dtype == torch.int16 and levels.numel():
+        low, high = (int(end) for end in levels.aminmax())
+        if low < -255 or high > 255:
+            raise DamagedError(f"{column}: levels must be in -255..255, found {low}..{high}")
 
 
 def whole_levels(noise: Tensor, application: Application, eps: Fraction | None = None) -> Tensor:

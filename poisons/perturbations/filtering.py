@@ -22,7 +22,7 @@ from trainers.stored import DamagedError, JsonFile
 Rounding = Literal["truncate", "round"]
 LARGEST = 63  # side of a filter
 VALUES = 2**21  # pixel values filtered at a time
-CACHED = 2**16  # of which so many are in a processor's cache
+CACHED = 2**16  # of those summed at a time on a processor, whose cache holds them
 
 
 @with_config(ConfigDict(extra="forbid"))

@@ -13,7 +13,7 @@ from typing_extensions import TypedDict
 
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
-from poisons.perturbations.delta import Delta
+from poisons.perturbations.delta import Delta, check_levels
 from poisons.records import Side
 from trainers.images import Images
 from trainers.stored import DamagedError, JsonFile
@@ -61,8 +61,7 @@ class Patches(Perturbation, kind="patches"):
             raise DamagedError(
                 f"levels: {tuple(levels.shape)} are not the {wanted} patches of {patch} pixels"
             )
-        if int(levels.min()) < -255 or int(levels.max()) > 255:
-            raise DamagedError("levels: they must be in -255..255")
+        check_levels(levels, "levels")
         return cls(levels, patch, (height, width))
 
 

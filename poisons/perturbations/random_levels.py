@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 
 from poisons.arrow import check_columns
 from poisons.base import Perturbation, Tensors
-from poisons.perturbations.by_image import known, with_noise
+from poisons.perturbations.by_image import with_noise
+from poisons.perturbations.delta import are_positions, check_levels
 from poisons.records import Side
 from poisons.rng import rng
 from trainers.images import Images
@@ -46,7 +47,7 @@ class RandomLevels(Perturbation, kind="random_levels"):
 
     def apply(self, images: Images, rows: Tensor | None = None) -> Images:
         rows = torch.arange(self.images) if rows is None else rows.cpu()
-        if images.shape != self.shape or not known(rows, images, self.images):
+        if images.shape != self.shape or not are_positions(rows, images, self.images):
             raise InputError(
                 f"random noise for {self.images} images of {self.shape} cannot be applied to images "
                 f"{tuple(images.x.shape)}"
@@ -68,8 +69,9 @@ class RandomLevels(Perturbation, kind="random_levels"):
     def restore(cls, columns: Tensors, values: Mapping[str, Any]) -> RandomLevels:
         check_columns(columns, {"levels": ("int8 or int16", 1)})
         levels, fields = columns["levels"], FIELDS.check(dict(values))
-        if not len(levels) or not -255 <= int(levels.min()) <= int(levels.max()) <= 255:
-            raise DamagedError("levels: there must be some, in -255..255")
+        if not len(levels):
+            raise DamagedError("levels: there are none to draw from")
+        check_levels(levels, "levels")
         return cls(levels, **{**fields, "shape": tuple(fields["shape"])})
 
 

@@ -41,6 +41,19 @@ def test_images_are_correlated_with_the_filter_of_their_class(poison: Poison, im
     assert (out.x.amax((1, 2, 3)) == 255).all()
 
 
+def test_large_images_are_filtered_whole_though_some_channels_are_summed_at_a_time() -> None:
+    """A part of the work here is six channels: it ends within an image."""
+    gen = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (5, 4, 97, 101), generator=gen, dtype=torch.uint8)
+    images = Images(x, torch.tensor([2, 0, 1, 1, 2]), 3)
+    filters = torch.rand((3, 5, 3), generator=gen, dtype=torch.float64)
+    found = Filtering(filters).apply(images)
+    for i in range(len(images)):
+        wanted = by_scipy(x[i].numpy(), filters[images.y[i]].numpy())
+        assert np.abs(found.x[i].numpy().astype(int) - wanted).max() <= 1  # at the edge of a level
+        assert (found.x[i].numpy() == wanted).mean() > 0.999
+
+
 def test_the_filters_are_those_of_the_release() -> None:
     """Legacy draws of numpy, in the order of the released code: three filters, then the place of the 1."""
     np.random.seed(7)
