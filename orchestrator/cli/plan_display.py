@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cli.loading import warn
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 def show_plan(
     todo: Plan,
     stored: Store,
+    file: Path,
     console: Terminal,
     *,
     tflops: float | None = None,
@@ -24,6 +26,7 @@ def show_plan(
     from orchestrator.estimates.estimate import estimate_on_this_machine, lines
     from orchestrator.estimates.kept_weights import choose_kept_weights
     from orchestrator.planning.caveats import remarks, source_remarks, warnings
+    from orchestrator.report.preview import gaps
 
     console.say((todo.sweep.name, "bold"), f": {todo.sweep.question}")
     with console.status("estimating the cost"):
@@ -33,7 +36,7 @@ def show_plan(
     console.say(f"{todo.work}, {todo.finished} trials already done, {len(todo.tasks)} in all")
     for remark in (*remarks(todo), *choose_kept_weights(todo, stored).lines(), *source_remarks([todo])):
         console.say(remark)
-    for warning in warnings(todo):
+    for warning in (*warnings(todo), *gaps(todo.snapshot, file)):
         warn(console, warning)
     if todo.failed or todo.stopped:
         console.say(
@@ -45,14 +48,21 @@ def show_plan(
 
 
 def show_batch(
-    plans: list[Plan], stored: Store, console: Terminal, *, tflops: float | None, slots: int | None
+    planned: list[tuple[Plan, Path]],
+    stored: Store,
+    console: Terminal,
+    *,
+    tflops: float | None,
+    slots: int | None,
 ) -> None:
     from orchestrator.cli.plan_table import plan_table
     from orchestrator.estimates.estimate import estimate_on_this_machine, lines
     from orchestrator.estimates.kept_weights import choose_kept_weights, together
     from orchestrator.planning.batch import Batch
     from orchestrator.planning.caveats import lacking_probes, source_remarks, warnings
+    from orchestrator.report.preview import gaps
 
+    plans = [todo for todo, _ in planned]
     batch = Batch(tuple(plans))
     for todo in plans:
         console.say((todo.sweep.name, "bold"), f": {batch.of(todo)}")
@@ -65,6 +75,6 @@ def show_batch(
     notes = (*source_remarks(plans), *batch.lines(), *lacking_probes(batch.whole), *weights)
     for line in (*notes, *(lines(cost) if cost else ())):
         console.say(line)
-    for todo in plans:
-        for warning in warnings(todo):
+    for todo, file in planned:
+        for warning in (*warnings(todo), *gaps(todo.snapshot, file)):
             warn(console, f"{todo.sweep.name}: {warning}")

@@ -37,13 +37,10 @@ def run_sweep(
     certain that the plan can run."""
     console = console_of()
     if options.dry_run:
-        show_plan(todo, stored, console)
+        show_plan(todo, stored, file, console)
         return
     if todo.missing:
-        if options.address is None:
-            _check_this_machine(todo)
-            make_private_token(console)
-        import orchestrator.execution.ray.run  # noqa: F401  (two threads should not import at a time)
+        _check_start(todo, file, options, console)
     opening = _Opening(options, todo, stored, console)
     code = _run(todo, stored, opening, options.address, file, console, retry) if todo.missing else 0
     tracker = opening.tracker()
@@ -62,6 +59,19 @@ def run_sweep(
     if tracker is not None:
         show_link(tracker, stored, console)
     raise typer.Exit(code or bool(todo.failed))
+
+
+def _check_start(todo: Plan, file: Path, options: RunOptions, console: Terminal) -> None:
+    """Say what the report will lack, and make ready for Ray. Raises InputError if this machine lacks what a
+    trial requests."""
+    from orchestrator.report.preview import gaps
+
+    for gap in gaps(todo.snapshot, file):
+        warn(console, gap)
+    if options.address is None:
+        _check_this_machine(todo)
+        make_private_token(console)
+    import orchestrator.execution.ray.run  # noqa: F401  (two threads should not import at a time)
 
 
 def _run(

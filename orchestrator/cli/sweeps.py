@@ -75,11 +75,13 @@ def plan(
     A sweep that cannot be planned, for example because its images are missing, is left out; the exit code is
     then 2.
     """
-    plans, wrong = each_of(files, lambda file: plan_of(file, store, settings))
+    plans, wrong = each_of(files, lambda file: (*plan_of(file, store, settings), file))
+    todo, stored, file = plans[0]
     if len(files) == 1:
-        show_plan(*plans[0], console_of(), tflops=tflops, slots=slots)
+        show_plan(todo, stored, file, console_of(), tflops=tflops, slots=slots)
     else:
-        show_batch([todo for todo, _ in plans], plans[0][1], console_of(), tflops=tflops, slots=slots)
+        planned = [(todo, file) for todo, _, file in plans]
+        show_batch(planned, stored, console_of(), tflops=tflops, slots=slots)
     refuse_left_out(wrong)
 
 

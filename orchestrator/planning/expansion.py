@@ -101,6 +101,9 @@ def _check_report_axes(report: ReportSpec, axes: list[str], where: str) -> None:
     for axis in (*report.rows, report.columns, *claimed):
         if axis is not None and axis not in axes:
             raise InputError(f"{where}: report: {axis!r} is not an axis of the grid{nearest(axis, axes)}")
+    shown = [*report.rows, report.columns]
+    if twice := [axis for axis in report.rows if shown.count(axis) > 1]:
+        raise InputError(f"{where}: report: the axis {twice[0]!r} is named twice; leave one out")
 
 
 def resolved_report(sweep: SweepSpec, where: str) -> ReportSpec:

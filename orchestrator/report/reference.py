@@ -126,13 +126,14 @@ def read(file: Path, table: str) -> Reference:
 
 
 def known(what: str, word: str, there: Iterable[str]) -> str:
-    """`did you mean 'table2'; there is a table 'table1', 'table2'`"""
+    """`did you mean 'table2'; there are 'table1', 'table2'`"""
     names = list(there)
+    if not names:
+        return f"there is no {what}"
     near = difflib.get_close_matches(word, names, 1)
     hint = f"did you mean {near[0]!r}; " if near else ""
-    return hint + (
-        f"there is {what} " + ", ".join(repr(name) for name in names) if names else f"no {what} is"
-    )
+    verb = "is" if len(names) == 1 else "are"
+    return f"{hint}there {verb} {', '.join(map(repr, names))}"
 
 
 def _published(cell: FigureRecord, units: float) -> Published:

@@ -155,8 +155,10 @@ def test_retry_makes_failed_trials_missing_again(opsctl: Opsctl, tmp_path: Path)
     assert (code, "no trial with these keys has failed" in out) == (0, True)
     code, out, _ = opsctl("retry", file, "--dry-run")
     assert (code, ledger.failed()) == (0, set(keys[:2])), "a dry run changes nothing"
-    process = start("retry", file, keys[1][:10], store=tmp_path / "store")
+    nowhere = ("--set", "report.reference=nowhere/t")
+    process = start("retry", file, keys[1][:10], *nowhere, store=tmp_path / "store")
     out, _ = process.communicate(timeout=300)
+    assert out.index("warning: report.reference: 'nowhere/t'") < out.index("trial  1/1"), "said at once"
     assert "tiny: 1 failed trials are run again" in out
     assert process.returncode == 1, "the other has failed still"
     assert ledger.failed() == {keys[0]}

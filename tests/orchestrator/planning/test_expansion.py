@@ -95,6 +95,8 @@ def test_skip_leaves_out_the_named_points() -> None:
         ({"seed": [0]}, {"skip": [{"seed": 1}]}, "leaves nothing out; is it misspelt"),
         ({"seed": [0]}, {"skip": [{"sed": 0}]}, "'sed' is not an axis of the grid; did you mean 'seed'"),
         ({"seed": [0]}, {"report": {"rows": "train.epochs"}}, "'train.epochs' is not an axis of the grid"),
+        ({"data.poison": ["ops"]}, {"report": {"rows": ["data.poison", "data.poison"]}}, "'data.poison' is named twice"),
+        ({"data.poison": ["ops"]}, {"report": {"rows": "data.poison", "columns": "data.poison"}}, "is named twice; leave"),
         ({"train.defense.budget.eps": [0.03]}, {"base": {"train": {"defense": "pgd_at"}}}, "a budget is a fraction: write `8/255`"),
     ],
 )  # fmt: skip

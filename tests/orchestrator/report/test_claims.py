@@ -182,9 +182,7 @@ def test_labels_of_compared_columns_may_contain_commas(store: Store) -> None:
     commas = report.tabulate(type(status(store, []))(plan.snapshot, {}, {}, frozenset()))
     assert pair("a,a,b", commas) == ("a", "a,b")
     assert pair("a,b,c d", commas) == ("a,b", "c d")
-    with pytest.raises(
-        InputError, match=r"no column 'osp'; did you mean 'ops'; there is column 'clean', 'ops'"
-    ):
+    with pytest.raises(InputError, match=r"no column 'osp'; did you mean 'ops'; there are 'clean', 'ops'"):
         pair("clean,osp", found)
     with pytest.raises(InputError, match="is one column; write two"):
         pair("clean", found)

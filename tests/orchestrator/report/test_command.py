@@ -85,7 +85,7 @@ def test_several_sweeps_are_printed_in_order(opsctl: Opsctl, place: tuple[Path, 
     ("words", "options", "message"),
     [
         ({"reference": "papr/t"}, [], "no file papr.json in"),
-        ({"reference": "paper/table"}, [], "no table 'table'; there is table 't' in"),
+        ({"reference": "paper/table"}, [], "no table 'table'; there is 't' in"),
         ({}, ["--compare", "clean,osp"], "no column 'osp'; did you mean 'ops'"),
         ({}, ["--compare", "clean"], "write two, as in --compare em,ops"),
     ],

@@ -138,7 +138,7 @@ def test_a_reference_is_searched_up_to_three_levels_above(tmp_path: Path, folder
     [
         (
             "ops_papr/table2",
-            "did you mean 'ops_paper'; there is reference 'apbench', 'bridgepure', 'dune', 'field', 'iss', 'ops_paper'",
+            "did you mean 'ops_paper'; there are 'apbench', 'bridgepure', 'dune', 'field', 'iss', 'ops_paper'",
         ),
         ("ops_paper/tabel2", "no table 'tabel2'; did you mean 'table2'"),
         ("ops_paper", "'ops_paper' names no table; write ops_paper/TABLE"),
