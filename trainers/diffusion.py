@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -24,6 +24,7 @@ class Diffusion:
 
     left: Tensor
     added: Tensor
+    _placed: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, curve: Curve, steps: int) -> Diffusion:
@@ -43,7 +44,9 @@ class Diffusion:
 
     def noised(self, x: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """`x` N,C,H,W after t + 1 steps (int64 N), with standard normal `noise` (paper: eq. 4)."""
-        left = self.left.to(x)[t].view(-1, 1, 1, 1)
+        if x.device not in self._placed:  # a copy at each step would make the host wait for a GPU
+            self._placed[x.device] = self.left.to(x.device)
+        left = self._placed[x.device][t].to(x).view(-1, 1, 1, 1)
         return left.sqrt() * x + (1 - left).sqrt() * noise
 
     def loss(self, predict: Predict, x: Tensor, gen: torch.Generator) -> Tensor:

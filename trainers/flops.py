@@ -138,12 +138,12 @@ def flops_of(
     """Operations of a network on the meta device for one input of `shape`, C,H,W of an image. It is called
     with a batch alone; `output` takes what is to be minimised from what it returns."""
     x = torch.empty(TRIED, *shape, device=META)
-    forward, out = _counted(lambda: output(net(x)))
-    backward, _ = _counted(lambda: out.sum().backward())
+    forward, out = counted(lambda: output(net(x)))
+    backward, _ = counted(lambda: out.sum().backward())
     updated = sum(weights.requires_grad for weights in net.parameters())
     net.requires_grad_(False)
     out = output(net(x.requires_grad_()))
-    inputs, _ = _counted(lambda: out.sum().backward())
+    inputs, _ = counted(lambda: out.sum().backward())
     ways = (forward, backward, inputs)
     kernels = PerPass(forward.kernels, backward.kernels + updated, inputs.kernels)  # and the optimizer's
     values = PerPass(*(way.values / TRIED for way in ways))
@@ -152,7 +152,9 @@ def flops_of(
 
 
 @dataclass(frozen=True)
-class _Count:
+class Count:
+    """Operations, values that kernels write, and kernels."""
+
     flops: int
     values: int
     kernels: int
@@ -173,11 +175,12 @@ class _Kernels(TorchDispatchMode):
         return out
 
 
-def _counted(run: Any) -> tuple[_Count, Any]:
+def counted(run: Callable[[], Any]) -> tuple[Count, Any]:
+    """What `run` computes, and what it returns; its operations are those of convolutions and products."""
     mapping = {torch.ops.aten.convolution_backward: _convolution_backward}
     with FlopCounterMode(display=False, custom_mapping=mapping) as flops, _Kernels() as kernels:
         out = run()
-    return _Count(flops.get_total_flops(), kernels.values, kernels.kernels), out
+    return Count(flops.get_total_flops(), kernels.values, kernels.kernels), out
 
 
 def _convolution_backward(

@@ -16,7 +16,7 @@ from typing_extensions import TypedDict
 
 from trainers.average import Average
 from trainers.feed import feed, place
-from trainers.images import Images
+from trainers.images import Images, nearest_levels, to_float
 from trainers.loop import DivergenceError, check_optimizer, generator, memory_for
 from trainers.recipe import one_thread, repeatable
 from trainers.restoration import Restoration, RestorationContext
@@ -135,6 +135,38 @@ class Stages:
                 self.context.report(self.rows[-1])
                 self._save(training, images if keep else None)
         return training.result
+
+    @torch.no_grad()
+    def applied(
+        self, stage: int, images: Images, size: int, change: Callable[[Tensor, torch.Generator], Tensor]
+    ) -> Images:
+        """The images as `change` leaves float batches N,C,H,W in [0, 1] of `size` of them, on the device. A
+        checkpoint holds those that are done, instead of a training: what has trained the network keeps it."""
+        gen, checkpoint = self.generator(stage), self.context.checkpoint
+        done = self._done(images, gen)
+        for first in range(sum(map(len, done)), len(images), size):
+            x = to_float(images.x[first : first + size].to(self.context.device))
+            done.append(nearest_levels(change(x, gen)).cpu())
+            self.context.report({"restored": round((first + len(x)) / len(images), 3)})
+            if checkpoint is not None and checkpoint.due():
+                done = [torch.cat(done)]
+                state = {"restored": done[0], "random": gen.get_state(), "rows": self.rows}
+                checkpoint.save(state, owner=self.owner)
+        return Images(torch.cat(done), images.y, images.num_classes)
+
+    def _done(self, images: Images, gen: torch.Generator) -> list[Tensor]:
+        """The images that an earlier attempt restored, after which `gen` goes on; none without one."""
+        if "restored" not in self._state:
+            return []
+        done, random = self._state["restored"], self._state.get("random")
+        try:
+            check_like(done, images.x[: len(done) if isinstance(done, Tensor) else 0], "restored")
+            check_like(random, gen.get_state(), "random")
+        except DamagedError as error:
+            self._reject(error)
+            return []
+        gen.set_state(random)
+        return [done]
 
     @contextmanager
     def used(self, images: Images, recipe: Recipe) -> Iterator[None]:

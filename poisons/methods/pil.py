@@ -16,12 +16,19 @@ from poisons.base import CraftContext, Poison
 from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
 from poisons.rng import rng
 from trainers.feed import feed, place
+from trainers.flops import Work
 from trainers.images import Extent, Images, to_float
 from trainers.loop import DivergenceError
+from trainers.meta import Shape
 from trainers.recipe import one_thread, repeatable
 from trainers.spec import InputError, Step
 
 MOMENTUM = 0.9  # of the linear classifier's training
+WRITES = (
+    4,
+    6,
+)  # values written for each one of the images: in an epoch of the classifier, in a step of the noise
+KERNELS = (30, 22)  # likewise
 
 
 class Pil(Poison, kind="pil", version=3):
@@ -56,6 +63,14 @@ class Pil(Poison, kind="pil", version=3):
     @property
     def transfers(self) -> bool:
         return False
+
+    def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        values, batches = images * math.prod(shape), math.ceil(images / self.linear_batch_size)
+        training, step = (
+            Work(products * 2.0 * values * num_classes, values=writes * values, kernels=kernels * batches)
+            for products, writes, kernels in zip((2, 3), WRITES, KERNELS, strict=True)
+        )
+        return training * self.linear_epochs + step * self.steps
 
     def check(self, clean: Extent) -> None:
         if not clean.images:

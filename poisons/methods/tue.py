@@ -3,6 +3,7 @@ linearly separable, against supervised and unsupervised training."""
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
@@ -17,13 +18,16 @@ from poisons.perturbations.delta import Delta, NoiseEps, whole_levels
 from poisons.rng import rng
 from trainers.checkpoint import Checkpoint
 from trainers.feed import place
+from trainers.flops import Work
 from trainers.images import Extent, Images, to_float
+from trainers.meta import Shape
 from trainers.recipe import one_thread, repeatable
 from trainers.spec import InputError, Step
 from trainers.stored import DamagedError
 from trainers.tensor_files import check_like
 
 OFFSET = 1e-5  # of both sides of a ratio, as released
+WRITES, KERNELS = 9, 44  # in a step: values written for each one of the noise, and kernels run
 
 
 class Tue(Poison, kind="tue"):
@@ -53,6 +57,12 @@ class Tue(Poison, kind="tue"):
     @property
     def transfers(self) -> bool:
         return False
+
+    def work(self, images: int, *, shape: Shape, num_classes: int) -> Work:
+        size, batches = math.prod(shape), math.ceil(images / self.batch_size)
+        flops = 2.0 * size * num_classes * (images + batches * num_classes)
+        step = Work(flops, values=WRITES * images * size, kernels=KERNELS * batches)
+        return step * (self.epochs * (self.steps + 1))
 
     def check(self, clean: Extent) -> None:
         if not clean.images:

@@ -14,6 +14,7 @@ from trainers import Images, InputError
 from trainers.checkpoint import Checkpoint
 from trainers.defenses.d_vae import DVae
 from trainers.families import Metrics
+from trainers.generative import _Training
 from trainers.images import Extent
 from trainers.loop import DivergenceError, OutOfMemoryError, generator
 from trainers.restoration import RestorationContext
@@ -88,9 +89,21 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [(1, 2), (2, 1), (2, 2)])
+def epochs_trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the epochs that are trained from now on."""
+    train, numbers = _Training.epoch, list[int]()
+
+    def noted(self: Any, batches: Any, loss: Any, gen: Any, number: int) -> float:
+        numbers.append(number)
+        return train(self, batches, loss, gen, number)
+
+    monkeypatch.setattr(_Training, "epoch", noted)
+    return numbers
+
+
+@pytest.mark.parametrize(("at", "left"), [((1, 2), [3, 1, 2, 3]), ((2, 1), [2, 3]), ((2, 2), [3])])
 def test_a_killed_restoration_resumes_to_the_same_bits(
-    at: tuple[int, int], images: Images, tmp_path: Path
+    at: tuple[int, int], left: list[int], images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = TINY.restore(images, None, RestorationContext(CPU))
     file, rows = tmp_path / "checkpoint.pt", list[Metrics]()
@@ -103,9 +116,11 @@ def test_a_killed_restoration_resumes_to_the_same_bits(
         TINY.restore(
             images, None, RestorationContext(CPU, report=killed, checkpoint=Checkpoint(file, every=0))
         )
+    trained = epochs_trained(monkeypatch)
     resumed = TINY.restore(
         images, None, RestorationContext(CPU, report=rows.append, checkpoint=Checkpoint(file, every=0))
     )
+    assert trained == left
     assert torch.equal(resumed.images.x, whole.images.x)
     assert resumed.facts == whole.facts
     assert [(row["stage"], row["epoch"]) for row in rows] == [(s, e) for s in (1, 2) for e in (1, 2, 3)]

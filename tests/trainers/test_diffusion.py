@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.conftest import CPU
+from tests.trainers.test_d_vae import KilledError, epochs_trained
 from trainers import Images, InputError
+from trainers.checkpoint import Checkpoint
 from trainers.defenses.avatar import Avatar
 from trainers.defenses.eclipse import Eclipse
 from trainers.diffusion import Curve, Diffusion
-from trainers.families import Defense
+from trainers.families import Defense, Metrics
 from trainers.images import Extent
 from trainers.loop import generator
 from trainers.restoration import RestorationContext
@@ -135,9 +139,80 @@ def test_noise_is_taken_away_from_images_like_those_learnt() -> None:
     assert out.facts["learnt_from"] == 256
 
 
-def test_time_0_changes_nothing(images: Images) -> None:
-    out = Avatar(time=0).restore(images, None, RestorationContext(CPU))
-    assert out.images is images
+@pytest.mark.parametrize("learns_from", ["clean", "held_out", "training"])
+def test_time_0_changes_nothing_and_needs_nothing(learns_from: str, images: Images) -> None:
+    defense = Avatar.parse({"time": 0, "learns_from": learns_from}, "test")
+    assert defense.clean_images is None
+    assert defense.restore(images, None, RestorationContext(CPU)).images is images
+
+
+def cached() -> Callable[[str, Callable[[], Tensor]], Tensor]:
+    """A cache in memory."""
+    known = dict[str, Tensor]()
+
+    def cache(name: str, make: Callable[[], Tensor]) -> Tensor:
+        if name not in known:
+            known[name] = make()
+        return known[name]
+
+    return cache
+
+
+def killed_at(row: dict[str, Any]) -> Any:
+    """A report that is killed by this row."""
+
+    def report(found: Metrics) -> None:
+        if found.items() >= row.items():
+            raise KilledError
+
+    return report
+
+
+@pytest.mark.parametrize(
+    ("row", "epochs", "batches"), [({"epoch": 3}, [3], 3), ({"restored": 1.0}, [], 1)], ids=["epoch", "batch"]
+)
+def test_a_killed_purification_goes_on_where_it_was(
+    row: dict[str, Any],
+    epochs: list[int],
+    batches: int,
+    images: Images,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The average of the denoiser's weights, its epochs, and the batches that it has denoised are kept."""
+    images = images.subset(40)
+    fields = {"width": 4, "time": 3, "denoiser_epochs": 3, "denoiser_batch_size": 16, "denoiser_ema": 0.9}
+    defense = Avatar.parse({**fields, "learns_from": "training"}, "test")
+    whole, cache = restored(defense, images), cached()
+
+    def context(report: Any) -> RestorationContext:
+        checkpoint = Checkpoint(tmp_path / "checkpoint.pt", every=0)
+        return RestorationContext(CPU, report=report, checkpoint=checkpoint, cache=cache)
+
+    with pytest.raises(KilledError):
+        defense.restore(images, None, context(killed_at(row)))
+    trained, rows = epochs_trained(monkeypatch), list[Metrics]()
+    resumed = defense.restore(images, None, context(rows.append))
+    assert torch.equal(resumed.images.x, whole.x)
+    assert (trained, sum("restored" in found for found in rows)) == (epochs, batches)
+
+
+@pytest.mark.parametrize("damage", ["restored", "random"])
+def test_damage_to_what_was_denoised_costs_no_more_than_that(
+    damage: str, images: Images, tmp_path: Path
+) -> None:
+    images, checkpoint = images.subset(40), Checkpoint(tmp_path / "checkpoint.pt", every=0)
+    defense = Avatar.parse({**Avatar.smoke, "width": 4, "denoiser_batch_size": 16}, "test")
+    report, cache = killed_at({"restored": 0.8}), cached()
+    with pytest.raises(KilledError):
+        defense.restore(images, None, RestorationContext(CPU, 0, report, checkpoint, cache))
+    owner = f"avatar {defense.key}, seed 0"
+    state = checkpoint.load(owner=owner)
+    assert state is not None
+    checkpoint.save(state | {damage: torch.zeros(3)}, owner=owner)
+    resumed = defense.restore(images, None, RestorationContext(CPU, checkpoint=checkpoint, cache=cache))
+    assert torch.equal(resumed.images.x, restored(defense, images).x)
+    assert any("damaged" in warning for warning in checkpoint.warnings)
 
 
 def test_a_seed_gives_the_same_images(images: Images) -> None:

@@ -6,14 +6,14 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from trainers.diffusion import Curve, Diffusion
 from trainers.families import Passes
 from trainers.flops import Flops, Work, flops_of, over
 from trainers.generative import Recipe, Stages
-from trainers.images import Extent, Images, nearest_levels, to_float
+from trainers.images import Extent, Images
 from trainers.meta import META, Shape
 from trainers.restoration import CleanImages, Restoration, RestorationContext, Restored
 from trainers.spec import InputError
@@ -28,7 +28,7 @@ class Avatar(Restoration, kind="avatar"):
 
     The published model learns from all clean training images. Ours is a small network that is trained on the
     images named by `learns_from`: the clean ones under the training images, others of the same source, or
-    the training images themselves, for which no clean image is needed.
+    the training images themselves, for which no clean image is needed. It sees them flipped at random.
     """
 
     needs: ClassVar[str] = "clean images that a denoiser learns from, unless those to restore serve"
@@ -60,7 +60,7 @@ class Avatar(Restoration, kind="avatar"):
 
     @property
     def clean_images(self) -> CleanImages | None:
-        if self.learns_from == "training":
+        if not self.time or self.learns_from == "training":
             return None
         return CleanImages(self.learns_from, self.number if self.learns_from == "held_out" else None)
 
@@ -105,8 +105,12 @@ class Avatar(Restoration, kind="avatar"):
         denoiser = build(images.shape, width=self.width, seed=0).to(context.device).eval()
         with torch.no_grad():
             vector_to_parameters(weights.to(context.device), denoiser.parameters())
+
+        def denoised(x: Tensor, gen: torch.Generator) -> Tensor:
+            return (diffusion.denoised(denoiser, 2 * x - 1, self.time, gen) + 1) / 2
+
         with stages.used(images, recipe):
-            done = self._denoised(diffusion, denoiser, images, stages)
+            done = stages.applied(STAGE, images, self.denoiser_batch_size, denoised)
         return Restored(done, {"learnt_from": len(source), "reused": reused})
 
     @property
@@ -135,12 +139,3 @@ class Avatar(Restoration, kind="avatar"):
 
     def _flops(self, shape: Shape) -> Flops:
         return flops_of(UNet(shape, width=self.width).to(META), shape)
-
-    def _denoised(self, diffusion: Diffusion, denoiser: nn.Module, images: Images, stages: Stages) -> Images:
-        device, gen, done = stages.context.device, stages.generator(STAGE), []
-        for some in images.chunks(self.denoiser_batch_size):
-            x = 2 * to_float(some.x.to(device)) - 1
-            x = diffusion.denoised(denoiser, x, self.time, gen)
-            done.append(nearest_levels((x + 1) / 2).cpu())
-            stages.context.report({"denoised": round(sum(map(len, done)) / len(images), 3)})
-        return Images(torch.cat(done), images.y, images.num_classes)
