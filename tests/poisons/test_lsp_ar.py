@@ -157,7 +157,7 @@ def test_each_filter_annihilates_its_own_class_only(found: Tensor) -> None:
 
 
 def test_a_hand_built_classifier_reads_the_noise(found: Tensor) -> None:
-    """The class whose filter does not respond, on images with the noise added, before rounding: 100 %."""
+    """The class whose filter does not respond, on the noise itself, before rounding: 100 %."""
     process = Autoregression(found, 40, (32, 32), 3, 1.0)
     labels = torch.arange(40) % 4
     noise = process.noise(torch.arange(40), labels)

@@ -125,6 +125,11 @@ def test_features_of_a_class_become_alike(learnable: Images) -> None:
     assert value(poisoned) < 0.9 * value(learnable)
 
 
+def test_the_noise_reaches_its_budget_and_stays_in_it(learnable: Images) -> None:
+    settings = {**SMALL, "epochs": 1, "steps": 5, "eps": "2/255", "step": "2/255"}
+    assert MiUe.parse(settings, "test").craft(learnable, seed=0).delta.abs().max() == 2
+
+
 def test_a_killed_crafting_gives_the_same_bits(learnable: Images, tmp_path: Path) -> None:
     poison, file = MiUe.parse({**SMALL, "epochs": 3}, "test"), tmp_path / "checkpoint.pt"
     whole = poison.craft(learnable, seed=0)

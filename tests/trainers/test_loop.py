@@ -13,7 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from poisons import DataSpec, Store
 from tests.conftest import CPU
 from trainers import Images, InputError, TrainSpec, fit, operations
+from trainers.architectures.lenet import LeNet5
 from trainers.attacks.pgd import Pgd
+from trainers.defenses.chain import Chain
 from trainers.evaluate import EvaluationSpec, accuracy, evaluate, metric_of
 from trainers.families import Architecture, Defense, Metrics, Report, Schedule
 from trainers.images import to_float
@@ -285,6 +287,30 @@ def test_a_defense_prepares_what_is_trained_on_and_purifies_what_is_tested(image
     right = (done.model(1 - attacked).argmax(1) == images.y).double().mean().item()
     assert found.metrics[metric_of(evaluation.attacks[0])] == right
     assert done.model.training is False
+
+
+class Half(Defense, kind="half"):
+    """Purifies by halving."""
+
+    def purify(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+del Defense.registry["half"]
+
+
+def test_a_chain_purifies_in_its_order(images: Images) -> None:
+    """At test time and under an attack, which goes through both: 1 - x, then its half."""
+    chain = Chain(parts=(Negative(), Half()))
+    x, model = images.x.float() / 255, LeNet5().network(num_classes=4, shape=(3, 32, 32), seed=0).eval()
+    assert torch.equal(chain.purify(x), (1 - x) / 2)
+    assert torch.equal(chain.deployed(model)(x), model((1 - x) / 2))
+    evaluation = EvaluationSpec(attacks=(Pgd(steps=2),))
+    found = evaluate(model, images, images, evaluation, gen=generator(CPU, 0), defense=chain)
+    attacked = Pgd(steps=2).craft(chain.deployed(model), x, images.y, generator(CPU, 0))
+    for name, seen in (("test/clean_acc", x), (metric_of(evaluation.attacks[0]), attacked)):
+        right = (model((1 - seen) / 2).argmax(1) == images.y).double().mean().item()
+        assert found.metrics[name] == right
 
 
 def test_images_are_prepared_once_however_many_probes_see_them(
