@@ -60,7 +60,7 @@ def surrogate(
     guessing = 1 / clean.num_classes
     if accuracy < guessing + min(LEARNT, guessing / 2):
         raise InputError(
-            f"the surrogate learnt nothing: its accuracy on clean images is {accuracy:.1%}, with "
+            f"the surrogate learnt nothing: its accuracy on what it was trained on is {accuracy:.1%}, with "
             f"{clean.num_classes} classes: train it for longer, or otherwise"
         )
     models = tuple(_network(spec, clean, seed, flat).to(context.device) for flat in states)

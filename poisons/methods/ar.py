@@ -43,7 +43,7 @@ class Ar(Poison, kind="ar"):
     classes and for 100. Four rows and columns of a signal are dropped at any size, as published for 32 px.
     """
 
-    bound: ClassVar[str] = "L2 eps of each image"
+    bound: ClassVar[str] = "L2 eps of each image, before rounding"
     published: ClassVar[str] = "NeurIPS 2022"
     smoke: ClassVar[dict[str, Any]] = {"response": 2.0}
     eps: Eps = Fraction(1)

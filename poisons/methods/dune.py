@@ -31,6 +31,7 @@ from trainers.spec import InputError, Step
 WINDOW = 7  # of SSIM: a square without weights
 K1, K2 = 0.01, 0.03  # of SSIM
 START, SPEED = 0.1, 0.01  # largest initial shift and velocity of a particle
+NOTE = "a reconstruction: the published search also limits LPIPS, which needs a network trained elsewhere"
 
 
 class Dune(EnsembleNoise, kind="dune", version=2):
@@ -94,7 +95,7 @@ class Dune(EnsembleNoise, kind="dune", version=2):
         levels = (shifts * 255).round().to(torch.int16)
         moved = noise.delta.to(torch.int16) + levels[clean.y.cpu()][:, :, None, None]
         moved = moved.clamp(-255, 255)  # more changes no image
-        return replace(noise, delta=moved, facts_={**noise.facts_, "shifts": levels.tolist()})
+        return replace(noise, delta=moved, facts_={"note": NOTE, **noise.facts_, "shifts": levels.tolist()})
 
     def _shifts(self, surrogates: Surrogate, clean: Images, seed: int, context: CraftContext) -> Tensor:
         """The shift K,C of each class, in units of the pixel range. Each is kept: a search takes long."""

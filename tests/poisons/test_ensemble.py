@@ -250,6 +250,7 @@ def test_dune_adds_the_best_shift_of_each_class_to_its_noise(learnable: Images) 
     models = models_of(poison, learnable)
     shifts = torch.tensor(crafted.facts()["shifts"])
     noise = crafted.delta - shifts[learnable.y][:, :, None, None]
+    assert crafted.facts()["note"].startswith("a reconstruction")
     assert noise.abs().max() == 8
     assert torch.equal(noise.double(), plain(poison, learnable))
     for label in range(4):

@@ -55,7 +55,9 @@ def test_every_poison_keeps_its_contract(member: type[Poison], images: Images, c
     level = math.sqrt(moved[0].numel()) / 255
     if poison.bound == "Linf eps" or unsaid:
         assert moved.abs().max() <= math.floor(eps * 255)
-    elif poison.bound == "L2 eps of each image":  # and half a level of rounding in each value
+    elif (
+        poison.bound == "L2 eps of each image, before rounding"
+    ):  # and half a level of rounding in each value
         assert lengths.max() <= eps + level / 2
     elif poison.bound == "L2 norm of each image, before rounding":  # truncation takes up to a level off
         assert lengths.max() <= 6 * level + level
