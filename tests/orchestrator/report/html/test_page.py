@@ -159,6 +159,23 @@ OPEN = 'document.querySelectorAll("details").forEach(e => { e.open = true })'
 @pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
 def test_it_is_quiet_self_contained_and_readable(page: Path, tmp_path: Path, width: int, dark: bool) -> None:
     seen = visit(page, tmp_path, width=width, dark=dark, ask={"open": OPEN, **ASK}, picture=True)
+    check_readable(seen, page)
+    assert seen.results["text"] > 3000
+    assert seen.picture.startswith(b"\x89PNG")
+
+
+@needs_browser
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True)])
+def test_a_shaded_matrix_of_defenses_is_readable(tmp_path: Path, width: int, dark: bool) -> None:
+    page = tmp_path / "page.html"
+    page.write_text(page_of(load_document(ROOT / "results" / "defenses_digits.json")))
+    shaded = "document.querySelectorAll('td.shaded').length"
+    seen = visit(page, tmp_path, width=width, dark=dark, ask={"open": OPEN, **ASK, "shaded": shaded})
+    check_readable(seen, page)
+    assert seen.results["shaded"] >= 18 * 5
+
+
+def check_readable(seen: Seen, page: Path) -> None:
     assert seen.messages == []
     assert fetched(seen) == [page.resolve().as_uri()]
     assert seen.results["width"] <= 0, "it is not wider than the window"
@@ -167,8 +184,6 @@ def test_it_is_quiet_self_contained_and_readable(page: Path, tmp_path: Path, wid
     assert seen.results["tiny"] == []
     assert seen.results["broken"] == 0
     assert len(set(seen.results["ids"])) == len(seen.results["ids"]) > 10
-    assert seen.results["text"] > 3000
-    assert seen.picture.startswith(b"\x89PNG")
 
 
 @needs_browser
