@@ -158,14 +158,14 @@ class Stages:
         """The images that an earlier attempt restored, after which `gen` goes on; none without one."""
         if "restored" not in self._state:
             return []
-        done, random = self._state["restored"], self._state.get("random")
+        done = self._state["restored"]
         try:
             check_like(done, images.x[: len(done) if isinstance(done, Tensor) else 0], "restored")
-            check_like(random, gen.get_state(), "random")
+            check_like(self._state.get("random"), gen.get_state(), "random")
         except DamagedError as error:
             self._reject(error)
             return []
-        gen.set_state(random)
+        gen.set_state(self._state["random"])
         return [done]
 
     @contextmanager
