@@ -24,11 +24,9 @@ from trainers.recipe import one_thread, repeatable
 from trainers.spec import InputError, Step
 
 MOMENTUM = 0.9  # of the linear classifier's training
-WRITES = (
-    4,
-    6,
-)  # values written for each one of the images: in an epoch of the classifier, in a step of the noise
-KERNELS = (30, 22)  # likewise
+# values written for each of the images, in an epoch of the classifier and in a step of the noise
+WRITES = (4, 6)
+KERNELS = (30, 22)  # for each batch, likewise
 
 
 class Pil(Poison, kind="pil", version=3):
