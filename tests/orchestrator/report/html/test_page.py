@@ -126,7 +126,7 @@ WIDE = """[...document.querySelectorAll("body *")].filter(e => !e.closest(".scro
   && e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + "." + e.className)"""
 PALE = """(() => {
   const channel = v => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
-  const parse = text => text.match(/[\\d.]+/g).map(Number);
+  const parse = text => text.match(/[\\d.]+/g).map((v, i) => text.startsWith("color(") && i < 3 ? 255 * v : +v);
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
   const behind = e => { for (; e; e = e.parentElement) { const c = parse(getComputedStyle(e).backgroundColor);
     if (c.length < 4 || c[3] > 0) return c; } return [255, 255, 255]; };
