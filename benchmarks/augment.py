@@ -82,6 +82,7 @@ UDA: dict[str, Callable[[Any, float], Any]] = {
 }
 BILINEAR = v2.InterpolationMode.BILINEAR
 PER_IMAGE: dict[str, Transform] = {
+    "affine": v2.RandomAffine(10, shear=10, scale=(0.8, 1.2)),
     "flip_crop": v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop(32, padding=4)]),
     "cutout": v2.RandomErasing(p=1, scale=(0.25, 0.25), ratio=(1, 1)),
     "rand_augment": v2.RandAugment(),

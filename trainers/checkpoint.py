@@ -78,8 +78,8 @@ class Checkpoint:
         return dict(found["state"])
 
     def reject(self, why: str) -> None:
-        """Record a warning that the file cannot be used, so training starts from the beginning."""
-        self.warnings.append(f"the checkpoint {why}; training started again")
+        """Record a warning that the file cannot be used: what it held is done again."""
+        self.warnings.append(f"the checkpoint {why}; what it held was done again")
 
     def remove(self) -> None:
         """Delete the file. Called once the training's result is stored."""

@@ -334,7 +334,7 @@ def test_class_wise_noise_needs_no_workers(images: Images, tmp_path: Path) -> No
 def test_gradients_flow_through_augmentations(images: Images, settings: Any) -> None:
     found = [
         em(settings, max_rounds=1, eps="32/255", augmentations=augmentations).craft(images, seed=0).delta
-        for augmentations in ([], ["flip_crop"], ["cutout"], ["color_jitter"], ["rotate"])
+        for augmentations in ([], ["flip_crop"], ["cutout"], ["color_jitter"], ["rotate"], ["affine"])
     ]
     assert all(int(delta.abs().max()) <= 32 and delta.any() for delta in found)
     for i, one in enumerate(found):

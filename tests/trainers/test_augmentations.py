@@ -21,6 +21,7 @@ from poisons.methods.tap import Tap
 from tests.trainers.test_operations import smooth, witness
 from trainers import operations
 from trainers.augmentations import rand_augment, trivial_augment, uda_augment
+from trainers.augmentations.affine import Affine, affine
 from trainers.augmentations.color_jitter import ColorJitter, color_jitter
 from trainers.augmentations.cutmix import CutMix, cutmix
 from trainers.augmentations.cutout import cutout
@@ -171,6 +172,9 @@ def test_the_detector_notices_a_synchronisation() -> None:
         ({"kind": "rand_augment", "magnitude": 31}, "magnitude: Input should be less than 31, found 31"),
         ({"kind": "rand_augment", "num_ops": 0}, "num_ops: Input should be greater than 0, found 0"),
         ({"kind": "color_jitter", "hue": 0.6}, "hue: Input should be less than or equal to 0.5, found 0.6"),
+        ({"kind": "affine", "scale": [1.2, 0.8]}, "scale: the smaller factor comes first, found .1.2, 0.8."),
+        ({"kind": "affine", "scale": [0, 1]}, "greater than 0, found 0"),
+        ({"kind": "affine", "shear": 90}, "shear: Input should be less than 90, found 90"),
         ({"kind": "rotate", "degrees": -1}, "degrees: Input should be greater than or equal to 0, found -1"),
     ],
     ids=lambda v: v["kind"] if isinstance(v, dict) else "",
@@ -428,7 +432,7 @@ def test_uda_leaves_a_quarter_of_the_images_alone() -> None:
     assert 0.22 < alone < 0.36  # twice at 1/2, and what changes nothing, such as auto_contrast of noise
 
 
-# color_jitter, rotate
+# color_jitter, rotate, affine
 
 
 @pytest.mark.parametrize("changes", [3, 4])
@@ -470,16 +474,65 @@ def test_rotate_matches_torchvision_image_by_image(shape: tuple[int, int, int]) 
     assert torch.allclose(rotate(x, degrees), torch.stack(theirs), atol=1e-4)
 
 
-def test_angles_are_uniform_within_the_limit() -> None:
-    x = torch.zeros(3000, 1, 33, 33)
-    x[:, :, 16, 20:] = 1  # a ray to the right of the centre
-    out, _ = Rotate(degrees=30)(x, torch.ones(3000, 1), seeded(19))
-    up = (16 - torch.arange(33.0)).view(-1, 1)
-    right = (torch.arange(33.0) - 16).view(1, -1)
+@pytest.mark.parametrize(
+    ("augmentation", "upright"),
+    [
+        (Rotate(degrees=30), False),
+        (Affine(degrees=30, shear=0, scale=(1, 1)), False),
+        (Affine(degrees=0, shear=30, scale=(1, 1)), True),
+    ],
+    ids=["rotate", "affine turns", "affine leans"],
+)
+def test_angles_are_uniform_within_the_limit(augmentation: Augmentation, upright: bool) -> None:
+    x = torch.zeros(3000, 1, 65, 65)
+    x[:, :, 32, 40:] = 1  # a ray to the right of the centre
+    if upright:
+        x = x.transpose(2, 3).flip(2)
+    out, _ = augmentation(x, torch.ones(3000, 1), seeded(19))
+    up = (32 - torch.arange(65.0)).view(-1, 1)
+    right = (torch.arange(65.0) - 32).view(1, -1)
     mass = out[:, 0]
-    angle = torch.rad2deg(torch.atan2((mass * up).sum((1, 2)), (mass * right).sum((1, 2))))
-    assert angle.abs().max() < 30.5
+    along, aside = (mass * right).sum((1, 2)), (mass * up).sum((1, 2))
+    angle = torch.rad2deg(torch.atan2(along, aside) if upright else torch.atan2(aside, along))
+    assert angle.abs().max() < 31
     assert (torch.histc(angle, 6, -30, 30) / 500 - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 12, 10), (1, 28, 28)], ids=str)
+def test_affine_matches_torchvision_image_by_image(shape: tuple[int, int, int]) -> None:
+    x, gen = smooth(shape).float() / 255, seeded(20)
+    degrees, shear, scale, right, down = torch.rand(5, len(x), generator=gen, dtype=torch.float64)
+    amounts = {
+        "degrees": 360 * degrees - 180,
+        "shear": 80 * shear - 40,
+        "scale": 0.5 + scale,
+        "right": (6 * right - 3).round(),
+        "down": (6 * down - 3).round(),
+    }
+    each = [{name: v[i].item() for name, v in amounts.items()} for i in range(len(x))]
+    theirs = [
+        T.affine(
+            image, one["degrees"], [int(one["right"]), int(one["down"])], one["scale"], [one["shear"], 0.0]
+        )
+        for image, one in zip(x, each, strict=True)
+    ]
+    differing = (affine(x, **amounts) != torch.stack(theirs)).any(1).float().mean()
+    assert differing < 0.002  # a source point half-way between two pixels
+
+
+def test_affine_draws_sizes_and_shifts_within_their_ranges() -> None:
+    x, none = torch.zeros(2000, 1, 65, 65), torch.ones(2000, 1)
+    x[:, :, 24:41, 24:41] = 1  # a square in the middle
+    size = Affine(degrees=0, shear=0)(x, none, seeded(21))[0].sum((1, 2, 3)).sqrt() / 17
+    assert 0.75 < size.min() < 0.85 < 1.15 < size.max() < 1.25
+    assert size.mean() == pytest.approx(1, abs=0.02)
+    moved = Affine(degrees=0, shear=0, scale=(1, 1), translate=0.1)(x, none, seeded(22))[0]
+    for across in (2, 3):
+        shift = moved.amax((1, across)).argmax(1) - 24
+        assert shift.abs().max() == 6  # of 6.5, in whole pixels
+        assert (torch.histc(shift[shift.abs() < 6].float(), 11, -5.5, 5.5) * 13 / 2000 - 1).abs().max() < 0.3
+    still = Affine(degrees=0, shear=0, scale=(1, 1))(x, none, seeded(23))[0]
+    assert torch.equal(still, x)
 
 
 def test_subpixel_shifts_are_bilinear() -> None:

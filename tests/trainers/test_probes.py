@@ -221,7 +221,7 @@ def test_a_checkpoint_with_extra_watched_rows_is_resumed(images: Images, tmp_pat
         TRIAL.run(images, images, device=CPU, checkpoint=checkpoint, report=cut, probe_runs=watching())
     _, record = TRIAL.run(images, images, device=CPU, checkpoint=checkpoint)
     assert record["history"] == TRIAL.run(images, images, device=CPU)[1]["history"]
-    assert not any("started again" in warning for warning in record["warnings"])
+    assert not any("done again" in warning for warning in record["warnings"])
     assert "findings" not in record
 
 

@@ -26,7 +26,7 @@ class Eclipse(Avatar, kind="eclipse"):
     flipped at random, which stands for the published enlargement of the set.
     """
 
-    needs: ClassVar[str] = "a few clean images that are not trained on"
+    needs: ClassVar[str] = "clean images that are not trained on, 2,000 by default"
     learns_from: Literal["clean", "held_out", "training"] = "held_out"
     time: Annotated[int, Field(ge=0, le=4000)] = 100
     """Steps of noise, of 4,000 on a cosine schedule (paper: t)."""

@@ -25,8 +25,8 @@ class OrthogonalProjection(Defense, kind="orthogonal_projection"):
 
     The projected images are float32, neither clamped nor rounded, so it is the last of a chain; augmentations
     that work on levels clamp them, and so do `rotate` and `color_jitter`. Undoes perturbations that are
-    nearly the same for a class. Test images stay as they are. Published with rotation, shear, scale, colour
-    jitter, crop, flip and CutMix.
+    nearly the same for a class. Test images stay as they are. Published with `affine` (first an angle, then
+    shear and scale), `color_jitter`, `flip_crop` and `cutmix`.
     """
 
     linear_epochs: PositiveInt = 20
