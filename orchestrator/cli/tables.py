@@ -6,8 +6,12 @@ Imports only light modules, so that `opsctl status` starts instantly.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -43,15 +47,47 @@ def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTab
     return table
 
 
-def rich_table(table: report.Table) -> RichTable:
-    """The report for a terminal, with the published figures below ours."""
+@dataclass(frozen=True)
+class Fitted:
+    """The report for a terminal: one table, or where that would cut words short, several below each other,
+    each with as many of the columns as fit."""
+
+    table: report.Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        tables = [rich_table(self.table, part) for part in self._parts(console, options)]
+        for one in tables[1:]:
+            one.title = None
+        for one in tables[:-1]:
+            one.caption = None
+        yield from tables
+
+    def _parts(self, console: Console, options: ConsoleOptions) -> list[list[str]]:
+        """The columns of each table, from left to right."""
+        unlimited, parts = options.update(width=sys.maxsize), list[list[str]]()
+
+        def size(*columns: str) -> Measurement:
+            return Measurement.get(console, unlimited, rich_table(self.table, columns))
+
+        if size(*self.table.columns).minimum <= options.max_width:
+            return [list(self.table.columns)]
+        for column in self.table.columns:
+            if parts and size(*parts[-1], column).maximum <= options.max_width:
+                parts[-1].append(column)
+            else:
+                parts.append([column])
+        return parts
+
+
+def rich_table(table: report.Table, columns: Sequence[str]) -> RichTable:
+    """Some columns of the report for a terminal, with the published figures below ours."""
     title, caption = f"{table.name}: {table.question}", report.caption(table)
     rich = RichTable(title=title, caption=caption, title_justify="left")
     rich.add_column(" / ".join(table.row_axes) or "sweep")
-    for column in table.columns:
+    for column in columns:
         rich.add_column(column, justify="right")
     for row in table.rows:
-        rich.add_row(row, *(_cell(table, row, column) for column in table.columns))
+        rich.add_row(row, *(_cell(table, row, column) for column in columns))
     return rich
 
 
@@ -95,7 +131,7 @@ def picture(sheet: report.Sheet) -> str:
     """The table and its warnings as an SVG image of a terminal. It uses a local font, so that it is
     self-contained."""
     table = sheet.table
-    rich = rich_table(table)
+    rich = rich_table(table, table.columns)
     console = terminal.recorder(terminal.recorder(500).measure(rich).maximum)
     console.print(*filter(None, (rich, legend(table), *warnings(sheet))), sep="\n")
     drawn = console.export_svg(title=shown(f"opsctl report {table.name}"))

@@ -67,17 +67,15 @@ def table_latex(table: Table) -> str:
 
 
 class _Marked(str):
-    """The value of a matrix, in bold if it is the `best` of its column, on a colour."""
+    """The value of a matrix, in bold if it is the `best` of its column, on a colour if it has one."""
 
     best: bool
-    colour: str
+    colour: str | None
 
 
 def _value(table: Table, row: str, column: str) -> str:
     value, share = _Marked(text(table, row, column)), table.shade(row, column)
-    if share is None:
-        return str(value)
-    value.best, value.colour = row in table.best(column), mixed(share)
+    value.best, value.colour = row in table.best(column), None if share is None else mixed(share)
     return value
 
 
@@ -120,7 +118,7 @@ def _row(cells: list[str]) -> str:
 
 def _marked(value: str, cell: _Marked) -> str:
     shown = rf"\textbf{{{value}}}" if cell.best else value
-    return rf"\cellcolor[HTML]{{{cell.colour}}}{shown}"
+    return shown if cell.colour is None else rf"\cellcolor[HTML]{{{cell.colour}}}{shown}"
 
 
 def _published(cell: Cell | None) -> str:

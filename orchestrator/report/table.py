@@ -105,11 +105,15 @@ class Table:
         return {place: c for place, c in self.cells.items() if not (self.summary and c.column in SUMMARY)}
 
     def best(self, column: str) -> frozenset[str]:
-        """The rows with the highest mean of a column, in a table with a summary."""
-        means = {row: self.cells[row, column].mean for row in self.rows if (row, column) in self.cells}
-        top = max((mean for mean in means.values() if mean is not None), default=None)
-        found = (row for row, mean in means.items() if mean is not None and mean == top)
-        return frozenset(found if self.summary else ())
+        """The rows with the highest mean of a column, among those of the same metric, in a table with a
+        summary."""
+        means = {
+            row: (cell.metric, cell.mean)
+            for row in self.rows
+            if (cell := self.cells.get((row, column))) is not None and cell.mean is not None
+        }
+        top = {metric: mean for metric, mean in sorted(means.values())}  # the last one stays
+        return frozenset(row for row, (metric, mean) in means.items() if self.summary and mean == top[metric])
 
     def shade(self, row: str, column: str) -> float | None:
         """Where the mean of a cell lies between the ends of the colours; None if it has no colour."""
@@ -185,9 +189,10 @@ def tabulate(status: SweepStatus, reference: Reference | None = None) -> Table:
 
 
 def _ends(cells: Collection[Cell], status: SweepStatus) -> Ends | None:
-    """From chance, or from the lowest mean of what is no accuracy, to the highest mean; None without any."""
+    """From chance, or from the lowest mean of what is no accuracy, to the highest mean; None without any, or
+    if they have several units."""
     means = [cell.mean for cell in cells if cell.mean is not None]
-    if not means:
+    if not means or len({cell.unit for cell in cells}) > 1:
         return None
     classes = [
         len(record["per_class_acc"]) for record in status.results.values() if "per_class_acc" in record

@@ -103,7 +103,8 @@ def caption(table: Table) -> str:
     unit = " in %" if len(accuracies) == len(metrics) else ", accuracies in %" if accuracies else ""
     several = "(number of seeds)" if table.seeds is None else f"over {table.seeds} seeds"
     seeds = f"mean ± std {several}" if table.seeds != 1 else "one seed"
-    over = f"; mean and worst over {', '.join(table.summary)}; best of each column marked"
+    each = "column and metric" if len(metrics) > 1 else "column"
+    over = f"; mean and worst over {', '.join(table.summary)}; best of each {each} marked"
     return f"{', '.join(metrics)}{unit}, {seeds}{over if table.summary else ''}"
 
 

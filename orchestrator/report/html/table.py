@@ -92,13 +92,12 @@ def table_view(report: TableRecord) -> TableView:
     rows = list[RowView]()
     means = [cell["mean"] for cell in report["cells"] if cell["mean"] is not None]
     matrix = bool(report.get("summary")) and means != []
-    most = {column: _highest(report["cells"], column) for column in report["columns"]} if matrix else {}
-    low, high = report.get("colours") or (0.0, max(means, default=0.0))
+    most = _highest(report["cells"]) if matrix else {}
+    ends = report.get("colours", (0.0, max(means))) if matrix else None
     for row in report["rows"]:
         cells = [places.get((row, column)) for column in report["columns"]]
         shown = [
-            cell and _cell(cell, usual, most.get(cell["column"]), (low, high) if matrix else None)
-            for cell in cells
+            cell and _cell(cell, usual, most.get((cell["column"], cell["metric"])), ends) for cell in cells
         ]
         rows.append({"name": row, "cells": shown})
     return {
@@ -137,13 +136,15 @@ def _numbers(cell: Cell, seeds: Sequence[str]) -> list[str]:
     return [*by_seed, "–" if cell["mean"] is None else shown(cell["mean"], unit), spread, sure]
 
 
-def _highest(cells: Sequence[Cell], column: str) -> float | None:
-    return max((c["mean"] for c in cells if c["column"] == column and c["mean"] is not None), default=None)
+def _highest(cells: Sequence[Cell]) -> dict[tuple[str, str], float]:
+    """The highest mean of each column and metric."""
+    means = ((cell["column"], cell["metric"], cell["mean"]) for cell in cells if cell["mean"] is not None)
+    return {(column, metric): mean for column, metric, mean in sorted(means)}  # the last one stays
 
 
 def _cell(cell: Cell, usual: int | None, most: float | None = None, ends: Ends | None = None) -> CellView:
-    """A cell; `usual` is how many trials each has, `most` the highest mean of its column, `ends` those of the
-    colours."""
+    """A cell; `usual` is how many trials each has, `most` the highest mean of its column and metric,
+    `ends` those of the colours."""
     unit, mean = cell["unit"], cell["mean"]
     complete, share = cell["seeds"] == cell["trials"] and usual is not None, shade(mean, ends)
     return {

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import statistics
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import numpy as np
 import pytest
 
 from orchestrator import report
-from orchestrator.cli.tables import below, legend, rich_table
+from orchestrator.cli.tables import Fitted, below, legend
+from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.sweep_status import SweepStatus, read_status
 from orchestrator.report.wording import spread
 from orchestrator.storage.ledger import Ledger
@@ -167,12 +170,28 @@ def test_ours_agree_with_the_published_figure_within_two_deviations(store: Store
 
 
 def rendered(one: report.Sheet, *, colour: bool = False) -> str:
-    from orchestrator.cli.terminal import Terminal
-
     console = Terminal(width=200, file=io.StringIO(), force_terminal=colour, color_system="standard")
-    console.print(rich_table(one.table), legend(one.table), *below(one), sep="\n")
+    console.print(Fitted(one.table), legend(one.table), *below(one), sep="\n")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 250])
+def test_a_table_wider_than_the_terminal_is_continued_below(store: Store, width: int) -> None:
+    """Every heading and every number is there once and whole."""
+    columns = {f"rate-{i}": i / 100 for i in range(1, 13)}
+    grid = {"train.epochs": [1, 2], "train.label_smoothing": columns, "seed": [0, 1]}
+    words = {"rows": "train.epochs", "columns": "train.label_smoothing", "summary": ["rate-1", "rate-2"]}
+    one = table(store, [i / 50 for i in range(48)], grid=grid, report=words)
+    console = Terminal(width=width, file=io.StringIO())
+    console.print(Fitted(one))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    found = Counter(re.findall(r"\brate-\d+|\d+\.\d+", shown.partition("test/clean_acc")[0]))
+    numbers = re.findall(r"\d+\.\d+", " ".join(report.text(one, *place) for place in one.cells))
+    assert found == Counter([*columns, *numbers])
+    assert max(map(len, shown.splitlines())) <= width
+    assert (shown.count("train.epochs") > 1) == (width < 250)
+    assert (shown.count("tiny: "), shown.count("test/clean_acc")) == (1, 1)
 
 
 def test_a_terminal_has_colours_besides_signs(store: Store) -> None:

@@ -49,7 +49,7 @@ def test_the_best_row_of_each_column_is_marked_in_every_format(store: Store) -> 
     markdown, latex = report.sheet_markdown(sheet), report.latex(sheet)
     assert "| **85.00 ± 7.07** | **30.00 ± 14.14** | 50.00 ± 28.28 | **40.00 ± 7.07** | " in markdown
     assert rf"\cellcolor[HTML]{{{mixed(1.0)}}}\textbf{{85.00 \ensuremath{{\pm}} 7.07}}" in latex
-    cell = next(iter(rich_table(table).columns[1].cells))
+    cell = next(iter(rich_table(table, table.columns).columns[1].cells))
     assert [span.style for span in cell.spans] == [f"bold black on #{mixed(1.0)}"]  # type: ignore[union-attr]
     says = "mean and worst over ops, randpix; best of each column marked"
     assert says in markdown
@@ -127,12 +127,40 @@ def test_claims_warnings_and_csv_are_of_trials(store: Store) -> None:
     assert report.comma_separated(with_summary) == report.comma_separated(plain)
 
 
+@pytest.mark.parametrize("second", ["test/peak_clean_acc", "train/loss"])
+def test_rows_of_several_metrics_are_compared_within_each(store: Store, second: str) -> None:
+    """In colours as long as they share a unit."""
+    words = {
+        **WORDS,
+        "rows": ["train.epochs", "metric"],
+        "metrics": {"last": "test/clean_acc", "other": second},
+    }
+    ledger = Ledger(store.where)
+    for task, acc in zip(plan_of(tiny(grid=GRID, report=words), store).tasks, ACCS, strict=True):
+        assert acc is not None
+        ledger.publish(task.key, {"metrics": {"test/clean_acc": acc, second: 1 - acc / 2}})
+    sheet = report.make_sheet(status(store, [], grid=GRID, report=words), Path("tiny.yaml"))
+    table = sheet.table
+    assert table.rows == ("1, last", "1, other", "2, last", "2, other")
+    assert [table.best(column) for column in table.columns] == [
+        {"1, last", "2, other"}, {"1, last", "2, other"}, {"2, last", "1, other"}, {"1, last", "2, other"},
+        {"1, last", "1, other"},
+    ]  # fmt: skip
+    assert (table.colours is None) == (second == "train/loss")
+    page, latex = page_of(document_of([sheet])), report.latex(sheet)
+    shaded = 'class="shaded best"' if table.colours else 'class="best"'
+    assert (page.count(shaded), page.count("best of each column and metric marked") > 0) == (10, True)
+    assert (latex.count(r"\textbf"), "cellcolor" in latex) == (10, table.colours is not None)
+    assert "**" in report.sheet_markdown(sheet)
+
+
 def test_without_a_summary_nothing_is_marked(store: Store) -> None:
     table = made(store, summary=[]).table
     assert table.columns == ("clean", "ops", "randpix")
     assert table.best("ops") == frozenset()
 
 
+TWO = {"acc": "test/clean_acc", "loss": "train/loss"}
 TAKEN = {**GRID, "data.poison": {"clean": "clean", "worst": "ops", "ops": "randpix"}}
 
 
@@ -141,7 +169,7 @@ TAKEN = {**GRID, "data.poison": {"clean": "clean", "worst": "ops", "ops": "randp
     [
         (GRID, {"summary": ["opss"]}, "the table has no column 'opss'; did you mean 'ops'"),
         (GRID, {"summary": ["ops", "ops"]}, "a column is named twice: ops, ops"),
-        (GRID, {"metrics": {"acc": "test/clean_acc", "loss": "train/loss"}}, "a table with several metrics has no summary"),
+        (GRID, {"metrics": TWO, "rows": ["train.epochs", "data.poison"], "columns": "metric"}, "it is of one metric, and they are the columns: put metric into rows"),
         (GRID, {"compare": [["ops", "ops"]]}, "compare: 'ops' is on both sides; write two different columns"),
         (TAKEN, {"summary": ["ops"]}, "the table has a column 'worst': give that another label"),
     ],
