@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from orchestrator.report.html.figure import PAPER, colour, dash, dot, panel, svg
+from orchestrator.report.html.figure import PAPER, SERIES, colour, dash, dot, panel, svg
 from orchestrator.report.html.grouping import (
     Group,
     Key,
@@ -21,6 +21,7 @@ from orchestrator.report.html.grouping import (
     curve_of,
     done,
     legend,
+    lined,
     rows,
     title_of,
 )
@@ -39,6 +40,7 @@ class Point:
 
 
 Marks = Callable[[Trial], Sequence[Point]]
+Series = Sequence[tuple[int, str]]  # columns with their numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,7 @@ class Drawing:
 
 def learning(sweep: Sweep) -> Group | None:
     """Learning curves: accuracy on test images and training batches after every epoch. None without any."""
+    sweep = lined(sweep)
 
     def picker(name: str) -> Picker:
         return lambda trial: _history(trial, name)
@@ -71,9 +74,12 @@ def learning(sweep: Sweep) -> Group | None:
 
 
 def by_row(sweep: Sweep, drawing: Drawing) -> list[Panel]:
-    """A panel for each row that has a curve, all on one scale."""
+    """A panel for each row that has a curve, or several if it has more lines than there are colours; all on
+    one scale."""
     limits = (-2.0, 102.0) if drawing.unit == PERCENT else _shared(sweep, drawing.pick)
-    found = (_panel(sweep, row, drawing, limits) for row in rows(sweep))
+    series = list(enumerate(columns(sweep)))
+    parts = [series[i : i + SERIES] for i in range(0, len(series), SERIES)]
+    found = (_panel(sweep, row, part, drawing, limits) for row in rows(sweep) for part in parts)
     return [one for one in found if one is not None]
 
 
@@ -87,10 +93,15 @@ def _shared(sweep: Sweep, pick: Picker) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]) -> Panel | None:
-    ends = []
+def _panel(
+    sweep: Sweep, row: str, series: Series, drawing: Drawing, limits: tuple[float, float]
+) -> Panel | None:
+    """The curves of a row in these columns, which have numbers; None without any."""
+    ends, title = [], title_of(row, sweep["row_axes"])
+    if len(columns(sweep)) > len(series):
+        title += f", {series[0][1]} to {series[-1][1]}"
     with panel() as (figure, axes):
-        for i, column in enumerate(columns(sweep)):
+        for i, column in series:
             trials = done(sweep, row, column)
             end = _series(axes, trials, drawing, i)
             if end is not None:
@@ -103,7 +114,7 @@ def _panel(sweep: Sweep, row: str, drawing: Drawing, limits: tuple[float, float]
         axes.margins(x=0.02)
         axes.locator_params(axis="x", integer=True, nbins=6)
         axes.locator_params(axis="y", nbins=5)
-        title, unit = title_of(row, sweep["row_axes"]), f", {drawing.unit}" if drawing.unit else ""
+        unit = f", {drawing.unit}" if drawing.unit else ""
         return Panel(title, svg(figure, f"{title}: {drawing.name}{unit}, at the end: {', '.join(ends)}"))
 
 

@@ -62,13 +62,13 @@ def colour(index: int) -> str:
 
 
 def dash(index: int) -> str | tuple[float, tuple[float, ...]]:
-    """The dash pattern of this series, so that lines differ in more than colour."""
-    return DASHES[index % len(DASHES)]
+    """The dash pattern of this series, so that lines differ in more than colour; up to 32 differ."""
+    return DASHES[(index + index // SERIES) % len(DASHES)]
 
 
 def marker(index: int) -> str:
     """The marker for points of this series."""
-    return MARKERS[index % len(MARKERS)]
+    return MARKERS[(index + index // SERIES) % len(MARKERS)]
 
 
 @contextmanager

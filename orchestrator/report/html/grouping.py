@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from orchestrator.report.html.figure import SERIES
 from orchestrator.report.html.numbers import number
 from orchestrator.report.html.records import MappedImage, SweepRecord, TrialRecord
 
@@ -68,6 +69,16 @@ def rows(sweep: Sweep) -> list[str]:
 def columns(sweep: Sweep) -> list[str]:
     """Labels of the columns; a single empty label for a sweep without columns."""
     return list(dict.fromkeys(trial["column"] for trial in sweep["trials"]))
+
+
+def lined(sweep: Sweep) -> Sweep:
+    """The sweep for panels that have a line for each column: with its rows as columns if it has more columns
+    than lines have colours, and no more rows."""
+    if not len(rows(sweep)) <= SERIES < len(columns(sweep)):
+        return sweep
+    trials: list[Trial] = [{**t, "row": t["column"], "column": t["row"]} for t in sweep["trials"]]
+    down, across = [sweep["column_axis"] or ""], " / ".join(sweep["row_axes"])
+    return {**sweep, "trials": trials, "row_axes": down, "column_axis": across}
 
 
 def done(sweep: Sweep, row: str, column: str) -> list[Trial]:

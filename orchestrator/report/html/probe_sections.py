@@ -19,6 +19,7 @@ from orchestrator.report.html.grouping import (
     columns,
     curve_of,
     legend,
+    lined,
     rows,
     title_of,
 )
@@ -122,7 +123,7 @@ def _spread(trials: Sequence[Trial], name: str, metric: str, unit: Unit) -> str:
 
 def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
     """A panel for each row, for one curve after the other."""
-    view = _view(sweep, name)
+    sweep, view = lined(sweep), _view(sweep, name)
     found = (_found(trial, name) for trial in sweep["trials"])
     names = dict.fromkeys(curve for one in found if one for curve in one["curves"])
     drawn = [curve for curve in names if curve in view.get("curves", names)]
