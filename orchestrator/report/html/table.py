@@ -93,7 +93,8 @@ def table_view(report: TableRecord) -> TableView:
     means = [cell["mean"] for cell in report["cells"] if cell["mean"] is not None]
     matrix = bool(report.get("summary")) and means != []
     most = _highest(report["cells"]) if matrix else {}
-    ends = report.get("colours", (0.0, max(means))) if matrix else None
+    colours = report.get("colours", [0.0, max(means)]) if matrix else None
+    ends = None if colours is None else (colours[0], colours[1])
     for row in report["rows"]:
         cells = [places.get((row, column)) for column in report["columns"]]
         shown = [
