@@ -148,7 +148,7 @@ def _check_summary(
     """InputError if a summary over these columns cannot be formed."""
     where = f"{where}: report: summary"
     if summary and report.metrics and report.columns == METRIC:
-        raise InputError(f"{where}: it is of one metric, and they are the columns: put {METRIC} into rows")
+        raise InputError(f"{where}: it averages columns, which are metrics here: put {METRIC} into rows")
     if unknown := [one for one in summary if one not in known]:
         raise InputError(f"{where}: the table has no column {unknown[0]!r}{nearest(unknown[0], known)}")
     if len(set(summary)) < len(summary):

@@ -169,7 +169,7 @@ TAKEN = {**GRID, "data.poison": {"clean": "clean", "worst": "ops", "ops": "randp
     [
         (GRID, {"summary": ["opss"]}, "the table has no column 'opss'; did you mean 'ops'"),
         (GRID, {"summary": ["ops", "ops"]}, "a column is named twice: ops, ops"),
-        (GRID, {"metrics": TWO, "rows": ["train.epochs", "data.poison"], "columns": "metric"}, "it is of one metric, and they are the columns: put metric into rows"),
+        (GRID, {"metrics": TWO, "rows": ["train.epochs", "data.poison"], "columns": "metric"}, "it averages columns, which are metrics here: put metric into rows"),
         (GRID, {"compare": [["ops", "ops"]]}, "compare: 'ops' is on both sides; write two different columns"),
         (TAKEN, {"summary": ["ops"]}, "the table has a column 'worst': give that another label"),
     ],
