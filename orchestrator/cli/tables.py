@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich import console as rich_console
 from rich.measure import Measurement
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -54,7 +54,9 @@ class Fitted:
 
     table: report.Table
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+    def __rich_console__(
+        self, console: rich_console.Console, options: rich_console.ConsoleOptions
+    ) -> rich_console.RenderResult:
         tables = [rich_table(self.table, part) for part in self._parts(console, options)]
         for one in tables[1:]:
             one.title = None
@@ -62,7 +64,7 @@ class Fitted:
             one.caption = None
         yield from tables
 
-    def _parts(self, console: Console, options: ConsoleOptions) -> list[list[str]]:
+    def _parts(self, console: rich_console.Console, options: rich_console.ConsoleOptions) -> list[list[str]]:
         """The columns of each table, from left to right."""
         unlimited, parts = options.update(width=sys.maxsize), list[list[str]]()
 
