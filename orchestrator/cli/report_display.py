@@ -51,10 +51,10 @@ def print_report(sheets: list[Sheet], format: Format, console: Terminal, *, brie
 
 
 def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
-    from orchestrator.cli.tables import Fitted, below, legend
+    from orchestrator.cli.tables import FittedTable, below, legend
     from orchestrator.report.ranking import best_cells
 
-    console.print(Fitted(sheet.table))
+    console.print(FittedTable(sheet.table))
     if text := legend(sheet.table):
         console.print(text, soft_wrap=True)
     for line in best_cells(sheet.status):
@@ -62,6 +62,6 @@ def _show_sheet(sheet: Sheet, console: Terminal, *, brief: bool) -> None:
     if brief:
         return
     for table in sheet.probes:
-        console.print(Fitted(table))
+        console.print(FittedTable(table))
     for text in below(sheet):
         console.print(text, soft_wrap=True)

@@ -16,7 +16,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from orchestrator import report
-from orchestrator.cli.tables import Fitted, at_work
+from orchestrator.cli.tables import FittedTable, at_work
 from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.driver_status import (
     building,
@@ -134,5 +134,5 @@ def picture(status: SweepStatus, drivers: Sequence[Heartbeat], version: str | No
             for entry, record in failed[:FAILURES]
         ),
         *more,
-        Fitted(report.tabulate(status)),
+        FittedTable(report.tabulate(status)),
     )

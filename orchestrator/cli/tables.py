@@ -48,7 +48,7 @@ def at_work(building: Sequence[Building], running: Sequence[Running]) -> RichTab
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedTable:
     """The report for a terminal: one table, or where that would cut words short, several below each other,
     each with as many of the columns as fit."""
 

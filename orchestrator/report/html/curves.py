@@ -21,9 +21,9 @@ from orchestrator.report.html.grouping import (
     curve_of,
     done,
     legend,
-    lined,
     rows,
     title_of,
+    transposed_if_wide,
 )
 from orchestrator.report.wording import decimals, fixed
 from trainers.probe_view import PERCENT, Unit
@@ -59,7 +59,7 @@ class Drawing:
 
 def learning(sweep: Sweep) -> Group | None:
     """Learning curves: accuracy on test images and training batches after every epoch. None without any."""
-    sweep = lined(sweep)
+    sweep = transposed_if_wide(sweep)
 
     def picker(name: str) -> Picker:
         return lambda trial: _history(trial, name)

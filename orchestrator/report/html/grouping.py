@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.report.html.figure import SERIES
+from orchestrator.report.html.figure import SERIES, VARIABLES, colour, dash
 from orchestrator.report.html.numbers import number
 from orchestrator.report.html.records import MappedImage, SweepRecord, TrialRecord
 
@@ -37,6 +37,17 @@ class Key:
     label: str
     index: int
     form: str = "line"
+
+    @property
+    def colour(self) -> str:
+        """As a variable of the style sheet."""
+        return f"var({VARIABLES[colour(self.index)]})"
+
+    @property
+    def dashes(self) -> str:
+        """As SVG writes them; empty for a solid line."""
+        pattern = dash(self.index)
+        return "" if isinstance(pattern, str) else " ".join(f"{length:g}" for length in pattern[1])
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,7 @@ def columns(sweep: Sweep) -> list[str]:
     return list(dict.fromkeys(trial["column"] for trial in sweep["trials"]))
 
 
-def lined(sweep: Sweep) -> Sweep:
+def transposed_if_wide(sweep: Sweep) -> Sweep:
     """The sweep for panels that have a line for each column: with its rows as columns if it has more columns
     than lines have colours, and no more rows."""
     if not len(rows(sweep)) <= SERIES < len(columns(sweep)):

@@ -19,9 +19,9 @@ from orchestrator.report.html.grouping import (
     columns,
     curve_of,
     legend,
-    lined,
     rows,
     title_of,
+    transposed_if_wide,
 )
 from orchestrator.report.html.heat_maps import Mapped, heat_maps
 from orchestrator.report.html.numbers import shown, spread, suffix
@@ -123,7 +123,7 @@ def _spread(trials: Sequence[Trial], name: str, metric: str, unit: Unit) -> str:
 
 def _curves(sweep: Sweep, name: str) -> tuple[list[Panel], list[Key]]:
     """A panel for each row, for one curve after the other."""
-    sweep, view = lined(sweep), _view(sweep, name)
+    sweep, view = transposed_if_wide(sweep), _view(sweep, name)
     found = (_found(trial, name) for trial in sweep["trials"])
     names = dict.fromkeys(curve for one in found if one for curve in one["curves"])
     drawn = [curve for curve in names if curve in view.get("curves", names)]

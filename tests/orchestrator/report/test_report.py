@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from orchestrator import report
-from orchestrator.cli.tables import Fitted, below, legend
+from orchestrator.cli.tables import FittedTable, below, legend
 from orchestrator.cli.terminal import Terminal
 from orchestrator.monitoring.sweep_status import SweepStatus, read_status
 from orchestrator.report.wording import spread
@@ -171,7 +171,7 @@ def test_ours_agree_with_the_published_figure_within_two_deviations(store: Store
 
 def rendered(one: report.Sheet, *, colour: bool = False) -> str:
     console = Terminal(width=200, file=io.StringIO(), force_terminal=colour, color_system="standard")
-    console.print(Fitted(one.table), legend(one.table), *below(one), sep="\n")
+    console.print(FittedTable(one.table), legend(one.table), *below(one), sep="\n")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -184,7 +184,7 @@ def test_a_table_wider_than_the_terminal_is_continued_below(store: Store, width:
     words = {"rows": "train.epochs", "columns": "train.label_smoothing", "summary": ["rate-1", "rate-2"]}
     one = table(store, [i / 50 for i in range(48)], grid=grid, report=words)
     console = Terminal(width=width, file=io.StringIO())
-    console.print(Fitted(one))
+    console.print(FittedTable(one))
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     found = Counter(re.findall(r"\brate-\d+|\d+\.\d+", shown.partition("test/clean_acc")[0]))
     numbers = re.findall(r"\d+\.\d+", " ".join(report.text(one, *place) for place in one.cells))

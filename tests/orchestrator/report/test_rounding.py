@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from orchestrator import report
 from orchestrator.cli.display import Lines
-from orchestrator.cli.tables import Fitted, at_work, picture
+from orchestrator.cli.tables import FittedTable, at_work, picture
 from orchestrator.cli.terminal import RenderableType, Terminal
 from orchestrator.monitoring.driver_status import Running
 from orchestrator.monitoring.sweep_status import read_status
@@ -86,7 +86,7 @@ def test_every_format_shows_a_trial_in_the_same_way(right: tuple[int, int]) -> N
             plan.tasks[0], {"metrics": {"test/clean_acc": acc}, "seconds": 1.25}
         )
         forms = {
-            "terminal": printed(Fitted(sheet.table)),
+            "terminal": printed(FittedTable(sheet.table)),
             "md": report.sheet_markdown(sheet),
             "latex": latex(sheet),
             "svg": picture(sheet),
@@ -128,7 +128,7 @@ def test_every_format_shows_a_mean_in_the_same_way(right: list[tuple[int, int]])
     assert cell.std is not None
     both = f"{exact(right)} ± {fixed(100 * cell.std, 2)}"
     assert both in report.sheet_markdown(sheet)
-    assert both in printed(Fitted(sheet.table))
+    assert both in printed(FittedTable(sheet.table))
     assert both.replace("±", r"\ensuremath{\pm}") in latex(sheet)
     assert f"ops {both}" in page
     assert re.findall(r"at the end: (\d+\.\d+)", page) == [exact(right)]

@@ -1,4 +1,4 @@
-"""Learning curves of any number of rows and columns can be told apart."""
+"""Learning curves stay readable with many rows and columns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.report.html.curves import learning
 from orchestrator.report.html.figure import SERIES, colour, dash, marker
-from orchestrator.report.html.grouping import Sweep
+from orchestrator.report.html.grouping import Key, Sweep
 
 CURVES = {"epoch": [1, 2], "test/clean_acc": [0.1, 0.5], "train/acc": [0.2, 0.6]}
 
@@ -53,4 +53,7 @@ def test_no_panel_has_more_lines_than_there_are_colours(
 
 def test_series_differ_in_colour_or_dashes() -> None:
     assert len({(colour(i), str(dash(i))) for i in range(4 * SERIES)}) == 4 * SERIES
+    keys = [Key("", i) for i in range(4 * SERIES)]
+    assert len({(key.colour, key.dashes) for key in keys}) == 4 * SERIES
+    assert [(key.colour, key.dashes) for key in keys[:2]] == [("var(--c1)", ""), ("var(--c2)", "5 2")]
     assert len({(colour(i), marker(i)) for i in range(8 * SERIES)}) == 8 * SERIES
